@@ -1,0 +1,63 @@
+"""What an operation changed, in the domain's words: the store turns them into puts and deletes of secrets."""
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from pykcm.protocol.credential import Credential
+
+if TYPE_CHECKING:
+    from pykcm.ccaches.ccache import CCache
+
+
+class DefaultChanged(NamedTuple):
+    """The default is now `name`; None: the collection's own name, and nothing to remember."""
+
+    name: bytes | None
+
+
+class CCacheWritten(NamedTuple):
+    """The ccache itself is new or changed; its credentials are not concerned."""
+
+    ccache: "CCache"
+
+
+class CCacheRemoved(NamedTuple):
+    """The ccache is gone with its credentials."""
+
+    uuid: bytes
+    name: bytes
+
+
+class CredentialsCleared(NamedTuple):
+    """All credentials of the ccache are gone."""
+
+    ccache: "CCache"
+
+
+class CredentialWritten(NamedTuple):
+    """A credential is new at the end, or has replaced the one of the same UUID where it stood."""
+
+    ccache: "CCache"
+    uuid: bytes
+    credential: Credential
+
+
+class CredentialRemoved(NamedTuple):
+    """One credential is gone."""
+
+    ccache: "CCache"
+    uuid: bytes
+
+
+class CollectionEmptied(NamedTuple):
+    """The last ccache is gone, and with it the memory of a default."""
+
+
+Change = (
+    DefaultChanged
+    | CCacheWritten
+    | CCacheRemoved
+    | CredentialsCleared
+    | CredentialWritten
+    | CredentialRemoved
+    | CollectionEmptied
+)

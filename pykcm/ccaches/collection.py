@@ -1,0 +1,244 @@
+"""A collection: the ccaches of one UID, their names, their default, and every change that is made to them.
+
+Each method that changes something checks everything first and then changes, so that one which raises has
+changed nothing; what it changed is recorded in `changes` until it is taken. A name that was chosen
+(GEN_NEW, SET_DEFAULT_CACHE) but not initialised is no ccache yet: it has no principal, is not listed and
+cannot be read; the default may name it all the same, as sshd's order of calls needs.
+"""
+
+import secrets
+from collections.abc import Iterator, Sequence
+
+from pykcm.ccaches.ccache import CCache, principal_size
+from pykcm.ccaches.changes import (
+    CCacheRemoved,
+    CCacheWritten,
+    Change,
+    CollectionEmptied,
+    CredentialRemoved,
+    CredentialsCleared,
+    CredentialWritten,
+    DefaultChanged,
+)
+from pykcm.ccaches.quotas import NO_LIMITS, Census, Quotas, check_room
+from pykcm.protocol.codes import Code, KcmError
+from pykcm.protocol.credential import Credential
+from pykcm.protocol.principal import Principal
+from pykcm.protocol.tag import Tag
+from pykcm.protocol.wire import UUID_SIZE
+
+_UID_SIZE = 4
+
+
+def uid_in(uuid: bytes) -> int:
+    """The UID whose collection the ccache of this UUID is in: a UUID finds its ccache without an index."""
+    return int.from_bytes(uuid[:_UID_SIZE])
+
+
+class Collection:
+    """The ccaches of one UID.
+
+    `unavailable` holds the names of ccaches whose secrets cannot be read, each with the reason: they are
+    not listed, answer CC_FORMAT, keep their name, and can only be destroyed.
+    """
+
+    def __init__(self, uid: int, quotas: Quotas = NO_LIMITS, census: Census | None = None) -> None:
+        self.uid = uid
+        self.unavailable: dict[bytes, bytes] = {}
+        self._quotas = quotas
+        self._census = census or Census()
+        self._own_name = b"%d" % uid
+        self._ccaches: dict[bytes, CCache] = {}
+        self._by_uuid: dict[bytes, CCache] = {}
+        self._default: bytes | None = None
+        self._size = 0
+        self._changes: list[Change] = []
+
+    def __len__(self) -> int:
+        return len(self._ccaches)
+
+    def __iter__(self) -> Iterator[CCache]:
+        return iter(self._ccaches.values())
+
+    def take_changes(self) -> list[Change]:
+        """What has changed since the last call, in order."""
+        changes = self._changes
+        if changes:
+            self._changes = []
+        return changes
+
+    def restore(self, ccaches: Sequence[CCache], default: bytes | None) -> None:
+        """Fill an empty collection with what is stored, in stored order; no change is recorded."""
+        for ccache in ccaches:
+            self._ccaches[ccache.name] = ccache
+            self._by_uuid[ccache.uuid] = ccache
+            self._size += ccache.size
+        self._default = default
+
+    # Reading
+
+    def get(self, name: bytes) -> CCache | None:
+        """The ccache of this name; raises CC_FORMAT where its secrets cannot be read."""
+        ccache = self._ccaches.get(name)
+        if ccache is None and name in self.unavailable:
+            raise KcmError(Code.CC_FORMAT, "the ccache's secrets cannot be read")
+        return ccache
+
+    def by_uuid(self, uuid: bytes) -> CCache | None:
+        return self._by_uuid.get(uuid)
+
+    @property
+    def default_name(self) -> bytes:
+        """The default's name, whether or not a ccache has it."""
+        return self._own_name if self._default is None else self._default
+
+    def unused_name(self) -> bytes:
+        """A name under this UID that nothing has."""
+        while True:
+            name = b"%s:%s" % (self._own_name, secrets.token_hex(4).encode())
+            if name not in self._ccaches and name not in self.unavailable and name != self._default:
+                return name
+
+    # Changing
+
+    def set_default(self, name: bytes) -> None:
+        default = None if name == self._own_name else name
+        if default != self._default:
+            self._default = default
+            self._changes.append(DefaultChanged(default))
+
+    def initialize(self, name: bytes, principal: Principal, label: str | None) -> CCache:
+        """Create the ccache, or empty it: no credentials, KDC offset 0. Never moves the default."""
+        return self.replace(name, principal, 0, (), label)
+
+    def replace(
+        self,
+        name: bytes,
+        principal: Principal,
+        kdc_offset: int,
+        credentials: Sequence[Credential],
+        label: str | None,
+    ) -> CCache:
+        """Give the ccache these contents, all of them or none; created where it is missing.
+
+        Of credentials that equal each other the last one counts, as if they had been stored in turn.
+        """
+        overwritten = self.get(name)
+        size = principal_size(principal) + sum(len(credential.blob) for credential in credentials)
+        if overwritten is None:
+            self._check_count()
+            self._check_size(name, size, size)
+            ccache = CCache(self._new_ccache_uuid(), name, principal, label, kdc_offset)
+        else:
+            self._check_size(name, size, size - overwritten.size)
+            ccache = CCache(overwritten.uuid, name, principal, overwritten.label, kdc_offset)
+        self._install(ccache, overwritten)
+        for credential in credentials:
+            self._put(ccache, credential)
+        return ccache
+
+    def destroy(self, name: bytes) -> None:
+        """Remove the ccache. A default that named it goes on naming it, unless nothing is left at all."""
+        ccache = self._ccaches.get(name)
+        if ccache is not None:
+            del self._ccaches[name]
+            del self._by_uuid[ccache.uuid]
+            self._size -= ccache.size
+            uuid = ccache.uuid
+        elif name in self.unavailable:
+            uuid = self.unavailable.pop(name)
+        else:
+            raise KcmError(Code.FCC_NOFILE)
+        self._count(-1)
+        self._changes.append(CCacheRemoved(uuid, name))
+        if not self._ccaches and not self.unavailable:
+            self._default = None
+            self._changes.append(CollectionEmptied())
+
+    def store(self, ccache: CCache, credential: Credential) -> None:
+        """Replace the stored credential that equals this one where it stands, else add it at the end."""
+        uuid = ccache.credentials.uuid_of_equal(credential)
+        replaced = None if uuid is None else ccache.credentials.get(uuid)
+        grows = len(credential.blob) - (0 if replaced is None else len(replaced.blob))
+        self._check_size(ccache.name, ccache.size + grows, grows)
+        self._put(ccache, credential)
+
+    def remove_credentials(self, ccache: CCache, tag: Tag, how: int) -> None:
+        """Remove every match; none is no error."""
+        for uuid in ccache.credentials.find_all(tag, how):
+            ccache.credentials.remove(uuid)
+            self._changes.append(CredentialRemoved(ccache, uuid))
+
+    def set_kdc_offset(self, ccache: CCache, kdc_offset: int) -> None:
+        if kdc_offset != ccache.kdc_offset:
+            ccache.kdc_offset = kdc_offset
+            self._changes.append(CCacheWritten(ccache))
+
+    # What the changes have in common
+
+    def _put(self, ccache: CCache, credential: Credential) -> None:
+        credentials = ccache.credentials
+        before = credentials.size
+        uuid = credentials.uuid_of_equal(credential) or secrets.token_bytes(UUID_SIZE)
+        credentials.put(uuid, credential)
+        self._size += credentials.size - before
+        self._changes.append(CredentialWritten(ccache, uuid, credential))
+
+    def _install(self, ccache: CCache, overwritten: CCache | None) -> None:
+        """Take in a ccache that has no credentials yet, where the overwritten one stood or at the end."""
+        self._ccaches[ccache.name] = ccache
+        self._by_uuid[ccache.uuid] = ccache
+        self._size += ccache.size
+        self._changes.append(CCacheWritten(ccache))
+        if overwritten is None:
+            self._count(1)
+            return
+        self._size -= overwritten.size
+        if len(overwritten.credentials):
+            self._changes.append(CredentialsCleared(ccache))
+
+    def _new_ccache_uuid(self) -> bytes:
+        return self.uid.to_bytes(_UID_SIZE) + secrets.token_bytes(UUID_SIZE - _UID_SIZE)
+
+    def _count(self, more: int) -> None:
+        if self._census.total is not None:
+            self._census.total += more
+
+    def _check_count(self) -> None:
+        quotas = self._quotas
+        if self._census.total is not None:
+            check_room(quotas.max_ccaches, self._census.total + 1, "max_ccaches", "all users together")
+        own = len(self._ccaches) + len(self.unavailable)
+        check_room(quotas.max_uid_ccaches, own + 1, "max_uid_ccaches", f"UID {self.uid}")
+
+    def _check_size(self, name: bytes, ccache_size: int, grows: int) -> None:
+        """Raise EDQUOT when ccache or collection would grow over its limit; shrinking is always right."""
+        if grows <= 0:
+            return
+        quotas = self._quotas
+        check_room(quotas.max_ccache_size, ccache_size, "max_ccache_size", f"ccache {name!r}")
+        if quotas.max_uid_size:
+            check_room(quotas.max_uid_size, self._size + grows, "max_uid_size", f"UID {self.uid}")
+
+
+def move(source: Collection, old: bytes, target: Collection, new: bytes) -> None:
+    """MOVE_CACHE: `new` takes the contents of `old`, created or overwritten; `old` is gone.
+
+    A default that named `old` names `new`, unless `new` is in another UID's collection.
+    """
+    moved = source.get(old)
+    if moved is None:
+        raise KcmError(Code.FCC_NOFILE)
+    target.get(new)
+    if old == new:
+        return
+    contents = (moved.principal, moved.kdc_offset, tuple(moved.credentials), moved.label)
+    if target is not source:
+        target.replace(new, *contents)
+        source.destroy(old)
+        return
+    default = source.default_name
+    # In this order a full collection has room: it is a change of names.
+    source.destroy(old)
+    source.replace(new, *contents)
+    source.set_default(new if default == old else default)

@@ -1,0 +1,77 @@
+"""The credentials of one ccache in stored order, and the indexes that keep look-ups from growing with it."""
+
+from collections.abc import Iterable, Iterator
+
+from pykcm.protocol.credential import Credential, Equality
+from pykcm.protocol.tag import Tag
+
+
+class Credentials:
+    """An ordered set of credentials by UUID (16 bytes).
+
+    The order is that of storing; a credential that replaces its equal keeps its place and UUID.
+    `size` is the sum of the credentials' bytes.
+    """
+
+    __slots__ = ("_by_server", "_by_uuid", "_uuid_of", "size")
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._by_uuid: dict[bytes, Credential] = {}
+        self._uuid_of: dict[Equality, bytes] = {}
+        # By the server's components: a look-up may ignore the realm, but never these.
+        self._by_server: dict[tuple[bytes, ...], dict[bytes, Credential]] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_uuid)
+
+    def __iter__(self) -> Iterator[Credential]:
+        return iter(self._by_uuid.values())
+
+    def uuids(self) -> Iterable[bytes]:
+        return self._by_uuid.keys()
+
+    def items(self) -> Iterable[tuple[bytes, Credential]]:
+        return self._by_uuid.items()
+
+    def get(self, uuid: bytes) -> Credential | None:
+        return self._by_uuid.get(uuid)
+
+    def uuid_of_equal(self, credential: Credential) -> bytes | None:
+        """The UUID of the stored credential that this one would replace."""
+        return self._uuid_of.get(credential.equality)
+
+    def put(self, uuid: bytes, credential: Credential) -> None:
+        """Add at the end; or, where `uuid` is that of its equal (see uuid_of_equal), replace in place."""
+        replaced = self._by_uuid.get(uuid)
+        if replaced is not None:
+            self.size -= len(replaced.blob)
+        self.size += len(credential.blob)
+        self._by_uuid[uuid] = credential
+        self._uuid_of[credential.equality] = uuid
+        self._by_server.setdefault(credential.server.components, {})[uuid] = credential
+
+    def remove(self, uuid: bytes) -> None:
+        credential = self._by_uuid.pop(uuid)
+        self.size -= len(credential.blob)
+        del self._uuid_of[credential.equality]
+        same_server = self._by_server[credential.server.components]
+        del same_server[uuid]
+        if not same_server:
+            del self._by_server[credential.server.components]
+
+    def find(self, tag: Tag, how: int) -> Credential | None:
+        """The first match in stored order; `how` is the flag word (see Match)."""
+        for credential in self._candidates(tag).values():
+            if tag.matches(credential, how):
+                return credential
+        return None
+
+    def find_all(self, tag: Tag, how: int) -> list[bytes]:
+        """The UUIDs of every match, in stored order."""
+        return [u for u, credential in self._candidates(tag).items() if tag.matches(credential, how)]
+
+    def _candidates(self, tag: Tag) -> dict[bytes, Credential]:
+        if tag.server is None:
+            return self._by_uuid
+        return self._by_server.get(tag.server.components, {})

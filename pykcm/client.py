@@ -1,0 +1,159 @@
+"""A small synchronous client of the protocol, for tests and tools.
+
+    with KcmClient("/run/.heim_org.h5l.kcm-socket") as kcm:
+        name = kcm.get_default_cache()
+        print(kcm.get_principal(name))
+
+Each operation is a method named as its opcode. Names, UUIDs and credentials (ccache format 4, whole) are
+bytes. What the server refuses is raised as KcmError with the server's code.
+"""
+
+import os
+import socket
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from pykcm.protocol.codes import KcmError
+from pykcm.protocol.framing import pack_request
+from pykcm.protocol.messages import ARGUMENTS, PAYLOAD, pack_arguments
+from pykcm.protocol.opcodes import Opcode
+from pykcm.protocol.principal import Principal
+from pykcm.protocol.tag import Tag
+from pykcm.protocol.wire import I32, U32, Reader
+
+_REPLY_HEADER = 8
+
+
+class KcmClient:
+    """A connection to a KCM server; raises OSError where there is none.
+
+    `timeout`: seconds to wait for the server, None: without end.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], timeout: float | None = 30.0) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._socket.settimeout(timeout)
+            self._socket.connect(os.fspath(path))
+        except OSError:
+            self._socket.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def call(self, opcode: int, arguments: bytes = b"") -> bytes:
+        """Send one request and return its reply's payload; raises KcmError, ConnectionError."""
+        self._socket.sendall(pack_request(opcode, arguments))
+        header = self._receive(_REPLY_HEADER)
+        reply = self._receive(U32.unpack_from(header)[0])
+        code: int = I32.unpack_from(reply)[0]
+        if code:
+            raise KcmError(code)
+        return reply[I32.size :]
+
+    def _receive(self, size: int) -> bytes:
+        received = bytearray()
+        while len(received) < size:
+            piece = self._socket.recv(min(size - len(received), 1 << 20))
+            if not piece:
+                raise ConnectionError("the KCM server closed the connection")
+            received += piece
+        return bytes(received)
+
+    def _ask(self, opcode: Opcode, *values: Any) -> Any:
+        payload = self.call(opcode, pack_arguments(ARGUMENTS[opcode], values))
+        field = PAYLOAD[opcode]
+        return None if field is None else field.read(Reader(payload))
+
+    # The operations
+
+    def noop(self) -> None:
+        self._ask(Opcode.NOOP)
+
+    def get_name(self, name: bytes) -> bytes:
+        reply: bytes = self._ask(Opcode.GET_NAME, name)
+        return reply
+
+    def resolve(self, name: bytes) -> None:
+        self._ask(Opcode.RESOLVE, name)
+
+    def gen_new(self) -> bytes:
+        """A name that no ccache has; nothing is created."""
+        reply: bytes = self._ask(Opcode.GEN_NEW)
+        return reply
+
+    def initialize(self, name: bytes, principal: Principal) -> None:
+        self._ask(Opcode.INITIALIZE, name, principal)
+
+    def destroy(self, name: bytes) -> None:
+        self._ask(Opcode.DESTROY, name)
+
+    def store(self, name: bytes, credential: bytes) -> None:
+        self._ask(Opcode.STORE, name, credential)
+
+    def retrieve(self, name: bytes, how: int, tag: Tag) -> bytes:
+        """The first credential that matches; `how` is the flag word (see protocol.tag.Match)."""
+        reply: bytes = self._ask(Opcode.RETRIEVE, name, how, tag)
+        return reply
+
+    def get_principal(self, name: bytes) -> Principal:
+        reply: Principal = self._ask(Opcode.GET_PRINCIPAL, name)
+        return reply
+
+    def get_cred_uuid_list(self, name: bytes) -> list[bytes]:
+        reply: list[bytes] = self._ask(Opcode.GET_CRED_UUID_LIST, name)
+        return reply
+
+    def get_cred_by_uuid(self, name: bytes, uuid: bytes) -> bytes:
+        reply: bytes = self._ask(Opcode.GET_CRED_BY_UUID, name, uuid)
+        return reply
+
+    def remove_cred(self, name: bytes, how: int, tag: Tag) -> None:
+        self._ask(Opcode.REMOVE_CRED, name, how, tag)
+
+    def set_flags(self, name: bytes, flags: int) -> None:
+        self._ask(Opcode.SET_FLAGS, name, flags)
+
+    def move_cache(self, old: bytes, new: bytes) -> None:
+        self._ask(Opcode.MOVE_CACHE, old, new)
+
+    def get_cache_uuid_list(self) -> list[bytes]:
+        reply: list[bytes] = self._ask(Opcode.GET_CACHE_UUID_LIST)
+        return reply
+
+    def get_cache_by_uuid(self, uuid: bytes) -> bytes:
+        reply: bytes = self._ask(Opcode.GET_CACHE_BY_UUID, uuid)
+        return reply
+
+    def get_default_cache(self) -> bytes:
+        reply: bytes = self._ask(Opcode.GET_DEFAULT_CACHE)
+        return reply
+
+    def set_default_cache(self, name: bytes) -> None:
+        self._ask(Opcode.SET_DEFAULT_CACHE, name)
+
+    def get_kdc_offset(self, name: bytes) -> int:
+        reply: int = self._ask(Opcode.GET_KDC_OFFSET, name)
+        return reply
+
+    def set_kdc_offset(self, name: bytes, seconds: int) -> None:
+        self._ask(Opcode.SET_KDC_OFFSET, name, seconds)
+
+    def get_cred_list(self, name: bytes) -> list[bytes]:
+        reply: list[bytes] = self._ask(Opcode.GET_CRED_LIST, name)
+        return reply
+
+    def replace(
+        self, name: bytes, kdc_offset: int, principal: Principal, credentials: Sequence[bytes]
+    ) -> None:
+        self._ask(Opcode.REPLACE, name, kdc_offset, principal, list(credentials))

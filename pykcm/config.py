@@ -1,0 +1,119 @@
+"""One frozen, validated configuration, read from TOML files.
+
+The main file first, then `conf.d/*.toml` beside it in the order of their names; an option that stands in
+several has the last one's value. Anything that is not exactly right is an error that names file and option.
+"""
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+DEFAULT_FILE = Path("/etc/pykcm/pykcm.toml")
+
+_Count = Annotated[int, msgspec.Meta(ge=0)]
+_KiB = Annotated[int, msgspec.Meta(ge=0, le=2**40)]
+
+# A request must be able to hold a credential; MIT's client takes no reply over 10 MiB, and nobody sends more.
+_RequestKiB = Annotated[int, msgspec.Meta(ge=64, le=64 * 1024)]
+
+# The kernel's limit is 108 bytes with the NUL.
+_SocketPath = Annotated[str, msgspec.Meta(pattern=r"\A/[^\0]+\Z", max_length=107)]
+_AbsolutePath = Annotated[str, msgspec.Meta(pattern=r"\A/[^\0]*\Z")]
+_Seconds = Annotated[float, msgspec.Meta(ge=0, le=10 * 365 * 86400)]
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; the message names the file and the option."""
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Every option with its default. Sizes are in KiB, 0 meaning no limit; durations are in seconds."""
+
+    socket_path: _SocketPath = "/run/.heim_org.h5l.kcm-socket"
+    state_dir: _AbsolutePath = "/var/lib/pykcm"
+    store: Literal["sqlcipher", "memory"] = "sqlcipher"
+    key_file: _AbsolutePath | None = None
+    durability: Literal["full", "normal"] = "full"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    max_ccaches: _Count = 0
+    max_uid_ccaches: _Count = 64
+    max_ccache_size: _KiB = 4096
+    max_uid_size: _KiB = 16384
+    max_request_size: _RequestKiB = 10240
+    root_lists_all: bool = False
+    responder_idle_timeout: _Seconds = 300.0
+
+
+OPTIONS = tuple(field.name for field in msgspec.structs.fields(Config))
+_DURATIONS = frozenset({"responder_idle_timeout"})
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_DURATION = re.compile(r"(\d+)([smhd])", re.ASCII)
+
+
+def load_config(file: Path | None = None, overrides: dict[str, Any] | None = None) -> Config:
+    """The configuration from `file` (the default one may be missing) and the folder beside it.
+
+    `overrides` are options from the command line, by name; those that are None were not given.
+    Raises ConfigError.
+    """
+    options: dict[str, Any] = {}
+    for path in _files(file):
+        options |= _read(path)
+    given = {name: value for name, value in (overrides or {}).items() if value is not None}
+    return _convert("command line", options | given)
+
+
+def _files(file: Path | None) -> list[Path]:
+    main = DEFAULT_FILE if file is None else file
+    try:
+        files = [main] if file is not None or main.exists() else []
+        return files + sorted((main.parent / "conf.d").glob("*.toml"))
+    except OSError as error:
+        raise ConfigError(f"{error.filename or main}: {error.strerror}") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            options = tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from error
+    for name in options:
+        if name not in OPTIONS:
+            raise ConfigError(f"{path}: option {name}: unknown{_suggestion(name)}")
+    for name in _DURATIONS & options.keys():
+        options[name] = _duration(f"{path}: option {name}", options[name])
+    # Each file by itself, so that the message can name it.
+    _convert(str(path), options)
+    return options
+
+
+def _duration(where: str, value: Any) -> Any:
+    """Seconds from a number or from "90s", "10m", "24h", "7d"."""
+    if not isinstance(value, str):
+        return value
+    match = _DURATION.fullmatch(value)
+    if match is None:
+        raise ConfigError(f'{where}: {value!r} is no duration: give seconds, or "90s", "10m", "24h", "7d"')
+    return int(match[1]) * _UNITS[match[2]]
+
+
+def _convert(source: str, options: dict[str, Any]) -> Config:
+    try:
+        return msgspec.convert(options, Config)
+    except msgspec.ValidationError as error:
+        message, _, where = str(error).partition(" - at `$.")
+        raise ConfigError(f"{source}: option {where.rstrip('`')}: {message}") from error
+
+
+def _suggestion(name: str) -> str:
+    import difflib  # noqa: PLC0415 - only a mistake pays for it
+
+    close = difflib.get_close_matches(name, OPTIONS, n=1)
+    return f"; did you mean {close[0]}?" if close else f"; known are {', '.join(OPTIONS)}"

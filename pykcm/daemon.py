@@ -1,0 +1,183 @@
+"""pykcmd: the command line, and the daemon put together from its parts."""
+
+import argparse
+import asyncio
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+from pykcm import __version__
+from pykcm.ccaches.quotas import Quotas
+from pykcm.config import DEFAULT_FILE, Config, ConfigError, load_config
+from pykcm.logs import set_level, set_up_logging
+from pykcm.peer.access import Access
+from pykcm.peer.identity import Kernel, read_kernel
+from pykcm.server.connection import Connection
+from pykcm.server.connections import Connections
+from pykcm.server.listener import BACKLOG, BoundSocket, ListenError
+from pykcm.server.residents import Residents
+from pykcm.server.service import Service
+from pykcm.server.systemd import Notifier, activated_sockets
+from pykcm.store.interface import Store, StoreUnusableError
+from pykcm.store.memory import MemoryStore
+
+log = logging.getLogger(__name__)
+
+KIB = 1024
+
+# A client that does not take its replies may not hold up the end for longer, in seconds.
+_PATIENCE_AT_END = 10.0
+
+EXIT_UNUSABLE = 1
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run pykcmd; returns its exit status."""
+    options = _parser().parse_args(arguments)
+    os.umask(0o077)
+    set_up_logging()
+    try:
+        config = load_config(
+            options.config,
+            {
+                "socket_path": options.socket_path and str(options.socket_path.absolute()),
+                "state_dir": options.state_dir and str(options.state_dir.absolute()),
+                "store": options.store,
+                "log_level": options.log_level,
+            },
+        )
+        set_level(config.log_level)
+        return _run(config)
+    except (ConfigError, ListenError, StoreUnusableError) as error:
+        log.critical("%s", error)
+        return EXIT_UNUSABLE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="pykcmd",
+        description="Keep the Kerberos credential caches of KRB5CCNAME=KCM: (a KCM server).",
+        epilog="Runs in the foreground until SIGTERM. Started by systemd it takes the socket from there; "
+        "by hand it binds its own. To try it: pykcmd --socket-path /tmp/kcm.sock --store memory, and in "
+        "krb5.conf, [libdefaults]: kcm_socket = /tmp/kcm.sock",
+    )
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help=f"configuration (default: {DEFAULT_FILE}); conf.d/*.toml beside it is read after it",
+    )
+    parser.add_argument("--socket-path", type=Path, metavar="PATH", help="Unix socket to listen on")
+    parser.add_argument("--state-dir", type=Path, metavar="DIR", help="folder of the database and its key")
+    parser.add_argument(
+        "--store",
+        choices=["sqlcipher", "memory"],
+        help="an encrypted file, or nothing that outlives the daemon",
+    )
+    parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"])
+    parser.add_argument("--version", action="version", version=f"pykcmd {__version__}")
+    return parser
+
+
+def _run(config: Config) -> int:
+    with ExitStack() as at_end:
+        notifier = Notifier()
+        sockets = activated_sockets()
+        activated = bool(sockets)
+        if not activated:
+            bound = BoundSocket(Path(config.socket_path))
+            at_end.callback(bound.close)
+            sockets = [bound.socket]
+        store = _open_store(config, at_end)
+        with _runner() as runner:
+            runner.run(_serve(config, store, sockets, notifier, activated=activated))
+    return 0
+
+
+def _open_store(config: Config, at_end: ExitStack) -> Store:
+    store: Store
+    if config.store == "memory":
+        store = MemoryStore()
+    else:
+        # Imported by those who use them: the memory store needs neither the library nor the folder.
+        from pykcm.store.folder import StateFolder  # noqa: PLC0415
+        from pykcm.store.keys import load_key  # noqa: PLC0415
+        from pykcm.store.sqlcipher import SQLCipherStore  # noqa: PLC0415
+
+        folder = StateFolder(Path(config.state_dir))
+        at_end.callback(folder.close)
+        database = folder.path / "pykcm.db"
+        key_file = Path(config.key_file) if config.key_file else folder.path / "key"
+        key = load_key(key_file, may_create=not (database.exists() and database.stat().st_size))
+        store = SQLCipherStore(database, key, config.durability)
+    at_end.callback(store.close)
+    return store
+
+
+def _runner() -> asyncio.Runner:
+    try:
+        import uvloop  # noqa: PLC0415 - optional
+    except ImportError:
+        return asyncio.Runner()
+    return asyncio.Runner(loop_factory=uvloop.new_event_loop)
+
+
+async def _serve(
+    config: Config, store: Store, sockets: list[socket.socket], notifier: Notifier, *, activated: bool
+) -> None:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+
+    kernel = read_kernel()
+    service = Service(store, Residents(store, _quotas(config)), Access(root_lists_all=config.root_lists_all))
+    # Without socket activation nothing would start the daemon again, and without a persistent store its
+    # end is the end of the tickets.
+    idle_timeout = config.responder_idle_timeout if activated and store.persistent else 0
+    connections = Connections(idle_timeout, stop.set)
+
+    def connection() -> Connection:
+        return Connection(service, kernel, connections, config.max_request_size * KIB)
+
+    servers = [await loop.create_unix_server(connection, sock=sock, backlog=BACKLOG) for sock in sockets]
+    connections.start_timer()
+    _announce(config, kernel, notifier)
+    # What has been made so far stays for good: the collector need not look at it again.
+    gc.collect()
+    gc.freeze()
+
+    await stop.wait()
+    log.info("stopping")
+    notifier.stopping()
+    for server in servers:
+        server.close()
+    late = await connections.finish(_PATIENCE_AT_END)
+    if late:
+        log.warning("%d connections cut off: their clients did not take their replies", late)
+
+
+def _announce(config: Config, kernel: Kernel, notifier: Notifier) -> None:
+    status = f"Serving credential caches, store {config.store}"
+    log.info("%s %s: %s", "pykcmd", __version__, status)
+    if kernel.stranger_uid is not None:
+        log.info("in a user namespace: peers whose UID has no mapping here are refused")
+    notifier.ready(status)
+
+
+def _quotas(config: Config) -> Quotas:
+    return Quotas(
+        max_ccaches=config.max_ccaches,
+        max_uid_ccaches=config.max_uid_ccaches,
+        max_ccache_size=config.max_ccache_size * KIB,
+        max_uid_size=config.max_uid_size * KIB,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Who asks: identity from a connected socket, and what that identity may use."""

@@ -1,0 +1,25 @@
+"""Whose a ccache name is."""
+
+MAX_NAME = 1024
+
+# (uid_t) -1 means "no UID" to the kernel.
+_NO_UID = 2**32 - 1
+_LONGEST_UID = len(str(_NO_UID))
+
+
+def owner_of(name: bytes) -> int | None:
+    """The UID that `<uid>` and `<uid>:anything` belong to; None for a free name.
+
+    Plain decimal only: no sign, no leading zero, below 2^32-1. `1000x` is a free name.
+    """
+    digits = name.partition(b":")[0]
+    if not digits.isdigit() or len(digits) > _LONGEST_UID or (digits[0] == ord("0") and len(digits) > 1):
+        return None
+    uid = int(digits)
+    return uid if uid < _NO_UID else None
+
+
+def shown(name: bytes) -> str:
+    """The name for a terminal or a log: UTF-8 as it is, everything else escaped."""
+    text = name.decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)

@@ -1,0 +1,50 @@
+"""Reply codes, and the one exception that carries them between the layers."""
+
+import errno
+from enum import IntEnum
+
+
+class Code(IntEnum):
+    """libkrb5's error codes as they go over the wire (com_err table krb5, base -1765328384).
+
+    System errnos are valid codes too: libkrb5 prints EDQUOT as "Disk quota exceeded".
+    """
+
+    OK = 0
+    CC_BADNAME = -1765328245
+    CC_NOTFOUND = -1765328243
+    CC_END = -1765328242
+    CC_IO = -1765328191
+    FCC_PERM = -1765328190
+    FCC_NOFILE = -1765328189
+    FCC_INTERNAL = -1765328188
+    CC_FORMAT = -1765328185
+    CC_NOSUPP = -1765328137
+
+
+# MIT's client takes these for "this server lacks the operation" and falls back; after a refused REPLACE
+# it empties the ccache first. A real failure must never carry one of them.
+LACKS_OPERATION = frozenset({Code.FCC_INTERNAL, Code.CC_IO, Code.CC_NOSUPP})
+
+
+def name_of(code: int) -> str:
+    """The code's name for logs and messages: `FCC_NOFILE`, `EDQUOT`, else the number."""
+    try:
+        return Code(code).name
+    except ValueError:
+        return errno.errorcode.get(code, str(code))
+
+
+class KcmError(Exception):
+    """An operation's answer other than success: `code` is what the client gets.
+
+    `reason` is for the log and for whoever reads the exception; it never holds secrets.
+    """
+
+    def __init__(self, code: int, reason: str = "") -> None:
+        super().__init__(code, reason)
+        self.code = int(code)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{name_of(self.code)}: {self.reason}" if self.reason else name_of(self.code)

@@ -1,0 +1,97 @@
+"""Requests out of a byte stream, and replies into one.
+
+A request is `u32 length`, then as many bytes: `u8 major, u8 minor, u16 opcode`, arguments. A reply is
+`u32 length, u32 outer status`, then as many bytes: `i32 code`, payload. The outer status is always 0:
+MIT's client stops reading when it is not, and the stream would be out of step.
+"""
+
+from struct import Struct
+from typing import NamedTuple
+
+from pykcm.protocol.wire import U32
+
+MAJOR = 2
+MINOR = 0
+HEADER_SIZE = 4
+
+# MIT's client refuses a longer reply (KCM's MAX_REPLY_SIZE in libkrb5's cc_kcm.c), counted like the length.
+MAX_REPLY_SIZE = 10 * 1024 * 1024
+
+_LENGTH_AND_VERSION = Struct(">IBBH")
+_REPLY = Struct(">IIi")
+
+
+class Frame(NamedTuple):
+    """One whole request, its arguments still packed: they begin at `HEADER_SIZE` of `message`."""
+
+    opcode: int
+    message: bytes
+
+
+class FramingError(Exception):
+    """The stream cannot be understood any further: close the connection."""
+
+
+class FrameReader:
+    """Cuts frames out of a stream, whatever pieces it comes in.
+
+    Holds no more than what has arrived: a length that is only announced costs no memory.
+    `max_size` is the greatest length accepted, in bytes.
+    """
+
+    __slots__ = ("_max_size", "_unread")
+
+    def __init__(self, max_size: int) -> None:
+        self._max_size = max_size
+        self._unread = bytearray()
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether a request has begun and is not yet whole."""
+        return bool(self._unread)
+
+    def feed(self, data: bytes) -> list[Frame]:
+        """The frames that are whole now that `data` has come; raises FramingError.
+
+        Frames before the offending one are lost with it: their sender broke the protocol.
+        """
+        if not self._unread:
+            size = len(data)
+            # Nearly always the data is one frame, neither more nor less.
+            if size >= 8 and U32.unpack_from(data)[0] == size - 4 <= self._max_size:
+                return [self._frame(data[4:])]
+        self._unread += data
+        return self._cut()
+
+    def _cut(self) -> list[Frame]:
+        unread = self._unread
+        frames = []
+        at = 0
+        while len(unread) - at >= 4:
+            length = U32.unpack_from(unread, at)[0]
+            if not HEADER_SIZE <= length <= self._max_size:
+                raise FramingError(f"request of {length} bytes (4 to {self._max_size} are accepted)")
+            # A wrong version is told from the first byte on: its sender may never send the rest.
+            if len(unread) > at + 4 and unread[at + 4] != MAJOR:
+                raise FramingError(f"protocol version {unread[at + 4]} (only {MAJOR} is known)")
+            if len(unread) - at - 4 < length:
+                break
+            frames.append(self._frame(bytes(unread[at + 4 : at + 4 + length])))
+            at += 4 + length
+        if at:
+            del unread[:at]
+        return frames
+
+    @staticmethod
+    def _frame(message: bytes) -> Frame:
+        if message[0] != MAJOR:
+            raise FramingError(f"protocol version {message[0]} (only {MAJOR} is known)")
+        return Frame(message[2] << 8 | message[3], message)
+
+
+def pack_request(opcode: int, arguments: bytes) -> bytes:
+    return _LENGTH_AND_VERSION.pack(HEADER_SIZE + len(arguments), MAJOR, MINOR, opcode) + arguments
+
+
+def pack_reply(code: int, payload: bytes = b"") -> bytes:
+    return _REPLY.pack(4 + len(payload), 0, code) + payload

@@ -1,0 +1,134 @@
+"""What each operation's request and reply carry: one table for the server's reading and the client's writing.
+
+A request's layout is a tuple of fields, read in order into the arguments of the operation. Clients add
+bytes behind the last field now and then (Heimdal's does); they are left unread.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from pykcm.protocol.credential import Credential, parse_credential
+from pykcm.protocol.framing import HEADER_SIZE
+from pykcm.protocol.opcodes import Opcode
+from pykcm.protocol.principal import Principal, read_principal
+from pykcm.protocol.tag import Tag, read_tag
+from pykcm.protocol.wire import I32, U32, UUID_SIZE, FormatError, Reader, pack_name
+
+
+class Field(NamedTuple):
+    """How a value is read from a message and written into one."""
+
+    read: Callable[[Reader], Any]
+    pack: Callable[[Any], bytes]
+
+
+def _read_blob(reader: Reader) -> Credential:
+    return parse_credential(reader.rest())
+
+
+def _pack_blob(blob: bytes) -> bytes:
+    return blob
+
+
+def _read_i32(reader: Reader) -> int:
+    value: int = reader.unpack(I32)[0]
+    return value
+
+
+def _read_uuid(reader: Reader) -> bytes:
+    return reader.take(UUID_SIZE)
+
+
+def _read_uuids(reader: Reader) -> list[bytes]:
+    packed = reader.rest()
+    if len(packed) % UUID_SIZE:
+        raise FormatError("not a whole number of UUIDs")
+    return [packed[at : at + UUID_SIZE] for at in range(0, len(packed), UUID_SIZE)]
+
+
+def _read_blobs(reader: Reader) -> list[bytes]:
+    return [reader.data() for _ in range(_bounded_count(reader))]
+
+
+def _read_credentials(reader: Reader) -> list[Credential]:
+    return [parse_credential(reader.data()) for _ in range(_bounded_count(reader))]
+
+
+def _bounded_count(reader: Reader) -> int:
+    count = reader.u32()
+    if count * U32.size > reader.end - reader.at:
+        raise FormatError("more credentials than bytes")
+    return count
+
+
+def pack_blobs(blobs: list[bytes]) -> bytes:
+    """`u32 count`, then `u32 length` and bytes each: the payload of GET_CRED_LIST."""
+    parts = [U32.pack(len(blobs))]
+    for blob in blobs:
+        parts.append(U32.pack(len(blob)))
+        parts.append(blob)
+    return b"".join(parts)
+
+
+NAME = Field(Reader.name, pack_name)
+PRINCIPAL = Field(read_principal, Principal.pack)
+UUID = Field(_read_uuid, _pack_blob)
+UUIDS = Field(_read_uuids, b"".join)
+OFFSET = Field(_read_i32, I32.pack)
+FLAGS = Field(Reader.u32, U32.pack)
+TAG = Field(read_tag, Tag.pack)
+CREDENTIAL = Field(_read_blob, _pack_blob)
+CREDENTIALS = Field(_read_credentials, pack_blobs)
+BLOB = Field(Reader.rest, _pack_blob)
+BLOBS = Field(_read_blobs, pack_blobs)
+
+ARGUMENTS: dict[int, tuple[Field, ...]] = {
+    Opcode.NOOP: (),
+    Opcode.GET_NAME: (NAME,),
+    Opcode.RESOLVE: (NAME,),
+    Opcode.GEN_NEW: (),
+    Opcode.INITIALIZE: (NAME, PRINCIPAL),
+    Opcode.DESTROY: (NAME,),
+    Opcode.STORE: (NAME, CREDENTIAL),
+    Opcode.RETRIEVE: (NAME, FLAGS, TAG),
+    Opcode.GET_PRINCIPAL: (NAME,),
+    Opcode.GET_CRED_UUID_LIST: (NAME,),
+    Opcode.GET_CRED_BY_UUID: (NAME, UUID),
+    Opcode.REMOVE_CRED: (NAME, FLAGS, TAG),
+    Opcode.SET_FLAGS: (NAME, FLAGS),
+    Opcode.MOVE_CACHE: (NAME, NAME),
+    Opcode.GET_CACHE_UUID_LIST: (),
+    Opcode.GET_CACHE_BY_UUID: (UUID,),
+    Opcode.GET_DEFAULT_CACHE: (),
+    Opcode.SET_DEFAULT_CACHE: (NAME,),
+    Opcode.GET_KDC_OFFSET: (NAME,),
+    Opcode.SET_KDC_OFFSET: (NAME, OFFSET),
+    Opcode.GET_CRED_LIST: (NAME,),
+    Opcode.REPLACE: (NAME, OFFSET, PRINCIPAL, CREDENTIALS),
+}
+
+# What a client reads from a successful reply; None: nothing.
+PAYLOAD: dict[int, Field | None] = {
+    **dict.fromkeys(ARGUMENTS),
+    Opcode.GET_NAME: NAME,
+    Opcode.GEN_NEW: NAME,
+    Opcode.RETRIEVE: BLOB,
+    Opcode.GET_PRINCIPAL: PRINCIPAL,
+    Opcode.GET_CRED_UUID_LIST: UUIDS,
+    Opcode.GET_CRED_BY_UUID: BLOB,
+    Opcode.GET_CACHE_UUID_LIST: UUIDS,
+    Opcode.GET_CACHE_BY_UUID: NAME,
+    Opcode.GET_DEFAULT_CACHE: NAME,
+    Opcode.GET_KDC_OFFSET: OFFSET,
+    Opcode.GET_CRED_LIST: BLOBS,
+}
+
+
+def read_arguments(fields: tuple[Field, ...], message: bytes) -> list[Any]:
+    """The arguments in a request's message (see Frame); raises FormatError."""
+    reader = Reader(message, HEADER_SIZE)
+    return [field.read(reader) for field in fields]
+
+
+def pack_arguments(fields: tuple[Field, ...], values: tuple[Any, ...]) -> bytes:
+    return b"".join([field.pack(value) for field, value in zip(fields, values, strict=True)])

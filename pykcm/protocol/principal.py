@@ -1,0 +1,68 @@
+"""Principals as the protocol and the ccache file format 4 carry them."""
+
+from typing import NamedTuple
+
+from pykcm.protocol.wire import U32, FormatError, Reader, pack_data
+
+# Real principals have a handful; a frame of millions is refused at its count.
+MAX_COMPONENTS = 256
+
+CONFIGURATION_REALM = b"X-CACHECONF:"
+CONFIGURATION_COMPONENT = b"krb5_ccache_conf_data"
+
+
+class Identity(NamedTuple):
+    """What makes two principals the same: the name type never counts."""
+
+    realm: bytes
+    components: tuple[bytes, ...]
+
+
+class Principal(NamedTuple):
+    """A principal: `name_type` is KRB5_NT_*, realm and components are any bytes."""
+
+    name_type: int
+    realm: bytes
+    components: tuple[bytes, ...]
+
+    @property
+    def identity(self) -> Identity:
+        return Identity(self.realm, self.components)
+
+    @property
+    def is_configuration(self) -> bool:
+        """Whether a credential for this server is libkrb5's configuration and no ticket."""
+        return (
+            self.realm == CONFIGURATION_REALM
+            and bool(self.components)
+            and self.components[0] == CONFIGURATION_COMPONENT
+        )
+
+    def pack(self) -> bytes:
+        parts = [U32.pack(self.name_type), U32.pack(len(self.components)), pack_data(self.realm)]
+        parts += map(pack_data, self.components)
+        return b"".join(parts)
+
+    def __str__(self) -> str:
+        """`host/www.example.test@EXAMPLE.TEST`, quoted as libkrb5 does, bytes that are no text escaped."""
+        return "/".join(map(_quote, self.components)) + "@" + _quote(self.realm)
+
+
+def read_principal(reader: Reader) -> Principal:
+    name_type = reader.u32()
+    count = reader.u32()
+    realm = reader.data()
+    if count > MAX_COMPONENTS:
+        raise FormatError(f"principal of {count} components (at most {MAX_COMPONENTS} are accepted)")
+    data = reader.data
+    return Principal(name_type, realm, tuple([data() for _ in range(count)]))
+
+
+_ESCAPES = str.maketrans(
+    {"\\": "\\\\", "/": "\\/", "@": "\\@", "\0": "\\0", "\n": "\\n", "\t": "\\t", "\b": "\\b"}
+)
+
+
+def _quote(value: bytes) -> str:
+    text = value.decode("utf-8", "backslashreplace").translate(_ESCAPES)
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)

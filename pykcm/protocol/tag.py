@@ -1,0 +1,155 @@
+"""Matching credentials ("tags"): what RETRIEVE and REMOVE_CRED look for, and how it matches.
+
+The rules are MIT's (libkrb5's cc_retr.c); the flag words are krb5.h's.
+"""
+
+from enum import IntFlag
+from typing import NamedTuple
+
+from pykcm.protocol.credential import (
+    ENCTYPE,
+    NO_AUTHDATA,
+    TIMES_AND_FLAGS,
+    Credential,
+    Times,
+)
+from pykcm.protocol.principal import Principal, read_principal
+from pykcm.protocol.wire import U32, Reader, pack_data
+
+
+class Has(IntFlag):
+    """The header: which fields of the tag are there. The fields' order on the wire is another."""
+
+    CLIENT = 1
+    SERVER = 2
+    KEYBLOCK = 4
+    TICKET = 8
+    SECOND_TICKET = 0x10
+    AUTHDATA = 0x20
+    ADDRESSES = 0x40
+
+
+class Match(IntFlag):
+    """The flag word of RETRIEVE and REMOVE_CRED."""
+
+    GC_CACHED = 1  # do not ask a KDC: this server never does
+    IS_SKEY = 1 << 22
+    SECOND_TICKET = 1 << 23
+    AUTHDATA = 1 << 24
+    TIMES = 1 << 25
+    TIMES_EXACT = 1 << 26
+    FLAGS = 1 << 27
+    FLAGS_EXACT = 1 << 28
+    SRV_NAMEONLY = 1 << 29
+    KEYTYPE = 1 << 30
+    DONT_MATCH_REALM = 1 << 31
+
+
+# Plain numbers for the comparisons of every look-up: an operation on an IntFlag makes a new one.
+_SRV_ANY_REALM = int(Match.SRV_NAMEONLY | Match.DONT_MATCH_REALM)
+_CLIENT_ANY_REALM = int(Match.DONT_MATCH_REALM)
+_IS_SKEY = int(Match.IS_SKEY)
+_RARE = int(
+    Match.SECOND_TICKET
+    | Match.AUTHDATA
+    | Match.TIMES
+    | Match.TIMES_EXACT
+    | Match.FLAGS
+    | Match.FLAGS_EXACT
+    | Match.KEYTYPE
+)
+
+_NO_TIMES = Times(0, 0, 0, 0)
+
+
+class Tag(NamedTuple):
+    """What is looked for. An absent client or server matches any; other absent fields are empty."""
+
+    client: Principal | None = None
+    server: Principal | None = None
+    enctype: int = 0
+    times: Times = _NO_TIMES
+    is_skey: bool = False
+    flags: int = 0
+    authdata: bytes = NO_AUTHDATA
+    second_ticket: bytes = b""
+
+    def matches(self, credential: Credential, how: int) -> bool:
+        """Whether `credential` is one of those looked for; `how` is the flag word (see Match)."""
+        return (
+            _same_principal(self.server, credential.server, any_realm=how & _SRV_ANY_REALM)
+            and _same_principal(self.client, credential.client, any_realm=how & _CLIENT_ANY_REALM)
+            # Without IS_SKEY, never a user-to-user ticket: it would not work as an ordinary one.
+            and credential.is_skey == (self.is_skey if how & _IS_SKEY else False)
+            and (not how & _RARE or self._matches_rarely_asked(credential, how))
+        )
+
+    def _matches_rarely_asked(self, credential: Credential, how: int) -> bool:
+        return (
+            (not how & Match.FLAGS_EXACT or self.flags == credential.flags)
+            and (not how & Match.FLAGS or self.flags & credential.flags == self.flags)
+            and (not how & Match.TIMES_EXACT or self.times == credential.times)
+            and (not how & Match.TIMES or self._lasts_long_enough(credential.times))
+            and (not how & Match.AUTHDATA or self.authdata == credential.authdata)
+            and (not how & Match.SECOND_TICKET or self.second_ticket == credential.second_ticket)
+            and (not how & Match.KEYTYPE or self.enctype == credential.enctype)
+        )
+
+    def _lasts_long_enough(self, times: Times) -> bool:
+        # A time not asked for is 0, and so at most any other.
+        return self.times.endtime <= times.endtime and self.times.renew_till <= times.renew_till
+
+    def pack(self) -> bytes:
+        header = Has(0)
+        fields = []
+        if self.client is not None:
+            header |= Has.CLIENT
+            fields.append(self.client.pack())
+        if self.server is not None:
+            header |= Has.SERVER
+            fields.append(self.server.pack())
+        if self.enctype:
+            header |= Has.KEYBLOCK
+            fields.append(ENCTYPE.pack(self.enctype) + pack_data(b""))
+        fields.append(TIMES_AND_FLAGS.pack(*self.times, self.is_skey, self.flags))
+        if self.authdata != NO_AUTHDATA:
+            header |= Has.AUTHDATA
+            fields.append(self.authdata)
+        if self.second_ticket:
+            header |= Has.SECOND_TICKET
+            fields.append(pack_data(self.second_ticket))
+        return U32.pack(header) + b"".join(fields)
+
+
+def _same_principal(asked: Principal | None, stored: Principal, *, any_realm: int) -> bool:
+    return asked is None or (
+        asked.components == stored.components and (bool(any_realm) or asked.realm == stored.realm)
+    )
+
+
+def read_tag(reader: Reader) -> Tag:
+    """The tag that begins here; bytes behind it are left unread."""
+    header = reader.u32()
+    client = read_principal(reader) if header & Has.CLIENT else None
+    server = read_principal(reader) if header & Has.SERVER else None
+    enctype = 0
+    if header & Has.KEYBLOCK:
+        (enctype,) = reader.unpack(ENCTYPE)
+        reader.skip_data()
+    authtime, starttime, endtime, renew_till, is_skey, flags = reader.unpack(TIMES_AND_FLAGS)
+    if header & Has.ADDRESSES:
+        reader.typed_list()
+    authdata = reader.typed_list() if header & Has.AUTHDATA else NO_AUTHDATA
+    if header & Has.TICKET:
+        reader.skip_data()
+    second_ticket = reader.data() if header & Has.SECOND_TICKET else b""
+    return Tag(
+        client,
+        server,
+        enctype,
+        Times(authtime, starttime, endtime, renew_till),
+        bool(is_skey),
+        flags,
+        authdata,
+        second_ticket,
+    )

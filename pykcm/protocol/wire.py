@@ -1,0 +1,111 @@
+"""Bounds-checked reading and writing of the protocol's basic types.
+
+Every length from outside is compared with the bytes that are really there before anything is made of
+it, so a length that lies costs nothing. What does not fit raises FormatError and nothing else.
+"""
+
+from struct import Struct
+from typing import Any
+
+from pykcm.protocol.codes import Code, KcmError
+
+U16 = Struct(">H")
+U32 = Struct(">I")
+I32 = Struct(">i")
+
+UUID_SIZE = 16
+
+# Far more addresses or authdata elements than a ticket has; so a frame full of empty ones is refused at
+# its count and not after a walk of millions of steps.
+MAX_LIST = 1024
+
+
+class FormatError(KcmError):
+    """Bytes that are not what they should be; answered as KRB5_CC_FORMAT."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(Code.CC_FORMAT, reason)
+
+
+class Reader:
+    """A cursor over one message: `at` is where the next read begins."""
+
+    __slots__ = ("at", "buffer", "end")
+
+    def __init__(self, buffer: bytes, at: int = 0) -> None:
+        self.buffer = buffer
+        self.at = at
+        self.end = len(buffer)
+
+    def take(self, size: int) -> bytes:
+        """The next `size` bytes."""
+        at = self.at
+        after = at + size
+        if after > self.end:
+            raise FormatError("message ends early")
+        self.at = after
+        return self.buffer[at:after]
+
+    def u32(self) -> int:
+        at = self.at
+        if at + 4 > self.end:
+            raise FormatError("message ends early")
+        self.at = at + 4
+        value: int = U32.unpack_from(self.buffer, at)[0]
+        return value
+
+    def unpack(self, layout: Struct) -> tuple[Any, ...]:
+        """The fields of a fixed layout."""
+        at = self.at
+        after = at + layout.size
+        if after > self.end:
+            raise FormatError("message ends early")
+        self.at = after
+        return layout.unpack_from(self.buffer, at)
+
+    def data(self) -> bytes:
+        """Counted bytes: u32 length, then as many."""
+        return self.take(self.u32())
+
+    def skip_data(self) -> None:
+        """Walk over counted bytes without making a copy of them."""
+        size = self.u32()
+        if size > self.end - self.at:
+            raise FormatError("message ends early")
+        self.at += size
+
+    def name(self) -> bytes:
+        """Bytes up to a NUL, which is consumed and not returned."""
+        at = self.at
+        nul = self.buffer.find(0, at)
+        if nul < 0:
+            raise FormatError("name without NUL")
+        self.at = nul + 1
+        return self.buffer[at:nul]
+
+    def rest(self) -> bytes:
+        """Whatever is left."""
+        at = self.at
+        self.at = self.end
+        return self.buffer[at:]
+
+    def typed_list(self) -> bytes:
+        """An address or authdata list (u32 count, then u16 type and data each), as the bytes it stands in."""
+        begin = self.at
+        count = self.u32()
+        if count > MAX_LIST:
+            raise FormatError(f"list of {count} entries (at most {MAX_LIST} are accepted)")
+        for _ in range(count):
+            self.at += U16.size
+            self.skip_data()
+        return self.buffer[begin : self.at]
+
+
+def pack_data(value: bytes) -> bytes:
+    return U32.pack(len(value)) + value
+
+
+def pack_name(value: bytes) -> bytes:
+    if 0 in value:
+        raise FormatError("a name cannot hold a NUL")
+    return value + b"\0"

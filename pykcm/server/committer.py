@@ -1,0 +1,70 @@
+"""Group commit: what one turn of the event loop brings is one transaction and shares one sync."""
+
+import asyncio
+from collections.abc import Sequence
+from itertools import chain
+
+from pykcm.server.stepping import step
+from pykcm.store.interface import Store
+from pykcm.store.tree import SecretChange
+
+_Entry = tuple[Sequence[SecretChange], asyncio.Future[None]]
+
+
+class Committer:
+    """Collects the changes of operations and commits them together."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._waiting: list[_Entry] = []
+        self._is_due = False
+        self._task: asyncio.Task[None] | None = None
+
+    async def commit(self, changes: Sequence[SecretChange]) -> None:
+        """Return when the changes are durable; raises StoreError when they are not made at all."""
+        loop = asyncio.get_running_loop()
+        durable = loop.create_future()
+        self._waiting.append((changes, durable))
+        if not self._is_due:
+            self._is_due = True
+            # Behind everything that this turn of the loop still brings.
+            loop.call_soon(self._start)
+        await durable
+
+    def _start(self) -> None:
+        self._task = step(self._commit_waiting(), lambda _: None)
+
+    async def _commit_waiting(self) -> None:
+        while self._waiting:
+            batch, self._waiting = self._waiting, []
+            if len(batch) == 1 or not await self._commit_together(batch):
+                # One whose changes cannot be made must not take the others with it.
+                for changes, durable in batch:
+                    await self._commit_alone(changes, durable)
+        self._is_due = False
+
+    async def _commit_together(self, batch: list[_Entry]) -> bool:
+        try:
+            await self._store.commit(chain.from_iterable(changes for changes, _ in batch))
+        except Exception:  # noqa: BLE001 - each is told by its own attempt
+            return False
+        for _, durable in batch:
+            _settle(durable, None)
+        return True
+
+    async def _commit_alone(self, changes: Sequence[SecretChange], durable: asyncio.Future[None]) -> None:
+        try:
+            await self._store.commit(changes)
+        except Exception as error:  # noqa: BLE001 - it is the operation's to answer
+            _settle(durable, error)
+        else:
+            _settle(durable, None)
+
+
+def _settle(durable: asyncio.Future[None], error: Exception | None) -> None:
+    if durable.done():
+        return
+    if error is None:
+        durable.set_result(None)
+    else:
+        durable.set_exception(error)

@@ -1,0 +1,37 @@
+"""One operation at a time for each UID, UIDs beside each other."""
+
+import asyncio
+from collections import deque
+
+
+class Lanes:
+    """A lane for each UID: whoever has entered it is alone there until leaving; the others wait in order."""
+
+    def __init__(self) -> None:
+        # A lane is occupied while its UID is here.
+        self._queues: dict[int, deque[asyncio.Future[None]]] = {}
+
+    def is_free(self, uid: int) -> bool:
+        return uid not in self._queues
+
+    @property
+    def all_free(self) -> bool:
+        return not self._queues
+
+    async def enter(self, uid: int) -> None:
+        queue = self._queues.get(uid)
+        if queue is None:
+            self._queues[uid] = deque()
+            return
+        turn = asyncio.get_running_loop().create_future()
+        queue.append(turn)
+        await turn
+
+    def leave(self, uid: int) -> None:
+        queue = self._queues[uid]
+        while queue:
+            turn = queue.popleft()
+            if not turn.done():
+                turn.set_result(None)  # the lane is handed over, not freed
+                return
+        del self._queues[uid]

@@ -1,0 +1,318 @@
+"""What each operation means: one small function for each opcode, and the table that finds it.
+
+A function gets its turn and the request's arguments, and returns the reply's payload; what is wrong it
+raises as KcmError. It neither waits nor knows of the store: what it changes, the collection records.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, NoReturn
+
+from pykcm.ccaches.ccache import CCache
+from pykcm.ccaches.collection import Collection, move, uid_in
+from pykcm.peer.access import Access
+from pykcm.peer.identity import Peer
+from pykcm.protocol.codes import Code, KcmError
+from pykcm.protocol.credential import Credential
+from pykcm.protocol.framing import MAX_REPLY_SIZE
+from pykcm.protocol.messages import ARGUMENTS, NAME, Field, pack_blobs
+from pykcm.protocol.opcodes import Opcode
+from pykcm.protocol.principal import Principal
+from pykcm.protocol.tag import Tag
+from pykcm.protocol.wire import I32, pack_name
+
+NOTHING = b""
+
+
+class Turn:
+    """One operation's view of the world: who asks, and the collections whose turn it has.
+
+    The first collection is the one that the operation is about.
+    """
+
+    __slots__ = ("_access", "collections", "peer")
+
+    def __init__(self, peer: Peer, access: Access, collections: list[Collection]) -> None:
+        self.peer = peer
+        self.collections = collections
+        self._access = access
+
+    @property
+    def collection(self) -> Collection:
+        return self.collections[0]
+
+    def sees(self, ccache: CCache) -> bool:
+        return self._access.may_read(self.peer, ccache.label)
+
+    def readable(self, name: bytes) -> CCache:
+        """The ccache of this name; FCC_NOFILE where there is none for this peer."""
+        ccache = self.collections[0].get(name)
+        if ccache is None or not self._access.may_read(self.peer, ccache.label):
+            raise KcmError(Code.FCC_NOFILE)
+        return ccache
+
+    def changeable(self, name: bytes) -> CCache:
+        """Like readable, for a ccache that is to be changed; FCC_PERM where the peer may only read it."""
+        ccache = self.readable(name)
+        if not self._access.may_change(self.peer, ccache.label):
+            raise KcmError(Code.FCC_PERM)
+        return ccache
+
+    def check_creatable(self, name: bytes, collection: Collection | None = None) -> None:
+        """FCC_PERM where the name is taken by a ccache that the peer may not change."""
+        ccache = (collection or self.collection).get(name)
+        if ccache is not None and not (
+            self.sees(ccache) and self._access.may_change(self.peer, ccache.label)
+        ):
+            raise KcmError(Code.FCC_PERM)
+
+
+# Names and the collection
+
+
+def noop(turn: Turn) -> bytes:
+    return NOTHING
+
+
+def get_name(turn: Turn, name: bytes) -> bytes:
+    return pack_name(turn.readable(name).name)
+
+
+def resolve(turn: Turn, name: bytes) -> bytes:
+    return NOTHING
+
+
+def gen_new(turn: Turn) -> bytes:
+    return pack_name(turn.collection.unused_name())
+
+
+def get_cache_uuid_list(turn: Turn) -> bytes:
+    return b"".join(
+        [ccache.uuid for collection in turn.collections for ccache in collection if turn.sees(ccache)]
+    )
+
+
+def get_cache_by_uuid(turn: Turn, uuid: bytes) -> bytes:
+    ccache = turn.collection.by_uuid(uuid)
+    if ccache is None or not turn.sees(ccache):
+        raise KcmError(Code.CC_END)
+    return pack_name(ccache.name)
+
+
+def get_default_cache(turn: Turn) -> bytes:
+    return pack_name(turn.collection.default_name)
+
+
+def set_default_cache(turn: Turn, name: bytes) -> bytes:
+    turn.collection.set_default(name)
+    return NOTHING
+
+
+# One ccache
+
+
+def initialize(turn: Turn, name: bytes, principal: Principal) -> bytes:
+    turn.check_creatable(name)
+    turn.collection.initialize(name, principal, turn.peer.label)
+    return NOTHING
+
+
+def replace(
+    turn: Turn, name: bytes, kdc_offset: int, principal: Principal, credentials: list[Credential]
+) -> bytes:
+    turn.check_creatable(name)
+    turn.collection.replace(name, principal, kdc_offset, credentials, turn.peer.label)
+    return NOTHING
+
+
+def destroy(turn: Turn, name: bytes) -> bytes:
+    if name not in turn.collection.unavailable:
+        turn.changeable(name)
+    turn.collection.destroy(name)
+    return NOTHING
+
+
+def move_cache(turn: Turn, old: bytes, new: bytes) -> bytes:
+    turn.changeable(old)
+    target = turn.collections[-1]
+    turn.check_creatable(new, target)
+    move(turn.collection, old, target, new)
+    return NOTHING
+
+
+def get_principal(turn: Turn, name: bytes) -> bytes:
+    return turn.readable(name).principal.pack()
+
+
+def get_kdc_offset(turn: Turn, name: bytes) -> bytes:
+    return I32.pack(turn.readable(name).kdc_offset)
+
+
+def set_kdc_offset(turn: Turn, name: bytes, kdc_offset: int) -> bytes:
+    turn.collection.set_kdc_offset(turn.changeable(name), kdc_offset)
+    return NOTHING
+
+
+def set_flags(turn: Turn, name: bytes, flags: int) -> bytes:
+    return NOTHING
+
+
+# Its credentials
+
+
+def store(turn: Turn, name: bytes, credential: Credential) -> bytes:
+    turn.collection.store(turn.changeable(name), credential)
+    return NOTHING
+
+
+def retrieve(turn: Turn, name: bytes, how: int, tag: Tag) -> bytes:
+    credential = turn.readable(name).credentials.find(tag, how)
+    if credential is None:
+        raise KcmError(Code.CC_NOTFOUND)
+    return credential.blob
+
+
+def remove_cred(turn: Turn, name: bytes, how: int, tag: Tag) -> bytes:
+    turn.collection.remove_credentials(turn.changeable(name), tag, how)
+    return NOTHING
+
+
+def get_cred_uuid_list(turn: Turn, name: bytes) -> bytes:
+    return b"".join(turn.readable(name).credentials.uuids())
+
+
+def get_cred_by_uuid(turn: Turn, name: bytes, uuid: bytes) -> bytes:
+    ccache = turn.collection.get(name)
+    credential = ccache.credentials.get(uuid) if ccache is not None and turn.sees(ccache) else None
+    if credential is None:
+        raise KcmError(Code.CC_END)
+    return credential.blob
+
+
+def get_cred_list(turn: Turn, name: bytes) -> bytes:
+    payload = pack_blobs([credential.blob for credential in turn.readable(name).credentials])
+    if len(payload) > MAX_REPLY_SIZE - 4:
+        # The one case where "this server lacks the operation" is what the client should think: it then
+        # fetches the credentials one by one.
+        raise KcmError(Code.FCC_INTERNAL, "longer than a client takes in one reply")
+    return payload
+
+
+def not_supported(turn: Turn, *arguments: Any) -> NoReturn:
+    raise KcmError(Code.CC_NOSUPP)
+
+
+# Whose collections an operation needs
+
+# All who have ccaches, the peer first: the store knows them.
+EVERYONE = (-1,)
+
+
+def own(access: Access, peer: Peer, *arguments: Any) -> tuple[int, ...]:
+    return (peer.uid,)
+
+
+def none(access: Access, peer: Peer, *arguments: Any) -> tuple[int, ...]:
+    return ()
+
+
+def named_to_read(access: Access, peer: Peer, name: bytes, *arguments: Any) -> tuple[int, ...]:
+    return (access.collection_to_read(peer, name),)
+
+
+def named_to_change(access: Access, peer: Peer, name: bytes, *arguments: Any) -> tuple[int, ...]:
+    return (access.collection_to_change(peer, name),)
+
+
+def named_by_uuid(access: Access, peer: Peer, name: bytes, *arguments: Any) -> tuple[int, ...]:
+    # A UUID that leads nowhere is the end of an iteration, whatever the reason.
+    try:
+        return named_to_read(access, peer, name)
+    except KcmError as error:
+        if error.code == Code.FCC_NOFILE:
+            raise KcmError(Code.CC_END, error.reason) from None
+        raise
+
+
+def both_named_to_change(access: Access, peer: Peer, old: bytes, new: bytes) -> tuple[int, ...]:
+    return (access.collection_to_change(peer, old), access.collection_to_change(peer, new))
+
+
+def own_name_to_change(access: Access, peer: Peer, name: bytes) -> tuple[int, ...]:
+    # Root may make anybody's ccache its default; the default that moves is root's.
+    access.collection_to_change(peer, name)
+    return (peer.uid,)
+
+
+def listed(access: Access, peer: Peer) -> tuple[int, ...]:
+    return EVERYONE if access.lists_all(peer) else (peer.uid,)
+
+
+def by_uuid(access: Access, peer: Peer, uuid: bytes) -> tuple[int, ...]:
+    return (uid_in(uuid) if access.lists_all(peer) else peer.uid,)
+
+
+Scope = Callable[..., tuple[int, ...]]
+
+
+class Operation(NamedTuple):
+    """How an opcode is served. `scope` decides by name, and tells which UIDs' turn the operation needs."""
+
+    name: str
+    arguments: tuple[Field, ...]
+    scope: Scope
+    run: Callable[..., bytes]
+    changes: bool
+
+    @property
+    def names_ccache(self) -> bool:
+        """Whether the first argument is a ccache's name."""
+        return self.arguments[:1] == (NAME,)
+
+
+def _table(rows: Iterable[tuple[Opcode, Scope, Callable[..., bytes], bool]]) -> dict[int, Operation]:
+    return {
+        int(opcode): Operation(opcode.name, ARGUMENTS.get(opcode, ()), scope, run, changes)
+        for opcode, scope, run, changes in rows
+    }
+
+
+_READS, _CHANGES = False, True
+
+OPERATIONS = _table([
+    (Opcode.NOOP, none, noop, _READS),
+    (Opcode.GET_NAME, named_to_read, get_name, _READS),
+    (Opcode.RESOLVE, none, resolve, _READS),
+    (Opcode.GEN_NEW, own, gen_new, _READS),
+    (Opcode.INITIALIZE, named_to_change, initialize, _CHANGES),
+    (Opcode.DESTROY, named_to_change, destroy, _CHANGES),
+    (Opcode.STORE, named_to_change, store, _CHANGES),
+    (Opcode.RETRIEVE, named_to_read, retrieve, _READS),
+    (Opcode.GET_PRINCIPAL, named_to_read, get_principal, _READS),
+    (Opcode.GET_CRED_UUID_LIST, named_to_read, get_cred_uuid_list, _READS),
+    (Opcode.GET_CRED_BY_UUID, named_by_uuid, get_cred_by_uuid, _READS),
+    (Opcode.REMOVE_CRED, named_to_change, remove_cred, _CHANGES),
+    (Opcode.SET_FLAGS, none, set_flags, _READS),
+    (Opcode.MOVE_CACHE, both_named_to_change, move_cache, _CHANGES),
+    (Opcode.GET_CACHE_UUID_LIST, listed, get_cache_uuid_list, _READS),
+    (Opcode.GET_CACHE_BY_UUID, by_uuid, get_cache_by_uuid, _READS),
+    (Opcode.GET_DEFAULT_CACHE, own, get_default_cache, _READS),
+    (Opcode.SET_DEFAULT_CACHE, own_name_to_change, set_default_cache, _CHANGES),
+    (Opcode.GET_KDC_OFFSET, named_to_read, get_kdc_offset, _READS),
+    (Opcode.SET_KDC_OFFSET, named_to_change, set_kdc_offset, _CHANGES),
+    (Opcode.GET_CRED_LIST, named_to_read, get_cred_list, _READS),
+    (Opcode.REPLACE, named_to_change, replace, _CHANGES),
+    *[
+        (opcode, none, not_supported, _READS)
+        for opcode in (
+            Opcode.CHOWN,
+            Opcode.CHMOD,
+            Opcode.GET_INITIAL_TICKET,
+            Opcode.GET_TICKET,
+            Opcode.ADD_NTLM_CRED,
+            Opcode.HAVE_NTLM_CRED,
+            Opcode.DEL_NTLM_CRED,
+            Opcode.DO_NTLM_AUTH,
+            Opcode.GET_NTLM_USER_LIST,
+        )
+    ],
+])  # fmt: skip

@@ -1,0 +1,131 @@
+"""Between domain and store: changes become puts and deletes, secrets become a collection."""
+
+import logging
+from collections.abc import Sequence
+
+from pykcm.ccaches.ccache import CCache
+from pykcm.ccaches.changes import (
+    CCacheRemoved,
+    CCacheWritten,
+    Change,
+    CollectionEmptied,
+    CredentialRemoved,
+    CredentialsCleared,
+    CredentialWritten,
+    DefaultChanged,
+)
+from pykcm.ccaches.collection import Collection
+from pykcm.peer.names import shown
+from pykcm.protocol.codes import KcmError
+from pykcm.protocol.credential import parse_credential
+from pykcm.store import documents, tree
+from pykcm.store.documents import UnreadableSecretError
+
+log = logging.getLogger(__name__)
+
+
+def secret_changes(uid: int, changes: Sequence[Change]) -> list[tree.SecretChange]:
+    """What a store has to do for these changes of the UID's collection, in order."""
+    todo: list[tree.SecretChange] = []
+    for change in changes:
+        match change:
+            case CredentialWritten(ccache, uuid, credential):
+                document = documents.CredentialDocument(uuid.hex(), credential.blob)
+                todo.append(tree.Put(_container(uid, ccache), uuid.hex(), documents.encode(document)))
+            case CredentialRemoved(ccache, uuid):
+                todo.append(tree.Delete(_container(uid, ccache), uuid.hex()))
+            case CredentialsCleared(ccache):
+                todo.append(tree.DeleteContainer(_container(uid, ccache)))
+            case CCacheWritten(ccache):
+                secret = tree.ccache_name(ccache.uuid, ccache.name)
+                todo.append(tree.Put(tree.ccaches_container(uid), secret, _ccache_json(ccache)))
+            case CCacheRemoved(uuid, name):
+                todo.append(tree.DeleteContainer(tree.ccache_container(uid, uuid, name)))
+                todo.append(tree.Delete(tree.ccaches_container(uid), tree.ccache_name(uuid, name)))
+            case DefaultChanged(default):
+                todo.append(_default_secret(uid, default))
+            case CollectionEmptied():
+                todo.append(tree.DeleteContainer(tree.ccaches_container(uid)))
+                todo.append(tree.DeleteContainer(tree.uid_container(uid)))
+    return todo
+
+
+def _container(uid: int, ccache: CCache) -> str:
+    return tree.ccache_container(uid, ccache.uuid, ccache.name)
+
+
+def _default_secret(uid: int, name: bytes | None) -> tree.SecretChange:
+    container = tree.uid_container(uid)
+    if name is None:
+        return tree.Delete(container, tree.DEFAULT)
+    document = documents.DefaultDocument(documents.VERSION, documents.to_text(name))
+    return tree.Put(container, tree.DEFAULT, documents.encode(document))
+
+
+def _ccache_json(ccache: CCache) -> bytes:
+    return documents.encode(
+        documents.CCacheDocument(
+            documents.VERSION,
+            ccache.kdc_offset,
+            documents.to_principal_document(ccache.principal),
+            ccache.label,
+        )
+    )
+
+
+def restore(collection: Collection, secrets: Sequence[tree.Secret]) -> None:
+    """Fill an empty collection from its secrets.
+
+    A secret that cannot be read makes its ccache unavailable, and no other; it is logged and kept.
+    """
+    uid = collection.uid
+    default: bytes | None = None
+    ccaches: dict[str, CCache] = {}
+    credentials: list[tree.Secret] = []
+    for secret in secrets:
+        try:
+            if secret.container == tree.ccaches_container(uid):
+                ccache = _ccache(secret)
+                ccaches[tree.ccache_container(uid, ccache.uuid, ccache.name)] = ccache
+            elif secret.container == tree.uid_container(uid) and secret.name == tree.DEFAULT:
+                default = documents.from_text(documents.read_default(secret.value).name)
+            else:
+                credentials.append(secret)
+        except (UnreadableSecretError, ValueError) as error:
+            _set_aside(collection, secret.name, secret, error)
+    for secret in credentials:
+        owner = ccaches.get(secret.container)
+        if owner is None:
+            continue
+        try:
+            blob = documents.read_credential(secret.value).payload
+            owner.credentials.put(bytes.fromhex(secret.name), parse_credential(blob))
+        except (UnreadableSecretError, KcmError, ValueError) as error:
+            del ccaches[secret.container]
+            _set_aside(collection, secret.container.rpartition("/")[2], secret, error)
+    collection.restore(list(ccaches.values()), default)
+
+
+def _ccache(secret: tree.Secret) -> CCache:
+    uuid, name = tree.split_ccache_name(secret.name)
+    document = documents.read_ccache(secret.value)
+    principal = documents.from_principal_document(document.principal)
+    return CCache(uuid, name, principal, document.label, document.kdc_offset)
+
+
+def _set_aside(collection: Collection, ccache: str, secret: tree.Secret, error: Exception) -> None:
+    name = None
+    try:
+        uuid, name = tree.split_ccache_name(ccache)
+        collection.unavailable[name] = uuid
+    except ValueError:
+        pass  # the default's secret, or one that no name leads to: it stays where it is
+    log.error(
+        "UID %d: secret %s/%s cannot be read (%s): %s",
+        collection.uid,
+        secret.container,
+        secret.name,
+        error,
+        "the default is forgotten" if name is None else "its ccache is unavailable until it is destroyed",
+        extra={"KCM_UID": collection.uid, "KCM_CCACHE": "" if name is None else shown(name)},
+    )

@@ -1,0 +1,36 @@
+"""The collections in memory: each is read from the store once, and from then on is the truth for reads."""
+
+from pykcm.ccaches.collection import Collection
+from pykcm.ccaches.quotas import Census, Quotas
+from pykcm.server.persistence import restore
+from pykcm.store.interface import Store
+
+
+class Residents:
+    """Collections by UID. A collection is read and changed only in its UID's turn (see Lanes)."""
+
+    def __init__(self, store: Store, quotas: Quotas) -> None:
+        self._store = store
+        self._quotas = quotas
+        self._census = Census()
+        self._collections: dict[int, Collection] = {}
+
+    def present(self, uid: int) -> Collection | None:
+        """The collection, where it is in memory already."""
+        return self._collections.get(uid)
+
+    async def get(self, uid: int) -> Collection:
+        """The collection, read from the store where need be; raises StoreError."""
+        collection = self._collections.get(uid)
+        if collection is None:
+            if self._quotas.max_ccaches and self._census.total is None:
+                self._census.total = await self._store.count_ccaches()
+            collection = Collection(uid, self._quotas, self._census)
+            restore(collection, await self._store.load(uid))
+            self._collections[uid] = collection
+        return collection
+
+    def drop(self, uid: int) -> None:
+        """Forget a collection that may differ from what is stored: the next to ask reads it again."""
+        self._collections.pop(uid, None)
+        self._census.total = None

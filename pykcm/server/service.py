@@ -1,0 +1,172 @@
+"""From a request to its reply: decode, decide, wait for the UID's turn, run, make durable, answer."""
+
+import errno
+import logging
+import time
+from typing import Any
+
+from pykcm.ccaches.collection import Collection
+from pykcm.peer.access import Access
+from pykcm.peer.identity import Peer
+from pykcm.peer.names import shown
+from pykcm.protocol.codes import Code, KcmError, name_of
+from pykcm.protocol.framing import Frame, pack_reply
+from pykcm.protocol.messages import read_arguments
+from pykcm.server.committer import Committer
+from pykcm.server.lanes import Lanes
+from pykcm.server.operations import EVERYONE, OPERATIONS, Operation, Turn
+from pykcm.server.persistence import secret_changes
+from pykcm.server.residents import Residents
+from pykcm.store.interface import Store, StoreError
+
+log = logging.getLogger(__name__)
+
+_UNKNOWN = pack_reply(Code.FCC_INTERNAL)
+
+# A user at a quota may be refused thousands of times a second; the administrator needs to read it once.
+_QUOTA_LOG_INTERVAL = 60.0
+
+
+class Service:
+    """Answers requests. Whatever happens in one, the others go on."""
+
+    def __init__(self, store: Store, residents: Residents, access: Access) -> None:
+        self._store = store
+        self._residents = residents
+        self._access = access
+        self._lanes = Lanes()
+        self._committer = Committer(store)
+        self._traces = log.isEnabledFor(logging.DEBUG)
+        self._quota_logged: dict[int, float] = {}
+
+    async def perform(self, peer: Peer, frame: Frame) -> bytes:
+        """The packed reply to one request. Never raises."""
+        operation = OPERATIONS.get(frame.opcode)
+        if operation is None:
+            log.debug("UID %d asked for the unknown operation %d", peer.uid, frame.opcode)
+            return _UNKNOWN
+        begun = time.perf_counter() if self._traces else 0.0
+        arguments: list[Any] = []
+        code = 0
+        reason = ""
+        payload = b""
+        try:
+            arguments = read_arguments(operation.arguments, frame.message)
+            payload = await self._run(operation, peer, arguments)
+        except KcmError as error:
+            code, reason = error.code, error.reason
+            self._report(operation, peer, arguments, error)
+        except Exception:
+            code, reason = errno.EIO, "an error in pykcm"
+            log.exception(
+                "UID %d: %s failed by an error in pykcm",
+                peer.uid,
+                operation.name,
+                extra=_fields(operation, peer, arguments, errno.EIO),
+            )
+        if self._traces:
+            self._trace(operation, peer, arguments, code, reason, time.perf_counter() - begun)
+        return pack_reply(code, payload)
+
+    async def _run(self, operation: Operation, peer: Peer, arguments: list[Any]) -> bytes:
+        uids = operation.scope(self._access, peer, *arguments)
+        if uids is EVERYONE:
+            uids = (peer.uid, *[uid for uid in await self._store.uids() if uid != peer.uid])
+        if not operation.changes:
+            # What is in memory and in nobody's turn can be read at once.
+            present = self._present(uids)
+            if present is not None:
+                return operation.run(Turn(peer, self._access, present), *arguments)
+        # In one order for all, so that two that want the same lanes never wait for each other.
+        wanted = sorted(set(uids))
+        entered = 0
+        try:
+            for uid in wanted:
+                await self._lanes.enter(uid)
+                entered += 1
+            return await self._run_in_turn(operation, peer, uids, arguments)
+        finally:
+            for uid in wanted[:entered]:
+                self._lanes.leave(uid)
+
+    def _present(self, uids: tuple[int, ...]) -> list[Collection] | None:
+        present = []
+        for uid in uids:
+            collection = self._residents.present(uid)
+            if collection is None or not self._lanes.is_free(uid):
+                return None
+            present.append(collection)
+        return present
+
+    async def _run_in_turn(
+        self, operation: Operation, peer: Peer, uids: tuple[int, ...], arguments: list[Any]
+    ) -> bytes:
+        collections = [await self._residents.get(uid) for uid in uids]
+        changed: set[int] = set()
+        try:
+            try:
+                payload = operation.run(Turn(peer, self._access, collections), *arguments)
+            finally:
+                todo = []
+                for collection in collections:
+                    changes = collection.take_changes()
+                    if changes:
+                        changed.add(collection.uid)
+                        todo += secret_changes(collection.uid, changes)
+            if todo:
+                await self._committer.commit(todo)
+        except BaseException:
+            # Memory has what the store has not: read again.
+            for uid in changed:
+                self._residents.drop(uid)
+            raise
+        return payload
+
+    def _report(self, operation: Operation, peer: Peer, arguments: list[Any], error: KcmError) -> None:
+        """Tell the administrator what needs attention; what merely was not found is nobody's business."""
+        if isinstance(error, StoreError):
+            log.error(
+                "UID %d: %s failed in the store: %s",
+                peer.uid,
+                operation.name,
+                error,
+                extra=_fields(operation, peer, arguments, error.code),
+            )
+        elif error.code == errno.EDQUOT:
+            now = time.monotonic()
+            if now - self._quota_logged.get(peer.uid, -_QUOTA_LOG_INTERVAL) >= _QUOTA_LOG_INTERVAL:
+                self._quota_logged[peer.uid] = now
+                log.warning(
+                    "UID %d: %s refused: %s",
+                    peer.uid,
+                    operation.name,
+                    error,
+                    extra=_fields(operation, peer, arguments, error.code),
+                )
+
+    @staticmethod
+    def _trace(
+        operation: Operation, peer: Peer, arguments: list[Any], code: int, reason: str, duration: float
+    ) -> None:
+        fields = _fields(operation, peer, arguments, code)
+        log.debug(
+            "UID %d: %s %s: %s%s (%.0f us)",
+            peer.uid,
+            operation.name,
+            fields["KCM_CCACHE"],
+            fields["KCM_RESULT"],
+            f" ({reason})" if reason else "",
+            duration * 1e6,
+            extra=fields,
+        )
+
+
+def _fields(operation: Operation, peer: Peer, arguments: list[Any], code: int) -> dict[str, Any]:
+    name = arguments[0] if arguments and operation.names_ccache else b""
+    return {
+        "KCM_OP": operation.name,
+        "KCM_UID": peer.uid,
+        "KCM_PID": peer.pid,
+        "KCM_CCACHE": shown(name),
+        "KCM_RESULT": name_of(code),
+    }

@@ -1,0 +1,55 @@
+"""What systemd gives the service and wants to hear from it: sockets and readiness.
+
+All through systemd-python, which is optional: without it, a service that systemd started in a way that
+needs it is an error and not silence.
+"""
+
+import os
+import socket
+from types import ModuleType
+
+from pykcm.server.listener import ListenError
+
+_HINT = "install systemd-python (pykcm's extra `system`)"
+
+
+def activated_sockets() -> list[socket.socket]:
+    """The listening sockets that systemd hands over, none when it hands over none; raises ListenError."""
+    if os.environ.get("LISTEN_PID") != str(os.getpid()):
+        return []
+    daemon = _daemon("LISTEN_FDS")
+    sockets = []
+    for fd in daemon.listen_fds(unset_environment=True):
+        if not daemon.is_socket_unix(fd, socket.SOCK_STREAM, 1):
+            raise ListenError(f"descriptor {fd} from LISTEN_FDS is not a listening Unix stream socket")
+        sockets.append(socket.socket(fileno=fd))
+    return sockets
+
+
+class Notifier:
+    """Tells systemd (or whoever set NOTIFY_SOCKET) how the service is; nobody, when nobody listens."""
+
+    def __init__(self) -> None:
+        self._daemon = _daemon("NOTIFY_SOCKET") if os.environ.get("NOTIFY_SOCKET") else None
+
+    def ready(self, status: str) -> None:
+        self._tell(f"READY=1\nSTATUS={status}")
+
+    def status(self, status: str) -> None:
+        self._tell(f"STATUS={status}")
+
+    def stopping(self) -> None:
+        self._tell("STOPPING=1\nSTATUS=Answering what has begun")
+
+    def _tell(self, message: str) -> None:
+        if self._daemon is not None:
+            self._daemon.notify(message)
+
+
+def _daemon(variable: str) -> ModuleType:
+    try:
+        from systemd import daemon  # noqa: PLC0415 - optional
+    except ImportError as error:
+        raise ListenError(f"{variable} is set, but there is no systemd-python: {_HINT}") from error
+    module: ModuleType = daemon
+    return module

@@ -1,0 +1,1 @@
+"""Where secrets are kept: a tree of containers, one for each UID, behind one interface."""

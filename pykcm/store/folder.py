@@ -1,0 +1,39 @@
+"""The state folder: private, and one daemon's at a time."""
+
+import fcntl
+import os
+import stat
+from pathlib import Path
+
+from pykcm.store.interface import StoreUnusableError
+
+
+class StateFolder:
+    """Holds the folder for this process until `close`; raises StoreUnusableError."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            mode = stat.S_IMODE(path.stat().st_mode)
+            if mode & 0o077:
+                raise StoreUnusableError(
+                    f"{path}: others than its owner have access to the state folder (mode {mode:04o}); "
+                    "chmod 0700"
+                )
+            self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StoreUnusableError(f"{error.filename or path}: {error.strerror}") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(self._lock, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            os.close(self._lock)
+            raise StoreUnusableError(
+                f"{path}: another pykcmd (process {holder}) has this state folder"
+            ) from None
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, b"%d\n" % os.getpid(), 0)
+
+    def close(self) -> None:
+        os.close(self._lock)

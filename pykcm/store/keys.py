@@ -1,0 +1,89 @@
+"""The store's key: 32 raw bytes, from a systemd credential, else from a file made at first start.
+
+A key beside the data protects copies and backups that do not hold it, and nothing else.
+"""
+
+import os
+import secrets
+import stat
+from pathlib import Path
+from typing import NamedTuple
+
+from pykcm.store.interface import StoreUnusableError
+
+KEY_SIZE = 32
+CREDENTIAL = "pykcm.key"
+
+
+class Key(NamedTuple):
+    """`source` is the file it came from, for messages."""
+
+    raw: bytes
+    source: Path
+
+    def __repr__(self) -> str:
+        return f"<Key from {self.source}>"
+
+
+def load_key(key_file: Path, *, may_create: bool) -> Key:
+    """The key of the systemd credential `pykcm.key` where the service has one, else that of `key_file`.
+
+    With `may_create` (there is no database yet) a missing key file is made. Raises StoreUnusableError.
+    """
+    credentials = os.environ.get("CREDENTIALS_DIRECTORY")
+    if credentials:
+        credential = Path(credentials, CREDENTIAL)
+        if credential.exists():
+            return Key(_read(credential), credential)
+    try:
+        if may_create and not key_file.exists():
+            _create(key_file)
+        _check_private(key_file)
+    except FileNotFoundError:
+        raise StoreUnusableError(
+            f"{key_file}: there is a database, but no key: neither this file nor the systemd credential "
+            f"{CREDENTIAL}; restore the key, or move the database away to begin with an empty one"
+        ) from None
+    except OSError as error:
+        raise StoreUnusableError(f"{key_file}: {error.strerror}") from error
+    return Key(_read(key_file), key_file)
+
+
+def _create(path: Path) -> None:
+    # Written whole and durable under another name first: a key file that is there is a good one.
+    unfinished = path.with_name(path.name + ".new")
+    unfinished.unlink(missing_ok=True)
+    fd = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "wb") as file:
+        file.write(secrets.token_bytes(KEY_SIZE))
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.rename(path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _check_private(path: Path) -> None:
+    status = path.stat()
+    if stat.S_IMODE(status.st_mode) & 0o077:
+        raise StoreUnusableError(
+            f"{path}: others than its owner have access to the key "
+            f"(mode {stat.S_IMODE(status.st_mode):04o}); chmod 0600, and think about a new key"
+        )
+    if status.st_uid not in {os.geteuid(), 0}:
+        raise StoreUnusableError(f"{path}: the key belongs to UID {status.st_uid}, not to the daemon's")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            raw = file.read(KEY_SIZE + 1)
+    except OSError as error:
+        raise StoreUnusableError(f"{path}: {error.strerror}") from error
+    if len(raw) != KEY_SIZE:
+        size = "more than 32" if len(raw) > KEY_SIZE else str(len(raw))
+        raise StoreUnusableError(f"{path}: a key of {size} bytes; it must be exactly {KEY_SIZE} raw bytes")
+    return raw

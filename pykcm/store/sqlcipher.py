@@ -1,0 +1,238 @@
+"""The default store: an encrypted SQLite database of one file, written by this process alone.
+
+Containers and secrets are two tables. A secret's rowid is its place in stored order: a Put that replaces
+keeps it. Opening looks before it touches: a key or file that is wrong is told apart on a read-only,
+lock-free view, because an ordinary connection would write to the files even on its way out.
+"""
+
+import errno
+import shutil
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from sqlcipher3 import dbapi2 as sqlcipher
+
+from pykcm.store.interface import StoreError, StoreUnusableError
+from pykcm.store.keys import Key
+from pykcm.store.tree import (
+    Delete,
+    DeleteContainer,
+    Put,
+    Secret,
+    SecretChange,
+    uid_container,
+    uid_of_container,
+)
+
+SCHEMA_VERSION = 1
+
+_SCHEMA = """
+    CREATE TABLE containers (id INTEGER PRIMARY KEY, path TEXT NOT NULL UNIQUE);
+    CREATE TABLE secrets (
+        id INTEGER PRIMARY KEY,
+        container INTEGER NOT NULL REFERENCES containers (id),
+        name TEXT NOT NULL,
+        value BLOB NOT NULL,
+        UNIQUE (container, name)
+    );
+"""
+
+_LOAD = """
+    SELECT path, name, value FROM containers JOIN secrets ON secrets.container = containers.id
+    WHERE path = ?1 OR path > ?1 || '/' AND path < ?1 || '0'
+    ORDER BY secrets.id
+"""  # '0' is the character after '/'
+
+_ADD_CONTAINER = "INSERT OR IGNORE INTO containers (path) VALUES (?)"
+_PUT = """
+    INSERT INTO secrets (container, name, value) VALUES ((SELECT id FROM containers WHERE path = ?), ?, ?)
+    ON CONFLICT (container, name) DO UPDATE SET value = excluded.value
+"""
+_DELETE = "DELETE FROM secrets WHERE container = (SELECT id FROM containers WHERE path = ?) AND name = ?"
+_DELETE_SECRETS = "DELETE FROM secrets WHERE container = (SELECT id FROM containers WHERE path = ?)"
+_DELETE_CONTAINER = "DELETE FROM containers WHERE path = ?"
+
+_CCACHES_CONTAINERS = "path GLOB '/kcm/persistent/*/ccaches'"
+_WITH_CCACHES = f"""
+    SELECT path FROM containers
+    WHERE {_CCACHES_CONTAINERS} AND EXISTS (SELECT 1 FROM secrets WHERE container = containers.id)
+"""
+_COUNT_CCACHES = f"""
+    SELECT count(*) FROM secrets WHERE container IN (SELECT id FROM containers WHERE {_CCACHES_CONTAINERS})
+"""
+
+_SYNCHRONOUS = {"full": "FULL", "normal": "NORMAL"}
+
+# Up to this size a database that was closed in order is checked whole at start; beyond it, and after a
+# crash, each page's HMAC is checked when it is read.
+_CHECKED_AT_START = 16 * 1024 * 1024
+
+_BEGIN_ANEW = "or move the database away to begin with an empty one"
+
+_ERRNO = {
+    "SQLITE_FULL": errno.ENOSPC,
+    "SQLITE_READONLY": errno.EROFS,
+    "SQLITE_CANTOPEN": errno.EIO,
+    "SQLITE_NOMEM": errno.ENOMEM,
+}
+
+
+class SQLCipherStore:
+    """Implements Store on the database at `path`, created where it is missing.
+
+    `durability`: "full" survives a loss of power, "normal" a crash of the process.
+    Raises StoreUnusableError, in which case nothing has been changed.
+    """
+
+    persistent = True
+
+    def __init__(self, path: Path, key: Key, durability: str = "full") -> None:
+        if path.exists() and path.stat().st_size:
+            _inspect(path, key)
+        try:
+            self._db = _connect(path, key, "rwc")
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute(f"PRAGMA synchronous = {_SYNCHRONOUS[durability]}")
+            self._db.execute("PRAGMA secure_delete = ON")
+            self._db.execute("PRAGMA temp_store = MEMORY")
+            if _schema_version(self._db) == 0:
+                self._create()
+        except sqlcipher.Error as error:
+            raise StoreUnusableError(f"{path}: {_cause(error)}") from error
+
+    def _create(self) -> None:
+        # User version 0 says that no schema is there: it moves on in the same transaction.
+        self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT")
+        # Into the database file itself: the key and the version can then be told from it alone.
+        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    async def load(self, uid: int) -> list[Secret]:
+        return [Secret(*row) for row in self._query(_LOAD, (uid_container(uid),))]
+
+    async def commit(self, changes: Iterable[SecretChange]) -> None:
+        db = self._db
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            for change in changes:
+                self._apply(change)
+            db.execute("COMMIT")
+        except sqlcipher.Error as error:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            raise _store_error(error) from error
+        except BaseException:
+            db.execute("ROLLBACK")
+            raise
+
+    def _apply(self, change: SecretChange) -> None:
+        db = self._db
+        match change:
+            case Put(container, name, value):
+                db.execute(_ADD_CONTAINER, (container,))
+                db.execute(_PUT, (container, name, value))
+            case Delete(container, name):
+                db.execute(_DELETE, (container, name))
+            case DeleteContainer(container):
+                db.execute(_DELETE_SECRETS, (container,))
+                db.execute(_DELETE_CONTAINER, (container,))
+
+    async def uids(self) -> list[int]:
+        uids = (uid_of_container(path) for (path,) in self._query(_WITH_CCACHES))
+        return sorted(uid for uid in uids if uid is not None)
+
+    async def count_ccaches(self) -> int:
+        [(count,)] = self._query(_COUNT_CCACHES)
+        return int(count)
+
+    def _query(self, statement: str, parameters: tuple[Any, ...] = ()) -> list[Any]:
+        try:
+            rows: list[Any] = self._db.execute(statement, parameters).fetchall()
+        except sqlcipher.Error as error:
+            raise _store_error(error) from error
+        return rows
+
+    def close(self) -> None:
+        self._db.close()
+
+
+def _connect(path: Path, key: Key, mode: str) -> Any:
+    uri = f"file:{quote(str(path.absolute()))}?mode={mode}"
+    db = sqlcipher.connect(uri, uri=True, isolation_level=None, cached_statements=64)
+    # SQLCipher writes to stderr otherwise, and its messages say nothing that the exceptions do not.
+    db.execute("PRAGMA cipher_log_level = NONE")
+    db.execute(f"PRAGMA key = \"x'{key.raw.hex()}'\"")
+    # One process has it: no shared memory file, no lock for each transaction.
+    db.execute("PRAGMA locking_mode = EXCLUSIVE")
+    return db
+
+
+def _schema_version(db: Any) -> int:
+    [(version,)] = db.execute("PRAGMA user_version").fetchall()
+    return int(version)
+
+
+def _inspect(path: Path, key: Key) -> None:
+    """Raise StoreUnusableError unless the database can be read with this key, without changing a byte."""
+    journal = path.with_name(path.name + "-wal")
+    closed_in_order = not (journal.exists() and journal.stat().st_size)
+    try:
+        _inspect_file(path, key, thoroughly=closed_in_order and path.stat().st_size <= _CHECKED_AT_START)
+    except sqlcipher.Error as error:
+        if not closed_in_order and _readable_with_journal(path, journal, key):
+            # Power was lost while the journal was copied into the database: the journal has it all.
+            return
+        if _name(error) == "SQLITE_NOTADB":
+            raise StoreUnusableError(
+                f"{path}: cannot be decrypted: either {key.source} is not the key it was made with, or the "
+                f"file is damaged; restore the right key or a backup, {_BEGIN_ANEW}"
+            ) from None
+        raise StoreUnusableError(f"{path}: {_cause(error)}") from error
+
+
+def _inspect_file(path: Path, key: Key, *, thoroughly: bool) -> None:
+    db = _connect(path, key, "ro&immutable=1")
+    try:
+        version = _schema_version(db)
+        db.execute("SELECT count(*) FROM sqlite_master").fetchall()
+        if version > SCHEMA_VERSION:
+            raise StoreUnusableError(
+                f"{path}: its schema is version {version}, made by a newer pykcm; this one knows up to "
+                f"{SCHEMA_VERSION}: use the newer pykcm, {_BEGIN_ANEW}"
+            )
+        damage = db.execute("PRAGMA cipher_integrity_check").fetchall() if thoroughly else []
+        if damage:
+            raise StoreUnusableError(f"{path}: damaged: {damage[0][0]}; restore a backup, {_BEGIN_ANEW}")
+    finally:
+        db.close()
+
+
+def _readable_with_journal(path: Path, journal: Path, key: Key) -> bool:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix="inspection-") as folder:
+        copy = Path(folder, path.name)
+        shutil.copyfile(path, copy)
+        shutil.copyfile(journal, copy.with_name(journal.name))
+        db = _connect(copy, key, "rw")
+        try:
+            return 0 < _schema_version(db) <= SCHEMA_VERSION
+        except sqlcipher.Error:
+            return False
+        finally:
+            db.close()
+
+
+def _name(error: sqlcipher.Error) -> str:
+    return getattr(error, "sqlite_errorname", None) or type(error).__name__
+
+
+def _cause(error: sqlcipher.Error) -> str:
+    return f"{error} ({_name(error)})"
+
+
+def _store_error(error: sqlcipher.Error) -> StoreError:
+    name = _name(error)
+    # Extended names begin with the plain one: SQLITE_IOERR_FSYNC, SQLITE_READONLY_DBMOVED.
+    code = next((code for plain, code in _ERRNO.items() if name.startswith(plain)), errno.EIO)
+    return StoreError(_cause(error), code)

@@ -1,0 +1,98 @@
+"""The tree of secrets: where each thing that is kept has its place.
+
+    /kcm/persistent/<uid>                           container of a UID
+        default                                     secret: the default ccache
+        ccaches                                     container
+            <uuid>-<name>                           secret: a ccache without its credentials
+            <uuid>-<name>                           container of the same name
+                <uuid>                              secret: a credential
+
+UUIDs are in hexadecimal; a ccache's name may be any bytes and is percent-encoded, so that a path is plain
+text and its slashes are its own.
+"""
+
+from typing import NamedTuple
+
+_ROOT = "/kcm/persistent/"
+_CCACHES = "/ccaches"
+_UUID_DIGITS = 32
+
+DEFAULT = "default"
+
+_PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789:._-@")
+_ENCODED = [chr(byte) if byte in _PLAIN else f"%{byte:02X}" for byte in range(256)]
+
+
+class Secret(NamedTuple):
+    """A secret as it is kept: JSON in the container of this path, under this name."""
+
+    container: str
+    name: str
+    value: bytes
+
+
+class Put(NamedTuple):
+    """Write a secret: at the end of its container, or in place of the one of that name."""
+
+    container: str
+    name: str
+    value: bytes
+
+
+class Delete(NamedTuple):
+    """Delete a secret."""
+
+    container: str
+    name: str
+
+
+class DeleteContainer(NamedTuple):
+    """Delete a container with everything in it, the containers below it apart."""
+
+    container: str
+
+
+SecretChange = Put | Delete | DeleteContainer
+
+
+def uid_container(uid: int) -> str:
+    return f"{_ROOT}{uid}"
+
+
+def ccaches_container(uid: int) -> str:
+    return f"{_ROOT}{uid}{_CCACHES}"
+
+
+def ccache_name(uuid: bytes, name: bytes) -> str:
+    """The name of a ccache's secret."""
+    return f"{uuid.hex()}-{''.join([_ENCODED[byte] for byte in name])}"
+
+
+def ccache_container(uid: int, uuid: bytes, name: bytes) -> str:
+    """The path of the container that holds a ccache's credentials."""
+    return f"{_ROOT}{uid}{_CCACHES}/{ccache_name(uuid, name)}"
+
+
+def split_ccache_name(secret_name: str) -> tuple[bytes, bytes]:
+    """UUID and name from the name of a ccache's secret; raises ValueError."""
+    uuid, dash, encoded = secret_name.partition("-")
+    if len(uuid) != _UUID_DIGITS or not dash:
+        raise ValueError("not the name of a ccache's secret")
+    first, *others = encoded.split("%")
+    name = first.encode("ascii") + b"".join(
+        bytes.fromhex(part[:2]) + part[2:].encode("ascii") for part in others
+    )
+    return bytes.fromhex(uuid), name
+
+
+def uid_of_container(path: str) -> int | None:
+    """The UID whose container this is or is below; None for any other path."""
+    if not path.startswith(_ROOT):
+        return None
+    digits = path[len(_ROOT) :].partition("/")[0]
+    return int(digits) if digits.isdecimal() else None
+
+
+def is_ccaches_container(path: str) -> bool:
+    """Whether the secrets in it are ccaches."""
+    return path.endswith(_CCACHES)
