@@ -5,11 +5,14 @@ import asyncio
 import gc
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
 from contextlib import ExitStack
 from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
 
 from pykcm import __version__
 from pykcm.ccaches.quotas import Quotas
@@ -34,6 +37,11 @@ KIB = 1024
 _PATIENCE_AT_END = 10.0
 
 EXIT_UNUSABLE = 1
+
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+# From 3.13 on, a server removes its socket's path when it closes: this one may be systemd's.
+_KEEP_PATH: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -85,6 +93,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(config: Config) -> int:
+    # Until the event loop takes them over: an end while starting is an orderly one, too.
+    for number in _STOP_SIGNALS:
+        signal.signal(number, _leave)
+    _allow_many_descriptors()
     with ExitStack() as at_end:
         notifier = Notifier()
         sockets = activated_sockets()
@@ -97,6 +109,16 @@ def _run(config: Config) -> int:
         with _runner() as runner:
             runner.run(_serve(config, store, sockets, notifier, activated=activated))
     return 0
+
+
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(0)
+
+
+def _allow_many_descriptors() -> None:
+    """Each client is a descriptor: as many as the service may have, not the shell's habitual 1,024."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _open_store(config: Config, at_end: ExitStack) -> Store:
@@ -132,7 +154,7 @@ async def _serve(
 ) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in _STOP_SIGNALS:
         loop.add_signal_handler(number, stop.set)
 
     kernel = read_kernel()
@@ -145,7 +167,10 @@ async def _serve(
     def connection() -> Connection:
         return Connection(service, kernel, connections, config.max_request_size * KIB)
 
-    servers = [await loop.create_unix_server(connection, sock=sock, backlog=BACKLOG) for sock in sockets]
+    servers = [
+        await loop.create_unix_server(connection, sock=sock, backlog=BACKLOG, **_KEEP_PATH)
+        for sock in sockets
+    ]
     connections.start_timer()
     _announce(config, kernel, notifier)
     # What has been made so far stays for good: the collector need not look at it again.

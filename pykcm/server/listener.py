@@ -25,15 +25,16 @@ class BoundSocket:
         self._path = path
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            _check_free(path)
-            # Ready under a name of its own, then moved: the path never leads to a socket that refuses.
-            unready = path.with_name(f".{path.name[:60]}.{os.getpid()}")
-            unready.unlink(missing_ok=True)
-            self.socket.bind(str(unready))
-            unready.chmod(_MODE)
+            if _is_stale(path):
+                path.unlink()
+            # The mode is there from the first moment, and no other one before it.
+            umask = os.umask(0o777 & ~_MODE)
+            try:
+                self.socket.bind(str(path))
+            finally:
+                os.umask(umask)
+            self._inode = path.stat().st_ino
             self.socket.listen(BACKLOG)
-            self._inode = unready.stat().st_ino
-            unready.rename(path)
         except OSError as error:
             self.socket.close()
             raise ListenError(f"{path}: {error.strerror or error}") from error
@@ -48,19 +49,20 @@ class BoundSocket:
         self.socket.close()
 
 
-def _check_free(path: Path) -> None:
+def _is_stale(path: Path) -> bool:
+    """Whether a dead server's socket is at `path`; raises ListenError for anything else that is there."""
     try:
         mode = path.stat(follow_symlinks=False).st_mode
     except FileNotFoundError:
-        return
+        return False
     if not stat.S_ISSOCK(mode):
         raise ListenError(f"{path}: is there and is no socket; it is left alone")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(5)
+        probe.setblocking(False)
         try:
             probe.connect(str(path))
         except ConnectionRefusedError:
-            return
-        except (BlockingIOError, TimeoutError):
+            return True
+        except BlockingIOError:
             pass  # its backlog is full: somebody listens, if slowly
     raise ListenError(f"{path}: another server listens there; stop it first, or choose another socket_path")

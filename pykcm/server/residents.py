@@ -21,10 +21,10 @@ class Residents:
 
     async def get(self, uid: int) -> Collection:
         """The collection, read from the store where need be; raises StoreError."""
+        if self._quotas.max_ccaches and self._census.total is None:
+            self._census.total = await self._store.count_ccaches()
         collection = self._collections.get(uid)
         if collection is None:
-            if self._quotas.max_ccaches and self._census.total is None:
-                self._census.total = await self._store.count_ccaches()
             collection = Collection(uid, self._quotas, self._census)
             restore(collection, await self._store.load(uid))
             self._collections[uid] = collection
