@@ -117,8 +117,9 @@ def _leave(number: int, frame: FrameType | None) -> NoReturn:
 
 def _allow_many_descriptors() -> None:
     """Each client is a descriptor: as many as the service may have, not the shell's habitual 1,024."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _open_store(config: Config, at_end: ExitStack) -> Store:
@@ -129,13 +130,13 @@ def _open_store(config: Config, at_end: ExitStack) -> Store:
         # Imported by those who use them: the memory store needs neither the library nor the folder.
         from pykcm.store.folder import StateFolder  # noqa: PLC0415
         from pykcm.store.keys import load_key  # noqa: PLC0415
-        from pykcm.store.sqlcipher import SQLCipherStore  # noqa: PLC0415
+        from pykcm.store.sqlcipher import SQLCipherStore, has_tickets  # noqa: PLC0415
 
         folder = StateFolder(Path(config.state_dir))
         at_end.callback(folder.close)
         database = folder.path / "pykcm.db"
         key_file = Path(config.key_file) if config.key_file else folder.path / "key"
-        key = load_key(key_file, may_create=not (database.exists() and database.stat().st_size))
+        key = load_key(key_file, may_create=not has_tickets(database))
         store = SQLCipherStore(database, key, config.durability)
     at_end.callback(store.close)
     return store

@@ -21,13 +21,12 @@ class CCache:
     label: str | None = None
     kdc_offset: int = 0
     credentials: Credentials = field(default_factory=Credentials)
+    packed_principal: bytes = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.packed_principal = self.principal.pack()
 
     @property
     def size(self) -> int:
         """Bytes that count towards quotas: the credentials' and the principal's."""
-        return self.credentials.size + principal_size(self.principal)
-
-
-def principal_size(principal: Principal) -> int:
-    """The principal's bytes as marshalled."""
-    return 12 + len(principal.realm) + sum(4 + len(component) for component in principal.components)
+        return self.credentials.size + len(self.packed_principal)

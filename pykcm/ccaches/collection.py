@@ -7,9 +7,9 @@ cannot be read; the default may name it all the same, as sshd's order of calls n
 """
 
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from pykcm.ccaches.ccache import CCache, principal_size
+from pykcm.ccaches.ccache import CCache
 from pykcm.ccaches.changes import (
     CCacheRemoved,
     CCacheWritten,
@@ -123,19 +123,49 @@ class Collection:
 
         Of credentials that equal each other the last one counts, as if they had been stored in turn.
         """
+        last_of_equals = {credential.equality: credential for credential in credentials}.values()
+        ccache = CCache(self._new_ccache_uuid(), name, principal, label, kdc_offset)
+        size = ccache.size + sum(len(credential.blob) for credential in last_of_equals)
         overwritten = self.get(name)
-        size = principal_size(principal) + sum(len(credential.blob) for credential in credentials)
+        if overwritten is None and self._census.total is not None:
+            check_room(self._quotas.max_ccaches, self._census.total + 1, "max_ccaches", "all users together")
+        self.check_room(name, size)
+        self.fill(ccache, last_of_equals)
+        return ccache
+
+    def check_room(self, name: bytes, size: int) -> None:
+        """Raise EDQUOT where this UID's limits leave no room for the ccache to be of this size, in bytes."""
+        overwritten = self.get(name)
         if overwritten is None:
-            self._check_count()
-            self._check_size(name, size, size)
-            ccache = CCache(self._new_ccache_uuid(), name, principal, label, kdc_offset)
+            own = len(self._ccaches) + len(self.unavailable)
+            check_room(self._quotas.max_uid_ccaches, own + 1, "max_uid_ccaches", f"UID {self.uid}")
+        self._check_size(name, size, size - (0 if overwritten is None else overwritten.size))
+
+    def fill(self, ccache: CCache, credentials: Iterable[Credential]) -> None:
+        """Take in a new ccache, or put it in the place of the one of its name; no quota is asked.
+
+        One that is overwritten hands on what stays with the name: its UUID and label.
+        """
+        overwritten = self._ccaches.get(ccache.name)
+        if overwritten is None:
+            self._count(1)
         else:
-            self._check_size(name, size, size - overwritten.size)
-            ccache = CCache(overwritten.uuid, name, principal, overwritten.label, kdc_offset)
-        self._install(ccache, overwritten)
+            ccache.uuid = overwritten.uuid
+            ccache.label = overwritten.label
+            self._size -= overwritten.size
+        # In place: a ccache that is overwritten keeps its place in the list.
+        self._ccaches[ccache.name] = ccache
+        self._by_uuid[ccache.uuid] = ccache
+        self._size += ccache.size
+        self._changes.append(CCacheWritten(ccache))
+        if overwritten is not None and len(overwritten.credentials):
+            self._changes.append(CredentialsCleared(ccache))
         for credential in credentials:
             self._put(ccache, credential)
-        return ccache
+
+    def renamed(self, ccache: CCache, name: bytes) -> CCache:
+        """A ccache of this collection with the other one's contents, without its credentials."""
+        return CCache(self._new_ccache_uuid(), name, ccache.principal, ccache.label, ccache.kdc_offset)
 
     def destroy(self, name: bytes) -> None:
         """Remove the ccache. A default that named it goes on naming it, unless nothing is left at all."""
@@ -184,32 +214,12 @@ class Collection:
         self._size += credentials.size - before
         self._changes.append(CredentialWritten(ccache, uuid, credential))
 
-    def _install(self, ccache: CCache, overwritten: CCache | None) -> None:
-        """Take in a ccache that has no credentials yet, where the overwritten one stood or at the end."""
-        self._ccaches[ccache.name] = ccache
-        self._by_uuid[ccache.uuid] = ccache
-        self._size += ccache.size
-        self._changes.append(CCacheWritten(ccache))
-        if overwritten is None:
-            self._count(1)
-            return
-        self._size -= overwritten.size
-        if len(overwritten.credentials):
-            self._changes.append(CredentialsCleared(ccache))
-
     def _new_ccache_uuid(self) -> bytes:
         return self.uid.to_bytes(_UID_SIZE) + secrets.token_bytes(UUID_SIZE - _UID_SIZE)
 
     def _count(self, more: int) -> None:
         if self._census.total is not None:
             self._census.total += more
-
-    def _check_count(self) -> None:
-        quotas = self._quotas
-        if self._census.total is not None:
-            check_room(quotas.max_ccaches, self._census.total + 1, "max_ccaches", "all users together")
-        own = len(self._ccaches) + len(self.unavailable)
-        check_room(quotas.max_uid_ccaches, own + 1, "max_uid_ccaches", f"UID {self.uid}")
 
     def _check_size(self, name: bytes, ccache_size: int, grows: int) -> None:
         """Raise EDQUOT when ccache or collection would grow over its limit; shrinking is always right."""
@@ -232,13 +242,14 @@ def move(source: Collection, old: bytes, target: Collection, new: bytes) -> None
     target.get(new)
     if old == new:
         return
-    contents = (moved.principal, moved.kdc_offset, tuple(moved.credentials), moved.label)
+    credentials = tuple(moved.credentials)
+    renamed = target.renamed(moved, new)
     if target is not source:
-        target.replace(new, *contents)
+        target.check_room(new, moved.size)
+        target.fill(renamed, credentials)
         source.destroy(old)
         return
     default = source.default_name
-    # In this order a full collection has room: it is a change of names.
     source.destroy(old)
-    source.replace(new, *contents)
+    source.fill(renamed, credentials)
     source.set_default(new if default == old else default)

@@ -6,7 +6,7 @@ from pykcm.protocol.codes import Code, KcmError
 
 
 class Access:
-    """The rules, by name and by label.
+    """The rules, by name and by label. No name at all means the peer's default ccache.
 
     With `root_lists_all`, root's list of ccaches is everyone's, as Heimdal's is; otherwise it is root's own.
     """
@@ -24,8 +24,10 @@ class Access:
 
     @staticmethod
     def _collection(peer: Peer, name: bytes, refusal: Code) -> int:
-        if not 0 < len(name) <= MAX_NAME:
-            raise KcmError(Code.CC_BADNAME, f"a name of {len(name)} bytes (1 to {MAX_NAME} are accepted)")
+        if not name:
+            return peer.uid
+        if len(name) > MAX_NAME:
+            raise KcmError(Code.CC_BADNAME, f"a name of {len(name)} bytes (at most {MAX_NAME} are accepted)")
         owner = owner_of(name)
         if peer.uid == ROOT:
             # Root may use every name; free ones are its own.

@@ -8,7 +8,8 @@ from typing import NamedTuple
 ROOT = 0
 
 _UCRED = Struct("iII")
-_LABEL_MAX = 4096
+# The most that Python asks the kernel for; contexts are far shorter, and a longer one is an error.
+_LABEL_MAX = 1024
 # SO_PEERSEC from asm-generic/socket.h; Python's socket module does not have it.
 _SO_PEERSEC = 31
 
@@ -41,10 +42,14 @@ class Kernel(NamedTuple):
 
 
 def read_kernel(proc: Path = Path("/proc"), sys: Path = Path("/sys")) -> Kernel:
-    uid_map = (proc / "self/uid_map").read_text(encoding="ascii").split()
     stranger = None
-    if tuple(uid_map) != _ALL_UIDS:
-        stranger = int((proc / "sys/kernel/overflowuid").read_text(encoding="ascii"))
+    try:
+        uid_map = (proc / "self/uid_map").read_text(encoding="ascii")
+    except FileNotFoundError:
+        pass  # a kernel without user namespaces
+    else:
+        if tuple(uid_map.split()) != _ALL_UIDS:
+            stranger = int((proc / "sys/kernel/overflowuid").read_text(encoding="ascii"))
     return Kernel(has_selinux=(sys / "fs/selinux/enforce").exists(), stranger_uid=stranger)
 
 
@@ -53,7 +58,7 @@ def identify(sock: socket.socket, kernel: Kernel) -> Peer:
     try:
         pid, uid, gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
     except OSError as error:
-        raise PeerRefusedError(f"its credentials cannot be read: {error.strerror}") from error
+        raise PeerRefusedError(f"its credentials cannot be read: {error}") from error
     if uid == kernel.stranger_uid:
         raise PeerRefusedError(
             f"UID {uid} is the kernel's overflow UID: its real one has no mapping in this user namespace"
@@ -65,7 +70,7 @@ def _label(sock: socket.socket) -> str:
     try:
         packed = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERSEC, _LABEL_MAX)
     except OSError as error:
-        raise PeerRefusedError(f"its SELinux label cannot be read: {error.strerror}") from error
+        raise PeerRefusedError(f"its SELinux label cannot be read: {error}") from error
     try:
         label = packed.rstrip(b"\0").decode("utf-8")
     except UnicodeDecodeError as error:

@@ -17,9 +17,3 @@ def owner_of(name: bytes) -> int | None:
         return None
     uid = int(digits)
     return uid if uid < _NO_UID else None
-
-
-def shown(name: bytes) -> str:
-    """The name for a terminal or a log: UTF-8 as it is, everything else escaped."""
-    text = name.decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from pykcm.protocol.text import shown_in_principal
 from pykcm.protocol.wire import U32, FormatError, Reader, pack_data
 
 # Real principals have a handful; a frame of millions is refused at its count.
@@ -45,7 +46,7 @@ class Principal(NamedTuple):
 
     def __str__(self) -> str:
         """`host/www.example.test@EXAMPLE.TEST`, quoted as libkrb5 does, bytes that are no text escaped."""
-        return "/".join(map(_quote, self.components)) + "@" + _quote(self.realm)
+        return "/".join(map(shown_in_principal, self.components)) + "@" + shown_in_principal(self.realm)
 
 
 def read_principal(reader: Reader) -> Principal:
@@ -56,13 +57,3 @@ def read_principal(reader: Reader) -> Principal:
         raise FormatError(f"principal of {count} components (at most {MAX_COMPONENTS} are accepted)")
     data = reader.data
     return Principal(name_type, realm, tuple([data() for _ in range(count)]))
-
-
-_ESCAPES = str.maketrans(
-    {"\\": "\\\\", "/": "\\/", "@": "\\@", "\0": "\\0", "\n": "\\n", "\t": "\\t", "\b": "\\b"}
-)
-
-
-def _quote(value: bytes) -> str:
-    text = value.decode("utf-8", "backslashreplace").translate(_ESCAPES)
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)

@@ -23,6 +23,7 @@ class Connections:
         self._on_idle = on_idle
         self._open: set[Closable] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._is_ending = False
         self._all_closed = asyncio.Event()
         self._all_closed.set()
 
@@ -30,12 +31,16 @@ class Connections:
         self._open.add(connection)
         self._all_closed.clear()
         self._stop_timer()
+        if self._is_ending:
+            # Accepted before the listening socket was closed, and told only now.
+            connection.finish()
 
     def discard(self, connection: Closable) -> None:
         self._open.discard(connection)
         if not self._open:
             self._all_closed.set()
-            self.start_timer()
+            if not self._is_ending:
+                self.start_timer()
 
     def start_timer(self) -> None:
         """Begin to count the idle time; a connection stops it."""
@@ -50,7 +55,7 @@ class Connections:
 
     async def finish(self, patience: float) -> int:
         """End all in order; those that take longer than `patience` seconds are cut off, and counted."""
-        self._idle_timeout = 0
+        self._is_ending = True
         self._stop_timer()
         for connection in list(self._open):
             connection.finish()

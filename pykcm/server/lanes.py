@@ -25,7 +25,12 @@ class Lanes:
             return
         turn = asyncio.get_running_loop().create_future()
         queue.append(turn)
-        await turn
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if not turn.cancelled():
+                self.leave(uid)  # it was handed over in the same moment
+            raise
 
     def leave(self, uid: int) -> None:
         queue = self._queues[uid]

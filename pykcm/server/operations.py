@@ -140,7 +140,7 @@ def move_cache(turn: Turn, old: bytes, new: bytes) -> bytes:
 
 
 def get_principal(turn: Turn, name: bytes) -> bytes:
-    return turn.readable(name).principal.pack()
+    return turn.readable(name).packed_principal
 
 
 def get_kdc_offset(turn: Turn, name: bytes) -> bytes:

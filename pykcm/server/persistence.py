@@ -15,9 +15,9 @@ from pykcm.ccaches.changes import (
     DefaultChanged,
 )
 from pykcm.ccaches.collection import Collection
-from pykcm.peer.names import shown
 from pykcm.protocol.codes import KcmError
 from pykcm.protocol.credential import parse_credential
+from pykcm.protocol.text import shown
 from pykcm.store import documents, tree
 from pykcm.store.documents import UnreadableSecretError
 

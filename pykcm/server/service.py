@@ -8,10 +8,10 @@ from typing import Any
 from pykcm.ccaches.collection import Collection
 from pykcm.peer.access import Access
 from pykcm.peer.identity import Peer
-from pykcm.peer.names import shown
 from pykcm.protocol.codes import Code, KcmError, name_of
 from pykcm.protocol.framing import Frame, pack_reply
-from pykcm.protocol.messages import read_arguments
+from pykcm.protocol.messages import NAME, read_arguments
+from pykcm.protocol.text import shown
 from pykcm.server.committer import Committer
 from pykcm.server.lanes import Lanes
 from pykcm.server.operations import EVERYONE, OPERATIONS, Operation, Turn
@@ -76,7 +76,7 @@ class Service:
             # What is in memory and in nobody's turn can be read at once.
             present = self._present(uids)
             if present is not None:
-                return operation.run(Turn(peer, self._access, present), *arguments)
+                return self._call(operation, peer, present, arguments)
         # In one order for all, so that two that want the same lanes never wait for each other.
         wanted = sorted(set(uids))
         entered = 0
@@ -105,7 +105,7 @@ class Service:
         changed: set[int] = set()
         try:
             try:
-                payload = operation.run(Turn(peer, self._access, collections), *arguments)
+                payload = self._call(operation, peer, collections, arguments)
             finally:
                 todo = []
                 for collection in collections:
@@ -121,6 +121,28 @@ class Service:
                 self._residents.drop(uid)
             raise
         return payload
+
+    def _call(
+        self, operation: Operation, peer: Peer, collections: list[Collection], arguments: list[Any]
+    ) -> bytes:
+        if b"" in arguments:
+            arguments = self._name_default(operation, peer, collections, arguments)
+        return operation.run(Turn(peer, self._access, collections), *arguments)
+
+    def _name_default(
+        self, operation: Operation, peer: Peer, collections: list[Collection], arguments: list[Any]
+    ) -> list[Any]:
+        """Put the default's name where no name is given, as Heimdal's clients do under KRB5CCNAME=KCM:."""
+        named = []
+        for field, value, collection in zip(operation.arguments, arguments, collections, strict=False):
+            if field is NAME and not value:
+                default = collection.default_name
+                if self._access.collection_to_change(peer, default) != collection.uid:
+                    raise KcmError(Code.FCC_NOFILE, "root's default is another's ccache: name it")
+                named.append(default)
+            else:
+                named.append(value)
+        return named + arguments[len(named) :]
 
     def _report(self, operation: Operation, peer: Peer, arguments: list[Any], error: KcmError) -> None:
         """Tell the administrator what needs attention; what merely was not found is nobody's business."""
@@ -150,10 +172,10 @@ class Service:
     ) -> None:
         fields = _fields(operation, peer, arguments, code)
         log.debug(
-            "UID %d: %s %s: %s%s (%.0f us)",
+            "UID %d: %s%s: %s%s (%.0f us)",
             peer.uid,
             operation.name,
-            fields["KCM_CCACHE"],
+            f" {fields['KCM_CCACHE']}" if operation.names_ccache else "",
             fields["KCM_RESULT"],
             f" ({reason})" if reason else "",
             duration * 1e6,

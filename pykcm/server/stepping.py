@@ -22,7 +22,10 @@ def step(coroutine: Coroutine[Any, Any, T], done: Callable[[T], None]) -> asynci
     async def finish() -> None:
         done(await _resume(coroutine, waited))
 
-    return asyncio.get_running_loop().create_task(finish())
+    task = asyncio.get_running_loop().create_task(finish())
+    # One that is cancelled before it first runs has not cancelled the coroutine with it.
+    task.add_done_callback(lambda _: coroutine.close())
+    return task
 
 
 @types.coroutine

@@ -1,6 +1,6 @@
 """The JSON of the secrets: typed, validated, versioned."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -25,7 +25,7 @@ Text = str | Bytes
 class PrincipalDocument(msgspec.Struct, frozen=True):
     """A principal, as the KCM design page lays it out."""
 
-    type: int
+    type: Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
     realm: Text
     components: tuple[Text, ...]
 
@@ -34,7 +34,7 @@ class CCacheDocument(msgspec.Struct, frozen=True, omit_defaults=True):
     """A ccache without its credentials; `kdc_offset` in seconds, `label` is its creator's."""
 
     version: int
-    kdc_offset: int
+    kdc_offset: Annotated[int, msgspec.Meta(ge=-(2**31), lt=2**31)]
     principal: PrincipalDocument
     label: str | None = None
 

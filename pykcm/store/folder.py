@@ -1,5 +1,6 @@
 """The state folder: private, and one daemon's at a time."""
 
+import contextlib
 import fcntl
 import os
 import stat
@@ -32,8 +33,10 @@ class StateFolder:
             raise StoreUnusableError(
                 f"{path}: another pykcmd (process {holder}) has this state folder"
             ) from None
-        os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, b"%d\n" % os.getpid(), 0)
+        # The lock holds without it: on a full disk, the others are not told by whom.
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._lock, 0)
+            os.pwrite(self._lock, b"%d\n" % os.getpid(), 0)
 
     def close(self) -> None:
         os.close(self._lock)

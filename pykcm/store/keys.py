@@ -38,6 +38,9 @@ def load_key(key_file: Path, *, may_create: bool) -> Key:
     try:
         if may_create and not key_file.exists():
             _create(key_file)
+    except OSError as error:
+        raise StoreUnusableError(f"{key_file}: cannot be made: {error.strerror}") from error
+    try:
         _check_private(key_file)
     except FileNotFoundError:
         raise StoreUnusableError(

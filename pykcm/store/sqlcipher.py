@@ -8,7 +8,8 @@ lock-free view, because an ordinary connection would write to the files even on 
 import errno
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -66,8 +67,8 @@ _COUNT_CCACHES = f"""
 
 _SYNCHRONOUS = {"full": "FULL", "normal": "NORMAL"}
 
-# Up to this size a database that was closed in order is checked whole at start; beyond it, and after a
-# crash, each page's HMAC is checked when it is read.
+# Up to this size, in bytes, a database is checked whole at start; beyond it, each page's HMAC is checked
+# when the page is read.
 _CHECKED_AT_START = 16 * 1024 * 1024
 
 _BEGIN_ANEW = "or move the database away to begin with an empty one"
@@ -90,7 +91,7 @@ class SQLCipherStore:
     persistent = True
 
     def __init__(self, path: Path, key: Key, durability: str = "full") -> None:
-        if path.exists() and path.stat().st_size:
+        if has_tickets(path):
             _inspect(path, key)
         try:
             self._db = _connect(path, key, "rwc")
@@ -98,8 +99,11 @@ class SQLCipherStore:
             self._db.execute(f"PRAGMA synchronous = {_SYNCHRONOUS[durability]}")
             self._db.execute("PRAGMA secure_delete = ON")
             self._db.execute("PRAGMA temp_store = MEMORY")
+            _check_version(self._db)
             if _schema_version(self._db) == 0:
                 self._create()
+        except _UnfitError as error:
+            raise StoreUnusableError(f"{path}: {error}") from None
         except sqlcipher.Error as error:
             raise StoreUnusableError(f"{path}: {_cause(error)}") from error
 
@@ -174,53 +178,94 @@ def _schema_version(db: Any) -> int:
     return int(version)
 
 
+def has_tickets(path: Path) -> bool:
+    """Whether there is a database, or what is left of one: then its key must be there, too."""
+    return bool(_size(path) or _size(_journal(path)))
+
+
+def _journal(path: Path) -> Path:
+    return path.with_name(path.name + "-wal")
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
 def _inspect(path: Path, key: Key) -> None:
     """Raise StoreUnusableError unless the database can be read with this key, without changing a byte."""
-    journal = path.with_name(path.name + "-wal")
-    closed_in_order = not (journal.exists() and journal.stat().st_size)
+    if not _size(path):
+        raise StoreUnusableError(
+            f"{path}: empty, beside a journal that is not; restore a backup, {_BEGIN_ANEW}"
+        )
     try:
-        _inspect_file(path, key, thoroughly=closed_in_order and path.stat().st_size <= _CHECKED_AT_START)
+        thoroughly = _size(path) + _size(_journal(path)) <= _CHECKED_AT_START
+        if not _size(_journal(path)):
+            _inspect_file(path, key, "ro&immutable=1", thoroughly=thoroughly)
+        elif thoroughly or not _can_be_decrypted(path, key):
+            # Only a connection that may write reads the journal; what is right in the database may be
+            # there alone, as when power was lost while the one was copied into the other.
+            with _copy(path) as copy:
+                _inspect_file(copy, key, "rw", thoroughly=thoroughly)
+    except _UnfitError as error:
+        raise StoreUnusableError(f"{path}: {error}") from None
     except sqlcipher.Error as error:
-        if not closed_in_order and _readable_with_journal(path, journal, key):
-            # Power was lost while the journal was copied into the database: the journal has it all.
-            return
-        if _name(error) == "SQLITE_NOTADB":
-            raise StoreUnusableError(
-                f"{path}: cannot be decrypted: either {key.source} is not the key it was made with, or the "
-                f"file is damaged; restore the right key or a backup, {_BEGIN_ANEW}"
-            ) from None
-        raise StoreUnusableError(f"{path}: {_cause(error)}") from error
+        raise StoreUnusableError(f"{path}: {_cause_and_way_out(error, key)}") from error
+    except OSError as error:
+        raise StoreUnusableError(f"{path}: cannot be inspected: {error.strerror}") from error
 
 
-def _inspect_file(path: Path, key: Key, *, thoroughly: bool) -> None:
-    db = _connect(path, key, "ro&immutable=1")
-    try:
-        version = _schema_version(db)
-        db.execute("SELECT count(*) FROM sqlite_master").fetchall()
-        if version > SCHEMA_VERSION:
-            raise StoreUnusableError(
-                f"{path}: its schema is version {version}, made by a newer pykcm; this one knows up to "
-                f"{SCHEMA_VERSION}: use the newer pykcm, {_BEGIN_ANEW}"
-            )
-        damage = db.execute("PRAGMA cipher_integrity_check").fetchall() if thoroughly else []
-        if damage:
-            raise StoreUnusableError(f"{path}: damaged: {damage[0][0]}; restore a backup, {_BEGIN_ANEW}")
-    finally:
-        db.close()
+class _UnfitError(Exception):
+    """What is wrong with a database that can be decrypted, and the way out."""
 
 
-def _readable_with_journal(path: Path, journal: Path, key: Key) -> bool:
+def _inspect_file(path: Path, key: Key, mode: str, *, thoroughly: bool) -> None:
+    with closing(_connect(path, key, mode)) as db:
+        _check_version(db)
+        if thoroughly:
+            if mode == "rw":
+                db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            damage = db.execute("PRAGMA cipher_integrity_check").fetchall()
+            if not damage:
+                damage = [row for row in db.execute("PRAGMA quick_check(1)").fetchall() if row != ("ok",)]
+            if damage:
+                raise _UnfitError(f"damaged: {damage[0][0]}; restore a backup, {_BEGIN_ANEW}")
+
+
+def _can_be_decrypted(path: Path, key: Key) -> bool:
+    with closing(_connect(path, key, "ro&immutable=1")) as db:
+        try:
+            _check_version(db)
+        except sqlcipher.Error:
+            return False
+    return True
+
+
+def _check_version(db: Any) -> None:
+    version = _schema_version(db)
+    if version > SCHEMA_VERSION:
+        raise _UnfitError(
+            f"its schema is version {version}, made by a newer pykcm; this one knows up to "
+            f"{SCHEMA_VERSION}: use the newer pykcm, {_BEGIN_ANEW}"
+        )
+
+
+@contextmanager
+def _copy(path: Path) -> Iterator[Path]:
+    """The database and its journal in a folder of their own, as encrypted as they are."""
     with tempfile.TemporaryDirectory(dir=path.parent, prefix="inspection-") as folder:
         copy = Path(folder, path.name)
         shutil.copyfile(path, copy)
-        shutil.copyfile(journal, copy.with_name(journal.name))
-        db = _connect(copy, key, "rw")
-        try:
-            return 0 < _schema_version(db) <= SCHEMA_VERSION
-        except sqlcipher.Error:
-            return False
-        finally:
-            db.close()
+        shutil.copyfile(_journal(path), _journal(copy))
+        yield copy
+
+
+def _cause_and_way_out(error: sqlcipher.Error, key: Key) -> str:
+    if _name(error) == "SQLITE_NOTADB":
+        return (
+            f"cannot be decrypted: either {key.source} is not the key it was made with, or the file is "
+            f"damaged; restore the right key or a backup, {_BEGIN_ANEW}"
+        )
+    return _cause(error)
 
 
 def _name(error: sqlcipher.Error) -> str:

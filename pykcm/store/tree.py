@@ -11,15 +11,16 @@ UUIDs are in hexadecimal; a ccache's name may be any bytes and is percent-encode
 text and its slashes are its own.
 """
 
+import re
 from typing import NamedTuple
 
 _ROOT = "/kcm/persistent/"
 _CCACHES = "/ccaches"
-_UUID_DIGITS = 32
 
 DEFAULT = "default"
 
 _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789:._-@")
+_CCACHE_NAME = re.compile(r"([0-9a-f]{32})-((?:[a-zA-Z0-9:._@-]|%[0-9A-F]{2})*)", re.ASCII)
 _ENCODED = [chr(byte) if byte in _PLAIN else f"%{byte:02X}" for byte in range(256)]
 
 
@@ -75,14 +76,12 @@ def ccache_container(uid: int, uuid: bytes, name: bytes) -> str:
 
 def split_ccache_name(secret_name: str) -> tuple[bytes, bytes]:
     """UUID and name from the name of a ccache's secret; raises ValueError."""
-    uuid, dash, encoded = secret_name.partition("-")
-    if len(uuid) != _UUID_DIGITS or not dash:
+    match = _CCACHE_NAME.fullmatch(secret_name)
+    if match is None:
         raise ValueError("not the name of a ccache's secret")
-    first, *others = encoded.split("%")
-    name = first.encode("ascii") + b"".join(
-        bytes.fromhex(part[:2]) + part[2:].encode("ascii") for part in others
-    )
-    return bytes.fromhex(uuid), name
+    first, *others = match[2].split("%")
+    name = first.encode() + b"".join(bytes.fromhex(part[:2]) + part[2:].encode() for part in others)
+    return bytes.fromhex(match[1]), name
 
 
 def uid_of_container(path: str) -> int | None:
