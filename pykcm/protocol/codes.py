@@ -7,7 +7,9 @@ from enum import IntEnum
 class Code(IntEnum):
     """libkrb5's error codes as they go over the wire (com_err table krb5, base -1765328384).
 
-    System errnos are valid codes too: libkrb5 prints EDQUOT as "Disk quota exceeded".
+    System errnos are valid codes too: libkrb5 prints EDQUOT as "Disk quota exceeded". MIT's client takes
+    FCC_INTERNAL, CC_IO and CC_NOSUPP for "this server lacks the operation" and falls back, after a refused
+    REPLACE by emptying the ccache: a real failure must never carry one of them.
     """
 
     OK = 0
@@ -20,11 +22,6 @@ class Code(IntEnum):
     FCC_INTERNAL = -1765328188
     CC_FORMAT = -1765328185
     CC_NOSUPP = -1765328137
-
-
-# MIT's client takes these for "this server lacks the operation" and falls back; after a refused REPLACE
-# it empties the ccache first. A real failure must never carry one of them.
-LACKS_OPERATION = frozenset({Code.FCC_INTERNAL, Code.CC_IO, Code.CC_NOSUPP})
 
 
 def name_of(code: int) -> str:

@@ -2,7 +2,6 @@
 
 _BACKSLASH = {"\\": "\\\\"}
 _PRINCIPAL = _BACKSLASH | {"/": "\\/", "@": "\\@", "\0": "\\0", "\n": "\\n", "\t": "\\t", "\b": "\\b"}
-_FIRST_SURROGATE = 0xDC00
 
 
 def shown(value: bytes) -> str:
@@ -16,12 +15,10 @@ def shown_in_principal(value: bytes) -> str:
 
 
 def _escaped(value: bytes, quoted: dict[str, str]) -> str:
-    # A byte that is no UTF-8 becomes a lone surrogate of its value.
+    # A byte that is no UTF-8 becomes a lone surrogate, and that byte again when it is encoded.
     text = value.decode("utf-8", "surrogateescape")
-    return "".join([quoted.get(c) or (c if c.isprintable() else _number(ord(c))) for c in text])
+    return "".join([quoted.get(c) or (c if c.isprintable() else _numbers(c)) for c in text])
 
 
-def _number(codepoint: int) -> str:
-    if _FIRST_SURROGATE <= codepoint < _FIRST_SURROGATE + 0x100:
-        codepoint -= _FIRST_SURROGATE
-    return f"\\x{codepoint:02x}" if codepoint <= 0xFF else f"\\u{codepoint:04x}"
+def _numbers(character: str) -> str:
+    return "".join([f"\\x{byte:02x}" for byte in character.encode("utf-8", "surrogateescape")])

@@ -1,0 +1,126 @@
+"""Principals, credentials and peers for the tests.
+
+Credentials are put together here from the documented layout (ccache file format 4), and not by pykcm's own
+packing: what the tests compare with must not come from what they test.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from struct import pack
+
+import pytest
+
+from pykcm.peer.identity import Peer
+from pykcm.protocol.codes import KcmError, name_of
+from pykcm.protocol.credential import Credential, parse_credential
+from pykcm.protocol.principal import Principal
+from pykcm.protocol.tag import Tag
+
+REALM = b"PYKCM.TEST"
+
+TypedList = Sequence[tuple[int, bytes]]
+
+
+def principal(text: str, name_type: int = 1) -> Principal:
+    """`host/www@REALM`; without `@`, of the realm PYKCM.TEST."""
+    components, at, realm = text.partition("@")
+    return Principal(name_type, realm.encode() if at else REALM, tuple(components.encode().split(b"/")))
+
+
+ALICE = principal("alice")
+BOB = principal("bob")
+TGS = principal("krbtgt/PYKCM.TEST", name_type=2)
+HTTP = principal("HTTP/www.pykcm.test", name_type=3)
+
+
+def data(value: bytes) -> bytes:
+    return pack(">I", len(value)) + value
+
+
+def principal_bytes(value: Principal) -> bytes:
+    head = pack(">II", value.name_type, len(value.components))
+    return head + data(value.realm) + b"".join(map(data, value.components))
+
+
+def typed_list(entries: TypedList) -> bytes:
+    """An address or authdata list."""
+    return pack(">I", len(entries)) + b"".join(pack(">H", kind) + data(value) for kind, value in entries)
+
+
+def credential_bytes(
+    server: Principal = TGS,
+    client: Principal = ALICE,
+    *,
+    enctype: int = 18,
+    key: bytes = b"session key",
+    times: tuple[int, int, int, int] = (1000, 1000, 2000, 3000),
+    is_skey: bool = False,
+    flags: int = 0x40E10000,
+    addresses: TypedList = (),
+    authdata: TypedList = (),
+    ticket: bytes = b"ticket",
+    second_ticket: bytes = b"",
+) -> bytes:
+    return b"".join(
+        [
+            principal_bytes(client),
+            principal_bytes(server),
+            pack(">h", enctype) + data(key),
+            pack(">IIII", *times),
+            pack(">B", is_skey),
+            pack(">I", flags),
+            typed_list(addresses),
+            typed_list(authdata),
+            data(ticket),
+            data(second_ticket),
+        ]
+    )
+
+
+def credential(
+    server: Principal = TGS,
+    client: Principal = ALICE,
+    *,
+    is_skey: bool = False,
+    ticket: bytes = b"ticket",
+    second_ticket: bytes = b"",
+) -> Credential:
+    return parse_credential(
+        credential_bytes(server, client, is_skey=is_skey, ticket=ticket, second_ticket=second_ticket)
+    )
+
+
+def credential_of_size(size: int, server: Principal = TGS) -> Credential:
+    """A credential of so many bytes."""
+    smallest = len(credential_bytes(server, ticket=b""))
+    return credential(server, ticket=bytes(size - smallest))
+
+
+def service(number: int) -> Principal:
+    """The principal of one of many services."""
+    return principal(f"host/h{number}.pykcm.test", name_type=3)
+
+
+def tag_for(server: Principal) -> Tag:
+    """Looks for the credentials of this server, whoever the client."""
+    return Tag(server=server)
+
+
+def configuration(key: bytes, value: bytes) -> Credential:
+    """libkrb5's configuration of a ccache: endtime 0, and the value where a ticket would be."""
+    server = Principal(0, b"X-CACHECONF:", (b"krb5_ccache_conf_data", key))
+    return parse_credential(
+        credential_bytes(server, enctype=0, key=b"", times=(0, 0, 0, 0), flags=0, ticket=value)
+    )
+
+
+def peer(uid: int) -> Peer:
+    return Peer(uid=uid, gid=uid, pid=4711, label=None)
+
+
+@contextmanager
+def refused(code: int) -> Iterator[None]:
+    """What is done inside must be answered with this code."""
+    with pytest.raises(KcmError) as caught:
+        yield
+    assert name_of(caught.value.code) == name_of(code)

@@ -1,0 +1,48 @@
+"""For all tests: hypothesis that finds the same each time, and the stores that much is tried on."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from pykcm.store.interface import Store
+from pykcm.store.keys import Key
+from pykcm.store.memory import MemoryStore
+from pykcm.store.sqlcipher import SQLCipherStore
+
+settings.register_profile(
+    "deterministic",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("deterministic")
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> Key:
+    """A key that is always the same."""
+    return Key(bytes(range(32)), tmp_path / "key")
+
+
+@pytest.fixture
+def open_sqlcipher(tmp_path: Path, key: Key) -> Iterator[Callable[[], SQLCipherStore]]:
+    """Opens the database of this test, again after a close; one that is left open is closed at the end."""
+    opened: list[SQLCipherStore] = []
+
+    def open_it() -> SQLCipherStore:
+        # Not to wait for the disk: what a loss of power leaves is no matter here.
+        opened.append(SQLCipherStore(tmp_path / "pykcm.db", key, "normal"))
+        return opened[-1]
+
+    yield open_it
+    for store in opened:
+        store.close()
+
+
+@pytest.fixture(params=["memory", "sqlcipher"])
+def store(request: pytest.FixtureRequest, open_sqlcipher: Callable[[], SQLCipherStore]) -> Store:
+    """An empty store, of each kind in turn."""
+    return MemoryStore() if request.param == "memory" else open_sqlcipher()

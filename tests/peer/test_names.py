@@ -1,0 +1,75 @@
+"""Whose a name is."""
+
+import re
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from pykcm.peer.names import owner_of
+
+LAST_UID = 2**32 - 2
+
+
+@pytest.mark.parametrize(
+    ("name", "owner"),
+    [
+        (b"0", 0),
+        (b"0:x", 0),
+        (b"1000", 1000),
+        (b"1000:", 1000),
+        (b"1000:anything", 1000),
+        (b"1000:2000", 1000),
+        (b"1000::", 1000),
+        (b"1000:with space/slash\xff", 1000),
+        (b"%d" % LAST_UID, LAST_UID),
+        (b"%d:x" % LAST_UID, LAST_UID),
+        # (uid_t) -1 is nobody, and what is above it no UID
+        (b"%d" % (LAST_UID + 1), None),
+        (b"%d" % (LAST_UID + 2), None),
+        (b"%d:x" % (2**32 + 1000), None),
+        (b"99999999999", None),
+        (b"1" * 1024, None),
+        (b"", None),
+        (b":", None),
+        (b":1000", None),
+        (b"foobar", None),
+        (b"1000x", None),
+        (b"x1000", None),
+        (b"1000.5", None),
+        (b"1000 :x", None),
+        (b" 1000", None),
+        (b"1000\n", None),
+        (b"+1000", None),
+        (b"-1000", None),
+        (b"-0", None),
+        (b"01000", None),
+        (b"00", None),
+        (b"00:x", None),
+        (b"0x3e8", None),
+        (b"1_000", None),
+        (b"1e3", None),
+        ("\N{ARABIC-INDIC DIGIT ONE}".encode(), None),  # digits, but not of plain decimal
+        (b"\xb2", None),
+    ],
+)
+def test_owner_of(name: bytes, owner: int | None) -> None:
+    """`<uid>` and `<uid>:anything` belong to the UID, in plain decimal alone; every other name to nobody."""
+    assert owner_of(name) == owner
+
+
+def by_regular_expression(name: bytes) -> int | None:
+    match = re.fullmatch(rb"(0|[1-9][0-9]*)(:.*)?", name, re.DOTALL)
+    if match is None or int(match[1]) >= 2**32 - 1:
+        return None
+    return int(match[1])
+
+
+likely_names = st.from_regex(rb"[-+ ]?[0-9]{0,11}[:x ]?.{0,3}", fullmatch=True)
+
+
+@given(st.binary(max_size=20) | likely_names | st.integers(0, 2**33).map(lambda uid: b"%d:a" % uid))
+@example(b"1000:a\nb")
+def test_owner_of_any_name(name: bytes) -> None:
+    """Any bytes at all have the owner that a regular expression tells, and nothing is raised."""
+    assert owner_of(name) == by_regular_expression(name)

@@ -1,0 +1,26 @@
+"""Other processes for the tests: children that end in a way that a test cannot."""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+
+
+def in_child(function: Callable[[], object]) -> None:
+    """Run `function` in a forked child that then ends at once: what it returns is not closed any more.
+
+    What it raises fails the test.
+    """
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            _left_open = function()
+            status = 0
+        except BaseException:  # noqa: BLE001 - a child must never go on as a second pytest
+            traceback.print_exc()
+            sys.stderr.flush()
+        finally:
+            os._exit(status)
+    _, waited = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(waited) == 0, "the child failed"

@@ -1,0 +1,129 @@
+"""Principals: read, packed, compared and shown."""
+
+import pytest
+from hypothesis import given
+
+from pykcm.protocol.principal import MAX_COMPONENTS, Principal, read_principal
+from pykcm.protocol.wire import FormatError, Reader
+from tests.builders import data
+from tests.protocol.bad_input import (
+    assert_every_prefix_refused,
+    assert_harmless,
+    assert_refused,
+    assert_refused_cheaply,
+)
+from tests.protocol.layouts import principal, u32
+from tests.protocol.strategies import U32, blob, components, principals
+
+CONFIGURATION = b"krb5_ccache_conf_data"
+
+
+@given(U32, blob, components, blob)
+def test_round_trip(name_type: int, realm: bytes, parts: list[bytes], behind: bytes) -> None:
+    """Any name type, realm and components are read as they stand there and packed the same way again."""
+    packed = principal(realm, *parts, name_type=name_type)
+    reader = Reader(packed + behind)
+    read = read_principal(reader)
+    assert read == Principal(name_type, realm, tuple(parts))
+    assert read.pack() == packed
+    assert reader.rest() == behind
+
+
+def test_the_realm_is_not_counted() -> None:
+    """The count is that of the components, and the realm stands before them."""
+    packed = u32(1) + u32(2) + data(b"REALM") + data(b"host") + data(b"www")
+    assert read_principal(Reader(packed)) == Principal(1, b"REALM", (b"host", b"www"))
+
+
+def test_the_name_type_is_no_part_of_the_identity() -> None:
+    """Principals that differ in their name type alone are the same; realm and components count."""
+    one = Principal(1, b"REALM", (b"a", b"b"))
+    assert one.identity == one._replace(name_type=2**32 - 1).identity
+    assert one.identity != one._replace(realm=b"realm").identity
+    assert one.identity != one._replace(components=(b"a",)).identity
+    assert one.identity != one._replace(components=(b"a/b",)).identity
+    assert one.identity != one._replace(components=(b"b", b"a")).identity
+
+
+@pytest.mark.parametrize(
+    ("realm", "parts", "is_configuration"),
+    [
+        (b"X-CACHECONF:", (CONFIGURATION,), True),
+        (b"X-CACHECONF:", (CONFIGURATION, b"fast_avail", b"krbtgt/R@R"), True),
+        (b"X-CACHECONF:", (), False),
+        (b"X-CACHECONF:", (b"fast_avail", CONFIGURATION), False),
+        (b"X-CACHECONF", (CONFIGURATION,), False),
+        (b"EXAMPLE.TEST", (CONFIGURATION,), False),
+    ],
+)
+def test_configuration(realm: bytes, parts: tuple[bytes, ...], is_configuration: bool) -> None:
+    """libkrb5's configuration is told by realm and first component together."""
+    assert Principal(0, realm, parts).is_configuration is is_configuration
+
+
+@given(principals)
+def test_a_principal_that_ends_early(packed: bytes) -> None:
+    """A principal that is cut off anywhere is malformed."""
+    assert_every_prefix_refused(read_principal, packed)
+
+
+@pytest.mark.parametrize("count", [2, 3, MAX_COMPONENTS, MAX_COMPONENTS + 1, 2**31, 2**32 - 1])
+def test_a_count_that_lies(count: int) -> None:
+    """More components than are there is malformed and costs nothing."""
+    assert_refused_cheaply(read_principal, u32(1) + u32(count) + data(b"REALM") + data(b"alice"))
+
+
+@pytest.mark.parametrize("length", [6, 2**31, 2**32 - 1])
+def test_a_length_that_lies(length: int) -> None:
+    """A realm or a component beyond the message's end is malformed and costs nothing."""
+    assert_refused_cheaply(read_principal, u32(1) + u32(1) + u32(length) + b"REALM")
+    assert_refused_cheaply(read_principal, u32(1) + u32(1) + data(b"REALM") + u32(length) + b"alice")
+
+
+def test_too_many_components() -> None:
+    """As many components as are accepted are read; one more is refused, though all are there."""
+    most = [b"x"] * MAX_COMPONENTS
+    assert read_principal(Reader(principal(b"R", *most))).components == tuple(most)
+    assert_refused(read_principal, principal(b"R", *most, b"x"))
+
+
+@given(blob)
+def test_random_bytes(message: bytes) -> None:
+    """Random bytes are a principal or malformed."""
+    assert_harmless(read_principal, message)
+
+
+@pytest.mark.parametrize(
+    ("realm", "parts", "text"),
+    [
+        (b"EXAMPLE.TEST", (b"alice",), "alice@EXAMPLE.TEST"),
+        (b"EXAMPLE.TEST", (b"host", b"www.example.test"), "host/www.example.test@EXAMPLE.TEST"),
+        (b"EXAMPLE.TEST", (), "@EXAMPLE.TEST"),
+        (b"R", (b"a/b", b"c@d"), "a\\/b/c\\@d@R"),
+        (b"R", (b"a\\b",), "a\\\\b@R"),
+        (b"R", (b"\0\n\t\b",), "\\0\\n\\t\\b@R"),
+        (b"R", (b"two words",), "two words@R"),
+        ("REALM.ÖSTERREICH".encode(), ("jürgen".encode(),), "jürgen@REALM.ÖSTERREICH"),
+    ],
+)
+def test_text(realm: bytes, parts: tuple[bytes, ...], text: str) -> None:
+    """A principal is shown quoted as libkrb5 does."""
+    assert str(Principal(1, realm, parts)) == text
+
+
+@pytest.mark.parametrize(("component", "text"), [(b"\xff\xfe", "\\xff\\xfe"), (b"\x1b[31m", "\\x1b[31m")])
+def test_bytes_that_are_no_text(component: bytes, text: str) -> None:
+    """Bytes that are no text, and characters that would do something to a terminal, are shown escaped."""
+    assert str(Principal(1, b"R", (component,))) == text + "@R"
+
+
+@given(principals)
+def test_text_is_always_printable(packed: bytes) -> None:
+    """Whatever a principal holds, its text can go to a terminal or a log."""
+    assert str(read_principal(Reader(packed))).isprintable()
+
+
+def test_the_error_is_the_documented_one() -> None:
+    """What is malformed raises FormatError."""
+    with pytest.raises(FormatError):
+        read_principal(Reader(b""))

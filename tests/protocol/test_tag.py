@@ -1,0 +1,600 @@
+"""Matching credentials: how they are read, and every rule of what they match."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pykcm.protocol.credential import NO_AUTHDATA, Times, parse_credential
+from pykcm.protocol.principal import MAX_COMPONENTS, Principal, read_principal
+from pykcm.protocol.tag import Tag, read_tag
+from pykcm.protocol.wire import MAX_LIST, Reader
+from tests.builders import data, typed_list
+from tests.protocol.bad_input import (
+    assert_every_prefix_refused,
+    assert_harmless,
+    assert_refused,
+    assert_refused_cheaply,
+)
+from tests.protocol.layouts import (
+    AES256,
+    ALICE,
+    BOB,
+    HOST,
+    REALM,
+    CredentialFields,
+    TagFields,
+    keyblock,
+    principal,
+    u32,
+)
+from tests.protocol.strategies import I16, U32, blob, credentials, fewer, principals, tags, typed_lists
+
+# The flag word, as libkrb5's krb5.h has it.
+GC_CACHED = 1
+IS_SKEY = 1 << 22
+SECOND_TICKET = 1 << 23
+AUTHDATA = 1 << 24
+TIMES = 1 << 25
+TIMES_EXACT = 1 << 26
+FLAGS = 1 << 27
+FLAGS_EXACT = 1 << 28
+SRV_NAMEONLY = 1 << 29
+KEYTYPE = 1 << 30
+DONT_MATCH_REALM = 1 << 31
+EVERYTHING = sum(1 << bit for bit in range(22, 32))
+
+ELSEWHERE = b"ELSEWHERE.TEST"
+
+EVERY_FIELD = TagFields(
+    client=ALICE,
+    server=HOST,
+    keyblock=(AES256, b"a key"),
+    authtime=1,
+    starttime=2,
+    endtime=3,
+    renew_till=4,
+    is_skey=1,
+    flags=5,
+    addresses=[(2, b"\x7f\0\0\1")],
+    authdata=[(1, b"some authdata")],
+    ticket=b"a ticket",
+    second_ticket=b"a second ticket",
+)
+
+
+def read(packed: bytes) -> Tag:
+    return read_tag(Reader(packed))
+
+
+def found(tag: TagFields, how: int, stored: CredentialFields | None = None) -> bool:
+    """Whether the tag matches a credential, both as they come over the wire."""
+    return read(tag.pack()).matches(parse_credential((stored or CredentialFields()).pack()), how)
+
+
+# Reading
+
+
+@fewer
+@given(tags)
+def test_every_field_is_found(fields: TagFields) -> None:
+    """Every field that matching needs is read from its place; one that the header does not name is empty."""
+    tag = read(fields.pack())
+    assert tag.client == (None if fields.client is None else read_principal(Reader(fields.client)))
+    assert tag.server == (None if fields.server is None else read_principal(Reader(fields.server)))
+    assert tag.enctype == (0 if fields.keyblock is None else fields.keyblock[0])
+    assert tag.times == (fields.authtime, fields.starttime, fields.endtime, fields.renew_till)
+    assert tag.is_skey is bool(fields.is_skey)
+    assert tag.flags == fields.flags
+    assert tag.authdata == typed_list(fields.authdata or [])
+    assert tag.second_ticket == (fields.second_ticket or b"")
+
+
+def test_the_order_of_the_fields() -> None:
+    """The fields stand in the documented order, which is not that of the header's bits."""
+    packed = b"".join([
+        u32(0x7F),
+        ALICE,
+        HOST,
+        keyblock(AES256, b"a key"),
+        *map(u32, (1, 2, 3, 4)),
+        b"\1",
+        u32(5),
+        typed_list([(2, b"\x7f\0\0\1")]),
+        typed_list([(1, b"some authdata")]),
+        data(b"a ticket"),
+        data(b"a second ticket"),
+    ])  # fmt: skip
+    assert packed == EVERY_FIELD.pack()
+    reader = Reader(packed)
+    assert read_tag(reader) == Tag(
+        client=Principal(1, REALM, (b"alice",)),
+        server=Principal(3, REALM, (b"host", b"www.example.test")),
+        enctype=AES256,
+        times=Times(1, 2, 3, 4),
+        is_skey=True,
+        flags=5,
+        authdata=typed_list([(1, b"some authdata")]),
+        second_ticket=b"a second ticket",
+    )
+    assert reader.rest() == b""
+
+
+# The bits, what each names, and what a tag with it alone is read as.
+HEADER_BITS: list[tuple[int, TagFields, Tag]] = [
+    (0, TagFields(), Tag()),
+    (1, TagFields(client=ALICE), Tag(client=Principal(1, REALM, (b"alice",)))),
+    (2, TagFields(server=BOB), Tag(server=Principal(1, REALM, (b"bob",)))),
+    (4, TagFields(keyblock=(-133, b"a key")), Tag(enctype=-133)),
+    (8, TagFields(ticket=b"a ticket"), Tag()),
+    (0x10, TagFields(second_ticket=b"a second ticket"), Tag(second_ticket=b"a second ticket")),
+    (0x20, TagFields(authdata=[(1, b"one")]), Tag(authdata=typed_list([(1, b"one")]))),
+    (0x40, TagFields(addresses=[(2, b"\x7f\0\0\1")]), Tag()),
+]
+
+
+@pytest.mark.parametrize(
+    ("header", "fields", "tag"),
+    HEADER_BITS,
+    ids=lambda value: f"{value:#x}" if isinstance(value, int) else "",
+)
+def test_each_bit_of_the_header(header: int, fields: TagFields, tag: Tag) -> None:
+    """A bit names one field, and with it alone that field alone is there; times and flags always are."""
+    fields = replace(fields, authtime=6, starttime=7, endtime=8, renew_till=9, is_skey=1, flags=10)
+    packed = fields.pack()
+    assert packed[:4] == u32(header)
+    reader = Reader(packed + b"behind")
+    assert read_tag(reader) == tag._replace(times=Times(6, 7, 8, 9), is_skey=True, flags=10)
+    assert reader.rest() == b"behind"
+
+
+@fewer
+@given(tags, blob)
+def test_bytes_behind(fields: TagFields, behind: bytes) -> None:
+    """Bytes behind the last field are taken, and change nothing."""
+    reader = Reader(fields.pack() + behind)
+    assert read_tag(reader) == read(fields.pack())
+    assert reader.rest() == behind
+
+
+def test_an_unnamed_second_ticket_behind() -> None:
+    """An empty second ticket that no bit names, as Heimdal writes it, is taken."""
+    fields = TagFields(client=ALICE, server=HOST)
+    assert read(fields.pack() + u32(0)) == read(fields.pack())
+
+
+tags_as_written = st.builds(
+    Tag,
+    client=st.none() | principals.map(lambda packed: read_principal(Reader(packed))),
+    server=st.none() | principals.map(lambda packed: read_principal(Reader(packed))),
+    enctype=I16,
+    times=st.builds(Times, U32, U32, U32, U32),
+    is_skey=st.booleans(),
+    flags=U32,
+    authdata=typed_lists.map(typed_list),
+    second_ticket=blob,
+)
+
+
+@fewer
+@given(tags_as_written)
+def test_round_trip(tag: Tag) -> None:
+    """A packed tag is read as the tag that it was."""
+    reader = Reader(tag.pack())
+    assert read_tag(reader) == tag
+    assert reader.rest() == b""
+
+
+@fewer
+@given(tags)
+def test_packing(fields: TagFields) -> None:
+    """A tag without key, tickets and addresses, which nothing matches by, is packed as it came."""
+    fields = replace(
+        fields,
+        keyblock=fields.keyblock and (fields.keyblock[0] or 1, b""),
+        is_skey=min(fields.is_skey, 1),
+        addresses=None,
+        authdata=fields.authdata or None,
+        ticket=None,
+        second_ticket=fields.second_ticket or None,
+    )
+    assert read(fields.pack()).pack() == fields.pack()
+
+
+# How client and server match
+
+
+def test_an_empty_tag_matches_any() -> None:
+    """An absent client and an absent server match any."""
+    assert found(TagFields(), 0)
+    assert found(TagFields(), 0, CredentialFields(client=BOB, server=ALICE))
+
+
+@pytest.mark.parametrize("how", [0, GC_CACHED])
+@pytest.mark.parametrize(
+    ("tag", "matches"),
+    [
+        (TagFields(client=ALICE), True),
+        (TagFields(client=BOB), False),
+        (TagFields(server=HOST), True),
+        (TagFields(server=BOB), False),
+        (TagFields(client=ALICE, server=HOST), True),
+        (TagFields(client=ALICE, server=BOB), False),
+        (TagFields(client=BOB, server=HOST), False),
+        (TagFields(client=HOST, server=ALICE), False),
+    ],
+)
+def test_client_and_server(tag: TagFields, matches: bool, how: int) -> None:
+    """A client or server that is there must be the credential's, whether or not a KDC may be asked."""
+    assert found(tag, how) is matches
+
+
+@pytest.mark.parametrize("name_type", [0, 1, 10, 2**32 - 1])
+@pytest.mark.parametrize("how", [0, SRV_NAMEONLY, DONT_MATCH_REALM])
+def test_the_name_type_never_counts(name_type: int, how: int) -> None:
+    """Principals that differ in their name type alone are the same."""
+    client = principal(REALM, b"alice", name_type=name_type)
+    server = principal(REALM, b"host", b"www.example.test", name_type=name_type)
+    assert found(TagFields(client=client, server=server), how)
+
+
+CLIENT_ELSEWHERE = principal(ELSEWHERE, b"alice")
+HOST_ELSEWHERE = principal(ELSEWHERE, b"host", b"www.example.test", name_type=3)
+
+
+@pytest.mark.parametrize(
+    ("tag", "how", "matches"),
+    [
+        (TagFields(server=HOST_ELSEWHERE), 0, False),
+        (TagFields(server=HOST_ELSEWHERE), SRV_NAMEONLY, True),
+        (TagFields(server=HOST_ELSEWHERE), DONT_MATCH_REALM, True),
+        (TagFields(client=CLIENT_ELSEWHERE), 0, False),
+        (TagFields(client=CLIENT_ELSEWHERE), SRV_NAMEONLY, False),
+        (TagFields(client=CLIENT_ELSEWHERE), DONT_MATCH_REALM, True),
+        (TagFields(client=CLIENT_ELSEWHERE, server=HOST_ELSEWHERE), SRV_NAMEONLY, False),
+        (TagFields(client=ALICE, server=HOST_ELSEWHERE), SRV_NAMEONLY, True),
+        (TagFields(client=CLIENT_ELSEWHERE, server=HOST_ELSEWHERE), DONT_MATCH_REALM, True),
+        (TagFields(client=CLIENT_ELSEWHERE, server=HOST_ELSEWHERE), SRV_NAMEONLY | DONT_MATCH_REALM, True),
+    ],
+)
+def test_realms(tag: TagFields, how: int, matches: bool) -> None:
+    """SRV_NAMEONLY ignores the server's realm, DONT_MATCH_REALM the client's too."""
+    assert found(tag, how) is matches
+
+
+@pytest.mark.parametrize("how", [0, SRV_NAMEONLY, DONT_MATCH_REALM])
+@pytest.mark.parametrize(
+    "components",
+    [
+        (b"host",),
+        (b"host", b"WWW.example.test"),
+        (b"host", b"www.example.test", b""),
+        (b"www.example.test", b"host"),
+        (b"host/www.example.test",),
+        (),
+    ],
+)
+def test_components_always_count(components: tuple[bytes, ...], how: int) -> None:
+    """Whatever is ignored of a realm, the components must be the same: all, in order and in case."""
+    other = principal(REALM, *components, name_type=3)
+    assert not found(TagFields(server=other), how)
+    assert not found(TagFields(client=other), how, CredentialFields(client=HOST))
+
+
+# How user-to-user tickets match
+
+
+@pytest.mark.parametrize(
+    ("stored", "asked", "how", "matches"),
+    [
+        (0, 0, 0, True),
+        (0, 1, 0, True),
+        (1, 0, 0, False),
+        (1, 1, 0, False),
+        (0, 0, IS_SKEY, True),
+        (0, 1, IS_SKEY, False),
+        (1, 0, IS_SKEY, False),
+        (1, 1, IS_SKEY, True),
+    ],
+)
+def test_is_skey(stored: int, asked: int, how: int, matches: bool) -> None:
+    """is_skey must be the tag's with MATCH_IS_SKEY; without it a user-to-user ticket is never found."""
+    assert found(TagFields(is_skey=asked), how, CredentialFields(is_skey=stored)) is matches
+
+
+def test_no_other_flag_finds_a_user_to_user_ticket() -> None:
+    """Without MATCH_IS_SKEY, no other flag of the word makes a user-to-user ticket match."""
+    stored = CredentialFields(is_skey=1)
+    for bit in range(32):
+        if 1 << bit != IS_SKEY:
+            assert not found(_tag_of(stored), 1 << bit, stored)
+    assert not found(_tag_of(stored), (2**32 - 1) & ~IS_SKEY, stored)
+
+
+# How ticket flags match
+
+
+@pytest.mark.parametrize(
+    ("stored", "asked", "how", "matches"),
+    [
+        (0b0110, 0b0001, 0, True),
+        (0b0110, 0b0110, FLAGS, True),
+        (0b0110, 0b0100, FLAGS, True),
+        (0b0110, 0, FLAGS, True),
+        (0b0110, 0b0111, FLAGS, False),
+        (0b0110, 0b1000, FLAGS, False),
+        (0, 0b0001, FLAGS, False),
+        (2**32 - 1, 1 << 31, FLAGS, True),
+        (0b0110, 0b0110, FLAGS_EXACT, True),
+        (0b0110, 0b0100, FLAGS_EXACT, False),
+        (0b0110, 0b0111, FLAGS_EXACT, False),
+        (0b0110, 0, FLAGS_EXACT, False),
+        (0, 0, FLAGS_EXACT, True),
+        (0b0110, 0b0100, FLAGS | FLAGS_EXACT, False),
+        (0b0110, 0b0110, FLAGS | FLAGS_EXACT, True),
+    ],
+)
+def test_ticket_flags(stored: int, asked: int, how: int, matches: bool) -> None:
+    """FLAGS: the flags asked for are among the credential's. FLAGS_EXACT: they are all of them."""
+    assert found(TagFields(flags=asked), how, CredentialFields(flags=stored)) is matches
+
+
+# How times match
+
+STORED_TIMES = CredentialFields(authtime=100, starttime=200, endtime=300, renew_till=400)
+
+
+@pytest.mark.parametrize(
+    ("tag", "how", "matches"),
+    [
+        (TagFields(endtime=301, renew_till=401), 0, True),
+        # Each that is asked for is at most the credential's.
+        (TagFields(), TIMES, True),
+        (TagFields(endtime=300, renew_till=400), TIMES, True),
+        (TagFields(endtime=299, renew_till=399), TIMES, True),
+        (TagFields(endtime=301, renew_till=400), TIMES, False),
+        (TagFields(endtime=300, renew_till=401), TIMES, False),
+        # Zero asks for nothing.
+        (TagFields(endtime=0, renew_till=400), TIMES, True),
+        (TagFields(endtime=300, renew_till=0), TIMES, True),
+        (TagFields(endtime=0, renew_till=401), TIMES, False),
+        (TagFields(endtime=301, renew_till=0), TIMES, False),
+        # The other two are not looked at.
+        (TagFields(authtime=999, starttime=999, endtime=300), TIMES, True),
+        # Exactly: all four.
+        (TagFields(authtime=100, starttime=200, endtime=300, renew_till=400), TIMES_EXACT, True),
+        (TagFields(authtime=101, starttime=200, endtime=300, renew_till=400), TIMES_EXACT, False),
+        (TagFields(authtime=100, starttime=201, endtime=300, renew_till=400), TIMES_EXACT, False),
+        (TagFields(authtime=100, starttime=200, endtime=301, renew_till=400), TIMES_EXACT, False),
+        (TagFields(authtime=100, starttime=200, endtime=300, renew_till=401), TIMES_EXACT, False),
+        # Zero is a time like any other then.
+        (TagFields(authtime=0, starttime=200, endtime=300, renew_till=400), TIMES_EXACT, False),
+        (TagFields(authtime=100, starttime=0, endtime=300, renew_till=400), TIMES_EXACT, False),
+        (TagFields(authtime=100, starttime=200, endtime=0, renew_till=400), TIMES_EXACT, False),
+        (TagFields(authtime=100, starttime=200, endtime=300, renew_till=0), TIMES_EXACT, False),
+        (TagFields(), TIMES_EXACT, False),
+        (TagFields(endtime=300), TIMES | TIMES_EXACT, False),
+    ],
+)
+def test_times(tag: TagFields, how: int, matches: bool) -> None:
+    """TIMES: end and renewal asked for are at most the credential's. TIMES_EXACT: all four are the same."""
+    assert found(tag, how, STORED_TIMES) is matches
+
+
+@pytest.mark.parametrize(("asked", "matches"), [(0, True), (1, False)])
+def test_times_of_a_credential_without(asked: int, matches: bool) -> None:
+    """A credential that has no renewal matches where none is asked for."""
+    stored = replace(STORED_TIMES, renew_till=0)
+    assert found(TagFields(renew_till=asked), TIMES, stored) is matches
+
+
+def test_times_are_unsigned() -> None:
+    """An end after 2038 is later than one before."""
+    late, early = 2**31 + 1, 2**31 - 1
+    assert found(TagFields(endtime=early), TIMES, CredentialFields(endtime=late))
+    assert not found(TagFields(endtime=late), TIMES, CredentialFields(endtime=early))
+
+
+# How the rest matches
+
+
+@pytest.mark.parametrize(
+    ("stored", "asked", "how", "matches"),
+    [
+        ([(1, b"one")], None, 0, True),
+        ([(1, b"one")], [(1, b"two")], 0, True),
+        ([(1, b"one")], [(1, b"one")], AUTHDATA, True),
+        ([(1, b"one")], [(1, b"two")], AUTHDATA, False),
+        ([(1, b"one")], [(2, b"one")], AUTHDATA, False),
+        ([(1, b"one")], [(1, b"one"), (1, b"one")], AUTHDATA, False),
+        ([(1, b"one"), (2, b"two")], [(1, b"one")], AUTHDATA, False),
+        ([(1, b"one")], None, AUTHDATA, False),
+        ([(1, b"one")], [], AUTHDATA, False),
+        # Absent equals an empty list.
+        ([], None, AUTHDATA, True),
+        ([], [], AUTHDATA, True),
+        ([], [(1, b"one")], AUTHDATA, False),
+    ],
+)
+def test_authdata(
+    stored: list[tuple[int, bytes]], asked: list[tuple[int, bytes]] | None, how: int, matches: bool
+) -> None:
+    """AUTHDATA: the list is the credential's, and none is the same as an empty one."""
+    assert found(TagFields(authdata=asked), how, CredentialFields(authdata=stored)) is matches
+
+
+@pytest.mark.parametrize(
+    ("stored", "asked", "how", "matches"),
+    [
+        (b"one", b"two", 0, True),
+        (b"one", b"one", SECOND_TICKET, True),
+        (b"one", b"two", SECOND_TICKET, False),
+        (b"one", b"on", SECOND_TICKET, False),
+        (b"one", b"", SECOND_TICKET, False),
+        (b"one", None, SECOND_TICKET, False),
+        (b"", b"one", SECOND_TICKET, False),
+        (b"", b"", SECOND_TICKET, True),
+        (b"", None, SECOND_TICKET, True),
+    ],
+)
+def test_second_ticket(stored: bytes, asked: bytes | None, how: int, matches: bool) -> None:
+    """2ND_TKT: the second ticket is the credential's, as S4U2Proxy look-ups need it."""
+    assert found(TagFields(second_ticket=asked), how, CredentialFields(second_ticket=stored)) is matches
+
+
+@pytest.mark.parametrize(
+    ("stored", "asked", "how", "matches"),
+    [
+        (18, 17, 0, True),
+        (18, 18, KEYTYPE, True),
+        (18, 17, KEYTYPE, False),
+        (18, -18, KEYTYPE, False),
+        (-133, -133, KEYTYPE, True),
+    ],
+)
+def test_keytype(stored: int, asked: int, how: int, matches: bool) -> None:
+    """KEYTYPE: the session key's encryption type is the credential's; the key itself never counts."""
+    tag = TagFields(keyblock=(asked, b"another key"))
+    assert found(tag, how, CredentialFields(enctype=stored)) is matches
+
+
+@pytest.mark.parametrize("how", [0, EVERYTHING])
+def test_ticket_addresses_and_key_never_count(how: int) -> None:
+    """No flag compares the ticket, the addresses or the key."""
+    stored = CredentialFields(addresses=[(2, b"\x7f\0\0\1")])
+    other = replace(
+        _tag_of(stored), ticket=b"another", addresses=[(2, b"\x0a\0\0\1")], keyblock=(AES256, b"")
+    )
+    assert found(other, how, stored)
+    assert found(replace(other, ticket=None, addresses=None), how, stored)
+
+
+def _tag_of(stored: CredentialFields) -> TagFields:
+    """The tag that asks for all of a credential."""
+    return TagFields(
+        client=stored.client,
+        server=stored.server,
+        keyblock=(stored.enctype, stored.key),
+        authtime=stored.authtime,
+        starttime=stored.starttime,
+        endtime=stored.endtime,
+        renew_till=stored.renew_till,
+        is_skey=stored.is_skey,
+        flags=stored.flags,
+        addresses=stored.addresses,
+        authdata=stored.authdata,
+        ticket=stored.ticket,
+        second_ticket=stored.second_ticket,
+    )
+
+
+@fewer
+@given(credentials, U32)
+def test_a_credential_matches_itself(stored: CredentialFields, how: int) -> None:
+    """Whatever is asked for, a credential matches itself: user-to-user tickets with MATCH_IS_SKEY alone."""
+    assert found(_tag_of(stored), how | IS_SKEY, stored)
+    assert found(_tag_of(stored), how & ~IS_SKEY, stored) is not stored.is_skey
+
+
+DIFFERENT: list[dict[str, Any]] = [
+    {"client": BOB},
+    {"server": BOB},
+    {"enctype": 17},
+    {"authtime": 1},
+    {"starttime": 1},
+    {"endtime": 1},
+    {"renew_till": 1},
+    {"is_skey": 0},
+    {"flags": 1},
+    {"authdata": [(1, b"other")]},
+    {"second_ticket": b"other"},
+]
+
+
+@pytest.mark.parametrize("different", DIFFERENT, ids=lambda different: next(iter(different)))
+def test_every_flag_together(different: dict[str, Any]) -> None:
+    """With every flag of the word, one field that differs is enough not to match."""
+    stored = CredentialFields(is_skey=1, authdata=[(1, b"one")], second_ticket=b"a second ticket")
+    assert found(_tag_of(stored), EVERYTHING, stored)
+    assert not found(_tag_of(stored), EVERYTHING, replace(stored, **different))
+
+
+def test_a_look_up_for_s4u2proxy() -> None:
+    """Without a client, tickets for the same server are told apart by their second tickets."""
+    tag = TagFields(server=HOST, second_ticket=b"alice's")
+    how = GC_CACHED | SECOND_TICKET
+    assert found(tag, how, CredentialFields(client=ALICE, second_ticket=b"alice's"))
+    assert not found(tag, how, CredentialFields(client=BOB, second_ticket=b"bob's"))
+    assert not found(tag, how, CredentialFields(client=ALICE))
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [EVERY_FIELD, *(row[1] for row in HEADER_BITS)],
+    ids=["every bit", *(f"{row[0]:#x}" for row in HEADER_BITS)],
+)
+def test_a_tag_that_ends_early(fields: TagFields) -> None:
+    """A tag that is cut off anywhere is malformed."""
+    assert_every_prefix_refused(read_tag, fields.pack())
+
+
+@pytest.mark.parametrize("lie", [2, 2**31, 2**32 - 1])
+@pytest.mark.parametrize(
+    ("header", "before"),
+    [
+        (1, u32(1)),
+        (4, b"\0\x12"),
+        (8, bytes(21)),
+        (0x10, bytes(21)),
+        (0x20, bytes(21)),
+        (0x40, bytes(21)),
+    ],
+    ids=["client", "key", "ticket", "second ticket", "authdata", "addresses"],
+)
+def test_lengths_and_counts_that_lie(header: int, before: bytes, lie: int) -> None:
+    """A length or a count beyond the tag's end is malformed and costs nothing."""
+    assert_refused_cheaply(read_tag, u32(header) + before + u32(lie) + b"x")
+
+
+@pytest.mark.parametrize("field", ["addresses", "authdata"])
+def test_too_many_entries(field: str) -> None:
+    """Lists of as many entries as are accepted are read; one more is refused, though all are there."""
+    most: dict[str, Any] = {field: [(1, b"")] * MAX_LIST}
+    more: dict[str, Any] = {field: [(1, b"")] * (MAX_LIST + 1)}
+    read(TagFields(**most).pack())
+    assert_refused(read_tag, TagFields(**more).pack())
+
+
+@pytest.mark.parametrize("field", ["client", "server"])
+def test_too_many_components(field: str) -> None:
+    """A principal of too many components is refused within a tag too."""
+    crowd: dict[str, Any] = {field: principal(REALM, *[b"x"] * (MAX_COMPONENTS + 1))}
+    assert_refused(read_tag, TagFields(**crowd).pack())
+
+
+@fewer
+@given(tags, st.data())
+def test_damaged_tags(fields: TagFields, made_up: st.DataObject) -> None:
+    """A tag with any bytes replaced is another one or malformed."""
+    sent = fields.pack()
+    begin = made_up.draw(st.integers(0, len(sent)))
+    end = made_up.draw(st.integers(begin, len(sent)))
+    assert_harmless(read_tag, sent[:begin] + made_up.draw(blob) + sent[end:])
+
+
+@given(st.binary(max_size=200))
+def test_random_bytes(message: bytes) -> None:
+    """Random bytes are a tag or malformed, whatever the header says."""
+    assert_harmless(read_tag, message)
+    for header in (0, 1, 2, 4, 8, 0x10, 0x20, 0x40, 0x7F, 2**32 - 1):
+        assert_harmless(read_tag, u32(header) + message)
+
+
+def test_no_authdata_is_an_empty_list() -> None:
+    """What stands for absent authdata is an empty list's bytes."""
+    assert typed_list([]) == NO_AUTHDATA

@@ -1,0 +1,201 @@
+"""The client against a real server on a real socket: every method once, and what it does when that fails."""
+
+import asyncio
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pykcm.ccaches.quotas import NO_LIMITS
+from pykcm.client import KcmClient
+from pykcm.peer.access import Access
+from pykcm.peer.identity import Kernel
+from pykcm.protocol.codes import Code
+from pykcm.protocol.messages import ARGUMENTS
+from pykcm.protocol.opcodes import Opcode
+from pykcm.protocol.tag import Match, Tag
+from pykcm.server.connection import Connection
+from pykcm.server.connections import Connections
+from pykcm.server.residents import Residents
+from pykcm.server.service import Service
+from pykcm.store.memory import MemoryStore
+from tests.builders import ALICE, BOB, HTTP, TGS, credential_bytes, credential_of_size, refused, tag_for
+
+TICKET, HTTP_TICKET = credential_bytes(TGS), credential_bytes(HTTP)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Iterator[Path]:
+    """The socket of a server in a thread of its own."""
+    path = tmp_path / "kcm.sock"
+    serving = threading.Event()
+    stop: list[Callable[[], object]] = []
+
+    async def serve() -> None:
+        loop = asyncio.get_running_loop()
+        store = MemoryStore()
+        service = Service(store, Residents(store, NO_LIMITS), Access())
+        connections = Connections(0, lambda: None)
+        stopped = asyncio.Event()
+        stop.append(lambda: loop.call_soon_threadsafe(stopped.set))
+        server = await loop.create_unix_server(
+            lambda: Connection(service, Kernel(), connections, 16 << 20), str(path)
+        )
+        serving.set()
+        await stopped.wait()
+        server.close()
+        await connections.finish(20)
+
+    thread = threading.Thread(target=asyncio.run, args=(serve(),))
+    thread.start()
+    assert serving.wait(20)
+    yield path
+    stop[0]()
+    thread.join(20)
+    assert not thread.is_alive()
+
+
+@pytest.fixture
+def kcm(path: Path) -> Iterator[KcmClient]:
+    """A client of it."""
+    with KcmClient(path) as client:
+        yield client
+
+
+def test_every_operation_has_a_method() -> None:
+    """Each operation that the server supports is a method named as its opcode."""
+    assert all(callable(getattr(KcmClient, Opcode(opcode).name.lower())) for opcode in ARGUMENTS)
+
+
+def test_every_method(kcm: KcmClient) -> None:
+    """Every method sends what the server understands and understands what it answers."""
+    own = kcm.get_default_cache()
+    kcm.noop()
+    kcm.resolve(own)
+    assert kcm.get_cache_uuid_list() == []
+
+    kcm.initialize(own, ALICE)
+    assert kcm.get_name(own) == own
+    assert kcm.get_principal(own) == ALICE
+    (ccache,) = kcm.get_cache_uuid_list()
+    assert kcm.get_cache_by_uuid(ccache) == own
+
+    kcm.store(own, TICKET)
+    kcm.store(own, HTTP_TICKET)
+    assert kcm.retrieve(own, Match.GC_CACHED, tag_for(HTTP)) == HTTP_TICKET
+    uuids = kcm.get_cred_uuid_list(own)
+    assert [kcm.get_cred_by_uuid(own, uuid) for uuid in uuids] == [TICKET, HTTP_TICKET]
+    kcm.remove_cred(own, 0, tag_for(HTTP))
+    assert kcm.get_cred_list(own) == [TICKET]
+
+    kcm.set_flags(own, 0)
+    assert kcm.get_kdc_offset(own) == 0
+    kcm.set_kdc_offset(own, -5)
+    assert kcm.get_kdc_offset(own) == -5
+
+    other = kcm.gen_new()
+    kcm.replace(other, 9, BOB, [TICKET, HTTP_TICKET])
+    kcm.set_default_cache(other)
+    assert kcm.get_default_cache() == other
+    kcm.move_cache(other, own)
+    assert kcm.get_default_cache() == own
+    assert (kcm.get_principal(own), kcm.get_kdc_offset(own)) == (BOB, 9)
+    assert kcm.get_cred_list(own) == [TICKET, HTTP_TICKET]
+
+    kcm.destroy(own)
+    assert kcm.get_cache_uuid_list() == []
+
+
+@pytest.mark.parametrize(
+    ("tag", "how"),
+    [
+        (Tag(ALICE, HTTP), Match.GC_CACHED),
+        (Tag(enctype=18, server=HTTP), Match.KEYTYPE),
+        (Tag(server=HTTP, second_ticket=b"second"), Match.SECOND_TICKET),
+        (Tag(server=HTTP, authdata=b"\0\0\0\1\0\7\0\0\0\1x"), Match.AUTHDATA),
+        (Tag(server=HTTP, flags=0x40E10000), Match.FLAGS_EXACT),
+        (Tag(server=HTTP._replace(realm=b"")), Match.SRV_NAMEONLY),
+    ],
+)
+def test_tags(kcm: KcmClient, tag: Tag, how: int) -> None:
+    """Each field of a tag arrives as it was meant."""
+    own = kcm.get_default_cache()
+    kcm.initialize(own, ALICE)
+    wanted = credential_bytes(HTTP, second_ticket=b"second", authdata=[(7, b"x")])
+    kcm.store(own, credential_bytes(TGS, enctype=17, flags=0))
+    kcm.store(own, wanted)
+    assert kcm.retrieve(own, how, tag) == wanted
+
+
+def test_refusals(kcm: KcmClient) -> None:
+    """What the server refuses is raised with its code; the connection goes on to work."""
+    with refused(Code.FCC_NOFILE):
+        kcm.get_principal(kcm.get_default_cache())
+    with refused(Code.CC_END):
+        kcm.get_cache_by_uuid(bytes(16))
+    with refused(Code.FCC_INTERNAL):
+        kcm.call(999)
+    kcm.noop()
+
+
+def test_names_with_a_nul(kcm: KcmClient) -> None:
+    """A name that cannot go over the wire is refused before anything is sent."""
+    with refused(Code.CC_FORMAT):
+        kcm.get_principal(b"1000\0x")
+    kcm.noop()
+
+
+def test_large_credentials(kcm: KcmClient) -> None:
+    """Requests and replies may be far larger than a socket holds."""
+    own = kcm.get_default_cache()
+    large = [credential_of_size(4 << 20, server).blob for server in (TGS, HTTP)]
+    kcm.replace(own, 0, ALICE, large)
+    assert kcm.get_cred_list(own) == large
+
+
+def test_several_clients(path: Path, kcm: KcmClient) -> None:
+    """What one client stored another finds."""
+    own = kcm.get_default_cache()
+    kcm.initialize(own, ALICE)
+    with KcmClient(str(path)) as other:
+        assert other.get_principal(own) == ALICE
+    assert kcm.get_principal(own) == ALICE
+
+
+def test_no_server(tmp_path: Path) -> None:
+    """Where there is no server, or a dead one's socket, OSError is raised."""
+    path = tmp_path / "kcm.sock"
+    with pytest.raises(FileNotFoundError):
+        KcmClient(path)
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    with pytest.raises(ConnectionRefusedError):
+        KcmClient(path)
+
+
+@pytest.mark.parametrize("answer", [b"", b"\0\0\0\4\0\0", b"\0\0\0\x08\0\0\0\0\0\0\0\0\0\0"])
+def test_a_server_that_closes(tmp_path: Path, answer: bytes) -> None:
+    """A connection that closes before a reply is whole is a ConnectionError."""
+    path = tmp_path / "kcm.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        with KcmClient(path, timeout=20) as client:
+            accepted, _ = listener.accept()
+            with accepted:
+                accepted.send(answer)
+                accepted.shutdown(socket.SHUT_WR)
+                with pytest.raises(ConnectionError):
+                    client.noop()
+
+
+def test_a_server_that_does_not_answer(tmp_path: Path) -> None:
+    """A server that does not answer in time is a TimeoutError."""
+    path = tmp_path / "kcm.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        with KcmClient(path, timeout=0.01) as client, pytest.raises(TimeoutError):
+            client.noop()

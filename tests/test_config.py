@@ -1,0 +1,280 @@
+"""The configuration: every option, the merging of files, and mistakes told by file and option."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pykcm.config import OPTIONS, Config, ConfigError, load_config
+
+DEFAULTS: dict[str, Any] = {
+    "socket_path": "/run/.heim_org.h5l.kcm-socket",
+    "state_dir": "/var/lib/pykcm",
+    "store": "sqlcipher",
+    "key_file": None,
+    "durability": "full",
+    "log_level": "info",
+    "max_ccaches": 0,
+    "max_uid_ccaches": 64,
+    "max_ccache_size": 4096,
+    "max_uid_size": 16384,
+    "max_request_size": 10240,
+    "root_lists_all": False,
+    "responder_idle_timeout": 300,
+}
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """Where the main file belongs; it is not there yet."""
+    return tmp_path / "pykcm.toml"
+
+
+def load(file: Path, text: str) -> Config:
+    file.write_text(text)
+    return load_config(file)
+
+
+def refusal(file: Path, text: str | None = None, overrides: dict[str, Any] | None = None) -> str:
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(file, overrides)
+    return str(caught.value)
+
+
+def conf_d(file: Path, name: str, text: str) -> Path:
+    path = file.parent / "conf.d" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def test_defaults(file: Path) -> None:
+    """Every option has the documented default, and there is no other option."""
+    config = load(file, "")
+    assert {name: getattr(config, name) for name in OPTIONS} == DEFAULTS
+
+
+def test_options_are_documented() -> None:
+    """The README's table has every option and no other."""
+    documented = re.findall(r"^\| `([a-z_]+)` \|", README.read_text(), re.MULTILINE)
+    assert sorted(documented) == sorted(DEFAULTS)
+
+
+@pytest.mark.parametrize(
+    ("option", "toml", "value"),
+    [
+        ("socket_path", '"/tmp/kcm.sock"', "/tmp/kcm.sock"),
+        ("socket_path", f'"/{"x" * 106}"', "/" + "x" * 106),
+        ("state_dir", '"/srv/kcm"', "/srv/kcm"),
+        ("store", '"memory"', "memory"),
+        ("store", '"sqlcipher"', "sqlcipher"),
+        ("key_file", '"/etc/pykcm/key"', "/etc/pykcm/key"),
+        ("durability", '"normal"', "normal"),
+        *[("log_level", f'"{level}"', level) for level in ("debug", "info", "warning", "error")],
+        ("max_ccaches", "0", 0),
+        ("max_ccaches", "100_000", 100_000),
+        ("max_uid_ccaches", "1", 1),
+        ("max_ccache_size", "1", 1),
+        ("max_uid_size", "0", 0),
+        ("max_request_size", "64", 64),
+        ("max_request_size", "65536", 65536),
+        ("root_lists_all", "true", True),
+        ("responder_idle_timeout", "0", 0),
+        ("responder_idle_timeout", "1.5", 1.5),
+        ("responder_idle_timeout", '"0s"', 0),
+        ("responder_idle_timeout", '"90s"', 90),
+        ("responder_idle_timeout", '"10m"', 600),
+        ("responder_idle_timeout", '"24h"', 86400),
+        ("responder_idle_timeout", '"7d"', 604800),
+    ],
+)
+def test_values(file: Path, option: str, toml: str, value: object) -> None:
+    """Each option takes its values; the others keep their defaults."""
+    config = load(file, f"{option} = {toml}\n")
+    assert {name: getattr(config, name) for name in OPTIONS} == DEFAULTS | {option: value}
+
+
+@pytest.mark.parametrize(
+    ("option", "toml", "hint"),
+    [
+        ("socket_path", "7", "str"),
+        ("socket_path", '""', ""),
+        ("socket_path", '"kcm.sock"', ""),
+        ("socket_path", '"/"', ""),
+        ("socket_path", '"/a\\u0000b"', ""),
+        ("socket_path", f'"/{"x" * 107}"', "107"),
+        ("state_dir", '"state"', ""),
+        ("state_dir", "false", "str"),
+        ("state_dir", '"/a\\u0000b"', ""),
+        ("store", '"postgresql"', "postgresql"),
+        ("store", '"SQLCipher"', "SQLCipher"),
+        ("store", "1", "str"),
+        ("key_file", '"key"', ""),
+        ("key_file", "32", "str"),
+        ("durability", '"none"', "none"),
+        ("durability", "true", "str"),
+        ("log_level", '"verbose"', "verbose"),
+        ("log_level", "0", "str"),
+        ("max_ccaches", "-1", "0"),
+        ("max_ccaches", "true", "bool"),
+        ("max_ccaches", '"10"', "int"),
+        ("max_ccaches", "1.5", "int"),
+        ("max_uid_ccaches", "-1", "0"),
+        ("max_uid_ccaches", "[64]", "int"),
+        ("max_uid_ccaches", "false", "bool"),
+        ("max_ccache_size", "-1", "0"),
+        ("max_ccache_size", '"4M"', "int"),
+        ("max_ccache_size", "9_000_000_000_000_000_000", ""),
+        ("max_uid_size", "1e3", "int"),
+        ("max_uid_size", "true", "bool"),
+        ("max_request_size", "0", "64"),
+        ("max_request_size", "63", "64"),
+        ("max_request_size", "65537", "65536"),
+        ("max_request_size", "true", "bool"),
+        ("root_lists_all", "1", "bool"),
+        ("root_lists_all", '"yes"', "bool"),
+        ("responder_idle_timeout", "-1", "0"),
+        ("responder_idle_timeout", "true", "bool"),
+        ("responder_idle_timeout", "nan", ""),
+        ("responder_idle_timeout", "inf", ""),
+        ("responder_idle_timeout", "[300]", "array"),
+        ("responder_idle_timeout", "2026-11-21", ""),
+        *[
+            ("responder_idle_timeout", f'"{text}"', "90s")
+            for text in ("", "300", "5 m", "-5m", "5M", "1h30m", "m", "1.5h", "5ms", "\u0665s", "5s\\n")
+        ],
+        ("responder_idle_timeout", '"99999999999999d"', ""),
+    ],
+)
+def test_wrong_values(file: Path, option: str, toml: str, hint: str) -> None:
+    """A wrong type or an impossible value is an error that names file and option, with a hint."""
+    message = refusal(file, f"{option} = {toml}\n")
+    assert str(file) in message
+    assert f"option {option}:" in message
+    assert hint in message
+    assert len(message.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "suggestion"),
+    [
+        ("max_uid_ccache", "max_uid_ccaches"),
+        ("max-ccaches", "max_ccaches"),
+        ("socketpath", "socket_path"),
+        ("Store", "store"),
+        ("idle_timeout", "responder_idle_timeout"),
+    ],
+)
+def test_unknown_options(file: Path, option: str, suggestion: str) -> None:
+    """An unknown option is an error that names file and option, and the one that may have been meant."""
+    message = refusal(file, f"{option} = 1\n")
+    assert str(file) in message
+    assert option in message
+    assert suggestion in message
+
+
+@pytest.mark.parametrize("text", ["xyzzy = 1", "[kcm]\nmax_ccaches = 1", "[[store]]", "a.b = 1", '"" = 1'])
+def test_nothing_like_an_option(file: Path, text: str) -> None:
+    """What resembles no option is an error that tells where it stands; options are at the top level."""
+    message = refusal(file, text)
+    assert str(file) in message
+    assert "option" in message
+
+
+def test_several_mistakes(file: Path) -> None:
+    """Of several mistakes one is told; which one does not change from start to start."""
+    text = "max_ccaches = -1\nstore = 7\nmax_uid_size = true\n"
+    assert len({refusal(file, text) for _ in range(5)}) == 1
+
+
+@pytest.mark.parametrize(
+    "content", [b"store", b"store = ", b"\xff\xfe", b"store = 'memory'\nstore = 'memory'\n"]
+)
+def test_no_toml(file: Path, content: bytes) -> None:
+    """A file that is no TOML is an error that names it."""
+    file.write_bytes(content)
+    message = refusal(file)
+    assert str(file) in message
+    assert "TOML" in message
+
+
+def test_missing_file(file: Path) -> None:
+    """A file that was asked for by name must be there."""
+    message = refusal(file)
+    assert str(file) in message
+    assert "No such file or directory" in message
+
+
+def test_a_folder(file: Path) -> None:
+    """A folder in the file's place is an error that names it."""
+    file.mkdir()
+    assert str(file) in refusal(file)
+
+
+def test_the_default_file_may_be_missing(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the default file all options have their defaults; conf.d beside it is read all the same."""
+    monkeypatch.setattr("pykcm.config.DEFAULT_FILE", file)
+    assert load_config() == Config()
+    conf_d(file, "local.toml", 'store = "memory"')
+    assert load_config().store == "memory"
+    file.write_text("max_ccaches = 7")
+    assert (load_config().store, load_config().max_ccaches) == ("memory", 7)
+
+
+def test_conf_d_is_merged_in_order(file: Path) -> None:
+    """Files in conf.d come after the main one, in the order of their names; the last value counts."""
+    conf_d(file, "20-later.toml", "max_ccaches = 20\nmax_uid_size = 20")
+    conf_d(file, "10-earlier.toml", "max_ccaches = 10\nmax_ccache_size = 10")
+    conf_d(file, "9-last.toml", "max_uid_ccaches = 9")
+    config = load(file, "max_ccaches = 1\nmax_uid_size = 1\nmax_ccache_size = 1\nmax_uid_ccaches = 1\n")
+    assert (config.max_ccaches, config.max_uid_size, config.max_ccache_size) == (20, 20, 10)
+    assert config.max_uid_ccaches == 9
+
+
+def test_other_files_in_conf_d(file: Path) -> None:
+    """What does not end in `.toml` is left unread: editors' and packagers' leftovers."""
+    for name in ("a.toml~", "b.toml.rpmsave", "c.txt", "README"):
+        conf_d(file, name, "nonsense")
+    assert load(file, "max_ccaches = 1").max_ccaches == 1
+
+
+def test_mistakes_in_conf_d(file: Path) -> None:
+    """A mistake in a file of conf.d is told with that file's name, even where a later file has it right."""
+    first = conf_d(file, "10.toml", "max_ccaches = true")
+    conf_d(file, "20.toml", "max_ccaches = 1")
+    message = refusal(file, "max_ccaches = 1")
+    assert str(first) in message
+    assert "option max_ccaches:" in message
+
+
+def test_a_file_in_conf_ds_place(file: Path) -> None:
+    """Something else of the name `conf.d` has no options in it."""
+    (file.parent / "conf.d").write_text("max_ccaches = 7")
+    assert load(file, "").max_ccaches == 0
+
+
+def test_overrides(file: Path) -> None:
+    """The command line has precedence over all files; what was not given there changes nothing."""
+    file.write_text('store = "sqlcipher"\nlog_level = "error"')
+    conf_d(file, "a.toml", 'state_dir = "/srv/kcm"')
+    config = load_config(file, {"store": "memory", "log_level": None, "state_dir": None, "socket_path": "/x"})
+    assert (config.store, config.log_level) == ("memory", "error")
+    assert (config.state_dir, config.socket_path) == ("/srv/kcm", "/x")
+
+
+def test_mistakes_on_the_command_line(file: Path) -> None:
+    """A mistake on the command line is told as such."""
+    message = refusal(file, "", {"socket_path": "/" + "x" * 200})
+    assert "command line" in message
+    assert "socket_path" in message
+
+
+def test_frozen() -> None:
+    """The configuration does not change any more."""
+    with pytest.raises(AttributeError):
+        Config().store = "memory"  # type: ignore[misc]
