@@ -6,6 +6,7 @@ changed nothing; what it changed is recorded in `changes` until it is taken. A n
 cannot be read; the default may name it all the same, as sshd's order of calls needs.
 """
 
+import errno
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -39,7 +40,7 @@ class Collection:
     """The ccaches of one UID.
 
     `unavailable` holds the names of ccaches whose secrets cannot be read, each with the reason: they are
-    not listed, answer CC_FORMAT, keep their name, and can only be destroyed.
+    not listed, answer EIO, keep their name, and can only be destroyed.
     """
 
     def __init__(self, uid: int, quotas: Quotas = NO_LIMITS, census: Census | None = None) -> None:
@@ -78,10 +79,10 @@ class Collection:
     # Reading
 
     def get(self, name: bytes) -> CCache | None:
-        """The ccache of this name; raises CC_FORMAT where its secrets cannot be read."""
+        """The ccache of this name; raises EIO where its secrets cannot be read."""
         ccache = self._ccaches.get(name)
         if ccache is None and name in self.unavailable:
-            raise KcmError(Code.CC_FORMAT, "the ccache's secrets cannot be read")
+            raise KcmError(errno.EIO, "the ccache's secrets cannot be read")
         return ccache
 
     def by_uuid(self, uuid: bytes) -> CCache | None:

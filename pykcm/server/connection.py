@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 import socket
 from collections import deque
 from typing import TYPE_CHECKING, cast
@@ -109,12 +108,14 @@ class Connection(asyncio.Protocol):
 
         From now on a client that writes gets EPIPE, which libkrb5 answers by connecting anew.
         """
-        fd = self._transport.get_extra_info("socket").fileno()
-        with socket.socket(fileno=os.dup(fd)) as sock:
-            try:
-                sock.shutdown(socket.SHUT_RD)
-            except OSError:
-                self._transport.abort()
+        # The transport's own socket object does not let itself be shut down.
+        sock = socket.socket(fileno=self._transport.get_extra_info("socket").fileno())
+        try:
+            sock.shutdown(socket.SHUT_RD)
+        except OSError:
+            self._transport.abort()
+        finally:
+            sock.detach()
 
     def abort(self) -> None:
         self._transport.abort()

@@ -6,10 +6,8 @@ lock-free view, because an ordinary connection would write to the files even on 
 """
 
 import errno
-import shutil
-import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -168,8 +166,9 @@ def _connect(path: Path, key: Key, mode: str) -> Any:
     # SQLCipher writes to stderr otherwise, and its messages say nothing that the exceptions do not.
     db.execute("PRAGMA cipher_log_level = NONE")
     db.execute(f"PRAGMA key = \"x'{key.raw.hex()}'\"")
-    # One process has it: no shared memory file, no lock for each transaction.
-    db.execute("PRAGMA locking_mode = EXCLUSIVE")
+    if not mode.startswith("ro"):
+        # One process has it: no shared memory file, no lock for each transaction.
+        db.execute("PRAGMA locking_mode = EXCLUSIVE")
     return db
 
 
@@ -197,47 +196,32 @@ def _inspect(path: Path, key: Key) -> None:
         raise StoreUnusableError(
             f"{path}: empty, beside a journal that is not; restore a backup, {_BEGIN_ANEW}"
         )
+    closed_in_order = not _size(_journal(path))
     try:
-        thoroughly = _size(path) + _size(_journal(path)) <= _CHECKED_AT_START
-        if not _size(_journal(path)):
-            _inspect_file(path, key, "ro&immutable=1", thoroughly=thoroughly)
-        elif thoroughly or not _can_be_decrypted(path, key):
-            # Only a connection that may write reads the journal; what is right in the database may be
-            # there alone, as when power was lost while the one was copied into the other.
-            with _copy(path) as copy:
-                _inspect_file(copy, key, "rw", thoroughly=thoroughly)
+        with closing(_connect(path, key, "ro&immutable=1" if closed_in_order else "ro")) as db:
+            _check_version(db)
+            if _size(path) + _size(_journal(path)) <= _CHECKED_AT_START:
+                _check_pages(db, closed_in_order=closed_in_order)
     except _UnfitError as error:
         raise StoreUnusableError(f"{path}: {error}") from None
     except sqlcipher.Error as error:
         raise StoreUnusableError(f"{path}: {_cause_and_way_out(error, key)}") from error
-    except OSError as error:
-        raise StoreUnusableError(f"{path}: cannot be inspected: {error.strerror}") from error
+    finally:
+        # A reader of the journal makes an index of it and leaves it behind.
+        path.with_name(path.name + "-shm").unlink(missing_ok=True)
 
 
 class _UnfitError(Exception):
     """What is wrong with a database that can be decrypted, and the way out."""
 
 
-def _inspect_file(path: Path, key: Key, mode: str, *, thoroughly: bool) -> None:
-    with closing(_connect(path, key, mode)) as db:
-        _check_version(db)
-        if thoroughly:
-            if mode == "rw":
-                db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            damage = db.execute("PRAGMA cipher_integrity_check").fetchall()
-            if not damage:
-                damage = [row for row in db.execute("PRAGMA quick_check(1)").fetchall() if row != ("ok",)]
-            if damage:
-                raise _UnfitError(f"damaged: {damage[0][0]}; restore a backup, {_BEGIN_ANEW}")
-
-
-def _can_be_decrypted(path: Path, key: Key) -> bool:
-    with closing(_connect(path, key, "ro&immutable=1")) as db:
-        try:
-            _check_version(db)
-        except sqlcipher.Error:
-            return False
-    return True
+def _check_pages(db: Any, *, closed_in_order: bool) -> None:
+    # After a crash a page of the database may be half written, and whole in the journal: then only what a
+    # reader sees counts.
+    damage = db.execute("PRAGMA cipher_integrity_check").fetchall() if closed_in_order else []
+    damage += [row for row in db.execute("PRAGMA quick_check(1)").fetchall() if row != ("ok",)]
+    if damage:
+        raise _UnfitError(f"damaged: {damage[0][0]}; restore a backup, {_BEGIN_ANEW}")
 
 
 def _check_version(db: Any) -> None:
@@ -249,23 +233,13 @@ def _check_version(db: Any) -> None:
         )
 
 
-@contextmanager
-def _copy(path: Path) -> Iterator[Path]:
-    """The database and its journal in a folder of their own, as encrypted as they are."""
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix="inspection-") as folder:
-        copy = Path(folder, path.name)
-        shutil.copyfile(path, copy)
-        shutil.copyfile(_journal(path), _journal(copy))
-        yield copy
-
-
 def _cause_and_way_out(error: sqlcipher.Error, key: Key) -> str:
     if _name(error) == "SQLITE_NOTADB":
         return (
             f"cannot be decrypted: either {key.source} is not the key it was made with, or the file is "
             f"damaged; restore the right key or a backup, {_BEGIN_ANEW}"
         )
-    return _cause(error)
+    return f"{_cause(error)}; restore a backup, {_BEGIN_ANEW}"
 
 
 def _name(error: sqlcipher.Error) -> str:

@@ -1,0 +1,480 @@
+"""A collection: its ccaches in order, its default, what replaces what, and what is recorded."""
+
+import errno
+from collections.abc import Callable
+
+import pytest
+
+from pykcm.ccaches.changes import (
+    CCacheRemoved,
+    CCacheWritten,
+    CollectionEmptied,
+    CredentialRemoved,
+    CredentialsCleared,
+    CredentialWritten,
+    DefaultChanged,
+)
+from pykcm.ccaches.collection import Collection, move, uid_in
+from pykcm.protocol.codes import Code
+from pykcm.protocol.tag import Match, Tag
+from tests.builders import ALICE, BOB, HTTP, TGS, configuration, credential, refused, tag_for
+from tests.ccaches.contents import blobs, contents, existing, names
+
+
+@pytest.fixture
+def collection() -> Collection:
+    """UID 1000's, with nothing in it."""
+    return Collection(1000)
+
+
+def create(collection: Collection, *wanted: bytes) -> None:
+    for name in wanted:
+        collection.initialize(name, ALICE, None)
+
+
+# Ccaches
+
+
+def test_initialize_creates_an_empty_ccache(collection: Collection) -> None:
+    """INITIALIZE of a missing ccache creates it empty, with KDC offset 0 and its creator's label."""
+    ccache = collection.initialize(b"1000", ALICE, "a:b:c:s0:c1")
+    assert collection.get(b"1000") is ccache
+    assert (ccache.principal, ccache.kdc_offset, ccache.label) == (ALICE, 0, "a:b:c:s0:c1")
+    assert len(ccache.credentials) == 0
+    assert collection.take_changes() == [CCacheWritten(ccache)]
+
+
+def test_initialize_empties_a_ccache(collection: Collection) -> None:
+    """INITIALIZE of an existing one empties it under its new principal, and leaves UUID and place."""
+    create(collection, b"1000", b"1000:other")
+    before = existing(collection, b"1000")
+    collection.store(before, credential())
+    collection.set_kdc_offset(before, 7)
+    collection.take_changes()
+
+    after = collection.initialize(b"1000", BOB, None)
+    assert names(collection) == [b"1000", b"1000:other"]
+    assert (after.uuid, after.principal, after.kdc_offset, len(after.credentials)) == (before.uuid, BOB, 0, 0)
+    assert collection.by_uuid(before.uuid) is after
+    assert collection.take_changes() == [CCacheWritten(after), CredentialsCleared(after)]
+
+
+def test_label_stays_with_the_ccache(collection: Collection) -> None:
+    """A ccache remembers its creator's label, whoever initialises or replaces it later."""
+    collection.initialize(b"1000", ALICE, "creator")
+    assert collection.initialize(b"1000", ALICE, "another").label == "creator"
+    assert collection.replace(b"1000", ALICE, 0, (), "another").label == "creator"
+
+
+def test_uuids_tell_the_uid(collection: Collection) -> None:
+    """Every ccache has a UUID of its own, and the UID can be told from it."""
+    create(collection, b"1000", b"1000:a", b"1000:b")
+    uuids = [ccache.uuid for ccache in collection]
+    assert len(set(uuids)) == 3
+    assert {len(uuid) for uuid in uuids} == {16}
+    assert {uid_in(uuid) for uuid in uuids} == {1000}
+    assert uid_in(Collection(2**32 - 2).initialize(b"4294967294", ALICE, None).uuid) == 2**32 - 2
+
+
+def test_order_is_that_of_creation(collection: Collection) -> None:
+    """Ccaches stand in the order of their creation; one that was destroyed and created again is the last."""
+    create(collection, b"1000:b", b"1000", b"1000:a")
+    assert names(collection) == [b"1000:b", b"1000", b"1000:a"]
+    collection.destroy(b"1000:b")
+    create(collection, b"1000:b")
+    assert names(collection) == [b"1000", b"1000:a", b"1000:b"]
+
+
+def test_a_destroyed_ccache_is_gone(collection: Collection) -> None:
+    """After DESTROY neither name nor UUID leads anywhere, and a new ccache of the name is another one."""
+    create(collection, b"1000", b"1000:a")
+    uuid = existing(collection, b"1000:a").uuid
+    collection.take_changes()
+    collection.destroy(b"1000:a")
+    assert collection.get(b"1000:a") is None
+    assert collection.by_uuid(uuid) is None
+    assert collection.take_changes() == [CCacheRemoved(uuid, b"1000:a")]
+    create(collection, b"1000:a")
+    assert existing(collection, b"1000:a").uuid != uuid
+
+
+def test_unused_name(collection: Collection) -> None:
+    """A new name is under the UID, differs each time, and is not created by being given."""
+    given = {collection.unused_name() for _ in range(50)}
+    assert len(given) == 50
+    assert all(name.startswith(b"1000:") and len(name) > len(b"1000:") for name in given)
+    assert len(collection) == 0
+    assert collection.take_changes() == []
+
+
+def test_unused_name_is_nobodys(collection: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new name is neither a ccache's nor the default's, nor one whose ccache cannot be read."""
+    drawn = iter(["taken", "chosen", "broken", "free"])
+    monkeypatch.setattr("pykcm.ccaches.collection.secrets.token_hex", lambda _size: next(drawn))
+    create(collection, b"1000:taken")
+    collection.set_default(b"1000:chosen")
+    collection.unavailable[b"1000:broken"] = bytes(16)
+    assert collection.unused_name() == b"1000:free"
+
+
+# The default
+
+
+def test_default_is_the_uids_own_name(collection: Collection) -> None:
+    """The default of a new collection is `<uid>`, which then only has to be created."""
+    assert collection.default_name == b"1000"
+    create(collection, b"1000")
+    assert collection.default_name == b"1000"
+
+
+def test_initialize_never_moves_the_default(collection: Collection) -> None:
+    """INITIALIZE and REPLACE leave the default alone, even while it names no ccache."""
+    create(collection, b"1000:a")
+    assert collection.default_name == b"1000"
+    collection.replace(b"1000:b", ALICE, 0, (), None)
+    assert collection.default_name == b"1000"
+
+
+def test_set_default_to_what_does_not_exist(collection: Collection) -> None:
+    """SET_DEFAULT_CACHE accepts a name that no ccache has; nothing is created."""
+    collection.set_default(b"1000:later")
+    assert collection.default_name == b"1000:later"
+    assert len(collection) == 0
+    assert collection.get(b"1000:later") is None
+    assert collection.take_changes() == [DefaultChanged(b"1000:later")]
+
+
+def test_order_of_sshd(collection: Collection) -> None:
+    """GEN_NEW, SET_DEFAULT_CACHE, INITIALIZE, STORE make a ccache that is the default."""
+    name = collection.unused_name()
+    collection.set_default(name)
+    ccache = collection.initialize(name, ALICE, None)
+    collection.store(ccache, credential())
+    assert collection.default_name == name
+    assert names(collection) == [name]
+
+
+def test_destroying_the_default_with_others_left(collection: Collection) -> None:
+    """The default goes on naming the destroyed ccache: no other one takes its place by itself."""
+    create(collection, b"1000", b"1000:a", b"1000:b")
+    collection.set_default(b"1000:a")
+    collection.take_changes()
+    collection.destroy(b"1000:a")
+    assert collection.default_name == b"1000:a"
+    assert collection.get(b"1000:a") is None
+    assert not any(isinstance(change, DefaultChanged) for change in collection.take_changes())
+
+
+def test_destroying_the_last_ccache(collection: Collection) -> None:
+    """When the last ccache goes, the default returns to `<uid>`."""
+    create(collection, b"1000:a", b"1000:b")
+    collection.set_default(b"1000:b")
+    collection.destroy(b"1000:b")
+    assert collection.default_name == b"1000:b"
+    collection.take_changes()
+    uuid = existing(collection, b"1000:a").uuid
+    collection.destroy(b"1000:a")
+    assert collection.default_name == b"1000"
+    assert collection.take_changes() == [CCacheRemoved(uuid, b"1000:a"), CollectionEmptied()]
+
+
+def test_an_unreadable_ccache_keeps_the_default(collection: Collection) -> None:
+    """The collection is not empty while a ccache is left whose secrets cannot be read."""
+    create(collection, b"1000:a")
+    collection.unavailable[b"1000:b"] = bytes(16)
+    collection.set_default(b"1000:b")
+    collection.destroy(b"1000:a")
+    assert collection.default_name == b"1000:b"
+    collection.destroy(b"1000:b")
+    assert collection.default_name == b"1000"
+
+
+def test_setting_the_same_default_is_no_change(collection: Collection) -> None:
+    """A default that already is what is asked for is not written again."""
+    collection.set_default(b"1000")
+    assert collection.take_changes() == []
+    collection.set_default(b"1000:a")
+    collection.set_default(b"1000:a")
+    assert collection.take_changes() == [DefaultChanged(b"1000:a")]
+    collection.set_default(b"1000")
+    assert collection.take_changes() == [DefaultChanged(None)]
+
+
+# Credentials
+
+
+def test_store_replaces_its_equal(collection: Collection) -> None:
+    """STORE replaces the equal credential where it stands and keeps its UUID; any other goes to the end."""
+    ccache = collection.initialize(b"1000", ALICE, None)
+    collection.store(ccache, credential(TGS))
+    collection.store(ccache, credential(HTTP))
+    uuid, _ = ccache.credentials.uuids()
+    renewed = credential(TGS, ticket=b"renewed")
+    collection.take_changes()
+
+    collection.store(ccache, renewed)
+    assert blobs(ccache) == [renewed.blob, credential(HTTP).blob]
+    assert collection.take_changes() == [CredentialWritten(ccache, uuid, renewed)]
+
+    # A ticket for S4U2Proxy, which differs in its second ticket alone.
+    proxied = credential(TGS, second_ticket=b"evidence")
+    collection.store(ccache, proxied)
+    assert blobs(ccache) == [renewed.blob, credential(HTTP).blob, proxied.blob]
+
+
+def test_remove_credentials(collection: Collection) -> None:
+    """REMOVE_CRED takes every match and leaves the others in order; no match is no error and no change."""
+    ccache = collection.initialize(b"1000", ALICE, None)
+    for each in (credential(HTTP), credential(TGS), credential(HTTP, BOB)):
+        collection.store(ccache, each)
+    first, _, third = ccache.credentials.uuids()
+    collection.take_changes()
+
+    collection.remove_credentials(ccache, tag_for(HTTP), 0)
+    assert blobs(ccache) == [credential(TGS).blob]
+    assert collection.take_changes() == [CredentialRemoved(ccache, first), CredentialRemoved(ccache, third)]
+
+    collection.remove_credentials(ccache, tag_for(HTTP), 0)
+    assert collection.take_changes() == []
+
+
+def test_remove_spares_user_to_user_tickets(collection: Collection) -> None:
+    """Without MATCH_IS_SKEY a user-to-user ticket is never removed by accident."""
+    ccache = collection.initialize(b"1000", ALICE, None)
+    collection.store(ccache, credential(HTTP, is_skey=True))
+    collection.remove_credentials(ccache, tag_for(HTTP), 0)
+    assert len(ccache.credentials) == 1
+    collection.remove_credentials(ccache, Tag(server=HTTP, is_skey=True), Match.IS_SKEY)
+    assert len(ccache.credentials) == 0
+
+
+def test_configuration_is_set_anew(collection: Collection) -> None:
+    """libkrb5 sets its configuration by REMOVE_CRED and STORE: one entry is left, the new one."""
+    ccache = collection.initialize(b"1000", ALICE, None)
+    for value in (b"yes", b"no"):
+        entry = configuration(b"fast_avail", value)
+        collection.remove_credentials(ccache, tag_for(entry.server), 0)
+        collection.store(ccache, entry)
+    assert blobs(ccache) == [configuration(b"fast_avail", b"no").blob]
+
+
+def test_kdc_offset(collection: Collection) -> None:
+    """The KDC offset is kept; the same one again is not written again."""
+    ccache = collection.initialize(b"1000", ALICE, None)
+    collection.take_changes()
+    collection.set_kdc_offset(ccache, -120)
+    assert ccache.kdc_offset == -120
+    assert collection.take_changes() == [CCacheWritten(ccache)]
+    collection.set_kdc_offset(ccache, -120)
+    assert collection.take_changes() == []
+
+
+# REPLACE
+
+
+def test_replace_creates(collection: Collection) -> None:
+    """REPLACE of a missing ccache creates it with all that it is given, in that order."""
+    given = [credential(TGS), credential(HTTP)]
+    ccache = collection.replace(b"1000", BOB, 42, given, "label")
+    assert (ccache.principal, ccache.kdc_offset, ccache.label) == (BOB, 42, "label")
+    assert list(ccache.credentials) == given
+    first, second = ccache.credentials.uuids()
+    assert collection.take_changes() == [
+        CCacheWritten(ccache),
+        CredentialWritten(ccache, first, given[0]),
+        CredentialWritten(ccache, second, given[1]),
+    ]
+
+
+def test_replace_leaves_nothing_of_before(collection: Collection) -> None:
+    """REPLACE of an existing ccache keeps name, UUID and place, and nothing that was in it."""
+    create(collection, b"1000", b"1000:other")
+    before = existing(collection, b"1000")
+    collection.store(before, credential(HTTP))
+    after = collection.replace(b"1000", BOB, 1, [credential(TGS)], None)
+    assert after.uuid == before.uuid
+    assert names(collection) == [b"1000", b"1000:other"]
+    assert blobs(after) == [credential(TGS).blob]
+
+
+def test_replace_with_equal_credentials(collection: Collection) -> None:
+    """Of credentials that equal each other the last one counts, in the place of the first."""
+    renewed = credential(TGS, ticket=b"renewed")
+    ccache = collection.replace(b"1000", ALICE, 0, [credential(TGS), credential(HTTP), renewed], None)
+    assert list(ccache.credentials) == [renewed, credential(HTTP)]
+
+
+# MOVE_CACHE
+
+
+def test_move_of_what_is_not_there(collection: Collection) -> None:
+    """MOVE_CACHE of a missing ccache is FCC_NOFILE, onto itself too, and changes nothing."""
+    create(collection, b"1000:target")
+    collection.take_changes()
+    before = contents(collection)
+    for new in (b"1000:target", b"1000:other", b"1000:missing"):
+        with refused(Code.FCC_NOFILE):
+            move(collection, b"1000:missing", collection, new)
+    assert contents(collection) == before
+    assert collection.take_changes() == []
+
+
+def test_move_onto_itself(collection: Collection) -> None:
+    """MOVE_CACHE of a ccache onto itself is right and changes nothing."""
+    ccache = collection.initialize(b"1000", ALICE, None)
+    collection.store(ccache, credential())
+    collection.take_changes()
+    before = contents(collection)
+    move(collection, b"1000", collection, b"1000")
+    assert contents(collection) == before
+    assert collection.take_changes() == []
+
+
+def test_move_to_a_new_name(collection: Collection) -> None:
+    """MOVE_CACHE to a free name creates it with all that the old one held; the old one is gone."""
+    collection.replace(b"1000:tmp", BOB, 5, [credential(TGS), credential(HTTP)], "label")
+    move(collection, b"1000:tmp", collection, b"1000")
+    assert names(collection) == [b"1000"]
+    moved = existing(collection, b"1000")
+    assert (moved.principal, moved.kdc_offset, moved.label) == (BOB, 5, "label")
+    assert blobs(moved) == [credential(TGS).blob, credential(HTTP).blob]
+    assert collection.get(b"1000:tmp") is None
+
+
+def test_move_overwrites(collection: Collection) -> None:
+    """MOVE_CACHE onto an existing ccache leaves nothing of what that one held; both UUIDs lead right."""
+    target = collection.replace(b"1000", ALICE, 1, [credential(HTTP)], None)
+    source = collection.replace(b"1000:tmp", BOB, 2, [credential(TGS)], None)
+    move(collection, b"1000:tmp", collection, b"1000")
+    assert names(collection) == [b"1000"]
+    moved = existing(collection, b"1000")
+    assert (moved.principal, moved.kdc_offset, blobs(moved)) == (BOB, 2, [credential(TGS).blob])
+    assert collection.by_uuid(target.uuid) is moved
+    assert collection.by_uuid(source.uuid) is None
+
+
+@pytest.mark.parametrize("others", [[], [b"1000:other"]], ids=["alone", "beside-others"])
+@pytest.mark.parametrize(
+    ("default", "old", "new", "wanted"),
+    [
+        (b"1000:tmp", b"1000:tmp", b"1000", b"1000"),
+        (b"1000", b"1000", b"1000:a", b"1000:a"),
+        (b"1000:tmp", b"1000:tmp", b"1000:a", b"1000:a"),
+        (b"1000", b"1000:tmp", b"1000", b"1000"),
+        (b"1000", b"1000:tmp", b"1000:a", b"1000"),
+        (b"1000:later", b"1000:tmp", b"1000", b"1000:later"),
+    ],
+)
+def test_move_and_the_default(
+    collection: Collection, others: list[bytes], default: bytes, old: bytes, new: bytes, wanted: bytes
+) -> None:
+    """MOVE_CACHE takes along a default that pointed at the old name, and no other."""
+    create(collection, old, *others)
+    collection.set_default(default)
+    move(collection, old, collection, new)
+    assert collection.default_name == wanted
+
+
+def test_move_across_collections(collection: Collection) -> None:
+    """MOVE_CACHE into another UID's collection takes everything along but the default."""
+    other = Collection(2000)
+    collection.replace(b"1000", ALICE, 3, [credential()], "label")
+    create(collection, b"1000:a")
+    move(collection, b"1000", other, b"2000:x")
+    assert names(collection) == [b"1000:a"]
+    assert names(other) == [b"2000:x"]
+    moved = existing(other, b"2000:x")
+    assert (moved.principal, moved.kdc_offset, moved.label, uid_in(moved.uuid)) == (ALICE, 3, "label", 2000)
+    assert blobs(moved) == [credential().blob]
+    assert (collection.default_name, other.default_name) == (b"1000", b"2000")
+    assert collection.take_changes()
+    assert other.take_changes()
+
+
+def test_move_of_the_last_across_collections(collection: Collection) -> None:
+    """A collection that is left empty by MOVE_CACHE has its default at `<uid>` again."""
+    create(collection, b"1000:a")
+    collection.set_default(b"1000:a")
+    move(collection, b"1000:a", Collection(2000), b"2000")
+    assert len(collection) == 0
+    assert collection.default_name == b"1000"
+
+
+# Ccaches whose secrets cannot be read
+
+
+@pytest.fixture
+def with_unavailable(collection: Collection) -> Collection:
+    """A collection of one good ccache, `1000`, and one that cannot be read, `1000:broken`."""
+    collection.replace(b"1000", ALICE, 0, [credential()], None)
+    collection.unavailable[b"1000:broken"] = b"\7" * 16
+    collection.take_changes()
+    return collection
+
+
+def test_unavailable_is_not_listed(with_unavailable: Collection) -> None:
+    """A ccache that cannot be read is not listed, and no UUID leads to it; the others are as ever."""
+    assert names(with_unavailable) == [b"1000"]
+    assert with_unavailable.by_uuid(b"\7" * 16) is None
+    assert blobs(existing(with_unavailable, b"1000")) == [credential().blob]
+
+
+def test_unavailable_can_be_destroyed(with_unavailable: Collection) -> None:
+    """Only DESTROY helps against a ccache that cannot be read; then its name is free again."""
+    with_unavailable.destroy(b"1000:broken")
+    assert with_unavailable.take_changes() == [CCacheRemoved(b"\7" * 16, b"1000:broken")]
+    assert with_unavailable.get(b"1000:broken") is None
+    with_unavailable.initialize(b"1000:broken", ALICE, None)
+    assert names(with_unavailable) == [b"1000", b"1000:broken"]
+
+
+def other() -> Collection:
+    """Another UID's collection with one ccache."""
+    collection = Collection(2000)
+    create(collection, b"2000")
+    return collection
+
+
+@pytest.mark.parametrize(
+    ("code", "attempt"),
+    [
+        (errno.EIO, lambda c: c.get(b"1000:broken")),
+        (errno.EIO, lambda c: c.initialize(b"1000:broken", ALICE, None)),
+        (errno.EIO, lambda c: c.replace(b"1000:broken", ALICE, 0, [credential()], None)),
+        (errno.EIO, lambda c: move(c, b"1000:broken", c, b"1000")),
+        (errno.EIO, lambda c: move(c, b"1000:broken", c, b"1000:new")),
+        (errno.EIO, lambda c: move(c, b"1000", c, b"1000:broken")),
+        (errno.EIO, lambda c: move(other(), b"2000", c, b"1000:broken")),
+        (Code.FCC_NOFILE, lambda c: c.destroy(b"1000:missing")),
+    ],
+    ids=["get", "initialize", "replace", "move-from", "move-away", "move-onto", "move-across", "destroy"],
+)
+def test_what_raises_changes_nothing(
+    with_unavailable: Collection, code: Code, attempt: Callable[[Collection], object]
+) -> None:
+    """A method that raises has changed nothing and recorded nothing."""
+    before = contents(with_unavailable)
+    with refused(code):
+        attempt(with_unavailable)
+    assert contents(with_unavailable) == before
+    assert with_unavailable.take_changes() == []
+
+
+# Restoring
+
+
+def test_restore_records_nothing(collection: Collection) -> None:
+    """What is restored stands as it was stored, and is no change."""
+    create(collection, b"1000:a", b"1000")
+    collection.set_default(b"1000:a")
+    restored = Collection(1000)
+    restored.restore(list(collection), b"1000:a")
+    assert contents(restored) == contents(collection)
+    assert restored.take_changes() == []
+
+
+def test_changes_are_taken_once(collection: Collection) -> None:
+    """Changes that were taken are not given again."""
+    create(collection, b"1000")
+    assert len(collection.take_changes()) == 1
+    assert collection.take_changes() == []

@@ -1,0 +1,224 @@
+"""Credentials of one ccache: what is the same credential, in which order they stand, and finding them."""
+
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from pykcm.ccaches.credentials import Credentials
+from pykcm.protocol.credential import Credential, parse_credential
+from pykcm.protocol.principal import Principal
+from pykcm.protocol.tag import Match, Tag
+from tests.builders import ALICE, BOB, HTTP, REALM, TGS, credential, credential_bytes, principal, tag_for
+
+FIRST, SECOND, THIRD = b"\1" * 16, b"\2" * 16, b"\3" * 16
+
+
+def filled(*credentials: Credential) -> Credentials:
+    """These credentials, with UUIDs counted from 1."""
+    result = Credentials()
+    for number, each in enumerate(credentials, 1):
+        result.put(bytes([number]) * 16, each)
+    return result
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"client": BOB},
+        {"client": ALICE._replace(realm=b"OTHER.TEST")},
+        {"client": ALICE._replace(components=(b"alice", b"admin"))},
+        {"server": HTTP},
+        {"server": TGS._replace(realm=b"OTHER.TEST")},
+        {"is_skey": True},
+        {"enctype": 17},
+        {"enctype": -18},
+        {"authdata": [(1, b"")]},
+        {"second_ticket": b"another's TGT"},
+    ],
+    ids="-".join,
+)
+def test_another_credential(other: dict[str, Any]) -> None:
+    """A credential that differs in any one field of the equality is another one."""
+    stored = filled(credential())
+    assert stored.uuid_of_equal(parse_credential(credential_bytes(**other))) is None
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"client": ALICE._replace(name_type=10)},
+        {"server": TGS._replace(name_type=0)},
+        {"key": b"a new session key"},
+        {"times": (1, 2, 3, 4)},
+        {"flags": 0},
+        {"addresses": [(2, b"\x7f\0\0\1")]},
+        {"ticket": b"a new ticket"},
+    ],
+    ids="-".join,
+)
+def test_the_same_credential(other: dict[str, Any]) -> None:
+    """A credential that differs in other fields alone is the same one, renewed."""
+    stored = filled(credential())
+    assert stored.uuid_of_equal(parse_credential(credential_bytes(**other))) == FIRST
+
+
+def test_split_components_are_not_joined_ones() -> None:
+    """`a/b` of two components is not the one component `a/b`."""
+    stored = filled(credential(Principal(1, REALM, (b"a", b"b"))))
+    assert stored.uuid_of_equal(credential(Principal(1, REALM, (b"a/b",)))) is None
+
+
+def test_replacing_keeps_the_place() -> None:
+    """A credential that replaces its equal stands where that stood, and its size alone counts."""
+    stored = filled(credential(TGS), credential(HTTP))
+    renewed = credential(TGS, ticket=b"renewed, and longer")
+    stored.put(FIRST, renewed)
+    assert list(stored.items()) == [(FIRST, renewed), (SECOND, credential(HTTP))]
+    assert stored.size == len(renewed.blob) + len(credential(HTTP).blob)
+
+
+def test_a_place_is_lost_with_the_credential() -> None:
+    """A credential that was removed and stored again stands at the end."""
+    stored = filled(credential(TGS), credential(HTTP))
+    stored.remove(FIRST)
+    stored.put(THIRD, credential(TGS))
+    assert list(stored.uuids()) == [SECOND, THIRD]
+
+
+def test_find_gives_the_first() -> None:
+    """Of several matches the first in stored order wins, also after it was replaced."""
+    first, second = credential(client=BOB), credential(client=ALICE)
+    stored = filled(first, second)
+    assert stored.find(tag_for(TGS), 0) is first
+    renewed = credential(client=BOB, ticket=b"renewed")
+    stored.put(FIRST, renewed)
+    assert stored.find(tag_for(TGS), 0) is renewed
+    assert stored.find_all(tag_for(TGS), 0) == [FIRST, SECOND]
+
+
+def test_find_across_realms() -> None:
+    """SRV_NAMEONLY finds the server in any realm, and the first of them in stored order."""
+    foreign = credential(HTTP._replace(realm=b"OTHER.TEST"))
+    own = credential(HTTP)
+    stored = filled(credential(TGS), foreign, own)
+    assert stored.find(tag_for(HTTP), 0) is own
+    assert stored.find(tag_for(HTTP), Match.SRV_NAMEONLY) is foreign
+    assert stored.find_all(tag_for(HTTP), Match.DONT_MATCH_REALM) == [SECOND, THIRD]
+
+
+def test_find_without_server() -> None:
+    """A tag that names no server looks at every credential."""
+    stored = filled(credential(TGS), credential(HTTP, BOB))
+    assert stored.find_all(Tag(), 0) == [FIRST, SECOND]
+    assert stored.find_all(Tag(client=BOB), 0) == [SECOND]
+    assert stored.find(Tag(client=principal("carol")), 0) is None
+
+
+CLIENTS = [ALICE, BOB, ALICE._replace(realm=b"OTHER.TEST"), ALICE._replace(name_type=10)]
+SERVERS = [TGS, HTTP, HTTP._replace(realm=b"OTHER.TEST"), principal("HTTP")]
+
+credentials = st.builds(
+    credential,
+    st.sampled_from(SERVERS),
+    st.sampled_from(CLIENTS),
+    is_skey=st.booleans(),
+    ticket=st.sampled_from([b"", b"ticket", b"another"]),
+    second_ticket=st.sampled_from([b"", b"second"]),
+)
+tags = st.builds(
+    Tag,
+    client=st.none() | st.sampled_from(CLIENTS),
+    server=st.none() | st.sampled_from(SERVERS),
+    is_skey=st.booleans(),
+    second_ticket=st.sampled_from([b"", b"second"]),
+)
+hows = st.sets(
+    st.sampled_from([Match.IS_SKEY, Match.SECOND_TICKET, Match.SRV_NAMEONLY, Match.DONT_MATCH_REALM])
+).map(sum)
+
+
+def equal(one: Credential, other: Credential) -> bool:
+    """Whether STORE of one replaces the other, as the protocol has it."""
+    return (
+        one.client[1:] == other.client[1:]
+        and one.server[1:] == other.server[1:]
+        and one.is_skey == other.is_skey
+        and one.second_ticket == other.second_ticket
+    )
+
+
+def matches(stored: Credential, tag: Tag, how: int) -> bool:
+    """The matching rules, as far as these credentials differ, spelt out."""
+    any_client_realm = how & Match.DONT_MATCH_REALM
+    any_server_realm = how & (Match.DONT_MATCH_REALM | Match.SRV_NAMEONLY)
+    for asked, there, any_realm in (
+        (tag.client, stored.client, any_client_realm),
+        (tag.server, stored.server, any_server_realm),
+    ):
+        if asked is not None and asked.components != there.components:
+            return False
+        if asked is not None and not any_realm and asked.realm != there.realm:
+            return False
+    if stored.is_skey != (tag.is_skey if how & Match.IS_SKEY else False):
+        return False
+    return not how & Match.SECOND_TICKET or stored.second_ticket == tag.second_ticket
+
+
+class AgainstAList(RuleBasedStateMachine):
+    """Credentials behave as a plain list of UUIDs and credentials does that is searched from its begin."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.real = Credentials()
+        self.model: list[tuple[bytes, Credential]] = []
+        self.count = 0
+
+    @rule(new=credentials)
+    def put(self, new: Credential) -> None:
+        place = next((at for at, (_, old) in enumerate(self.model) if equal(old, new)), None)
+        uuid = self.real.uuid_of_equal(new)
+        if place is None:
+            assert uuid is None
+            self.count += 1
+            uuid = self.count.to_bytes(16)
+            self.model.append((uuid, new))
+        else:
+            assert uuid == self.model[place][0]
+            self.model[place] = (uuid, new)
+        self.real.put(uuid, new)
+
+    @precondition(lambda self: self.model)
+    @rule(data=st.data())
+    def remove(self, data: st.DataObject) -> None:
+        uuid, _ = self.model.pop(data.draw(st.integers(0, len(self.model) - 1)))
+        self.real.remove(uuid)
+        assert self.real.get(uuid) is None
+
+    @rule(tag=tags, how=hows)
+    def find(self, tag: Tag, how: int) -> None:
+        wanted = [(uuid, each) for uuid, each in self.model if matches(each, tag, how)]
+        assert self.real.find_all(tag, how) == [uuid for uuid, _ in wanted]
+        assert self.real.find(tag, how) is (wanted[0][1] if wanted else None)
+
+    @invariant()
+    def same(self) -> None:
+        assert list(self.real.items()) == self.model
+        assert list(self.real.uuids()) == [uuid for uuid, _ in self.model]
+        assert list(self.real) == [each for _, each in self.model]
+        assert len(self.real) == len(self.model)
+        assert self.real.size == sum(len(each.blob) for _, each in self.model)
+        assert all(self.real.get(uuid) is each for uuid, each in self.model)
+
+    @invariant()
+    def indexes_hold_nothing_else(self) -> None:
+        assert self.real._uuid_of == {each.equality: uuid for uuid, each in self.model}
+        by_server = [dict(same) for same in self.real._by_server.values()]
+        assert all(by_server)
+        assert {uuid for same in by_server for uuid in same} == {uuid for uuid, _ in self.model}
+
+
+TestAgainstAList = AgainstAList.TestCase
+TestAgainstAList.settings = settings(max_examples=40, stateful_step_count=30)

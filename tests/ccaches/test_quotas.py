@@ -1,0 +1,367 @@
+"""Quotas: at the limit all is right, one byte or ccache over it is EDQUOT, and nothing has changed."""
+
+import errno
+from collections.abc import Callable
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from pykcm.ccaches.collection import Collection, move
+from pykcm.ccaches.quotas import Census, Quotas
+from pykcm.protocol.codes import KcmError
+from pykcm.protocol.credential import Credential
+from tests.builders import (
+    ALICE,
+    HTTP,
+    TGS,
+    credential,
+    credential_of_size,
+    principal,
+    principal_bytes,
+    service,
+    tag_for,
+)
+from tests.ccaches.contents import Contents, contents, existing, names
+
+PRINCIPAL_SIZE = len(principal_bytes(ALICE))
+
+
+def collection_of(*sizes: int, quotas: Quotas, census: Census | None = None) -> Collection:
+    """A collection with the ccache `1000` of one credential for each size given."""
+    collection = Collection(1000, quotas, census)
+    given = [credential_of_size(size, service(number)) for number, size in enumerate(sizes)]
+    collection.replace(b"1000", ALICE, 0, given, None)
+    collection.take_changes()
+    return collection
+
+
+def assert_refused(collection: Collection, option: str, owner: str, attempt: Callable[[], object]) -> None:
+    """The attempt is EDQUOT, tells option and owner, and has changed nothing."""
+    before = contents(collection)
+    with pytest.raises(KcmError) as caught:
+        attempt()
+    assert caught.value.code == errno.EDQUOT
+    assert option in caught.value.reason
+    assert owner in caught.value.reason
+    assert contents(collection) == before
+    assert collection.take_changes() == []
+
+
+def test_size_of_a_ccache() -> None:
+    """A ccache's size is that of its credentials' bytes and its principal's."""
+    collection = collection_of(200, 300, quotas=Quotas())
+    assert existing(collection, b"1000").size == PRINCIPAL_SIZE + 500
+
+
+def test_size_of_a_ccache_at_the_limit() -> None:
+    """A ccache may be exactly as large as max_ccache_size."""
+    collection = collection_of(200, quotas=Quotas(max_ccache_size=PRINCIPAL_SIZE + 500))
+    ccache = existing(collection, b"1000")
+    collection.store(ccache, credential_of_size(300, HTTP))
+    collection.take_changes()
+    assert_refused(
+        collection,
+        "max_ccache_size",
+        "1000",
+        lambda: collection.store(ccache, credential_of_size(301, HTTP)),
+    )
+    collection.remove_credentials(ccache, tag_for(HTTP), 0)
+    collection.store(ccache, credential_of_size(300, HTTP))
+
+
+def test_size_of_a_collection_at_the_limit() -> None:
+    """A UID's ccaches together may be exactly as large as max_uid_size."""
+    quotas = Quotas(max_uid_size=2 * PRINCIPAL_SIZE + 500)
+    collection = collection_of(200, quotas=quotas)
+    other = collection.initialize(b"1000:other", ALICE, None)
+    collection.take_changes()
+    assert_refused(
+        collection, "max_uid_size", "UID 1000", lambda: collection.store(other, credential_of_size(301))
+    )
+    collection.store(other, credential_of_size(300))
+    collection.take_changes()
+    assert_refused(
+        collection, "max_uid_size", "UID 1000", lambda: collection.initialize(b"1000:third", ALICE, None)
+    )
+    collection.destroy(b"1000")
+    collection.store(other, credential_of_size(200, HTTP))
+
+
+def test_principal_counts() -> None:
+    """An INITIALIZE for a longer principal counts what it is longer by."""
+    longer = principal("alice/x")
+    size = len(principal_bytes(longer))
+    collection = collection_of(quotas=Quotas(max_uid_size=size))
+    collection.initialize(b"1000", longer, None)
+    collection.initialize(b"1000", ALICE, None)
+    collection.take_changes()
+    assert_refused(
+        collection,
+        "max_uid_size",
+        "UID 1000",
+        lambda: collection.initialize(b"1000", principal("alice/xy"), None),
+    )
+
+
+def test_replacing_counts_the_difference() -> None:
+    """STORE of an equal credential needs room only for what it is longer by."""
+    limit = PRINCIPAL_SIZE + 250
+    collection = collection_of(200, quotas=Quotas(max_ccache_size=limit, max_uid_size=limit))
+    ccache = existing(collection, b"1000")
+    collection.store(ccache, credential_of_size(250, service(0)))
+    collection.take_changes()
+    assert_refused(
+        collection,
+        "max_ccache_size",
+        "1000",
+        lambda: collection.store(ccache, credential_of_size(251, service(0))),
+    )
+
+
+def test_what_shrinks_is_always_right() -> None:
+    """In a collection over its limits (they were lowered) everything that makes it no larger is right."""
+    full = collection_of(200, 300, quotas=Quotas())
+    lowered = Collection(1000, Quotas(max_uid_ccaches=1, max_ccache_size=10, max_uid_size=10))
+    lowered.restore(list(full), None)
+    ccache = existing(lowered, b"1000")
+    lowered.store(ccache, credential_of_size(199, service(0)))
+    lowered.store(ccache, credential_of_size(199, service(0)))
+    lowered.remove_credentials(ccache, tag_for(service(1)), 0)
+    lowered.replace(b"1000", ALICE, 0, [credential_of_size(150)], None)
+    lowered.initialize(b"1000", ALICE, None)
+    lowered.destroy(b"1000")
+    assert len(lowered) == 0
+
+
+def test_replace_at_the_limit() -> None:
+    """REPLACE needs room only for what is then more, in the ccache and in the collection."""
+    limit = PRINCIPAL_SIZE + 500
+    collection = collection_of(500, quotas=Quotas(max_ccache_size=limit, max_uid_size=limit))
+    collection.replace(b"1000", ALICE, 0, [credential_of_size(250), credential_of_size(250, HTTP)], None)
+    collection.take_changes()
+    assert_refused(
+        collection,
+        "max_ccache_size",
+        "1000",
+        lambda: collection.replace(
+            b"1000", ALICE, 9, [credential_of_size(250), credential_of_size(251, HTTP)], None
+        ),
+    )
+    assert_refused(
+        collection,
+        "max_uid_size",
+        "UID 1000",
+        lambda: collection.replace(b"1000:new", ALICE, 0, [credential_of_size(200)], None),
+    )
+
+
+def test_replace_counts_equal_credentials_once() -> None:
+    """Of credentials that equal each other only the one that is kept takes room."""
+    collection = collection_of(quotas=Quotas(max_ccache_size=PRINCIPAL_SIZE + 300))
+    collection.replace(b"1000", ALICE, 0, [credential_of_size(200), credential_of_size(200)], None)
+    assert existing(collection, b"1000").size == PRINCIPAL_SIZE + 200
+
+
+def test_number_of_ccaches() -> None:
+    """A UID may have exactly max_uid_ccaches; emptying or replacing one of them goes on to work."""
+    collection = Collection(1000, Quotas(max_uid_ccaches=2))
+    collection.initialize(b"1000", ALICE, None)
+    collection.initialize(b"1000:a", ALICE, None)
+    collection.take_changes()
+    for attempt in (
+        lambda: collection.initialize(b"1000:b", ALICE, None),
+        lambda: collection.replace(b"1000:b", ALICE, 0, [credential()], None),
+    ):
+        assert_refused(collection, "max_uid_ccaches", "UID 1000", attempt)
+    collection.initialize(b"1000:a", ALICE, None)
+    collection.replace(b"1000:a", ALICE, 0, [credential()], None)
+    collection.destroy(b"1000")
+    collection.initialize(b"1000:b", ALICE, None)
+    assert names(collection) == [b"1000:a", b"1000:b"]
+
+
+def test_unavailable_ccaches_count() -> None:
+    """A ccache that cannot be read counts until it is destroyed."""
+    collection = Collection(1000, Quotas(max_uid_ccaches=1))
+    collection.unavailable[b"1000:broken"] = bytes(16)
+    assert_refused(
+        collection, "max_uid_ccaches", "UID 1000", lambda: collection.initialize(b"1000", ALICE, None)
+    )
+    collection.destroy(b"1000:broken")
+    collection.initialize(b"1000", ALICE, None)
+
+
+def test_number_of_all_ccaches() -> None:
+    """All UIDs together may have exactly max_ccaches, and one that goes makes room for one of any UID."""
+    census = Census(0)
+    mine, theirs = (Collection(uid, Quotas(max_ccaches=2), census) for uid in (1000, 2000))
+    mine.initialize(b"1000", ALICE, None)
+    theirs.initialize(b"2000", ALICE, None)
+    mine.initialize(b"1000", ALICE, None)
+    assert census.total == 2
+    mine.take_changes()
+    assert_refused(mine, "max_ccaches", "all users together", lambda: mine.initialize(b"1000:a", ALICE, None))
+    theirs.destroy(b"2000")
+    mine.initialize(b"1000:a", ALICE, None)
+    assert census.total == 2
+
+
+def test_without_limits() -> None:
+    """0 is no limit."""
+    collection = Collection(1000, Quotas(), Census(10**9))
+    for number in range(200):
+        ccache = collection.initialize(b"1000:%d" % number, ALICE, None)
+        collection.store(ccache, credential_of_size(100_000))
+    assert len(collection) == 200
+
+
+def test_move_within_a_full_collection() -> None:
+    """MOVE_CACHE within a collection that is full in every way is a change of names, and has room."""
+    census = Census(0)
+    limit = PRINCIPAL_SIZE + 200
+    quotas = Quotas(max_ccaches=2, max_uid_ccaches=2, max_ccache_size=limit, max_uid_size=2 * limit)
+    collection = collection_of(200, quotas=quotas, census=census)
+    collection.replace(b"1000:a", ALICE, 0, [credential_of_size(200)], None)
+    move(collection, b"1000", collection, b"1000:b")
+    assert names(collection) == [b"1000:a", b"1000:b"]
+    assert census.total == 2
+    move(collection, b"1000:a", collection, b"1000:b")
+    assert names(collection) == [b"1000:b"]
+    assert census.total == 1
+
+
+@pytest.mark.parametrize(
+    "quotas",
+    [Quotas(max_uid_ccaches=1), Quotas(max_ccaches=1), Quotas(max_ccache_size=100), Quotas(max_uid_size=100)],
+    ids=["max_uid_ccaches", "max_ccaches", "max_ccache_size", "max_uid_size"],
+)
+def test_move_within_a_collection_over_its_limits(quotas: Quotas) -> None:
+    """MOVE_CACHE takes no room, so it is right even where the limits have been lowered since."""
+    full = collection_of(200, quotas=Quotas())
+    full.initialize(b"1000:a", ALICE, None)
+    collection = Collection(1000, quotas, Census(2))
+    collection.restore(list(full), None)
+    before = contents(collection)
+    try:
+        move(collection, b"1000", collection, b"1000:b")
+    except KcmError:
+        assert contents(collection) == before, "a method that raises has changed nothing"
+        raise
+    assert names(collection) == [b"1000:a", b"1000:b"]
+
+
+@pytest.mark.parametrize(
+    ("option", "quotas"),
+    [
+        ("max_uid_ccaches", Quotas(max_uid_ccaches=1)),
+        ("max_ccache_size", Quotas(max_ccache_size=PRINCIPAL_SIZE + 199)),
+        ("max_uid_size", Quotas(max_uid_size=2 * PRINCIPAL_SIZE + 199)),
+    ],
+)
+def test_move_into_a_full_collection(option: str, quotas: Quotas) -> None:
+    """MOVE_CACHE into another UID's collection needs room there; refused, both are as they were."""
+    source = collection_of(200, quotas=Quotas())
+    target = Collection(2000, quotas)
+    target.initialize(b"2000", ALICE, None)
+    target.take_changes()
+    before = contents(source)
+    assert_refused(target, option, "2000", lambda: move(source, b"1000", target, b"2000:new"))
+    assert contents(source) == before
+    assert source.take_changes() == []
+
+
+def test_move_across_collections_keeps_the_total() -> None:
+    """MOVE_CACHE into another UID's collection makes no more ccaches: max_ccaches does not hinder it."""
+    census = Census(0)
+    source, target = (Collection(uid, Quotas(max_ccaches=1), census) for uid in (1000, 2000))
+    source.initialize(b"1000", ALICE, None)
+    move(source, b"1000", target, b"2000")
+    assert (names(source), names(target), census.total) == ([], [b"2000"], 1)
+
+
+NAMES = [b"1000", b"1000:a", b"1000:b", b"1000:c"]
+CREDENTIALS = [credential_of_size(size, server) for size in (150, 200, 250) for server in (TGS, HTTP)]
+
+
+class UnderTightQuotas(RuleBasedStateMachine):
+    """Whatever is tried: what raises changes nothing, and the tallies are those of what is there."""
+
+    collection: Collection
+    census: Census
+
+    @initialize(
+        quotas=st.builds(
+            Quotas,
+            st.integers(0, 3),
+            st.integers(0, 3),
+            st.sampled_from([0, 300, 400, 500]),
+            st.sampled_from([0, 500, 700, 1000]),
+        )
+    )
+    def begin(self, quotas: Quotas) -> None:
+        self.census = Census(0)
+        self.collection = Collection(1000, quotas, self.census)
+
+    def attempt(self, change: Callable[[], object]) -> None:
+        before: Contents = contents(self.collection)
+        try:
+            change()
+        except KcmError:
+            assert contents(self.collection) == before
+            assert self.collection.take_changes() == []
+        else:
+            changed = bool(self.collection.take_changes())
+            assert changed or contents(self.collection) == before
+
+    @rule(name=st.sampled_from(NAMES))
+    def initialize_one(self, name: bytes) -> None:
+        self.attempt(lambda: self.collection.initialize(name, ALICE, None))
+
+    @rule(name=st.sampled_from(NAMES), given=st.lists(st.sampled_from(CREDENTIALS), max_size=3))
+    def replace(self, name: bytes, given: list[Credential]) -> None:
+        self.attempt(lambda: self.collection.replace(name, ALICE, 1, given, None))
+
+    @rule(name=st.sampled_from(NAMES), new=st.sampled_from(CREDENTIALS))
+    def store(self, name: bytes, new: Credential) -> None:
+        ccache = self.collection.get(name)
+        if ccache is not None:
+            self.attempt(lambda: self.collection.store(ccache, new))
+
+    @rule(name=st.sampled_from(NAMES))
+    def destroy(self, name: bytes) -> None:
+        self.attempt(lambda: self.collection.destroy(name))
+
+    @rule(old=st.sampled_from(NAMES), new=st.sampled_from(NAMES))
+    def move(self, old: bytes, new: bytes) -> None:
+        self.attempt(lambda: move(self.collection, old, self.collection, new))
+
+    @rule(name=st.sampled_from(NAMES))
+    def set_default(self, name: bytes) -> None:
+        self.attempt(lambda: self.collection.set_default(name))
+
+    @invariant()
+    def tallies(self) -> None:
+        ccaches = list(self.collection)
+        sizes = [sum(len(c.blob) for c in ccache.credentials) + PRINCIPAL_SIZE for ccache in ccaches]
+        assert [ccache.size for ccache in ccaches] == sizes
+        assert self.collection._size == sum(sizes)
+        assert self.collection._by_uuid == {ccache.uuid: ccache for ccache in ccaches}
+        assert self.census.total == len(ccaches)
+
+    @invariant()
+    def within_the_limits(self) -> None:
+        quotas = self.collection._quotas
+        sizes = [ccache.size for ccache in self.collection]
+        for limit, used in [
+            (quotas.max_ccaches, len(sizes)),
+            (quotas.max_uid_ccaches, len(sizes)),
+            (quotas.max_ccache_size, max(sizes, default=0)),
+            (quotas.max_uid_size, sum(sizes)),
+        ]:
+            assert not limit or used <= limit
+
+
+TestUnderTightQuotas = UnderTightQuotas.TestCase
+TestUnderTightQuotas.settings = settings(max_examples=60, stateful_step_count=30)

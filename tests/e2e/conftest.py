@@ -1,0 +1,143 @@
+"""Fixtures: one KDC for the session; for each test a folder, a daemon and its clients."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from .clients import HeimdalClient, MitClient, why_no_heimdal, why_no_mount_namespace
+from .daemon import Pykcmd
+from .kdc import Kdc, missing_programs
+
+# Ordinary users of no account; whoever runs the tests where that is not root.
+USER = 20001 if os.geteuid() == 0 else os.geteuid()
+OTHER = 20002
+
+
+@pytest.fixture(scope="session")
+def several_uids() -> None:
+    """For tests that run clients as several UIDs."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can run clients as several UIDs")
+
+
+@pytest.fixture(scope="session")
+def kdc() -> Iterator[Kdc]:
+    """A KDC with three users and four services."""
+    missing = missing_programs()
+    if missing:
+        pytest.skip(f"no KDC here: {', '.join(missing)} missing")
+    with Kdc() as kdc:
+        yield kdc
+
+
+@pytest.fixture(scope="session")
+def mount_namespaces() -> None:
+    """For tests that give a process mounts of its own."""
+    reason = why_no_mount_namespace()
+    if reason:
+        pytest.skip(reason)
+
+
+@contextmanager
+def public_folder() -> Iterator[Path]:
+    """A folder that every UID may enter: the clients run as several."""
+    folder = Path(tempfile.mkdtemp(prefix="pykcm-e2e-", dir="/tmp"))
+    folder.chmod(0o755)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+@contextmanager
+def watched(daemon: Pykcmd) -> Iterator[Pykcmd]:
+    """The daemon, not yet started; ended and its log looked through in the end."""
+    try:
+        yield daemon
+    finally:
+        daemon.end()
+        # Shown by pytest where the test failed.
+        print(f"--- {daemon.log_path}\n{daemon.log}")  # noqa: T201
+    assert "Traceback" not in daemon.log, "a bug of the daemon's, answered as EIO"
+
+
+@contextmanager
+def started(daemon: Pykcmd) -> Iterator[Pykcmd]:
+    """The daemon, running; it has to end well if a test has not ended it."""
+    daemon.start()
+    yield daemon
+    if daemon.running:
+        assert daemon.stop() == 0
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """One test's folder."""
+    with public_folder() as folder:
+        yield folder
+
+
+@pytest.fixture
+def stopped_pykcmd(folder: Path) -> Iterator[Pykcmd]:
+    """A daemon not yet started, with the SQLCipher store."""
+    with watched(Pykcmd(folder)) as daemon:
+        yield daemon
+
+
+@pytest.fixture
+def pykcmd(stopped_pykcmd: Pykcmd) -> Iterator[Pykcmd]:
+    """A running daemon with the SQLCipher store."""
+    with started(stopped_pykcmd) as daemon:
+        yield daemon
+
+
+@pytest.fixture
+def mit_as(kdc: Kdc, folder: Path) -> Iterator[Callable[[int], MitClient]]:
+    """MIT's clients as the UID given."""
+    krb5_conf, trace = client_files(kdc, folder)
+    yield lambda uid: MitClient(uid, folder / "kcm.sock", krb5_conf, kdc.keytab, trace)
+    last = trace.read_text(errors="backslashreplace").splitlines()[-30:]
+    print(f"--- the end of {trace}", *last, sep="\n")  # noqa: T201
+
+
+@pytest.fixture
+def mit(mit_as: Callable[[int], MitClient]) -> MitClient:
+    """MIT's clients as an ordinary user."""
+    return mit_as(USER)
+
+
+@pytest.fixture(scope="session")
+def _heimdal_works() -> None:
+    reason = why_no_heimdal()
+    if reason:
+        pytest.skip(reason)
+
+
+@pytest.fixture
+def heimdal_as(kdc: Kdc, folder: Path, _heimdal_works: None) -> Callable[[int], HeimdalClient]:
+    """Heimdal's clients as the UID given."""
+    krb5_conf, trace = client_files(kdc, folder)
+    return lambda uid: HeimdalClient(uid, folder / "kcm.sock", krb5_conf, kdc.keytab, trace)
+
+
+@pytest.fixture
+def heimdal(heimdal_as: Callable[[int], HeimdalClient]) -> HeimdalClient:
+    """Heimdal's clients as an ordinary user."""
+    return heimdal_as(USER)
+
+
+def client_files(kdc: Kdc, folder: Path) -> tuple[Path, Path]:
+    """The clients' krb5.conf and the file for their traces."""
+    krb5_conf = folder / "krb5.conf"
+    # Heimdal's clients do not know the second option, MIT's not the third.
+    options = (f"kcm_socket = {folder}/kcm.sock", "default_ccache_name = KCM:", "default_cc_type = KCM")
+    krb5_conf.write_text(kdc.krb5_conf(*options))
+    trace = folder / "krb5.trace"
+    trace.touch()
+    trace.chmod(0o666)
+    return krb5_conf, trace

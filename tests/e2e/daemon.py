@@ -1,0 +1,168 @@
+"""`pykcmd` as a process: started, waited for, restarted, killed; its state stays in one folder."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import pykcm
+from pykcm.client import KcmClient
+
+# Long enough for a loaded machine; nothing ever waits this long when all is right.
+LIMIT = 20.0
+
+COMMAND = (sys.executable, "-m", "pykcm")
+
+# Where `pykcm` was imported from, so that the daemon runs the same code from any working directory.
+ROOT = Path(pykcm.__file__).parent.parent
+
+
+class NotStartedError(Exception):
+    """The daemon ended before it served; `code` is its exit code, `message` what it wrote to stderr."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(f"pykcmd ended with exit code {code}:\n{message}")
+        self.code = code
+        self.message = message
+
+
+class Pykcmd:
+    """One daemon at a time, with its socket, state, configuration and log below `folder`."""
+
+    def __init__(self, folder: Path, *, store: str = "sqlcipher", uid: int | None = None) -> None:
+        self.folder = folder
+        self.socket_path = folder / "kcm.sock"
+        self.state_dir = folder / "state"
+        self.config_path = folder / "pykcm.toml"
+        self.log_path = folder / "pykcmd.log"
+        self.store = store
+        self.uid = uid
+        self.command: tuple[str, ...] = COMMAND
+        self.python_path = str(ROOT)
+        self.process: subprocess.Popen[bytes] | None = None
+        self.config_path.write_text("")
+        self.log_path.touch()
+
+    @property
+    def options(self) -> list[str]:
+        return [
+            *("--config", str(self.config_path)),
+            *("--socket-path", str(self.socket_path)),
+            *("--state-dir", str(self.state_dir)),
+            *("--store", self.store),
+            *("--log-level", "debug"),
+        ]
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text(errors="backslashreplace")
+
+    @property
+    def running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def configure(self, toml: str) -> None:
+        """The configuration of the next start."""
+        self.config_path.write_text(toml)
+
+    def launch(
+        self,
+        *more_options: str,
+        wrapper: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+        pass_fds: Sequence[int] = (),
+    ) -> subprocess.Popen[bytes]:
+        """Start the process and wait for nothing; `wrapper` is a program that execs the daemon."""
+        assert not self.running
+        with self.log_path.open("ab") as log:
+            self.process = subprocess.Popen(
+                [*wrapper, *self.command, *self.options, *more_options],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={
+                    "PATH": os.environ["PATH"],
+                    "LC_ALL": "C.UTF-8",
+                    "PYTHONPATH": self.python_path,
+                    **(environment or {}),
+                },
+                cwd=self.folder,
+                pass_fds=pass_fds,
+                user=self.uid,
+                group=self.uid,
+                extra_groups=None if self.uid is None else [],
+            )
+        return self.process
+
+    def start(self, *more_options: str, environment: Mapping[str, str] | None = None) -> None:
+        """Start and wait until a request is answered; raises NotStartedError."""
+        logged = len(self.log)
+        process = self.launch(*more_options, environment=environment)
+        deadline = time.monotonic() + LIMIT
+        while not self.answers():
+            # The wait is for the process's end, and so a daemon that cannot start is not waited for.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                code = process.wait(0.01)
+                raise NotStartedError(code, self.log[logged:])
+            assert time.monotonic() < deadline, f"pykcmd does not answer:\n{self.log}"
+
+    def answers(self) -> bool:
+        """Whether a server on the socket answers."""
+        try:
+            with KcmClient(self.socket_path, timeout=LIMIT) as kcm:
+                kcm.noop()
+        except OSError:
+            return False
+        return True
+
+    def wait(self) -> int:
+        """The exit code, once the daemon has ended by itself."""
+        assert self.process is not None
+        return self.process.wait(LIMIT)
+
+    def stop(self) -> int:
+        """SIGTERM; gives the exit code."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        return self.wait()
+
+    def kill(self) -> None:
+        """SIGKILL: nothing is flushed, nothing is said."""
+        assert self.process is not None
+        self.process.kill()
+        self.wait()
+
+    def restart(self) -> None:
+        assert self.stop() == 0, self.log
+        self.start()
+
+    def refusal(self, *more_options: str) -> NotStartedError:
+        """Start a daemon that must refuse to, and give what it said."""
+        try:
+            self.start(*more_options)
+        except NotStartedError as refused:
+            return refused
+        raise AssertionError(f"pykcmd started, but had to refuse:\n{self.log}")
+
+    def end(self) -> None:
+        """End whatever still runs, at the end of a test."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(LIMIT)
+
+
+@contextlib.contextmanager
+def effective_uid(uid: int) -> Iterator[None]:
+    """Be another UID, as far as the kernel tells the peer of a connection made meanwhile."""
+    uid_before, gid_before = os.geteuid(), os.getegid()
+    os.setegid(uid)
+    os.seteuid(uid)
+    try:
+        yield
+    finally:
+        os.seteuid(uid_before)
+        os.setegid(gid_before)

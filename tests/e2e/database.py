@@ -1,0 +1,33 @@
+"""The daemon's database opened from outside, to see that it is one and to spoil it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlcipher3 import dbapi2 as sqlcipher
+
+KEY_SIZE = 32
+
+
+def key_file(state_dir: Path) -> Path:
+    """The one file of the key's size."""
+    (found,) = (path for path in state_dir.iterdir() if path.stat().st_size == KEY_SIZE)
+    return found
+
+
+def database_file(state_dir: Path) -> Path:
+    """The largest file."""
+    return max(state_dir.iterdir(), key=lambda path: path.stat().st_size)
+
+
+@contextmanager
+def open_database(state_dir: Path) -> Iterator[Any]:
+    """A connection with the daemon's own key, while no daemon runs; committed and closed at the end."""
+    database = sqlcipher.connect(str(database_file(state_dir)))
+    try:
+        database.execute(f"PRAGMA key = \"x'{key_file(state_dir).read_bytes().hex()}'\"")
+        yield database
+        database.commit()
+    finally:
+        database.close()

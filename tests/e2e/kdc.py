@@ -1,0 +1,191 @@
+"""A throw-away MIT KDC of one realm in one folder, on a free port of 127.0.0.1.
+
+Driven directly and not through k5test, which takes a fixed range of ports, the machine's host name, and
+one kadmin.local for each principal. Debian's KDC has the db2 backend alone: it issues S4U2Self and
+user-to-user tickets, and no S4U2Proxy tickets.
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+REALM = "PYKCM.TEST"
+PASSWORDS = {"alice": "alice's password", "bob": "bob's password", "carol": "carol's password"}
+SERVICES = ("host/server.pykcm.test", "HTTP/www.pykcm.test", "nfs/files.pykcm.test")
+# May ask for tickets in the name of others (S4U2Self), and its tickets may be handed on.
+DELEGATE = "HTTP/gateway.pykcm.test"
+
+TICKET_LIFETIME = "10h"
+RENEWABLE_LIFETIME = "7d"
+
+# Debian keeps the administrator's programs out of an ordinary user's PATH.
+SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+_KRB5_CONF = """\
+[libdefaults]
+    default_realm = {realm}
+    dns_lookup_kdc = false
+    dns_lookup_realm = false
+    dns_canonicalize_hostname = false
+    rdns = false
+    ignore_acceptor_hostname = true
+    forwardable = true
+    {libdefaults}
+
+[realms]
+    {realm} = {{
+        kdc = 127.0.0.1:{port}
+    }}
+
+[domain_realm]
+    .pykcm.test = {realm}
+"""
+
+_KDC_CONF = """\
+[kdcdefaults]
+    kdc_listen = 127.0.0.1:{port}
+    kdc_tcp_listen = 127.0.0.1:{port}
+
+[realms]
+    {realm} = {{
+        database_module = db
+        key_stash_file = {folder}/stash
+        acl_file = {folder}/acl
+        max_life = 24h
+        max_renewable_life = 14d
+        supported_enctypes = aes256-cts-hmac-sha1-96:normal
+        default_principal_flags = +preauth
+    }}
+
+[dbmodules]
+    db = {{
+        db_library = db2
+        database_name = {folder}/principal
+        disable_last_success = true
+        disable_lockout = true
+    }}
+
+[logging]
+    kdc = FILE:{folder}/kdc.log
+    default = FILE:{folder}/kdc.log
+"""
+
+
+class Kdc:
+    """The KDC, running; `folder` is readable by every UID, its `keytab` holds every principal's key."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="pykcm-kdc-"))
+        self.folder.chmod(0o755)
+        self.keytab = self.folder / "all.keytab"
+        self.port = free_port()
+        self._environment = {
+            "PATH": SYSTEM_PATH,
+            "LC_ALL": "C",
+            "KRB5_CONFIG": str(self.folder / "krb5.conf"),
+            "KRB5_KDC_PROFILE": str(self.folder / "kdc.conf"),
+        }
+        self._process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> Self:
+        try:
+            self._create()
+            self._start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            self._process.communicate()
+        shutil.rmtree(self.folder)
+
+    def krb5_conf(self, *libdefaults: str) -> str:
+        """A client's krb5.conf for this realm; `libdefaults` are further lines of that section."""
+        return _KRB5_CONF.format(realm=REALM, port=self.port, libdefaults="\n    ".join(libdefaults))
+
+    def _create(self) -> None:
+        (self.folder / "krb5.conf").write_text(self.krb5_conf())
+        (self.folder / "kdc.conf").write_text(
+            _KDC_CONF.format(realm=REALM, port=self.port, folder=self.folder)
+        )
+        self._run(["kdb5_util", "create", "-s", "-r", REALM, "-P", "master"])
+        principals = [*PASSWORDS, *SERVICES, DELEGATE]
+        queries = [
+            f"modprinc -maxrenewlife {RENEWABLE_LIFETIME} krbtgt/{REALM}",
+            *(f'addprinc -pw "{password}" {user}' for user, password in PASSWORDS.items()),
+            *(f"addprinc -randkey {service}" for service in SERVICES),
+            f"addprinc -randkey +requires_preauth +ok_to_auth_as_delegate +ok_as_delegate {DELEGATE}",
+            # Not random: a key from the keytab and the password are the same.
+            *(f"ktadd -norandkey -k {self.keytab} {principal}" for principal in principals),
+        ]
+        output = self._run(["kadmin.local", "-r", REALM, "-p", f"admin@{REALM}"], "\n".join(queries) + "\n")
+        if not self.keytab.exists():
+            raise RuntimeError(f"the KDC's principals could not be made:\n{output}")
+        self.keytab.chmod(0o644)
+
+    def _start(self) -> None:
+        process = subprocess.Popen(
+            ["krb5kdc", "-n", "-r", REALM],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=self._environment,
+        )
+        self._process = process
+        assert process.stdout is not None
+        said = []
+        # It says so once its sockets are bound; the end of its output is the end of the program.
+        for line in process.stdout:
+            said.append(line)
+            if "starting" in line:
+                return
+        raise RuntimeError(f"krb5kdc did not start (exit code {process.wait()}):\n{''.join(said)}")
+
+    def _run(self, command: Sequence[str], stdin: str = "") -> str:
+        done = subprocess.run(
+            command,
+            input=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=self._environment,
+            check=False,
+            timeout=60,
+        )
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(command)} failed ({done.returncode}):\n{done.stdout}")
+        return done.stdout
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that is free for TCP and UDP at this moment."""
+    while True:
+        with (
+            socket.socket(socket.AF_INET, socket.SOCK_STREAM) as stream,
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagram,
+        ):
+            stream.bind(("127.0.0.1", 0))
+            port: int = stream.getsockname()[1]
+            try:
+                datagram.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+
+
+def missing_programs() -> list[str]:
+    """Programs of a KDC that this machine lacks."""
+    needed = ("krb5kdc", "kdb5_util", "kadmin.local")
+    return [name for name in needed if shutil.which(name, path=SYSTEM_PATH + os.pathsep + os.defpath) is None]

@@ -1,0 +1,63 @@
+"""A connection that sends whatever it is told to, with nothing of pykcm's between the test and the wire."""
+
+import socket
+from pathlib import Path
+from struct import Struct
+from typing import Self
+
+from .daemon import LIMIT, effective_uid
+
+HEADER = Struct(">IBBH")
+REPLY = Struct(">IIi")
+
+
+def request(opcode: int, arguments: bytes = b"", *, major: int = 2, minor: int = 0) -> bytes:
+    return HEADER.pack(4 + len(arguments), major, minor, opcode) + arguments
+
+
+class RawConnection:
+    """A connection of this UID; code and payload of a reply are read, and no more is made of them."""
+
+    def __init__(self, path: Path, uid: int) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.settimeout(LIMIT)
+        with effective_uid(uid):
+            self._socket.connect(str(path))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+    def send(self, data: bytes) -> None:
+        self._socket.sendall(data)
+
+    def no_more(self) -> None:
+        self._socket.shutdown(socket.SHUT_WR)
+
+    def reply(self) -> tuple[int, bytes]:
+        """Code and payload; the outer status has to be 0."""
+        length, status, code = REPLY.unpack(self._receive(REPLY.size))
+        assert status == 0
+        return code, self._receive(length - 4)
+
+    def ask(self, opcode: int, arguments: bytes = b"") -> int:
+        """Send a request; its reply's code."""
+        self.send(request(opcode, arguments))
+        return self.reply()[0]
+
+    def is_closed(self) -> bool:
+        """Whether the daemon closes the connection, and says nothing before."""
+        try:
+            return self._socket.recv(1) == b""
+        except ConnectionResetError:
+            return True
+
+    def _receive(self, size: int) -> bytes:
+        received = b""
+        while len(received) < size:
+            piece = self._socket.recv(size - len(received))
+            assert piece, "the daemon closed the connection"
+            received += piece
+        return received

@@ -1,0 +1,124 @@
+"""Quotas and a full disk: the user is told which it is, nothing that was there is lost, and others go on."""
+
+import errno
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from pykcm.client import KcmClient
+from pykcm.protocol.codes import KcmError
+
+from .clients import Listed, MitClient
+from .conftest import OTHER, USER, started
+from .credentials import for_server, parse_all
+from .daemon import Pykcmd, effective_uid
+from .kdc import REALM
+
+TGT = f"krbtgt/{REALM}"
+OWN = f"KCM:{USER}"
+NAME = b"%d" % USER
+QUOTA = "Disk quota exceeded"
+
+
+def _kinit_refused(mit: MitClient, user: str, ccache: str | None = None) -> str:
+    ran = mit.run("kinit", "-k", "-t", str(mit.keytab), user, ccache=ccache)
+    assert ran.code == 1
+    return ran.output
+
+
+def test_too_many_ccaches(stopped_pykcmd: Pykcmd, mit: MitClient) -> None:
+    """The ccache over max_uid_ccaches is refused as over quota; those that are there can be filled again."""
+    stopped_pykcmd.configure("max_uid_ccaches = 2\n")
+    with started(stopped_pykcmd):
+        mit.kinit("alice")
+        mit.kinit("bob")
+        kept = mit.klist_all()
+        refusal = f"kinit: Failed to store credentials: {QUOTA} while getting initial credentials\n"
+        assert _kinit_refused(mit, "carol") == refusal
+        assert _kinit_refused(mit, "carol", f"{OWN}:new") == refusal
+        assert mit.klist_all() == kept
+        assert "max_uid_ccaches" in stopped_pykcmd.log
+        mit.kinit("alice")
+        mit.ok("kdestroy", "-p", "bob")
+        mit.kinit("carol")
+        assert {listed.principal for listed in mit.klist_all()} == {f"alice@{REALM}", f"carol@{REALM}"}
+
+
+def test_too_many_ccaches_of_all(
+    several_uids: None, stopped_pykcmd: Pykcmd, mit_as: Callable[[int], MitClient]
+) -> None:
+    """The ccaches of all users together count for max_ccaches, after a restart too."""
+    stopped_pykcmd.configure("max_ccaches = 2\n")
+    with started(stopped_pykcmd):
+        mit, other = mit_as(USER), mit_as(OTHER)
+        mit.kinit("alice")
+        other.kinit("bob")
+        assert QUOTA in _kinit_refused(other, "carol")
+        stopped_pykcmd.restart()
+        assert QUOTA in _kinit_refused(mit, "carol")
+        other.ok("kdestroy")
+        mit.kinit("carol")
+
+
+def _store_until_refused(kcm: KcmClient) -> tuple[int, list[bytes]]:
+    """Store one credential after the other; the code of the refusal, and what there was till then."""
+    accepted = kcm.get_cred_list(NAME)
+    ticket = accepted[-1]
+    for number in range(1000):
+        blob = for_server(b"service%d" % number, ticket)
+        try:
+            kcm.store(NAME, blob)
+        except KcmError as refusal:
+            return refusal.code, accepted
+        accepted.append(blob)
+    raise AssertionError("a thousand credentials were accepted")
+
+
+@pytest.mark.parametrize("option", ["max_ccache_size", "max_uid_size"])
+def test_too_large(stopped_pykcmd: Pykcmd, mit: MitClient, option: str) -> None:
+    """What would grow a ccache, or all of a user's, over its limit is refused; what replaces goes on."""
+    stopped_pykcmd.configure(f"{option} = 6\n")
+    with started(stopped_pykcmd):
+        mit.kinit("alice")
+        mit.kvno("host/server.pykcm.test")
+        with effective_uid(USER), KcmClient(stopped_pykcmd.socket_path) as kcm:
+            code, kept = _store_until_refused(kcm)
+            assert code == errno.EDQUOT
+            assert 5 * 1024 < sum(map(len, kept)) <= 6 * 1024
+            kcm.store(NAME, kept[-1])
+            assert kcm.get_cred_list(NAME) == kept
+        # The ticket is had all the same: kvno does not need it to be stored.
+        assert mit.kvno("HTTP/www.pykcm.test") == [f"HTTP/www.pykcm.test@{REALM}: kvno = 1"]
+        assert len(mit.klist().tickets) == _number_of_tickets(kept)
+        assert option in stopped_pykcmd.log
+
+
+def _number_of_tickets(blobs: list[bytes]) -> int:
+    return sum(not credential.server.is_configuration for credential in parse_all(blobs))
+
+
+@pytest.fixture
+def cramped_pykcmd(several_uids: None, mount_namespaces: None, stopped_pykcmd: Pykcmd) -> Iterator[Pykcmd]:
+    """A daemon whose state folder is a file system of 512 KiB, in a mount namespace of its own."""
+    stopped_pykcmd.state_dir.mkdir(0o700)
+    mount = 'mount -t tmpfs -o size=512k,mode=0700 tmpfs "$0" && exec "$@"'
+    stopped_pykcmd.command = (
+        *("unshare", "--mount", "sh", "-c", mount, str(stopped_pykcmd.state_dir)),
+        *stopped_pykcmd.command,
+    )
+    with started(stopped_pykcmd) as daemon:
+        yield daemon
+
+
+def test_a_full_disk(cramped_pykcmd: Pykcmd, mit: MitClient, mit_as: Callable[[int], MitClient]) -> None:
+    """A change that cannot be made durable is refused and not seen; what is there stays, for others too."""
+    other = mit_as(OTHER)
+    other.kinit("bob")
+    mit.kinit("alice")
+    with effective_uid(USER), KcmClient(cramped_pykcmd.socket_path) as kcm:
+        code, expected = _store_until_refused(kcm)
+        assert code == errno.ENOSPC
+        assert kcm.get_cred_list(NAME) == expected
+    assert "No space left on device" in _kinit_refused(mit, "carol", f"{OWN}:new")
+    assert other.klist() == Listed(f"KCM:{OTHER}", f"bob@{REALM}", [TGT])
+    assert len(mit.klist().tickets) == _number_of_tickets(expected)

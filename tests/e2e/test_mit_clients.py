@@ -1,0 +1,287 @@
+"""MIT's commands, as a user runs them."""
+
+import re
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from pykcm.client import KcmClient
+from pykcm.protocol.credential import Credential
+
+from .clients import Listed, MitClient
+from .conftest import USER
+from .credentials import lasting_until, parse_all, server_of
+from .daemon import Pykcmd, effective_uid
+from .kdc import REALM
+
+TGT = f"krbtgt/{REALM}"
+ALICE = f"alice@{REALM}"
+BOB = f"bob@{REALM}"
+OWN = f"KCM:{USER}"
+NOT_FOUND = f"klist: Credentials cache '{OWN}' not found\n"
+
+pytestmark = pytest.mark.usefixtures("pykcmd")
+
+
+def test_kinit_with_a_password(mit: MitClient) -> None:
+    """A TGT got with a password is listed, in a ccache that has the UID's own name."""
+    assert mit.kinit_with_password("alice") == f"Password for {ALICE}: \n"
+    assert mit.klist() == Listed(OWN, ALICE, [TGT])
+
+
+def test_nothing_there_yet(mit: MitClient) -> None:
+    """An empty collection is reported as a missing default ccache, and its lists are empty."""
+    assert mit.run("klist")[1:] == (1, NOT_FOUND)
+    assert mit.run("klist", "-s")[1:] == (1, "")
+    assert mit.klist_all() == []
+    assert mit.klist_l() == []
+
+
+def test_klist_s_tells_valid_from_expired(mit: MitClient, pykcmd: Pykcmd) -> None:
+    """`klist -s` exits 0 while the TGT is valid and 1 once it has expired; `-l` marks the ccache."""
+    mit.kinit("alice")
+    assert mit.run("klist", "-s")[1:] == (0, "")
+    with effective_uid(USER), KcmClient(pykcmd.socket_path) as kcm:
+        name = kcm.get_default_cache()
+        expired = [lasting_until(1_000_000_000, blob) for blob in kcm.get_cred_list(name)]
+        kcm.replace(name, 0, kcm.get_principal(name), expired)
+    assert mit.run("klist", "-s")[1:] == (1, "")
+    assert mit.klist_l() == [(ALICE, f"{OWN} (Expired)")]
+    mit.kinit("alice")
+    assert mit.run("klist", "-s")[1:] == (0, "")
+
+
+def test_service_tickets_are_kept(mit: MitClient, pykcmd: Pykcmd) -> None:
+    """A service ticket is stored behind the TGT, in order, and found again by the next kvno."""
+    mit.kinit("alice")
+    assert mit.kvno("host/server.pykcm.test", "HTTP/www.pykcm.test") == [
+        f"host/server.pykcm.test@{REALM}: kvno = 1",
+        f"HTTP/www.pykcm.test@{REALM}: kvno = 1",
+    ]
+    listed = Listed(OWN, ALICE, [TGT, "host/server.pykcm.test", "HTTP/www.pykcm.test"])
+    assert mit.klist() == listed
+    # Only a KDC could issue it, and only the ccache can answer without one.
+    assert mit.kvno("--cached-only", "host/server.pykcm.test") == [
+        f"host/server.pykcm.test@{REALM}: kvno = 1"
+    ]
+    assert mit.run("kvno", "--cached-only", "nfs/files.pykcm.test").code == 1
+    assert mit.klist() == listed
+
+
+def test_a_second_principal_gets_a_ccache_of_its_own(mit: MitClient) -> None:
+    """`kinit` of a second principal makes a new ccache and the default; the first goes on."""
+    mit.kinit("alice")
+    mit.kinit("bob")
+    bobs = mit.klist()
+    assert re.fullmatch(rf"KCM:{USER}:\w+", bobs.ccache)
+    assert bobs == Listed(bobs.ccache, BOB, [TGT])
+    assert mit.klist_all() == [bobs, Listed(OWN, ALICE, [TGT])]
+    assert mit.klist_l() == [(BOB, bobs.ccache), (ALICE, OWN)]
+
+
+def test_kinit_of_a_known_principal_goes_to_its_ccache(mit: MitClient) -> None:
+    """`kinit` of a principal that has a ccache renews that one and makes it the default again."""
+    mit.kinit("alice")
+    mit.kinit("bob")
+    bobs = mit.klist().ccache
+    mit.kinit("alice")
+    assert mit.klist_l() == [(ALICE, OWN), (BOB, bobs)]
+
+
+def test_kswitch_moves_the_default(mit: MitClient) -> None:
+    """`kswitch` by principal and by ccache moves the default, which is listed first."""
+    mit.kinit("alice")
+    mit.kinit("bob")
+    bobs = mit.klist().ccache
+    mit.kinit("carol")
+    carols = mit.klist().ccache
+    assert mit.ok("kswitch", "-p", "bob") == ""
+    assert mit.klist().principal == BOB
+    assert mit.klist_l() == [(BOB, bobs), (ALICE, OWN), (f"carol@{REALM}", carols)]
+    assert mit.ok("kswitch", "-c", OWN) == ""
+    assert mit.klist_l() == [(ALICE, OWN), (BOB, bobs), (f"carol@{REALM}", carols)]
+
+
+def test_kswitch_to_an_unknown_principal(mit: MitClient) -> None:
+    """`kswitch` to a principal without a ccache says so and moves nothing."""
+    mit.kinit("alice")
+    ran = mit.run("kswitch", "-p", "bob")
+    assert ran[1:] == (1, "kswitch: Matching credential not found while searching for ccache for bob\n")
+    assert mit.klist().principal == ALICE
+
+
+def _destroy_default_of_two(mit: MitClient) -> tuple[str, str]:
+    mit.kinit("alice")
+    mit.kinit("bob")
+    bobs = mit.klist().ccache
+    assert mit.ok("kdestroy") == "Other credential caches present, use -A to destroy all\n"
+    return bobs, f"klist: Credentials cache '{bobs}' not found\n"
+
+
+def test_kdestroy_of_the_default_leaves_none(mit: MitClient) -> None:
+    """After kdestroy of the default it names no ccache: klist says not found, the other is listed."""
+    _, not_found = _destroy_default_of_two(mit)
+    assert mit.run("klist")[1:] == (1, not_found)
+    assert mit.run("klist", "-s").code == 1
+    assert mit.klist_all() == [Listed(OWN, ALICE, [TGT])]
+    assert mit.klist_l() == [(ALICE, OWN)]
+
+
+def test_kswitch_mends_a_default_that_names_none(mit: MitClient) -> None:
+    """After kdestroy of the default, kswitch makes another ccache the default."""
+    _destroy_default_of_two(mit)
+    assert mit.ok("kswitch", "-p", "alice") == ""
+    assert mit.klist() == Listed(OWN, ALICE, [TGT])
+
+
+def test_kinit_mends_a_default_that_names_none(mit: MitClient) -> None:
+    """After kdestroy of the default, kinit fills it again, and the other ccache stays."""
+    bobs, _ = _destroy_default_of_two(mit)
+    mit.kinit("carol")
+    assert mit.klist_all() == [Listed(bobs, f"carol@{REALM}", [TGT]), Listed(OWN, ALICE, [TGT])]
+
+
+def test_the_default_returns_when_the_last_goes(mit: MitClient) -> None:
+    """When the last ccache of the collection goes, the default is `<uid>` again."""
+    _destroy_default_of_two(mit)
+    assert mit.ok("kdestroy", "-c", OWN) == ""
+    assert mit.run("klist")[1:] == (1, NOT_FOUND)
+    mit.kinit("bob")
+    assert mit.klist() == Listed(OWN, BOB, [TGT])
+
+
+def test_kdestroy_all(mit: MitClient) -> None:
+    """`kdestroy -A` empties the collection, and the default is `<uid>` again."""
+    for user in ("alice", "bob", "carol"):
+        mit.kinit(user)
+    assert mit.ok("kdestroy", "-A") == ""
+    assert mit.klist_l() == []
+    assert mit.run("klist")[1:] == (1, NOT_FOUND)
+    mit.kinit("carol")
+    assert mit.klist() == Listed(OWN, f"carol@{REALM}", [TGT])
+
+
+def test_kdestroy_of_one_principal(mit: MitClient) -> None:
+    """`kdestroy -p` removes that principal's ccache alone and leaves the default where it was."""
+    mit.kinit("alice")
+    mit.kinit("bob")
+    bobs = mit.klist().ccache
+    assert mit.ok("kdestroy", "-p", "alice") == ""
+    assert mit.klist_l() == [(BOB, bobs)]
+    assert mit.klist().principal == BOB
+
+
+def test_kdestroy_of_nothing(mit: MitClient) -> None:
+    """`kdestroy` without a ccache says that there is none."""
+    assert mit.ok("kdestroy") == "kdestroy: No credentials cache found while destroying cache\n"
+
+
+def test_kinit_twice_replaces(mit: MitClient) -> None:
+    """A second kinit into the same ccache leaves one TGT and no service tickets of the first."""
+    mit.kinit("alice")
+    mit.kvno("host/server.pykcm.test")
+    mit.kinit("alice")
+    assert mit.klist_all() == [Listed(OWN, ALICE, [TGT])]
+
+
+def test_configuration_entries_are_not_doubled(mit: MitClient) -> None:
+    """libkrb5's configuration entries are kept, shown by klist -C alone, and single after a second kinit."""
+
+    def entries() -> list[str]:
+        lines = mit.ok("klist", "-C").splitlines()
+        return sorted(line for line in lines if line.startswith("config: "))
+
+    mit.kinit("alice")
+    kept = entries()
+    assert f"config: fast_avail({TGT}@{REALM}) = yes" in kept
+    assert "config: " not in mit.ok("klist")
+    mit.kinit("alice")
+    assert entries() == kept
+    assert mit.ok("kswitch", "-p", "alice") == ""
+    assert entries() == kept
+
+
+def test_renewing(mit: MitClient, pykcmd: Pykcmd) -> None:
+    """`kinit -R` puts a renewed TGT in the place of all, renewable until the same time as before."""
+
+    def tgt() -> Credential:
+        with effective_uid(USER), KcmClient(pykcmd.socket_path) as kcm:
+            (found,) = (c for c in parse_all(kcm.get_cred_list(b"%d" % USER)) if server_of(c) == TGT)
+        return found
+
+    mit.kinit("alice", "-r", "3d")
+    mit.kvno("host/server.pykcm.test")
+    before = tgt()
+    assert before.times.renew_till == before.times.authtime + 3 * 86400
+    assert mit.ok("kinit", "-R") == ""
+    assert mit.klist() == Listed(OWN, ALICE, [TGT])
+    assert "renew until" in mit.ok("klist")
+    assert tgt().blob != before.blob
+    assert tgt().times.renew_till == before.times.renew_till
+    assert mit.kvno("host/server.pykcm.test")
+
+
+def test_renewing_what_is_not_renewable(mit: MitClient) -> None:
+    """`kinit -R` of a TGT that is not renewable fails and leaves the ccache as it was."""
+    mit.kinit("alice")
+    mit.kvno("host/server.pykcm.test")
+    kept = mit.klist()
+    ran = mit.run("kinit", "-R")
+    assert ran[1:] == (1, "kinit: KDC can't fulfill requested option while renewing credentials\n")
+    assert mit.klist() == kept
+
+
+@pytest.mark.parametrize(
+    "residual",
+    [
+        b"session",
+        b"a/b c",
+        b"a:b:c",
+        b"%41%",
+        b"\xff\xfe",
+        "Schlüssel".encode(),
+        b"x" * 1000,
+        b"..",
+        b"'; --",
+    ],
+)
+def test_names_of_the_users_choice(mit: MitClient, residual: bytes) -> None:
+    """A ccache named KCM:<uid>:anything is created, listed, used and destroyed under that very name."""
+    ccache = b"KCM:%d:%s" % (USER, residual)
+    shown = ccache.decode(errors="backslashreplace")
+    mit.kinit("bob", ccache=ccache)
+    assert mit.klist(ccache=ccache) == Listed(shown, BOB, [TGT])
+    assert mit.ok("kvno", "host/server.pykcm.test", ccache=ccache)
+    assert mit.klist_all() == [Listed(shown, BOB, [TGT, "host/server.pykcm.test"])]
+    # Not the default: nobody has made it so.
+    assert mit.run("klist")[1:] == (1, NOT_FOUND)
+    assert mit.ok("kdestroy", ccache=ccache) == ""
+    assert mit.klist_l() == []
+
+
+def test_a_name_that_is_too_long(mit: MitClient) -> None:
+    """A name over 1,024 bytes is refused as malformed."""
+    ran = mit.run("kinit", "-k", "-t", str(mit.keytab), "bob", ccache=f"KCM:{USER}:" + "x" * 1024)
+    assert ran.code == 1
+    assert "Credential cache name malformed" in ran.output
+    assert mit.klist_l() == []
+
+
+def test_a_named_ccache_is_a_collection_of_one(mit: MitClient) -> None:
+    """With KRB5CCNAME=KCM:<uid>:name, kinit writes there, and -A lists that ccache alone."""
+    mit.kinit("alice")
+    mit.kinit("bob", ccache=f"{OWN}:work")
+    assert mit.klist_all(ccache=f"{OWN}:work") == [Listed(f"{OWN}:work", BOB, [TGT])]
+    assert mit.klist().principal == ALICE
+    assert mit.klist_l() == [(ALICE, OWN), (BOB, f"{OWN}:work")]
+
+
+def test_many_clients_at_once(mit: MitClient) -> None:
+    """Commands that run at the same time each get their own ccache, whole."""
+    users = {f"{OWN}:{index}": ("alice", "bob", "carol")[index % 3] for index in range(12)}
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(lambda item: mit.kinit(item[1], ccache=item[0]), users.items()))
+        list(pool.map(lambda ccache: mit.ok("kvno", "host/server.pykcm.test", ccache=ccache), users))
+    tickets = [TGT, "host/server.pykcm.test"]
+    expected = [Listed(ccache, f"{user}@{REALM}", tickets) for ccache, user in users.items()]
+    assert sorted(mit.klist_all()) == sorted(expected)

@@ -1,0 +1,123 @@
+"""A service asked without a socket: each request goes in as its bytes and comes out as its reply's."""
+
+import asyncio
+import struct
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pykcm.ccaches.quotas import NO_LIMITS, Quotas
+from pykcm.client import KcmClient
+from pykcm.peer.access import Access
+from pykcm.peer.identity import Peer
+from pykcm.protocol.codes import KcmError
+from pykcm.protocol.framing import Frame
+from pykcm.server.residents import Residents
+from pykcm.server.service import Service
+from pykcm.store.interface import Store
+from pykcm.store.tree import SecretChange
+from tests.builders import peer
+
+
+class Asking(KcmClient):
+    """The client's methods for one peer of a service, which runs until each request is answered."""
+
+    def __init__(self, runner: asyncio.Runner, service: Service, who: Peer) -> None:
+        self._runner = runner
+        self._service = service
+        self._who = who
+
+    def call(self, opcode: int, arguments: bytes = b"") -> bytes:
+        code, payload = self.answer(opcode, arguments)
+        if code:
+            raise KcmError(code)
+        return payload
+
+    def answer(self, opcode: int, arguments: bytes = b"") -> tuple[int, bytes]:
+        """The reply's code and payload."""
+        return unpack(self._runner.run(self._service.perform(self._who, frame(opcode, arguments))))
+
+
+def frame(opcode: int, arguments: bytes = b"") -> Frame:
+    return Frame(opcode, struct.pack(">BBH", 2, 0, opcode) + arguments)
+
+
+def unpack(reply: bytes) -> tuple[int, bytes]:
+    """Code and payload of one packed reply."""
+    length, outer, code = struct.unpack_from(">IIi", reply)
+    assert length == len(reply) - 8
+    assert outer == 0, "MIT's client stops reading when the outer status is not 0"
+    return code, reply[12:]
+
+
+class ScriptedStore:
+    """A store that does what another does, remembers what it was told, and can be slow or fail.
+
+    `gate`: a commit waits until it is open. `refusal`: gives the exception that a commit is to raise.
+    """
+
+    def __init__(self, inner: Store) -> None:
+        self.inner = inner
+        self.persistent = inner.persistent
+        self.commits: list[list[SecretChange]] = []
+        self.loads: list[int] = []
+        self.gate: asyncio.Event | None = None
+        self.refusal: Callable[[list[SecretChange]], Exception | None] = lambda _: None
+
+    async def load(self, uid: int) -> list[Any]:
+        self.loads.append(uid)
+        return await self.inner.load(uid)
+
+    async def commit(self, changes: Any) -> None:
+        listed = list(changes)
+        self.commits.append(listed)
+        if self.gate is not None:
+            await self.gate.wait()
+        error = self.refusal(listed)
+        if error is not None:
+            raise error
+        await self.inner.commit(listed)
+
+    async def uids(self) -> list[int]:
+        return await self.inner.uids()
+
+    async def count_ccaches(self) -> int:
+        return await self.inner.count_ccaches()
+
+    def close(self) -> None:
+        self.inner.close()
+
+
+class Server:
+    """A service with its parts in reach."""
+
+    def __init__(
+        self,
+        runner: asyncio.Runner,
+        store: Store,
+        *,
+        quotas: Quotas = NO_LIMITS,
+        root_lists_all: bool = False,
+    ) -> None:
+        self.runner = runner
+        self.store = ScriptedStore(store)
+        self.residents = Residents(self.store, quotas)
+        self.service = Service(self.store, self.residents, Access(root_lists_all=root_lists_all))
+
+    def ask_as(self, uid: int, label: str | None = None) -> Asking:
+        return Asking(self.runner, self.service, peer(uid)._replace(label=label))
+
+    def answers(self, requests: Sequence[tuple[int, int, bytes]]) -> list[tuple[int, bytes]]:
+        """The answers to requests (UID, opcode, arguments) that come in one turn of the loop."""
+
+        async def all_at_once() -> list[bytes]:
+            performed = [
+                self.service.perform(peer(uid), frame(opcode, arguments))
+                for uid, opcode, arguments in requests
+            ]
+            return await asyncio.gather(*performed)
+
+        return [unpack(reply) for reply in self.runner.run(all_at_once())]
+
+    def restarted(self) -> "Server":
+        """Another service on the same store, which has to read everything again."""
+        return Server(self.runner, self.store.inner)

@@ -1,0 +1,52 @@
+"""A service on each store in turn, asked without a socket."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from pykcm.store.interface import Store
+from tests.server.asking import Asking, Server
+
+Loop = Callable[[], asyncio.AbstractEventLoop]
+
+
+@pytest.fixture
+def runner() -> Iterator[asyncio.Runner]:
+    """An event loop for the whole test."""
+    with asyncio.Runner() as runner:
+        yield runner
+
+
+@pytest.fixture
+def server(runner: asyncio.Runner, store: Store) -> Server:
+    """A service without quotas on an empty store, of each kind in turn."""
+    return Server(runner, store)
+
+
+@pytest.fixture
+def alice(server: Server) -> Asking:
+    """The requests of UID 1000."""
+    return server.ask_as(1000)
+
+
+@pytest.fixture
+def bob(server: Server) -> Asking:
+    """The requests of UID 2000."""
+    return server.ask_as(2000)
+
+
+@pytest.fixture
+def root(server: Server) -> Asking:
+    """The requests of root."""
+    return server.ask_as(0)
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def loop_runner(request: pytest.FixtureRequest) -> Iterator[asyncio.Runner]:
+    """Both event loops in turn."""
+    factory: Loop | None = None
+    if request.param == "uvloop":
+        factory = pytest.importorskip("uvloop").new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        yield runner

@@ -1,0 +1,548 @@
+"""Connections over real sockets, on both event loops: order, pieces, ends, and clients that misbehave."""
+
+import asyncio
+import errno
+import os
+import socket
+import struct
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, Self
+from unittest.mock import Mock
+
+import pytest
+
+from pykcm.ccaches.quotas import NO_LIMITS
+from pykcm.peer.access import Access
+from pykcm.peer.identity import Kernel
+from pykcm.protocol.codes import Code
+from pykcm.protocol.opcodes import Opcode
+from pykcm.server.connection import Connection
+from pykcm.server.connections import Connections
+from pykcm.server.residents import Residents
+from pykcm.server.service import Service
+from pykcm.store.memory import MemoryStore
+from tests.builders import ALICE, credential_of_size, data, principal_bytes, service
+from tests.server.asking import ScriptedStore
+from tests.server.waiting import LIMIT, settle, until
+
+MAX_REQUEST = 1 << 20
+UID = os.geteuid()
+NAME = b"%d" % UID
+
+
+def request(opcode: int, arguments: bytes = b"") -> bytes:
+    return struct.pack(">IBBH", 4 + len(arguments), 2, 0, opcode) + arguments
+
+
+NOOP = request(Opcode.NOOP)
+INITIALIZE = request(Opcode.INITIALIZE, NAME + b"\0" + principal_bytes(ALICE))
+GET_PRINCIPAL = request(Opcode.GET_PRINCIPAL, NAME + b"\0")
+GET_CRED_LIST = request(Opcode.GET_CRED_LIST, NAME + b"\0")
+UNKNOWN = request(999)
+
+
+def store(number: int) -> bytes:
+    """STORE of a credential of 4 KiB; each number's is another."""
+    return request(Opcode.STORE, NAME + b"\0" + credential_of_size(4096, service(number)).blob)
+
+
+class Client:
+    """A client's end of a connection."""
+
+    def __init__(self, path: Path) -> None:
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.socket.setblocking(False)
+        self.socket.connect(str(path))
+        self.loop = asyncio.get_running_loop()
+
+    async def send(self, message: bytes) -> None:
+        async with asyncio.timeout(LIMIT):
+            await self.loop.sock_sendall(self.socket, message)
+
+    async def receive(self, size: int) -> bytes:
+        received = bytearray()
+        async with asyncio.timeout(LIMIT):
+            while len(received) < size:
+                piece = await self.loop.sock_recv(self.socket, size - len(received))
+                assert piece, "the server closed the connection"
+                received += piece
+        return bytes(received)
+
+    async def reply(self) -> tuple[int, bytes]:
+        length, outer = struct.unpack(">II", await self.receive(8))
+        assert outer == 0
+        body = await self.receive(length)
+        (code,) = struct.unpack_from(">i", body)
+        return code, body[4:]
+
+    async def ask(self, message: bytes) -> tuple[int, bytes]:
+        await self.send(message)
+        return await self.reply()
+
+    async def is_closed(self) -> bool:
+        """Wait for the server's end; whether it came without any more bytes."""
+        try:
+            async with asyncio.timeout(LIMIT):
+                return await self.loop.sock_recv(self.socket, 1) == b""
+        except ConnectionResetError:
+            return True
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+class Listening:
+    """A listening server within the loop, its parts in reach; what the loop complains of fails the test."""
+
+    def __init__(self, path: Path, kernel: Kernel = Kernel()) -> None:  # noqa: B008 - it is frozen
+        self.path = path
+        self.kernel = kernel
+        self.store = ScriptedStore(MemoryStore())
+        self.service = Service(self.store, Residents(self.store, NO_LIMITS), Access())
+        self.connections = Connections(0, self._never_idle)
+        self.made: list[Connection] = []
+        self.clients: list[Client] = []
+        self.complaints: list[dict[str, Any]] = []
+
+    def _never_idle(self) -> None:
+        raise AssertionError("there is no idle time")
+
+    def _make(self) -> Connection:
+        self.made.append(Connection(self.service, self.kernel, self.connections, MAX_REQUEST))
+        return self.made[-1]
+
+    async def __aenter__(self) -> Self:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: self.complaints.append(context))
+        self.server = await loop.create_unix_server(self._make, str(self.path))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for client in self.clients:
+            client.close()
+        self.server.close()
+        await until(lambda: not self.connections._open)
+        await settle()
+        assert self.complaints == []
+
+    def client(self) -> Client:
+        self.clients.append(Client(self.path))
+        return self.clients[-1]
+
+    async def connected(self) -> Client:
+        """A client whose connection the server has taken."""
+        before = len(self.connections._open)
+        client = self.client()
+        await until(lambda: len(self.connections._open) > before)
+        return client
+
+    @property
+    def newest(self) -> asyncio.Transport:
+        return self.made[-1]._transport
+
+
+Scenario = Callable[[Listening], Coroutine[Any, Any, None]]
+Play = Callable[[Scenario], None]
+
+
+@pytest.fixture
+def play(loop_runner: asyncio.Runner, tmp_path: Path) -> Play:
+    """Plays a scenario against a listening server, on each event loop in turn."""
+
+    async def played(scenario: Scenario) -> None:
+        async with Listening(tmp_path / "kcm.sock") as listening:
+            await scenario(listening)
+
+    return lambda scenario: loop_runner.run(played(scenario))
+
+
+# Requests and replies
+
+
+def test_one_after_the_other(play: Play) -> None:
+    """Requests on one connection are answered, refused ones too, and it stays open."""
+
+    async def scenario(listening: Listening) -> None:
+        client = listening.client()
+        assert await client.ask(NOOP) == (0, b"")
+        assert await client.ask(GET_PRINCIPAL) == (Code.FCC_NOFILE, b"")
+        assert await client.ask(INITIALIZE) == (0, b"")
+        assert await client.ask(UNKNOWN) == (Code.FCC_INTERNAL, b"")
+        assert await client.ask(request(Opcode.STORE, b"no name")) == (Code.CC_FORMAT, b"")
+        assert await client.ask(GET_PRINCIPAL) == (0, principal_bytes(ALICE))
+
+    play(scenario)
+
+
+def test_pipelined_requests(play: Play) -> None:
+    """Requests sent at once are answered in their order, whether or not they wait for the store."""
+
+    async def scenario(listening: Listening) -> None:
+        client = listening.client()
+        numbers = range(20)
+        await client.send(NOOP + INITIALIZE + b"".join(store(n) + UNKNOWN for n in numbers) + GET_CRED_LIST)
+        replies = [await client.reply() for _ in range(2 + 2 * len(numbers))]
+        assert replies == [(0, b"")] * 2 + [(0, b""), (Code.FCC_INTERNAL, b"")] * len(numbers)
+        stored = b"".join(data(credential_of_size(4096, service(n)).blob) for n in numbers)
+        assert await client.reply() == (0, struct.pack(">I", len(numbers)) + stored)
+
+    play(scenario)
+
+
+def test_pieces(play: Play) -> None:
+    """A request may come byte by byte, and the end of one with the begin of the next."""
+
+    async def scenario(listening: Listening) -> None:
+        client = await listening.connected()
+        for byte in INITIALIZE + GET_PRINCIPAL:
+            await client.send(bytes([byte]))
+            await settle()
+        assert await client.reply() == (0, b"")
+        assert await client.reply() == (0, principal_bytes(ALICE))
+        await client.send(NOOP + GET_PRINCIPAL[:3])
+        assert await client.reply() == (0, b"")
+        await client.send(GET_PRINCIPAL[3:] + NOOP[:6])
+        assert await client.reply() == (0, principal_bytes(ALICE))
+        await client.send(NOOP[6:])
+        assert await client.reply() == (0, b"")
+
+    play(scenario)
+
+
+def test_longest_request(play: Play) -> None:
+    """A request may be exactly as long as the limit."""
+
+    async def scenario(listening: Listening) -> None:
+        client = listening.client()
+        assert await client.ask(request(Opcode.NOOP, bytes(MAX_REQUEST - 4))) == (0, b"")
+
+    play(scenario)
+
+
+def test_clients_beside_each_other(play: Play) -> None:
+    """Clients' changes that come together share commits, and each gets its own reply."""
+
+    async def scenario(listening: Listening) -> None:
+        clients = [await listening.connected() for _ in range(10)]
+        names = [b"%s:%d\0" % (NAME, number) for number in range(10)]
+        for client, name in zip(clients, names, strict=True):
+            await client.send(request(Opcode.INITIALIZE, name + principal_bytes(ALICE)))
+        assert [await client.reply() for client in clients] == [(0, b"")] * 10
+        for client, name in zip(clients, names, strict=True):
+            assert await client.ask(request(Opcode.GET_NAME, name)) == (0, name)
+
+    play(scenario)
+
+
+def test_a_waiting_client_holds_nobody_up(play: Play) -> None:
+    """While one client's change waits for the disk, others' readings of other things are answered."""
+
+    async def scenario(listening: Listening) -> None:
+        waiting, other = await listening.connected(), await listening.connected()
+        listening.store.gate = asyncio.Event()
+        await waiting.send(INITIALIZE + NOOP)
+        await until(lambda: listening.store.commits)
+        assert await other.ask(NOOP) == (0, b"")
+        await settle()
+        with pytest.raises(BlockingIOError):
+            waiting.socket.recv(1)
+        listening.store.gate.set()
+        assert [await waiting.reply(), await waiting.reply()] == [(0, b"")] * 2
+
+    play(scenario)
+
+
+# Ends
+
+
+def test_half_close(play: Play) -> None:
+    """A client that ends its side after its requests still gets every reply, and then the end."""
+
+    async def scenario(listening: Listening) -> None:
+        for requests, count in [(INITIALIZE + GET_PRINCIPAL, 2), (NOOP, 1), (b"", 0)]:
+            client = listening.client()
+            await client.send(requests)
+            client.socket.shutdown(socket.SHUT_WR)
+            for _ in range(count):
+                code, _ = await client.reply()
+                assert code == 0
+            assert await client.is_closed()
+
+    play(scenario)
+
+
+def test_half_close_while_waiting(play: Play) -> None:
+    """A client that ends its side while its first request waits for the disk still gets every reply."""
+
+    async def scenario(listening: Listening) -> None:
+        client = await listening.connected()
+        listening.store.gate = asyncio.Event()
+        await client.send(INITIALIZE + GET_PRINCIPAL + NOOP)
+        await until(lambda: listening.store.commits)
+        client.socket.shutdown(socket.SHUT_WR)
+        await settle()
+        listening.store.gate.set()
+        assert [await client.reply() for _ in range(3)] == [(0, b""), (0, principal_bytes(ALICE)), (0, b"")]
+        assert await client.is_closed()
+
+    play(scenario)
+
+
+def test_half_close_in_the_middle_of_a_request(play: Play) -> None:
+    """An end in the middle of a request closes the connection, after the replies to the whole ones."""
+
+    async def scenario(listening: Listening) -> None:
+        client = listening.client()
+        await client.send(INITIALIZE + GET_PRINCIPAL[:-1])
+        client.socket.shutdown(socket.SHUT_WR)
+        assert await client.reply() == (0, b"")
+        assert await client.is_closed()
+
+    play(scenario)
+
+
+def test_a_client_that_goes_away(play: Play) -> None:
+    """What a client asked for is done though it does not wait for the reply; the others go on."""
+
+    async def scenario(listening: Listening) -> None:
+        gone, other = await listening.connected(), await listening.connected()
+        listening.store.gate = asyncio.Event()
+        await gone.send(INITIALIZE)
+        await until(lambda: listening.store.commits)
+        gone.close()
+        await settle()
+        listening.store.gate.set()
+        assert await other.ask(GET_PRINCIPAL) == (0, principal_bytes(ALICE))
+        await until(lambda: len(listening.connections._open) == 1)
+
+    play(scenario)
+
+
+def test_idle_connections_stay_open(play: Play) -> None:
+    """A connection without requests stays open beside all that happens on others."""
+
+    async def scenario(listening: Listening) -> None:
+        idle = await listening.connected()
+        for _ in range(5):
+            client = listening.client()
+            assert await client.ask(NOOP) == (0, b"")
+            client.close()
+        await until(lambda: len(listening.connections._open) == 1)
+        assert await idle.ask(NOOP) == (0, b"")
+
+    play(scenario)
+
+
+# Clients that misbehave
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        b"\0\0\0\0",
+        b"\0\0\0\3\2\0\0",
+        struct.pack(">I", MAX_REQUEST + 1),
+        b"\xff\xff\xff\xff",
+        b"GET / HTTP/1.0\r\n\r\n",
+        struct.pack(">IBBH", 4, 1, 0, 0),
+        struct.pack(">IB", 4, 3),
+    ],
+    ids=["no length", "length 3", "too long", "longest", "another protocol", "version 1", "version 3"],
+)
+def test_framing_errors(play: Play, broken: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    """What cannot be a request closes the connection, is logged once, and concerns no other connection."""
+
+    async def scenario(listening: Listening) -> None:
+        bad, good = listening.client(), listening.client()
+        assert await bad.ask(INITIALIZE) == (0, b"")
+        await bad.send(broken)
+        assert await bad.is_closed()
+        assert await good.ask(GET_PRINCIPAL) == (0, principal_bytes(ALICE))
+
+    play(scenario)
+    assert len(caplog.records) == 1
+    assert str(UID) in caplog.text
+
+
+def test_framing_error_while_waiting(play: Play) -> None:
+    """A framing error behind a request that waits for the disk closes the connection; its change is made."""
+
+    async def scenario(listening: Listening) -> None:
+        bad, good = await listening.connected(), await listening.connected()
+        listening.store.gate = asyncio.Event()
+        await bad.send(INITIALIZE)
+        await until(lambda: listening.store.commits)
+        await bad.send(b"\0\0\0\0")
+        assert await bad.is_closed()
+        listening.store.gate.set()
+        assert await good.ask(GET_PRINCIPAL) == (0, principal_bytes(ALICE))
+
+    play(scenario)
+
+
+def test_a_client_that_does_not_read(play: Play) -> None:
+    """From a client that does not take its replies nothing more is read; others go on; nothing gets lost."""
+
+    async def scenario(listening: Listening) -> None:
+        lazy = await listening.connected()
+        transport = listening.newest
+        numbers = range(50)
+        await lazy.send(INITIALIZE + b"".join(store(n) for n in numbers))
+        for _ in range(1 + len(numbers)):
+            assert await lazy.reply() == (0, b"")
+
+        # Each reply has 200 KiB: far more than sockets and transports hold.
+        count = 50
+        sending = asyncio.create_task(lazy.send(GET_CRED_LIST * count))
+        await until(lambda: not transport.is_reading())
+        held = transport.get_write_buffer_size()
+        other = listening.client()
+        for _ in range(20):
+            assert await other.ask(NOOP) == (0, b"")
+        assert not transport.is_reading()
+        assert transport.get_write_buffer_size() == held
+        assert held < 1 << 20
+
+        for _ in range(count):
+            code, payload = await lazy.reply()
+            assert (code, len(payload)) == (0, 4 + 50 * (4 + 4096))
+        await sending
+        assert await lazy.ask(NOOP) == (0, b"")
+        assert transport.is_reading()
+
+    play(scenario)
+
+
+def test_a_client_that_floods(play: Play) -> None:
+    """While a client's request waits, no more than a piece of what it sends behind it is read."""
+
+    async def scenario(listening: Listening) -> None:
+        flooding = await listening.connected()
+        transport = listening.newest
+        listening.store.gate = asyncio.Event()
+        longer = request(Opcode.NOOP, bytes(992))
+        sending = asyncio.create_task(flooding.send(INITIALIZE + longer * 5000))
+        await until(lambda: not transport.is_reading())
+        await settle()
+        assert not sending.done()
+        assert len(listening.made[0]._frames) < 1000
+        listening.store.gate.set()
+        reading = asyncio.create_task(flooding.receive(12 * 5001))
+        await sending
+        assert await reading == struct.pack(">IIi", 4, 0, 0) * 5001
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("early", [False, True], ids=["late", "early"])
+def test_refused_peers(
+    loop_runner: asyncio.Runner, tmp_path: Path, early: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A peer that cannot be known is logged and its connection closed, whatever it has already sent."""
+
+    async def scenario() -> None:
+        async with Listening(tmp_path / "kcm.sock", Kernel(stranger_uid=UID)) as listening:
+            for _ in range(3):
+                client = listening.client()
+                if early:
+                    client.socket.send(INITIALIZE + NOOP)
+                assert await client.is_closed()
+            assert listening.store.commits == []
+            assert not listening.connections._open
+
+    loop_runner.run(scenario())
+    assert len(caplog.records) == 3
+
+
+# The daemon's end
+
+
+async def still_writable(client: Client) -> bool:
+    """Whether a write of the client still reaches somebody."""
+    try:
+        await client.send(NOOP)
+    except (BrokenPipeError, ConnectionResetError):
+        return False
+    return True
+
+
+def test_finish(play: Play) -> None:
+    """At the end what was sent is answered, the connection closes, and the client's next write is EPIPE."""
+
+    async def scenario(listening: Listening) -> None:
+        idle, busy = await listening.connected(), await listening.connected()
+        await busy.send(INITIALIZE + GET_PRINCIPAL + NOOP)
+        # Nothing of that has been read yet: the loop has not turned since.
+        finishing = asyncio.create_task(listening.connections.finish(LIMIT))
+        assert [await busy.reply() for _ in range(3)] == [(0, b""), (0, principal_bytes(ALICE)), (0, b"")]
+        assert await busy.is_closed()
+        assert await idle.is_closed()
+        assert await finishing == 0
+        for client in (idle, busy):
+            with pytest.raises(BrokenPipeError):
+                await client.send(NOOP)
+
+    play(scenario)
+
+
+def test_finish_while_waiting(play: Play) -> None:
+    """What waits for the disk at the end is answered, too; no write is taken from its client meanwhile."""
+
+    async def scenario(listening: Listening) -> None:
+        client = await listening.connected()
+        listening.store.gate = asyncio.Event()
+        await client.send(INITIALIZE + GET_PRINCIPAL)
+        await until(lambda: listening.store.commits)
+        finishing = asyncio.create_task(listening.connections.finish(LIMIT))
+        await settle()
+        with pytest.raises(BrokenPipeError):
+            await client.send(NOOP)
+        assert not finishing.done()
+        listening.store.gate.set()
+        assert [await client.reply() for _ in range(2)] == [(0, b""), (0, principal_bytes(ALICE))]
+        assert await client.is_closed()
+        assert await finishing == 0
+
+    play(scenario)
+
+
+def test_finish_cuts_off_who_does_not_read(play: Play) -> None:
+    """A client that does not take its replies does not hold up the end: it is cut off, and counted."""
+
+    async def scenario(listening: Listening) -> None:
+        lazy, good = await listening.connected(), await listening.connected()
+        await lazy.send(INITIALIZE + b"".join(store(n) for n in range(50)))
+        for _ in range(51):
+            await lazy.reply()
+        await lazy.send(GET_CRED_LIST * 20)
+        await until(lambda: any(connection._is_choked for connection in listening.made))
+        assert await good.ask(NOOP) == (0, b"")
+        assert await listening.connections.finish(0.01) == 1
+        assert await good.is_closed()
+        await until(lambda: not listening.connections._open)
+
+    play(scenario)
+
+
+def test_finish_without_descriptors(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the process has no descriptor left, all connections end all the same."""
+
+    async def scenario(listening: Listening) -> None:
+        clients = [await listening.connected() for _ in range(3)]
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "dup", Mock(side_effect=OSError(errno.EMFILE, "Too many open files")))
+            await listening.connections.finish(LIMIT)
+        for client in clients:
+            assert await client.is_closed()
+
+    play(scenario)
+
+
+def test_finish_without_connections(play: Play) -> None:
+    """Without connections the end is there at once."""
+
+    async def scenario(listening: Listening) -> None:
+        assert await listening.connections.finish(0) == 0
+
+    play(scenario)

@@ -1,0 +1,516 @@
+"""Every operation on both stores: its reply, and its answer for what is missing or malformed."""
+
+import errno
+
+import pytest
+
+from pykcm.ccaches.quotas import Quotas
+from pykcm.protocol.codes import Code
+from pykcm.protocol.messages import ARGUMENTS
+from pykcm.protocol.opcodes import Opcode
+from pykcm.protocol.tag import Match, Tag
+from pykcm.server.operations import OPERATIONS
+from pykcm.store.interface import Store
+from tests.builders import (
+    ALICE,
+    BOB,
+    HTTP,
+    TGS,
+    configuration,
+    credential,
+    credential_bytes,
+    credential_of_size,
+    data,
+    principal_bytes,
+    refused,
+    service,
+    tag_for,
+)
+from tests.server.asking import Asking, Server
+
+TICKET = credential_bytes(TGS)
+HTTP_TICKET = credential_bytes(HTTP)
+
+NAME_NUL = b"1000\0"
+NO_UUID = bytes(16)
+
+UNSUPPORTED = [13, 14, 15, 16, 24, 25, 26, 27, 28]
+
+
+@pytest.fixture
+def filled(alice: Asking) -> Asking:
+    """UID 1000 with the ccache `1000` of two tickets."""
+    alice.initialize(b"1000", ALICE)
+    alice.store(b"1000", TICKET)
+    alice.store(b"1000", HTTP_TICKET)
+    alice.set_kdc_offset(b"1000", -7)
+    return alice
+
+
+@pytest.fixture(params=["in memory", "read again"])
+def reader(request: pytest.FixtureRequest, server: Server, filled: Asking) -> Asking:
+    """The same, as it stands in memory and as a restart reads it."""
+    return filled if request.param == "in memory" else server.restarted().ask_as(1000)
+
+
+# What each operation does
+
+
+def test_noop(alice: Asking) -> None:
+    """NOOP answers nothing."""
+    assert alice.answer(Opcode.NOOP) == (0, b"")
+
+
+def test_get_name(reader: Asking) -> None:
+    """GET_NAME gives the name of a ccache that is there; FCC_NOFILE for another."""
+    assert reader.get_name(b"1000") == b"1000"
+    with refused(Code.FCC_NOFILE):
+        reader.get_name(b"1000:missing")
+
+
+@pytest.mark.parametrize("name", [b"1000", b"1000:missing", b"2000", b"foobar"])
+def test_resolve(alice: Asking, name: bytes) -> None:
+    """RESOLVE is always right, whatever the name, and creates nothing."""
+    assert alice.answer(Opcode.RESOLVE, name + b"\0") == (0, b"")
+    assert alice.get_cache_uuid_list() == []
+
+
+def test_gen_new(alice: Asking) -> None:
+    """GEN_NEW gives a new name under the peer's UID, and creates nothing."""
+    alice.initialize(b"1000", ALICE)
+    names = {alice.gen_new() for _ in range(20)}
+    assert len(names) == 20
+    assert all(name.startswith(b"1000:") for name in names)
+    assert len(alice.get_cache_uuid_list()) == 1
+
+
+def test_initialize(alice: Asking) -> None:
+    """INITIALIZE creates or empties a ccache: no credentials, KDC offset 0, the default where it was."""
+    alice.initialize(b"1000:a", ALICE)
+    alice.store(b"1000:a", TICKET)
+    alice.set_kdc_offset(b"1000:a", 5)
+    (uuid,) = alice.get_cache_uuid_list()
+
+    alice.initialize(b"1000:a", BOB)
+    assert alice.get_principal(b"1000:a") == BOB
+    assert alice.get_cred_list(b"1000:a") == []
+    assert alice.get_kdc_offset(b"1000:a") == 0
+    assert alice.get_cache_uuid_list() == [uuid]
+    assert alice.get_default_cache() == b"1000"
+
+
+def test_destroy(alice: Asking) -> None:
+    """DESTROY removes a ccache; FCC_NOFILE where there is none."""
+    alice.initialize(b"1000", ALICE)
+    alice.destroy(b"1000")
+    assert alice.get_cache_uuid_list() == []
+    for name in (b"1000", b"1000:missing"):
+        with refused(Code.FCC_NOFILE):
+            alice.destroy(name)
+
+
+def test_store(alice: Asking) -> None:
+    """STORE replaces its equal where it stands and else adds at the end; FCC_NOFILE without a ccache."""
+    with refused(Code.FCC_NOFILE):
+        alice.store(b"1000", TICKET)
+    alice.initialize(b"1000", ALICE)
+    alice.store(b"1000", TICKET)
+    alice.store(b"1000", HTTP_TICKET)
+    uuids = alice.get_cred_uuid_list(b"1000")
+    renewed = credential_bytes(TGS, ticket=b"renewed")
+    proxied = credential_bytes(TGS, second_ticket=b"evidence")
+    alice.store(b"1000", renewed)
+    alice.store(b"1000", proxied)
+    assert alice.get_cred_list(b"1000") == [renewed, HTTP_TICKET, proxied]
+    assert alice.get_cred_uuid_list(b"1000")[:2] == uuids
+
+
+def test_credentials_come_back_as_they_came(server: Server, alice: Asking) -> None:
+    """A credential comes back byte for byte, with what stood behind its last field, also after a restart."""
+    odd = [
+        TICKET + b"\0\0\0\0",
+        HTTP_TICKET + b"\0",
+        credential_bytes(service(1), addresses=[(2, b"\x7f\0\0\1")], authdata=[(1, b"x"), (2, b"")]),
+        credential_bytes(service(2), BOB, enctype=-1, flags=2**32 - 1, times=(2**32 - 1,) * 4),
+        credential_bytes(TGS._replace(realm=b"\xff\0"), ticket=bytes(range(256)) * 100),
+    ]
+    alice.initialize(b"1000", ALICE)
+    for blob in odd:
+        alice.store(b"1000", blob)
+    for asking in (alice, server.restarted().ask_as(1000)):
+        assert asking.get_cred_list(b"1000") == odd
+        uuids = asking.get_cred_uuid_list(b"1000")
+        assert [asking.get_cred_by_uuid(b"1000", uuid) for uuid in uuids] == odd
+
+
+def test_retrieve(reader: Asking) -> None:
+    """RETRIEVE gives the first match; CC_NOTFOUND where none matches, FCC_NOFILE without a ccache."""
+    assert reader.retrieve(b"1000", Match.GC_CACHED, tag_for(HTTP)) == HTTP_TICKET
+    assert reader.retrieve(b"1000", 0, Tag()) == TICKET
+    with refused(Code.CC_NOTFOUND):
+        reader.retrieve(b"1000", Match.GC_CACHED, tag_for(service(7)))
+    with refused(Code.FCC_NOFILE):
+        reader.retrieve(b"1000:missing", Match.GC_CACHED, tag_for(HTTP))
+
+
+def test_retrieve_by_second_ticket(reader: Asking) -> None:
+    """An S4U2Proxy look-up names no client and finds the ticket by its second ticket."""
+    tickets = [
+        credential_bytes(HTTP, client, second_ticket=b"of " + b) for client, b in [(ALICE, b"a"), (BOB, b"b")]
+    ]
+    for ticket in tickets:
+        reader.store(b"1000", ticket)
+    tag = Tag(server=HTTP, second_ticket=b"of b")
+    assert reader.retrieve(b"1000", Match.SECOND_TICKET | Match.GC_CACHED, tag) == tickets[1]
+    with refused(Code.CC_NOTFOUND):
+        reader.retrieve(b"1000", Match.SECOND_TICKET, tag._replace(second_ticket=b"of c"))
+
+
+def test_get_principal(reader: Asking) -> None:
+    """GET_PRINCIPAL gives the principal with its name type; FCC_NOFILE where there is none."""
+    assert reader.answer(Opcode.GET_PRINCIPAL, NAME_NUL) == (0, principal_bytes(ALICE))
+    with refused(Code.FCC_NOFILE):
+        reader.get_principal(b"1000:missing")
+
+
+def test_chosen_names_have_no_principal(alice: Asking) -> None:
+    """A name that was only chosen (GEN_NEW, SET_DEFAULT_CACHE) is no ccache yet, and not listed."""
+    name = alice.gen_new()
+    alice.set_default_cache(name)
+    for attempt in (alice.get_principal, alice.get_name, alice.get_cred_uuid_list, alice.destroy):
+        with refused(Code.FCC_NOFILE):
+            attempt(name)
+    assert alice.get_cache_uuid_list() == []
+
+
+def test_get_cred_uuid_list(reader: Asking) -> None:
+    """GET_CRED_UUID_LIST gives the UUIDs in stored order, an empty payload for none; FCC_NOFILE."""
+    first, second = reader.get_cred_uuid_list(b"1000")
+    assert reader.get_cred_by_uuid(b"1000", first) == TICKET
+    assert reader.get_cred_by_uuid(b"1000", second) == HTTP_TICKET
+    reader.initialize(b"1000:empty", ALICE)
+    assert reader.answer(Opcode.GET_CRED_UUID_LIST, b"1000:empty\0") == (0, b"")
+    with refused(Code.FCC_NOFILE):
+        reader.get_cred_uuid_list(b"1000:missing")
+
+
+def test_get_cred_by_uuid(reader: Asking) -> None:
+    """GET_CRED_BY_UUID answers CC_END for a UUID that leads nowhere, and for a ccache that is gone."""
+    (uuid, _) = reader.get_cred_uuid_list(b"1000")
+    with refused(Code.CC_END):
+        reader.get_cred_by_uuid(b"1000", NO_UUID)
+    with refused(Code.CC_END):
+        reader.get_cred_by_uuid(b"1000:missing", uuid)
+    reader.remove_cred(b"1000", 0, tag_for(TGS))
+    with refused(Code.CC_END):
+        reader.get_cred_by_uuid(b"1000", uuid)
+
+
+def test_remove_cred(reader: Asking) -> None:
+    """REMOVE_CRED removes every match and is right for none; FCC_NOFILE without a ccache."""
+    reader.store(b"1000", credential_bytes(HTTP, BOB))
+    reader.remove_cred(b"1000", 0, tag_for(HTTP))
+    assert reader.get_cred_list(b"1000") == [TICKET]
+    reader.remove_cred(b"1000", 0, tag_for(HTTP))
+    assert reader.get_cred_list(b"1000") == [TICKET]
+    with refused(Code.FCC_NOFILE):
+        reader.remove_cred(b"1000:missing", 0, tag_for(HTTP))
+
+
+def test_configuration_is_set_anew(reader: Asking) -> None:
+    """libkrb5 sets its configuration by REMOVE_CRED (flags 0) and STORE: one entry is left."""
+    for value in (b"yes", b"no"):
+        entry = configuration(b"fast_avail", value)
+        reader.remove_cred(b"1000", 0, Tag(ALICE, entry.server))
+        reader.store(b"1000", entry.blob)
+    wanted = configuration(b"fast_avail", b"no").blob
+    assert reader.get_cred_list(b"1000") == [TICKET, HTTP_TICKET, wanted]
+
+
+@pytest.mark.parametrize("name", [b"1000", b"1000:missing"])
+def test_set_flags(reader: Asking, name: bytes) -> None:
+    """SET_FLAGS is right and changes nothing."""
+    reader.set_flags(name, 0)
+    assert reader.get_cred_list(b"1000") == [TICKET, HTTP_TICKET]
+
+
+@pytest.mark.parametrize("opcode", UNSUPPORTED)
+def test_not_supported(alice: Asking, opcode: int) -> None:
+    """CHOWN, CHMOD, the KDC's and NTLM's operations are known and not supported, whatever they carry."""
+    for arguments in (b"", NAME_NUL, b"\xff" * 100):
+        assert alice.answer(opcode, arguments) == (Code.CC_NOSUPP, b"")
+
+
+@pytest.mark.parametrize("opcode", [29, 100, 13000, 13003, 65535])
+def test_unknown_operations(alice: Asking, opcode: int) -> None:
+    """An opcode that nobody knows is FCC_INTERNAL, so that the client falls back; the next is served."""
+    assert alice.answer(opcode, b"anything") == (Code.FCC_INTERNAL, b"")
+    alice.noop()
+
+
+def test_move_cache(reader: Asking) -> None:
+    """MOVE_CACHE: the new name takes the contents and a default that pointed at the old; FCC_NOFILE."""
+    reader.initialize(b"1000:target", BOB)
+    reader.store(b"1000:target", credential_bytes(service(1)))
+    reader.set_default_cache(b"1000")
+    reader.move_cache(b"1000", b"1000:target")
+    assert reader.get_cred_list(b"1000:target") == [TICKET, HTTP_TICKET]
+    assert reader.get_principal(b"1000:target") == ALICE
+    assert reader.get_kdc_offset(b"1000:target") == -7
+    assert reader.get_default_cache() == b"1000:target"
+    with refused(Code.FCC_NOFILE):
+        reader.get_principal(b"1000")
+    for old, new in [(b"1000", b"1000:target"), (b"1000", b"1000:new"), (b"1000", b"1000")]:
+        with refused(Code.FCC_NOFILE):
+            reader.move_cache(old, new)
+    assert len(reader.get_cache_uuid_list()) == 1
+
+
+def test_order_of_heimdals_kinit(alice: Asking) -> None:
+    """Heimdal's kinit fills a new ccache and moves it over the default, which stays the default."""
+    alice.initialize(b"1000", ALICE)
+    name = alice.gen_new()
+    alice.initialize(name, BOB)
+    alice.store(name, credential_bytes(TGS, BOB))
+    alice.move_cache(name, b"1000")
+    assert alice.get_default_cache() == b"1000"
+    assert alice.get_principal(b"1000") == BOB
+    (uuid,) = alice.get_cache_uuid_list()
+    assert alice.get_cache_by_uuid(uuid) == b"1000"
+
+
+def test_get_cache_uuid_list(alice: Asking) -> None:
+    """GET_CACHE_UUID_LIST is right and empty without ccaches, and else gives them in order."""
+    assert alice.answer(Opcode.GET_CACHE_UUID_LIST) == (0, b"")
+    names = [b"1000:b", b"1000", b"1000:a"]
+    for name in names:
+        alice.initialize(name, ALICE)
+    assert [alice.get_cache_by_uuid(uuid) for uuid in alice.get_cache_uuid_list()] == names
+
+
+def test_get_cache_by_uuid(alice: Asking) -> None:
+    """GET_CACHE_BY_UUID answers CC_END for a UUID that leads nowhere (any more)."""
+    alice.initialize(b"1000", ALICE)
+    (uuid,) = alice.get_cache_uuid_list()
+    alice.destroy(b"1000")
+    for missing in (uuid, NO_UUID, b"\xff" * 16):
+        with refused(Code.CC_END):
+            alice.get_cache_by_uuid(missing)
+
+
+def test_default_without_ccaches(alice: Asking, bob: Asking, root: Asking) -> None:
+    """GET_DEFAULT_CACHE of an empty collection gives `<uid>`, which the peer then creates."""
+    for asking, name in [(alice, b"1000"), (bob, b"2000"), (root, b"0")]:
+        assert asking.get_default_cache() == name
+        asking.initialize(name, ALICE)
+        assert asking.get_default_cache() == name
+
+
+@pytest.mark.parametrize("name", [b"1000", b"1000:x/y z", b"1000:\xff\xfe"])
+def test_default_is_byte_for_byte_the_ccaches_name(alice: Asking, name: bytes) -> None:
+    """GET_DEFAULT_CACHE gives the very name that GET_CACHE_BY_UUID and GET_NAME give."""
+    alice.initialize(name, ALICE)
+    alice.set_default_cache(name)
+    (uuid,) = alice.get_cache_uuid_list()
+    assert alice.get_default_cache() == alice.get_cache_by_uuid(uuid) == alice.get_name(name) == name
+
+
+def test_order_of_sshd(server: Server, alice: Asking) -> None:
+    """GEN_NEW, SET_DEFAULT_CACHE, INITIALIZE, STORE: the new ccache is the default, also after a restart."""
+    name = alice.gen_new()
+    alice.set_default_cache(name)
+    assert server.restarted().ask_as(1000).get_default_cache() == name
+    alice.initialize(name, ALICE)
+    alice.store(name, TICKET)
+    for asking in (alice, server.restarted().ask_as(1000)):
+        assert asking.get_default_cache() == name
+        assert asking.get_cred_list(name) == [TICKET]
+
+
+def test_kdestroy_of_the_default(server: Server, alice: Asking) -> None:
+    """The default names no ccache after its DESTROY; after that of the last it is `<uid>` again."""
+    alice.initialize(b"1000", ALICE)
+    alice.initialize(b"1000:a", ALICE)
+    alice.set_default_cache(b"1000:a")
+    alice.destroy(b"1000:a")
+    for asking in (alice, server.restarted().ask_as(1000)):
+        assert asking.get_default_cache() == b"1000:a"
+        with refused(Code.FCC_NOFILE):
+            asking.get_principal(b"1000:a")
+    alice.destroy(b"1000")
+    for asking in (alice, server.restarted().ask_as(1000)):
+        assert asking.get_default_cache() == b"1000"
+
+
+def test_kdc_offset(reader: Asking) -> None:
+    """GET_KDC_OFFSET gives what SET_KDC_OFFSET set, to both ends of its range; FCC_NOFILE."""
+    assert reader.get_kdc_offset(b"1000") == -7
+    for offset in (2**31 - 1, -(2**31), 0):
+        reader.set_kdc_offset(b"1000", offset)
+        assert reader.get_kdc_offset(b"1000") == offset
+    with refused(Code.FCC_NOFILE):
+        reader.get_kdc_offset(b"1000:missing")
+    with refused(Code.FCC_NOFILE):
+        reader.set_kdc_offset(b"1000:missing", 1)
+
+
+def test_kdc_offset_of_a_new_ccache(alice: Asking) -> None:
+    """The KDC offset of a new ccache is 0."""
+    alice.initialize(b"1000", ALICE)
+    assert alice.get_kdc_offset(b"1000") == 0
+
+
+def test_get_cred_list(reader: Asking) -> None:
+    """GET_CRED_LIST gives count, lengths and credentials in stored order; a count of 0; FCC_NOFILE."""
+    packed = b"\0\0\0\2" + data(TICKET) + data(HTTP_TICKET)
+    assert reader.answer(Opcode.GET_CRED_LIST, NAME_NUL) == (0, packed)
+    reader.initialize(b"1000", ALICE)
+    assert reader.answer(Opcode.GET_CRED_LIST, NAME_NUL) == (0, b"\0\0\0\0")
+    with refused(Code.FCC_NOFILE):
+        reader.get_cred_list(b"1000:missing")
+
+
+def test_longest_cred_list(alice: Asking) -> None:
+    """A reply may be exactly 10 MiB; a longer list is FCC_INTERNAL, and the client fetches one by one."""
+    longest = 10 * 1024 * 1024 - 3 * 4  # code, count, length
+    alice.initialize(b"1000", ALICE)
+    ticket = credential_of_size(longest).blob
+    alice.store(b"1000", ticket)
+    assert alice.get_cred_list(b"1000") == [ticket]
+    alice.store(b"1000", credential_of_size(longest + 1).blob)
+    with refused(Code.FCC_INTERNAL):
+        alice.get_cred_list(b"1000")
+    (uuid,) = alice.get_cred_uuid_list(b"1000")
+    assert alice.get_cred_by_uuid(b"1000", uuid) == credential_of_size(longest + 1).blob
+
+
+def test_replace(server: Server, alice: Asking) -> None:
+    """REPLACE creates a missing ccache, and leaves nothing of what was in an existing one."""
+    alice.replace(b"1000", 42, BOB, [TICKET, HTTP_TICKET])
+    (uuid,) = alice.get_cache_uuid_list()
+    assert alice.get_kdc_offset(b"1000") == 42
+    assert alice.get_principal(b"1000") == BOB
+    assert alice.get_cred_list(b"1000") == [TICKET, HTTP_TICKET]
+    alice.replace(b"1000", -1, ALICE, [HTTP_TICKET])
+    for asking in (alice, server.restarted().ask_as(1000)):
+        assert asking.get_kdc_offset(b"1000") == -1
+        assert asking.get_principal(b"1000") == ALICE
+        assert asking.get_cred_list(b"1000") == [HTTP_TICKET]
+        assert asking.get_cache_uuid_list() == [uuid]
+    alice.replace(b"1000", 0, ALICE, [])
+    assert alice.get_cred_list(b"1000") == []
+
+
+def test_a_refused_replace_changes_nothing(server: Server, store: Store) -> None:
+    """REPLACE is all or nothing; its refusal is no code that MIT takes for "lacks the operation"."""
+    limited = Server(server.runner, store, quotas=Quotas(max_ccache_size=1000))
+    alice = limited.ask_as(1000)
+    alice.replace(b"1000", 1, ALICE, [TICKET])
+    with refused(errno.EDQUOT):
+        alice.replace(b"1000", 2, BOB, [HTTP_TICKET, credential_of_size(1000).blob])
+    for asking in (alice, limited.restarted().ask_as(1000)):
+        assert asking.get_kdc_offset(b"1000") == 1
+        assert asking.get_cred_list(b"1000") == [TICKET]
+    with refused(Code.CC_FORMAT):
+        alice.replace(b"1000", 2, BOB, [HTTP_TICKET, b"no credential"])
+    assert alice.get_cred_list(b"1000") == [TICKET]
+
+
+# What is malformed
+
+
+def test_every_operation_is_there() -> None:
+    """Every opcode of the protocol is served, and each that has arguments has its layout."""
+    assert set(OPERATIONS) == {int(opcode) for opcode in Opcode}
+    assert set(ARGUMENTS) == set(OPERATIONS) - set(UNSUPPORTED)
+
+
+MALFORMED = [
+    *[
+        (opcode, arguments)
+        for opcode in sorted(ARGUMENTS)
+        if OPERATIONS[opcode].names_ccache
+        for arguments in (b"", b"1000", b"\xff" * 10)
+    ],
+    (Opcode.INITIALIZE, NAME_NUL),
+    (Opcode.INITIALIZE, NAME_NUL + b"\0\0\0\1"),
+    (Opcode.INITIALIZE, NAME_NUL + principal_bytes(ALICE)[:-1]),
+    (Opcode.INITIALIZE, NAME_NUL + b"\0\0\0\1\xff\xff\xff\xff\0\0\0\0"),
+    (Opcode.STORE, NAME_NUL),
+    (Opcode.STORE, NAME_NUL + TICKET[:-1]),
+    (Opcode.STORE, NAME_NUL + TICKET[:40]),
+    (Opcode.STORE, NAME_NUL + b"\xff" * 100),
+    (Opcode.RETRIEVE, NAME_NUL),
+    (Opcode.RETRIEVE, NAME_NUL + bytes(4)),
+    (Opcode.RETRIEVE, NAME_NUL + bytes(8)),
+    (Opcode.RETRIEVE, NAME_NUL + bytes(4) + b"\0\0\0\1" + bytes(10)),
+    (Opcode.RETRIEVE, NAME_NUL + bytes(4) + b"\0\0\0\x20" + bytes(21) + b"\xff\xff\xff\xff"),
+    (Opcode.REMOVE_CRED, NAME_NUL + bytes(8)),
+    (Opcode.GET_CRED_BY_UUID, NAME_NUL + bytes(15)),
+    (Opcode.SET_FLAGS, NAME_NUL + bytes(3)),
+    (Opcode.MOVE_CACHE, NAME_NUL),
+    (Opcode.MOVE_CACHE, NAME_NUL + b"1000:a"),
+    (Opcode.GET_CACHE_BY_UUID, b""),
+    (Opcode.GET_CACHE_BY_UUID, bytes(15)),
+    (Opcode.SET_KDC_OFFSET, NAME_NUL + bytes(3)),
+    (Opcode.REPLACE, NAME_NUL),
+    (Opcode.REPLACE, NAME_NUL + bytes(4) + principal_bytes(ALICE)),
+    (Opcode.REPLACE, NAME_NUL + bytes(4) + principal_bytes(ALICE) + b"\0\0\0\1"),
+    (Opcode.REPLACE, NAME_NUL + bytes(4) + principal_bytes(ALICE) + b"\xff\xff\xff\xff" + data(TICKET)),
+    (Opcode.REPLACE, NAME_NUL + bytes(4) + principal_bytes(ALICE) + b"\0\0\0\2" + data(TICKET)),
+    (Opcode.REPLACE, NAME_NUL + bytes(4) + principal_bytes(ALICE) + b"\0\0\0\1" + data(TICKET[:-1])),
+]
+
+
+@pytest.mark.parametrize(("opcode", "arguments"), MALFORMED)
+def test_malformed_arguments(filled: Asking, opcode: int, arguments: bytes) -> None:
+    """Arguments that end early or lie about their lengths are CC_FORMAT, and change nothing."""
+    assert filled.answer(opcode, arguments) == (Code.CC_FORMAT, b"")
+    assert filled.get_cred_list(b"1000") == [TICKET, HTTP_TICKET]
+    assert len(filled.get_cache_uuid_list()) == 1
+
+
+@pytest.mark.parametrize(
+    ("opcode", "arguments"),
+    [
+        (Opcode.NOOP, b""),
+        (Opcode.GET_NAME, NAME_NUL),
+        (Opcode.GET_PRINCIPAL, NAME_NUL),
+        (Opcode.INITIALIZE, NAME_NUL + principal_bytes(ALICE)),
+        (Opcode.RETRIEVE, NAME_NUL + bytes(4) + bytes(4) + bytes(21)),
+        (Opcode.REMOVE_CRED, NAME_NUL + bytes(4) + bytes(4) + bytes(21)),
+        (Opcode.GET_CACHE_UUID_LIST, b""),
+        (Opcode.GET_DEFAULT_CACHE, b""),
+        (Opcode.SET_KDC_OFFSET, NAME_NUL + bytes(4)),
+        (Opcode.REPLACE, NAME_NUL + bytes(4) + principal_bytes(ALICE) + b"\0\0\0\1" + data(TICKET)),
+    ],
+)
+@pytest.mark.parametrize("more", [b"\0", b"\0\0\0\0", b"\xff" * 40])
+def test_bytes_behind_the_last_field(filled: Asking, opcode: int, arguments: bytes, more: bytes) -> None:
+    """Bytes behind the last field, as clients add now and then, change nothing about the answer."""
+    assert filled.answer(opcode, arguments + more)[0] == 0
+
+
+# Quotas
+
+
+def test_quotas_are_those_configured(server: Server, store: Store) -> None:
+    """Over a quota the answer is EDQUOT, which the user reads as "Disk quota exceeded"; the rest goes on."""
+    quotas = Quotas(max_ccaches=3, max_uid_ccaches=2, max_ccache_size=1000, max_uid_size=1500)
+    limited = Server(server.runner, store, quotas=quotas)
+    alice, bob = limited.ask_as(1000), limited.ask_as(2000)
+    for name in (b"1000", b"1000:a"):
+        alice.initialize(name, ALICE)
+    with refused(errno.EDQUOT):
+        alice.initialize(b"1000:b", ALICE)
+    alice.store(b"1000", credential_of_size(900).blob)
+    with refused(errno.EDQUOT):
+        alice.store(b"1000", credential(HTTP).blob)
+    with refused(errno.EDQUOT):
+        alice.store(b"1000:a", credential_of_size(600).blob)
+    bob.initialize(b"2000", BOB)
+    with refused(errno.EDQUOT):
+        bob.initialize(b"2000:a", BOB)
+    alice.destroy(b"1000:a")
+    bob.initialize(b"2000:a", BOB)
+    assert alice.get_cred_list(b"1000") == [credential_of_size(900).blob]

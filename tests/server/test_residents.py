@@ -1,0 +1,113 @@
+"""Collections in memory: read once, forgotten when in doubt; and the count of all ccaches."""
+
+import asyncio
+import errno
+
+import pytest
+
+from pykcm.ccaches.quotas import Quotas
+from pykcm.server.residents import Residents
+from pykcm.store.interface import Store, StoreError
+from pykcm.store.tree import Put, ccache_name, ccaches_container
+from tests.builders import ALICE, refused
+from tests.server.asking import ScriptedStore, Server
+
+
+def test_read_once(runner: asyncio.Runner, store: Store) -> None:
+    """A collection is read when it is first asked for, and is the same one from then on."""
+    scripted = ScriptedStore(store)
+    residents = Residents(scripted, Quotas())
+    assert residents.present(1000) is None
+    collection = runner.run(residents.get(1000))
+    assert residents.present(1000) is collection
+    assert runner.run(residents.get(1000)) is collection
+    assert scripted.loads == [1000]
+    residents.drop(1000)
+    assert residents.present(1000) is None
+    assert runner.run(residents.get(1000)) is not collection
+    assert scripted.loads == [1000, 1000]
+
+
+def test_a_store_that_cannot_be_read(runner: asyncio.Runner, store: Store) -> None:
+    """A collection that cannot be read is not there: the next who asks tries again."""
+    scripted = ScriptedStore(store)
+    residents = Residents(scripted, Quotas())
+
+    async def failing(uid: int) -> None:
+        raise StoreError("no", errno.EIO)
+
+    read = scripted.load
+    scripted.load = failing  # type: ignore[method-assign,assignment]
+    with pytest.raises(StoreError):
+        runner.run(residents.get(1000))
+    assert residents.present(1000) is None
+    scripted.load = read  # type: ignore[method-assign]
+    assert runner.run(residents.get(1000)).uid == 1000
+
+
+def limited(runner: asyncio.Runner, store: Store, limit: int) -> Server:
+    return Server(runner, store, quotas=Quotas(max_ccaches=limit))
+
+
+def test_all_count_after_a_restart(runner: asyncio.Runner, store: Store) -> None:
+    """max_ccaches counts what is in the store, whoever has asked so far."""
+    limited(runner, store, 2).ask_as(1000).initialize(b"1000", ALICE)
+    again = limited(runner, store, 2)
+    again.ask_as(2000).initialize(b"2000", ALICE)
+    with refused(errno.EDQUOT):
+        again.ask_as(3000).initialize(b"3000", ALICE)
+    again.ask_as(1000).destroy(b"1000")
+    again.ask_as(3000).initialize(b"3000", ALICE)
+
+
+def test_unreadable_ccaches_count(runner: asyncio.Runner, store: Store) -> None:
+    """A ccache that cannot be read counts until it is destroyed, before and after it was noticed."""
+    name = ccache_name(bytes(16), b"1000")
+    runner.run(store.commit([Put(ccaches_container(1000), name, b"?")]))
+    server = limited(runner, store, 1)
+    for _ in range(2):
+        with refused(errno.EDQUOT):
+            server.ask_as(2000).initialize(b"2000", ALICE)
+        assert server.ask_as(1000).get_cache_uuid_list() == []
+    server.ask_as(1000).destroy(b"1000")
+    server.ask_as(2000).initialize(b"2000", ALICE)
+
+
+def test_refused_ones_do_not_count(runner: asyncio.Runner, store: Store) -> None:
+    """A ccache whose creation was refused by another quota takes no place."""
+    server = Server(runner, store, quotas=Quotas(max_ccaches=1, max_ccache_size=50))
+    long = ALICE._replace(realm=b"R" * 100)
+    for _ in range(3):
+        with refused(errno.EDQUOT):
+            server.ask_as(1000).initialize(b"1000", long)
+    server.ask_as(1000).initialize(b"1000", ALICE)
+
+
+@pytest.mark.parametrize("uid", [1000, 2000], ids=["the same UID", "another UID"])
+def test_the_limit_holds_after_a_failed_commit(runner: asyncio.Runner, store: Store, uid: int) -> None:
+    """A commit that failed changes nothing about the count, nor lets anyone past the limit."""
+    server = limited(runner, store, 3)
+    for other in (1000, 2000):
+        server.ask_as(other).initialize(b"%d" % other, ALICE)
+    server.store.refusal = lambda _: StoreError("full", errno.ENOSPC)
+    for name in (b"1000:a", b"1000:b"):
+        with refused(errno.ENOSPC):
+            server.ask_as(1000).initialize(name, ALICE)
+    with refused(errno.ENOSPC):
+        server.ask_as(1000).destroy(b"1000")
+    server.store.refusal = lambda _: None
+    server.ask_as(uid).initialize(b"%d:a" % uid, ALICE)
+    with refused(errno.EDQUOT):
+        server.ask_as(uid).initialize(b"%d:b" % uid, ALICE)
+    assert runner.run(store.count_ccaches()) == 3
+
+
+def test_without_the_limit_nothing_is_counted(runner: asyncio.Runner, store: Store) -> None:
+    """Without max_ccaches the store is not asked to count."""
+    server = Server(runner, store)
+
+    async def counting() -> int:
+        raise AssertionError("nobody needs to know")
+
+    server.store.count_ccaches = counting  # type: ignore[method-assign]
+    server.ask_as(1000).initialize(b"1000", ALICE)

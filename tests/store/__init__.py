@@ -1,0 +1,1 @@
+"""The stores, their key and folder, the tree of secrets and their JSON."""

@@ -1,0 +1,36 @@
+"""File systems so small that they are full when a test wants it."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def mount_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """Mounts a private file system of so many KiB; the test is skipped where that cannot be done."""
+    disk = tmp_path / "disk"
+
+    def mount(kib: int) -> Path:
+        disk.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={kib}k,mode=0700", "tmpfs", str(disk)]
+        if os.geteuid() != 0 or shutil.which("mount") is None:
+            pytest.skip("only root can mount")
+        if subprocess.run(command, check=False, capture_output=True).returncode:
+            pytest.skip("no file system can be mounted here")
+        return disk
+
+    yield mount
+    if disk.is_mount():
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+@pytest.fixture
+def full_disk(mount_disk: Callable[[int], Path]) -> Path:
+    """A file system with no room for another byte."""
+    disk = mount_disk(4)
+    (disk / "ballast").write_bytes(bytes(4096))
+    return disk

@@ -1,0 +1,231 @@
+"""What every store does: each test runs on each of them."""
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+import pytest
+
+from pykcm.store.interface import Store
+from pykcm.store.memory import MemoryStore
+from pykcm.store.sqlcipher import SQLCipherStore
+from pykcm.store.tree import (
+    Delete,
+    DeleteContainer,
+    Put,
+    Secret,
+    SecretChange,
+    ccache_container,
+    ccache_name,
+    ccaches_container,
+    uid_container,
+)
+
+UUID = bytes(range(16))
+
+NAMES = [
+    b"1000",
+    b"1000:a/b",
+    b"1000:100%",
+    b"1000:%2F",
+    b"1000:\xff\xfe\x01\x7f",
+    b"1000: '\"\\;--\n\t",
+    b"1000:*?[a]_",
+    "1000:Grüße".encode(),
+    b"1000:" + b"x" * 1019,
+    b"1000:" + b"\xff" * 1019,
+]
+
+
+def commit(store: Store, *changes: SecretChange) -> None:
+    asyncio.run(store.commit(changes))
+
+
+def load(store: Store, uid: int) -> list[Secret]:
+    return asyncio.run(store.load(uid))
+
+
+def uids(store: Store) -> list[int]:
+    return asyncio.run(store.uids())
+
+
+def count(store: Store) -> int:
+    return asyncio.run(store.count_ccaches())
+
+
+def put_ccache(uid: int, name: bytes, value: bytes = b"{}") -> Put:
+    return Put(ccaches_container(uid), ccache_name(UUID, name), value)
+
+
+def put_credential(uid: int, name: bytes, credential: str, value: bytes) -> Put:
+    return Put(ccache_container(uid, UUID, name), credential, value)
+
+
+def values(secrets: Iterable[Secret]) -> list[bytes]:
+    return [secret.value for secret in secrets]
+
+
+def test_an_empty_store(store: Store) -> None:
+    """An empty store has no secrets, no UIDs and no ccaches, and an empty commit is right."""
+    commit(store)
+    assert load(store, 1000) == []
+    assert uids(store) == []
+    assert count(store) == 0
+
+
+def test_secrets_come_back_in_order(store: Store) -> None:
+    """Secrets come back as they were put, those of a container in the order of their first put."""
+    container = ccache_container(1000, UUID, b"1000")
+    for name in ("c", "a", "b"):
+        commit(store, Put(container, name, name.encode() * 3))
+    assert load(store, 1000) == [
+        Secret(container, "c", b"ccc"),
+        Secret(container, "a", b"aaa"),
+        Secret(container, "b", b"bbb"),
+    ]
+
+
+def test_any_value(store: Store) -> None:
+    """A value is any bytes, none and many included."""
+    every_byte = bytes(range(256))
+    large = bytes(1 << 20)
+    commit(store, *[Put(uid_container(1), str(n), value) for n, value in enumerate([b"", every_byte, large])])
+    assert values(load(store, 1)) == [b"", every_byte, large]
+
+
+def test_a_replaced_secret_keeps_its_place(store: Store) -> None:
+    """A put of a secret that is there replaces it where it stands."""
+    container = ccache_container(1000, UUID, b"1000")
+    commit(store, *[Put(container, name, b"old") for name in "abc"])
+    commit(store, Put(container, "a", b"new"))
+    commit(store, Put(container, "b", b"first"), Put(container, "b", b"second"))
+    assert values(load(store, 1000)) == [b"new", b"second", b"old"]
+
+
+def test_a_place_is_lost_with_the_secret(store: Store) -> None:
+    """A secret that was deleted and put again stands at the end, also when it was the last before."""
+    container = ccache_container(1000, UUID, b"1000")
+    commit(store, *[Put(container, name, name.encode()) for name in "abc"])
+    commit(store, Delete(container, "a"), Put(container, "a", b"again"))
+    assert values(load(store, 1000)) == [b"b", b"c", b"again"]
+    commit(store, Delete(container, "a"), Put(container, "d", b"d"), Put(container, "a", b"a"))
+    assert values(load(store, 1000)) == [b"b", b"c", b"d", b"a"]
+
+
+def test_changes_are_made_in_order(store: Store) -> None:
+    """What is deleted and put in one commit is there, what is put and deleted is not."""
+    container = uid_container(1000)
+    commit(store, Put(container, "gone", b""), Delete(container, "gone"))
+    commit(store, Delete(container, "here"), Put(container, "here", b"x"))
+    commit(store, Put(container, "swept", b""), DeleteContainer(container), Put(container, "after", b"y"))
+    assert load(store, 1000) == [Secret(container, "after", b"y")]
+
+
+def test_deleting_what_is_not_there(store: Store) -> None:
+    """Deleting a secret or a container that is not there is right and changes nothing."""
+    commit(store, put_ccache(1000, b"1000"))
+    commit(store, Delete(ccaches_container(1000), "missing"), Delete(uid_container(7), "missing"))
+    commit(store, DeleteContainer(uid_container(7)), DeleteContainer(ccaches_container(1000) + "/missing"))
+    assert len(load(store, 1000)) == 1
+    assert load(store, 7) == []
+    assert uids(store) == [1000]
+
+
+def test_delete_container_spares_those_below(store: Store) -> None:
+    """DeleteContainer takes the container's own secrets, and neither those below nor those beside."""
+    commit(
+        store,
+        Put(uid_container(1000), "default", b"default"),
+        put_ccache(1000, b"1000"),
+        put_credential(1000, b"1000", "a", b"credential"),
+    )
+    commit(store, DeleteContainer(ccaches_container(1000)))
+    assert sorted(values(load(store, 1000))) == [b"credential", b"default"]
+    commit(store, DeleteContainer(uid_container(1000)))
+    assert values(load(store, 1000)) == [b"credential"]
+
+
+def test_containers_are_kept_apart(store: Store) -> None:
+    """A UID's container holds nothing of a UID whose decimal begins alike."""
+    everyone = [0, 1, 10, 100, 1000, 11, 2, 2**32 - 2]
+    for uid in everyone:
+        commit(
+            store,
+            Put(uid_container(uid), "default", b"default %d" % uid),
+            put_ccache(uid, b"%d" % uid, b"ccache %d" % uid),
+            put_credential(uid, b"%d" % uid, "a", b"credential %d" % uid),
+        )
+    for uid in everyone:
+        mine = [b"default %d" % uid, b"ccache %d" % uid, b"credential %d" % uid]
+        assert values(load(store, uid)) == mine
+    assert uids(store) == sorted(everyone)
+    assert count(store) == len(everyone)
+    commit(store, DeleteContainer(ccaches_container(1)), DeleteContainer(uid_container(1)))
+    assert values(load(store, 1)) == [b"credential 1"]
+    assert len(load(store, 10)) == len(load(store, 100)) == 3
+
+
+@pytest.mark.parametrize("name", NAMES, ids=lambda name: repr(name[:20]))
+def test_any_name(store: Store, name: bytes) -> None:
+    """A ccache's name may be any bytes but NUL: its secrets are its own and can be deleted again."""
+    others = [put_ccache(1000, other, other) for other in NAMES if other != name]
+    commit(store, *others)
+    commit(store, put_ccache(1000, name, b"mine"), put_credential(1000, name, "a", b"credential"))
+    secrets = load(store, 1000)
+    assert secrets[-2:] == [
+        Secret(*put_ccache(1000, name, b"mine")),
+        Secret(*put_credential(1000, name, "a", b"credential")),
+    ]
+    assert count(store) == len(NAMES)
+    commit(
+        store,
+        DeleteContainer(ccache_container(1000, UUID, name)),
+        Delete(ccaches_container(1000), ccache_name(UUID, name)),
+    )
+    assert values(load(store, 1000)) == [put.value for put in others]
+
+
+def test_uids_are_those_with_ccaches(store: Store) -> None:
+    """A UID counts while it has a ccache: a default alone is none, and neither are credentials."""
+    commit(store, Put(uid_container(5), "default", b""))
+    commit(store, put_credential(6, b"6", "a", b""))
+    commit(store, put_ccache(1000, b"1000"), put_ccache(1000, b"1000:a"), put_ccache(7, b"7"))
+    assert uids(store) == [7, 1000]
+    assert count(store) == 3
+    commit(store, Delete(ccaches_container(7), ccache_name(UUID, b"7")))
+    commit(store, DeleteContainer(ccaches_container(1000)))
+    assert uids(store) == []
+    assert count(store) == 0
+
+
+def test_a_ccache_named_as_a_container(store: Store) -> None:
+    """A ccache whose name ends like a container's path is counted as one, and its credentials are not."""
+    name = b"1000:x/ccaches"
+    commit(store, put_ccache(1000, name), put_credential(1000, name, "a", b""))
+    assert count(store) == 1
+    assert uids(store) == [1000]
+
+
+def test_what_a_store_promises(store: Store) -> None:
+    """The memory store says that it forgets, the other that it does not."""
+    assert store.persistent == (not isinstance(store, MemoryStore))
+
+
+def test_memory_forgets() -> None:
+    """A memory store that was closed holds nothing any more."""
+    store = MemoryStore()
+    commit(store, put_ccache(1000, b"1000"))
+    store.close()
+    assert load(store, 1000) == []
+
+
+def test_sqlcipher_keeps(open_sqlcipher: Callable[[], SQLCipherStore]) -> None:
+    """What was committed is there after a close, in its order, and goes on to be changed."""
+    store = open_sqlcipher()
+    container = ccache_container(1000, UUID, b"1000")
+    commit(store, *[Put(container, name, name.encode()) for name in "bca"])
+    store.close()
+    store = open_sqlcipher()
+    assert values(load(store, 1000)) == [b"b", b"c", b"a"]
+    commit(store, Put(container, "c", b"new"), Put(container, "d", b"d"))
+    store.close()
+    assert values(load(open_sqlcipher(), 1000)) == [b"b", b"new", b"a", b"d"]
