@@ -196,9 +196,12 @@ class Collection:
 
     def remove_credentials(self, ccache: CCache, tag: Tag, how: int) -> None:
         """Remove every match; none is no error."""
-        for uuid in ccache.credentials.find_all(tag, how):
-            ccache.credentials.remove(uuid)
+        credentials = ccache.credentials
+        before = credentials.size
+        for uuid in credentials.find_all(tag, how):
+            credentials.remove(uuid)
             self._changes.append(CredentialRemoved(ccache, uuid))
+        self._size += credentials.size - before
 
     def set_kdc_offset(self, ccache: CCache, kdc_offset: int) -> None:
         if kdc_offset != ccache.kdc_offset:

@@ -12,6 +12,8 @@ from pykcm.ccaches.collection import Collection, move
 from pykcm.ccaches.quotas import Census, Quotas
 from pykcm.protocol.codes import KcmError
 from pykcm.protocol.credential import Credential
+from pykcm.protocol.tag import Tag
+from pykcm.protocol.principal import Principal
 from tests.builders import (
     ALICE,
     HTTP,
@@ -133,6 +135,32 @@ def test_what_shrinks_is_always_right() -> None:
     lowered.initialize(b"1000", ALICE, None)
     lowered.destroy(b"1000")
     assert len(lowered) == 0
+
+
+def test_room_is_given_back() -> None:
+    """What REMOVE_CRED, INITIALIZE, REPLACE and DESTROY took away is room again, to the byte."""
+    limit = PRINCIPAL_SIZE + 500
+    collection = collection_of(500, quotas=Quotas(max_ccache_size=limit, max_uid_size=limit))
+
+    def remove() -> None:
+        collection.remove_credentials(existing(collection, b"1000"), Tag(), 0)
+
+    for empty in (
+        remove,
+        lambda: collection.initialize(b"1000", ALICE, None),
+        lambda: collection.replace(b"1000", ALICE, 0, (), None),
+        lambda: (collection.destroy(b"1000"), collection.initialize(b"1000", ALICE, None)),
+        remove,
+    ):
+        empty()
+        collection.store(existing(collection, b"1000"), credential_of_size(500))
+        collection.take_changes()
+        assert_refused(
+            collection,
+            "max_ccache_size",
+            "1000",
+            lambda: collection.store(existing(collection, b"1000"), credential_of_size(100, HTTP)),
+        )
 
 
 def test_replace_at_the_limit() -> None:
@@ -328,6 +356,18 @@ class UnderTightQuotas(RuleBasedStateMachine):
         ccache = self.collection.get(name)
         if ccache is not None:
             self.attempt(lambda: self.collection.store(ccache, new))
+
+    @rule(name=st.sampled_from(NAMES), server=st.sampled_from([TGS, HTTP]))
+    def remove(self, name: bytes, server: Principal) -> None:
+        ccache = self.collection.get(name)
+        if ccache is not None:
+            self.attempt(lambda: self.collection.remove_credentials(ccache, tag_for(server), 0))
+
+    @rule(name=st.sampled_from(NAMES), tag=st.sampled_from([Tag(), tag_for(TGS), tag_for(HTTP)]))
+    def remove(self, name: bytes, tag: Tag) -> None:
+        ccache = self.collection.get(name)
+        if ccache is not None:
+            self.attempt(lambda: self.collection.remove_credentials(ccache, tag, 0))
 
     @rule(name=st.sampled_from(NAMES))
     def destroy(self, name: bytes) -> None:
