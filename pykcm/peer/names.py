@@ -1,5 +1,7 @@
 """Whose a ccache name is."""
 
+from functools import lru_cache
+
 MAX_NAME = 1024
 
 # (uid_t) -1 means "no UID" to the kernel.
@@ -7,6 +9,7 @@ _NO_UID = 2**32 - 1
 _LONGEST_UID = len(str(_NO_UID))
 
 
+@lru_cache(4096)  # a handful of names is asked for over and over
 def owner_of(name: bytes) -> int | None:
     """The UID that `<uid>` and `<uid>:anything` belong to; None for a free name.
 

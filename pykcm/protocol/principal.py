@@ -1,5 +1,6 @@
 """Principals as the protocol and the ccache file format 4 carry them."""
 
+from struct import Struct
 from typing import NamedTuple
 
 from pykcm.protocol.text import shown_in_principal
@@ -7,6 +8,9 @@ from pykcm.protocol.wire import U32, FormatError, Reader, pack_data
 
 # Real principals have a handful; a frame of millions is refused at its count.
 MAX_COMPONENTS = 256
+
+# name type, number of components, length of the realm
+_HEADER = Struct(">III")
 
 CONFIGURATION_REALM = b"X-CACHECONF:"
 CONFIGURATION_COMPONENT = b"krb5_ccache_conf_data"
@@ -50,10 +54,24 @@ class Principal(NamedTuple):
 
 
 def read_principal(reader: Reader) -> Principal:
-    name_type = reader.u32()
-    count = reader.u32()
-    realm = reader.data()
+    # Each request and credential has one or two of these: walked in local variables, not by the reader.
+    buffer, at, end = reader.buffer, reader.at, reader.end
+    if at + _HEADER.size > end:
+        raise FormatError("principal ends early")
+    name_type, count, size = _HEADER.unpack_from(buffer, at)
     if count > MAX_COMPONENTS:
         raise FormatError(f"principal of {count} components (at most {MAX_COMPONENTS} are accepted)")
-    data = reader.data
-    return Principal(name_type, realm, tuple([data() for _ in range(count)]))
+    at += _HEADER.size
+    after = at + size
+    realm = buffer[at:after]
+    components = []
+    for _ in range(count):
+        at = after + U32.size
+        if at > end:
+            raise FormatError("principal ends early")
+        after = at + U32.unpack_from(buffer, after)[0]
+        components.append(buffer[at:after])
+    if after > end:
+        raise FormatError("principal ends early")
+    reader.at = after
+    return Principal(name_type, realm, tuple(components))

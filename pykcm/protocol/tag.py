@@ -45,7 +45,14 @@ class Match(IntFlag):
     DONT_MATCH_REALM = 1 << 31
 
 
-# Plain numbers for the comparisons of every look-up: an operation on an IntFlag makes a new one.
+# Plain numbers for what every look-up does: an operation on an IntFlag makes a new one.
+_HAS_CLIENT = int(Has.CLIENT)
+_HAS_SERVER = int(Has.SERVER)
+_HAS_KEYBLOCK = int(Has.KEYBLOCK)
+_HAS_TICKET = int(Has.TICKET)
+_HAS_SECOND_TICKET = int(Has.SECOND_TICKET)
+_HAS_AUTHDATA = int(Has.AUTHDATA)
+_HAS_ADDRESSES = int(Has.ADDRESSES)
 _SRV_ANY_REALM = int(Match.SRV_NAMEONLY | Match.DONT_MATCH_REALM)
 _CLIENT_ANY_REALM = int(Match.DONT_MATCH_REALM)
 _IS_SKEY = int(Match.IS_SKEY)
@@ -130,19 +137,19 @@ def _same_principal(asked: Principal | None, stored: Principal, *, any_realm: in
 def read_tag(reader: Reader) -> Tag:
     """The tag that begins here; bytes behind it are left unread."""
     header = reader.u32()
-    client = read_principal(reader) if header & Has.CLIENT else None
-    server = read_principal(reader) if header & Has.SERVER else None
+    client = read_principal(reader) if header & _HAS_CLIENT else None
+    server = read_principal(reader) if header & _HAS_SERVER else None
     enctype = 0
-    if header & Has.KEYBLOCK:
+    if header & _HAS_KEYBLOCK:
         (enctype,) = reader.unpack(ENCTYPE)
         reader.skip_data()
     authtime, starttime, endtime, renew_till, is_skey, flags = reader.unpack(TIMES_AND_FLAGS)
-    if header & Has.ADDRESSES:
+    if header & _HAS_ADDRESSES:
         reader.typed_list()
-    authdata = reader.typed_list() if header & Has.AUTHDATA else NO_AUTHDATA
-    if header & Has.TICKET:
+    authdata = reader.typed_list() if header & _HAS_AUTHDATA else NO_AUTHDATA
+    if header & _HAS_TICKET:
         reader.skip_data()
-    second_ticket = reader.data() if header & Has.SECOND_TICKET else b""
+    second_ticket = reader.data() if header & _HAS_SECOND_TICKET else b""
     return Tag(
         client,
         server,
