@@ -20,7 +20,7 @@ class Credentials:
         self._by_uuid: dict[bytes, Credential] = {}
         self._uuid_of: dict[Equality, bytes] = {}
         # By the server's components: a look-up may ignore the realm, but never these.
-        self._by_server: dict[tuple[bytes, ...], dict[bytes, Credential]] = {}
+        self._by_server: dict[tuple[bytes, ...], list[bytes]] = {}
 
     def __len__(self) -> int:
         return len(self._by_uuid)
@@ -44,34 +44,37 @@ class Credentials:
     def put(self, uuid: bytes, credential: Credential) -> None:
         """Add at the end; or, where `uuid` is that of its equal (see uuid_of_equal), replace in place."""
         replaced = self._by_uuid.get(uuid)
+        self._by_uuid[uuid] = credential
+        self.size += len(credential.blob)
         if replaced is not None:
             self.size -= len(replaced.blob)
-        self.size += len(credential.blob)
-        self._by_uuid[uuid] = credential
+            return
         self._uuid_of[credential.equality] = uuid
-        self._by_server.setdefault(credential.server.components, {})[uuid] = credential
+        self._by_server.setdefault(credential.equality.server[1], []).append(uuid)
 
     def remove(self, uuid: bytes) -> None:
         credential = self._by_uuid.pop(uuid)
         self.size -= len(credential.blob)
         del self._uuid_of[credential.equality]
-        same_server = self._by_server[credential.server.components]
-        del same_server[uuid]
+        components = credential.equality.server[1]
+        same_server = self._by_server[components]
+        same_server.remove(uuid)
         if not same_server:
-            del self._by_server[credential.server.components]
+            del self._by_server[components]
 
     def find(self, tag: Tag, how: int) -> Credential | None:
         """The first match in stored order; `how` is the flag word (see Match)."""
-        for credential in self._candidates(tag).values():
+        for uuid in self._candidates(tag):
+            credential = self._by_uuid[uuid]
             if tag.matches(credential, how):
                 return credential
         return None
 
     def find_all(self, tag: Tag, how: int) -> list[bytes]:
         """The UUIDs of every match, in stored order."""
-        return [u for u, credential in self._candidates(tag).items() if tag.matches(credential, how)]
+        return [uuid for uuid in self._candidates(tag) if tag.matches(self._by_uuid[uuid], how)]
 
-    def _candidates(self, tag: Tag) -> dict[bytes, Credential]:
+    def _candidates(self, tag: Tag) -> Iterable[bytes]:
         if tag.server is None:
             return self._by_uuid
-        return self._by_server.get(tag.server.components, {})
+        return self._by_server.get(tag.server.components, ())

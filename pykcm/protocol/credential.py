@@ -1,14 +1,20 @@
 """Credentials in ccache file format 4: the bytes as they came, and the fields that matching and expiry need.
 
-The session key and the tickets are walked over and never copied out: they stay in `blob` alone. The
-second ticket is kept because two credentials may differ in nothing else.
+The session key and the ticket are walked over and never copied out: they stay in `blob` alone. So do the
+fields that are rarely asked for. There may be many thousands of credentials in memory: their objects are
+small and unknown to the garbage collector, and what they have in common they share.
 """
 
+from functools import lru_cache
 from struct import Struct
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
+
+import msgspec
 
 from pykcm.protocol.principal import Identity, Principal, read_principal
 from pykcm.protocol.wire import Reader
+
+T = TypeVar("T")
 
 ENCTYPE = Struct(">h")
 # authtime, starttime, endtime, renew_till, is_skey, ticket flags
@@ -26,8 +32,11 @@ class Times(NamedTuple):
     renew_till: int
 
 
-class Equality(NamedTuple):
-    """STORE replaces a stored credential that equals the new one in these fields."""
+class Equality(msgspec.Struct, frozen=True, gc=False):
+    """STORE replaces a stored credential that equals the new one in these fields.
+
+    `enctype` is the session key's; `authdata` is the packed list, NO_AUTHDATA when it is empty.
+    """
 
     client: Identity
     server: Identity
@@ -37,67 +46,76 @@ class Equality(NamedTuple):
     second_ticket: bytes
 
 
-class Credential(NamedTuple):
-    """One credential, frozen: `blob` is what the client sent, byte for byte.
-
-    `enctype` is the session key's; `authdata` is the packed list, NO_AUTHDATA when it is empty.
-    """
+class Credential(msgspec.Struct, frozen=True, gc=False):
+    """One credential: `blob` is what the client sent, byte for byte; `times_at` is where its times begin."""
 
     blob: bytes
-    client: Principal
-    server: Principal
-    enctype: int
-    times: Times
-    is_skey: bool
-    flags: int
-    authdata: bytes
-    second_ticket: bytes
+    equality: Equality
+    times_at: int
 
     @property
-    def equality(self) -> Equality:
-        return Equality(
-            self.client.identity,
-            self.server.identity,
-            self.is_skey,
-            self.enctype,
-            self.authdata,
-            self.second_ticket,
-        )
+    def client(self) -> Principal:
+        return read_principal(Reader(self.blob))
+
+    @property
+    def server(self) -> Principal:
+        reader = Reader(self.blob)
+        read_principal(reader)
+        return read_principal(reader)
+
+    @property
+    def enctype(self) -> int:
+        return self.equality.enctype
+
+    @property
+    def times(self) -> Times:
+        return Times(*TIMES_AND_FLAGS.unpack_from(self.blob, self.times_at)[:4])
+
+    @property
+    def is_skey(self) -> bool:
+        return self.equality.is_skey
+
+    @property
+    def flags(self) -> int:
+        flags: int = TIMES_AND_FLAGS.unpack_from(self.blob, self.times_at)[5]
+        return flags
+
+    @property
+    def authdata(self) -> bytes:
+        return self.equality.authdata
+
+    @property
+    def second_ticket(self) -> bytes:
+        return self.equality.second_ticket
 
     def __repr__(self) -> str:
         # The blob holds the session key: it must not reach a log by way of a traceback or a failed assertion.
         return f"<Credential {self.client} for {self.server}>"
 
 
-def read_credential(reader: Reader) -> Credential:
-    """The credential that begins here; its `blob` ends with its last field."""
-    begin = reader.at
+def parse_credential(blob: bytes) -> Credential:
+    """The credential that `blob` is, whole: bytes behind its last field belong to it and are kept.
+
+    Clients add such bytes now and then; what they stored is what they get back.
+    """
+    reader = Reader(blob)
     client = read_principal(reader)
     server = read_principal(reader)
     (enctype,) = reader.unpack(ENCTYPE)
     reader.skip_data()
-    authtime, starttime, endtime, renew_till, is_skey, flags = reader.unpack(TIMES_AND_FLAGS)
+    times_at = reader.at
+    is_skey = reader.unpack(TIMES_AND_FLAGS)[4]
     reader.typed_list()
     authdata = reader.typed_list()
     reader.skip_data()
     second_ticket = reader.data()
-    return Credential(
-        reader.buffer[begin : reader.at],
-        client,
-        server,
-        enctype,
-        Times(authtime, starttime, endtime, renew_till),
-        bool(is_skey),
-        flags,
-        authdata,
-        second_ticket,
+    equality = Equality(
+        _shared(client.identity), server.identity, bool(is_skey), enctype, _shared(authdata), second_ticket
     )
+    return Credential(blob, equality, times_at)
 
 
-def parse_credential(blob: bytes) -> Credential:
-    """The credential that `blob` is, whole: bytes behind it belong to it and are kept.
-
-    Clients add bytes after the last field now and then; what they stored is what they get back.
-    """
-    credential = read_credential(Reader(blob))
-    return credential if len(credential.blob) == len(blob) else credential._replace(blob=blob)
+@lru_cache(4096)
+def _shared(value: T) -> T:
+    """The same object for the same value: a user's credentials nearly all name the same client."""
+    return value

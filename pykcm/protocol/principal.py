@@ -16,11 +16,8 @@ CONFIGURATION_REALM = b"X-CACHECONF:"
 CONFIGURATION_COMPONENT = b"krb5_ccache_conf_data"
 
 
-class Identity(NamedTuple):
-    """What makes two principals the same: the name type never counts."""
-
-    realm: bytes
-    components: tuple[bytes, ...]
+# What makes two principals the same, realm and components: the name type never counts.
+Identity = tuple[bytes, tuple[bytes, ...]]
 
 
 class Principal(NamedTuple):
@@ -32,7 +29,7 @@ class Principal(NamedTuple):
 
     @property
     def identity(self) -> Identity:
-        return Identity(self.realm, self.components)
+        return self[1:]
 
     @property
     def is_configuration(self) -> bool:

@@ -13,7 +13,7 @@ from pykcm.protocol.credential import (
     Credential,
     Times,
 )
-from pykcm.protocol.principal import Principal, read_principal
+from pykcm.protocol.principal import Identity, Principal, read_principal
 from pykcm.protocol.wire import U32, Reader, pack_data
 
 
@@ -84,10 +84,10 @@ class Tag(NamedTuple):
     def matches(self, credential: Credential, how: int) -> bool:
         """Whether `credential` is one of those looked for; `how` is the flag word (see Match)."""
         return (
-            _same_principal(self.server, credential.server, any_realm=how & _SRV_ANY_REALM)
-            and _same_principal(self.client, credential.client, any_realm=how & _CLIENT_ANY_REALM)
+            _is_asked(self.server, credential.equality.server, any_realm=how & _SRV_ANY_REALM)
+            and _is_asked(self.client, credential.equality.client, any_realm=how & _CLIENT_ANY_REALM)
             # Without IS_SKEY, never a user-to-user ticket: it would not work as an ordinary one.
-            and credential.is_skey == (self.is_skey if how & _IS_SKEY else False)
+            and credential.equality.is_skey == (self.is_skey if how & _IS_SKEY else False)
             and (not how & _RARE or self._matches_rarely_asked(credential, how))
         )
 
@@ -128,10 +128,11 @@ class Tag(NamedTuple):
         return U32.pack(header) + b"".join(fields)
 
 
-def _same_principal(asked: Principal | None, stored: Principal, *, any_realm: int) -> bool:
-    return asked is None or (
-        asked.components == stored.components and (bool(any_realm) or asked.realm == stored.realm)
-    )
+def _is_asked(asked: Principal | None, stored: Identity, *, any_realm: int) -> bool:
+    if asked is None:
+        return True
+    realm, components = stored
+    return asked.components == components and (bool(any_realm) or asked.realm == realm)
 
 
 def read_tag(reader: Reader) -> Tag:
