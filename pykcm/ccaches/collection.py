@@ -8,7 +8,7 @@ cannot be read; the default may name it all the same, as sshd's order of calls n
 
 import errno
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from pykcm.ccaches.ccache import CCache
 from pykcm.ccaches.changes import (
@@ -124,7 +124,7 @@ class Collection:
 
         Of credentials that equal each other the last one counts, as if they had been stored in turn.
         """
-        last_of_equals = {credential.equality: credential for credential in credentials}.values()
+        last_of_equals = list({credential.equality: credential for credential in credentials}.values())
         ccache = CCache(self._new_ccache_uuid(), name, principal, label, kdc_offset)
         size = ccache.size + sum(len(credential.blob) for credential in last_of_equals)
         overwritten = self.get(name)
@@ -142,7 +142,7 @@ class Collection:
             check_room(self._quotas.max_uid_ccaches, own + 1, "max_uid_ccaches", f"UID {self.uid}")
         self._check_size(name, size, size - (0 if overwritten is None else overwritten.size))
 
-    def fill(self, ccache: CCache, credentials: Iterable[Credential]) -> None:
+    def fill(self, ccache: CCache, credentials: Sequence[Credential]) -> None:
         """Take in a new ccache, or put it in the place of the one of its name; no quota is asked.
 
         One that is overwritten hands on what stays with the name: its UUID and label.
@@ -159,10 +159,9 @@ class Collection:
         self._by_uuid[ccache.uuid] = ccache
         self._size += ccache.size
         self._changes.append(CCacheWritten(ccache))
-        if overwritten is not None and len(overwritten.credentials):
-            self._changes.append(CredentialsCleared(ccache))
-        for credential in credentials:
-            self._put(ccache, credential)
+        self._fill_in(
+            ccache, credentials, [] if overwritten is None else list(overwritten.credentials.uuids())
+        )
 
     def renamed(self, ccache: CCache, name: bytes) -> CCache:
         """A ccache of this collection with the other one's contents, without its credentials."""
@@ -192,7 +191,7 @@ class Collection:
         replaced = None if uuid is None else ccache.credentials.get(uuid)
         grows = len(credential.blob) - (0 if replaced is None else len(replaced.blob))
         self._check_size(ccache.name, ccache.size + grows, grows)
-        self._put(ccache, credential)
+        self._put(ccache, uuid or secrets.token_bytes(UUID_SIZE), credential)
 
     def remove_credentials(self, ccache: CCache, tag: Tag, how: int) -> None:
         """Remove every match; none is no error."""
@@ -210,13 +209,27 @@ class Collection:
 
     # What the changes have in common
 
-    def _put(self, ccache: CCache, credential: Credential) -> None:
+    def _put(self, ccache: CCache, uuid: bytes, credential: Credential) -> None:
         credentials = ccache.credentials
         before = credentials.size
-        uuid = credentials.uuid_of_equal(credential) or secrets.token_bytes(UUID_SIZE)
         credentials.put(uuid, credential)
         self._size += credentials.size - before
         self._changes.append(CredentialWritten(ccache, uuid, credential))
+
+    def _fill_in(self, ccache: CCache, credentials: Sequence[Credential], taken: list[bytes]) -> None:
+        """Put credentials into a ccache without any, over those that are stored under the UUIDs `taken`.
+
+        One after the other takes the place of a stored one: to write over is cheaper for the store than to
+        delete and to add.
+        """
+        if taken and not credentials:
+            self._changes.append(CredentialsCleared(ccache))
+            return
+        left = iter(taken)
+        for credential in credentials:
+            self._put(ccache, next(left, None) or secrets.token_bytes(UUID_SIZE), credential)
+        for uuid in left:
+            self._changes.append(CredentialRemoved(ccache, uuid))
 
     def _new_ccache_uuid(self) -> bytes:
         return self.uid.to_bytes(_UID_SIZE) + secrets.token_bytes(UUID_SIZE - _UID_SIZE)

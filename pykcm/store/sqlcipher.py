@@ -46,8 +46,9 @@ _LOAD = """
 """  # '0' is the character after '/'
 
 _ADD_CONTAINER = "INSERT OR IGNORE INTO containers (path) VALUES (?)"
+_FIND_CONTAINER = "SELECT id FROM containers WHERE path = ?"
 _PUT = """
-    INSERT INTO secrets (container, name, value) VALUES ((SELECT id FROM containers WHERE path = ?), ?, ?)
+    INSERT INTO secrets (container, name, value) VALUES (?, ?, ?)
     ON CONFLICT (container, name) DO UPDATE SET value = excluded.value
 """
 _DELETE = "DELETE FROM secrets WHERE container = (SELECT id FROM containers WHERE path = ?) AND name = ?"
@@ -62,6 +63,9 @@ _WITH_CCACHES = f"""
 _COUNT_CCACHES = f"""
     SELECT count(*) FROM secrets WHERE container IN (SELECT id FROM containers WHERE {_CCACHES_CONTAINERS})
 """
+
+# Ids of containers that were written to last, so that a Put need not look for them.
+_CONTAINERS_REMEMBERED = 4096
 
 _SYNCHRONOUS = {"full": "FULL", "normal": "NORMAL"}
 
@@ -89,6 +93,7 @@ class SQLCipherStore:
     persistent = True
 
     def __init__(self, path: Path, key: Key, durability: str = "full") -> None:
+        self._container_ids: dict[str, int] = {}
         if has_tickets(path):
             _inspect(path, key)
         try:
@@ -122,24 +127,39 @@ class SQLCipherStore:
                 self._apply(change)
             db.execute("COMMIT")
         except sqlcipher.Error as error:
-            if db.in_transaction:
-                db.execute("ROLLBACK")
+            self._roll_back()
             raise _store_error(error) from error
         except BaseException:
-            db.execute("ROLLBACK")
+            self._roll_back()
             raise
 
     def _apply(self, change: SecretChange) -> None:
         db = self._db
         match change:
             case Put(container, name, value):
-                db.execute(_ADD_CONTAINER, (container,))
-                db.execute(_PUT, (container, name, value))
+                db.execute(
+                    _PUT, (self._container_ids.get(container) or self._add_container(container), name, value)
+                )
             case Delete(container, name):
                 db.execute(_DELETE, (container, name))
             case DeleteContainer(container):
                 db.execute(_DELETE_SECRETS, (container,))
                 db.execute(_DELETE_CONTAINER, (container,))
+                self._container_ids.pop(container, None)
+
+    def _add_container(self, path: str) -> int:
+        self._db.execute(_ADD_CONTAINER, (path,))
+        [(container,)] = self._db.execute(_FIND_CONTAINER, (path,)).fetchall()
+        if len(self._container_ids) >= _CONTAINERS_REMEMBERED:
+            self._container_ids.clear()
+        self._container_ids[path] = int(container)
+        return int(container)
+
+    def _roll_back(self) -> None:
+        # What was remembered may never have been there.
+        self._container_ids.clear()
+        if self._db.in_transaction:
+            self._db.execute("ROLLBACK")
 
     async def uids(self) -> list[int]:
         uids = (uid_of_container(path) for (path,) in self._query(_WITH_CCACHES))
@@ -166,6 +186,8 @@ def _connect(path: Path, key: Key, mode: str) -> Any:
     # SQLCipher writes to stderr otherwise, and its messages say nothing that the exceptions do not.
     db.execute("PRAGMA cipher_log_level = NONE")
     db.execute(f"PRAGMA key = \"x'{key.raw.hex()}'\"")
+    # As strong for pages of this size as the default, SHA-512, and twice as fast where the CPU knows it.
+    db.execute("PRAGMA cipher_hmac_algorithm = HMAC_SHA256")
     if not mode.startswith("ro"):
         # One process has it: no shared memory file, no lock for each transaction.
         db.execute("PRAGMA locking_mode = EXCLUSIVE")

@@ -27,6 +27,7 @@ def open_database(state_dir: Path) -> Iterator[Any]:
     database = sqlcipher.connect(str(database_file(state_dir)))
     try:
         database.execute(f"PRAGMA key = \"x'{key_file(state_dir).read_bytes().hex()}'\"")
+        database.execute("PRAGMA cipher_hmac_algorithm = HMAC_SHA256")
         yield database
         database.commit()
     finally:

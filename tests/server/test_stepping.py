@@ -151,6 +151,24 @@ def test_cancellation(turns: int) -> None:
     run(scenario())
 
 
+def test_cancellation_between_turns() -> None:
+    """A coroutine that only lets others go on is cancelled there as well."""
+
+    async def scenario() -> None:
+        async def turning() -> None:
+            while True:  # noqa: ASYNC110 - it waits for nothing
+                await asyncio.sleep(0)
+
+        task = step(turning(), lambda _: None)
+        assert task is not None
+        await settle()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    run(scenario())
+
+
 def test_cancellation_that_is_survived() -> None:
     """A coroutine may handle its cancellation and give a result all the same."""
 

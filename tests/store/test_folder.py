@@ -1,5 +1,6 @@
 """The state folder: private, and one daemon's at a time."""
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -88,6 +89,25 @@ def test_let_go_of(tmp_path: Path) -> None:
     folder.close()
 
 
+def test_a_holder_before(tmp_path: Path) -> None:
+    """Nothing is left in the lock of a holder before, not even where its number was longer."""
+    path = tmp_path / "state"
+    path.mkdir(0o700)
+    (path / "lock").write_text("99999999999999999999\n")
+    folder = StateFolder(path)
+    assert f"process {os.getpid()})" in refusal(path)
+    folder.close()
+
+
+def test_a_holder_that_does_not_say(tmp_path: Path) -> None:
+    """A lock that is held, but does not say by whom, is a refusal all the same."""
+    path = tmp_path / "state"
+    path.mkdir(0o700)
+    with (path / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "process unknown)" in refusal(path)
+
+
 def test_a_file_in_its_place(tmp_path: Path) -> None:
     """A file where the folder belongs is refused, and so is one above it."""
     path = tmp_path / "state"
@@ -103,7 +123,7 @@ def test_a_link_in_the_locks_place(tmp_path: Path) -> None:
     precious = tmp_path / "precious"
     precious.write_text("precious")
     (path / "lock").symlink_to(precious)
-    assert "lock" in refusal(path)
+    assert str(path / "lock") in refusal(path)
     assert precious.read_text() == "precious"
 
 

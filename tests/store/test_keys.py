@@ -102,7 +102,8 @@ def test_wrong_sizes(key_file: Path, size: int) -> None:
     write(key_file, b"K" * size)
     message = refusal(key_file, may_create=True)
     assert str(key_file) in message
-    assert "32" in message
+    assert ("more than 32" if size > KEY_SIZE else f"{size} bytes") in message
+    assert "exactly 32" in message
     assert "KK" not in message
     assert key_file.stat().st_size == size
 
@@ -119,6 +120,15 @@ def test_no_folder_to_make_it_in(tmp_path: Path) -> None:
     message = refusal(key_file, may_create=True)
     assert str(tmp_path / "missing") in message
     assert "there is a database" not in message
+
+
+def test_a_file_above_it(tmp_path: Path) -> None:
+    """A file where the key's folder should be is refused, with or without a database."""
+    (tmp_path / "file").touch()
+    for may_create in (True, False):
+        message = refusal(tmp_path / "file" / "key", may_create=may_create)
+        assert str(tmp_path / "file" / "key") in message
+        assert "Not a directory" in message
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")

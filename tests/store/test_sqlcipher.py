@@ -156,6 +156,14 @@ def test_an_empty_file_is_no_database(database: Database) -> None:
     assert database.read() == [1]
 
 
+def test_killed_at_the_first_start(database: Database, tmp_path: Path) -> None:
+    """From the first start on the key and the version can be told from the database file alone."""
+    in_child(database.open)
+    database.journal.unlink(missing_ok=True)
+    assert str(database.path) in database.refusal(Key(bytes(32), tmp_path / "another.key"))
+    assert database.read() == []
+
+
 def test_killed(database: Database) -> None:
     """What was committed is there after the process was killed, from the first start on, again and again."""
     database.write_and_die(1)
@@ -213,7 +221,7 @@ def test_durability(database: Database, durability: str) -> None:
     store = SQLCipherStore(database.path, database.key, durability)
     [(synchronous,)] = store._db.execute("PRAGMA synchronous").fetchall()
     assert synchronous == {"normal": 1, "full": 2}[durability]
-    for pragma, wanted in [("journal_mode", "wal"), ("locking_mode", "exclusive"), ("temp_store", 2)]:
+    for pragma, wanted in [("journal_mode", "wal"), ("locking_mode", "exclusive"), ("secure_delete", 1)]:
         assert store._db.execute(f"PRAGMA {pragma}").fetchall() == [(wanted,)]
     store.close()
 
@@ -238,11 +246,12 @@ def test_any_path(tmp_path: Path, key: Key) -> None:
 # What cannot be opened
 
 
-def test_wrong_key(either: Database, tmp_path: Path) -> None:
-    """A wrong key is refused, naming database and key."""
+def test_wrong_key(either: Database, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A wrong key is refused, naming database and key; SQLCipher itself does not write to stderr."""
     message = either.refusal(Key(bytes(32), tmp_path / "another.key"))
     assert str(either.path) in message
     assert str(tmp_path / "another.key") in message
+    assert capfd.readouterr().err == ""
 
 
 def test_damaged_header(either: Database) -> None:
@@ -310,7 +319,9 @@ def test_newer_schema_in_the_journal_of_a_large_database(
 def test_truncated(filled: Database, cut: int) -> None:
     """A database that lacks its last bytes or pages is refused."""
     os.truncate(filled.path, filled.path.stat().st_size - cut)
-    assert str(filled.path) in filled.refusal()
+    message = filled.refusal()
+    assert str(filled.path) in message
+    assert str(filled.key.source) not in message, "the key is right"
 
 
 def test_truncated_beside_a_journal(filled: Database) -> None:
@@ -506,6 +517,22 @@ def test_a_database_that_cannot_be_written(filled: Database) -> None:
         put(store, 10)
     assert caught.value.code == errno.EROFS
     assert numbers_in(store) == list(range(10))
+    store.close()
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_damaged_page_of_a_large_database(
+    filled: Database, monkeypatch: pytest.MonkeyPatch, killed: bool
+) -> None:
+    """In a database too large to be checked whole at start a spoilt page answers EIO when it is read."""
+    monkeypatch.setattr("pykcm.store.sqlcipher._CHECKED_AT_START", 0)
+    if killed:
+        filled.write_and_die(10)
+    filled.overwrite(filled.path.stat().st_size // PAGE // 2 * PAGE + 1000, 1)
+    store = filled.open()
+    with pytest.raises(StoreError) as caught:
+        numbers_in(store)
+    assert caught.value.code == errno.EIO
     store.close()
 
 

@@ -218,6 +218,34 @@ def test_memory_forgets() -> None:
     assert load(store, 1000) == []
 
 
+def test_memory_of_those_who_are_gone() -> None:
+    """Nothing is left of a UID whose last secret and containers are gone."""
+    store = MemoryStore()
+    commit(store, put_ccache(1000, b"1000"), put_credential(1000, b"1000", "a", b""))
+    commit(
+        store,
+        DeleteContainer(ccache_container(1000, UUID, b"1000")),
+        DeleteContainer(ccaches_container(1000)),
+        DeleteContainer(uid_container(1000)),
+    )
+    assert store._trees == {}
+
+
+def test_rows_of_those_who_are_gone(open_sqlcipher: Callable[[], SQLCipherStore]) -> None:
+    """The database does not keep their containers either."""
+    store = open_sqlcipher()
+    commit(store, put_ccache(1000, b"1000"), put_credential(1000, b"1000", "a", b""))
+    commit(
+        store,
+        DeleteContainer(ccache_container(1000, UUID, b"1000")),
+        DeleteContainer(ccaches_container(1000)),
+        DeleteContainer(uid_container(1000)),
+    )
+    assert store._db.execute(
+        "SELECT (SELECT count(*) FROM containers) + count(*) FROM secrets"
+    ).fetchall() == [(0,)]
+
+
 def test_sqlcipher_keeps(open_sqlcipher: Callable[[], SQLCipherStore]) -> None:
     """What was committed is there after a close, in its order, and goes on to be changed."""
     store = open_sqlcipher()

@@ -71,7 +71,7 @@ def test_any_container_tells_its_uid(uid: int, uuid: bytes, name: bytes) -> None
 
 
 @pytest.mark.parametrize(
-    "path", ["", "/", "/kcm", "/kcm/persistent/", "/kcm/persistent/x", "/kcm/volatile/7"]
+    "path", ["", "/", "/kcm", "/kcm/persistent/", "/kcm/persistent/x", "/kcm/volatile/7", "/kcm/transitory/7"]
 )
 def test_other_containers(path: str) -> None:
     """Any other path is nobody's."""
