@@ -55,11 +55,11 @@ class FrameReader:
 
         Frames before the offending one are lost with it: their sender broke the protocol.
         """
-        if not self._unread:
-            size = len(data)
+        if not self._unread and len(data) >= _LENGTH_AND_VERSION.size:
             # Nearly always the data is one frame, neither more nor less.
-            if size >= 8 and U32.unpack_from(data)[0] == size - 4 <= self._max_size:
-                return [self._frame(data[4:])]
+            length, major, _, opcode = _LENGTH_AND_VERSION.unpack_from(data)
+            if length == len(data) - 4 <= self._max_size and major == MAJOR:
+                return [Frame(opcode, data[4:])]
         self._unread += data
         return self._cut()
 
@@ -76,17 +76,12 @@ class FrameReader:
                 raise FramingError(f"protocol version {unread[at + 4]} (only {MAJOR} is known)")
             if len(unread) - at - 4 < length:
                 break
-            frames.append(self._frame(bytes(unread[at + 4 : at + 4 + length])))
+            message = bytes(unread[at + 4 : at + 4 + length])
+            frames.append(Frame(message[2] << 8 | message[3], message))
             at += 4 + length
         if at:
             del unread[:at]
         return frames
-
-    @staticmethod
-    def _frame(message: bytes) -> Frame:
-        if message[0] != MAJOR:
-            raise FramingError(f"protocol version {message[0]} (only {MAJOR} is known)")
-        return Frame(message[2] << 8 | message[3], message)
 
 
 def pack_request(opcode: int, arguments: bytes) -> bytes:

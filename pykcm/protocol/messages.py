@@ -63,10 +63,9 @@ def _bounded_count(reader: Reader) -> int:
 
 def pack_blobs(blobs: list[bytes]) -> bytes:
     """`u32 count`, then `u32 length` and bytes each: the payload of GET_CRED_LIST."""
-    parts = [U32.pack(len(blobs))]
-    for blob in blobs:
-        parts.append(U32.pack(len(blob)))
-        parts.append(blob)
+    parts = [U32.pack(len(blobs))] * (1 + 2 * len(blobs))
+    parts[1::2] = map(U32.pack, map(len, blobs))
+    parts[2::2] = blobs
     return b"".join(parts)
 
 

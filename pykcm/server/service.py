@@ -52,7 +52,13 @@ class Service:
         payload = b""
         try:
             arguments = read_arguments(operation.arguments, frame.message)
-            payload = await self._run(operation, peer, arguments)
+            uids = operation.scope(self._access, peer, *arguments)
+            # What is in memory and in nobody's turn can be read at once.
+            present = None if operation.changes else self._present(uids)
+            if present is None:
+                payload = await self._run(operation, peer, uids, arguments)
+            else:
+                payload = self._call(operation, peer, present, arguments)
         except KcmError as error:
             code, reason = error.code, error.reason
             self._report(operation, peer, arguments, error)
@@ -68,15 +74,11 @@ class Service:
             self._trace(operation, peer, arguments, code, reason, time.perf_counter() - begun)
         return pack_reply(code, payload)
 
-    async def _run(self, operation: Operation, peer: Peer, arguments: list[Any]) -> bytes:
-        uids = operation.scope(self._access, peer, *arguments)
+    async def _run(
+        self, operation: Operation, peer: Peer, uids: tuple[int, ...], arguments: list[Any]
+    ) -> bytes:
         if uids is EVERYONE:
             uids = (peer.uid, *[uid for uid in await self._store.uids() if uid != peer.uid])
-        if not operation.changes:
-            # What is in memory and in nobody's turn can be read at once.
-            present = self._present(uids)
-            if present is not None:
-                return self._call(operation, peer, present, arguments)
         # In one order for all, so that two that want the same lanes never wait for each other.
         wanted = sorted(set(uids))
         entered = 0

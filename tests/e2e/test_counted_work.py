@@ -1,0 +1,117 @@
+"""How much work a request makes for the kernel: system calls and bytes, counted by strace."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from pykcm.client import KcmClient
+from pykcm.protocol.opcodes import Opcode
+from tests.builders import ALICE, credential_of_size, service
+from tests.e2e.daemon import LIMIT, Pykcmd
+from tests.e2e.raw import request
+
+NAME = b"%d:work" % os.geteuid()
+ROUNDS = 200
+SYNCS = ("fsync", "fdatasync")
+
+pytestmark = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+
+_CALL = re.compile(r"^\d+ +(\w+)\(")
+_WRITTEN = re.compile(r"^\d+ +(?:write|pwrite64|writev)\(.*= (\d+)$")
+
+
+@pytest.fixture
+def quiet(stopped_pykcmd: Pykcmd) -> Pykcmd:
+    """A daemon that writes no line for each request."""
+    stopped_pykcmd.start("--log-level", "info")
+    return stopped_pykcmd
+
+
+class Trace:
+    """The daemon's system calls while strace is attached."""
+
+    def __init__(self, pykcmd: Pykcmd, file: Path) -> None:
+        assert pykcmd.process is not None
+        self._file = file
+        self._strace = subprocess.Popen(
+            ["strace", "-f", "-qq", "-s", "0", "-o", str(file), "-p", str(pykcmd.process.pid)],
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        status = Path(f"/proc/{pykcmd.process.pid}/status")
+        deadline = time.monotonic() + LIMIT
+        while f"TracerPid:\t{self._strace.pid}\n" not in status.read_text():
+            assert self._strace.poll() is None, "strace may not trace here"
+            assert time.monotonic() < deadline
+
+    def end(self) -> list[str]:
+        self._strace.send_signal(signal.SIGINT)
+        self._strace.wait(LIMIT)
+        return self._file.read_text().splitlines()
+
+
+def calls(lines: list[str]) -> Counter[str]:
+    return Counter(match[1] for line in lines if (match := _CALL.match(line)))
+
+
+def test_a_ping_is_three_system_calls(quiet: Pykcmd, folder: Path) -> None:
+    """A request that memory answers costs waiting, receiving and sending, and nothing else."""
+    with KcmClient(quiet.socket_path) as kcm:
+        kcm.initialize(NAME, ALICE)
+        kcm.get_principal(NAME)
+        trace = Trace(quiet, folder / "trace")
+        for _ in range(ROUNDS):
+            kcm.get_principal(NAME)
+        lines = trace.end()
+    assert sum(calls(lines).values()) <= 3.1 * ROUNDS, calls(lines)
+    assert not [line for line in lines if any(sync in line for sync in SYNCS)]
+
+
+def test_a_store_is_one_sync(quiet: Pykcmd, folder: Path) -> None:
+    """A STORE syncs once and writes a few pages, however many credentials there are."""
+    written = []
+    with KcmClient(quiet.socket_path) as kcm:
+        for filled in (0, 1500):
+            credentials = [
+                credential_of_size(1200, service(number)).blob for number in range(filled + ROUNDS)
+            ]
+            kcm.replace(NAME, 0, ALICE, credentials[:filled])
+            trace = Trace(quiet, folder / f"trace{filled}")
+            for credential in credentials[filled:]:
+                kcm.store(NAME, credential)
+            lines = trace.end()
+            syncs = sum(calls(lines)[sync] for sync in SYNCS)
+            # Now and then the journal is copied into the database, which syncs both.
+            assert ROUNDS <= syncs <= 1.05 * ROUNDS, calls(lines)
+            written.append(sum(int(match[1]) for line in lines if (match := _WRITTEN.match(line))) / ROUNDS)
+    assert max(written) <= 24 * 1024
+    assert written[1] <= 1.5 * written[0]
+
+
+def test_uids_share_a_sync(quiet: Pykcmd, folder: Path) -> None:
+    """Sixteen UIDs whose requests are there together wait for one sync, and not for sixteen."""
+    assert quiet.process is not None
+    names = [b"%d:work" % uid for uid in range(30000, 30016)]
+    clients = [KcmClient(quiet.socket_path) for _ in names]
+    if os.geteuid() != 0:
+        pytest.skip("only root may use the names of other UIDs")
+    for client, name in zip(clients, names, strict=True):
+        client.initialize(name, ALICE)
+    trace = Trace(quiet, folder / "trace")
+    quiet.process.send_signal(signal.SIGSTOP)
+    credential = credential_of_size(1200).blob
+    for client, name in zip(clients, names, strict=True):
+        client._socket.sendall(request(Opcode.STORE, name + b"\0" + credential))
+    quiet.process.send_signal(signal.SIGCONT)
+    for client in clients:
+        assert client._receive(12) == b"\0\0\0\4" + bytes(8)
+        client.close()
+    lines = trace.end()
+    assert 1 <= sum(calls(lines)[sync] for sync in SYNCS) <= 3, calls(lines)

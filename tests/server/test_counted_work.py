@@ -1,0 +1,127 @@
+"""How much work an operation makes: statements of the database and comparisons, which no clock disturbs."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pykcm.protocol.credential import Credential
+from pykcm.protocol.opcodes import Opcode
+from pykcm.protocol.tag import Tag
+from pykcm.store.keys import Key
+from pykcm.store.sqlcipher import SQLCipherStore
+from tests.builders import ALICE, HTTP, TGS, credential_bytes, principal_bytes, service, tag_for
+from tests.server.asking import Asking, Server
+
+NAME = b"1000"
+MANY = 2000
+
+
+class Statements:
+    """What the database was told to do since `clear`, by the first word of each statement."""
+
+    def __init__(self, store: SQLCipherStore) -> None:
+        self.said: list[str] = []
+        store._db.set_trace_callback(lambda statement: self.said.append(statement.split()[0]))
+
+    def clear(self) -> None:
+        self.said.clear()
+
+
+@pytest.fixture
+def sqlcipher_store(tmp_path: Path) -> Iterator[SQLCipherStore]:
+    store = SQLCipherStore(tmp_path / "pykcm.db", Key(bytes(32), tmp_path))
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def sqlcipher_server(runner: asyncio.Runner, sqlcipher_store: SQLCipherStore) -> Server:
+    return Server(runner, sqlcipher_store)
+
+
+@pytest.fixture
+def user(sqlcipher_server: Server) -> Asking:
+    """UID 1000, with a ccache of one ticket."""
+    asking = sqlcipher_server.ask_as(1000)
+    asking.initialize(NAME, ALICE)
+    asking.store(NAME, credential_bytes(TGS))
+    return asking
+
+
+@pytest.fixture
+def statements(sqlcipher_store: SQLCipherStore, user: Asking) -> Statements:
+    return Statements(sqlcipher_store)
+
+
+def test_store_is_one_insert(user: Asking, statements: Statements) -> None:
+    """A STORE is one transaction of one statement, in a ccache of one credential and in one of many."""
+    for number in range(3):
+        statements.clear()
+        user.store(NAME, credential_bytes(service(number)))
+        assert statements.said == ["BEGIN", "INSERT", "COMMIT"]
+    user.replace(NAME, 0, ALICE, [credential_bytes(service(number)) for number in range(MANY)])
+    statements.clear()
+    user.store(NAME, credential_bytes(HTTP))
+    assert statements.said == ["BEGIN", "INSERT", "COMMIT"]
+
+
+def test_replace_writes_over(user: Asking, statements: Statements) -> None:
+    """REPLACE is one statement for the ccache and one for each credential, and deletes nothing in vain."""
+    ten = [credential_bytes(service(number)) for number in range(10)]
+    user.replace(NAME, 0, ALICE, ten)
+    statements.clear()
+    user.replace(NAME, 0, ALICE, ten)
+    assert statements.said == ["BEGIN", *["INSERT"] * 11, "COMMIT"]
+
+
+def test_what_changes_nothing_writes_nothing(user: Asking, statements: Statements) -> None:
+    """Neither reading nor setting what is set already touches the database."""
+    user.get_principal(NAME)
+    user.get_cred_list(NAME)
+    user.retrieve(NAME, 0, tag_for(TGS))
+    user.get_default_cache()
+    user.set_kdc_offset(NAME, 0)
+    user.set_default_cache(NAME)
+    user.remove_cred(NAME, 0, tag_for(HTTP))
+    assert statements.said == []
+
+
+def test_a_turn_of_the_loop_is_one_transaction(sqlcipher_server: Server, statements: Statements) -> None:
+    """What sixteen UIDs change in one turn of the loop is begun and committed once."""
+    names = [(uid, b"%d\0" % uid) for uid in range(2000, 2016)]
+    sqlcipher_server.answers([(uid, Opcode.INITIALIZE, name + principal_bytes(ALICE)) for uid, name in names])
+    statements.clear()
+    sqlcipher_server.answers([(uid, Opcode.STORE, name + credential_bytes(TGS)) for uid, name in names])
+    assert statements.said.count("BEGIN") == 1
+    assert statements.said.count("COMMIT") == 1
+
+
+def test_a_collection_is_read_once(sqlcipher_server: Server, user: Asking, statements: Statements) -> None:
+    """The first request of a UID reads its collection, the others read memory."""
+    again = sqlcipher_server.restarted().ask_as(1000)
+    statements.clear()
+    for _ in range(5):
+        again.get_principal(NAME)
+        again.get_cred_list(NAME)
+    assert statements.said == ["SELECT"]
+
+
+def test_a_look_up_does_not_grow(user: Asking, monkeypatch: pytest.MonkeyPatch) -> None:
+    """RETRIEVE and REMOVE_CRED compare one credential of many, and STORE compares none."""
+    user.replace(NAME, 0, ALICE, [credential_bytes(service(number)) for number in range(MANY)])
+    compared: list[Credential] = []
+    matches = Tag.matches
+
+    def counting(tag: Tag, credential: Credential, how: int) -> bool:
+        compared.append(credential)
+        return matches(tag, credential, how)
+
+    monkeypatch.setattr(Tag, "matches", counting)
+    user.retrieve(NAME, 0, tag_for(service(MANY // 2)))
+    assert len(compared) == 1
+    user.remove_cred(NAME, 0, tag_for(service(MANY // 2)))
+    assert len(compared) == 2
+    user.store(NAME, credential_bytes(service(MANY // 2)))
+    assert len(compared) == 2
