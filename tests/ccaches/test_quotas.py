@@ -327,14 +327,14 @@ def test_move_across_collections_keeps_the_total() -> None:
 def test_what_was_stored_before_counts() -> None:
     """A collection that was read from the store counts towards max_uid_size as if it had been filled."""
     full = collection_of(200, quotas=Quotas())
-    collection = Collection(1000, Quotas(max_uid_size=PRINCIPAL_SIZE + 300))
+    collection = Collection(1000, Quotas(max_uid_size=PRINCIPAL_SIZE + 400))
     collection.restore(list(full), None)
     (ccache,) = collection
     assert_refused(
         collection,
         "max_uid_size",
         "UID 1000",
-        lambda: collection.store(ccache, credential_of_size(101, HTTP)),
+        lambda: collection.store(ccache, credential_of_size(201, HTTP)),
     )
 
 
