@@ -5,7 +5,6 @@ several has the last one's value. Anything that is not exactly right is an error
 """
 
 import re
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -77,6 +76,8 @@ def _files(file: Path | None) -> list[Path]:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    import tomllib  # noqa: PLC0415 - a start without a file need not wait for it
+
     try:
         with path.open("rb") as file:
             options = tomllib.load(file)

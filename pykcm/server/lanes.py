@@ -18,11 +18,18 @@ class Lanes:
     def all_free(self) -> bool:
         return not self._queues
 
+    def enter_if_free(self, uid: int) -> bool:
+        """Enter the lane where nobody has to be waited for; tells whether it was entered."""
+        if uid in self._queues:
+            return False
+        self._queues[uid] = deque()
+        return True
+
     async def enter(self, uid: int) -> None:
-        queue = self._queues.get(uid)
-        if queue is None:
-            self._queues[uid] = deque()
+        """Enter the lane, after all who came before."""
+        if self.enter_if_free(uid):
             return
+        queue = self._queues[uid]
         turn = asyncio.get_running_loop().create_future()
         queue.append(turn)
         try:
