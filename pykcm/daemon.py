@@ -174,8 +174,7 @@ async def _serve(
     ]
     connections.start_timer()
     _announce(config, kernel, notifier)
-    # What has been made so far stays for good: the collector need not look at it again.
-    gc.collect()
+    # What has been made so far stays for good: the collector need not look at it at all.
     gc.freeze()
     # Cycles are rare here, and thousands of credentials that are alive are not worth looking through often.
     gc.set_threshold(20_000, 50, 100)

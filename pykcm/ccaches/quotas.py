@@ -1,7 +1,6 @@
 """The limits that keep one user from starving others, and the tally of ccaches in all collections."""
 
 import errno
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from pykcm.protocol.codes import KcmError
@@ -19,11 +18,13 @@ class Quotas(NamedTuple):
 NO_LIMITS = Quotas()
 
 
-@dataclass(slots=True)
 class Census:
     """How many ccaches there are in all collections together; None: to be counted anew."""
 
-    total: int | None = None
+    __slots__ = ("total",)
+
+    def __init__(self, total: int | None = None) -> None:
+        self.total = total
 
 
 def check_room(limit: int, wanted: int, option: str, whose: str) -> None:

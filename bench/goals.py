@@ -1,0 +1,156 @@
+"""The goals, and whether they are met."""
+
+from dataclasses import dataclass
+from statistics import median
+from typing import Literal
+
+from bench.workloads import (
+    APPEND,
+    ECHO,
+    HEIMDAL,
+    OVERWRITE,
+    PYKCM,
+    PYKCM_EMPTY,
+    PYKCM_MANY,
+    PYKCM_NORMAL,
+    SSSD,
+    Figures,
+    Workload,
+)
+
+# A column of the table, and the servers whose figures may stand in it.
+COLUMNS = {
+    "pykcm": (PYKCM, PYKCM_NORMAL, PYKCM_EMPTY, PYKCM_MANY),
+    "Heimdal": (HEIMDAL,),
+    "sssd": (SSSD,),
+    "bare": (ECHO, APPEND, OVERWRITE),
+}
+
+Bound = Literal["at most", "at least", "within"]
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What is bounded: pykcm's figure in `workload` divided by the one in `column`.
+
+    That is of the same workload, or of `other`. Without a column the figure itself is bounded.
+    """
+
+    workload: str
+    bound: Bound
+    limit: float
+    column: str | None = None
+    other: str | None = None
+
+    @property
+    def text(self) -> str:
+        limit = f"1/{1 / self.limit:.0f}" if self.limit in _FRACTIONS else f"{self.limit:g}"
+        if self.bound == "within":
+            return f"1 ± {self.limit:g} x {_SHORT[self.other or '']}"
+        if self.column is None:
+            return f"{self.bound} {limit}"
+        return f"{self.bound} {limit} x {_SHORT[self.other] if self.other else self.column}"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The ratio of medians, None where a figure is missing, and the least and greatest of a round."""
+
+    goal: Goal
+    ratio: float | None
+    spread: tuple[float, float] = (0.0, 0.0)
+
+    @property
+    def is_met(self) -> bool | None:
+        match self.ratio, self.goal.bound:
+            case None, _:
+                return None
+            case ratio, "at most":
+                return ratio <= self.goal.limit
+            case ratio, "at least":
+                return ratio >= self.goal.limit
+            case ratio, _:
+                return abs(ratio - 1) <= self.goal.limit
+
+
+_FRACTIONS = {1 / 20, 1 / 15, 1 / 7, 1 / 8}
+_SHORT = {
+    "retrieve-20": "retrieve in 20",
+    "store": "one store",
+    "storeat-50": "store at 50",
+    "uids-1": "1 UID",
+    "start-0": "0 ccaches",
+}
+
+GOALS = [
+    Goal("ping", "at most", 1.6, "Heimdal"),
+    Goal("ping", "at most", 1 / 20, "sssd"),
+    Goal("list-20", "at most", 0.35, "Heimdal"),
+    Goal("list-20", "at most", 1 / 15, "sssd"),
+    Goal("list-200", "at most", 0.08, "Heimdal"),
+    Goal("retrieve-20", "at most", 1.0, "Heimdal"),
+    Goal("retrieve-5000", "within", 0.2, "pykcm", "retrieve-20"),
+    Goal("store", "at most", 1.7, "bare"),
+    Goal("store", "at most", 1 / 7, "sssd"),
+    Goal("store-normal", "at most", 6, "Heimdal"),
+    Goal("replace-10", "at most", 1.5, "pykcm", "store"),
+    Goal("storeat-5000", "at most", 1.2, "pykcm", "storeat-50"),
+    Goal("kinit", "at most", 1 / 8, "sssd"),
+    Goal("connections-16", "at least", 0.7, "Heimdal"),
+    Goal("connections-16", "at least", 100, "sssd"),
+    Goal("uids-16", "at least", 5, "pykcm", "uids-1"),
+    Goal("start-0", "at most", 150),
+    Goal("start-many", "at most", 150),
+    Goal("start-many", "within", 0.2, "pykcm", "start-0"),
+    Goal("memory-idle", "at most", 35),
+    Goal("memory-stored", "at most", 2.2),
+    Goal("memory-read", "at most", 2.2),
+    Goal("database", "at most", 1.6),
+]
+
+
+def judge(goal: Goal, figures: Figures) -> Verdict:
+    own = figures.of(goal.workload, *COLUMNS["pykcm"])
+    if goal.column is None:
+        return Verdict(goal, median(own), (min(own), max(own))) if own else Verdict(goal, None)
+    others = figures.of(goal.other or goal.workload, *COLUMNS[goal.column])
+    if not own or not others:
+        return Verdict(goal, None)
+    ratios = [a / b for a, b in zip(own, others, strict=False)]
+    return Verdict(goal, median(own) / median(others), (min(ratios), max(ratios)))
+
+
+def table(rows: list[Workload], figures: Figures) -> tuple[list[str], list[list[str]]]:
+    """Header and lines: a line for each goal, and for each workload that has none."""
+    header = ["workload", *COLUMNS, "ratio", "rounds", "goal", "met"]
+    lines = []
+    for row in rows:
+        shown = [figure(row, figures.of(row.key, *servers)) for servers in COLUMNS.values()]
+        head = [row.title, *shown]
+        verdicts = [_verdict(judge(goal, figures)) for goal in GOALS if goal.workload == row.key]
+        for verdict in verdicts or [[""] * 4]:
+            lines.append([*head, *verdict])
+            head = ["″", *([""] * len(COLUMNS))]
+    return header, lines
+
+
+def figure(row: Workload, values: list[float]) -> str:
+    if not values:
+        return "-"
+    value = median(values)
+    digits = 0 if value >= 1000 else 1 if value >= 10 else 2
+    return f"{value:,.{digits}f} {row.unit}"
+
+
+def _verdict(verdict: Verdict) -> list[str]:
+    if verdict.ratio is None:
+        return ["-", "", verdict.goal.text, "not measured"]
+    low, high = verdict.spread
+    ratio = "" if verdict.goal.column is None else _significant(verdict.ratio)
+    spread = "" if low == high else f"{_significant(low)}-{_significant(high)}"
+    return [ratio, spread, verdict.goal.text, "yes" if verdict.is_met else "**no**"]
+
+
+def _significant(value: float) -> str:
+    digits = 0 if value >= 100 else 1 if value >= 10 else 2 if value >= 0.1 else 4
+    return f"{value:.{digits}f}"

@@ -1,0 +1,51 @@
+"""The servers that are always there: pykcmd in its variants, and the echo server."""
+
+from pathlib import Path
+
+from bench.build import build
+from bench.paths import PYKCMD
+from bench.processes import Server
+
+# Some of the workloads are larger than a user may be.
+_CONFIGURATION = """\
+durability = "{durability}"
+max_ccaches = 0
+max_uid_ccaches = 0
+max_ccache_size = 0
+max_uid_size = 0
+max_request_size = 65536
+"""
+
+
+class Pykcm(Server):
+    """pykcmd with the SQLCipher store; its state may be there already."""
+
+    def __init__(self, name: str, folder: Path, durability: str = "full") -> None:
+        folder.mkdir(mode=0o755, exist_ok=True)
+        super().__init__(name, folder, folder / "kcm.sock")
+        self.state = folder / "state"
+        self.state.mkdir(mode=0o700, exist_ok=True)
+        self._configuration = folder / "pykcm.toml"
+        self._configuration.write_text(_CONFIGURATION.format(durability=durability))
+
+    def command(self) -> list[str]:
+        return [
+            *(str(PYKCMD), "--config", str(self._configuration)),
+            *("--socket-path", str(self.socket_path), "--state-dir", str(self.state)),
+            *("--log-level", "warning"),
+        ]
+
+    def database_size(self) -> int:
+        """Bytes of all files of the database; to be asked when the daemon has ended."""
+        return sum(file.stat().st_size for file in self.state.glob("pykcm.db*"))
+
+
+class Echo(Server):
+    """Answers with replies of the sizes asked for, and does nothing."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(mode=0o755)
+        super().__init__("echo", folder, folder / "echo.sock")
+
+    def command(self) -> list[str]:
+        return [str(build("limits")), "echo", str(self.socket_path)]
