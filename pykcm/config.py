@@ -49,6 +49,26 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 OPTIONS = tuple(field.name for field in msgspec.structs.fields(Config))
 _DURATIONS = frozenset({"responder_idle_timeout"})
 
+_NUMBER = "a whole number from 0 (no limit)"
+_SIZE = "a size in KiB: a whole number from 0 (no limit) to 2^40"
+
+# What is right, for the messages about what is not.
+_ALLOWED = {
+    "socket_path": "an absolute path of at most 107 bytes (the kernel takes no longer one for a socket)",
+    "state_dir": "an absolute path",
+    "store": '"sqlcipher" or "memory"',
+    "key_file": "an absolute path",
+    "durability": '"full" or "normal"',
+    "log_level": '"debug", "info", "warning" or "error"',
+    "max_ccaches": _NUMBER,
+    "max_uid_ccaches": _NUMBER,
+    "max_ccache_size": _SIZE,
+    "max_uid_size": _SIZE,
+    "max_request_size": "a size in KiB from 64 to 65536",
+    "root_lists_all": "true or false",
+    "responder_idle_timeout": 'a duration from 0 (never) to 10 years: seconds, or "90s", "10m", "24h", "7d"',
+}
+
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _DURATION = re.compile(r"(\d+)([smhd])", re.ASCII)
 
@@ -70,7 +90,9 @@ def _files(file: Path | None) -> list[Path]:
     main = DEFAULT_FILE if file is None else file
     try:
         files = [main] if file is not None or main.exists() else []
-        return files + sorted((main.parent / "conf.d").glob("*.toml"))
+        # Hidden files are editors' own.
+        more = sorted((main.parent / "conf.d").glob("*.toml"))
+        return files + [path for path in more if not path.name.startswith(".")]
     except OSError as error:
         raise ConfigError(f"{error.filename or main}: {error.strerror}") from error
 
@@ -101,7 +123,7 @@ def _duration(where: str, value: Any) -> Any:
         return value
     match = _DURATION.fullmatch(value)
     if match is None:
-        raise ConfigError(f'{where}: {value!r} is no duration: give seconds, or "90s", "10m", "24h", "7d"')
+        raise ConfigError(f"{where}: {value!r} is not {_ALLOWED['responder_idle_timeout']}")
     return int(match[1]) * _UNITS[match[2]]
 
 
@@ -109,8 +131,8 @@ def _convert(source: str, options: dict[str, Any]) -> Config:
     try:
         return msgspec.convert(options, Config)
     except msgspec.ValidationError as error:
-        message, _, where = str(error).partition(" - at `$.")
-        raise ConfigError(f"{source}: option {where.rstrip('`')}: {message}") from error
+        name = str(error).partition(" - at `$.")[2].rstrip("`")
+        raise ConfigError(f"{source}: option {name}: {options[name]!r} is not {_ALLOWED[name]}") from None
 
 
 def _suggestion(name: str) -> str:

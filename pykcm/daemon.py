@@ -38,7 +38,10 @@ _PATIENCE_AT_END = 10.0
 
 EXIT_UNUSABLE = 1
 
-_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_STDERR = 2
+
+# SIGHUP: the terminal of a daemon that was started by hand is gone.
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 # From 3.13 on, a server removes its socket's path when it closes: this one may be systemd's.
 _KEEP_PATH: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
@@ -47,6 +50,7 @@ _KEEP_PATH: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3
 def main(arguments: list[str] | None = None) -> int:
     """Run pykcmd; returns its exit status."""
     options = _parser().parse_args(arguments)
+    _occupy_standard_descriptors()
     os.umask(0o077)
     set_up_logging()
     try:
@@ -66,6 +70,19 @@ def main(arguments: list[str] | None = None) -> int:
         return EXIT_UNUSABLE
 
 
+def _occupy_standard_descriptors() -> None:
+    """Whatever is written to a standard stream that is closed must not end in the database."""
+    while (fd := os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)) <= _STDERR:
+        pass
+    os.close(fd)
+
+
+def _path(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("an empty path")
+    return Path(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="pykcmd",
@@ -76,12 +93,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--config",
-        type=Path,
+        type=_path,
         metavar="FILE",
         help=f"configuration (default: {DEFAULT_FILE}); conf.d/*.toml beside it is read after it",
     )
-    parser.add_argument("--socket-path", type=Path, metavar="PATH", help="Unix socket to listen on")
-    parser.add_argument("--state-dir", type=Path, metavar="DIR", help="folder of the database and its key")
+    parser.add_argument("--socket-path", type=_path, metavar="PATH", help="Unix socket to listen on")
+    parser.add_argument("--state-dir", type=_path, metavar="DIR", help="folder of the database and its key")
     parser.add_argument(
         "--store",
         choices=["sqlcipher", "memory"],
@@ -173,7 +190,7 @@ async def _serve(
         for sock in sockets
     ]
     connections.start_timer()
-    _announce(config, kernel, notifier)
+    _announce(config, kernel, sockets, notifier)
     # What has been made so far stays for good: the collector need not look at it at all.
     gc.freeze()
     # Cycles are rare here, and thousands of credentials that are alive are not worth looking through often.
@@ -189,8 +206,10 @@ async def _serve(
         log.warning("%d connections cut off: their clients did not take their replies", late)
 
 
-def _announce(config: Config, kernel: Kernel, notifier: Notifier) -> None:
-    status = f"Serving credential caches, store {config.store}"
+def _announce(config: Config, kernel: Kernel, sockets: list[socket.socket], notifier: Notifier) -> None:
+    where = ", ".join(str(each.getsockname()) for each in sockets)
+    kept = "in memory" if config.store == "memory" else f"in {config.state_dir}"
+    status = f"Serving credential caches on {where}, kept {kept}"
     log.info("%s %s: %s", "pykcmd", __version__, status)
     if kernel.stranger_uid is not None:
         log.info("in a user namespace: peers whose UID has no mapping here are refused")

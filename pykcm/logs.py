@@ -3,6 +3,26 @@
 import logging
 import os
 import sys
+import time
+
+
+class Throttle:
+    """Lets so many lines a minute through about each UID: a user may cause thousands a second."""
+
+    _MINUTE = 60.0
+
+    def __init__(self, lines: int) -> None:
+        self._lines = lines
+        # When the UID's minute began, and how many lines there were in it.
+        self._minutes: dict[int, tuple[float, int]] = {}
+
+    def is_due(self, uid: int) -> bool:
+        now = time.monotonic()
+        began, lines = self._minutes.get(uid, (now, 0))
+        if now - began >= self._MINUTE:
+            began, lines = now, 0
+        self._minutes[uid] = (began, lines + 1)
+        return lines < self._lines
 
 
 class _Lines(logging.Formatter):
@@ -32,7 +52,7 @@ def _stderr_is_journal() -> bool:
     """As sd_journal_stream_fd(3) tells: JOURNAL_STREAM names stderr's device and inode."""
     try:
         status = os.fstat(sys.stderr.fileno())
-    except (OSError, ValueError):
+    except (AttributeError, OSError, ValueError):  # AttributeError: there is no stderr
         return False
     return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 

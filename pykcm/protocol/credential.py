@@ -7,14 +7,12 @@ small and unknown to the garbage collector, and what they have in common they sh
 
 from functools import lru_cache
 from struct import Struct
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import msgspec
 
 from pykcm.protocol.principal import Identity, Principal, read_principal
 from pykcm.protocol.wire import Reader
-
-T = TypeVar("T")
 
 ENCTYPE = Struct(">h")
 # authtime, starttime, endtime, renew_till, is_skey, ticket flags
@@ -99,8 +97,10 @@ def parse_credential(blob: bytes) -> Credential:
     Clients add such bytes now and then; what they stored is what they get back.
     """
     reader = Reader(blob)
-    client = read_principal(reader)
-    server = read_principal(reader)
+    client = read_principal(reader).identity
+    if reader.at <= _LONGEST_SHARED:
+        client = _shared(client)
+    server = read_principal(reader).identity
     (enctype,) = reader.unpack(ENCTYPE)
     reader.skip_data()
     times_at = reader.at
@@ -108,14 +108,19 @@ def parse_credential(blob: bytes) -> Credential:
     reader.typed_list()
     authdata = reader.typed_list()
     reader.skip_data()
+    if authdata == NO_AUTHDATA:
+        authdata = NO_AUTHDATA
     second_ticket = reader.data()
-    equality = Equality(
-        _shared(client.identity), server.identity, bool(is_skey), enctype, _shared(authdata), second_ticket
+    return Credential(
+        blob, Equality(client, server, bool(is_skey), enctype, authdata, second_ticket), times_at
     )
-    return Credential(blob, equality, times_at)
 
 
-@lru_cache(4096)
-def _shared(value: T) -> T:
-    """The same object for the same value: a user's credentials nearly all name the same client."""
-    return value
+# In bytes, marshalled: what comes from outside must not fill the memory of `_shared`.
+_LONGEST_SHARED = 256
+
+
+@lru_cache(1024)
+def _shared(client: Identity) -> Identity:
+    """The same object for the same client: a user's credentials nearly all name one."""
+    return client

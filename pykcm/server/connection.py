@@ -57,7 +57,9 @@ class Connection(asyncio.Protocol):
         try:
             frames = self._reader.feed(data)
         except FramingError as error:
-            log.warning("UID %d (process %d): connection closed: %s", self._peer.uid, self._peer.pid, error)
+            peer = self._peer
+            if self._connections.broken_off_warnings.is_due(peer.uid):
+                log.warning("UID %d (process %d): connection closed: %s", peer.uid, peer.pid, error)
             self._has_ended = True
             self._transport.abort()
             return

@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
+from pykcm.logs import Throttle
+
 
 class Closable(Protocol):
     """What is asked of a connection."""
@@ -24,6 +26,7 @@ class Connections:
         self._open: set[Closable] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._is_ending = False
+        self.broken_off_warnings = Throttle(100)
         self._all_closed = asyncio.Event()
         self._all_closed.set()
 

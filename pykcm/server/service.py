@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from pykcm.ccaches.collection import Collection
+from pykcm.logs import Throttle
 from pykcm.peer.access import Access
 from pykcm.peer.identity import Peer
 from pykcm.protocol.codes import Code, KcmError, name_of
@@ -23,9 +24,6 @@ log = logging.getLogger(__name__)
 
 _UNKNOWN = pack_reply(Code.FCC_INTERNAL)
 
-# A user at a quota may be refused thousands of times a second; the administrator needs to read it once.
-_QUOTA_LOG_INTERVAL = 60.0
-
 
 class Service:
     """Answers requests. Whatever happens in one, the others go on."""
@@ -37,7 +35,7 @@ class Service:
         self._lanes = Lanes()
         self._committer = Committer(store)
         self._traces = log.isEnabledFor(logging.DEBUG)
-        self._quota_logged: dict[int, float] = {}
+        self._quota_warnings = Throttle(1)
 
     async def perform(self, peer: Peer, frame: Frame) -> bytes:
         """The packed reply to one request. Never raises."""
@@ -157,17 +155,14 @@ class Service:
                 error,
                 extra=_fields(operation, peer, arguments, error.code),
             )
-        elif error.code == errno.EDQUOT:
-            now = time.monotonic()
-            if now - self._quota_logged.get(peer.uid, -_QUOTA_LOG_INTERVAL) >= _QUOTA_LOG_INTERVAL:
-                self._quota_logged[peer.uid] = now
-                log.warning(
-                    "UID %d: %s refused: %s",
-                    peer.uid,
-                    operation.name,
-                    error,
-                    extra=_fields(operation, peer, arguments, error.code),
-                )
+        elif error.code == errno.EDQUOT and self._quota_warnings.is_due(peer.uid):
+            log.warning(
+                "UID %d: %s refused: %s",
+                peer.uid,
+                operation.name,
+                error,
+                extra=_fields(operation, peer, arguments, error.code),
+            )
 
     @staticmethod
     def _trace(

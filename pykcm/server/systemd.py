@@ -4,11 +4,14 @@ All through systemd-python, which is optional: without it, a service that system
 needs it is an error and not silence.
 """
 
+import logging
 import os
 import socket
 from types import ModuleType
 
 from pykcm.server.listener import ListenError
+
+log = logging.getLogger(__name__)
 
 _HINT = "install systemd-python (pykcm's extra `system`)"
 
@@ -18,11 +21,15 @@ def activated_sockets() -> list[socket.socket]:
     if os.environ.get("LISTEN_PID") != str(os.getpid()):
         return []
     daemon = _daemon("LISTEN_FDS")
+    number = os.environ.get("LISTEN_FDS")
     sockets = []
-    for fd in daemon.listen_fds(unset_environment=True):
-        if not daemon.is_socket_unix(fd, socket.SOCK_STREAM, 1):
-            raise ListenError(f"descriptor {fd} from LISTEN_FDS is not a listening Unix stream socket")
-        sockets.append(socket.socket(fileno=fd))
+    try:
+        for fd in daemon.listen_fds(unset_environment=True):
+            if not daemon.is_socket_unix(fd, socket.SOCK_STREAM, 1):
+                raise ListenError(f"descriptor {fd} from LISTEN_FDS is not a listening Unix stream socket")
+            sockets.append(socket.socket(fileno=fd))
+    except OSError as error:
+        raise ListenError(f"LISTEN_FDS={number} does not give sockets: {error.strerror}") from error
     return sockets
 
 
@@ -42,8 +49,12 @@ class Notifier:
         self._tell("STOPPING=1\nSTATUS=Answering what has begun")
 
     def _tell(self, message: str) -> None:
-        if self._daemon is not None:
+        if self._daemon is None:
+            return
+        try:
             self._daemon.notify(message)
+        except OSError as error:
+            log.warning("NOTIFY_SOCKET cannot be told: %s", error)
 
 
 def _daemon(variable: str) -> ModuleType:

@@ -16,7 +16,13 @@ class StateFolder:
         self.path = path
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            mode = stat.S_IMODE(path.stat().st_mode)
+            status = path.stat()
+            if status.st_uid != os.geteuid():
+                raise StoreUnusableError(
+                    f"{path}: the state folder belongs to UID {status.st_uid}, not to the daemon's "
+                    f"{os.geteuid()}; chown it, or choose another state_dir"
+                )
+            mode = stat.S_IMODE(status.st_mode)
             if mode & 0o077:
                 raise StoreUnusableError(
                     f"{path}: others than its owner have access to the state folder (mode {mode:04o}); "

@@ -71,6 +71,8 @@ def _create(path: Path) -> None:
 
 def _check_private(path: Path) -> None:
     status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise StoreUnusableError(f"{path}: is no regular file, and so no key")
     if stat.S_IMODE(status.st_mode) & 0o077:
         raise StoreUnusableError(
             f"{path}: others than its owner have access to the key "

@@ -65,7 +65,7 @@ _COUNT_CCACHES = f"""
 """
 
 # Ids of containers that were written to last, so that a Put need not look for them.
-_CONTAINERS_REMEMBERED = 4096
+_CONTAINERS_REMEMBERED = 1024
 
 _SYNCHRONOUS = {"full": "FULL", "normal": "NORMAL"}
 
@@ -261,7 +261,10 @@ def _cause_and_way_out(error: sqlcipher.Error, key: Key) -> str:
             f"cannot be decrypted: either {key.source} is not the key it was made with, or the file is "
             f"damaged; restore the right key or a backup, {_BEGIN_ANEW}"
         )
-    return f"{_cause(error)}; restore a backup, {_BEGIN_ANEW}"
+    if _name(error).startswith("SQLITE_CORRUPT"):
+        return f"{_cause(error)}; restore a backup, {_BEGIN_ANEW}"
+    # The tickets may be as good as ever: the disk is what needs attention.
+    return f"{_cause(error)}; see to the disk (space, permissions, the kernel's log), and start again"
 
 
 def _name(error: sqlcipher.Error) -> str:

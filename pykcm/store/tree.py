@@ -70,7 +70,7 @@ def ccache_name(uuid: bytes, name: bytes) -> str:
     return f"{uuid.hex()}-{''.join([_ENCODED[byte] for byte in name])}"
 
 
-@lru_cache(4096)  # each credential stored or removed asks for its ccache's
+@lru_cache(512)  # each credential stored or removed asks for its ccache's
 def ccache_container(uid: int, uuid: bytes, name: bytes) -> str:
     """The path of the container that holds a ccache's credentials."""
     return f"{_ROOT}{uid}{_CCACHES}/{ccache_name(uuid, name)}"

@@ -63,6 +63,17 @@ def test_two_sockets(stopped_pykcmd: Pykcmd, listener: socket.socket, mit: MitCl
         assert stopped_pykcmd.stop() == 0
 
 
+def test_nobody_hears_any_more(
+    stopped_pykcmd: Pykcmd, listener: socket.socket, notifications: Notifications
+) -> None:
+    """A NOTIFY_SOCKET that is gone is a warning, at the start and at the end, and no reason to fail."""
+    notifications.path.unlink()
+    launch_with(stopped_pykcmd, [listener], notifications)
+    assert stopped_pykcmd.answers()
+    assert stopped_pykcmd.stop() == 0
+    assert "NOTIFY_SOCKET" in stopped_pykcmd.log
+
+
 def test_what_systemd_is_told(
     stopped_pykcmd: Pykcmd, listener: socket.socket, notifications: Notifications
 ) -> None:

@@ -1,9 +1,11 @@
 """SIGTERM: what has been received is answered, what has been answered is kept, and the exit code is 0."""
 
+import os
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -31,7 +33,7 @@ def _servers(daemon: Pykcmd) -> list[str]:
         return [server_of(credential) for credential in parse_all(kcm.get_cred_list(NAME))]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_idle_and_busy_clients(pykcmd: Pykcmd, number: signal.Signals) -> None:
     """The daemon ends though clients are connected; they see their connection's end; the socket is gone."""
     assert pykcmd.process is not None
@@ -43,6 +45,17 @@ def test_idle_and_busy_clients(pykcmd: Pykcmd, number: signal.Signals) -> None:
         assert idle.is_closed()
         assert half.is_closed()
     assert not pykcmd.socket_path.exists()
+
+
+def test_without_standard_streams(stopped_pykcmd: Pykcmd) -> None:
+    """A daemon whose standard streams are closed serves and ends as any other."""
+    process = stopped_pykcmd.launch(wrapper=("sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh"))
+    while not stopped_pykcmd.answers():
+        with suppress(subprocess.TimeoutExpired):
+            pytest.fail(f"exit code {process.wait(0.01)}")
+    # Nothing else has their numbers: what is written to them must not end in the database.
+    assert {str(Path(f"/proc/{process.pid}/fd/{fd}").readlink()) for fd in range(3)} == {os.devnull}
+    assert stopped_pykcmd.stop() == 0
 
 
 @pytest.fixture

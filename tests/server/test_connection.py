@@ -1,14 +1,14 @@
 """Connections over real sockets, on both event loops: order, pieces, ends, and clients that misbehave."""
 
 import asyncio
-import errno
+import contextlib
 import os
+import resource
 import socket
 import struct
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, Self
-from unittest.mock import Mock
 
 import pytest
 
@@ -190,6 +190,17 @@ def test_pipelined_requests(play: Play) -> None:
     play(scenario)
 
 
+def test_many_at_once(play: Play) -> None:
+    """Thousands of requests in one piece are answered, and not one within the other."""
+
+    async def scenario(listening: Listening) -> None:
+        client = listening.client()
+        await client.send(NOOP * 5000)
+        assert await client.receive(12 * 5000) == struct.pack(">IIi", 4, 0, 0) * 5000
+
+    play(scenario)
+
+
 def test_pieces(play: Play) -> None:
     """A request may come byte by byte, and the end of one with the begin of the next."""
 
@@ -278,12 +289,33 @@ def test_half_close_while_waiting(play: Play) -> None:
     async def scenario(listening: Listening) -> None:
         client = await listening.connected()
         listening.store.gate = asyncio.Event()
-        await client.send(INITIALIZE + GET_PRINCIPAL + NOOP)
+        await client.send(INITIALIZE + store(1) + GET_PRINCIPAL + store(2) + NOOP)
         await until(lambda: listening.store.commits)
         client.socket.shutdown(socket.SHUT_WR)
         await settle()
         listening.store.gate.set()
-        assert [await client.reply() for _ in range(3)] == [(0, b""), (0, principal_bytes(ALICE)), (0, b"")]
+        replies = [await client.reply() for _ in range(5)]
+        assert replies == [(0, b""), (0, b""), (0, principal_bytes(ALICE)), (0, b""), (0, b"")]
+        assert await client.is_closed()
+
+    play(scenario)
+
+
+def test_half_close_without_reading(play: Play) -> None:
+    """A client that ends its side long before it reads its replies still gets them all."""
+
+    async def scenario(listening: Listening) -> None:
+        client = listening.client()
+        await client.send(INITIALIZE + b"".join(store(n) for n in range(50)))
+        for _ in range(51):
+            assert await client.reply() == (0, b"")
+        await client.send(GET_CRED_LIST * 20)
+        client.socket.shutdown(socket.SHUT_WR)
+        await until(lambda: listening.made[0]._is_choked)
+        await settle()
+        for _ in range(20):
+            code, payload = await client.reply()
+            assert (code, len(payload)) == (0, 4 + 50 * (4 + 4096))
         assert await client.is_closed()
 
     play(scenario)
@@ -525,14 +557,31 @@ def test_finish_cuts_off_who_does_not_read(play: Play) -> None:
     play(scenario)
 
 
-def test_finish_without_descriptors(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+@contextlib.contextmanager
+def no_descriptor_left() -> Iterator[None]:
+    """The process may have no more descriptors than it has now."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(int(path.name) for path in Path("/proc/self/fd").iterdir())
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, before[1]))
+    taken = []
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.dup(0))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        for fd in taken:
+            os.close(fd)
+
+
+def test_finish_without_descriptors(play: Play) -> None:
     """Where the process has no descriptor left, all connections end all the same."""
 
     async def scenario(listening: Listening) -> None:
         clients = [await listening.connected() for _ in range(3)]
-        with monkeypatch.context() as patch:
-            patch.setattr(os, "dup", Mock(side_effect=OSError(errno.EMFILE, "Too many open files")))
-            await listening.connections.finish(LIMIT)
+        with no_descriptor_left():
+            assert await listening.connections.finish(LIMIT) == 0
         for client in clients:
             assert await client.is_closed()
 
@@ -543,6 +592,22 @@ def test_finish_without_connections(play: Play) -> None:
     """Without connections the end is there at once."""
 
     async def scenario(listening: Listening) -> None:
-        assert await listening.connections.finish(0) == 0
+        async with asyncio.timeout(LIMIT):
+            assert await listening.connections.finish(1e6) == 0
+
+    play(scenario)
+
+
+def test_connected_at_the_end(play: Play) -> None:
+    """A connection that the loop learns of only at the end is answered and ended like the others."""
+
+    async def scenario(listening: Listening) -> None:
+        first, second = await listening.connected(), listening.client()
+        await second.send(NOOP)
+        finishing = asyncio.create_task(listening.connections.finish(LIMIT))
+        assert await second.reply() == (0, b"")
+        assert await second.is_closed()
+        assert await first.is_closed()
+        assert await finishing == 0
 
     play(scenario)

@@ -3,6 +3,7 @@
 import asyncio
 
 from pykcm.server.connections import Connections
+from tests.server.waiting import settle
 
 FOREVER = 1e6
 
@@ -14,8 +15,10 @@ class FakeConnection:
         self.connections = connections
         self.good = good
         self.was_aborted = False
+        self.was_finished = False
 
     def finish(self) -> None:
+        self.was_finished = True
         if self.good:
             self.connections.discard(self)
 
@@ -75,6 +78,42 @@ def test_a_connection_stops_the_time() -> None:
         assert second.when() >= asyncio.get_running_loop().time() + FOREVER - 60
         await connections.finish(0)
         assert second.cancelled()
+
+    asyncio.run(scenario())
+
+
+def test_the_time_begins_anew() -> None:
+    """There is one time at most: to begin it again ends the one before."""
+
+    async def scenario() -> None:
+        connections = Connections(FOREVER, lambda: None)
+        connections.start_timer()
+        first = connections._timer
+        assert first is not None
+        connections.start_timer()
+        assert first.cancelled()
+        await connections.finish(0)
+
+    asyncio.run(scenario())
+
+
+def test_a_connection_at_the_end() -> None:
+    """One that comes when the end has begun is ended at once, and waited for."""
+
+    async def scenario() -> None:
+        connections = Connections(FOREVER, lambda: None)
+        slow, late = FakeConnection(connections, good=False), FakeConnection(connections, good=False)
+        connections.add(slow)
+        finishing = asyncio.create_task(connections.finish(20))
+        await asyncio.sleep(0)
+        connections.add(late)
+        assert late.was_finished
+        connections.discard(slow)
+        await settle()
+        assert not finishing.done()
+        connections.discard(late)
+        assert await finishing == 0
+        assert connections._timer is None
 
     asyncio.run(scenario())
 

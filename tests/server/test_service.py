@@ -3,7 +3,10 @@
 import asyncio
 import errno
 import logging
+import tracemalloc
+from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -257,6 +260,37 @@ def test_a_bug_after_a_change(server: Server, alice: Asking, caplog: pytest.LogC
     assert "session key" not in caplog.text
 
 
+# Memory
+
+
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        lambda long: {"client": ALICE._replace(realm=long)},
+        lambda long: {"server": ALICE._replace(components=(long,))},
+        lambda long: {"authdata": [(1, long)]},
+        lambda long: {"second_ticket": long},
+        lambda long: {"ticket": long},
+    ],
+    ids=["client", "server", "authdata", "second ticket", "ticket"],
+)
+def test_what_was_refused_is_forgotten(alice: Asking, fields: Callable[[bytes], dict[str, Any]]) -> None:
+    """Requests that are refused leave nothing behind in memory, however long their parts are."""
+    tracemalloc.start()
+    try:
+        for number in range(10):
+            blob = credential_bytes(**fields(b"%d" % number + bytes(MIB)))
+            assert alice.answer(Opcode.STORE, b"1000\0" + blob) == (Code.FCC_NOFILE, b"")
+        del blob
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < MIB
+
+
 # The log
 
 
@@ -269,7 +303,7 @@ def test_quota_is_logged_once(
 ) -> None:
     """A user at a quota is told to the administrator once in a while, with option, user and ccache."""
     now = 1000.0
-    monkeypatch.setattr(service, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr("pykcm.logs.time", SimpleNamespace(monotonic=lambda: now))
     server = Server(runner, store, quotas=Quotas(max_uid_ccaches=1))
     for uid in (1000, 2000):
         server.ask_as(uid).initialize(b"%d" % uid, ALICE)

@@ -118,6 +118,22 @@ def test_wrong_descriptors(tmp_path: Path, kind: str) -> None:
     assert "descriptor 3" in line
 
 
+@pytest.mark.usefixtures("has_systemd")
+@pytest.mark.parametrize("number", ["1", "99999", "abc", "-1", "0"])
+def test_wrong_numbers_of_descriptors(number: str) -> None:
+    """A LISTEN_FDS that does not lead to sockets is refused, and the message quotes it."""
+    done = subprocess.run(
+        [sys.executable, "-c", REPORT, "mine"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+        cwd=ROOT,
+        env={**os.environ, "LISTEN_FDS": number},
+    )
+    assert done.stdout.startswith(f"refused: LISTEN_FDS={number} ")
+
+
 def test_started_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without LISTEN_FDS, or with another process's, there are no sockets, and no library is needed."""
     monkeypatch.setitem(sys.modules, "systemd", None)

@@ -56,6 +56,16 @@ def test_modes_that_are_not_private(tmp_path: Path, mode: int) -> None:
     assert list(path.iterdir()) == []
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give folders away")
+def test_someone_elses_folder(tmp_path: Path) -> None:
+    """A folder of another user is refused: its owner would have the key and the database."""
+    path = tmp_path / "state"
+    path.mkdir(0o700)
+    os.chown(path, 1000, 1000)
+    assert "UID 1000" in refusal(path)
+    assert list(path.iterdir()) == []
+
+
 def test_one_at_a_time(tmp_path: Path) -> None:
     """A second daemon is refused while the first has the folder, and is told which process that is."""
     path = tmp_path / "state"

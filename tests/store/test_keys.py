@@ -108,6 +108,12 @@ def test_wrong_sizes(key_file: Path, size: int) -> None:
     assert key_file.stat().st_size == size
 
 
+def test_a_pipe_in_its_place(key_file: Path) -> None:
+    """A pipe where the key belongs is refused, and nobody waits for what comes out of it."""
+    os.mkfifo(key_file, 0o600)
+    assert "no regular file" in refusal(key_file)
+
+
 def test_a_folder_in_its_place(key_file: Path) -> None:
     """A folder where the key belongs is refused."""
     key_file.mkdir(0o700)
