@@ -17,7 +17,7 @@ from pykcm.ccaches.changes import (
 from pykcm.ccaches.collection import Collection, move, uid_in
 from pykcm.protocol.codes import Code
 from pykcm.protocol.tag import Match, Tag
-from tests.builders import ALICE, BOB, HTTP, TGS, configuration, credential, refused, tag_for
+from tests.builders import ALICE, BOB, HTTP, TGS, configuration, credential, refused, service, tag_for
 from tests.ccaches.contents import blobs, contents, existing, names
 
 
@@ -295,6 +295,34 @@ def test_replace_leaves_nothing_of_before(collection: Collection) -> None:
     assert after.uuid == before.uuid
     assert names(collection) == [b"1000", b"1000:other"]
     assert blobs(after) == [credential(TGS).blob]
+
+
+def test_replace_writes_over_what_is_stored(collection: Collection) -> None:
+    """REPLACE writes over what is stored, credential by credential, and removes what is left over."""
+    three = [credential(server) for server in (TGS, HTTP, service(1))]
+    ccache = collection.replace(b"1000", ALICE, 0, three, None)
+    first, second, third = ccache.credentials.uuids()
+    collection.take_changes()
+
+    one = credential(service(2))
+    ccache = collection.replace(b"1000", ALICE, 0, [one], None)
+    assert list(ccache.credentials.items()) == [(first, one)]
+    assert collection.take_changes() == [
+        CCacheWritten(ccache),
+        CredentialWritten(ccache, first, one),
+        CredentialRemoved(ccache, second),
+        CredentialRemoved(ccache, third),
+    ]
+
+    ccache = collection.replace(b"1000", ALICE, 0, three, None)
+    again = list(ccache.credentials.uuids())
+    assert again[0] == first
+    assert len({first, second, third, *again}) == 5
+    written = [CredentialWritten(ccache, uuid, each) for uuid, each in zip(again, three, strict=True)]
+    assert collection.take_changes() == [CCacheWritten(ccache), *written]
+
+    ccache = collection.replace(b"1000", ALICE, 0, [], None)
+    assert collection.take_changes() == [CCacheWritten(ccache), CredentialsCleared(ccache)]
 
 
 def test_replace_with_equal_credentials(collection: Collection) -> None:
