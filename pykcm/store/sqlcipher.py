@@ -1,8 +1,8 @@
 """The default store: an encrypted SQLite database of one file, written by this process alone.
 
 Containers and secrets are two tables. A secret's rowid is its place in stored order: a Put that replaces
-keeps it. Opening looks before it touches: a key or file that is wrong is told apart on a read-only,
-lock-free view, because an ordinary connection would write to the files even on its way out.
+keeps it. Opening looks before it touches: a key or file that is wrong is found by a connection that cannot
+write, because an ordinary one would write to the files even on its way out.
 """
 
 import errno
