@@ -18,7 +18,6 @@ class Committer:
         self._store = store
         self._waiting: list[_Entry] = []
         self._is_due = False
-        self._task: asyncio.Task[None] | None = None
 
     async def commit(self, changes: Sequence[SecretChange]) -> None:
         """Return when the changes are durable; raises StoreError when they are not made at all."""
@@ -32,7 +31,7 @@ class Committer:
         await durable
 
     def _start(self) -> None:
-        self._task = step(self._commit_waiting(), lambda _: None)
+        step(self._commit_waiting(), lambda _: None)
 
     async def _commit_waiting(self) -> None:
         while self._waiting:

@@ -30,7 +30,6 @@ class Connection(asyncio.Protocol):
         self._frames: deque[Frame] = deque()
         self._peer: Peer
         self._transport: asyncio.Transport
-        self._task: asyncio.Task[None] | None = None
         self._is_waiting = False  # for the reply to the request that was begun
         self._is_choked = False  # the client does not read its replies
         self._has_ended = False  # no more requests will come
@@ -83,8 +82,11 @@ class Connection(asyncio.Protocol):
     def _advance(self) -> None:
         frames = self._frames
         while frames and not self._is_waiting and not self._is_choked:
-            self._is_waiting = True
-            self._task = step(self._service.perform(self._peer, frames.popleft()), self._reply)
+            reply = step(self._service.perform(self._peer, frames.popleft()), self._reply_late)
+            if reply is None:
+                self._is_waiting = True
+            else:
+                self._reply(reply)
         if self._has_ended:
             if not frames and not self._is_waiting:
                 self._transport.close()
@@ -95,13 +97,14 @@ class Connection(asyncio.Protocol):
             else:
                 self._transport.resume_reading()
 
-    def _reply(self, reply: bytes) -> None:
+    def _reply_late(self, reply: bytes) -> None:
         self._is_waiting = False
+        self._reply(reply)
+        self._advance()
+
+    def _reply(self, reply: bytes) -> None:
         if not self._transport.is_closing():
             self._transport.write(reply)
-        if self._task is not None:
-            self._task = None
-            self._advance()
 
     # What the daemon's end calls
 

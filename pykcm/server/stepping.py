@@ -1,45 +1,49 @@
-"""Coroutines that rarely wait: run one at once, and make a task of it only when it really waits."""
+"""Coroutines that rarely wait: run one at once, and go on with it when what it waits for has come.
+
+A task would do the same, and cost as much again as an operation that does not wait.
+"""
 
 import asyncio
-import types
-from collections.abc import Callable, Coroutine, Generator
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
 
-def step(coroutine: Coroutine[Any, Any, T], done: Callable[[T], None]) -> asyncio.Task[None] | None:
-    """Run `coroutine` as far as it goes; `done` gets its result, before the return or later.
+def step(coroutine: Coroutine[Any, Any, T], later: Callable[[T], None]) -> T | None:
+    """Run `coroutine` until it waits; gives its result, or None where `later` is to get it.
 
-    What it raises before it first waits is raised here. A task that is returned must be kept by the caller.
+    There is no task around the coroutine: nobody cancels it, and it must make one for what needs one (as a
+    timeout does). What it raises before it first waits is raised here, and later in the event loop.
     """
     try:
         waited = coroutine.send(None)
     except StopIteration as end:
-        done(end.value)
-        return None
-
-    async def finish() -> None:
-        done(await _resume(coroutine, waited))
-
-    task = asyncio.get_running_loop().create_task(finish())
-    # One that is cancelled before it first runs has not cancelled the coroutine with it.
-    task.add_done_callback(lambda _: coroutine.close())
-    return task
+        result: T = end.value
+        return result
+    _Waiting(coroutine, later).wait_for(waited)
+    return None
 
 
-@types.coroutine
-def _resume(coroutine: Coroutine[Any, Any, T], waited: Any) -> Generator[Any, Any, T]:
-    """Go on with a coroutine that was stepped by hand, from what it waits for."""
-    while True:
-        thrown: BaseException | None = None
-        value: Any = None
+class _Waiting(Generic[T]):
+    __slots__ = ("_coroutine", "_later")
+
+    def __init__(self, coroutine: Coroutine[Any, Any, T], later: Callable[[T], None]) -> None:
+        self._coroutine = coroutine
+        self._later = later
+
+    def wait_for(self, waited: Any) -> None:
+        if waited is None:  # asyncio.sleep(0)
+            asyncio.get_running_loop().call_soon(self._go_on)
+        else:
+            # What a task does, too, to tell the future that its `yield` has arrived.
+            waited._asyncio_future_blocking = False  # noqa: SLF001
+            waited.add_done_callback(self._go_on)
+
+    def _go_on(self, _: object = None) -> None:
         try:
-            value = yield waited
-        except BaseException as error:  # noqa: BLE001 - a task's cancellation goes where the coroutine waits
-            thrown = error
-        try:
-            waited = coroutine.send(value) if thrown is None else coroutine.throw(thrown)
+            waited = self._coroutine.send(None)  # a future gives its result or exception by itself
         except StopIteration as end:
-            result: T = end.value
-            return result
+            self._later(end.value)
+        else:
+            self.wait_for(waited)

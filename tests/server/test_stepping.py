@@ -1,8 +1,6 @@
-"""Coroutines run at once, and become tasks only where they wait: they must not notice the difference."""
+"""Coroutines run at once, and go on when they can: they must not notice that there is no task around them."""
 
 import asyncio
-import contextlib
-from collections.abc import Coroutine
 from typing import Any
 
 import pytest
@@ -11,19 +9,17 @@ from pykcm.server.stepping import step
 from tests.server.waiting import settle
 
 
-def run(scenario: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(scenario)
+def never(result: Any) -> None:
+    raise AssertionError(f"a result later, too: {result}")
 
 
 def test_without_waiting() -> None:
-    """A coroutine that never waits has its result before `step` returns, without a task or a loop."""
-    results: list[int] = []
+    """A coroutine that never waits has its result before `step` returns, without a loop."""
 
     async def at_once() -> int:
         return 7
 
-    assert step(at_once(), results.append) is None
-    assert results == [7]
+    assert step(at_once(), never) == 7
 
 
 def test_raises_at_once() -> None:
@@ -33,11 +29,11 @@ def test_raises_at_once() -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        step(failing(), lambda _: None)
+        step(failing(), never)
 
 
 def test_result_after_waiting(loop_runner: asyncio.Runner) -> None:
-    """A coroutine that waits goes on as a task, gets what it waited for each time, and gives its result."""
+    """A coroutine that waits goes on each time with what it waited for, and gives its result once."""
 
     async def scenario() -> None:
         loop = asyncio.get_running_loop()
@@ -47,41 +43,62 @@ def test_result_after_waiting(loop_runner: asyncio.Runner) -> None:
         async def waiting() -> list[Any]:
             return [await first, await asyncio.sleep(0, "slept"), await second]
 
-        task = step(waiting(), results.append)
-        assert task is not None
+        assert step(waiting(), results.append) is None
         await settle()
         assert results == []
         first.set_result("first")
         await settle()
         assert results == []
         second.set_result("second")
-        await task
+        await settle()
         assert results == [["first", "slept", "second"]]
 
     loop_runner.run(scenario())
 
 
-def test_future_that_is_done_already() -> None:
-    """A coroutine may wait for what was done before its task first ran."""
+def test_waiting_for_a_task(loop_runner: asyncio.Runner) -> None:
+    """What needs a task, as a timeout does, works in one that the coroutine makes and waits for."""
+
+    async def scenario() -> None:
+        results: list[str] = []
+
+        async def impatient() -> None:
+            async with asyncio.timeout(0):
+                await asyncio.get_running_loop().create_future()
+
+        async def waiting() -> str:
+            try:
+                await asyncio.create_task(impatient())
+            except TimeoutError:
+                return "timed out"
+            return "missed"
+
+        assert step(waiting(), results.append) is None
+        async with asyncio.timeout(20):
+            while not results:
+                await asyncio.sleep(0)
+        assert results == ["timed out"]
+
+    loop_runner.run(scenario())
+
+
+def test_future_that_is_done_already(loop_runner: asyncio.Runner) -> None:
+    """A coroutine that awaits what is done already does not wait."""
 
     async def scenario() -> None:
         future = asyncio.get_running_loop().create_future()
-        results: list[str] = []
+        future.set_result("early")
 
         async def waiting() -> str:
             value: str = await future
             return value
 
-        task = step(waiting(), results.append)
-        assert task is not None
-        future.set_result("early")
-        await task
-        assert results == ["early"]
+        assert step(waiting(), never) == "early"
 
-    run(scenario())
+    loop_runner.run(scenario())
 
 
-def test_exception_that_was_waited_for() -> None:
+def test_exception_that_was_waited_for(loop_runner: asyncio.Runner) -> None:
     """An exception of what is waited for is raised where the coroutine waits, and may be handled there."""
 
     async def scenario() -> None:
@@ -95,119 +112,29 @@ def test_exception_that_was_waited_for() -> None:
                 return await asyncio.sleep(0, "handled")
             return "missed"
 
-        task = step(handling(), results.append)
-        assert task is not None
+        assert step(handling(), results.append) is None
         future.set_exception(ZeroDivisionError())
-        await task
+        await settle()
         assert results == ["handled"]
 
-    run(scenario())
+    loop_runner.run(scenario())
 
 
-def test_raises_later() -> None:
-    """What a coroutine raises after it waited is the task's exception; there is no result."""
+def test_raises_later(loop_runner: asyncio.Runner) -> None:
+    """What a coroutine raises after it waited reaches the loop's exception handler; there is no result."""
 
     async def scenario() -> None:
-        results: list[None] = []
+        reported: list[Any] = []
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: reported.append(context["exception"]))
 
         async def failing() -> None:
             await asyncio.sleep(0)
             raise ZeroDivisionError
 
-        task = step(failing(), results.append)
-        assert task is not None
-        with pytest.raises(ZeroDivisionError):
-            await task
-        assert results == []
-
-    run(scenario())
-
-
-@pytest.mark.parametrize("turns", [0, 3], ids=["before its task ran", "while it waits"])
-def test_cancellation(turns: int) -> None:
-    """A cancelled task is cancelled where its coroutine waits; what has to be tidied is tidied."""
-
-    async def scenario() -> None:
-        tidied: list[type[BaseException] | None] = []
-
-        async def waiting() -> None:
-            try:
-                await asyncio.get_running_loop().create_future()
-            except BaseException as error:
-                tidied.append(type(error))
-                raise
-
-        task = step(waiting(), lambda _: None)
-        assert task is not None
-        for _ in range(turns):
-            await asyncio.sleep(0)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        assert len(tidied) == 1
-        if turns:
-            assert tidied == [asyncio.CancelledError]
-
-    run(scenario())
-
-
-def test_cancellation_between_turns() -> None:
-    """A coroutine that only lets others go on is cancelled there as well."""
-
-    async def scenario() -> None:
-        async def turning() -> None:
-            while True:  # noqa: ASYNC110 - it waits for nothing
-                await asyncio.sleep(0)
-
-        task = step(turning(), lambda _: None)
-        assert task is not None
+        assert step(failing(), never) is None
         await settle()
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
+        [error] = reported
+        assert isinstance(error, ZeroDivisionError)
 
-    run(scenario())
-
-
-def test_cancellation_that_is_survived() -> None:
-    """A coroutine may handle its cancellation and give a result all the same."""
-
-    async def scenario() -> None:
-        results: list[str] = []
-
-        async def stubborn() -> str:
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.get_running_loop().create_future()
-            return await asyncio.sleep(0, "done")
-
-        task = step(stubborn(), results.append)
-        assert task is not None
-        await settle()
-        task.cancel()
-        await task
-        assert results == ["done"]
-
-    run(scenario())
-
-
-def test_timeouts_inside() -> None:
-    """A timeout that begins after the first wait works: the coroutine is in a task by then."""
-
-    async def scenario() -> None:
-        results: list[str] = []
-
-        async def impatient() -> str:
-            await asyncio.sleep(0)
-            try:
-                async with asyncio.timeout(0):
-                    await asyncio.get_running_loop().create_future()
-            except TimeoutError:
-                return "timed out"
-            return "missed"
-
-        task = step(impatient(), results.append)
-        assert task is not None
-        await task
-        assert results == ["timed out"]
-
-    run(scenario())
+    loop_runner.run(scenario())
