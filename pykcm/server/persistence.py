@@ -30,8 +30,7 @@ def secret_changes(uid: int, changes: Sequence[Change]) -> list[tree.SecretChang
     for change in changes:
         match change:
             case CredentialWritten(ccache, uuid, credential):
-                document = documents.CredentialDocument(uuid.hex(), credential.blob)
-                todo.append(tree.Put(_container(uid, ccache), uuid.hex(), documents.encode(document)))
+                todo.append(tree.Put(_container(uid, ccache), uuid.hex(), credential.blob))
             case CredentialRemoved(ccache, uuid):
                 todo.append(tree.Delete(_container(uid, ccache), uuid.hex()))
             case CredentialsCleared(ccache):
@@ -98,9 +97,8 @@ def restore(collection: Collection, secrets: Sequence[tree.Secret]) -> None:
         if owner is None:
             continue
         try:
-            blob = documents.read_credential(secret.value).payload
-            owner.credentials.put(bytes.fromhex(secret.name), parse_credential(blob))
-        except (UnreadableSecretError, KcmError, ValueError) as error:
+            owner.credentials.put(bytes.fromhex(secret.name), parse_credential(secret.value))
+        except (KcmError, ValueError) as error:
             del ccaches[secret.container]
             _set_aside(collection, secret.container.rpartition("/")[2], secret, error)
     collection.restore(list(ccaches.values()), default)

@@ -1,4 +1,7 @@
-"""The JSON of the secrets: typed, validated, versioned."""
+"""The JSON of the secrets: typed, validated, versioned.
+
+Credentials have none: theirs is the client's blob as it came, and their name is their UUID.
+"""
 
 from typing import Annotated, Any
 
@@ -39,16 +42,6 @@ class CCacheDocument(msgspec.Struct, frozen=True, omit_defaults=True):
     label: str | None = None
 
 
-class CredentialDocument(msgspec.Struct, frozen=True):
-    """A credential: `payload` is what the client sent, in base64."""
-
-    uuid: str
-    payload: bytes
-
-    def __repr__(self) -> str:
-        return f"<CredentialDocument {self.uuid}>"
-
-
 class DefaultDocument(msgspec.Struct, frozen=True):
     """The default: a name, because it may name a ccache that does not exist (yet, or any more)."""
 
@@ -58,17 +51,11 @@ class DefaultDocument(msgspec.Struct, frozen=True):
 
 encode = msgspec.json.Encoder().encode
 _decode_ccache = msgspec.json.Decoder(CCacheDocument).decode
-_decode_credential = msgspec.json.Decoder(CredentialDocument).decode
 _decode_default = msgspec.json.Decoder(DefaultDocument).decode
 
 
 def read_ccache(value: bytes) -> CCacheDocument:
     document: CCacheDocument = _read(_decode_ccache, value)
-    return document
-
-
-def read_credential(value: bytes) -> CredentialDocument:
-    document: CredentialDocument = _read(_decode_credential, value)
     return document
 
 

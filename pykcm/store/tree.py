@@ -5,7 +5,7 @@
         ccaches                                     container
             <uuid>-<name>                           secret: a ccache without its credentials
             <uuid>-<name>                           container of the same name
-                <uuid>                              secret: a credential
+                <uuid>                              secret: a credential, the blob that the client sent
 
 UUIDs are in hexadecimal; a ccache's name may be any bytes and is percent-encoded, so that a path is plain
 text and its slashes are its own.
@@ -26,11 +26,14 @@ _ENCODED = [chr(byte) if byte in _PLAIN else f"%{byte:02X}" for byte in range(25
 
 
 class Secret(NamedTuple):
-    """A secret as it is kept: JSON in the container of this path, under this name."""
+    """A secret as it is kept: a value in the container of this path, under this name."""
 
     container: str
     name: str
     value: bytes
+
+    def __repr__(self) -> str:
+        return f"<Secret {self.container}/{self.name}>"
 
 
 class Put(NamedTuple):
@@ -39,6 +42,9 @@ class Put(NamedTuple):
     container: str
     name: str
     value: bytes
+
+    def __repr__(self) -> str:
+        return f"<Put {self.container}/{self.name}>"
 
 
 class Delete(NamedTuple):

@@ -12,27 +12,22 @@ from pykcm.protocol.principal import Principal
 from pykcm.store.documents import (
     VERSION,
     CCacheDocument,
-    CredentialDocument,
     DefaultDocument,
     UnreadableSecretError,
     encode,
     from_principal_document,
     from_text,
     read_ccache,
-    read_credential,
     read_default,
     to_principal_document,
     to_text,
 )
-
-UUID = "000003e8" + "ab" * 12
 
 CCACHE: dict[str, Any] = {
     "version": 1,
     "kdc_offset": 0,
     "principal": {"type": 1, "realm": "PYKCM.TEST", "components": ["alice"]},
 }
-CREDENTIAL: dict[str, Any] = {"uuid": UUID, "payload": "AAEC"}
 DEFAULT: dict[str, Any] = {"version": 1, "name": "1000:a"}
 
 texts = st.binary(max_size=20) | st.text(max_size=10).map(lambda text: text.encode())
@@ -69,12 +64,6 @@ def test_any_ccache(principal: Principal, kdc_offset: int, label: str | None) ->
     assert from_principal_document(read.principal) == principal
 
 
-@given(st.binary(max_size=100))
-def test_any_credential(payload: bytes) -> None:
-    """Any payload comes back from a credential's document."""
-    assert read_credential(encode(CredentialDocument(UUID, payload))) == CredentialDocument(UUID, payload)
-
-
 def test_the_documented_layout() -> None:
     """The documents have the fields of the design page, by its names."""
     principal = Principal(1, b"PYKCM.TEST", (b"host", b"www"))
@@ -84,7 +73,6 @@ def test_the_documented_layout() -> None:
         "kdc_offset": -7,
         "principal": {"type": 1, "realm": "PYKCM.TEST", "components": ["host", "www"]},
     }
-    assert json.loads(encode(CredentialDocument(UUID, b"\0\1\2"))) == CREDENTIAL
 
 
 def test_an_added_field_is_no_hindrance() -> None:
@@ -99,7 +87,7 @@ def unreadable(read: Callable[[bytes], object], value: bytes) -> None:
 
 OTHER_TYPES: list[object] = [None, True, 1.5, [], [[]], {"base64": 7}, {"base64": "%%"}]
 
-READERS = [read_ccache, read_credential, read_default]
+READERS = [read_ccache, read_default]
 
 
 @pytest.mark.parametrize("read", READERS)
@@ -141,7 +129,7 @@ def test_any_other_bytes(read: Callable[[bytes], object], value: bytes) -> None:
     unreadable(read, value)
 
 
-@pytest.mark.parametrize(("read", "document"), list(zip(READERS, [CCACHE, CREDENTIAL, DEFAULT], strict=True)))
+@pytest.mark.parametrize(("read", "document"), list(zip(READERS, [CCACHE, DEFAULT], strict=True)))
 def test_whole_documents_only(read: Callable[[bytes], object], document: dict[str, Any]) -> None:
     """A document that lacks a field, has a null or another type there, or is cut short, is unreadable."""
     read(json.dumps(document).encode())
@@ -160,23 +148,6 @@ def test_other_versions(version: object) -> None:
     """A document of another version is unreadable, even if it looks alike."""
     unreadable(read_ccache, json.dumps(CCACHE | {"version": version}).encode())
     unreadable(read_default, json.dumps(DEFAULT | {"version": version}).encode())
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"payload": "AAE"},
-        {"payload": "A\u00e4=="},
-        {"payload": "!!!!"},
-        {"payload": [0, 1]},
-        {"payload": None},
-        {"uuid": 7},
-    ],
-    ids=json.dumps,
-)
-def test_wrong_credentials(wrong: dict[str, Any]) -> None:
-    """A payload that is no base64 is unreadable."""
-    unreadable(read_credential, json.dumps(CREDENTIAL | wrong).encode())
 
 
 @pytest.mark.parametrize(
@@ -208,8 +179,7 @@ def test_wrong_offsets(wrong: object) -> None:
 def test_messages_hold_no_secrets() -> None:
     """What is said of an unreadable secret holds nothing of it."""
     for read in READERS:
-        for value in (b'{"version": 1, "name": 1, "payload": "SECRET!"}', b"SECRET", b'{"SECRET": SECRET}'):
+        for value in (b'{"version": 1, "name": 1, "comment": "SECRET!"}', b"SECRET", b'{"SECRET": SECRET}'):
             with pytest.raises(UnreadableSecretError) as caught:
                 read(value)
             assert "SECRET" not in str(caught.value)
-    assert "SECRET" not in repr(CredentialDocument(UUID, b"SECRET"))

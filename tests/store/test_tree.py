@@ -5,6 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pykcm.store.tree import (
+    Put,
+    Secret,
     ccache_container,
     ccache_name,
     ccaches_container,
@@ -111,3 +113,11 @@ def test_any_other_name(name: str) -> None:
         return
     assert len(uuid) == 16
     assert ccache_name(uuid, ccache) == name
+
+
+def test_reprs_hold_no_values() -> None:
+    """What a traceback or a failed assertion would print of a secret is its place alone."""
+    for kind in (Put, Secret):
+        assert repr(kind("/kcm/persistent/1000", "default", b"SECRET")) == (
+            f"<{kind.__name__} /kcm/persistent/1000/default>"
+        )
