@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Iterator
 
 from pykcm.protocol.credential import Credential, Equality
+from pykcm.protocol.framing import Pieces
+from pykcm.protocol.messages import blobs_in_pieces
 from pykcm.protocol.tag import Tag
 
 
@@ -13,10 +15,11 @@ class Credentials:
     `size` is the sum of the credentials' bytes.
     """
 
-    __slots__ = ("_by_server", "_by_uuid", "_uuid_of", "size")
+    __slots__ = ("_by_server", "_by_uuid", "_packed", "_uuid_of", "size")
 
     def __init__(self) -> None:
         self.size = 0
+        self._packed: Pieces | None = None
         self._by_uuid: dict[bytes, Credential] = {}
         self._uuid_of: dict[Equality, bytes] = {}
         # By the server's components: a look-up may ignore the realm, but never these.
@@ -37,12 +40,20 @@ class Credentials:
     def get(self, uuid: bytes) -> Credential | None:
         return self._by_uuid.get(uuid)
 
+    @property
+    def packed(self) -> Pieces:
+        """All of them, as GET_CRED_LIST gives them: kept until something changes, as clients ask often."""
+        if self._packed is None:
+            self._packed = blobs_in_pieces([credential.blob for credential in self])
+        return self._packed
+
     def uuid_of_equal(self, credential: Credential) -> bytes | None:
         """The UUID of the stored credential that this one would replace."""
         return self._uuid_of.get(credential.equality)
 
     def put(self, uuid: bytes, credential: Credential) -> None:
         """Add at the end; or, where `uuid` is that of its equal (see uuid_of_equal), replace in place."""
+        self._packed = None
         replaced = self._by_uuid.get(uuid)
         self._by_uuid[uuid] = credential
         self.size += len(credential.blob)
@@ -53,6 +64,7 @@ class Credentials:
         self._by_server.setdefault(credential.equality.server[1], []).append(uuid)
 
     def remove(self, uuid: bytes) -> None:
+        self._packed = None
         credential = self._by_uuid.pop(uuid)
         self.size -= len(credential.blob)
         del self._uuid_of[credential.equality]

@@ -88,5 +88,26 @@ def pack_request(opcode: int, arguments: bytes) -> bytes:
     return _LENGTH_AND_VERSION.pack(HEADER_SIZE + len(arguments), MAJOR, MINOR, opcode) + arguments
 
 
-def pack_reply(code: int, payload: bytes = b"") -> bytes:
-    return _REPLY.pack(4 + len(payload), 0, code) + payload
+class Pieces(NamedTuple):
+    """Bytes that need not be joined to be sent; `size` is that of all together."""
+
+    size: int
+    pieces: list[bytes]
+
+
+Sendable = bytes | Pieces
+
+# In bytes: up to here, joining pieces costs less than handing each one to the kernel. Longer ones are mostly
+# others' memory (a ccache's credentials), of which no copy is made, however long a client takes to read.
+_JOINED_UP_TO = 32 * 1024
+
+
+def pack_reply(code: int, payload: Sendable = b"") -> Sendable:
+    """The reply, in pieces where the payload is long and in pieces."""
+    if isinstance(payload, bytes):
+        return _REPLY.pack(4 + len(payload), 0, code) + payload
+    header = _REPLY.pack(4 + payload.size, 0, code)
+    pieces = [header, *payload.pieces]
+    if payload.size <= _JOINED_UP_TO:
+        return b"".join(pieces)
+    return Pieces(len(header) + payload.size, pieces)

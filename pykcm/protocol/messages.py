@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from pykcm.protocol.credential import Credential, parse_credential
-from pykcm.protocol.framing import HEADER_SIZE
+from pykcm.protocol.framing import HEADER_SIZE, Pieces
 from pykcm.protocol.opcodes import Opcode
 from pykcm.protocol.principal import Principal, read_principal
 from pykcm.protocol.tag import Tag, read_tag
@@ -61,12 +61,17 @@ def _bounded_count(reader: Reader) -> int:
     return count
 
 
-def pack_blobs(blobs: list[bytes]) -> bytes:
+def blobs_in_pieces(blobs: list[bytes]) -> Pieces:
     """`u32 count`, then `u32 length` and bytes each: the payload of GET_CRED_LIST."""
-    parts = [U32.pack(len(blobs))] * (1 + 2 * len(blobs))
-    parts[1::2] = map(U32.pack, map(len, blobs))
-    parts[2::2] = blobs
-    return b"".join(parts)
+    pieces = [U32.pack(len(blobs))] * (1 + 2 * len(blobs))
+    pieces[1::2] = list(map(U32.pack, map(len, blobs)))
+    pieces[2::2] = blobs
+    return Pieces(sum(map(len, pieces)), pieces)
+
+
+def pack_blobs(blobs: list[bytes]) -> bytes:
+    """The same in one piece."""
+    return b"".join(blobs_in_pieces(blobs).pieces)
 
 
 NAME = Field(Reader.name, pack_name)

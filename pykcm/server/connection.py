@@ -7,7 +7,7 @@ from collections import deque
 from typing import TYPE_CHECKING, cast
 
 from pykcm.peer.identity import Kernel, Peer, PeerRefusedError, identify
-from pykcm.protocol.framing import Frame, FrameReader, FramingError
+from pykcm.protocol.framing import Frame, FrameReader, FramingError, Sendable
 from pykcm.server.service import Service
 from pykcm.server.stepping import step
 
@@ -97,14 +97,19 @@ class Connection(asyncio.Protocol):
             else:
                 self._transport.resume_reading()
 
-    def _reply_late(self, reply: bytes) -> None:
+    def _reply_late(self, reply: Sendable) -> None:
         self._is_waiting = False
         self._reply(reply)
         self._advance()
 
-    def _reply(self, reply: bytes) -> None:
-        if not self._transport.is_closing():
-            self._transport.write(reply)
+    def _reply(self, reply: Sendable) -> None:
+        transport = self._transport
+        if transport.is_closing():
+            return
+        if isinstance(reply, bytes):
+            transport.write(reply)
+        else:
+            transport.writelines(reply.pieces)
 
     # What the daemon's end calls
 

@@ -13,8 +13,8 @@ from pykcm.peer.access import Access
 from pykcm.peer.identity import Peer
 from pykcm.protocol.codes import Code, KcmError
 from pykcm.protocol.credential import Credential
-from pykcm.protocol.framing import MAX_REPLY_SIZE
-from pykcm.protocol.messages import ARGUMENTS, NAME, Field, pack_blobs
+from pykcm.protocol.framing import MAX_REPLY_SIZE, Pieces, Sendable
+from pykcm.protocol.messages import ARGUMENTS, NAME, Field
 from pykcm.protocol.opcodes import Opcode
 from pykcm.protocol.principal import Principal
 from pykcm.protocol.tag import Tag
@@ -188,9 +188,9 @@ def get_cred_by_uuid(turn: Turn, name: bytes, uuid: bytes) -> bytes:
     return credential.blob
 
 
-def get_cred_list(turn: Turn, name: bytes) -> bytes:
-    payload = pack_blobs([credential.blob for credential in turn.readable(name).credentials])
-    if len(payload) > MAX_REPLY_SIZE - 4:
+def get_cred_list(turn: Turn, name: bytes) -> Pieces:
+    payload = turn.readable(name).credentials.packed
+    if payload.size > MAX_REPLY_SIZE - 4:
         # The one case where "this server lacks the operation" is what the client should think: it then
         # fetches the credentials one by one.
         raise KcmError(Code.FCC_INTERNAL, "longer than a client takes in one reply")
@@ -260,7 +260,7 @@ class Operation(NamedTuple):
     name: str
     arguments: tuple[Field, ...]
     scope: Scope
-    run: Callable[..., bytes]
+    run: Callable[..., Sendable]
     changes: bool
 
     @property
@@ -269,7 +269,7 @@ class Operation(NamedTuple):
         return self.arguments[:1] == (NAME,)
 
 
-def _table(rows: Iterable[tuple[Opcode, Scope, Callable[..., bytes], bool]]) -> dict[int, Operation]:
+def _table(rows: Iterable[tuple[Opcode, Scope, Callable[..., Sendable], bool]]) -> dict[int, Operation]:
     return {
         int(opcode): Operation(opcode.name, ARGUMENTS.get(opcode, ()), scope, run, changes)
         for opcode, scope, run, changes in rows

@@ -10,7 +10,7 @@ from pykcm.logs import Throttle
 from pykcm.peer.access import Access
 from pykcm.peer.identity import Peer
 from pykcm.protocol.codes import Code, KcmError, name_of
-from pykcm.protocol.framing import Frame, pack_reply
+from pykcm.protocol.framing import Frame, Sendable, pack_reply
 from pykcm.protocol.messages import NAME, read_arguments
 from pykcm.protocol.text import shown
 from pykcm.server.committer import Committer
@@ -37,7 +37,7 @@ class Service:
         self._traces = log.isEnabledFor(logging.DEBUG)
         self._quota_warnings = Throttle(1)
 
-    async def perform(self, peer: Peer, frame: Frame) -> bytes:
+    async def perform(self, peer: Peer, frame: Frame) -> Sendable:
         """The packed reply to one request. Never raises."""
         operation = OPERATIONS.get(frame.opcode)
         if operation is None:
@@ -47,7 +47,7 @@ class Service:
         arguments: list[Any] = []
         code = 0
         reason = ""
-        payload = b""
+        payload: Sendable = b""
         try:
             arguments = read_arguments(operation.arguments, frame.message)
             uids = operation.scope(self._access, peer, *arguments)
@@ -74,7 +74,7 @@ class Service:
 
     async def _run(
         self, operation: Operation, peer: Peer, uids: tuple[int, ...], arguments: list[Any]
-    ) -> bytes:
+    ) -> Sendable:
         if uids is EVERYONE:
             uids = (peer.uid, *[uid for uid in await self._store.uids() if uid != peer.uid])
         # In one order for all, so that two that want the same lanes never wait for each other.
@@ -101,7 +101,7 @@ class Service:
 
     async def _run_in_turn(
         self, operation: Operation, peer: Peer, uids: tuple[int, ...], arguments: list[Any]
-    ) -> bytes:
+    ) -> Sendable:
         collections = [await self._residents.get(uid) for uid in uids]
         changed: set[int] = set()
         try:
@@ -125,7 +125,7 @@ class Service:
 
     def _call(
         self, operation: Operation, peer: Peer, collections: list[Collection], arguments: list[Any]
-    ) -> bytes:
+    ) -> Sendable:
         if b"" in arguments:
             arguments = self._name_default(operation, peer, collections, arguments)
         return operation.run(Turn(peer, self._access, collections), *arguments)

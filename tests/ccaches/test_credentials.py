@@ -9,6 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from pykcm.ccaches.credentials import Credentials
 from pykcm.protocol.credential import Credential, parse_credential
+from pykcm.protocol.messages import pack_blobs
 from pykcm.protocol.principal import Principal
 from pykcm.protocol.tag import Match, Tag
 from tests.builders import ALICE, BOB, HTTP, REALM, TGS, credential, credential_bytes, principal, tag_for
@@ -211,6 +212,7 @@ class AgainstAList(RuleBasedStateMachine):
         assert len(self.real) == len(self.model)
         assert self.real.size == sum(len(each.blob) for _, each in self.model)
         assert all(self.real.get(uuid) is each for uuid, each in self.model)
+        assert b"".join(self.real.packed.pieces) == pack_blobs([each.blob for _, each in self.model])
 
     @invariant()
     def indexes_hold_nothing_else(self) -> None:

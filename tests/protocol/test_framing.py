@@ -14,6 +14,7 @@ from pykcm.protocol.framing import (
     Frame,
     FrameReader,
     FramingError,
+    Pieces,
     pack_reply,
     pack_request,
 )
@@ -265,6 +266,21 @@ def test_packed_requests(opcode: int, arguments: bytes) -> None:
 def test_packed_replies(code: int, payload: bytes) -> None:
     """A reply's length counts code and payload, and its outer status is 0 whatever the code."""
     assert pack_reply(code, payload) == u32(4 + len(payload)) + u32(0) + i32(code) + payload
+
+
+@pytest.mark.parametrize("size", [0, 10, 32 * 1024, MIB])
+def test_a_reply_in_pieces(size: int) -> None:
+    """A payload in pieces makes the same bytes; what is long is not copied."""
+    piece = bytes(size)
+    whole = b"abc" + piece + b"def"
+    reply = pack_reply(0, Pieces(len(whole), [b"abc", piece, b"def"]))
+    assert isinstance(reply, bytes) == (size <= 10)
+    if isinstance(reply, bytes):
+        assert reply == pack_reply(0, whole)
+    else:
+        assert b"".join(reply.pieces) == pack_reply(0, whole)
+        assert reply.size == len(whole) + 12
+        assert reply.pieces[2] is piece
 
 
 def test_a_reply_without_payload() -> None:

@@ -10,7 +10,7 @@ from pykcm.client import KcmClient
 from pykcm.peer.access import Access
 from pykcm.peer.identity import Peer
 from pykcm.protocol.codes import KcmError
-from pykcm.protocol.framing import Frame
+from pykcm.protocol.framing import Frame, Sendable
 from pykcm.server.residents import Residents
 from pykcm.server.service import Service
 from pykcm.store.interface import Store
@@ -41,8 +41,10 @@ def frame(opcode: int, arguments: bytes = b"") -> Frame:
     return Frame(opcode, struct.pack(">BBH", 2, 0, opcode) + arguments)
 
 
-def unpack(reply: bytes) -> tuple[int, bytes]:
+def unpack(reply: Sendable) -> tuple[int, bytes]:
     """Code and payload of one packed reply."""
+    if not isinstance(reply, bytes):
+        reply = b"".join(reply.pieces)
     length, outer, code = struct.unpack_from(">IIi", reply)
     assert length == len(reply) - 8
     assert outer == 0, "MIT's client stops reading when the outer status is not 0"
@@ -109,7 +111,7 @@ class Server:
     def answers(self, requests: Sequence[tuple[int, int, bytes]]) -> list[tuple[int, bytes]]:
         """The answers to requests (UID, opcode, arguments) that come in one turn of the loop."""
 
-        async def all_at_once() -> list[bytes]:
+        async def all_at_once() -> list[Sendable]:
             performed = [
                 self.service.perform(peer(uid), frame(opcode, arguments))
                 for uid, opcode, arguments in requests

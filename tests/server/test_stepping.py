@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from pykcm.server.stepping import step
-from tests.server.waiting import settle
+from tests.server.waiting import settle, until
 
 
 def never(result: Any) -> None:
@@ -74,9 +74,7 @@ def test_waiting_for_a_task(loop_runner: asyncio.Runner) -> None:
             return "missed"
 
         assert step(waiting(), results.append) is None
-        async with asyncio.timeout(20):
-            while not results:
-                await asyncio.sleep(0)
+        await until(lambda: results)
         assert results == ["timed out"]
 
     loop_runner.run(scenario())

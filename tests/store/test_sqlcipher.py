@@ -81,9 +81,12 @@ class Database:
         return [int(secret.name) for secret in secrets]
 
     def overwrite(self, offset: int, size: int = 16) -> None:
+        """Make each of these bytes another one."""
         with self.path.open("r+b") as file:
             file.seek(offset)
-            file.write(b"\xa5" * size)
+            spoilt = bytes(byte ^ 0xA5 for byte in file.read(size))
+            file.seek(offset)
+            file.write(spoilt)
 
     @property
     def files(self) -> dict[str, bytes]:
