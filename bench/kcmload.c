@@ -31,7 +31,6 @@
  * operation, 1 for any other trouble.
  */
 #define _GNU_SOURCE
-#include <arpa/inet.h>
 #include <errno.h>
 #include <grp.h>
 #include <signal.h>
@@ -44,25 +43,18 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "messages.h"
 #include "samples.h"
 
-enum {
-    GEN_NEW = 3, INITIALIZE, DESTROY, STORE, RETRIEVE, GET_PRINCIPAL, GET_CRED_UUID_LIST, GET_CRED_BY_UUID,
-    REMOVE_CRED, GET_DEFAULT_CACHE = 20, SET_DEFAULT_CACHE, GET_KDC_OFFSET, SET_KDC_OFFSET,
-    GET_CRED_LIST = 13001, REPLACE
-};
 enum { FCC_NOFILE = -1765328189, FCC_INTERNAL = -1765328188, CC_NOSUPP = -1765328137, CC_IO = -1765328191 };
-enum { MAX_SAMPLES = 1 << 22, POOL = 1 << 17, GC_CACHED = 1, PATIENCE = 60 };
+enum { MAX_SAMPLES = 1 << 22, GC_CACHED = 1, PATIENCE = 60 };
 enum { UNSUPPORTED = 3 };
 
 static const char *sockpath, *workload;
 static char **command;
 static double seconds = 2;
-static int ncreds = 10, conns = 1, credsize = 1200, ccaches = 1, uids = 1, echo;
+static int ncreds = 10, conns = 1, ccaches = 1, uids = 1, echo;
 static long first_uid = -1;
-static uint8_t pool[POOL];
-
-typedef struct { uint8_t *p; size_t n, cap; } buf;
 
 /* What a connection's process shares with its parent. */
 typedef struct { size_t count; int errors; float samples[MAX_SAMPLES]; } results;
@@ -72,51 +64,9 @@ typedef struct { int fd, id; size_t want, got; buf req, rep; char name[64], clie
 
 static struct shared { volatile int ready, go; volatile double deadline; } *shared;
 
-static void die(const char *what) { fprintf(stderr, "kcmload: %s: %s\n", what, strerror(errno)); exit(1); }
 
 /* Messages */
 
-static void *room(buf *b, size_t n) {
-    if (b->n + n > b->cap) {
-        b->cap = (b->n + n) * 2 + 256;
-        if (!(b->p = realloc(b->p, b->cap))) die("realloc");
-    }
-    b->n += n;
-    return b->p + b->n - n;
-}
-static void put(buf *b, const void *p, size_t n) { memcpy(room(b, n), p, n); }
-static void put8(buf *b, uint8_t v) { put(b, &v, 1); }
-static void put16(buf *b, uint16_t v) { v = htons(v); put(b, &v, 2); }
-static void put32(buf *b, uint32_t v) { v = htonl(v); put(b, &v, 4); }
-static void put_data(buf *b, const char *s) { put32(b, strlen(s)); put(b, s, strlen(s)); }
-
-static void put_principal(buf *b, const char *first, const char *second) {
-    put32(b, 1); put32(b, second ? 2 : 1); put_data(b, "LOAD.TEST"); put_data(b, first);
-    if (second) put_data(b, second);
-}
-/* Credential 0 is the TGT. */
-static void put_server(buf *b, int i) {
-    char host[64];
-    snprintf(host, sizeof host, "h%d.load.test", i);
-    if (i) put_principal(b, "host", host); else put_principal(b, "krbtgt", "LOAD.TEST");
-}
-static void put_credential(buf *b, const char *client, int i) {
-    size_t begin = b->n;
-    uint32_t t = (uint32_t)time(NULL);
-    put_principal(b, client, NULL); put_server(b, i);
-    put16(b, 18); put32(b, 32); put(b, pool + i % 1000, 32);
-    put32(b, t); put32(b, t); put32(b, t + 36000); put32(b, t + 604800);
-    put8(b, 0); put32(b, 0x40e00000); put32(b, 0); put32(b, 0);
-    size_t ticket = (size_t)credsize - (b->n - begin) - 8;
-    put32(b, ticket); put(b, pool + i * 61 % (POOL / 2), ticket); put32(b, 0);
-}
-/* What libkrb5 asks with: client and server. */
-static void put_tag(buf *b, const char *client, int i) {
-    put32(b, 1 | 2); put_principal(b, client, NULL); put_server(b, i);
-    for (int k = 0; k < 4; k++) put32(b, 0);
-    put8(b, 0);
-    for (int k = 0; k < 4; k++) put32(b, 0);
-}
 static size_t principal_size(const char *client) { return 4 + 4 + 4 + strlen("LOAD.TEST") + 4 + strlen(client); }
 
 static buf *request(conn *c, int opcode, const char *name, size_t payload) {
@@ -407,10 +357,6 @@ static void usage(void) {
     fprintf(stderr, "usage: kcmload [-t seconds] [-n credentials] [-s size] [-c connections] [-u uid] [-m ccaches]\n"
                     "               [-U uids] [-e] SOCKET WORKLOAD [-- COMMAND...]\n");
     exit(2);
-}
-static void fill_pool(void) {
-    uint64_t x = 88172645463325252u;
-    for (size_t i = 0; i < POOL; i++) { x ^= x << 13; x ^= x >> 7; x ^= x << 17; pool[i] = (uint8_t)x; }
 }
 int main(int argc, char **argv) {
     for (int option; (option = getopt(argc, argv, "t:n:s:c:u:m:U:e")) != -1;) switch (option) {

@@ -42,6 +42,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     max_ccache_size: _KiB = 4096
     max_uid_size: _KiB = 16384
     max_request_size: _RequestKiB = 10240
+    max_connections: _Count = 4096
+    max_uid_connections: _Count = 256
     root_lists_all: bool = False
     responder_idle_timeout: _Seconds = 300.0
 
@@ -65,6 +67,8 @@ _ALLOWED = {
     "max_ccache_size": _SIZE,
     "max_uid_size": _SIZE,
     "max_request_size": "a size in KiB from 64 to 65536",
+    "max_connections": _NUMBER,
+    "max_uid_connections": _NUMBER,
     "root_lists_all": "true or false",
     "responder_idle_timeout": 'a duration from 0 (never) to 10 years: seconds, or "90s", "10m", "24h", "7d"',
 }

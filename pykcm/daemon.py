@@ -20,10 +20,12 @@ from pykcm.config import DEFAULT_FILE, Config, ConfigError, load_config
 from pykcm.logs import set_level, set_up_logging
 from pykcm.peer.access import Access
 from pykcm.peer.identity import Kernel, read_kernel
-from pykcm.server.connection import Connection
-from pykcm.server.connections import Connections
+from pykcm.server.connection import Common, Connection
+from pykcm.server.connections import Connections, Limits
+from pykcm.server.deadlines import Deadlines
 from pykcm.server.listener import BACKLOG, BoundSocket, ListenError
 from pykcm.server.residents import Residents
+from pykcm.server.rota import Rota
 from pykcm.server.service import Service
 from pykcm.server.systemd import Notifier, activated_sockets
 from pykcm.store.interface import Store, StoreUnusableError
@@ -35,6 +37,15 @@ KIB = 1024
 
 # A client that does not take its replies may not hold up the end for longer, in seconds.
 _PATIENCE_AT_END = 10.0
+
+# A request that has begun must be complete so many seconds later.
+_PATIENCE_WITH_A_REQUEST = 30.0
+
+# So many requests of the greatest size may a UID have waiting or incomplete.
+_LARGE_REQUESTS = 4
+
+# Descriptors that are no connections: the database, listening sockets, the event loop's own.
+_OWN_DESCRIPTORS = 32
 
 EXIT_UNUSABLE = 1
 
@@ -139,6 +150,20 @@ def _allow_many_descriptors() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
+def _limits(config: Config) -> Limits:
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if descriptors == resource.RLIM_INFINITY:
+        descriptors = sys.maxsize
+    most = max(1, descriptors - _OWN_DESCRIPTORS)
+    if config.max_connections > most:
+        log.warning("max_connections is %d, but descriptors allow only %d", config.max_connections, most)
+    return Limits(
+        min(config.max_connections or most, most),
+        config.max_uid_connections,
+        _LARGE_REQUESTS * config.max_request_size * KIB,
+    )
+
+
 def _open_store(config: Config, at_end: ExitStack) -> Store:
     store: Store
     if config.store == "memory":
@@ -180,10 +205,18 @@ async def _serve(
     # Without socket activation nothing would start the daemon again, and without a persistent store its
     # end is the end of the tickets.
     idle_timeout = config.responder_idle_timeout if activated and store.persistent else 0
-    connections = Connections(idle_timeout, stop.set)
+    connections = Connections(idle_timeout, stop.set, _limits(config))
+    common = Common(
+        service,
+        kernel,
+        connections,
+        Rota(),
+        Deadlines(_PATIENCE_WITH_A_REQUEST),
+        config.max_request_size * KIB,
+    )
 
     def connection() -> Connection:
-        return Connection(service, kernel, connections, config.max_request_size * KIB)
+        return Connection(common)
 
     servers = [
         await loop.create_unix_server(connection, sock=sock, backlog=BACKLOG, **_KEEP_PATH)

@@ -46,9 +46,9 @@ class FrameReader:
         self._unread = bytearray()
 
     @property
-    def unfinished(self) -> bool:
-        """Whether a request has begun and is not yet whole."""
-        return bool(self._unread)
+    def size(self) -> int:
+        """Bytes of a request that has begun and is not yet whole."""
+        return len(self._unread)
 
     def feed(self, data: bytes) -> list[Frame]:
         """The frames that are whole now that `data` has come; raises FramingError.

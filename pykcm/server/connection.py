@@ -3,11 +3,13 @@
 import asyncio
 import logging
 import socket
-from collections import deque
-from typing import TYPE_CHECKING, cast
+from time import perf_counter
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from pykcm.peer.identity import Kernel, Peer, PeerRefusedError, identify
 from pykcm.protocol.framing import Frame, FrameReader, FramingError, Sendable
+from pykcm.server.deadlines import Deadlines
+from pykcm.server.rota import Rota
 from pykcm.server.service import Service
 from pykcm.server.stepping import step
 
@@ -16,59 +18,114 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# In bytes: requests below are not counted towards what a UID may have waiting; there may be one for each
+# connection, and whatever comes behind it stays in the kernel.
+_SMALL = 16 * 1024
+
+
+class Common(NamedTuple):
+    """What all connections have in common; `max_request` in bytes."""
+
+    service: Service
+    kernel: Kernel
+    connections: "Connections"
+    rota: Rota
+    deadlines: Deadlines
+    max_request: int
+
 
 class Connection(asyncio.Protocol):
     """Answers one request after the other; those that come meanwhile wait, and reading pauses."""
 
-    def __init__(
-        self, service: Service, kernel: Kernel, connections: "Connections", max_request: int
-    ) -> None:
-        self._service = service
-        self._kernel = kernel
-        self._connections = connections
-        self._reader = FrameReader(max_request)
-        self._frames: deque[Frame] = deque()
+    # There may be thousands that do nothing.
+    __slots__ = (
+        "_common",
+        "_frames",
+        "_has_begun",
+        "_has_ended",
+        "_held",
+        "_is_choked",
+        "_is_paused",
+        "_is_queued",
+        "_last_heard",
+        "_peer",
+        "_performing",
+        "_reader",
+        "_rota",
+        "_service",
+        "_transport",
+        "uid",
+    )
+
+    def __init__(self, common: Common) -> None:
+        self._common = common
+        self._service = common.service
+        self._rota = common.rota
+        self._reader = FrameReader(common.max_request)
+        self._frames: list[Frame] = []  # those that wait, the next one last
+        self._performing: Frame | None = None  # begun, and not yet answered
         self._peer: Peer
         self._transport: asyncio.Transport
-        self._is_waiting = False  # for the reply to the request that was begun
+        self._held = 0  # bytes of requests, as they have been counted
+        self._last_heard = 0.0
+        self._has_begun = False  # a part of a request has come
+        self._is_queued = False  # in the rota
         self._is_choked = False  # the client does not read its replies
         self._has_ended = False  # no more requests will come
         self._is_paused = False
+        self.uid = -1
 
     # What the event loop calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         try:
-            self._peer = identify(transport.get_extra_info("socket"), self._kernel)
+            self._peer = identify(transport.get_extra_info("socket"), self._common.kernel)
         except PeerRefusedError as refusal:
-            log.warning("connection refused: %s", refusal)
+            if self._common.connections.refusal_warnings.is_due(self.uid):
+                log.warning("connection refused: %s", refusal)
             self._transport.abort()
             return
-        self._connections.add(self)
+        self.uid = self._peer.uid
+        self._last_heard = perf_counter()
+        if not self._common.connections.add(self):
+            self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._has_ended = True
         self._frames.clear()
-        self._connections.discard(self)
+        self._common.deadlines.end(self)
+        if self._held:
+            self._common.connections.hold(self.uid, -self._held)
+            self._held = 0
+        self._common.connections.discard(self)
 
     def data_received(self, data: bytes) -> None:
         try:
             frames = self._reader.feed(data)
         except FramingError as error:
-            peer = self._peer
-            if self._connections.broken_off_warnings.is_due(peer.uid):
-                log.warning("UID %d (process %d): connection closed: %s", peer.uid, peer.pid, error)
-            self._has_ended = True
-            self._transport.abort()
+            self._break_off(str(error))
             return
-        self._frames.extend(frames)
-        self._advance()
+        if (
+            len(frames) == 1
+            and not self._frames
+            and self._performing is None
+            and not self._is_choked
+            and not self._has_begun
+            and not self._reader.size
+            and len(frames[0].message) <= _SMALL
+            and self._rota.admits()
+        ):
+            # Nearly always: nothing waits, and nothing has to be counted.
+            self._serve(frames[0])
+        else:
+            self._frames[:0] = reversed(frames)
+            self._advance()
 
     def eof_received(self) -> bool:
         """Keep the connection until what has begun is answered."""
         self._has_ended = True
-        return self._is_waiting or bool(self._frames)
+        return self._performing is not None or bool(self._frames)
 
     def pause_writing(self) -> None:
         self._is_choked = True
@@ -80,25 +137,43 @@ class Connection(asyncio.Protocol):
     # What happens to the requests
 
     def _advance(self) -> None:
-        frames = self._frames
-        while frames and not self._is_waiting and not self._is_choked:
-            reply = step(self._service.perform(self._peer, frames.popleft()), self._reply_late)
-            if reply is None:
-                self._is_waiting = True
+        rota = self._rota
+        while self._frames and not self._is_queued and self._may_serve():
+            if rota.admits():
+                self._serve(self._frames.pop())
             else:
-                self._reply(reply)
+                self._is_queued = True
+                rota.wait(self.uid, self)
         if self._has_ended:
-            if not frames and not self._is_waiting:
+            if not self._frames and self._performing is None:
                 self._transport.close()
-        elif self._is_paused != bool(frames):
-            self._is_paused = not self._is_paused
-            if self._is_paused:
-                self._transport.pause_reading()
-            else:
-                self._transport.resume_reading()
+            return
+        self._pause_or_resume()
+        if self._reader.size or self._frames or self._performing is not None or self._held:
+            self._count_what_waits()
+        if self._has_begun or self._reader.size:
+            self._mind_the_deadline()
+
+    def take_turn(self) -> None:
+        """Serve one request: the rota calls this when it is this connection's turn."""
+        self._is_queued = False
+        if self._frames and self._may_serve():
+            self._serve(self._frames.pop())
+        self._advance()
+
+    def _may_serve(self) -> bool:
+        return self._performing is None and not self._is_choked
+
+    def _serve(self, frame: Frame) -> None:
+        self._last_heard = self._rota.now
+        reply = step(self._service.perform(self._peer, frame), self._reply_late)
+        if reply is None:
+            self._performing = frame
+        else:
+            self._reply(reply)
 
     def _reply_late(self, reply: Sendable) -> None:
-        self._is_waiting = False
+        self._performing = None
         self._reply(reply)
         self._advance()
 
@@ -109,7 +184,64 @@ class Connection(asyncio.Protocol):
         if isinstance(reply, bytes):
             transport.write(reply)
         else:
+            self._rota.charge(reply.size)
             transport.writelines(reply.pieces)
+
+    # What keeps one client from taking up too much
+
+    def _pause_or_resume(self) -> None:
+        # The one that is served or in the rota is no reason: its client waits for the reply and sends nothing.
+        has_more = len(self._frames) + (self._performing is not None) > 1
+        if has_more != self._is_paused:
+            self._is_paused = has_more
+            if has_more:
+                self._transport.pause_reading()
+            else:
+                self._transport.resume_reading()
+
+    def _count_what_waits(self) -> None:
+        size = self._reader.size + sum(len(frame.message) for frame in self._frames)
+        if self._performing is not None:
+            size += len(self._performing.message)
+        held = size if size > _SMALL else 0
+        if held != self._held:
+            more = held - self._held
+            self._held = held
+            if not self._common.connections.hold(self.uid, more):
+                self._break_off("too much of this UID's requests waits or is incomplete")
+
+    def _mind_the_deadline(self) -> None:
+        # While it is us who do not read, the client cannot complete what it has begun.
+        self._has_begun = bool(self._reader.size) and not self._is_paused
+        if self._has_begun:
+            self._common.deadlines.begin(self)
+        else:
+            self._common.deadlines.end(self)
+
+    def give_up(self) -> None:
+        """The time for the request that has begun is over."""
+        self._break_off(f"a request was not complete within {self._common.deadlines.patience:.0f} s")
+
+    def _break_off(self, why: str) -> None:
+        if self._common.connections.broken_off_warnings.is_due(self.uid):
+            log.warning("UID %d (process %d): connection closed: %s", self.uid, self._peer.pid, why)
+        self._has_ended = True
+        self._frames.clear()
+        self._transport.abort()
+
+    @property
+    def idle_since(self) -> float | None:
+        """When the last request came, in seconds of perf_counter; None while one is under way.
+
+        A request is under way from its first byte to the last one of its reply.
+        """
+        under_way = (
+            self._performing is not None
+            or self._frames
+            or self._reader.size
+            or self._transport.get_write_buffer_size()
+        )
+        return None if under_way else self._last_heard
 
     # What the daemon's end calls
 

@@ -1,14 +1,31 @@
-"""All connections together: to tell idleness by, and to end them in order."""
+"""All connections together: how many there may be, whether there are any, and how they end in order."""
 
 import asyncio
+import logging
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from pykcm.logs import Throttle
 
+log = logging.getLogger(__name__)
 
-class Closable(Protocol):
+
+class Limits(NamedTuple):
+    """What one UID, and all together, may take up; 0: no limit. `uid_bytes` are those of requests."""
+
+    connections: int = 0
+    uid_connections: int = 0
+    uid_bytes: int = 0
+
+
+class Member(Protocol):
     """What is asked of a connection."""
+
+    uid: int
+
+    @property
+    def idle_since(self) -> float | None:
+        """When its last request came; None while one is under way. Comparable with that of others."""
 
     def finish(self) -> None:
         """Answer what has begun, then close."""
@@ -20,30 +37,88 @@ class Closable(Protocol):
 class Connections:
     """The open connections. `idle_timeout` seconds without any, `on_idle` is called (0: never)."""
 
-    def __init__(self, idle_timeout: float, on_idle: Callable[[], None]) -> None:
+    def __init__(self, idle_timeout: float, on_idle: Callable[[], None], limits: Limits = Limits()) -> None:
         self._idle_timeout = idle_timeout
         self._on_idle = on_idle
-        self._open: set[Closable] = set()
+        self._limits = limits
+        self._open: dict[int, set[Member]] = {}
+        self._count = 0
+        self._bytes: dict[int, int] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._is_ending = False
+        self._limit_warnings = Throttle(1)
         self.broken_off_warnings = Throttle(100)
+        self.refusal_warnings = Throttle(100)
         self._all_closed = asyncio.Event()
         self._all_closed.set()
 
-    def add(self, connection: Closable) -> None:
-        self._open.add(connection)
-        self._all_closed.clear()
-        self._stop_timer()
+    def add(self, connection: Member) -> bool:
+        """Count the connection in; False where there is no room for it, and it is to be closed."""
+        if not self._has_room(connection.uid):
+            return False
+        self._open.setdefault(connection.uid, set()).add(connection)
+        self._count += 1
+        if self._count == 1:
+            self._all_closed.clear()
+            self._stop_timer()
         if self._is_ending:
             # Accepted before the listening socket was closed, and told only now.
             connection.finish()
+        return True
 
-    def discard(self, connection: Closable) -> None:
-        self._open.discard(connection)
-        if not self._open:
+    def discard(self, connection: Member) -> None:
+        """Count the connection out, if it has been counted in."""
+        own = self._open.get(connection.uid)
+        if own is None or connection not in own:
+            return
+        own.remove(connection)
+        if not own:
+            del self._open[connection.uid]
+        self._count -= 1
+        if not self._count:
             self._all_closed.set()
             if not self._is_ending:
                 self.start_timer()
+
+    # How many there may be
+
+    def _has_room(self, uid: int) -> bool:
+        limits = self._limits
+        if limits.uid_connections and len(self._open.get(uid, ())) >= limits.uid_connections:
+            return self._make_room(uid, uid, f"max_uid_connections ({limits.uid_connections}) reached")
+        if limits.connections and self._count >= limits.connections:
+            # Whoever has the most gives way, so that nobody is kept out by another one's many.
+            most = max(self._open, key=lambda each: len(self._open[each]))
+            return self._make_room(most, uid, f"max_connections ({limits.connections}) reached")
+        return True
+
+    def _make_room(self, giving: int, asking: int, why: str) -> bool:
+        """Close the longest idle connection of the UID `giving`; False where none is idle."""
+        idle = [
+            (since, connection)
+            for connection in self._open[giving]
+            if (since := connection.idle_since) is not None
+        ]
+        if self._limit_warnings.is_due(giving):
+            what = "the longest idle one of UID %d was closed" if idle else "none of UID %d is idle, refused"
+            log.warning("connection of UID %d: %s; " + what, asking, why, giving, extra={"KCM_UID": giving})
+        if not idle:
+            return False
+        _, longest = min(idle, key=lambda each: each[0])
+        longest.abort()
+        self.discard(longest)
+        return True
+
+    def hold(self, uid: int, more: int) -> bool:
+        """Count bytes of requests that wait or are incomplete; False where the UID has too many."""
+        held = self._bytes.get(uid, 0) + more
+        if held:
+            self._bytes[uid] = held
+        else:
+            del self._bytes[uid]
+        return not self._limits.uid_bytes or held <= self._limits.uid_bytes
+
+    # Whether there are any
 
     def start_timer(self) -> None:
         """Begin to count the idle time; a connection stops it."""
@@ -56,18 +131,23 @@ class Connections:
             self._timer.cancel()
             self._timer = None
 
+    # How they end
+
     async def finish(self, patience: float) -> int:
         """End all in order; those that take longer than `patience` seconds are cut off, and counted."""
         self._is_ending = True
         self._stop_timer()
-        for connection in list(self._open):
+        for connection in self._all():
             connection.finish()
         try:
             async with asyncio.timeout(patience):
                 await self._all_closed.wait()
         except TimeoutError:
             pass
-        late = list(self._open)
+        late = self._all()
         for connection in late:
             connection.abort()
         return len(late)
+
+    def _all(self) -> list[Member]:
+        return [connection for own in self._open.values() for connection in own]

@@ -1,0 +1,167 @@
+/* flood: one user who asks for as much as a server gives, over many connections of one process.
+ *
+ *   flood [-t seconds] [-c connections] [-k kinds] [-u uid] [-n credentials] [-s size] SOCKET
+ *
+ *   -t SECONDS   how long (2)
+ *   -c COUNT     connections (200)
+ *   -k KINDS     their kinds, by letter and in turn (slh)
+ *   -u UID       as whom (the caller)
+ *   -n COUNT     credentials in the ccache that is listed (500)
+ *   -s BYTES     size of a credential that is stored (60000)
+ *
+ * The kinds: STORE after STORE (s); GET_CRED_LIST after GET_CRED_LIST, the replies read as fast as they come
+ * (l); GET_PRINCIPAL after GET_PRINCIPAL (p); requests of which a half is sent and then nothing (h). A connection that the server closes is made anew.
+ * Prints a line when the ccaches are filled and the flood begins, and at the end how much was answered.
+ */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <grp.h>
+#include <signal.h>
+#include <sys/epoll.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "messages.h"
+#include "samples.h"
+
+enum kind { STORES, LISTS, PINGS, HALVES, KINDS };
+static const char letters[] = "slph";
+enum { STORED = 8, LISTED_SIZE = 1200, CHUNK = 1 << 18 };
+
+typedef struct {
+    int fd;
+    enum kind kind;
+    size_t sent, size, got, want;  /* of the request; of the reply, whose size is known from 4 bytes on */
+    uint8_t head[4];
+} conn;
+
+static const char *sockpath, *kinds = "slh";
+static buf requests[KINDS][STORED];
+static size_t answered[KINDS], redialled;
+static int poller;
+
+static buf *message(buf *b, int opcode, const char *name) {
+    b->n = 0;
+    put32(b, 0); put8(b, 2); put8(b, 0); put16(b, opcode); put(b, name, strlen(name) + 1);
+    return b;
+}
+static buf *finished(buf *b) { uint32_t n = htonl(b->n - 4); memcpy(b->p, &n, 4); return b; }
+
+static int dial(int flags) {
+    struct sockaddr_un a = { .sun_family = AF_UNIX };
+    int fd = socket(AF_UNIX, SOCK_STREAM | flags, 0);
+    if (fd < 0) die("flood: socket");
+    strncpy(a.sun_path, sockpath, sizeof a.sun_path - 1);
+    if (connect(fd, (void *)&a, sizeof a)) { if (errno == EAGAIN) { close(fd); return -1; } die(sockpath); }
+    return fd;
+}
+static void open_conn(conn *c) {
+    c->sent = c->got = c->size = 0;
+    if ((c->fd = dial(SOCK_NONBLOCK)) < 0) return;
+    struct epoll_event e = { .events = EPOLLIN | EPOLLOUT, .data.ptr = c };
+    if (epoll_ctl(poller, EPOLL_CTL_ADD, c->fd, &e)) die("flood: epoll_ctl");
+}
+static void reopen(conn *c) { if (c->fd >= 0) close(c->fd); redialled++; open_conn(c); }
+static void want(conn *c, uint32_t events) {
+    struct epoll_event e = { .events = events, .data.ptr = c };
+    if (epoll_ctl(poller, EPOLL_CTL_MOD, c->fd, &e)) die("flood: epoll_ctl");
+}
+
+static int may_wait(void) { return errno == EAGAIN || errno == EINTR; }
+
+static void drive(conn *c) {
+    static uint8_t chunk[CHUNK];
+    const buf *b = &requests[c->kind][answered[c->kind] % (c->kind == STORES ? STORED : 1)];
+    if (!c->size) { c->size = c->kind == HALVES ? b->n / 2 : b->n; c->sent = 0; }
+    while (c->sent < c->size) {
+        ssize_t n = write(c->fd, b->p + c->sent, c->size - c->sent);
+        if (n < 0) { if (may_wait()) return; reopen(c); return; }
+        c->sent += n;
+    }
+    if (!c->got) want(c, EPOLLIN);
+    for (;;) {
+        ssize_t n = read(c->fd, chunk, sizeof chunk);
+        if (n < 0 && may_wait()) return;
+        if (n <= 0) { reopen(c); return; }
+        for (ssize_t i = 0; i < n && c->got + i < 4; i++) c->head[c->got + i] = chunk[i];
+        c->got += n;
+        if (c->got < 4) continue;
+        uint32_t word;
+        memcpy(&word, c->head, 4);
+        if (c->got < 8 + (size_t)ntohl(word)) continue;
+        answered[c->kind]++;
+        c->got = c->size = 0;
+        want(c, EPOLLIN | EPOLLOUT);
+        return;
+    }
+}
+
+/* Asks once, and waits for the reply. */
+static void ask(int fd, const buf *b) {
+    uint8_t reply[4096];
+    if (write(fd, b->p, b->n) != (ssize_t)b->n || read(fd, reply, sizeof reply) < 12) die("flood: filling");
+    if (memcmp(reply + 8, "\0\0\0", 4)) { fprintf(stderr, "flood: refused while filling\n"); exit(1); }
+}
+
+static void prepare(int listed, int stored_size) {
+    char name[2][64];
+    buf b = { 0 };
+    int fd = dial(0);
+    for (int i = 0; i < 2; i++) snprintf(name[i], sizeof name[i], "%ld:flood%d", (long)getuid(), i);
+    put_principal(message(&b, INITIALIZE, name[0]), "flood", NULL); ask(fd, finished(&b));
+    put32(message(&b, REPLACE, name[1]), 0); put_principal(&b, "flood", NULL); put32(&b, listed);
+    for (int i = 0; i < listed; i++) { put32(&b, credsize); put_credential(&b, "flood", i); }
+    ask(fd, finished(&b));
+    close(fd);
+    finished(message(&requests[LISTS][0], GET_CRED_LIST, name[1]));
+    finished(message(&requests[PINGS][0], GET_PRINCIPAL, name[1]));
+    credsize = stored_size;
+    for (int i = 0; i < STORED; i++) {
+        put_credential(message(&requests[STORES][i], STORE, name[0]), "flood", i);
+        finished(&requests[STORES][i]);
+    }
+    put(&requests[HALVES][0], requests[STORES][0].p, requests[STORES][0].n);
+}
+
+int main(int argc, char **argv) {
+    double seconds = 2;
+    int count = 200, listed = 500, stored_size = 60000;
+    for (int option; (option = getopt(argc, argv, "t:c:k:u:n:s:")) != -1;) switch (option) {
+        case 't': seconds = atof(optarg); break;
+        case 'c': count = atoi(optarg); break;
+        case 'k': kinds = optarg; break;
+        case 'n': listed = atoi(optarg); break;
+        case 's': stored_size = atoi(optarg); break;
+        case 'u':
+            if (setgroups(0, NULL) || setresgid(atol(optarg), atol(optarg), atol(optarg)) ||
+                setresuid(atol(optarg), atol(optarg), atol(optarg))) die("flood: setresuid");
+            break;
+        default: optind = argc;
+    }
+    if (argc - optind != 1 || count < 1 || !*kinds || strspn(kinds, letters) != strlen(kinds) || stored_size < 256 || stored_size > POOL / 2) {
+        fprintf(stderr, "usage: flood [-t seconds] [-c connections] [-k kinds] [-u uid] [-n credentials] [-s size] SOCKET\n");
+        return 2;
+    }
+    sockpath = argv[optind];
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    signal(SIGPIPE, SIG_IGN);
+    fill_pool();
+    credsize = LISTED_SIZE;
+    prepare(listed, stored_size);
+    if ((poller = epoll_create1(0)) < 0) die("flood: epoll");
+    conn *conns = calloc(count, sizeof *conns);
+    for (int i = 0; i < count; i++) { conns[i].kind = strchr(letters, kinds[i % strlen(kinds)]) - letters; open_conn(&conns[i]); }
+    printf("flooding\n");
+    fflush(stdout);
+    for (double begin = now(); now() - begin < seconds;) {
+        struct epoll_event events[256];
+        int n = epoll_wait(poller, events, 256, 100);
+        for (int i = 0; i < n; i++) drive(events[i].data.ptr);
+        for (int i = 0; i < count; i++) if (conns[i].fd < 0) open_conn(&conns[i]);
+    }
+    printf("stores=%zu lists=%zu pings=%zu redialled=%zu\n", answered[STORES], answered[LISTS], answered[PINGS],
+           redialled);
+    return 0;
+}

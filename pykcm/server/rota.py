@@ -1,0 +1,90 @@
+"""UIDs take turns: who is served next when more has come than can be served at once.
+
+Nearly always nothing waits, and a request is served where it arrives. When serving has gone on for a slice
+of time without a pause, what comes next queues up: one request of each UID in rotation, slice by slice, and
+between slices the event loop looks for what others have sent. So it makes no difference to one user how
+many connections another one has.
+"""
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from time import perf_counter
+from typing import Protocol
+
+# Seconds. As short as turning to the event loop and back allows at a cost of a few percent.
+_SLICE = 0.000_5
+
+# After so many seconds without a request the event loop has looked at all sockets.
+_PAUSE = 0.000_1
+
+# Handing bytes to the kernel takes time, too, and it passes later: bytes per second, rather low.
+_BYTES_PER_SECOND = 2e9
+
+
+class Servable(Protocol):
+    """What waits for its turn."""
+
+    def take_turn(self) -> None:
+        """Serve one request."""
+
+
+class Rota:
+    """Decides for each request whether it is served at once, and keeps those that are not.
+
+    `now`: when `admits` was last asked, in seconds of `clock`.
+    """
+
+    def __init__(self, clock: Callable[[], float] = perf_counter) -> None:
+        self._clock = clock
+        self._waiting: OrderedDict[int, deque[Servable]] = OrderedDict()
+        self._is_due = False
+        self._slice_began = 0.0
+        self.now = 0.0
+
+    def admits(self) -> bool:
+        """Whether the request that has just come is to be served at once; otherwise it is to `wait`."""
+        now = self._clock()
+        if now - self.now > _PAUSE and not self._waiting:
+            self._slice_began = now
+        self.now = now
+        spent = now - self._slice_began
+        if spent > _SLICE * 0.8:
+            # If the event loop turns before the slice is over, the next one begins, and nobody has to wait.
+            self._serve_soon()
+        return not self._waiting and spent < _SLICE
+
+    def charge(self, size: int) -> None:
+        """Count the sending of so many bytes towards the slice."""
+        self._slice_began -= size / _BYTES_PER_SECOND
+
+    def wait(self, uid: int, servable: Servable) -> None:
+        """Have its turn taken when it is the UID's and it is first among the UID's own."""
+        queue = self._waiting.get(uid)
+        if queue is None:
+            queue = self._waiting[uid] = deque()
+        queue.append(servable)
+        self._serve_soon()
+
+    def _serve_soon(self) -> None:
+        if not self._is_due:
+            self._is_due = True
+            asyncio.get_running_loop().call_soon(self._serve)
+
+    def _serve(self) -> None:
+        self._is_due = False
+        waiting = self._waiting
+        self._slice_began = self._clock()
+        while waiting:
+            uid, queue = next(iter(waiting.items()))
+            # Before the turn is taken: who has more to be served queues up again behind the others.
+            servable = queue.popleft()
+            if queue:
+                waiting.move_to_end(uid)
+            else:
+                del waiting[uid]
+            servable.take_turn()
+            if self._clock() - self._slice_began >= _SLICE:
+                break
+        if waiting:
+            self._serve_soon()
