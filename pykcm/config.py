@@ -14,6 +14,7 @@ DEFAULT_FILE = Path("/etc/pykcm/pykcm.toml")
 
 _Count = Annotated[int, msgspec.Meta(ge=0)]
 _KiB = Annotated[int, msgspec.Meta(ge=0, le=2**40)]
+_MiB = Annotated[int, msgspec.Meta(ge=0, le=2**30)]
 
 # A request must be able to hold a credential; MIT's client takes no reply over 10 MiB, and nobody sends more.
 _RequestKiB = Annotated[int, msgspec.Meta(ge=64, le=64 * 1024)]
@@ -42,6 +43,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     max_ccache_size: _KiB = 4096
     max_uid_size: _KiB = 16384
     max_request_size: _RequestKiB = 10240
+    collection_cache_size: _MiB = 64
     max_connections: _Count = 4096
     max_uid_connections: _Count = 256
     root_lists_all: bool = False
@@ -67,6 +69,7 @@ _ALLOWED = {
     "max_ccache_size": _SIZE,
     "max_uid_size": _SIZE,
     "max_request_size": "a size in KiB from 64 to 65536",
+    "collection_cache_size": "a size in MiB: a whole number from 0 (no limit) to 2^30",
     "max_connections": _NUMBER,
     "max_uid_connections": _NUMBER,
     "root_lists_all": "true or false",

@@ -34,6 +34,7 @@ from pykcm.store.memory import MemoryStore
 log = logging.getLogger(__name__)
 
 KIB = 1024
+MIB = 1024 * KIB
 
 # A client that does not take its replies may not hold up the end for longer, in seconds.
 _PATIENCE_AT_END = 10.0
@@ -201,7 +202,11 @@ async def _serve(
         loop.add_signal_handler(number, stop.set)
 
     kernel = read_kernel()
-    service = Service(store, Residents(store, _quotas(config)), Access(root_lists_all=config.root_lists_all))
+    service = Service(
+        store,
+        Residents(store, _quotas(config), config.collection_cache_size * MIB),
+        Access(root_lists_all=config.root_lists_all),
+    )
     # Without socket activation nothing would start the daemon again, and without a persistent store its
     # end is the end of the tickets.
     idle_timeout = config.responder_idle_timeout if activated and store.persistent else 0

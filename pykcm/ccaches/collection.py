@@ -30,6 +30,10 @@ from pykcm.protocol.wire import UUID_SIZE
 
 _UID_SIZE = 4
 
+# Bytes of memory beside those that count as size, measured: of a ccache or collection, and of a credential.
+_OVERHEAD = 2000
+_CREDENTIAL_OVERHEAD = 1000
+
 
 def uid_in(uuid: bytes) -> int:
     """The UID whose collection the ccache of this UUID is in: a UUID finds its ccache without an index."""
@@ -75,6 +79,12 @@ class Collection:
             self._by_uuid[ccache.uuid] = ccache
             self._size += ccache.size
         self._default = default
+
+    @property
+    def footprint(self) -> int:
+        """Bytes of memory that it takes up, about."""
+        credentials = sum(len(ccache.credentials) for ccache in self)
+        return self._size + _OVERHEAD * (1 + len(self._ccaches)) + _CREDENTIAL_OVERHEAD * credentials
 
     # Reading
 

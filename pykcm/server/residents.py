@@ -1,4 +1,11 @@
-"""The collections in memory: each is read from the store once, and from then on is the truth for reads."""
+"""The collections in memory: read from the store when they are asked for, and from then on the truth for reads.
+
+Those that were asked for longest ago make room when all together grow too large; they are read again when
+they are wanted again.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
 
 from pykcm.ccaches.collection import Collection
 from pykcm.ccaches.quotas import Census, Quotas
@@ -7,30 +14,65 @@ from pykcm.store.interface import Store
 
 
 class Residents:
-    """Collections by UID. A collection is read and changed only in its UID's turn (see Lanes)."""
+    """Collections by UID. A collection is read and changed only in its UID's turn (see Lanes).
 
-    def __init__(self, store: Store, quotas: Quotas) -> None:
+    `cache_size`: bytes of memory that all together may take up; 0: no limit.
+    """
+
+    def __init__(self, store: Store, quotas: Quotas, cache_size: int = 0) -> None:
         self._store = store
         self._quotas = quotas
+        self._cache_size = cache_size
         self._census = Census()
-        self._collections: dict[int, Collection] = {}
+        # The one that was asked for last stands at the end.
+        self._collections: OrderedDict[int, Collection] = OrderedDict()
+        self._footprints: dict[int, int] = {}
+        self._footprint = 0
 
     def present(self, uid: int) -> Collection | None:
         """The collection, where it is in memory already."""
-        return self._collections.get(uid)
+        collection = self._collections.get(uid)
+        if collection is not None:
+            self._collections.move_to_end(uid)
+        return collection
 
     async def get(self, uid: int) -> Collection:
         """The collection, read from the store where need be; raises StoreError."""
         if self._quotas.max_ccaches and self._census.total is None:
             self._census.total = await self._store.count_ccaches()
-        collection = self._collections.get(uid)
+        collection = self.present(uid)
         if collection is None:
             collection = Collection(uid, self._quotas, self._census)
             restore(collection, await self._store.load(uid))
             self._collections[uid] = collection
+            self.weigh(collection)
         return collection
 
     def drop(self, uid: int) -> None:
         """Forget a collection that may differ from what is stored: the next to ask reads it again."""
-        self._collections.pop(uid, None)
+        self._forget(uid)
         self._census.total = None
+
+    def weigh(self, collection: Collection) -> None:
+        """Take note that a collection may have another size now."""
+        footprint = collection.footprint
+        self._footprint += footprint - self._footprints.get(collection.uid, 0)
+        self._footprints[collection.uid] = footprint
+
+    def make_room(self, may_go: Callable[[int], bool]) -> None:
+        """Forget collections until they fit, the least recently used first; never the last one used.
+
+        `may_go` tells by UID which are in nobody's turn.
+        """
+        if not self._cache_size or self._footprint <= self._cache_size:
+            return
+        *others, _ = self._collections
+        for uid in others:
+            if may_go(uid):
+                self._forget(uid)
+                if self._footprint <= self._cache_size:
+                    return
+
+    def _forget(self, uid: int) -> None:
+        self._collections.pop(uid, None)
+        self._footprint -= self._footprints.pop(uid, 0)

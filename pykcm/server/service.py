@@ -89,6 +89,7 @@ class Service:
         finally:
             for uid in wanted[:entered]:
                 self._lanes.leave(uid)
+            self._residents.make_room(self._lanes.is_free)
 
     def _present(self, uids: tuple[int, ...]) -> list[Collection] | None:
         present = []
@@ -113,6 +114,7 @@ class Service:
                     changes = collection.take_changes()
                     if changes:
                         changed.add(collection.uid)
+                        self._residents.weigh(collection)
                         todo += secret_changes(collection.uid, changes)
             if todo:
                 await self._committer.commit(todo)

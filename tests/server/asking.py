@@ -99,10 +99,11 @@ class Server:
         *,
         quotas: Quotas = NO_LIMITS,
         root_lists_all: bool = False,
+        cache_size: int = 0,
     ) -> None:
         self.runner = runner
         self.store = ScriptedStore(store)
-        self.residents = Residents(self.store, quotas)
+        self.residents = Residents(self.store, quotas, cache_size)
         self.service = Service(self.store, self.residents, Access(root_lists_all=root_lists_all))
 
     def ask_as(self, uid: int, label: str | None = None) -> Asking:

@@ -2,14 +2,16 @@
 
 import asyncio
 import errno
+from collections.abc import Sequence
 
 import pytest
 
 from pykcm.ccaches.quotas import Quotas
 from pykcm.server.residents import Residents
 from pykcm.store.interface import Store, StoreError
+from pykcm.store.memory import MemoryStore
 from pykcm.store.tree import Put, ccache_name, ccaches_container
-from tests.builders import ALICE, refused
+from tests.builders import ALICE, TGS, credential_bytes, refused
 from tests.server.asking import ScriptedStore, Server
 
 
@@ -111,3 +113,92 @@ def test_without_the_limit_nothing_is_counted(runner: asyncio.Runner, store: Sto
 
     server.store.count_ccaches = counting  # type: ignore[method-assign]
     server.ask_as(1000).initialize(b"1000", ALICE)
+
+
+def filled(residents: Residents, runner: asyncio.Runner, uids: Sequence[int]) -> None:
+    for uid in uids:
+        collection = runner.run(residents.get(uid))
+        collection.initialize(b"%d" % uid, ALICE, None)
+        collection.take_changes()
+        residents.weigh(collection)
+
+
+def present(residents: Residents) -> set[int]:
+    # Not by `present`, which is a use.
+    return set(residents._collections)
+
+
+@pytest.fixture
+def footprint(runner: asyncio.Runner) -> int:
+    """Of a collection with one empty ccache."""
+    residents = Residents(MemoryStore(), Quotas())
+    filled(residents, runner, [1000])
+    return runner.run(residents.get(1000)).footprint
+
+
+def test_the_least_recently_used_goes(runner: asyncio.Runner, store: Store, footprint: int) -> None:
+    """What does not fit is forgotten, beginning with what was used longest ago."""
+    residents = Residents(store, Quotas(), cache_size=3 * footprint)
+    filled(residents, runner, [1000, 2000, 3000])
+    residents.make_room(lambda _: True)
+    assert present(residents) == {1000, 2000, 3000}
+    residents.present(1000)
+    filled(residents, runner, [4000])
+    residents.make_room(lambda _: True)
+    assert present(residents) == {1000, 3000, 4000}
+
+
+def test_in_turn(runner: asyncio.Runner, store: Store, footprint: int) -> None:
+    """What is in somebody's turn stays, and so does what was used last, however large."""
+    residents = Residents(store, Quotas(), cache_size=1)
+    filled(residents, runner, [1000, 2000, 3000])
+    residents.make_room(lambda uid: uid != 1000)
+    assert present(residents) == {1000, 3000}
+    residents.make_room(lambda _: True)
+    assert present(residents) == {3000}
+
+
+def test_without_limit(runner: asyncio.Runner, store: Store) -> None:
+    """A cache size of 0 is no limit."""
+    residents = Residents(store, Quotas())
+    filled(residents, runner, range(1000, 1100))
+    residents.make_room(lambda _: True)
+    assert len(present(residents)) == 100
+
+
+def test_dropping_gives_room(runner: asyncio.Runner, store: Store, footprint: int) -> None:
+    """What was dropped after a failure counts no longer, and what shrank counts less."""
+    residents = Residents(store, Quotas(), cache_size=5 * footprint // 2)
+    filled(residents, runner, [1000, 2000])
+    residents.drop(1000)
+    filled(residents, runner, [3000])
+    residents.make_room(lambda _: True)
+    assert present(residents) == {2000, 3000}
+    shrunk = runner.run(residents.get(2000))
+    shrunk.destroy(b"2000")
+    residents.weigh(shrunk)
+    filled(residents, runner, [4000])
+    residents.make_room(lambda _: True)
+    assert present(residents) == {2000, 3000, 4000}
+
+
+def test_read_again(runner: asyncio.Runner, store: Store) -> None:
+    """What fell out of memory is read again when it is asked for, with everything that was stored."""
+    server = Server(runner, store, cache_size=1)
+    for uid in (1000, 2000, 3000):
+        asking = server.ask_as(uid)
+        asking.initialize(b"%d" % uid, ALICE)
+        asking.store(b"%d" % uid, credential_bytes(TGS))
+    assert present(server.residents) == {3000}
+    assert server.ask_as(1000).get_cred_list(b"1000") == [credential_bytes(TGS)]
+    assert present(server.residents) == {1000}
+    assert server.store.loads == [1000, 2000, 3000, 1000]
+
+
+def test_listing_everyone(runner: asyncio.Runner, store: Store) -> None:
+    """Root's list of everyone's ccaches needs all of them at once, and leaves memory as small as before."""
+    server = Server(runner, store, cache_size=1, root_lists_all=True)
+    for uid in (1000, 2000, 3000):
+        server.ask_as(uid).initialize(b"%d" % uid, ALICE)
+    assert len(server.ask_as(0).get_cache_uuid_list()) == 3
+    assert len(present(server.residents)) == 1

@@ -1,0 +1,121 @@
+"""Memory in the long run: what an operation takes up while it runs, it gives back."""
+
+import contextlib
+import os
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pykcm.client import KcmClient
+from pykcm.protocol.codes import Code, KcmError
+from tests.builders import ALICE, BOB, TGS, credential_bytes, service, tag_for
+
+from .daemon import Pykcmd, effective_uid
+
+OPERATIONS = 200_000
+SETTLED = 20_000
+UIDS = range(2_000_001, 2_000_501)
+OPEN_AT_ONCE = 40
+CALLS_OF_A_CONNECTION = 25  # on average
+
+TICKETS = [credential_bytes(server, ticket=bytes(400)) for server in (TGS, *map(service, range(3)))]
+
+# What is not there is asked for, too, and what is no request.
+EXPECTED = {Code.FCC_NOFILE, Code.CC_NOTFOUND, Code.CC_END, Code.FCC_INTERNAL, Code.CC_FORMAT}
+
+
+@contextlib.contextmanager
+def _refusals_expected() -> Iterator[None]:
+    try:
+        yield
+    except KcmError as error:
+        if error.code not in EXPECTED:
+            raise
+
+
+def _names(uid: int) -> list[bytes]:
+    return [b"%d" % uid, b"%d:other" % uid]
+
+
+def _uuids(kcm: KcmClient, name: bytes) -> None:
+    for uuid in kcm.get_cred_uuid_list(name):
+        kcm.get_cred_by_uuid(name, uuid)
+
+
+def _by_uuid(kcm: KcmClient) -> None:
+    for uuid in kcm.get_cache_uuid_list():
+        kcm.get_cache_by_uuid(uuid)
+
+
+def _move(kcm: KcmClient, name: bytes) -> None:
+    kcm.move_cache(name, name + b":moved")
+    kcm.destroy(name + b":moved")
+
+
+# One line for each kind, and its weight: changes, which are slow, are rarer than they are in life.
+KINDS: list[tuple[int, Callable[[KcmClient, bytes, random.Random], object]]] = [
+    (3, lambda kcm, name, _: kcm.initialize(name, ALICE)),
+    (12, lambda kcm, name, chance: kcm.store(name, chance.choice(TICKETS))),
+    (3, lambda kcm, name, chance: kcm.replace(name, 7, BOB, chance.sample(TICKETS, 3))),
+    (2, lambda kcm, name, _: kcm.destroy(name)),
+    (2, lambda kcm, name, chance: kcm.remove_cred(name, 0, tag_for(service(chance.randrange(3))))),
+    (1, lambda kcm, name, _: _move(kcm, name)),
+    (2, lambda kcm, name, _: kcm.set_default_cache(name)),
+    (1, lambda kcm, name, chance: kcm.set_kdc_offset(name, chance.randrange(100))),
+    (20, lambda kcm, name, chance: kcm.retrieve(name, 0, tag_for(service(chance.randrange(4))))),
+    (15, lambda kcm, name, _: kcm.get_principal(name)),
+    (10, lambda kcm, name, _: kcm.get_cred_list(name)),
+    (3, lambda kcm, name, _: _uuids(kcm, name)),
+    (3, lambda kcm, _, __: _by_uuid(kcm)),
+    (8, lambda kcm, _, __: kcm.get_default_cache()),
+    (4, lambda kcm, name, _: kcm.get_kdc_offset(name)),
+    (3, lambda kcm, name, _: kcm.get_name(name)),
+    (2, lambda kcm, name, _: kcm.resolve(name)),
+    (2, lambda kcm, _, __: kcm.gen_new()),
+    (1, lambda kcm, name, _: kcm.set_flags(name, 0)),
+    (1, lambda kcm, _, __: kcm.noop()),
+    (1, lambda kcm, _, __: kcm.call(99)),
+    (1, lambda kcm, name, _: kcm.call(7, name)),
+]
+
+
+def _operate(daemon: Pykcmd, count: int, chance: random.Random) -> None:
+    """So many operations of all kinds, over connections that come and go."""
+    weights, kinds = zip(*KINDS, strict=True)
+    with contextlib.ExitStack() as at_end:
+        clients: list[tuple[int, KcmClient]] = []
+        for _ in range(count):
+            if len(clients) < OPEN_AT_ONCE or chance.random() < 1 / CALLS_OF_A_CONNECTION:
+                if len(clients) == OPEN_AT_ONCE:
+                    clients.pop(chance.randrange(OPEN_AT_ONCE))[1].close()
+                uid = chance.choice(UIDS)
+                with effective_uid(uid):
+                    clients.append((uid, at_end.enter_context(KcmClient(daemon.socket_path))))
+            uid, kcm = chance.choice(clients)
+            (kind,) = chance.choices(kinds, weights)
+            with _refusals_expected():
+                kind(kcm, chance.choice(_names(uid)), chance)
+
+
+def _resident_size(pid: int) -> int:
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.timeout(600)
+def test_soak(several_uids: None, stopped_pykcmd: Pykcmd) -> None:
+    """200,000 operations of every kind over 500 UIDs leave the daemon hardly larger than the first 20,000."""
+    stopped_pykcmd.configure('durability = "normal"\n')
+    # At debug level there would be a line for each.
+    stopped_pykcmd.start("--log-level", "warning")
+    process = stopped_pykcmd.process
+    assert process is not None
+    chance = random.Random(20_000)
+    _operate(stopped_pykcmd, SETTLED, chance)
+    settled = _resident_size(process.pid)
+    _operate(stopped_pykcmd, OPERATIONS - SETTLED, chance)
+    grown = _resident_size(process.pid)
+    assert grown <= settled * 1.1, f"{settled} bytes after {SETTLED} operations, {grown} at the end"
+    assert stopped_pykcmd.stop() == 0, stopped_pykcmd.log
