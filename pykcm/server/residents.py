@@ -1,4 +1,4 @@
-"""The collections in memory: read from the store when they are asked for, and from then on the truth for reads.
+"""The collections in memory: read from the store when asked for, and from then on the truth for reads.
 
 Those that were asked for longest ago make room when all together grow too large; they are read again when
 they are wanted again.

@@ -1,8 +1,9 @@
-"""Memory in the long run: what an operation takes up while it runs, it gives back."""
+"""Memory: what an operation takes up while it runs, it gives back; and a connection takes up little."""
 
 import contextlib
 import os
 import random
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,8 +11,11 @@ import pytest
 
 from pykcm.client import KcmClient
 from pykcm.protocol.codes import Code, KcmError
+from pykcm.protocol.framing import pack_request
+from pykcm.protocol.opcodes import Opcode
 from tests.builders import ALICE, BOB, TGS, credential_bytes, service, tag_for
 
+from .conftest import started
 from .daemon import Pykcmd, effective_uid
 
 OPERATIONS = 200_000
@@ -119,3 +123,39 @@ def test_soak(several_uids: None, stopped_pykcmd: Pykcmd) -> None:
     grown = _resident_size(process.pid)
     assert grown <= settled * 1.1, f"{settled} bytes after {SETTLED} operations, {grown} at the end"
     assert stopped_pykcmd.stop() == 0, stopped_pykcmd.log
+
+
+def _half_a_request(connection: socket.socket) -> None:
+    connection.sendall(pack_request(Opcode.GET_DEFAULT_CACHE, b"")[:6])
+
+
+def _a_request(connection: socket.socket) -> None:
+    connection.sendall(pack_request(Opcode.GET_DEFAULT_CACHE, b""))
+    assert connection.recv(100)
+
+
+@pytest.mark.parametrize("use", [_a_request, _half_a_request], ids=["idle", "half open"])
+def test_connections(
+    several_uids: None, stopped_pykcmd: Pykcmd, use: Callable[[socket.socket], None]
+) -> None:
+    """A connection that is idle, or on which half a request has come, costs less than 4 KiB."""
+    each, uids = 250, UIDS[:3]
+    with started(stopped_pykcmd), contextlib.ExitStack() as at_end:
+
+        def connect(count: int) -> None:
+            for uid in uids:
+                for _ in range(count):
+                    connection = at_end.enter_context(socket.socket(socket.AF_UNIX))
+                    with effective_uid(uid):
+                        connection.connect(str(stopped_pykcmd.socket_path))
+                    use(connection)
+            assert stopped_pykcmd.answers()  # and so has read what came before
+
+        assert stopped_pykcmd.process is not None
+        pid = stopped_pykcmd.process.pid
+        connect(6)  # what is made once is made now
+        before = _resident_size(pid)
+        connect(each - 6)
+        grown = _resident_size(pid) - before
+        assert grown < 4096 * (each - 6) * len(uids)
+        assert len(list(Path(f"/proc/{pid}/fd").iterdir())) > each * len(uids), "they are not open"
