@@ -31,6 +31,7 @@ from tests.builders import (
     BOB,
     HTTP,
     TGS,
+    Clock,
     credential_bytes,
     credential_of_size,
     data,
@@ -104,7 +105,7 @@ def test_what_is_read_again_is_what_was_in_memory(
             rest = b"%d%s\0" % (uid, rest)  # noqa: PLW2901 - names are under the UID of this example
         asking.answer(opcode, name + rest)
         in_memory = runner.run(server.residents.get(uid))
-        read_again = Collection(uid)
+        read_again = Collection(uid, Clock())
         restore(read_again, runner.run(store.load(uid)))
         assert contents(read_again) == contents(in_memory)
 
