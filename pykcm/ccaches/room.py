@@ -46,10 +46,8 @@ NOTHING = Plan()
 
 def expired_ccaches(ccaches: Iterable[CCache], now: float) -> list[CCache]:
     """Those that may go, the one that expired first ahead; one without tickets may not."""
-    with_tickets = [(ccache.expires, ccache) for ccache in ccaches if ccache.has_tickets]
-    expired = [
-        (expires, ccache) for expires, ccache in with_tickets if expires is not None and expires <= now
-    ]
+    by_expiry = [(ccache.expires, ccache) for ccache in ccaches if ccache.has_tickets]
+    expired = [(expires, ccache) for expires, ccache in by_expiry if expires is not None and expires <= now]
     return [ccache for _, ccache in sorted(expired, key=lambda each: each[0])]
 
 
