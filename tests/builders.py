@@ -107,6 +107,15 @@ def credential_of_size(size: int, server: Principal = TGS) -> Credential:
     return credential(server, ticket=bytes(size - smallest))
 
 
+def ticket(
+    server: Principal = TGS, *, ends: int = 2000, issued: int = 1000, size: int = 200, authtime: int = 1000
+) -> Credential:
+    """A ticket of so many bytes; `issued` is its starttime, 0 where that is not to be set."""
+    times = (authtime, issued, ends, 0)
+    smallest = len(credential_bytes(server, times=times, ticket=b""))
+    return parse_credential(credential_bytes(server, times=times, ticket=bytes(size - smallest)))
+
+
 def service(number: int) -> Principal:
     """The principal of one of many services."""
     return principal(f"host/h{number}.pykcm.test", name_type=3)

@@ -317,7 +317,7 @@ class Collection:
         if self._census.total is not None:
             self._census.total += more
 
-    def _plan(self, name: bytes, wanted: room.Wanted, tickets: Sequence[room.Ticket] = ()) -> room.Plan:
+    def _plan(self, name: bytes, wanted: room.Wanted, tickets: Iterable[room.Ticket] = ()) -> room.Plan:
         """What has to go so that there may be what is wanted; raises EDQUOT. `name`: the ccache written."""
         if not room.is_needed(self._quotas, wanted):
             return room.NOTHING

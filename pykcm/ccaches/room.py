@@ -5,12 +5,11 @@ that is written, the one issued first ahead; nothing else, and no more than is n
 planned, so that a change for which all of that would not be enough is refused and takes nothing with it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from pykcm.ccaches.ccache import CCache
 from pykcm.ccaches.quotas import Quotas
-from pykcm.protocol.principal import is_configuration, is_tgs
 
 
 class Wanted(NamedTuple):
@@ -51,15 +50,13 @@ def expired_ccaches(ccaches: Iterable[CCache], now: float) -> list[CCache]:
     return [ccache for _, ccache in sorted(expired, key=lambda each: each[0])]
 
 
-def service_tickets(ccache: CCache, spared: bytes | None) -> list[Ticket]:
+def service_tickets(ccache: CCache, spared: bytes | None) -> Iterator[Ticket]:
     """Those that may go, the one issued first ahead; never the one of the UUID `spared`."""
-    tickets = []
-    for uuid, credential in ccache.credentials.items():
-        server = credential.equality.server
-        if uuid != spared and not is_tgs(server) and not is_configuration(server):
-            tickets.append((credential.issued, Ticket(uuid, len(credential.blob))))
-    tickets.sort(key=lambda each: each[0])
-    return [ticket for _, ticket in tickets]
+    credentials = ccache.credentials
+    for uuid in credentials.service_tickets:
+        credential = credentials.get(uuid)
+        if uuid != spared and credential is not None:
+            yield Ticket(uuid, len(credential.blob))
 
 
 def is_needed(quotas: Quotas, wanted: Wanted) -> bool:
