@@ -264,6 +264,18 @@ def test_the_authtime_where_there_is_no_starttime() -> None:
     assert gone == [service(4), service(2), service(3), service(1)]
 
 
+def test_a_replaced_ticket_keeps_its_place() -> None:
+    """Of tickets issued at once the one stored first goes, though it has been stored anew since."""
+    given = [ticket(service(number)) for number in range(3)]
+    collection = collection_of({b"1000": given}, Quotas(max_ccache_size=P + 600))
+    ccache = existing(collection, b"1000")
+    collection.store(ccache, ticket(service(3), issued=1001))
+    for issued in (1002, 1000):
+        collection.store(ccache, ticket(service(1), issued=issued))
+    collection.store(ccache, ticket(service(4), issued=1001))
+    assert servers(collection) == [service(2), service(3), service(4)]
+
+
 def test_the_ticket_stored_stays() -> None:
     """A ticket that grows makes room of others and not of itself."""
     collection = collection_of({b"1000": [OLDEST, OLD]}, Quotas(max_ccache_size=P + 400))
