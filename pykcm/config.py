@@ -46,15 +46,19 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     collection_cache_size: _MiB = 64
     max_connections: _Count = 4096
     max_uid_connections: _Count = 256
+    reap_interval: _Seconds = 600.0
+    expired_retention: _Seconds = 86400.0
     root_lists_all: bool = False
     responder_idle_timeout: _Seconds = 300.0
 
 
 OPTIONS = tuple(field.name for field in msgspec.structs.fields(Config))
-_DURATIONS = frozenset({"responder_idle_timeout"})
+_DURATIONS = frozenset({"reap_interval", "expired_retention", "responder_idle_timeout"})
 
 _NUMBER = "a whole number from 0 (no limit)"
 _SIZE = "a size in KiB: a whole number from 0 (no limit) to 2^40"
+_DURATION_FORM = 'to 10 years: seconds, or "90s", "10m", "24h", "7d"'
+_DURATION_OR_NEVER = f"a duration from 0 (never) {_DURATION_FORM}"
 
 # What is right, for the messages about what is not.
 _ALLOWED = {
@@ -72,8 +76,10 @@ _ALLOWED = {
     "collection_cache_size": "a size in MiB: a whole number from 0 (no limit) to 2^30",
     "max_connections": _NUMBER,
     "max_uid_connections": _NUMBER,
+    "reap_interval": _DURATION_OR_NEVER,
+    "expired_retention": f"a duration from 0 (as soon as they have expired) {_DURATION_FORM}",
     "root_lists_all": "true or false",
-    "responder_idle_timeout": 'a duration from 0 (never) to 10 years: seconds, or "90s", "10m", "24h", "7d"',
+    "responder_idle_timeout": _DURATION_OR_NEVER,
 }
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -118,19 +124,19 @@ def _read(path: Path) -> dict[str, Any]:
         if name not in OPTIONS:
             raise ConfigError(f"{path}: option {name}: unknown{_suggestion(name)}")
     for name in _DURATIONS & options.keys():
-        options[name] = _duration(f"{path}: option {name}", options[name])
+        options[name] = _duration(str(path), name, options[name])
     # Each file by itself, so that the message can name it.
     _convert(str(path), options)
     return options
 
 
-def _duration(where: str, value: Any) -> Any:
+def _duration(source: str, name: str, value: Any) -> Any:
     """Seconds from a number or from "90s", "10m", "24h", "7d"."""
     if not isinstance(value, str):
         return value
     match = _DURATION.fullmatch(value)
     if match is None:
-        raise ConfigError(f"{where}: {value!r} is not {_ALLOWED['responder_idle_timeout']}")
+        raise _wrong(source, name, value)
     return int(match[1]) * _UNITS[match[2]]
 
 
@@ -139,7 +145,11 @@ def _convert(source: str, options: dict[str, Any]) -> Config:
         return msgspec.convert(options, Config)
     except msgspec.ValidationError as error:
         name = str(error).partition(" - at `$.")[2].rstrip("`")
-        raise ConfigError(f"{source}: option {name}: {options[name]!r} is not {_ALLOWED[name]}") from None
+        raise _wrong(source, name, options[name]) from None
+
+
+def _wrong(source: str, name: str, value: Any) -> ConfigError:
+    return ConfigError(f"{source}: option {name}: {value!r} is not {_ALLOWED[name]}")
 
 
 def _suggestion(name: str) -> str:

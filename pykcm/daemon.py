@@ -24,6 +24,7 @@ from pykcm.server.connection import Common, Connection
 from pykcm.server.connections import Connections, Limits
 from pykcm.server.deadlines import Deadlines
 from pykcm.server.listener import BACKLOG, BoundSocket, ListenError
+from pykcm.server.reaper import Reaper
 from pykcm.server.residents import Residents
 from pykcm.server.rota import Rota
 from pykcm.server.service import Service
@@ -228,6 +229,7 @@ async def _serve(
         for sock in sockets
     ]
     connections.start_timer()
+    reaping = _start_reaping(config, store, service)
     _announce(config, kernel, sockets, notifier)
     # What has been made so far stays for good: the collector need not look at it at all.
     gc.freeze()
@@ -239,9 +241,18 @@ async def _serve(
     notifier.stopping()
     for server in servers:
         server.close()
+    if reaping is not None:
+        reaping.cancel()
+        await asyncio.wait([reaping])
     late = await connections.finish(_PATIENCE_AT_END)
     if late:
         log.warning("%d connections cut off: their clients did not take their replies", late)
+
+
+def _start_reaping(config: Config, store: Store, service: Service) -> asyncio.Task[NoReturn] | None:
+    if not config.reap_interval:
+        return None
+    return asyncio.create_task(Reaper(store, service, config.expired_retention).run(config.reap_interval))
 
 
 def _announce(config: Config, kernel: Kernel, sockets: list[socket.socket], notifier: Notifier) -> None:

@@ -18,6 +18,17 @@ from pykcm.protocol.tag import Tag
 
 REALM = b"PYKCM.TEST"
 
+
+class Clock:
+    """A clock that stands at `now`, in seconds since the epoch, until a test puts it on."""
+
+    def __init__(self, now: float = 1500) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
 TypedList = Sequence[tuple[int, bytes]]
 
 
@@ -96,9 +107,23 @@ def credential_of_size(size: int, server: Principal = TGS) -> Credential:
     return credential(server, ticket=bytes(size - smallest))
 
 
+def ticket(
+    server: Principal = TGS, *, ends: int = 2000, issued: int = 1000, size: int = 200, authtime: int = 1000
+) -> Credential:
+    """A ticket of so many bytes; `issued` is its starttime, 0 where that is not to be set."""
+    times = (authtime, issued, ends, 0)
+    smallest = len(credential_bytes(server, times=times, ticket=b""))
+    return parse_credential(credential_bytes(server, times=times, ticket=bytes(size - smallest)))
+
+
 def service(number: int) -> Principal:
     """The principal of one of many services."""
     return principal(f"host/h{number}.pykcm.test", name_type=3)
+
+
+def tgs(number: int) -> Principal:
+    """The ticket-granting service of one of many other realms."""
+    return principal(f"krbtgt/R{number}.TEST", name_type=2)
 
 
 def tag_for(server: Principal) -> Tag:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from pykcm.ccaches.credentials import Credentials
+from pykcm.ccaches.expiry import expiry
 from pykcm.protocol.principal import Principal
 
 
@@ -12,7 +13,7 @@ class CCache:
 
     `uuid` is 16 bytes and stays as long as the name does; `name` is any bytes but NUL; `label` is the
     SELinux label of the peer that created it, None where there is no SELinux; `kdc_offset` is the KDC's
-    clock less the client's, in seconds.
+    clock less the client's, in seconds; `empty_expires` is what `expires` is as long as there are no tickets.
     """
 
     uuid: bytes
@@ -20,6 +21,7 @@ class CCache:
     principal: Principal
     label: str | None = None
     kdc_offset: int = 0
+    empty_expires: int | None = None
     credentials: Credentials = field(default_factory=Credentials)
     packed_principal: bytes = field(init=False, repr=False)
 
@@ -30,3 +32,13 @@ class CCache:
     def size(self) -> int:
         """Bytes that count towards quotas: the credentials' and the principal's."""
         return self.credentials.size + len(self.packed_principal)
+
+    @property
+    def has_tickets(self) -> bool:
+        return self.credentials.latest_end is not None
+
+    @property
+    def expires(self) -> int | None:
+        """When the last of its tickets has ended, in seconds since the epoch; None: never."""
+        latest_end = self.credentials.latest_end
+        return self.empty_expires if latest_end is None else expiry(latest_end, self.kdc_offset)

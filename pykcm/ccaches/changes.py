@@ -61,3 +61,14 @@ Change = (
     | CredentialRemoved
     | CollectionEmptied
 )
+
+
+class Removal(NamedTuple):
+    """What went without anybody's asking, for the log: a ccache, or so many of its service tickets.
+
+    `reason` is the option that demanded it.
+    """
+
+    ccache: bytes
+    reason: str
+    service_tickets: int | None = None

@@ -8,8 +8,9 @@ cannot be read; the default may name it all the same, as sshd's order of calls n
 
 import errno
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from pykcm.ccaches import room
 from pykcm.ccaches.ccache import CCache
 from pykcm.ccaches.changes import (
     CCacheRemoved,
@@ -20,8 +21,10 @@ from pykcm.ccaches.changes import (
     CredentialsCleared,
     CredentialWritten,
     DefaultChanged,
+    Removal,
 )
-from pykcm.ccaches.quotas import NO_LIMITS, Census, Quotas, check_room
+from pykcm.ccaches.expiry import EMPTY_LIFETIME
+from pykcm.ccaches.quotas import NO_LIMITS, Census, Quotas
 from pykcm.protocol.codes import Code, KcmError
 from pykcm.protocol.credential import Credential
 from pykcm.protocol.principal import Principal
@@ -33,6 +36,12 @@ _UID_SIZE = 4
 # Bytes of memory beside those that count as size, measured: of a ccache or collection, and of a credential.
 _OVERHEAD = 2000
 _CREDENTIAL_OVERHEAD = 1000
+
+# Gives the seconds since the epoch.
+Clock = Callable[[], float]
+
+# The option by which an expired ccache goes that is not in anyone's way.
+_EXPIRED = "expired_retention"
 
 
 def uid_in(uuid: bytes) -> int:
@@ -47,17 +56,23 @@ class Collection:
     not listed, answer EIO, keep their name, and can only be destroyed.
     """
 
-    def __init__(self, uid: int, quotas: Quotas = NO_LIMITS, census: Census | None = None) -> None:
+    def __init__(
+        self, uid: int, clock: Clock, quotas: Quotas = NO_LIMITS, census: Census | None = None
+    ) -> None:
         self.uid = uid
         self.unavailable: dict[bytes, bytes] = {}
+        self._clock = clock
         self._quotas = quotas
         self._census = census or Census()
         self._own_name = b"%d" % uid
         self._ccaches: dict[bytes, CCache] = {}
         self._by_uuid: dict[bytes, CCache] = {}
         self._default: bytes | None = None
+        # Of all ccaches together.
         self._size = 0
+        self._credentials = 0
         self._changes: list[Change] = []
+        self._removals: list[Removal] = []
 
     def __len__(self) -> int:
         return len(self._ccaches)
@@ -72,19 +87,26 @@ class Collection:
             self._changes = []
         return changes
 
+    def take_removals(self) -> list[Removal]:
+        """What has gone since the last call without anybody's asking: the changes tell how."""
+        removals = self._removals
+        if removals:
+            self._removals = []
+        return removals
+
     def restore(self, ccaches: Sequence[CCache], default: bytes | None) -> None:
         """Fill an empty collection with what is stored, in stored order; no change is recorded."""
         for ccache in ccaches:
             self._ccaches[ccache.name] = ccache
             self._by_uuid[ccache.uuid] = ccache
-            self._size += ccache.size
+            self._count_in(ccache)
         self._default = default
 
     @property
     def footprint(self) -> int:
         """Bytes of memory that it takes up, about."""
-        credentials = sum(len(ccache.credentials) for ccache in self)
-        return self._size + _OVERHEAD * (1 + len(self._ccaches)) + _CREDENTIAL_OVERHEAD * credentials
+        overhead = _OVERHEAD * (1 + len(self._ccaches)) + _CREDENTIAL_OVERHEAD * self._credentials
+        return self._size + overhead
 
     # Reading
 
@@ -135,22 +157,42 @@ class Collection:
         Of credentials that equal each other the last one counts, as if they had been stored in turn.
         """
         last_of_equals = list({credential.equality: credential for credential in credentials}.values())
-        ccache = CCache(self._new_ccache_uuid(), name, principal, label, kdc_offset)
+        ccache = CCache(self._new_ccache_uuid(), name, principal, label, kdc_offset, self._empty_expires())
         size = ccache.size + sum(len(credential.blob) for credential in last_of_equals)
-        overwritten = self.get(name)
-        if overwritten is None and self._census.total is not None:
-            check_room(self._quotas.max_ccaches, self._census.total + 1, "max_ccaches", "all users together")
-        self.check_room(name, size)
+        plan = self.plan_room(name, size)
         self.fill(ccache, last_of_equals)
+        self.make_room(plan, ccache)
         return ccache
 
-    def check_room(self, name: bytes, size: int) -> None:
-        """Raise EDQUOT where this UID's limits leave no room for the ccache to be of this size, in bytes."""
+    def plan_room(self, name: bytes, size: int, *, is_moved: bool = False) -> room.Plan:
+        """What has to go so that the ccache can be of this size, in bytes; raises EDQUOT.
+
+        Its own service tickets stay. One that is moved here from another UID makes no more ccaches in all.
+        """
         overwritten = self.get(name)
+        grows = size if overwritten is None else size - overwritten.size
+        wanted = room.Wanted()
         if overwritten is None:
-            own = len(self._ccaches) + len(self.unavailable)
-            check_room(self._quotas.max_uid_ccaches, own + 1, "max_uid_ccaches", f"UID {self.uid}")
-        self._check_size(name, size, size - (0 if overwritten is None else overwritten.size))
+            total = self._census.total
+            wanted = wanted._replace(
+                max_ccaches=0 if total is None or is_moved else total + 1,
+                max_uid_ccaches=len(self._ccaches) + len(self.unavailable) + 1,
+            )
+        if grows > 0:
+            wanted = wanted._replace(max_ccache_size=size, max_uid_size=self._size + grows)
+        return self._plan(name, wanted)
+
+    def make_room(self, plan: room.Plan, ccache: CCache) -> None:
+        """Carry out a plan, once the change is made that needs it: `ccache` is the one written.
+
+        Not before, so that a collection that is never without a ccache does not seem to have been.
+        """
+        for expired, reason in plan.ccaches:
+            self._removals.append(Removal(expired.name, reason))
+            self.destroy(expired.name)
+        if plan.tickets:
+            self._removals.append(Removal(ccache.name, plan.tickets_reason, len(plan.tickets)))
+            self._remove(ccache, plan.tickets)
 
     def fill(self, ccache: CCache, credentials: Sequence[Credential]) -> None:
         """Take in a new ccache, or put it in the place of the one of its name; no quota is asked.
@@ -163,11 +205,11 @@ class Collection:
         else:
             ccache.uuid = overwritten.uuid
             ccache.label = overwritten.label
-            self._size -= overwritten.size
+            self._count_out(overwritten)
         # In place: a ccache that is overwritten keeps its place in the list.
         self._ccaches[ccache.name] = ccache
         self._by_uuid[ccache.uuid] = ccache
-        self._size += ccache.size
+        self._count_in(ccache)
         self._changes.append(CCacheWritten(ccache))
         self._fill_in(
             ccache, credentials, [] if overwritten is None else list(overwritten.credentials.uuids())
@@ -175,7 +217,14 @@ class Collection:
 
     def renamed(self, ccache: CCache, name: bytes) -> CCache:
         """A ccache of this collection with the other one's contents, without its credentials."""
-        return CCache(self._new_ccache_uuid(), name, ccache.principal, ccache.label, ccache.kdc_offset)
+        return CCache(
+            self._new_ccache_uuid(),
+            name,
+            ccache.principal,
+            ccache.label,
+            ccache.kdc_offset,
+            ccache.empty_expires,
+        )
 
     def destroy(self, name: bytes) -> None:
         """Remove the ccache. A default that named it goes on naming it, unless nothing is left at all."""
@@ -183,7 +232,7 @@ class Collection:
         if ccache is not None:
             del self._ccaches[name]
             del self._by_uuid[ccache.uuid]
-            self._size -= ccache.size
+            self._count_out(ccache)
             uuid = ccache.uuid
         elif name in self.unavailable:
             uuid = self.unavailable.pop(name)
@@ -195,22 +244,39 @@ class Collection:
             self._default = None
             self._changes.append(CollectionEmptied())
 
+    def remove_expired(self, uuids: Iterable[bytes], until: int) -> None:
+        """Remove those of these ccaches that expired at `until`, in seconds since the epoch, or before."""
+        for uuid in uuids:
+            ccache = self._by_uuid.get(uuid)
+            if ccache is not None and ccache.expires is not None and ccache.expires <= until:
+                self._removals.append(Removal(ccache.name, _EXPIRED))
+                self.destroy(ccache.name)
+
     def store(self, ccache: CCache, credential: Credential) -> None:
         """Replace the stored credential that equals this one where it stands, else add it at the end."""
-        uuid = ccache.credentials.uuid_of_equal(credential)
-        replaced = None if uuid is None else ccache.credentials.get(uuid)
+        credentials = ccache.credentials
+        uuid = credentials.uuid_of_equal(credential)
+        replaced = None if uuid is None else credentials.get(uuid)
         grows = len(credential.blob) - (0 if replaced is None else len(replaced.blob))
-        self._check_size(ccache.name, ccache.size + grows, grows)
+        size, uid_size = ccache.size + grows, self._size + grows
+        plan = room.NOTHING
+        # What shrinks is always right.
+        if grows > 0 and not self._quotas.have_room_for(size, uid_size):
+            wanted = room.Wanted(max_ccache_size=size, max_uid_size=uid_size)
+            plan = self._plan(ccache.name, wanted, room.service_tickets(ccache, uuid))
+        latest_end = credentials.latest_end
         self._put(ccache, uuid or secrets.token_bytes(UUID_SIZE), credential)
+        if plan is not room.NOTHING:
+            self.make_room(plan, ccache)
+        if credentials.latest_end != latest_end:
+            self._expiry_changed(ccache)
 
     def remove_credentials(self, ccache: CCache, tag: Tag, how: int) -> None:
         """Remove every match; none is no error."""
-        credentials = ccache.credentials
-        before = credentials.size
-        for uuid in credentials.find_all(tag, how):
-            credentials.remove(uuid)
-            self._changes.append(CredentialRemoved(ccache, uuid))
-        self._size += credentials.size - before
+        latest_end = ccache.credentials.latest_end
+        self._remove(ccache, ccache.credentials.find_all(tag, how))
+        if ccache.credentials.latest_end != latest_end:
+            self._expiry_changed(ccache)
 
     def set_kdc_offset(self, ccache: CCache, kdc_offset: int) -> None:
         if kdc_offset != ccache.kdc_offset:
@@ -219,12 +285,35 @@ class Collection:
 
     # What the changes have in common
 
+    def _count_in(self, ccache: CCache) -> None:
+        self._size += ccache.size
+        self._credentials += len(ccache.credentials)
+
+    def _count_out(self, ccache: CCache) -> None:
+        self._size -= ccache.size
+        self._credentials -= len(ccache.credentials)
+
     def _put(self, ccache: CCache, uuid: bytes, credential: Credential) -> None:
         credentials = ccache.credentials
-        before = credentials.size
+        size, count = credentials.size, len(credentials)
         credentials.put(uuid, credential)
-        self._size += credentials.size - before
+        self._size += credentials.size - size
+        self._credentials += len(credentials) - count
         self._changes.append(CredentialWritten(ccache, uuid, credential))
+
+    def _remove(self, ccache: CCache, uuids: Iterable[bytes]) -> None:
+        self._count_out(ccache)
+        for uuid in uuids:
+            ccache.credentials.remove(uuid)
+            self._changes.append(CredentialRemoved(ccache, uuid))
+        self._count_in(ccache)
+
+    def _expiry_changed(self, ccache: CCache) -> None:
+        ccache.empty_expires = self._empty_expires()
+        self._changes.append(CCacheWritten(ccache))
+
+    def _empty_expires(self) -> int:
+        return int(self._clock()) + EMPTY_LIFETIME
 
     def _fill_in(self, ccache: CCache, credentials: Sequence[Credential], taken: list[bytes]) -> None:
         """Put credentials into a ccache without any, over those that are stored under the UUIDs `taken`.
@@ -248,14 +337,17 @@ class Collection:
         if self._census.total is not None:
             self._census.total += more
 
-    def _check_size(self, name: bytes, ccache_size: int, grows: int) -> None:
-        """Raise EDQUOT when ccache or collection would grow over its limit; shrinking is always right."""
-        if grows <= 0:
-            return
-        quotas = self._quotas
-        check_room(quotas.max_ccache_size, ccache_size, "max_ccache_size", f"ccache {name!r}")
-        if quotas.max_uid_size:
-            check_room(quotas.max_uid_size, self._size + grows, "max_uid_size", f"UID {self.uid}")
+    def _plan(self, name: bytes, wanted: room.Wanted, tickets: Iterable[room.Ticket] = ()) -> room.Plan:
+        """What has to go so that there may be what is wanted; raises EDQUOT. `name`: the ccache written."""
+        if not room.is_needed(self._quotas, wanted):
+            return room.NOTHING
+        others = [ccache for ccache in self if ccache.name != name]
+        plan = room.make_plan(self._quotas, wanted, room.expired_ccaches(others, self._clock()), tickets)
+        if plan.lacking:
+            whose = {"max_ccaches": "all users together", "max_ccache_size": f"ccache {name!r}"}
+            owner = whose.get(plan.lacking, f"UID {self.uid}")
+            raise KcmError(errno.EDQUOT, f"{plan.lacking} reached by {owner}")
+        return plan
 
 
 def move(source: Collection, old: bytes, target: Collection, new: bytes) -> None:
@@ -272,8 +364,9 @@ def move(source: Collection, old: bytes, target: Collection, new: bytes) -> None
     credentials = tuple(moved.credentials)
     renamed = target.renamed(moved, new)
     if target is not source:
-        target.check_room(new, moved.size)
+        plan = target.plan_room(new, moved.size, is_moved=True)
         target.fill(renamed, credentials)
+        target.make_room(plan, renamed)
         source.destroy(old)
         return
     default = source.default_name

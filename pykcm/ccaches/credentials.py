@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Iterator
 
+from pykcm.ccaches.expiry import LatestEnd, end_of
+from pykcm.ccaches.service_tickets import ServiceTickets
 from pykcm.protocol.credential import Credential, Equality
 from pykcm.protocol.framing import Pieces
 from pykcm.protocol.messages import blobs_in_pieces
@@ -15,10 +17,20 @@ class Credentials:
     `size` is the sum of the credentials' bytes.
     """
 
-    __slots__ = ("_by_server", "_by_uuid", "_packed", "_uuid_of", "size")
+    __slots__ = (
+        "_by_server",
+        "_by_uuid",
+        "_latest_end",
+        "_packed",
+        "_service_tickets",
+        "_uuid_of",
+        "size",
+    )
 
     def __init__(self) -> None:
         self.size = 0
+        self._latest_end = LatestEnd()
+        self._service_tickets: ServiceTickets | None = None
         self._packed: Pieces | None = None
         self._by_uuid: dict[bytes, Credential] = {}
         self._uuid_of: dict[Equality, bytes] = {}
@@ -41,6 +53,18 @@ class Credentials:
         return self._by_uuid.get(uuid)
 
     @property
+    def latest_end(self) -> int | None:
+        """When the last ticket ends, by the KDC's clock, or NO_END (see expiry); None: there is no ticket."""
+        return self._latest_end.among(self._by_uuid.values())
+
+    @property
+    def service_tickets(self) -> Iterable[bytes]:
+        """The UUIDs of the service tickets, the one issued first ahead."""
+        if self._service_tickets is None:
+            self._service_tickets = ServiceTickets(self.items())
+        return self._service_tickets
+
+    @property
     def packed(self) -> Pieces:
         """All of them, as GET_CRED_LIST gives them: kept until something changes, as clients ask often."""
         if self._packed is None:
@@ -57,8 +81,12 @@ class Credentials:
         replaced = self._by_uuid.get(uuid)
         self._by_uuid[uuid] = credential
         self.size += len(credential.blob)
+        self._latest_end.add(end_of(credential))
+        if self._service_tickets is not None:
+            self._service_tickets.put(uuid, credential)
         if replaced is not None:
             self.size -= len(replaced.blob)
+            self._latest_end.remove(end_of(replaced))
             return
         self._uuid_of[credential.equality] = uuid
         self._by_server.setdefault(credential.equality.server[1], []).append(uuid)
@@ -67,6 +95,9 @@ class Credentials:
         self._packed = None
         credential = self._by_uuid.pop(uuid)
         self.size -= len(credential.blob)
+        self._latest_end.remove(end_of(credential))
+        if self._service_tickets is not None:
+            self._service_tickets.remove(uuid)
         del self._uuid_of[credential.equality]
         components = credential.equality.server[1]
         same_server = self._by_server[components]

@@ -1,9 +1,6 @@
 """The limits that keep one user from starving others, and the tally of ccaches in all collections."""
 
-import errno
 from typing import NamedTuple
-
-from pykcm.protocol.codes import KcmError
 
 
 class Quotas(NamedTuple):
@@ -13,6 +10,10 @@ class Quotas(NamedTuple):
     max_uid_ccaches: int = 0
     max_ccache_size: int = 0
     max_uid_size: int = 0
+
+    def have_room_for(self, ccache_size: int, uid_size: int) -> bool:
+        """Whether a ccache and all of its UID's may be of these sizes."""
+        return not (0 < self.max_ccache_size < ccache_size or 0 < self.max_uid_size < uid_size)
 
 
 NO_LIMITS = Quotas()
@@ -25,9 +26,3 @@ class Census:
 
     def __init__(self, total: int | None = None) -> None:
         self.total = total
-
-
-def check_room(limit: int, wanted: int, option: str, whose: str) -> None:
-    """Raise EDQUOT when `wanted` is over `limit`; `option` and `whose` tell the administrator which."""
-    if limit and wanted > limit:
-        raise KcmError(errno.EDQUOT, f"{option} reached by {whose}")

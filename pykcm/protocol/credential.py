@@ -12,11 +12,12 @@ from typing import NamedTuple
 import msgspec
 
 from pykcm.protocol.principal import Identity, Principal, read_principal
-from pykcm.protocol.wire import Reader
+from pykcm.protocol.wire import U32, Reader
 
 ENCTYPE = Struct(">h")
 # authtime, starttime, endtime, renew_till, is_skey, ticket flags
 TIMES_AND_FLAGS = Struct(">IIIIBI")
+_ENDTIME_AT = 2 * U32.size
 
 NO_AUTHDATA = b"\0\0\0\0"
 
@@ -68,6 +69,17 @@ class Credential(msgspec.Struct, frozen=True, gc=False):
     @property
     def times(self) -> Times:
         return Times(*TIMES_AND_FLAGS.unpack_from(self.blob, self.times_at)[:4])
+
+    @property
+    def endtime(self) -> int:
+        endtime: int = U32.unpack_from(self.blob, self.times_at + _ENDTIME_AT)[0]
+        return endtime
+
+    @property
+    def issued(self) -> int:
+        """When the ticket began to be valid: starttime, which need not be set where it is authtime."""
+        times = self.times
+        return times.starttime or times.authtime
 
     @property
     def is_skey(self) -> bool:

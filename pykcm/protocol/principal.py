@@ -14,10 +14,22 @@ _HEADER = Struct(">III")
 
 CONFIGURATION_REALM = b"X-CACHECONF:"
 CONFIGURATION_COMPONENT = b"krb5_ccache_conf_data"
+_TGS_COMPONENT = b"krbtgt"
 
 
 # What makes two principals the same, realm and components: the name type never counts.
 Identity = tuple[bytes, tuple[bytes, ...]]
+
+
+def is_configuration(server: Identity) -> bool:
+    """Whether a credential for this server is libkrb5's configuration and no ticket."""
+    realm, components = server
+    return realm == CONFIGURATION_REALM and components[:1] == (CONFIGURATION_COMPONENT,)
+
+
+def is_tgs(server: Identity) -> bool:
+    """Whether a ticket for this server is a TGT, of its own realm or of another."""
+    return server[1][:1] == (_TGS_COMPONENT,)
 
 
 class Principal(NamedTuple):
@@ -34,11 +46,7 @@ class Principal(NamedTuple):
     @property
     def is_configuration(self) -> bool:
         """Whether a credential for this server is libkrb5's configuration and no ticket."""
-        return (
-            self.realm == CONFIGURATION_REALM
-            and bool(self.components)
-            and self.components[0] == CONFIGURATION_COMPONENT
-        )
+        return is_configuration(self.identity)
 
     def pack(self) -> bytes:
         parts = [U32.pack(self.name_type), U32.pack(len(self.components)), pack_data(self.realm)]

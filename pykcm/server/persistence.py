@@ -37,7 +37,9 @@ def secret_changes(uid: int, changes: Sequence[Change]) -> list[tree.SecretChang
                 todo.append(tree.DeleteContainer(_container(uid, ccache)))
             case CCacheWritten(ccache):
                 secret = tree.ccache_name(ccache.uuid, ccache.name)
-                todo.append(tree.Put(tree.ccaches_container(uid), secret, _ccache_json(ccache)))
+                todo.append(
+                    tree.Put(tree.ccaches_container(uid), secret, _ccache_json(ccache), ccache.expires)
+                )
             case CCacheRemoved(uuid, name):
                 todo.append(tree.DeleteContainer(tree.ccache_container(uid, uuid, name)))
                 todo.append(tree.Delete(tree.ccaches_container(uid), tree.ccache_name(uuid, name)))
@@ -108,7 +110,8 @@ def _ccache(secret: tree.Secret) -> CCache:
     uuid, name = tree.split_ccache_name(secret.name)
     document = documents.read_ccache(secret.value)
     principal = documents.from_principal_document(document.principal)
-    return CCache(uuid, name, principal, document.label, document.kdc_offset)
+    # Where there are tickets, it is they that tell.
+    return CCache(uuid, name, principal, document.label, document.kdc_offset, empty_expires=secret.expires)
 
 
 def _set_aside(collection: Collection, ccache: str, secret: tree.Secret, error: Exception) -> None:

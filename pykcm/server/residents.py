@@ -4,10 +4,11 @@ Those that were asked for longest ago make room when all together grow too large
 they are wanted again.
 """
 
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 
-from pykcm.ccaches.collection import Collection
+from pykcm.ccaches.collection import Clock, Collection
 from pykcm.ccaches.quotas import Census, Quotas
 from pykcm.server.persistence import restore
 from pykcm.store.interface import Store
@@ -19,10 +20,11 @@ class Residents:
     `cache_size`: bytes of memory that all together may take up; 0: no limit.
     """
 
-    def __init__(self, store: Store, quotas: Quotas, cache_size: int = 0) -> None:
+    def __init__(self, store: Store, quotas: Quotas, cache_size: int = 0, clock: Clock = time.time) -> None:
         self._store = store
         self._quotas = quotas
         self._cache_size = cache_size
+        self._clock = clock
         self._census = Census()
         # The one that was asked for last stands at the end.
         self._collections: OrderedDict[int, Collection] = OrderedDict()
@@ -42,15 +44,20 @@ class Residents:
             self._census.total = await self._store.count_ccaches()
         collection = self.present(uid)
         if collection is None:
-            collection = Collection(uid, self._quotas, self._census)
+            collection = Collection(uid, self._clock, self._quotas, self._census)
             restore(collection, await self._store.load(uid))
             self._collections[uid] = collection
             self.weigh(collection)
         return collection
 
+    def release(self, uid: int) -> None:
+        """Let go of a collection that is as it is stored: the next to ask reads it again."""
+        self._collections.pop(uid, None)
+        self._footprint -= self._footprints.pop(uid, 0)
+
     def drop(self, uid: int) -> None:
         """Forget a collection that may differ from what is stored: the next to ask reads it again."""
-        self._forget(uid)
+        self.release(uid)
         self._census.total = None
 
     def weigh(self, collection: Collection) -> None:
@@ -69,10 +76,6 @@ class Residents:
         *others, _ = self._collections
         for uid in others:
             if may_go(uid):
-                self._forget(uid)
+                self.release(uid)
                 if self._footprint <= self._cache_size:
                     return
-
-    def _forget(self, uid: int) -> None:
-        self._collections.pop(uid, None)
-        self._footprint -= self._footprints.pop(uid, 0)

@@ -3,7 +3,8 @@
 import errno
 import logging
 import time
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from pykcm.ccaches.collection import Collection
 from pykcm.logs import Throttle
@@ -17,10 +18,13 @@ from pykcm.server.committer import Committer
 from pykcm.server.lanes import Lanes
 from pykcm.server.operations import EVERYONE, OPERATIONS, Operation, Turn
 from pykcm.server.persistence import secret_changes
+from pykcm.server.removals import log_removals
 from pykcm.server.residents import Residents
 from pykcm.store.interface import Store, StoreError
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _UNKNOWN = pack_reply(Code.FCC_INTERNAL)
 
@@ -104,10 +108,31 @@ class Service:
         self, operation: Operation, peer: Peer, uids: tuple[int, ...], arguments: list[Any]
     ) -> Sendable:
         collections = [await self._residents.get(uid) for uid in uids]
+        return await self._make_durable(
+            collections, lambda: self._call(operation, peer, collections, arguments)
+        )
+
+    async def change(self, uid: int, change: Callable[[Collection], None]) -> None:
+        """Change the UID's collection in its turn, durably; raises StoreError, and then nothing has changed.
+
+        A collection that was not in memory does not stay there: it is no user who has asked for it.
+        """
+        await self._lanes.enter(uid)
+        try:
+            was_present = self._residents.present(uid) is not None
+            collection = await self._residents.get(uid)
+            await self._make_durable([collection], lambda: change(collection))
+            if not was_present:
+                self._residents.release(uid)
+        finally:
+            self._lanes.leave(uid)
+
+    async def _make_durable(self, collections: Sequence[Collection], change: Callable[[], T]) -> T:
+        """Make the change, commit what it has changed, and tell of what went by the way."""
         changed: set[int] = set()
         try:
             try:
-                payload = self._call(operation, peer, collections, arguments)
+                result = change()
             finally:
                 todo = []
                 for collection in collections:
@@ -123,7 +148,10 @@ class Service:
             for uid in changed:
                 self._residents.drop(uid)
             raise
-        return payload
+        for collection in collections:
+            if removals := collection.take_removals():
+                log_removals(collection.uid, removals)
+        return result
 
     def _call(
         self, operation: Operation, peer: Peer, collections: list[Collection], arguments: list[Any]

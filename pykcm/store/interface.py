@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from pykcm.protocol.codes import KcmError
-from pykcm.store.tree import Secret, SecretChange
+from pykcm.store.tree import Expired, Secret, SecretChange
 
 
 class StoreError(KcmError):
@@ -38,6 +38,13 @@ class Store(Protocol):
 
     async def uids(self) -> list[int]:
         """The UIDs that have ccaches, ascending; raises StoreError."""
+
+    async def expired(self, until: int, after: Expired | None, limit: int) -> list[Expired]:
+        """Secrets that expired at `until`, in seconds since the epoch, or before; raises StoreError.
+
+        In their order, at most `limit` of them, beginning behind `after`. The work does not grow with
+        secrets that are not told of.
+        """
 
     async def count_ccaches(self) -> int:
         """How many ccaches there are of all UIDs; raises StoreError."""

@@ -1,10 +1,12 @@
 """The store that forgets: tickets never touch a disk, and end with the process."""
 
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable
 
 from pykcm.store.tree import (
     Delete,
     DeleteContainer,
+    Expired,
     Put,
     Secret,
     SecretChange,
@@ -20,28 +22,35 @@ class MemoryStore:
 
     def __init__(self) -> None:
         # By UID, so that loading one does not look at the others; then by container and name.
-        self._trees: dict[int | None, dict[str, dict[str, bytes]]] = {}
+        self._trees: dict[int | None, dict[str, dict[str, Secret]]] = {}
+        # In order, so that what has expired stands at the beginning.
+        self._expiring: list[Expired] = []
 
     async def load(self, uid: int) -> list[Secret]:
-        return [
-            Secret(container, name, value)
-            for container, secrets in self._trees.get(uid, {}).items()
-            for name, value in secrets.items()
-        ]
+        return [secret for secrets in self._trees.get(uid, {}).values() for secret in secrets.values()]
 
     async def commit(self, changes: Iterable[SecretChange]) -> None:
         for change in changes:
             uid = uid_of_container(change.container)
             tree = self._trees.setdefault(uid, {})
             match change:
-                case Put(container, name, value):
-                    tree.setdefault(container, {})[name] = value
+                case Put(container, name):
+                    secrets = tree.setdefault(container, {})
+                    self._forget_expiry(uid, secrets.get(name))
+                    secrets[name] = secret = Secret(*change)
+                    if uid is not None and secret.expires is not None:
+                        insort(self._expiring, Expired(secret.expires, name, uid))
                 case Delete(container, name):
-                    tree.get(container, {}).pop(name, None)
+                    self._forget_expiry(uid, tree.get(container, {}).pop(name, None))
                 case DeleteContainer(container):
-                    tree.pop(container, None)
+                    for secret in tree.pop(container, {}).values():
+                        self._forget_expiry(uid, secret)
             if not tree:
                 del self._trees[uid]
+
+    def _forget_expiry(self, uid: int | None, secret: Secret | None) -> None:
+        if uid is not None and secret is not None and secret.expires is not None:
+            del self._expiring[bisect_left(self._expiring, Expired(secret.expires, secret.name, uid))]
 
     async def uids(self) -> list[int]:
         return sorted(
@@ -50,6 +59,11 @@ class MemoryStore:
             if uid is not None
             and any(secrets and is_ccaches_container(path) for path, secrets in tree.items())
         )
+
+    async def expired(self, until: int, after: Expired | None, limit: int) -> list[Expired]:
+        begin = 0 if after is None else bisect_right(self._expiring, after)
+        end = bisect_right(self._expiring, until, key=lambda each: each.expires)
+        return self._expiring[begin : min(end, begin + limit)]
 
     async def count_ccaches(self) -> int:
         return sum(
@@ -61,3 +75,4 @@ class MemoryStore:
 
     def close(self) -> None:
         self._trees.clear()
+        self._expiring.clear()

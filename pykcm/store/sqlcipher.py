@@ -19,6 +19,7 @@ from pykcm.store.keys import Key
 from pykcm.store.tree import (
     Delete,
     DeleteContainer,
+    Expired,
     Put,
     Secret,
     SecretChange,
@@ -35,12 +36,14 @@ _SCHEMA = """
         container INTEGER NOT NULL REFERENCES containers (id),
         name TEXT NOT NULL,
         value BLOB NOT NULL,
+        expires INTEGER,
         UNIQUE (container, name)
     );
+    CREATE INDEX expiring ON secrets (expires, name) WHERE expires IS NOT NULL;
 """
 
 _LOAD = """
-    SELECT path, name, value FROM containers JOIN secrets ON secrets.container = containers.id
+    SELECT path, name, value, expires FROM containers JOIN secrets ON secrets.container = containers.id
     WHERE path = ?1 OR path > ?1 || '/' AND path < ?1 || '0'
     ORDER BY secrets.id
 """  # '0' is the character after '/'
@@ -48,8 +51,8 @@ _LOAD = """
 _ADD_CONTAINER = "INSERT OR IGNORE INTO containers (path) VALUES (?)"
 _FIND_CONTAINER = "SELECT id FROM containers WHERE path = ?"
 _PUT = """
-    INSERT INTO secrets (container, name, value) VALUES (?, ?, ?)
-    ON CONFLICT (container, name) DO UPDATE SET value = excluded.value
+    INSERT INTO secrets (container, name, value, expires) VALUES (?, ?, ?, ?)
+    ON CONFLICT (container, name) DO UPDATE SET value = excluded.value, expires = excluded.expires
 """
 _DELETE = "DELETE FROM secrets WHERE container = (SELECT id FROM containers WHERE path = ?) AND name = ?"
 _DELETE_SECRETS = "DELETE FROM secrets WHERE container = (SELECT id FROM containers WHERE path = ?)"
@@ -63,6 +66,15 @@ _WITH_CCACHES = f"""
 _COUNT_CCACHES = f"""
     SELECT count(*) FROM secrets WHERE container IN (SELECT id FROM containers WHERE {_CCACHES_CONTAINERS})
 """
+
+# CROSS JOIN: in the order of the index, without sorting.
+_EXPIRED = """
+    SELECT expires, name, path FROM secrets CROSS JOIN containers ON containers.id = secrets.container
+    WHERE expires <= ? AND (expires, name) > (?, ?)
+    ORDER BY expires, name LIMIT ?
+"""
+
+_BEFORE_ALL = (-(2**63), "")
 
 # Ids of containers that were written to last, so that a Put need not look for them.
 _CONTAINERS_REMEMBERED = 1024
@@ -136,10 +148,9 @@ class SQLCipherStore:
     def _apply(self, change: SecretChange) -> None:
         db = self._db
         match change:
-            case Put(container, name, value):
-                db.execute(
-                    _PUT, (self._container_ids.get(container) or self._add_container(container), name, value)
-                )
+            case Put(container, name, value, expires):
+                container_id = self._container_ids.get(container) or self._add_container(container)
+                db.execute(_PUT, (container_id, name, value, expires))
             case Delete(container, name):
                 db.execute(_DELETE, (container, name))
             case DeleteContainer(container):
@@ -164,6 +175,12 @@ class SQLCipherStore:
     async def uids(self) -> list[int]:
         uids = (uid_of_container(path) for (path,) in self._query(_WITH_CCACHES))
         return sorted(uid for uid in uids if uid is not None)
+
+    async def expired(self, until: int, after: Expired | None, limit: int) -> list[Expired]:
+        begin = _BEFORE_ALL if after is None else (after.expires, after.name)
+        rows = self._query(_EXPIRED, (until, *begin, limit))
+        expired = ((expires, name, uid_of_container(path)) for expires, name, path in rows)
+        return [Expired(expires, name, uid) for expires, name, uid in expired if uid is not None]
 
     async def count_ccaches(self) -> int:
         [(count,)] = self._query(_COUNT_CCACHES)

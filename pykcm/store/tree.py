@@ -26,11 +26,15 @@ _ENCODED = [chr(byte) if byte in _PLAIN else f"%{byte:02X}" for byte in range(25
 
 
 class Secret(NamedTuple):
-    """A secret as it is kept: a value in the container of this path, under this name."""
+    """A secret as it is kept: a value in the container of this path, under this name.
+
+    `expires`, in seconds since the epoch, is beside a ccache's; None: never.
+    """
 
     container: str
     name: str
     value: bytes
+    expires: int | None = None
 
     def __repr__(self) -> str:
         return f"<Secret {self.container}/{self.name}>"
@@ -42,6 +46,7 @@ class Put(NamedTuple):
     container: str
     name: str
     value: bytes
+    expires: int | None = None
 
     def __repr__(self) -> str:
         return f"<Put {self.container}/{self.name}>"
@@ -61,6 +66,14 @@ class DeleteContainer(NamedTuple):
 
 
 SecretChange = Put | Delete | DeleteContainer
+
+
+class Expired(NamedTuple):
+    """A secret that has expired: they are told in the order of these fields."""
+
+    expires: int
+    name: str
+    uid: int
 
 
 def uid_container(uid: int) -> str:

@@ -15,6 +15,7 @@ class CCacheContents(NamedTuple):
     principal: Principal
     label: str | None
     kdc_offset: int
+    expires: int | None
     credentials: tuple[tuple[bytes, bytes], ...]
 
 
@@ -39,6 +40,7 @@ def _ccache_contents(ccache: CCache) -> CCacheContents:
         ccache.principal,
         ccache.label,
         ccache.kdc_offset,
+        ccache.expires,
         tuple((uuid, credential.blob) for uuid, credential in ccache.credentials.items()),
     )
 

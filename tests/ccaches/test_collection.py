@@ -17,14 +17,14 @@ from pykcm.ccaches.changes import (
 from pykcm.ccaches.collection import Collection, move, uid_in
 from pykcm.protocol.codes import Code
 from pykcm.protocol.tag import Match, Tag
-from tests.builders import ALICE, BOB, HTTP, TGS, configuration, credential, refused, service, tag_for
+from tests.builders import ALICE, BOB, HTTP, TGS, Clock, configuration, credential, refused, service, tag_for
 from tests.ccaches.contents import blobs, contents, existing, names
 
 
 @pytest.fixture
 def collection() -> Collection:
     """UID 1000's, with nothing in it."""
-    return Collection(1000)
+    return Collection(1000, Clock())
 
 
 def create(collection: Collection, *wanted: bytes) -> None:
@@ -73,7 +73,7 @@ def test_uuids_tell_the_uid(collection: Collection) -> None:
     assert len(set(uuids)) == 3
     assert {len(uuid) for uuid in uuids} == {16}
     assert {uid_in(uuid) for uuid in uuids} == {1000}
-    assert uid_in(Collection(2**32 - 2).initialize(b"4294967294", ALICE, None).uuid) == 2**32 - 2
+    assert uid_in(Collection(2**32 - 2, Clock()).initialize(b"4294967294", ALICE, None).uuid) == 2**32 - 2
 
 
 def test_order_is_that_of_creation(collection: Collection) -> None:
@@ -405,7 +405,7 @@ def test_move_and_the_default(
 
 def test_move_across_collections(collection: Collection) -> None:
     """MOVE_CACHE into another UID's collection takes everything along but the default."""
-    other = Collection(2000)
+    other = Collection(2000, Clock())
     collection.replace(b"1000", ALICE, 3, [credential()], "label")
     create(collection, b"1000:a")
     move(collection, b"1000", other, b"2000:x")
@@ -423,7 +423,7 @@ def test_move_of_the_last_across_collections(collection: Collection) -> None:
     """A collection that is left empty by MOVE_CACHE has its default at `<uid>` again."""
     create(collection, b"1000:a")
     collection.set_default(b"1000:a")
-    move(collection, b"1000:a", Collection(2000), b"2000")
+    move(collection, b"1000:a", Collection(2000, Clock()), b"2000")
     assert len(collection) == 0
     assert collection.default_name == b"1000"
 
@@ -458,7 +458,7 @@ def test_unavailable_can_be_destroyed(with_unavailable: Collection) -> None:
 
 def other() -> Collection:
     """Another UID's collection with one ccache."""
-    collection = Collection(2000)
+    collection = Collection(2000, Clock())
     create(collection, b"2000")
     return collection
 
@@ -495,7 +495,7 @@ def test_restore_records_nothing(collection: Collection) -> None:
     """What is restored stands as it was stored, and is no change."""
     create(collection, b"1000:a", b"1000")
     collection.set_default(b"1000:a")
-    restored = Collection(1000)
+    restored = Collection(1000, Clock())
     restored.restore(list(collection), b"1000:a")
     assert contents(restored) == contents(collection)
     assert restored.take_changes() == []

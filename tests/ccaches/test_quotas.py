@@ -17,12 +17,13 @@ from tests.builders import (
     ALICE,
     HTTP,
     TGS,
+    Clock,
     credential,
     credential_of_size,
     principal,
     principal_bytes,
-    service,
     tag_for,
+    tgs,
 )
 from tests.ccaches.contents import Contents, contents, existing, names
 
@@ -30,9 +31,9 @@ PRINCIPAL_SIZE = len(principal_bytes(ALICE))
 
 
 def collection_of(*sizes: int, quotas: Quotas, census: Census | None = None) -> Collection:
-    """A collection with the ccache `1000` of one credential for each size given."""
-    collection = Collection(1000, quotas, census)
-    given = [credential_of_size(size, service(number)) for number, size in enumerate(sizes)]
+    """A collection with the ccache `1000` of one TGT for each size given: nothing that may go for room."""
+    collection = Collection(1000, Clock(), quotas, census)
+    given = [credential_of_size(size, tgs(number)) for number, size in enumerate(sizes)]
     collection.replace(b"1000", ALICE, 0, given, None)
     collection.take_changes()
     return collection
@@ -109,7 +110,7 @@ def test_principal_counts() -> None:
 def test_what_was_restored_counts() -> None:
     """After a restart the size of what is stored counts as before."""
     limit = PRINCIPAL_SIZE + 500
-    collection = Collection(1000, Quotas(max_uid_size=limit))
+    collection = Collection(1000, Clock(), Quotas(max_uid_size=limit))
     collection.restore(list(collection_of(200, quotas=Quotas())), None)
     ccache = existing(collection, b"1000")
     assert_refused(
@@ -123,25 +124,25 @@ def test_replacing_counts_the_difference() -> None:
     limit = PRINCIPAL_SIZE + 250
     collection = collection_of(200, quotas=Quotas(max_ccache_size=limit, max_uid_size=limit))
     ccache = existing(collection, b"1000")
-    collection.store(ccache, credential_of_size(250, service(0)))
+    collection.store(ccache, credential_of_size(250, tgs(0)))
     collection.take_changes()
     assert_refused(
         collection,
         "max_ccache_size",
         "1000",
-        lambda: collection.store(ccache, credential_of_size(251, service(0))),
+        lambda: collection.store(ccache, credential_of_size(251, tgs(0))),
     )
 
 
 def test_what_shrinks_is_always_right() -> None:
     """In a collection over its limits (they were lowered) everything that makes it no larger is right."""
     full = collection_of(200, 300, quotas=Quotas())
-    lowered = Collection(1000, Quotas(max_uid_ccaches=1, max_ccache_size=10, max_uid_size=10))
+    lowered = Collection(1000, Clock(), Quotas(max_uid_ccaches=1, max_ccache_size=10, max_uid_size=10))
     lowered.restore(list(full), None)
     ccache = existing(lowered, b"1000")
-    lowered.store(ccache, credential_of_size(199, service(0)))
-    lowered.store(ccache, credential_of_size(199, service(0)))
-    lowered.remove_credentials(ccache, tag_for(service(1)), 0)
+    lowered.store(ccache, credential_of_size(199, tgs(0)))
+    lowered.store(ccache, credential_of_size(199, tgs(0)))
+    lowered.remove_credentials(ccache, tag_for(tgs(1)), 0)
     lowered.replace(b"1000", ALICE, 0, [credential_of_size(150)], None)
     lowered.initialize(b"1000", ALICE, None)
     lowered.destroy(b"1000")
@@ -209,7 +210,7 @@ def test_replace_counts_equal_credentials_once() -> None:
 
 def test_number_of_ccaches() -> None:
     """A UID may have exactly max_uid_ccaches; emptying or replacing one of them goes on to work."""
-    collection = Collection(1000, Quotas(max_uid_ccaches=2))
+    collection = Collection(1000, Clock(), Quotas(max_uid_ccaches=2))
     collection.initialize(b"1000", ALICE, None)
     collection.initialize(b"1000:a", ALICE, None)
     collection.take_changes()
@@ -227,7 +228,7 @@ def test_number_of_ccaches() -> None:
 
 def test_unavailable_ccaches_count() -> None:
     """A ccache that cannot be read counts until it is destroyed."""
-    collection = Collection(1000, Quotas(max_uid_ccaches=1))
+    collection = Collection(1000, Clock(), Quotas(max_uid_ccaches=1))
     collection.unavailable[b"1000:broken"] = bytes(16)
     assert_refused(
         collection, "max_uid_ccaches", "UID 1000", lambda: collection.initialize(b"1000", ALICE, None)
@@ -239,7 +240,7 @@ def test_unavailable_ccaches_count() -> None:
 def test_number_of_all_ccaches() -> None:
     """All UIDs together may have exactly max_ccaches, and one that goes makes room for one of any UID."""
     census = Census(0)
-    mine, theirs = (Collection(uid, Quotas(max_ccaches=2), census) for uid in (1000, 2000))
+    mine, theirs = (Collection(uid, Clock(), Quotas(max_ccaches=2), census) for uid in (1000, 2000))
     mine.initialize(b"1000", ALICE, None)
     theirs.initialize(b"2000", ALICE, None)
     mine.initialize(b"1000", ALICE, None)
@@ -253,7 +254,7 @@ def test_number_of_all_ccaches() -> None:
 
 def test_without_limits() -> None:
     """0 is no limit."""
-    collection = Collection(1000, Quotas(), Census(10**9))
+    collection = Collection(1000, Clock(), Quotas(), Census(10**9))
     for number in range(200):
         ccache = collection.initialize(b"1000:%d" % number, ALICE, None)
         collection.store(ccache, credential_of_size(100_000))
@@ -284,7 +285,7 @@ def test_move_within_a_collection_over_its_limits(quotas: Quotas) -> None:
     """MOVE_CACHE takes no room, so it is right even where the limits have been lowered since."""
     full = collection_of(200, quotas=Quotas())
     full.initialize(b"1000:a", ALICE, None)
-    collection = Collection(1000, quotas, Census(2))
+    collection = Collection(1000, Clock(), quotas, Census(2))
     collection.restore(list(full), None)
     before = contents(collection)
     try:
@@ -306,7 +307,7 @@ def test_move_within_a_collection_over_its_limits(quotas: Quotas) -> None:
 def test_move_into_a_full_collection(option: str, quotas: Quotas) -> None:
     """MOVE_CACHE into another UID's collection needs room there; refused, both are as they were."""
     source = collection_of(200, quotas=Quotas())
-    target = Collection(2000, quotas)
+    target = Collection(2000, Clock(), quotas)
     target.initialize(b"2000", ALICE, None)
     target.take_changes()
     before = contents(source)
@@ -318,7 +319,7 @@ def test_move_into_a_full_collection(option: str, quotas: Quotas) -> None:
 def test_move_across_collections_keeps_the_total() -> None:
     """MOVE_CACHE into another UID's collection makes no more ccaches: max_ccaches does not hinder it."""
     census = Census(0)
-    source, target = (Collection(uid, Quotas(max_ccaches=1), census) for uid in (1000, 2000))
+    source, target = (Collection(uid, Clock(), Quotas(max_ccaches=1), census) for uid in (1000, 2000))
     source.initialize(b"1000", ALICE, None)
     move(source, b"1000", target, b"2000")
     assert (names(source), names(target), census.total) == ([], [b"2000"], 1)
@@ -327,7 +328,7 @@ def test_move_across_collections_keeps_the_total() -> None:
 def test_what_was_stored_before_counts() -> None:
     """A collection that was read from the store counts towards max_uid_size as if it had been filled."""
     full = collection_of(200, quotas=Quotas())
-    collection = Collection(1000, Quotas(max_uid_size=PRINCIPAL_SIZE + 400))
+    collection = Collection(1000, Clock(), Quotas(max_uid_size=PRINCIPAL_SIZE + 400))
     collection.restore(list(full), None)
     (ccache,) = collection
     assert_refused(
@@ -359,7 +360,7 @@ class UnderTightQuotas(RuleBasedStateMachine):
     )
     def begin(self, quotas: Quotas) -> None:
         self.census = Census(0)
-        self.collection = Collection(1000, quotas, self.census)
+        self.collection = Collection(1000, Clock(), quotas, self.census)
 
     def attempt(self, change: Callable[[], object]) -> None:
         before: Contents = contents(self.collection)

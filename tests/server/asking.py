@@ -14,8 +14,8 @@ from pykcm.protocol.framing import Frame, Sendable
 from pykcm.server.residents import Residents
 from pykcm.server.service import Service
 from pykcm.store.interface import Store
-from pykcm.store.tree import SecretChange
-from tests.builders import peer
+from pykcm.store.tree import Expired, SecretChange
+from tests.builders import Clock, peer
 
 
 class Asking(KcmClient):
@@ -82,6 +82,9 @@ class ScriptedStore:
     async def uids(self) -> list[int]:
         return await self.inner.uids()
 
+    async def expired(self, until: int, after: Expired | None, limit: int) -> list[Expired]:
+        return await self.inner.expired(until, after, limit)
+
     async def count_ccaches(self) -> int:
         return await self.inner.count_ccaches()
 
@@ -100,10 +103,12 @@ class Server:
         quotas: Quotas = NO_LIMITS,
         root_lists_all: bool = False,
         cache_size: int = 0,
+        clock: Clock | None = None,
     ) -> None:
         self.runner = runner
+        self.clock = clock or Clock()
         self.store = ScriptedStore(store)
-        self.residents = Residents(self.store, quotas, cache_size)
+        self.residents = Residents(self.store, quotas, cache_size, self.clock)
         self.service = Service(self.store, self.residents, Access(root_lists_all=root_lists_all))
 
     def ask_as(self, uid: int, label: str | None = None) -> Asking:
@@ -123,4 +128,4 @@ class Server:
 
     def restarted(self) -> "Server":
         """Another service on the same store, which has to read everything again."""
-        return Server(self.runner, self.store.inner)
+        return Server(self.runner, self.store.inner, clock=self.clock)

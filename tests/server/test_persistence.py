@@ -31,6 +31,8 @@ from tests.builders import (
     BOB,
     HTTP,
     TGS,
+    Clock,
+    configuration,
     credential_bytes,
     credential_of_size,
     data,
@@ -38,6 +40,7 @@ from tests.builders import (
     refused,
     service,
     tag_for,
+    ticket,
 )
 from tests.ccaches.contents import contents
 from tests.server.asking import Asking, Server
@@ -52,6 +55,11 @@ TICKETS = [
     credential_bytes(HTTP) + b"\0\0\0\0",
     credential_bytes(HTTP, BOB, is_skey=True),
     credential_of_size(700, service(1)).blob,
+    # Has expired by the clock of these tests, never does, and does later than all others.
+    ticket(service(2), ends=1400).blob,
+    ticket(service(3), ends=0).blob,
+    ticket(service(2), ends=2**32 - 1).blob,
+    configuration(b"start_realm", b"PYKCM.TEST").blob,
 ]
 ODD = Principal(2**32 - 1, b"\xff\0", (b"", b"a/b", b"\xfe"))
 PRINCIPALS = [ALICE, BOB, ODD]
@@ -96,7 +104,7 @@ def test_what_is_read_again_is_what_was_in_memory(
     """After each of any operations, refused ones too, a restart would find exactly what is in memory."""
     uid = next(fresh_uids)
     # As much as lets some be refused.
-    server = Server(runner, store, quotas=Quotas(max_uid_ccaches=3, max_ccache_size=1500))
+    server = Server(runner, store, quotas=Quotas(max_uid_ccaches=2, max_ccache_size=1500, max_uid_size=2000))
     asking = server.ask_as(uid)
     for opcode, suffix, rest in sequence:
         name = b"%d%s\0" % (uid, suffix)
@@ -104,7 +112,7 @@ def test_what_is_read_again_is_what_was_in_memory(
             rest = b"%d%s\0" % (uid, rest)  # noqa: PLW2901 - names are under the UID of this example
         asking.answer(opcode, name + rest)
         in_memory = runner.run(server.residents.get(uid))
-        read_again = Collection(uid)
+        read_again = Collection(uid, Clock())
         restore(read_again, runner.run(store.load(uid)))
         assert contents(read_again) == contents(in_memory)
 

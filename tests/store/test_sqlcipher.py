@@ -282,7 +282,9 @@ def test_damaged_page(filled: Database) -> None:
 
 def test_damaged_page_beside_a_journal(filled: Database) -> None:
     """A page that is spoilt, and not in the journal, is refused after a crash as well."""
-    filled.write_and_die(10)
+    # So many that what the journal has anew is not in the middle.
+    filled.write(*range(10, 100))
+    filled.write_and_die(100)
     pages = filled.path.stat().st_size // PAGE
     filled.overwrite(pages // 2 * PAGE + 1000, 1)
     assert str(filled.path) in filled.refusal()
@@ -529,8 +531,9 @@ def test_a_damaged_page_of_a_large_database(
 ) -> None:
     """In a database too large to be checked whole at start a spoilt page answers EIO when it is read."""
     monkeypatch.setattr("pykcm.store.sqlcipher._CHECKED_AT_START", 0)
+    filled.write(*range(10, 100))
     if killed:
-        filled.write_and_die(10)
+        filled.write_and_die(100)
     filled.overwrite(filled.path.stat().st_size // PAGE // 2 * PAGE + 1000, 1)
     store = filled.open()
     with pytest.raises(StoreError) as caught:

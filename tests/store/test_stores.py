@@ -7,10 +7,11 @@ import pytest
 
 from pykcm.store.interface import Store
 from pykcm.store.memory import MemoryStore
-from pykcm.store.sqlcipher import SQLCipherStore
+from pykcm.store.sqlcipher import _EXPIRED, SQLCipherStore
 from pykcm.store.tree import (
     Delete,
     DeleteContainer,
+    Expired,
     Put,
     Secret,
     SecretChange,
@@ -257,3 +258,66 @@ def test_sqlcipher_keeps(open_sqlcipher: Callable[[], SQLCipherStore]) -> None:
     commit(store, Put(container, "c", b"new"), Put(container, "d", b"d"))
     store.close()
     assert values(load(open_sqlcipher(), 1000)) == [b"b", b"new", b"a", b"d"]
+
+
+# What has expired
+
+
+def put_expiring(uid: int, number: int, expires: int | None) -> Put:
+    uuid = uid.to_bytes(4) + number.to_bytes(12)
+    return Put(ccaches_container(uid), ccache_name(uuid, b"%d:%d" % (uid, number)), b"{}", expires)
+
+
+def expired(store: Store, until: int, after: Expired | None = None, limit: int = 100) -> list[Expired]:
+    return asyncio.run(store.expired(until, after, limit))
+
+
+def test_the_expiry_is_kept(store: Store) -> None:
+    """A secret comes back with the expiry that it was last put with, none and any included."""
+    moments = [None, 0, 1, 2**32 - 1, 2**32 + 2**31]
+    for expires in moments:
+        commit(store, put_expiring(1000, 1, expires))
+        assert [secret.expires for secret in load(store, 1000)] == [expires]
+
+
+def test_what_has_expired_is_told(store: Store) -> None:
+    """What expired at the moment asked for or before is told, the oldest first, of whichever UID."""
+    puts = {expires: put_expiring(uid, 1, expires) for uid, expires in [(3, 30), (1, 31), (2, 10), (4, 32)]}
+    commit(store, *puts.values(), put_expiring(5, 1, None))
+    told = [Expired(10, puts[10].name, 2), Expired(30, puts[30].name, 3), Expired(31, puts[31].name, 1)]
+    assert expired(store, 31) == told
+    assert expired(store, 9) == []
+    assert len(expired(store, 2**40)) == 4
+
+
+def test_what_has_expired_is_told_in_parts(store: Store) -> None:
+    """Told a few at a time, each is told once, also those that expired together and what stays."""
+    puts = [put_expiring(uid, number, 10 + number % 2) for uid in (1, 2, 3) for number in range(5)]
+    commit(store, *puts)
+    whole = expired(store, 50)
+    assert len(whole) == 15
+    assert whole == sorted(whole)
+    parts: list[Expired] = []
+    while part := expired(store, 50, parts[-1] if parts else None, 4):
+        parts += part
+        if len(parts) == 8:
+            commit(store, Delete(ccaches_container(parts[7].uid), parts[7].name))
+    assert parts == whole
+
+
+def test_what_is_gone_has_not_expired(store: Store) -> None:
+    """What was deleted, with its container too, or put anew, is not told by its old expiry."""
+    commit(store, *[put_expiring(1, number, 10) for number in range(3)], put_expiring(2, 1, 10))
+    commit(store, Delete(ccaches_container(1), put_expiring(1, 0, 10).name))
+    commit(store, put_expiring(1, 1, 20), put_expiring(1, 2, None))
+    commit(store, DeleteContainer(ccaches_container(2)))
+    assert [each.expires for each in expired(store, 50)] == [20]
+
+
+def test_expired_ones_are_found_by_an_index(open_sqlcipher: Callable[[], SQLCipherStore]) -> None:
+    """The database looks at what has expired alone, and has no need to sort it."""
+    plan = open_sqlcipher()._db.execute(f"EXPLAIN QUERY PLAN {_EXPIRED}", (50, 0, "", 10)).fetchall()
+    steps = [row[3] for row in plan]
+    assert len(steps) == 2
+    assert steps[0].startswith("SEARCH secrets USING INDEX expiring")
+    assert steps[1] == "SEARCH containers USING INTEGER PRIMARY KEY (rowid=?)"

@@ -1,0 +1,67 @@
+"""When a ccache expires: with the last of its tickets.
+
+Configuration entries are no tickets: they expire with their ccache and never keep one alive. A ticket whose
+endtime is not set never ends, because it may be in use.
+"""
+
+from collections.abc import Iterable
+
+from pykcm.protocol.credential import Credential
+from pykcm.protocol.principal import is_configuration
+
+# Later than any endtime that a ticket can have.
+NO_END = 2**32
+
+# How long a ccache without tickets waits for them before it has expired, in seconds: a client that has
+# just initialised one is about to store them.
+EMPTY_LIFETIME = 3600
+
+
+def end_of(credential: Credential) -> int | None:
+    """When it ends, in seconds since the epoch by the KDC's clock, or NO_END; None: it is no ticket."""
+    if is_configuration(credential.equality.server):
+        return None
+    return credential.endtime or NO_END
+
+
+def expiry(latest_end: int, kdc_offset: int) -> int | None:
+    """When the last ticket has ended, in seconds since the epoch by this machine's clock; None: never.
+
+    The KDC offset is from when the tickets were got, and the clock may have been set right since: whichever
+    way the ticket lasts longer counts.
+    """
+    return None if latest_end == NO_END else latest_end - min(kdc_offset, 0)
+
+
+class LatestEnd:
+    """The greatest of many ends, kept without looking at all of them for each that comes or goes."""
+
+    __slots__ = ("_end", "_times")
+
+    def __init__(self) -> None:
+        self._end: int | None = None
+        # How many tickets have this end, most having that of the TGT; 0: all of those have gone, and the
+        # greatest is to be found among the rest.
+        self._times = 1
+
+    def add(self, end: int | None) -> None:
+        if end is None or not self._times:
+            return
+        if self._end is None or end > self._end:
+            self._end = end
+            self._times = 1
+        elif end == self._end:
+            self._times += 1
+
+    def remove(self, end: int | None) -> None:
+        if end is not None and end == self._end and self._times:
+            self._times -= 1
+
+    def among(self, credentials: Iterable[Credential]) -> int | None:
+        """The greatest; `credentials` are those that have been added and not removed. None: no ticket."""
+        if not self._times:
+            self._end = None
+            self._times = 1
+            for credential in credentials:
+                self.add(end_of(credential))
+        return self._end

@@ -1,0 +1,104 @@
+"""Room before refusal: what has to go so that a change keeps within the quotas.
+
+Expired ccaches of the UID go first, the one that expired first ahead, then service tickets of the ccache
+that is written, the one issued first ahead; nothing else, and no more than is needed. Here it is only
+planned, so that a change for which all of that would not be enough is refused and takes nothing with it.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from pykcm.ccaches.ccache import CCache
+from pykcm.ccaches.quotas import Quotas
+
+
+class Wanted(NamedTuple):
+    """What there would be after a change, by the limit that it counts towards; 0: no more than before."""
+
+    max_ccaches: int = 0
+    max_uid_ccaches: int = 0
+    max_ccache_size: int = 0
+    max_uid_size: int = 0
+
+
+class Ticket(NamedTuple):
+    """A service ticket that may go, with its size in bytes."""
+
+    uuid: bytes
+    size: int
+
+
+class Plan(NamedTuple):
+    """What has to go: ccaches, each with the option that demands it, and service tickets by their UUIDs.
+
+    `lacking` is an option whose limit would be exceeded all the same; "" where the plan suffices.
+    """
+
+    ccaches: Sequence[tuple[CCache, str]] = ()
+    tickets: Sequence[bytes] = ()
+    tickets_reason: str = ""
+    lacking: str = ""
+
+
+NOTHING = Plan()
+
+
+def expired_ccaches(ccaches: Iterable[CCache], now: float) -> list[CCache]:
+    """Those that may go, the one that expired first ahead; one without tickets may not."""
+    by_expiry = [(ccache.expires, ccache) for ccache in ccaches if ccache.has_tickets]
+    expired = [(expires, ccache) for expires, ccache in by_expiry if expires is not None and expires <= now]
+    return [ccache for _, ccache in sorted(expired, key=lambda each: each[0])]
+
+
+def service_tickets(ccache: CCache, spared: bytes | None) -> Iterator[Ticket]:
+    """Those that may go, the one issued first ahead; never the one of the UUID `spared`."""
+    credentials = ccache.credentials
+    for uuid in credentials.service_tickets:
+        credential = credentials.get(uuid)
+        if uuid != spared and credential is not None:
+            yield Ticket(uuid, len(credential.blob))
+
+
+def is_needed(quotas: Quotas, wanted: Wanted) -> bool:
+    """Whether anything has to go at all."""
+    return any(0 < limit < amount for limit, amount in zip(quotas, wanted, strict=True))
+
+
+def make_plan(quotas: Quotas, wanted: Wanted, expired: Iterable[CCache], tickets: Iterable[Ticket]) -> Plan:
+    """What has to go of what may, which is given in the order in which it goes."""
+    over = _Excess(quotas, wanted)
+    to_be_freed = iter(tickets)
+    tickets_going: list[bytes] = []
+    ccaches_going: list[tuple[CCache, str]] = []
+    reason = over.first_of("max_ccache_size") or "max_uid_size"
+    # Nothing else helps against this one; and what it frees need not be freed by ccaches.
+    while over.first_of("max_ccache_size") and (ticket := next(to_be_freed, None)):
+        tickets_going.append(ticket.uuid)
+        over.less(ccache_size=ticket.size, uid_size=ticket.size)
+    for ccache in expired:
+        option = over.first_of("max_ccaches", "max_uid_ccaches", "max_uid_size")
+        if not option:
+            break
+        ccaches_going.append((ccache, option))
+        over.less(ccaches=1, uid_size=ccache.size)
+    while over.first_of("max_uid_size") and (ticket := next(to_be_freed, None)):
+        tickets_going.append(ticket.uuid)
+        over.less(ccache_size=ticket.size, uid_size=ticket.size)
+    return Plan(ccaches_going, tickets_going, reason, lacking=over.first_of(*Quotas._fields))
+
+
+class _Excess:
+    """By how much the limits would be exceeded, by option."""
+
+    def __init__(self, quotas: Quotas, wanted: Wanted) -> None:
+        limits = zip(Quotas._fields, quotas, wanted, strict=True)
+        self._by = {option: amount - limit for option, limit, amount in limits if limit}
+
+    def first_of(self, *options: str) -> str:
+        """The first of the options whose limit would be exceeded; "": none."""
+        return next((option for option in options if self._by.get(option, 0) > 0), "")
+
+    def less(self, *, ccaches: int = 0, ccache_size: int = 0, uid_size: int = 0) -> None:
+        for option, amount in zip(Quotas._fields, (ccaches, ccaches, ccache_size, uid_size), strict=True):
+            if option in self._by:
+                self._by[option] -= amount

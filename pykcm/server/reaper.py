@@ -1,0 +1,89 @@
+"""The reaper: ccaches whose tickets have all expired long ago go by themselves."""
+
+import asyncio
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from typing import Any, NoReturn
+
+from pykcm.ccaches.collection import Clock
+from pykcm.server.service import Service
+from pykcm.store.interface import Store, StoreError
+from pykcm.store.tree import Expired, split_ccache_name
+
+log = logging.getLogger(__name__)
+
+# The client whose request has started the daemon comes first; in seconds.
+_WAIT_AT_START = 1.0
+
+_AT_A_TIME = 64
+
+
+class Reaper:
+    """Removes each ccache that expired `retention` seconds ago or before, in its UID's turn.
+
+    The store tells which those are: the others are not looked at. What cannot be removed is logged and
+    tried again the next time.
+    """
+
+    def __init__(self, store: Store, service: Service, retention: float, clock: Clock = time.time) -> None:
+        self._store = store
+        self._service = service
+        self._retention = retention
+        self._clock = clock
+
+    async def run(
+        self, interval: float, sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
+    ) -> NoReturn:
+        """Reap at start and every `interval` seconds, until cancelled."""
+        pause = _WAIT_AT_START
+        while True:
+            await sleep(pause)
+            await self.reap()
+            pause = interval
+
+    async def reap(self) -> None:
+        """Remove all that is due now. When this is cancelled, what has begun is brought to its end."""
+        until = int(self._clock() - self._retention)
+        last: Expired | None = None
+        while True:
+            try:
+                due = await self._store.expired(until, last, _AT_A_TIME)
+            except StoreError as error:
+                log.error("expired ccaches cannot be looked for: %s", error)  # noqa: TRY400
+                return
+            for uid, uuids in _by_uid(due).items():
+                await _to_its_end(self._reap_one(uid, uuids, until))
+            if len(due) < _AT_A_TIME:
+                return
+            last = due[-1]
+
+    async def _reap_one(self, uid: int, uuids: list[bytes], until: int) -> None:
+        fields = {"KCM_UID": uid}
+        try:
+            await self._service.change(uid, lambda collection: collection.remove_expired(uuids, until))
+        except StoreError as error:
+            log.error("UID %d: expired ccaches cannot be removed: %s", uid, error, extra=fields)  # noqa: TRY400
+        except Exception:
+            log.exception("UID %d: expired ccaches not removed by an error in pykcm", uid, extra=fields)
+
+
+def _by_uid(due: list[Expired]) -> dict[int, list[bytes]]:
+    """The UUIDs of ccaches that are due; secrets that are none are left alone."""
+    by_uid: dict[int, list[bytes]] = defaultdict(list)
+    for _, name, uid in due:
+        with suppress(ValueError):
+            by_uid[uid].append(split_ccache_name(name)[0])
+    return by_uid
+
+
+async def _to_its_end(coroutine: Coroutine[Any, Any, None]) -> None:
+    """Run a task of its own, beside what others want; whoever is cancelled meanwhile still waits for it."""
+    task = asyncio.ensure_future(coroutine)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await task
+        raise

@@ -1,0 +1,351 @@
+"""Room before refusal: what goes, in which order, no more than is needed, and nothing where it is refused."""
+
+import errno
+from collections.abc import Callable
+
+import pytest
+
+from pykcm.ccaches.changes import Removal
+from pykcm.ccaches.collection import Collection, move
+from pykcm.ccaches.quotas import Census, Quotas
+from pykcm.protocol.credential import Credential
+from pykcm.protocol.principal import Principal
+from tests.builders import (
+    ALICE,
+    HTTP,
+    TGS,
+    Clock,
+    configuration,
+    principal,
+    principal_bytes,
+    refused,
+    service,
+    ticket,
+)
+from tests.ccaches.contents import contents, existing, names
+
+P = len(principal_bytes(ALICE))
+NOW = 1500
+
+
+def collection_of(
+    ccaches: dict[bytes, list[Credential]], quotas: Quotas, total: int | None = None
+) -> Collection:
+    """A collection of UID 1000 with these ccaches, whatever the quotas."""
+    filled = Collection(1000, Clock())
+    for name, credentials in ccaches.items():
+        filled.replace(name, ALICE, 0, credentials, None)
+    collection = Collection(1000, Clock(NOW), quotas, Census(total))
+    collection.restore(list(filled), None)
+    return collection
+
+
+def servers(collection: Collection, name: bytes = b"1000") -> list[Principal]:
+    return [credential.server for credential in existing(collection, name).credentials]
+
+
+def assert_refused(collection: Collection, attempt: Callable[[], object]) -> None:
+    """The attempt is EDQUOT and has changed nothing."""
+    before = contents(collection)
+    with refused(errno.EDQUOT):
+        attempt()
+    assert contents(collection) == before
+    assert collection.take_changes() == []
+    assert collection.take_removals() == []
+
+
+# Ccaches
+
+VALID, EXPIRED, LONG_EXPIRED = [ticket(ends=2000)], [ticket(ends=1400)], [ticket(ends=1300)]
+
+
+@pytest.mark.parametrize(
+    ("option", "quotas"),
+    [
+        ("max_uid_ccaches", Quotas(max_uid_ccaches=4)),
+        ("max_ccaches", Quotas(max_ccaches=4)),
+        ("max_uid_size", Quotas(max_uid_size=4 * (P + 200))),
+    ],
+)
+def test_the_ccache_that_expired_first_goes(option: str, quotas: Quotas) -> None:
+    """An expired ccache makes room for a new one: the one that expired first, and only one."""
+    ccaches = {b"1000:v": VALID, b"1000:e": EXPIRED, b"1000:l": LONG_EXPIRED, b"1000:w": VALID}
+    collection = collection_of(ccaches, quotas, 4)
+    collection.replace(b"1000:new", ALICE, 0, VALID, None)
+    assert names(collection) == [b"1000:v", b"1000:e", b"1000:w", b"1000:new"]
+    assert collection.take_removals() == [Removal(b"1000:l", option)]
+    collection.replace(b"1000:newer", ALICE, 0, VALID, None)
+    assert names(collection) == [b"1000:v", b"1000:w", b"1000:new", b"1000:newer"]
+    assert collection.take_removals() == [Removal(b"1000:e", option)]
+    collection.take_changes()
+    assert_refused(collection, lambda: collection.replace(b"1000:newest", ALICE, 0, VALID, None))
+
+
+def test_initialize_makes_room() -> None:
+    """INITIALIZE of a new ccache is given room as REPLACE is."""
+    collection = collection_of({b"1000:e": EXPIRED}, Quotas(max_uid_ccaches=1))
+    collection.initialize(b"1000", ALICE, None)
+    assert names(collection) == [b"1000"]
+    assert collection.take_removals() == [Removal(b"1000:e", "max_uid_ccaches")]
+
+
+def test_those_that_expired_at_once_go_in_their_order() -> None:
+    """Of ccaches that expired in the same second the one stored first goes first."""
+    collection = collection_of({b"1000:b": EXPIRED, b"1000:a": EXPIRED}, Quotas(max_uid_ccaches=2))
+    collection.initialize(b"1000", ALICE, None)
+    assert names(collection) == [b"1000:a", b"1000"]
+
+
+@pytest.mark.parametrize(
+    "tickets",
+    [
+        VALID,
+        [ticket(ends=NOW + 1)],
+        [ticket(ends=1), ticket(HTTP, ends=NOW + 1)],
+        [ticket(ends=0)],
+        [],
+        [configuration(b"x", b"y")],
+    ],
+    ids=["valid", "almost expired", "one valid", "without an end", "empty", "configuration alone"],
+)
+def test_other_ccaches_stay(tickets: list[Credential]) -> None:
+    """A ccache with a ticket that is valid, or that still waits for its tickets, never makes room."""
+    quotas = Quotas(max_uid_ccaches=1, max_uid_size=1000)
+    collection = collection_of({b"1000": tickets}, quotas)
+    assert_refused(collection, lambda: collection.initialize(b"1000:a", ALICE, None))
+
+
+def test_a_ticket_ends_at_its_endtime() -> None:
+    """In the second of its endtime a ticket has expired."""
+    collection = collection_of({b"1000:e": [ticket(ends=NOW)]}, Quotas(max_uid_ccaches=1))
+    collection.initialize(b"1000", ALICE, None)
+    assert names(collection) == [b"1000"]
+
+
+def test_by_the_kdcs_clock_still_valid() -> None:
+    """A ccache whose tickets are valid yet by the KDC offset it has does not make room."""
+    collection = collection_of({b"1000": EXPIRED}, Quotas(max_uid_ccaches=1))
+    collection.set_kdc_offset(existing(collection, b"1000"), -200)
+    collection.take_changes()
+    assert_refused(collection, lambda: collection.initialize(b"1000:a", ALICE, None))
+
+
+def test_the_ccache_written_stays() -> None:
+    """The ccache that is written does not go itself, nor its TGT, though all in it has expired."""
+    quotas = Quotas(max_uid_size=P + 300)
+    collection = collection_of({b"1000": EXPIRED}, quotas)
+    ccache = existing(collection, b"1000")
+    assert_refused(collection, lambda: collection.store(ccache, ticket(HTTP)))
+    assert_refused(collection, lambda: collection.replace(b"1000", ALICE, 0, [*VALID, ticket(HTTP)], None))
+
+
+def test_unavailable_ccaches_stay() -> None:
+    """A ccache that cannot be read counts, and does not go."""
+    collection = collection_of({b"1000:e": EXPIRED}, Quotas(max_uid_ccaches=2))
+    collection.unavailable[b"1000:broken"] = bytes(16)
+    collection.initialize(b"1000", ALICE, None)
+    assert names(collection) == [b"1000"]
+    collection.take_changes(), collection.take_removals()
+    assert_refused(collection, lambda: collection.initialize(b"1000:a", ALICE, None))
+    assert collection.unavailable == {b"1000:broken": bytes(16)}
+
+
+def test_as_many_as_are_needed() -> None:
+    """Where the limits have been lowered as many go as it takes; where that is not enough, none does."""
+    ccaches = {b"1000:%d" % number: EXPIRED for number in range(3)} | {b"1000": VALID}
+    collection = collection_of(ccaches, Quotas(max_uid_ccaches=2))
+    collection.initialize(b"1000:new", ALICE, None)
+    assert names(collection) == [b"1000", b"1000:new"]
+    collection = collection_of(ccaches | {b"1000:v": VALID}, Quotas(max_uid_ccaches=2))
+    assert_refused(collection, lambda: collection.initialize(b"1000:new", ALICE, None))
+
+
+def test_one_limit_of_two_cannot_be_met() -> None:
+    """Nothing goes for one limit where another one refuses the change all the same."""
+    quotas = Quotas(max_uid_ccaches=1, max_ccache_size=P + 200)
+    collection = collection_of({b"1000": EXPIRED}, quotas)
+    assert_refused(collection, lambda: collection.replace(b"1000:a", ALICE, 0, [ticket(size=201)], None))
+    collection.replace(b"1000:a", ALICE, 0, [ticket(size=200)], None)
+    assert names(collection) == [b"1000:a"]
+
+
+def test_the_default_stays() -> None:
+    """A default that named the only ccache goes on naming it, as the collection was at no time empty."""
+    collection = collection_of({b"1000:e": EXPIRED}, Quotas(max_uid_ccaches=1))
+    collection.set_default(b"1000:e")
+    collection.initialize(b"1000", ALICE, None)
+    assert names(collection) == [b"1000"]
+    assert collection.default_name == b"1000:e"
+
+
+def test_others_do_not_make_room() -> None:
+    """max_ccaches takes nothing from another UID."""
+    census = Census(0)
+    mine, theirs = (Collection(uid, Clock(NOW), Quotas(max_ccaches=2), census) for uid in (1000, 2000))
+    mine.replace(b"1000", ALICE, 0, VALID, None)
+    theirs.replace(b"2000", ALICE, 0, EXPIRED, None)
+    mine.take_changes()
+    assert_refused(mine, lambda: mine.initialize(b"1000:a", ALICE, None))
+    theirs.initialize(b"2000:a", ALICE, None)
+    assert (names(theirs), census.total) == ([b"2000:a"], 2)
+
+
+def test_move_makes_room() -> None:
+    """MOVE_CACHE into another UID's collection: expired ccaches there go, and what is moved stays whole."""
+    source = collection_of({b"1000": [*VALID, ticket(HTTP)], b"1000:e": EXPIRED}, Quotas())
+    target = Collection(2000, Clock(NOW), Quotas(max_uid_ccaches=1, max_uid_size=P + 400))
+    target.replace(b"2000", ALICE, 0, EXPIRED, None)
+    move(source, b"1000", target, b"2000:a")
+    assert (names(source), names(target)) == ([b"1000:e"], [b"2000:a"])
+    assert servers(target, b"2000:a") == [TGS, HTTP]
+    assert target.take_removals() == [Removal(b"2000", "max_uid_ccaches")]
+    assert source.take_removals() == []
+    move(source, b"1000:e", target, b"2000:a")
+    source.replace(b"1000", ALICE, 0, [*VALID, ticket(HTTP, size=201)], None)
+    source.take_changes(), target.take_changes()
+    assert_refused(target, lambda: move(source, b"1000", target, b"2000:b"))
+    assert names(source) == [b"1000"]
+
+
+# Service tickets
+
+OLD, OLDER, OLDEST = (ticket(service(n), issued=1000 - n) for n in range(3))
+CROSS_REALM = ticket(principal("krbtgt/OTHER.TEST"), issued=1)
+CONFIGURATION = configuration(b"fast_avail", b"yes" + bytes(50))
+
+
+@pytest.mark.parametrize("option", ["max_ccache_size", "max_uid_size"])
+def test_the_ticket_issued_first_goes(option: str) -> None:
+    """The service ticket that was issued first makes room for another, and only as many go as it takes."""
+    quotas = Quotas()._replace(**{option: P + 1000})
+    full = [OLD, ticket(TGS, issued=1), OLDEST, CROSS_REALM, OLDER]
+    collection = collection_of({b"1000": full}, quotas)
+    ccache = existing(collection, b"1000")
+    collection.store(ccache, ticket(HTTP))
+    assert servers(collection) == [service(0), TGS, CROSS_REALM.server, service(1), HTTP]
+    assert collection.take_removals() == [Removal(b"1000", option, 1)]
+    collection.store(ccache, ticket(service(9), size=201))
+    assert servers(collection) == [TGS, CROSS_REALM.server, HTTP, service(9)]
+    assert collection.take_removals() == [Removal(b"1000", option, 2)]
+
+
+def test_tgts_and_configuration_stay() -> None:
+    """Neither a TGT, of any realm, nor a configuration entry makes room, however old."""
+    kept = [CONFIGURATION, ticket(TGS, issued=1, ends=2), CROSS_REALM]
+    size = P + sum(len(credential.blob) for credential in kept)
+    collection = collection_of({b"1000": kept}, Quotas(max_ccache_size=size))
+    ccache = existing(collection, b"1000")
+    assert_refused(collection, lambda: collection.store(ccache, ticket(HTTP)))
+
+
+@pytest.mark.parametrize("new", [ticket(), configuration(b"a", b"b"), ticket(HTTP)])
+def test_everything_is_given_room(new: Credential) -> None:
+    """A TGT and a configuration entry are given room as a service ticket is."""
+    collection = collection_of({b"1000": [OLD]}, Quotas(max_ccache_size=P + 200))
+    collection.store(existing(collection, b"1000"), new)
+    assert servers(collection) == [new.server]
+
+
+def test_the_authtime_where_there_is_no_starttime() -> None:
+    """A ticket without a starttime was issued at its authtime; of those issued at once the first one goes."""
+    given = [
+        ticket(service(1), issued=0, authtime=500),
+        ticket(service(2), issued=499, authtime=600),
+        ticket(service(3), issued=499, authtime=400),
+        ticket(service(4), issued=0, authtime=498),
+    ]
+    collection = collection_of({b"1000": given}, Quotas(max_ccache_size=P + 800))
+    ccache = existing(collection, b"1000")
+    gone = []
+    for number in range(4):
+        before = servers(collection)
+        collection.store(ccache, ticket(service(10 + number)))
+        gone += [server for server in before if server not in servers(collection)]
+    assert gone == [service(4), service(2), service(3), service(1)]
+
+
+def test_a_replaced_ticket_keeps_its_place() -> None:
+    """Of tickets issued at once the one stored first goes, though it has been stored anew since."""
+    given = [ticket(service(number)) for number in range(3)]
+    collection = collection_of({b"1000": given}, Quotas(max_ccache_size=P + 600))
+    ccache = existing(collection, b"1000")
+    collection.store(ccache, ticket(service(3), issued=1001))
+    for issued in (1002, 1000):
+        collection.store(ccache, ticket(service(1), issued=issued))
+    collection.store(ccache, ticket(service(4), issued=1001))
+    assert servers(collection) == [service(2), service(3), service(4)]
+
+
+def test_the_ticket_stored_stays() -> None:
+    """A ticket that grows makes room of others and not of itself."""
+    collection = collection_of({b"1000": [OLDEST, OLD]}, Quotas(max_ccache_size=P + 400))
+    ccache = existing(collection, b"1000")
+    collection.store(ccache, ticket(OLDEST.server, issued=998, size=201))
+    assert servers(collection) == [OLDEST.server]
+    collection.take_changes(), collection.take_removals()
+    assert_refused(collection, lambda: collection.store(ccache, ticket(OLDEST.server, size=401)))
+
+
+def test_not_what_would_not_be_enough() -> None:
+    """A ticket too large for any room takes nothing with it."""
+    collection = collection_of({b"1000": [OLD, *VALID]}, Quotas(max_ccache_size=P + 400))
+    ccache = existing(collection, b"1000")
+    assert_refused(collection, lambda: collection.store(ccache, ticket(HTTP, size=201)))
+    collection.store(ccache, ticket(HTTP, size=200))
+    assert servers(collection) == [TGS, HTTP]
+
+
+@pytest.mark.parametrize("name", [b"1000", b"1000:new"])
+def test_what_is_sent_whole_is_taken_whole(name: bytes) -> None:
+    """REPLACE over a size is refused: neither are tickets of what is sent left out, nor others removed."""
+    quotas = Quotas(max_ccache_size=P + 400, max_uid_size=2 * P + 500)
+    collection = collection_of({b"1000": [OLD, OLDER], b"1000:e": EXPIRED}, quotas)
+    sent = [*VALID, ticket(HTTP), ticket(service(9), size=150)]
+    assert_refused(collection, lambda: collection.replace(name, ALICE, 0, sent, None))
+
+
+def test_other_ccaches_keep_their_tickets() -> None:
+    """Service tickets of another ccache that is valid do not go."""
+    ccaches = {b"1000": [*VALID, OLDEST], b"1000:a": VALID}
+    collection = collection_of(ccaches, Quotas(max_uid_size=2 * P + 600))
+    written = existing(collection, b"1000:a")
+    assert_refused(collection, lambda: collection.store(written, ticket(HTTP)))
+
+
+def test_expired_ccaches_before_tickets() -> None:
+    """Expired ccaches go before the ccache written loses a ticket; then both go."""
+    ccaches = {b"1000": [*VALID, OLD, OLDEST], b"1000:e": EXPIRED}
+    limit = 2 * P + 800
+    collection = collection_of(ccaches, Quotas(max_uid_size=limit))
+    ccache = existing(collection, b"1000")
+    collection.store(ccache, ticket(service(5)))
+    assert names(collection) == [b"1000"]
+    assert servers(collection) == [TGS, service(0), service(2), service(5)]
+    assert collection.take_removals() == [Removal(b"1000:e", "max_uid_size")]
+    collection = collection_of(ccaches, Quotas(max_uid_size=limit))
+    collection.store(existing(collection, b"1000"), ticket(service(5), size=200 + P + 200))
+    assert servers(collection) == [TGS, service(0), service(5)]
+    assert collection.take_removals() == [
+        Removal(b"1000:e", "max_uid_size"),
+        Removal(b"1000", "max_uid_size", 1),
+    ]
+
+
+def test_tickets_that_must_go_spare_a_ccache() -> None:
+    """Where tickets have to go for max_ccache_size, no ccache goes for what they free."""
+    ccaches = {b"1000": [*VALID, OLD], b"1000:e": EXPIRED}
+    quotas = Quotas(max_ccache_size=P + 400, max_uid_size=2 * P + 600)
+    collection = collection_of(ccaches, quotas)
+    collection.store(existing(collection, b"1000"), ticket(HTTP))
+    assert names(collection) == [b"1000", b"1000:e"]
+    assert collection.take_removals() == [Removal(b"1000", "max_ccache_size", 1)]
+
+
+def test_the_last_ticket_made_room() -> None:
+    """A ccache that has lost its last ticket, for configuration, waits for tickets from then on."""
+    collection = collection_of({b"1000": [OLD]}, Quotas(max_ccache_size=P + 200))
+    ccache = existing(collection, b"1000")
+    collection.store(ccache, CONFIGURATION)
+    assert not ccache.has_tickets
+    assert ccache.expires is not None
+    assert ccache.expires > NOW
