@@ -43,6 +43,10 @@ class Equality(msgspec.Struct, frozen=True, gc=False):
     authdata: bytes
     second_ticket: bytes
 
+    def __repr__(self) -> str:
+        # As a key that is missing it may stand in an exception.
+        return f"<Equality {Principal(0, *self.client)} for {Principal(0, *self.server)}>"
+
 
 class Credential(msgspec.Struct, frozen=True, gc=False):
     """One credential: `blob` is what the client sent, byte for byte; `times_at` is where its times begin."""

@@ -27,6 +27,10 @@ class Frame(NamedTuple):
     opcode: int
     message: bytes
 
+    def __repr__(self) -> str:
+        # The message may hold a session key.
+        return f"<Frame of operation {self.opcode}, {len(self.message)} bytes>"
+
 
 class FramingError(Exception):
     """The stream cannot be understood any further: close the connection."""
@@ -103,6 +107,10 @@ class Pieces(NamedTuple):
 
     size: int
     pieces: list[bytes]
+
+    def __repr__(self) -> str:
+        # They may be whole credentials.
+        return f"<Pieces of {self.size} bytes>"
 
 
 Sendable = bytes | Pieces
