@@ -83,9 +83,9 @@ def test_one_at_a_time(tmp_path: Path) -> None:
     last = second.stderr.splitlines()[-1]
     assert "StoreUnusableError" in last
     assert str(path) in last
-    assert f"process {os.getpid()})" in last
+    assert f"process {os.getpid()} (" in last
     # The refused one has not taken the holder's place in the file.
-    assert f"process {os.getpid()})" in refusal(path)
+    assert f"process {os.getpid()} (" in refusal(path)
     folder.close()
 
 
@@ -95,7 +95,20 @@ def test_let_go_of(tmp_path: Path) -> None:
     StateFolder(path).close()
     in_child(lambda: StateFolder(path))
     folder = StateFolder(path)
-    assert f"process {os.getpid()})" in refusal(path)
+    assert f"process {os.getpid()} (" in refusal(path)
+    folder.close()
+
+
+def test_a_holder_out_of_sight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the kernel does not tell who it is, the number is told that the holder has written."""
+    path = tmp_path / "state"
+    folder = StateFolder(path)
+    monkeypatch.setattr("pykcm.store.folder._pid_of_holder", lambda _: None)
+    assert f"out of sight (in a container?), process {os.getpid()} there, has this state folder" in refusal(
+        path
+    )
+    (path / "lock").write_text("\x1b[2J\n")
+    assert "another pykcmd (unknown which) has this state folder" in refusal(path)
     folder.close()
 
 
@@ -105,7 +118,7 @@ def test_a_holder_before(tmp_path: Path) -> None:
     path.mkdir(0o700)
     (path / "lock").write_text("99999999999999999999\n")
     folder = StateFolder(path)
-    assert f"process {os.getpid()})" in refusal(path)
+    assert f"process {os.getpid()} (" in refusal(path)
     folder.close()
 
 
@@ -115,7 +128,9 @@ def test_a_holder_that_does_not_say(tmp_path: Path) -> None:
     path.mkdir(0o700)
     with (path / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert "process unknown)" in refusal(path)
+        message = refusal(path)
+        assert f"process {os.getpid()} (" in message
+        assert "choose another state_dir" in message
 
 
 def test_a_file_in_its_place(tmp_path: Path) -> None:
