@@ -10,6 +10,7 @@ import pytest
 
 from pykcm.store.folder import StateFolder
 from pykcm.store.interface import StoreUnusableError
+from tests.acls import let_read
 from tests.processes import in_child
 
 
@@ -53,6 +54,15 @@ def test_modes_that_are_not_private(tmp_path: Path, mode: int) -> None:
     assert f"{mode:04o}" in message
     assert "chmod 0700" in message
     assert path.stat().st_mode & 0o7777 == mode
+    assert list(path.iterdir()) == []
+
+
+def test_someone_else_on_a_list(tmp_path: Path) -> None:
+    """A folder that an access control list lets another user read is refused like any other open one."""
+    path = tmp_path / "state"
+    path.mkdir(0o700)
+    let_read(path, 20001)
+    assert "chmod 0700" in refusal(path)
     assert list(path.iterdir()) == []
 
 
