@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 from pykcm import __version__
 from pykcm.ccaches.quotas import Quotas
 from pykcm.config import DEFAULT_FILE, Config, ConfigError, load_config
+from pykcm.dumps import DumpsError, forbid_dumps
 from pykcm.logs import set_level, set_up_logging
 from pykcm.peer.access import Access
 from pykcm.peer.identity import Kernel, read_kernel
@@ -67,6 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
     os.umask(0o077)
     set_up_logging()
     try:
+        forbid_dumps()
         config = load_config(
             options.config,
             {
@@ -78,7 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
         set_level(config.log_level)
         return _run(config)
-    except (ConfigError, ListenError, StoreUnusableError) as error:
+    except (DumpsError, ConfigError, ListenError, StoreUnusableError) as error:
         log.critical("%s", error)
         return EXIT_UNUSABLE
 

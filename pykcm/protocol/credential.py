@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from pykcm.protocol.principal import Identity, Principal, read_principal
+from pykcm.protocol.principal import Identity, Principal, read_identity, read_principal
 from pykcm.protocol.wire import U32, Reader
 
 ENCTYPE = Struct(">h")
@@ -43,6 +43,10 @@ class Equality(msgspec.Struct, frozen=True, gc=False):
     enctype: int
     authdata: bytes
     second_ticket: bytes
+
+    def __repr__(self) -> str:
+        # As a key that is missing it may stand in an exception.
+        return f"<Equality {Principal(0, *self.client)} for {Principal(0, *self.server)}>"
 
 
 class Credential(msgspec.Struct, frozen=True, gc=False):
@@ -108,11 +112,15 @@ def parse_credential(blob: bytes) -> Credential:
 
     Clients add such bytes now and then; what they stored is what they get back.
     """
-    reader = Reader(blob)
-    client = read_principal(reader).identity
+    return read_credential(Reader(blob))
+
+
+def read_credential(reader: Reader) -> Credential:
+    """The same of a reader that has read nothing yet; it then knows how many elements there were."""
+    client = read_identity(reader)
     if reader.at <= _LONGEST_SHARED:
         client = _shared(client)
-    server = read_principal(reader).identity
+    server = read_identity(reader)
     (enctype,) = reader.unpack(ENCTYPE)
     reader.skip_data()
     times_at = reader.at
@@ -124,7 +132,7 @@ def parse_credential(blob: bytes) -> Credential:
         authdata = NO_AUTHDATA
     second_ticket = reader.data()
     return Credential(
-        blob, Equality(client, server, bool(is_skey), enctype, authdata, second_ticket), times_at
+        reader.buffer, Equality(client, server, bool(is_skey), enctype, authdata, second_ticket), times_at
     )
 
 

@@ -27,6 +27,10 @@ class Frame(NamedTuple):
     opcode: int
     message: bytes
 
+    def __repr__(self) -> str:
+        # The message may hold a session key.
+        return f"<Frame of operation {self.opcode}, {len(self.message)} bytes>"
+
 
 class FramingError(Exception):
     """The stream cannot be understood any further: close the connection."""
@@ -64,24 +68,34 @@ class FrameReader:
         return self._cut()
 
     def _cut(self) -> list[Frame]:
-        unread = self._unread
+        end = len(self._unread)
         frames = []
         at = 0
-        while len(unread) - at >= 4:
-            length = U32.unpack_from(unread, at)[0]
-            if not HEADER_SIZE <= length <= self._max_size:
-                raise FramingError(f"request of {length} bytes (4 to {self._max_size} are accepted)")
-            # A wrong version is told from the first byte on: its sender may never send the rest.
-            if len(unread) > at + 4 and unread[at + 4] != MAJOR:
-                raise FramingError(f"protocol version {unread[at + 4]} (only {MAJOR} is known)")
-            if len(unread) - at - 4 < length:
-                break
-            message = bytes(unread[at + 4 : at + 4 + length])
-            frames.append(Frame(message[2] << 8 | message[3], message))
-            at += 4 + length
+        with memoryview(self._unread) as unread:
+            while at + _LENGTH_AND_VERSION.size <= end:
+                length, major, _, opcode = _LENGTH_AND_VERSION.unpack_from(unread, at)
+                self._check(length, major)
+                begin = at + U32.size
+                if begin + length > end:
+                    break
+                at = begin + length
+                frames.append(Frame(opcode, bytes(unread[begin:at])))
+            else:
+                # What is wrong is told as soon as it can be: its sender may never send the rest.
+                if at + U32.size <= end:
+                    version_at = at + U32.size
+                    self._check(
+                        U32.unpack_from(unread, at)[0], unread[version_at] if version_at < end else MAJOR
+                    )
         if at:
-            del unread[:at]
+            del self._unread[:at]
         return frames
+
+    def _check(self, length: int, major: int) -> None:
+        if not HEADER_SIZE <= length <= self._max_size:
+            raise FramingError(f"request of {length} bytes (4 to {self._max_size} are accepted)")
+        if major != MAJOR:
+            raise FramingError(f"protocol version {major} (only {MAJOR} is known)")
 
 
 def pack_request(opcode: int, arguments: bytes) -> bytes:
@@ -93,6 +107,10 @@ class Pieces(NamedTuple):
 
     size: int
     pieces: list[bytes]
+
+    def __repr__(self) -> str:
+        # They may be whole credentials.
+        return f"<Pieces of {self.size} bytes>"
 
 
 Sendable = bytes | Pieces

@@ -7,12 +7,18 @@ bytes behind the last field now and then (Heimdal's does); they are left unread.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from pykcm.protocol.credential import Credential, parse_credential
+from pykcm.protocol.credential import Credential, parse_credential, read_credential
 from pykcm.protocol.framing import HEADER_SIZE, Pieces
 from pykcm.protocol.opcodes import Opcode
 from pykcm.protocol.principal import Principal, read_principal
 from pykcm.protocol.tag import Tag, read_tag
 from pykcm.protocol.wire import I32, U32, UUID_SIZE, FormatError, Reader, pack_name
+
+# What one REPLACE may hold: more credentials than a ccache of the default limit has room for, and for each of
+# them more components, addresses and authdata than tickets have. A frame full of the smallest ones would keep
+# everybody waiting for a second.
+MAX_CREDENTIALS = 4096
+MAX_ELEMENTS = 16 * MAX_CREDENTIALS
 
 
 class Field(NamedTuple):
@@ -51,7 +57,20 @@ def _read_blobs(reader: Reader) -> list[bytes]:
 
 
 def _read_credentials(reader: Reader) -> list[Credential]:
-    return [parse_credential(reader.data()) for _ in range(_bounded_count(reader))]
+    count = _bounded_count(reader)
+    if count > MAX_CREDENTIALS:
+        raise FormatError(f"{count} credentials (at most {MAX_CREDENTIALS} are accepted)")
+    credentials = []
+    elements = 0
+    for _ in range(count):
+        within = Reader(reader.data())
+        credentials.append(read_credential(within))
+        elements += within.elements
+        if elements > MAX_ELEMENTS:
+            raise FormatError(
+                f"credentials with more than {MAX_ELEMENTS} components, addresses and authdata together"
+            )
+    return credentials
 
 
 def _bounded_count(reader: Reader) -> int:

@@ -59,6 +59,15 @@ class Principal(NamedTuple):
 
 
 def read_principal(reader: Reader) -> Principal:
+    return Principal(*_read(reader))
+
+
+def read_identity(reader: Reader) -> Identity:
+    """A principal without its name type."""
+    return _read(reader)[1:]
+
+
+def _read(reader: Reader) -> tuple[int, bytes, tuple[bytes, ...]]:
     # Each request and credential has one or two of these: walked in local variables, not by the reader.
     buffer, at, end = reader.buffer, reader.at, reader.end
     if at + _HEADER.size > end:
@@ -66,6 +75,7 @@ def read_principal(reader: Reader) -> Principal:
     name_type, count, size = _HEADER.unpack_from(buffer, at)
     if count > MAX_COMPONENTS:
         raise FormatError(f"principal of {count} components (at most {MAX_COMPONENTS} are accepted)")
+    reader.elements += count
     at += _HEADER.size
     after = at + size
     realm = buffer[at:after]
@@ -79,4 +89,4 @@ def read_principal(reader: Reader) -> Principal:
     if after > end:
         raise FormatError("principal ends early")
     reader.at = after
-    return Principal(name_type, realm, tuple(components))
+    return name_type, realm, tuple(components)

@@ -81,6 +81,10 @@ class Tag(NamedTuple):
     authdata: bytes = NO_AUTHDATA
     second_ticket: bytes = b""
 
+    def __repr__(self) -> str:
+        # A second ticket is somebody's ticket.
+        return f"<Tag {self.client or 'anybody'} for {self.server or 'anything'}>"
+
     def matches(self, credential: Credential, how: int) -> bool:
         """Whether `credential` is one of those looked for; `how` is the flag word (see Match)."""
         return (

@@ -4,8 +4,17 @@ _BACKSLASH = {"\\": "\\\\"}
 _PRINCIPAL = _BACKSLASH | {"/": "\\/", "@": "\\@", "\0": "\\0", "\n": "\\n", "\t": "\\t", "\b": "\\b"}
 
 
+# In bytes. A name that is longer is nobody's, but may be as long as a request is.
+_LONGEST_SHOWN = 1024
+
+
 def shown(value: bytes) -> str:
-    r"""UTF-8 as it is; what is no text or cannot be seen as \xNN, and a backslash doubled."""
+    r"""UTF-8 as it is; what is no text or cannot be seen as \xNN, and a backslash doubled.
+
+    Of more than 1,024 bytes the first ones, and how many there are.
+    """
+    if len(value) > _LONGEST_SHOWN:
+        return f"{_escaped(value[:_LONGEST_SHOWN], _BACKSLASH)}... ({len(value)} bytes)"
     return _escaped(value, _BACKSLASH)
 
 

@@ -9,11 +9,12 @@ from typing import Any
 
 from pykcm.protocol.codes import Code, KcmError
 
-U16 = Struct(">H")
 U32 = Struct(">I")
 I32 = Struct(">i")
 
 UUID_SIZE = 16
+
+_ENTRY = Struct(">HI")
 
 # Far more addresses or authdata elements than a ticket has; so a frame full of empty ones is refused at
 # its count and not after a walk of millions of steps.
@@ -28,14 +29,19 @@ class FormatError(KcmError):
 
 
 class Reader:
-    """A cursor over one message: `at` is where the next read begins."""
+    """A cursor over one message: `at` is where the next read begins.
 
-    __slots__ = ("at", "buffer", "end")
+    `elements` counts the principals' components and the lists' entries so far: what a message may have so
+    many of that walking over them takes long.
+    """
+
+    __slots__ = ("at", "buffer", "elements", "end")
 
     def __init__(self, buffer: bytes, at: int = 0) -> None:
         self.buffer = buffer
         self.at = at
         self.end = len(buffer)
+        self.elements = 0
 
     def take(self, size: int) -> bytes:
         """The next `size` bytes."""
@@ -93,12 +99,22 @@ class Reader:
         """An address or authdata list (u32 count, then u16 type and data each), as the bytes it stands in."""
         begin = self.at
         count = self.u32()
+        if not count:
+            return self.buffer[begin : self.at]
         if count > MAX_LIST:
             raise FormatError(f"list of {count} entries (at most {MAX_LIST} are accepted)")
+        self.elements += count
+        # A hostile message is full of these: walked in local variables.
+        buffer, at, end = self.buffer, self.at, self.end
         for _ in range(count):
-            self.at += U16.size
-            self.skip_data()
-        return self.buffer[begin : self.at]
+            after = at + _ENTRY.size
+            if after > end:
+                raise FormatError("message ends early")
+            at = after + _ENTRY.unpack_from(buffer, at)[1]
+        if at > end:
+            raise FormatError("message ends early")
+        self.at = at
+        return buffer[begin:at]
 
 
 def pack_data(value: bytes) -> bytes:

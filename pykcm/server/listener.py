@@ -1,13 +1,24 @@
 """The socket that clients connect to: bound here, or handed over by systemd."""
 
 import contextlib
+import fcntl
 import os
 import socket
 import stat
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from struct import Struct
+
+from pykcm.processes import shown_process
 
 BACKLOG = 1024
 _MODE = 0o666
+
+_UCRED = Struct("iII")
+
+# In seconds.
+_PATIENCE = 1.0
 
 
 class ListenError(Exception):
@@ -25,16 +36,8 @@ class BoundSocket:
         self._path = path
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            if _is_stale(path):
-                path.unlink()
-            # The mode is there from the first moment, and no other one before it.
-            umask = os.umask(0o777 & ~_MODE)
-            try:
-                self.socket.bind(str(path))
-            finally:
-                os.umask(umask)
-            self._inode = path.stat().st_ino
-            self.socket.listen(BACKLOG)
+            with _alone_in(path.parent):
+                self._bind()
         except OSError as error:
             self.socket.close()
             raise ListenError(f"{path}: {error.strerror or error}") from error
@@ -42,11 +45,53 @@ class BoundSocket:
             self.socket.close()
             raise
 
+    def _bind(self) -> None:
+        if _is_stale(self._path):
+            self._path.unlink()
+        # The mode is there from the first moment, and no other one before it.
+        umask = os.umask(0o777 & ~_MODE)
+        try:
+            self.socket.bind(str(self._path))
+        finally:
+            os.umask(umask)
+        self._inode = self._path.stat().st_ino
+        self.socket.listen(BACKLOG)
+
     def close(self) -> None:
         with contextlib.suppress(OSError):
             if self._path.stat(follow_symlinks=False).st_ino == self._inode:
                 self._path.unlink()
         self.socket.close()
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Keep those out who start at the same time: of two, one would take the other's new socket for stale.
+
+    Whoever may read the folder may hold this lock: after a while it is done without.
+    """
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        yield  # the folder may be none that can be read, and still one to make a socket in
+        return
+    try:
+        end = time.monotonic() + _PATIENCE
+        while not _lock(fd) and time.monotonic() < end:
+            time.sleep(_PATIENCE / 100)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True  # a file system without locks: nothing to wait for
+    return True
 
 
 def _is_stale(path: Path) -> bool:
@@ -61,8 +106,18 @@ def _is_stale(path: Path) -> bool:
         probe.setblocking(False)
         try:
             probe.connect(str(path))
+            holder = _listening(probe)
         except ConnectionRefusedError:
             return True
         except BlockingIOError:
-            pass  # its backlog is full: somebody listens, if slowly
-    raise ListenError(f"{path}: another server listens there; stop it first, or choose another socket_path")
+            # Its backlog is full: somebody listens, if slowly.
+            holder = "another server (too busy to tell which)"
+    raise ListenError(f"{path}: {holder} listens there; stop it first, or choose another socket_path")
+
+
+def _listening(probe: socket.socket) -> str:
+    """Who listens at the other end: the kernel knows who began to, which may be systemd for a service."""
+    pid, uid, _ = _UCRED.unpack(probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    if pid:
+        return f"{shown_process(pid)} of UID {uid}"
+    return f"another server of UID {uid}, out of sight (in a container?),"

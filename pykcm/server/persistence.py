@@ -82,11 +82,16 @@ def restore(collection: Collection, secrets: Sequence[tree.Secret]) -> None:
     uid = collection.uid
     default: bytes | None = None
     ccaches: dict[str, CCache] = {}
+    taken: set[tuple[str, bytes]] = set()
     credentials: list[tree.Secret] = []
     for secret in secrets:
         try:
             if secret.container == tree.ccaches_container(uid):
                 ccache = _ccache(secret)
+                own = {("name", ccache.name), ("UUID", ccache.uuid)}
+                if not taken.isdisjoint(own):
+                    raise ValueError("another ccache has its name or UUID")  # noqa: TRY301 - as if unreadable
+                taken |= own
                 ccaches[tree.ccache_container(uid, ccache.uuid, ccache.name)] = ccache
             elif secret.container == tree.uid_container(uid) and secret.name == tree.DEFAULT:
                 default = documents.from_text(documents.read_default(secret.value).name)
@@ -99,7 +104,11 @@ def restore(collection: Collection, secrets: Sequence[tree.Secret]) -> None:
         if owner is None:
             continue
         try:
-            owner.credentials.put(bytes.fromhex(secret.name), parse_credential(secret.value))
+            credential = parse_credential(secret.value)
+            uuid = tree.credential_uuid(secret.name)
+            # Of equal ones, which nothing here writes, the first is as good as any.
+            if owner.credentials.uuid_of_equal(credential) is None:
+                owner.credentials.put(uuid, credential)
         except (KcmError, ValueError) as error:
             del ccaches[secret.container]
             _set_aside(collection, secret.container.rpartition("/")[2], secret, error)
@@ -116,17 +125,19 @@ def _ccache(secret: tree.Secret) -> CCache:
 
 def _set_aside(collection: Collection, ccache: str, secret: tree.Secret, error: Exception) -> None:
     name = None
+    outcome = "its ccache is unavailable until it is destroyed"
     try:
         uuid, name = tree.split_ccache_name(ccache)
         collection.unavailable[name] = uuid
     except ValueError:
-        pass  # the default's secret, or one that no name leads to: it stays where it is
+        # One that no name leads to stays where it is.
+        outcome = "the default is forgotten" if ccache == tree.DEFAULT else "nothing leads to it"
     log.error(
         "UID %d: secret %s/%s cannot be read (%s): %s",
         collection.uid,
-        secret.container,
-        secret.name,
+        shown(secret.container.encode()),
+        shown(secret.name.encode()),
         error,
-        "the default is forgotten" if name is None else "its ccache is unavailable until it is destroyed",
+        outcome,
         extra={"KCM_UID": collection.uid, "KCM_CCACHE": "" if name is None else shown(name)},
     )

@@ -6,6 +6,7 @@ import os
 import stat
 from pathlib import Path
 
+from pykcm.processes import shown_process
 from pykcm.store.interface import StoreUnusableError
 
 
@@ -34,10 +35,10 @@ class StateFolder:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = os.pread(self._lock, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            holder = _holder(self._lock)
             os.close(self._lock)
             raise StoreUnusableError(
-                f"{path}: another pykcmd (process {holder}) has this state folder"
+                f"{path}: {holder} has this state folder; stop it first, or choose another state_dir"
             ) from None
         # The lock holds without it: on a full disk, the others are not told by whom.
         with contextlib.suppress(OSError):
@@ -46,3 +47,30 @@ class StateFolder:
 
     def close(self) -> None:
         os.close(self._lock)
+
+
+def _holder(lock: int) -> str:
+    """Who holds the lock: as the kernel tells it, else as the file does, which the holder has written."""
+    pid = _pid_of_holder(os.fstat(lock))
+    if pid is not None:
+        return shown_process(pid)
+    said = os.pread(lock, 32, 0).strip()
+    if said.isdigit():
+        # Its number means another process here, or none.
+        return f"a pykcmd that is out of sight (in a container?), process {said.decode()} there,"
+    return "another pykcmd (unknown which)"
+
+
+def _pid_of_holder(status: os.stat_result) -> int | None:
+    """None where the kernel does not tell, or the process is not in this PID namespace."""
+    device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    try:
+        locks = Path("/proc/locks").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return None
+    for line in locks.splitlines():
+        # Like `7: FLOCK  ADVISORY  WRITE 4711 fd:01:131090 0 EOF`; one that waits has an arrow more.
+        fields = line.split()
+        if fields[1:2] == ["FLOCK"] and fields[5:6] == [device] and int(fields[4]) > 0:
+            return int(fields[4])
+    return None

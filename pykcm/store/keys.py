@@ -34,22 +34,13 @@ def load_key(key_file: Path, *, may_create: bool) -> Key:
     if credentials:
         credential = Path(credentials, CREDENTIAL)
         if credential.exists():
-            return Key(_read(credential), credential)
+            return Key(_read(credential, private=False), credential)
     try:
         if may_create and not key_file.exists():
             _create(key_file)
     except OSError as error:
         raise StoreUnusableError(f"{key_file}: cannot be made: {error.strerror}") from error
-    try:
-        _check_private(key_file)
-    except FileNotFoundError:
-        raise StoreUnusableError(
-            f"{key_file}: there is a database, but no key: neither this file nor the systemd credential "
-            f"{CREDENTIAL}; restore the key, or move the database away to begin with an empty one"
-        ) from None
-    except OSError as error:
-        raise StoreUnusableError(f"{key_file}: {error.strerror}") from error
-    return Key(_read(key_file), key_file)
+    return Key(_read(key_file, private=True), key_file)
 
 
 def _create(path: Path) -> None:
@@ -69,23 +60,37 @@ def _create(path: Path) -> None:
         os.close(folder)
 
 
-def _check_private(path: Path) -> None:
-    status = path.stat()
+def _check_private(path: Path, status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise StoreUnusableError(f"{path}: is no regular file, and so no key")
+    # Where there is an access control list, the group's bits are the most that it gives to anybody.
     if stat.S_IMODE(status.st_mode) & 0o077:
         raise StoreUnusableError(
             f"{path}: others than its owner have access to the key "
             f"(mode {stat.S_IMODE(status.st_mode):04o}); chmod 0600, and think about a new key"
         )
     if status.st_uid not in {os.geteuid(), 0}:
-        raise StoreUnusableError(f"{path}: the key belongs to UID {status.st_uid}, not to the daemon's")
+        raise StoreUnusableError(
+            f"{path}: the key belongs to UID {status.st_uid}, not to the daemon's {os.geteuid()}; chown it, "
+            "and think about a new key"
+        )
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, *, private: bool) -> bytes:
     try:
-        with path.open("rb") as file:
-            raw = file.read(KEY_SIZE + 1)
+        # What is looked at is what is read; and nobody waits at a pipe.
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            if private:
+                _check_private(path, os.fstat(fd))
+            raw = os.read(fd, KEY_SIZE + 1)
+        finally:
+            os.close(fd)
+    except FileNotFoundError:
+        raise StoreUnusableError(
+            f"{path}: there is a database, but no key: neither this file nor the systemd credential "
+            f"{CREDENTIAL}; restore the key, or move the database away to begin with an empty one"
+        ) from None
     except OSError as error:
         raise StoreUnusableError(f"{path}: {error.strerror}") from error
     if len(raw) != KEY_SIZE:

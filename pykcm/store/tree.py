@@ -22,6 +22,8 @@ DEFAULT = "default"
 
 _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789:._-@")
 _CCACHE_NAME = re.compile(r"([0-9a-f]{32})-((?:[a-zA-Z0-9:._@-]|%[0-9A-F]{2})*)", re.ASCII)
+_UID = re.compile(r"0|[1-9][0-9]{0,9}", re.ASCII)
+_UUID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _ENCODED = [chr(byte) if byte in _PLAIN else f"%{byte:02X}" for byte in range(256)]
 
 
@@ -102,7 +104,18 @@ def split_ccache_name(secret_name: str) -> tuple[bytes, bytes]:
         raise ValueError("not the name of a ccache's secret")
     first, *others = match[2].split("%")
     name = first.encode() + b"".join(bytes.fromhex(part[:2]) + part[2:].encode() for part in others)
-    return bytes.fromhex(match[1]), name
+    uuid = bytes.fromhex(match[1])
+    # Written in another way, the container of its credentials would not be found.
+    if ccache_name(uuid, name) != secret_name:
+        raise ValueError("not the name of a ccache's secret")
+    return uuid, name
+
+
+def credential_uuid(secret_name: str) -> bytes:
+    """The UUID of a credential from its secret's name; raises ValueError."""
+    if _UUID.fullmatch(secret_name) is None:
+        raise ValueError("not the name of a credential's secret")
+    return bytes.fromhex(secret_name)
 
 
 def uid_of_container(path: str) -> int | None:
@@ -110,7 +123,7 @@ def uid_of_container(path: str) -> int | None:
     if not path.startswith(_ROOT):
         return None
     digits = path[len(_ROOT) :].partition("/")[0]
-    return int(digits) if digits.isdecimal() else None
+    return int(digits) if _UID.fullmatch(digits) else None
 
 
 def is_ccaches_container(path: str) -> bool:

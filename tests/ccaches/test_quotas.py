@@ -411,6 +411,7 @@ class UnderTightQuotas(RuleBasedStateMachine):
         sizes = [sum(len(c.blob) for c in ccache.credentials) + PRINCIPAL_SIZE for ccache in ccaches]
         assert [ccache.size for ccache in ccaches] == sizes
         assert self.collection._size == sum(sizes)
+        assert self.collection._credentials == sum(len(ccache.credentials) for ccache in ccaches)
         assert self.collection._by_uuid == {ccache.uuid: ccache for ccache in ccaches}
         assert self.census.total == len(ccaches)
 

@@ -53,6 +53,23 @@ def unprivileged_pykcmd(folder: Path, stopped_pykcmd: Pykcmd) -> Iterator[Pykcmd
         yield daemon
 
 
+def test_its_user_does_not_look_into_it(unprivileged_pykcmd: Pykcmd) -> None:
+    """What is in the daemon's memory and environment is not for other processes of its own user either."""
+    assert unprivileged_pykcmd.process is not None
+    pid = unprivileged_pykcmd.process.pid
+    for name, said in (("environ", b"Permission denied"), ("mem", b"Permission denied"), ("status", b"")):
+        looked = subprocess.run(
+            ["dd", f"if=/proc/{pid}/{name}", "bs=1", "count=1", "status=none"],
+            capture_output=True,
+            check=False,
+            user=DAEMON,
+            group=DAEMON,
+            extra_groups=[],
+        )
+        assert said in looked.stderr
+        assert (looked.returncode == 0) == (not said)
+
+
 def test_an_unprivileged_daemon(unprivileged_pykcmd: Pykcmd, mit_as: Callable[[int], MitClient]) -> None:
     """The daemon needs no privilege to tell users apart, to serve root, and to keep its files to itself."""
     mit, other, root = map(mit_as, (USER, OTHER, 0))

@@ -31,6 +31,14 @@ def test_text(show: Callable[[bytes], str], value: bytes, text: str) -> None:
     assert show(value) == text
 
 
+def test_only_the_beginning_of_what_is_long() -> None:
+    """Of what is longer than any name the beginning is shown, and how long it is."""
+    assert shown(b"x" * 1024) == "x" * 1024
+    assert shown(b"\0" * 1025) == "\\x00" * 1024 + "... (1025 bytes)"
+    # Cut in the middle of a character.
+    assert shown(b"x" * 1023 + "é".encode() * 2) == "x" * 1023 + "\\xc3... (1027 bytes)"
+
+
 def test_separators() -> None:
     """The separators of principals are quoted within one, and there alone."""
     assert shown(b"20001:a/b@c") == "20001:a/b@c"

@@ -1,9 +1,11 @@
 """The daemon's own socket: what it replaces, what it leaves alone, and what it leaves behind."""
 
+import fcntl
 import os
 import socket
 import stat
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
@@ -84,7 +86,8 @@ def test_a_live_one_is_left_alone(path: Path, bound: BoundSocket) -> None:
     """A socket that another server listens on is refused and goes on to be served."""
     message = refusal(path)
     assert str(path) in message
-    assert "another server" in message
+    assert f"process {os.getpid()} (" in message
+    assert f"of UID {os.getuid()} listens there" in message
     assert is_served(path)
     assert bound.socket.fileno() >= 0
 
@@ -103,6 +106,37 @@ def test_a_busy_one_is_left_alone(path: Path) -> None:
         assert path.stat().st_ino == inode
         for client in waiting:
             client.close()
+
+
+def test_one_after_the_other(path: Path) -> None:
+    """Two that start at once do so in turn: the second sees the first one's socket, and that it is served."""
+    in_child(lambda: BoundSocket(path))
+    folder = os.open(path.parent, os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    stale = path.stat().st_ino
+    with ThreadPoolExecutor() as others:
+        waiting = [others.submit(BoundSocket, path) for _ in range(2)]
+        done, _ = wait(waiting, timeout=0.1)
+        assert not done
+        assert path.stat().st_ino == stale
+        os.close(folder)
+        outcomes = [future.exception() for future in waiting]
+    assert sorted(map(type, outcomes), key=str) == [type(None), ListenError]
+    assert is_served(path)
+    for future, outcome in zip(waiting, outcomes, strict=True):
+        if outcome is None:
+            future.result().close()
+
+
+def test_a_lock_that_is_never_let_go_of(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever may read the folder may lock it: that keeps nobody from starting."""
+    monkeypatch.setattr("pykcm.server.listener._PATIENCE", 0.05)
+    folder = os.open(path.parent, os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    bound = BoundSocket(path)
+    assert is_served(path)
+    bound.close()
+    os.close(folder)
 
 
 def test_a_file_is_left_alone(path: Path) -> None:

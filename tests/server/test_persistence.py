@@ -338,6 +338,51 @@ def test_secrets_that_lead_nowhere(
     assert all(Secret(*put) in kept for put in strange)
 
 
+def test_what_meets_another(
+    runner: asyncio.Runner, store: Store, secrets: list[Secret], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A second ccache of one name or UUID, and a second credential that equals another, harm neither."""
+    ccache, credential = ccache_secret(secrets), credential_secrets(secrets)[0]
+    uuid, name = ccache.name.split("-", 1)
+    strange = [
+        Put(ccache.container, f"{'0' * 32}-{name}", ccache.value),
+        Put(ccache.container, f"{uuid}-1000:other", ccache.value),
+        Put(credential.container, "0" * 32, credential.value),
+    ]
+    runner.run(store.commit(strange))
+    with caplog.at_level(logging.ERROR):
+        asking = Server(runner, store).ask_as(1000)
+        assert len(asking.get_cache_uuid_list()) == 2
+    assert "another ccache has its name or UUID" in caplog.text
+    assert asking.get_cred_list(BROKEN) == TICKETS[2:4]
+    asking.remove_cred(BROKEN, 0, Tag())
+    assert asking.get_cred_list(BROKEN) == []
+
+
+@pytest.mark.parametrize("name", ["not a UUID", "00", "0 " * 16])
+def test_a_credential_without_a_uuid(
+    runner: asyncio.Runner, store: Store, secrets: list[Secret], name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A credential whose secret's name is no UUID could not be asked for: it counts as unreadable."""
+    credential = credential_secrets(secrets)[0]
+    runner.run(store.commit([Put(credential.container, name, credential.value)]))
+    server = Server(runner, store)
+    with caplog.at_level(logging.ERROR):
+        assert_one_unavailable(server, [*secrets, credential])
+    assert_destroyed(server)
+
+
+def test_a_name_that_could_forge_a_line(
+    runner: asyncio.Runner, store: Store, secrets: list[Secret], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The names of secrets that cannot be read are shown with whatever is no text escaped."""
+    runner.run(store.commit([Put(ccaches_container(1000), "x\npykcmd: info: all is well\x1b[2J", b"?")]))
+    with caplog.at_level(logging.ERROR):
+        Server(runner, store).ask_as(1000).get_cache_uuid_list()
+    (record,) = caplog.records
+    assert record.getMessage().isprintable()
+
+
 def test_unreadable_secrets_harm_no_other_user(
     runner: asyncio.Runner, store: Store, secrets: list[Secret], caplog: pytest.LogCaptureFixture
 ) -> None:

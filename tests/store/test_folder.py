@@ -10,6 +10,7 @@ import pytest
 
 from pykcm.store.folder import StateFolder
 from pykcm.store.interface import StoreUnusableError
+from tests.acls import let_read
 from tests.processes import in_child
 
 
@@ -56,6 +57,15 @@ def test_modes_that_are_not_private(tmp_path: Path, mode: int) -> None:
     assert list(path.iterdir()) == []
 
 
+def test_someone_else_on_a_list(tmp_path: Path) -> None:
+    """A folder that an access control list lets another user read is refused like any other open one."""
+    path = tmp_path / "state"
+    path.mkdir(0o700)
+    let_read(path, 20001)
+    assert "chmod 0700" in refusal(path)
+    assert list(path.iterdir()) == []
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give folders away")
 def test_someone_elses_folder(tmp_path: Path) -> None:
     """A folder of another user is refused: its owner would have the key and the database."""
@@ -83,9 +93,9 @@ def test_one_at_a_time(tmp_path: Path) -> None:
     last = second.stderr.splitlines()[-1]
     assert "StoreUnusableError" in last
     assert str(path) in last
-    assert f"process {os.getpid()})" in last
+    assert f"process {os.getpid()} (" in last
     # The refused one has not taken the holder's place in the file.
-    assert f"process {os.getpid()})" in refusal(path)
+    assert f"process {os.getpid()} (" in refusal(path)
     folder.close()
 
 
@@ -95,7 +105,20 @@ def test_let_go_of(tmp_path: Path) -> None:
     StateFolder(path).close()
     in_child(lambda: StateFolder(path))
     folder = StateFolder(path)
-    assert f"process {os.getpid()})" in refusal(path)
+    assert f"process {os.getpid()} (" in refusal(path)
+    folder.close()
+
+
+def test_a_holder_out_of_sight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the kernel does not tell who it is, the number is told that the holder has written."""
+    path = tmp_path / "state"
+    folder = StateFolder(path)
+    monkeypatch.setattr("pykcm.store.folder._pid_of_holder", lambda _: None)
+    assert f"out of sight (in a container?), process {os.getpid()} there, has this state folder" in refusal(
+        path
+    )
+    (path / "lock").write_text("\x1b[2J\n")
+    assert "another pykcmd (unknown which) has this state folder" in refusal(path)
     folder.close()
 
 
@@ -105,7 +128,7 @@ def test_a_holder_before(tmp_path: Path) -> None:
     path.mkdir(0o700)
     (path / "lock").write_text("99999999999999999999\n")
     folder = StateFolder(path)
-    assert f"process {os.getpid()})" in refusal(path)
+    assert f"process {os.getpid()} (" in refusal(path)
     folder.close()
 
 
@@ -115,7 +138,9 @@ def test_a_holder_that_does_not_say(tmp_path: Path) -> None:
     path.mkdir(0o700)
     with (path / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert "process unknown)" in refusal(path)
+        message = refusal(path)
+        assert f"process {os.getpid()} (" in message
+        assert "choose another state_dir" in message
 
 
 def test_a_file_in_its_place(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from pykcm.store.interface import StoreUnusableError
 from pykcm.store.keys import CREDENTIAL, KEY_SIZE, Key, load_key
+from tests.acls import let_read
 
 RAW = bytes(range(32))
 
@@ -96,6 +97,25 @@ def test_modes_that_are_not_private(key_file: Path, mode: int) -> None:
     assert "chmod 0600" in message
 
 
+def test_someone_else_on_a_list(key_file: Path) -> None:
+    """A key that an access control list lets another user read is refused like any that others may read."""
+    write(key_file)
+    let_read(key_file, 20001)
+    assert "chmod 0600" in refusal(key_file)
+
+
+def test_a_link_to_it(key_file: Path) -> None:
+    """A symbolic link is followed, and what it leads to must be as private as any key."""
+    elsewhere = key_file.with_name("elsewhere")
+    write(elsewhere)
+    key_file.symlink_to(elsewhere)
+    assert load_key(key_file, may_create=False) == Key(RAW, key_file)
+    elsewhere.chmod(0o644)
+    assert "0644" in refusal(key_file)
+    elsewhere.unlink()
+    assert "no key" in refusal(key_file)
+
+
 @pytest.mark.parametrize("size", [0, 1, 31, 33, 64, 1 << 20])
 def test_wrong_sizes(key_file: Path, size: int) -> None:
     """A key of any other size is refused, and nothing of it is shown."""
@@ -144,7 +164,8 @@ def test_someone_elses_key(key_file: Path) -> None:
     os.chown(key_file, 20001, 20001)
     message = refusal(key_file)
     assert str(key_file) in message
-    assert "20001" in message
+    assert "belongs to UID 20001" in message
+    assert "chown" in message
 
 
 def test_a_full_disk(full_disk: Path) -> None:

@@ -10,6 +10,7 @@ from pykcm.store.tree import (
     ccache_container,
     ccache_name,
     ccaches_container,
+    credential_uuid,
     is_ccaches_container,
     split_ccache_name,
     uid_container,
@@ -73,7 +74,16 @@ def test_any_container_tells_its_uid(uid: int, uuid: bytes, name: bytes) -> None
 
 
 @pytest.mark.parametrize(
-    "path", ["", "/", "/kcm", "/kcm/persistent/", "/kcm/persistent/x", "/kcm/volatile/7", "/kcm/transitory/7"]
+    "path",
+    [
+        *("", "/", "/kcm", "/kcm/persistent/", "/kcm/persistent/x", "/kcm/volatile/7", "/kcm/transitory/7"),
+        *(
+            "/kcm/persistent/007",
+            "/kcm/persistent/-7",
+            "/kcm/persistent/\u0667",
+            f"/kcm/persistent/{'7' * 5000}",
+        ),
+    ],
 )
 def test_other_containers(path: str) -> None:
     """Any other path is nobody's."""
@@ -96,6 +106,7 @@ def test_other_containers(path: str) -> None:
         f"{HEX}-%zz",
         f"{HEX}-%  ",
         f"{HEX}-Grüße",
+        f"{HEX}-%41",
     ],
 )
 def test_what_is_no_ccaches_name(name: str) -> None:
@@ -113,6 +124,14 @@ def test_any_other_name(name: str) -> None:
         return
     assert len(uuid) == 16
     assert ccache_name(uuid, ccache) == name
+
+
+def test_a_credentials_name() -> None:
+    """A credential's name is its UUID, 32 digits in lower case, and nothing else."""
+    assert credential_uuid("0123456789abcdef" * 2) == bytes.fromhex("0123456789abcdef" * 2)
+    for other in ("", "00", "0" * 31, "0" * 33, "A" * 32, "0 " * 16, "\u0663" * 32, " " + "0" * 31):
+        with pytest.raises(ValueError):  # noqa: PT011 - its message is its caller's
+            credential_uuid(other)
 
 
 def test_reprs_hold_no_values() -> None:

@@ -1,0 +1,1 @@
+"""Fuzzing: targets that anything may be thrown at, the inputs that are kept, and the run by atheris."""

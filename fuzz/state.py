@@ -1,0 +1,155 @@
+"""The targets that have a state: a collection read from secrets, and a service that is asked."""
+
+import asyncio
+import errno
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from struct import Struct
+from typing import Any
+
+from pykcm.ccaches.changes import CCacheWritten, Change, CredentialWritten, DefaultChanged
+from pykcm.ccaches.collection import Collection
+from pykcm.ccaches.quotas import Quotas
+from pykcm.peer.access import Access
+from pykcm.peer.identity import Peer
+from pykcm.peer.names import MAX_NAME
+from pykcm.protocol.codes import KcmError
+from pykcm.protocol.framing import FrameReader, FramingError, Sendable
+from pykcm.protocol.messages import PAYLOAD
+from pykcm.protocol.opcodes import Opcode
+from pykcm.protocol.wire import UUID_SIZE, Reader
+from pykcm.server.persistence import restore, secret_changes
+from pykcm.server.residents import Residents
+from pykcm.server.service import Service
+from pykcm.store import tree
+from pykcm.store.memory import MemoryStore
+
+UID = 1000
+PEERS = (Peer(UID, UID, 4711, None), Peer(0, 0, 4712, None), Peer(2000, 2000, 4713, None))
+
+_LARGEST_FRAME = 4096
+_QUOTAS = Quotas(max_ccaches=8, max_uid_ccaches=4, max_ccache_size=4096, max_uid_size=8192)
+
+# Where a secret is, and how long its name and value are.
+SECRET = Struct(">BBH")
+_REPLY = Struct(">IIi")
+
+CCACHE = tree.ccache_container(UID, bytes(UUID_SIZE), b"1000")
+PLACES = (tree.ccaches_container(UID), CCACHE, tree.uid_container(UID), tree.uid_container(UID) + "/else")
+
+
+def restore_secrets(data: bytes) -> None:
+    """Secrets one after the other: whatever they are, they become a collection in good order."""
+    collection = Collection(UID)
+    with _logs_read():
+        restore(collection, _secrets(data))
+    listed = list(collection)
+    assert {id(collection.get(ccache.name)) for ccache in listed} == set(map(id, listed))
+    assert all(collection.by_uuid(ccache.uuid) is ccache for ccache in listed)
+    assert collection._size == sum(ccache.size for ccache in listed)  # noqa: SLF001
+    assert not collection.take_changes()
+    # What was understood is written and read again.
+    changes: list[Change] = [DefaultChanged(collection.default_name)]
+    for ccache in listed:
+        changes.append(CCacheWritten(ccache))
+        changes += [CredentialWritten(ccache, *item) for item in ccache.credentials.items()]
+    again = Collection(UID)
+    puts = [change for change in secret_changes(UID, changes) if isinstance(change, tree.Put)]
+    restore(again, [tree.Secret(*put) for put in puts])
+    assert _contents(again) == _contents(collection)
+    # And every credential can be taken out.
+    for ccache in listed:
+        for uuid in list(ccache.credentials.uuids()):
+            ccache.credentials.remove(uuid)
+        assert ccache.credentials.size == 0
+    for name in [ccache.name for ccache in listed] + list(collection.unavailable):
+        collection.destroy(name)
+
+
+def _secrets(data: bytes) -> list[tree.Secret]:
+    # A container has one of each name.
+    secrets: dict[tuple[str, str], tree.Secret] = {}
+    at = 0
+    while at + SECRET.size <= len(data):
+        place, name_size, size = SECRET.unpack_from(data, at)
+        begin = at + SECRET.size
+        at = begin + name_size + size
+        name = data[begin : begin + name_size].decode("utf-8", "replace")
+        container = PLACES[place % len(PLACES)]
+        secrets[container, name] = tree.Secret(container, name, data[begin + name_size : at])
+    return list(secrets.values())
+
+
+def _contents(collection: Collection) -> list[Any]:
+    return [
+        collection.default_name,
+        *(
+            (ccache.uuid, ccache.name, ccache.principal, ccache.kdc_offset, list(ccache.credentials.items()))
+            for ccache in collection
+        ),
+    ]
+
+
+def run_service(data: bytes) -> None:
+    """The first byte says who asks, the rest is a stream of requests: each has a reply, none an accident."""
+    if not data:
+        return
+    peer = PEERS[(data[0] & 0x7F) % len(PEERS)]
+    try:
+        asked = FrameReader(_LARGEST_FRAME).feed(data[1:])
+    except FramingError:
+        return
+    store = MemoryStore()
+    residents = Residents(store, _QUOTAS)
+    with _logs_read(), asyncio.Runner() as runner:
+        service = Service(store, residents, Access(root_lists_all=bool(data[0] & 0x80)))
+        for frame in asked:
+            _check_reply(frame.opcode, runner.run(service.perform(peer, frame)))
+        for uid in runner.run(store.uids()):
+            present = residents.present(uid)
+            assert present is not None
+            read = Collection(uid)
+            restore(read, runner.run(store.load(uid)))
+            assert _contents(read) == _contents(present)
+            assert all(len(ccache.name) <= MAX_NAME for ccache in present)
+
+
+def _check_reply(opcode: int, reply: Sendable) -> None:
+    whole = reply if isinstance(reply, bytes) else b"".join(reply.pieces)
+    length, status, code = _REPLY.unpack_from(whole)
+    payload = whole[_REPLY.size :]
+    assert (length, status) == (4 + len(payload), 0)
+    assert code != errno.EIO, "an error in pykcm: the memory store has none"
+    field = PAYLOAD.get(opcode)
+    if code or field is None:
+        assert not payload
+        return
+    try:
+        assert field.pack(field.read(Reader(payload))) == payload, Opcode(opcode).name
+    except KcmError as error:
+        raise AssertionError("the reply cannot be read") from error
+
+
+class _Strict(logging.Handler):
+    """Makes the text of every line and keeps none; an accident that is logged is raised again."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        assert record.getMessage().isprintable()
+        if record.exc_info and record.exc_info[1] is not None:
+            raise record.exc_info[1]
+
+
+@contextmanager
+def _logs_read() -> Iterator[None]:
+    logger = logging.getLogger("pykcm")
+    before = logger.level, logger.propagate, logger.handlers[:]
+    logger.setLevel(logging.DEBUG)
+    logger.propagate = False
+    logger.handlers[:] = [_Strict()]
+    try:
+        yield
+    finally:
+        logger.setLevel(before[0])
+        logger.propagate = before[1]
+        logger.handlers[:] = before[2]
