@@ -3,6 +3,7 @@
 Usage: python -m fuzz.one TARGET [libFuzzer's options and corpus folders]
 """
 
+import shlex
 import sys
 
 import atheris
@@ -11,5 +12,8 @@ with atheris.instrument_imports(include=["pykcm", "fuzz"]):
     from fuzz.targets import TARGETS
 
 if __name__ == "__main__":
-    atheris.Setup([sys.argv[0], *sys.argv[2:]], TARGETS[sys.argv[1]].attempt)
+    name, *options = sys.argv[1:]
+    # To merge, libFuzzer starts itself again, by the shell and by this.
+    command = f"{shlex.quote(sys.executable)} -m fuzz.one {name}"
+    atheris.Setup([command, *options], TARGETS[name].attempt)
     atheris.Fuzz()

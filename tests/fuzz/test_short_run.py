@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from fuzz.__main__ import main
 from fuzz.targets import CORPUS, TARGETS
 
 RUNS = 300
@@ -40,3 +41,17 @@ def test_every_target_runs(tmp_path: Path) -> None:
         assert int(line.split()[2]) >= RUNS
     assert not [path for path in crashes.rglob("*") if path.is_file()]
     assert sorted(CORPUS.rglob("*")) == before
+
+
+def test_what_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With --keep, inputs that reach new code are in the corpus afterwards, and crash nothing."""
+    kept = tmp_path / "corpus" / "requests"
+    kept.mkdir(parents=True)
+    (kept / "seed").write_bytes(bytes(8))
+    monkeypatch.setattr("fuzz.__main__.CORPUS", kept.parent)
+    options = ["--target", "requests", "--keep", "--runs", "2000", "--found", str(tmp_path / "found")]
+    assert main([*options, "--crashes", str(tmp_path / "crashes")]) == 0
+    assert len(list(kept.iterdir())) > 1
+    assert not (tmp_path / "found" / "requests").exists()
+    for path in kept.iterdir():
+        TARGETS["requests"].attempt(path.read_bytes())
