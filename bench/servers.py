@@ -6,7 +6,7 @@ from bench.build import build
 from bench.paths import PYKCMD
 from bench.processes import Server
 
-# Some of the workloads are larger than a user may be.
+# Some of the workloads are larger than a user may be, and states that are kept are older than their tickets.
 _CONFIGURATION = """\
 durability = "{durability}"
 max_ccaches = 0
@@ -14,6 +14,7 @@ max_uid_ccaches = 0
 max_ccache_size = 0
 max_uid_size = 0
 max_request_size = 65536
+expired_retention = "3650d"
 """
 
 

@@ -1,5 +1,6 @@
 """The command `pykcmd`: its options, its exit status, and that it starts, serves and ends."""
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -16,9 +17,16 @@ from types import SimpleNamespace
 import pytest
 
 from pykcm import __version__
+from pykcm.ccaches.quotas import Quotas
 from pykcm.client import KcmClient
+from pykcm.config import Config
+from pykcm.daemon import _start_reaping
 from pykcm.logs import set_level, set_up_logging
-from tests.builders import ALICE
+from pykcm.peer.access import Access
+from pykcm.server.residents import Residents
+from pykcm.server.service import Service
+from pykcm.store.memory import MemoryStore
+from tests.builders import ALICE, credential_bytes
 
 ROOT = Path(__file__).parents[1]
 
@@ -395,3 +403,36 @@ def test_started_by_systemd(daemon: Daemon, persistent: bool) -> None:
         assert notify.recv(1000).startswith(b"STOPPING=1\n")
     assert daemon.socket_path.exists()
     assert "Traceback" not in daemon.log
+
+
+@pytest.mark.parametrize("store", ["sqlcipher", "memory"])
+def test_ends_in_order_while_it_reaps(daemon: Daemon, store: str) -> None:
+    """With either store, a daemon that is ended between or in the reaper's rounds ends in order."""
+    with daemon.config.open("a") as config:
+        config.write(f'store = "{store}"\nreap_interval = 0.001\nexpired_retention = 0\n')
+    process = daemon.start()
+    with KcmClient(daemon.socket_path) as kcm:
+        name = b"%d" % os.geteuid()
+        kcm.replace(name, 0, ALICE, [credential_bytes()])
+        deadline = time.monotonic() + LIMIT
+        while f"expired ccache {os.geteuid()} removed" not in daemon.log:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert kcm.get_cache_uuid_list() == []
+    assert end(process) == 0
+    assert "Traceback" not in daemon.log
+
+
+def test_without_a_reaper() -> None:
+    """With reap_interval 0 nothing is begun that would look for expired ccaches."""
+
+    async def begun(config: Config) -> bool:
+        store = MemoryStore()
+        task = _start_reaping(config, store, Service(store, Residents(store, Quotas()), Access()))
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+        return task is not None
+
+    assert asyncio.run(begun(Config()))
+    assert not asyncio.run(begun(Config(reap_interval=0)))

@@ -8,6 +8,7 @@ import pytest
 from pykcm.ccaches.changes import Removal
 from pykcm.ccaches.collection import Collection, move
 from pykcm.ccaches.quotas import Census, Quotas
+from pykcm.ccaches.service_tickets import ServiceTickets
 from pykcm.protocol.credential import Credential
 from pykcm.protocol.principal import Principal
 from tests.builders import (
@@ -274,6 +275,25 @@ def test_a_replaced_ticket_keeps_its_place() -> None:
         collection.store(ccache, ticket(service(1), issued=issued))
     collection.store(ccache, ticket(service(4), issued=1001))
     assert servers(collection) == [service(2), service(3), service(4)]
+
+
+def test_a_full_ccache_is_looked_through_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a ccache that is full a STORE looks at the ticket that comes, and not at all that are there."""
+    full = [ticket(service(number)) for number in range(500)]
+    collection = collection_of({b"1000": full}, Quotas(max_ccache_size=P + 500 * 200))
+    ccache = existing(collection, b"1000")
+    looked = []
+    put = ServiceTickets.put
+
+    def counting(tickets: ServiceTickets, uuid: bytes, credential: Credential) -> None:
+        looked.append(uuid)
+        put(tickets, uuid, credential)
+
+    monkeypatch.setattr(ServiceTickets, "put", counting)
+    for number in range(500, 510):
+        collection.store(ccache, ticket(service(number)))
+    assert servers(collection) == [service(number) for number in range(10, 510)]
+    assert len(looked) == 500 + 10
 
 
 def test_the_ticket_stored_stays() -> None:

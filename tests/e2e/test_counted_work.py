@@ -13,7 +13,8 @@ import pytest
 
 from pykcm.client import KcmClient
 from pykcm.protocol.opcodes import Opcode
-from tests.builders import ALICE, credential_of_size, service
+from pykcm.protocol.principal import Principal
+from tests.builders import ALICE, TGS, service, ticket
 from tests.e2e.daemon import LIMIT, Pykcmd
 from tests.e2e.raw import request
 
@@ -25,6 +26,11 @@ pytestmark = pytest.mark.skipif(shutil.which("strace") is None, reason="strace i
 
 _CALL = re.compile(r"^\d+ +(\w+)\(")
 _WRITTEN = re.compile(r"^\d+ +(?:write|pwrite64|writev)\(.*= (\d+)$")
+
+
+def lasting(server: Principal) -> bytes:
+    """A ticket that is valid all the while: others would be removed, which is work, too."""
+    return ticket(server, ends=2**32 - 1, size=1200).blob
 
 
 @pytest.fixture
@@ -79,9 +85,7 @@ def test_a_store_is_one_sync(quiet: Pykcmd, folder: Path) -> None:
     written = []
     with KcmClient(quiet.socket_path) as kcm:
         for filled in (0, 1500):
-            credentials = [
-                credential_of_size(1200, service(number)).blob for number in range(filled + ROUNDS)
-            ]
+            credentials = [lasting(service(number)) for number in range(filled + ROUNDS)]
             kcm.replace(NAME, 0, ALICE, credentials[:filled])
             trace = Trace(quiet, folder / f"trace{filled}")
             for credential in credentials[filled:]:
@@ -105,7 +109,7 @@ def test_uids_share_a_sync(quiet: Pykcmd, folder: Path) -> None:
         client.initialize(name, ALICE)
     trace = Trace(quiet, folder / "trace")
     quiet.process.send_signal(signal.SIGSTOP)
-    credential = credential_of_size(1200).blob
+    credential = lasting(TGS)
     for client, name in zip(clients, names, strict=True):
         client._socket.sendall(request(Opcode.STORE, name + b"\0" + credential))
     quiet.process.send_signal(signal.SIGCONT)

@@ -1,4 +1,4 @@
-"""Quotas and a full disk: the user is told which it is, nothing that was there is lost, and others go on."""
+"""Quotas and a full disk: what is worth least makes room, else the user is told which it is; others go on."""
 
 import errno
 from collections.abc import Callable, Iterator
@@ -10,7 +10,7 @@ from pykcm.protocol.codes import KcmError
 
 from .clients import Listed, MitClient
 from .conftest import OTHER, USER, started
-from .credentials import for_server, parse_all
+from .credentials import for_server, parse_all, server_of, with_second_ticket
 from .daemon import Pykcmd, effective_uid
 from .kdc import REALM
 
@@ -76,21 +76,61 @@ def _store_until_refused(kcm: KcmClient) -> tuple[int, list[bytes]]:
 
 @pytest.mark.parametrize("option", ["max_ccache_size", "max_uid_size"])
 def test_too_large(stopped_pykcmd: Pykcmd, mit: MitClient, option: str) -> None:
-    """What would grow a ccache, or all of a user's, over its limit is refused; what replaces goes on."""
+    """In a ccache over its limit the oldest service tickets make room, and nothing else does."""
     stopped_pykcmd.configure(f"{option} = 6\n")
     with started(stopped_pykcmd):
         mit.kinit("alice")
         mit.kvno("host/server.pykcm.test")
         with effective_uid(USER), KcmClient(stopped_pykcmd.socket_path) as kcm:
-            code, kept = _store_until_refused(kcm)
-            assert code == errno.EDQUOT
-            assert 5 * 1024 < sum(map(len, kept)) <= 6 * 1024
-            kcm.store(NAME, kept[-1])
-            assert kcm.get_cred_list(NAME) == kept
-        # The ticket is had all the same: kvno does not need it to be stored.
+            given = kcm.get_cred_list(NAME)
+            full = _store_until_something_goes(kcm)
+            assert 5 * 1024 < sum(map(len, full)) <= 6 * 1024
+            # The first service ticket has gone; configuration and TGT stand before it.
+            assert full[: len(given) - 1] == given[:-1]
+            assert server_of(parse_all(full)[len(given) - 1]) == "service0"
+            assert f"removed from ccache {USER} ({option})" in stopped_pykcmd.log
+        # A ticket from the KDC is given room as well, and is there to be used.
         assert mit.kvno("HTTP/www.pykcm.test") == [f"HTTP/www.pykcm.test@{REALM}: kvno = 1"]
-        assert len(mit.klist().tickets) == _number_of_tickets(kept)
+        tickets = mit.klist().tickets
+        assert (tickets[0], tickets[-1]) == (TGT, "HTTP/www.pykcm.test")
+        assert f"host/server.pykcm.test@{REALM}" not in tickets
+        stopped_pykcmd.restart()
+        assert mit.klist().tickets == tickets
+
+
+@pytest.mark.parametrize("option", ["max_ccache_size", "max_uid_size"])
+def test_too_large_for_any_room(stopped_pykcmd: Pykcmd, mit: MitClient, option: str) -> None:
+    """What is over the limit whatever goes is refused, removes nothing, and the log names the limit."""
+    stopped_pykcmd.configure(f"{option} = 6\n")
+    with started(stopped_pykcmd):
+        mit.kinit("alice")
+        mit.kvno("host/server.pykcm.test")
+        with effective_uid(USER), KcmClient(stopped_pykcmd.socket_path) as kcm:
+            kept = kcm.get_cred_list(NAME)
+            too_large = with_second_ticket(bytes(6 * 1024), kept[-1])
+            with pytest.raises(KcmError) as refusal:
+                kcm.store(NAME, too_large)
+            assert refusal.value.code == errno.EDQUOT
+            with pytest.raises(KcmError) as refusal:
+                kcm.replace(NAME, 0, kcm.get_principal(NAME), [*kept, too_large])
+            assert refusal.value.code == errno.EDQUOT
+            assert kcm.get_cred_list(NAME) == kept
         assert option in stopped_pykcmd.log
+        assert "removed" not in stopped_pykcmd.log
+        assert len(mit.klist().tickets) == _number_of_tickets(kept)
+
+
+def _store_until_something_goes(kcm: KcmClient) -> list[bytes]:
+    """Store one credential after the other until the last is there and another is not: what is there then."""
+    stored = kcm.get_cred_list(NAME)
+    for number in range(100):
+        stored.append(for_server(b"service%d" % number, stored[-1]))
+        kcm.store(NAME, stored[-1])
+        there = kcm.get_cred_list(NAME)
+        assert there[-1] == stored[-1]
+        if there != stored:
+            return there
+    raise AssertionError("a hundred credentials were accepted")
 
 
 def _number_of_tickets(blobs: list[bytes]) -> int:

@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given
 
-from pykcm.protocol.principal import MAX_COMPONENTS, Principal, read_principal
+from pykcm.protocol.principal import MAX_COMPONENTS, Principal, is_tgs, read_principal
 from pykcm.protocol.wire import FormatError, Reader
 from tests.builders import data
 from tests.protocol.bad_input import (
@@ -127,3 +127,20 @@ def test_the_error_is_the_documented_one() -> None:
     """What is malformed raises FormatError."""
     with pytest.raises(FormatError):
         read_principal(Reader(b""))
+
+
+@pytest.mark.parametrize(
+    ("realm", "parts", "expected"),
+    [
+        (b"PYKCM.TEST", (b"krbtgt", b"PYKCM.TEST"), True),
+        (b"PYKCM.TEST", (b"krbtgt", b"OTHER.TEST"), True),
+        (b"OTHER.TEST", (b"krbtgt", b"PYKCM.TEST"), True),
+        (b"PYKCM.TEST", (b"host", b"krbtgt"), False),
+        (b"PYKCM.TEST", (b"krbtgt2", b"PYKCM.TEST"), False),
+        (b"PYKCM.TEST", (b"kadmin", b"changepw"), False),
+        (b"PYKCM.TEST", (), False),
+    ],
+)
+def test_ticket_granting_services(realm: bytes, parts: tuple[bytes, ...], expected: bool) -> None:
+    """A ticket for a realm's ticket-granting service is a TGT, whichever the realm; others are not."""
+    assert is_tgs((realm, parts)) is expected

@@ -11,7 +11,7 @@ from pykcm.protocol.opcodes import Opcode
 from pykcm.protocol.tag import Tag
 from pykcm.store.keys import Key
 from pykcm.store.sqlcipher import SQLCipherStore
-from tests.builders import ALICE, HTTP, TGS, credential_bytes, principal_bytes, service, tag_for
+from tests.builders import ALICE, HTTP, TGS, credential_bytes, principal_bytes, service, tag_for, ticket
 from tests.server.asking import Asking, Server
 
 NAME = b"1000"
@@ -65,6 +65,14 @@ def test_store_is_one_insert(user: Asking, statements: Statements) -> None:
     statements.clear()
     user.store(NAME, credential_bytes(HTTP))
     assert statements.said == ["BEGIN", "INSERT", "COMMIT"]
+
+
+def test_the_expiry_is_written_when_it_changes(user: Asking, statements: Statements) -> None:
+    """Only a STORE that changes when the ccache expires writes the ccache, too, in the same transaction."""
+    for ends, expected in [(2001, ["INSERT", "INSERT"]), (2001, ["INSERT"]), (1999, ["INSERT"])]:
+        statements.clear()
+        user.store(NAME, ticket(service(ends), ends=ends).blob)
+        assert statements.said == ["BEGIN", *expected, "COMMIT"]
 
 
 def test_replace_writes_over(user: Asking, statements: Statements) -> None:

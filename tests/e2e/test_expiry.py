@@ -1,0 +1,95 @@
+"""Expired ccaches with the real daemon: they make room, and the reaper removes them; klist shows it."""
+
+import time
+
+from pykcm.client import KcmClient
+
+from .clients import Listed, MitClient
+from .conftest import USER, started
+from .credentials import lasting_until
+from .daemon import LIMIT, Pykcmd, effective_uid
+from .database import open_database
+from .kdc import REALM
+
+TGT = f"krbtgt/{REALM}"
+OWN = f"KCM:{USER}"
+NAME = b"%d" % USER
+AT_ONCE = "expired_retention = 0\nreap_interval = 1\n"
+
+
+def _wait_for_log(daemon: Pykcmd, text: str) -> None:
+    deadline = time.monotonic() + LIMIT
+    while text not in daemon.log:
+        assert daemon.running
+        assert time.monotonic() < deadline, f"{text!r} is not in the log"
+        time.sleep(0.02)
+
+
+def _expire(daemon: Pykcmd, name: bytes, *, ago: int) -> None:
+    """Store the ccache's tickets anew, as they would be if they had ended so many seconds ago."""
+    with effective_uid(USER), KcmClient(daemon.socket_path) as kcm:
+        principal = kcm.get_principal(name)
+        blobs = [lasting_until(int(time.time()) - ago, blob) for blob in kcm.get_cred_list(name)]
+        kcm.replace(name, 0, principal, blobs)
+
+
+def test_short_tickets_are_reaped(pykcmd: Pykcmd, mit: MitClient) -> None:
+    """A TGT of a second is listed while it is retained, and gone soon after it need not be any longer."""
+    mit.kinit("alice", "-l", "1s")
+    mit.kinit("bob")
+    bobs = mit.klist().ccache
+    assert len(mit.klist_all()) == 2
+    assert pykcmd.stop() == 0
+    pykcmd.configure(AT_ONCE)
+    pykcmd.start()
+    _wait_for_log(pykcmd, f"UID {USER}: expired ccache {USER} removed (expired_retention)")
+    assert mit.klist_all() == [Listed(bobs, f"bob@{REALM}", [TGT])]
+    pykcmd.restart()
+    assert mit.klist_all() == [Listed(bobs, f"bob@{REALM}", [TGT])]
+    # The default is bob's all the while.
+    assert mit.klist().ccache == bobs
+
+
+def test_reaped_by_the_interval(stopped_pykcmd: Pykcmd, mit: MitClient) -> None:
+    """A ccache that expires while the daemon runs goes at the next interval; the last takes all with it."""
+    stopped_pykcmd.configure(AT_ONCE)
+    with started(stopped_pykcmd):
+        mit.kinit("alice", ccache=f"{OWN}:work")
+        mit.ok("kswitch", "-c", f"{OWN}:work")
+        mit.kinit("bob", "-l", "1s", ccache=f"{OWN}:short")
+        _wait_for_log(stopped_pykcmd, f"expired ccache {USER}:short removed")
+        assert mit.klist() == Listed(f"{OWN}:work", f"alice@{REALM}", [TGT])
+        _expire(stopped_pykcmd, NAME + b":work", ago=1)
+        _wait_for_log(stopped_pykcmd, f"expired ccache {USER}:work removed")
+        assert mit.klist_l() == []
+        assert mit.run("klist").output == f"klist: Credentials cache '{OWN}' not found\n"
+        assert stopped_pykcmd.stop() == 0
+        with open_database(stopped_pykcmd.state_dir) as database:
+            assert database.execute("SELECT count(*) FROM secrets").fetchone() == (0,)
+
+
+def test_retained(pykcmd: Pykcmd, mit: MitClient) -> None:
+    """By default an expired ccache stays for a day, and its owner is shown that it has expired."""
+    mit.kinit("alice")
+    mit.kinit("bob", ccache=f"{OWN}:work")
+    _expire(pykcmd, NAME, ago=86400 - 600)
+    _expire(pykcmd, NAME + b":work", ago=86400 + 1)
+    pykcmd.restart()
+    _wait_for_log(pykcmd, f"expired ccache {USER}:work removed")
+    assert mit.klist_all() == [Listed(OWN, f"alice@{REALM}", [TGT])]
+    assert mit.run("klist", "-s").code == 1
+    mit.kinit("alice")
+    assert mit.run("klist", "-s").code == 0
+
+
+def test_in_anothers_way(stopped_pykcmd: Pykcmd, mit: MitClient) -> None:
+    """A ccache that has just expired makes room for a kinit at the limit, without any reaper."""
+    stopped_pykcmd.configure("reap_interval = 0\nmax_uid_ccaches = 2\n")
+    with started(stopped_pykcmd):
+        mit.kinit("alice")
+        mit.kinit("bob", ccache=f"{OWN}:work")
+        _expire(stopped_pykcmd, NAME, ago=5)
+        assert len(mit.klist_all()) == 2
+        mit.kinit("carol", ccache=f"{OWN}:new")
+        assert {listed.principal for listed in mit.klist_all()} == {f"bob@{REALM}", f"carol@{REALM}"}
+        assert f"UID {USER}: expired ccache {USER} removed (max_uid_ccaches)" in stopped_pykcmd.log
