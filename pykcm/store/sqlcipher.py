@@ -5,6 +5,7 @@ keeps it. Opening looks before it touches: a key or file that is wrong is found 
 write, because an ordinary one would write to the files even on its way out.
 """
 
+import asyncio
 import errno
 from collections.abc import Iterable
 from contextlib import closing
@@ -14,6 +15,7 @@ from urllib.parse import quote
 
 from sqlcipher3 import dbapi2 as sqlcipher
 
+from pykcm.store.disk import why_refused
 from pykcm.store.interface import StoreError, StoreUnusableError
 from pykcm.store.keys import Key
 from pykcm.store.tree import (
@@ -64,6 +66,12 @@ _COUNT_CCACHES = f"""
     SELECT count(*) FROM secrets WHERE container IN (SELECT id FROM containers WHERE {_CCACHES_CONTAINERS})
 """
 
+# Changes nothing, and writes a page.
+_COVER = f"PRAGMA user_version = {SCHEMA_VERSION}"
+
+# Until it is tried again, in seconds.
+_COVERED_AGAIN_AFTER = 1.0
+
 # Ids of containers that were written to last, so that a Put need not look for them.
 _CONTAINERS_REMEMBERED = 1024
 
@@ -93,7 +101,9 @@ class SQLCipherStore:
     persistent = True
 
     def __init__(self, path: Path, key: Key, durability: str = "full") -> None:
+        self._folder = path.parent
         self._container_ids: dict[str, int] = {}
+        self._covering: asyncio.TimerHandle | None = None
         if has_tickets(path):
             _inspect(path, key)
         try:
@@ -121,17 +131,23 @@ class SQLCipherStore:
 
     async def commit(self, changes: Iterable[SecretChange]) -> None:
         db = self._db
+        may_be_written = False
         try:
             db.execute("BEGIN IMMEDIATE")
             for change in changes:
                 self._apply(change)
+            may_be_written = True
             db.execute("COMMIT")
         except sqlcipher.Error as error:
             self._roll_back()
-            raise _store_error(error) from error
+            if may_be_written:
+                self._cover()
+            raise self._refusal(error) from error
         except BaseException:
             self._roll_back()
             raise
+        if self._covering is not None:
+            self._stop_covering()
 
     def _apply(self, change: SecretChange) -> None:
         db = self._db
@@ -161,6 +177,34 @@ class SQLCipherStore:
         if self._db.in_transaction:
             self._db.execute("ROLLBACK")
 
+    def _cover(self) -> None:
+        """Write over what the journal has of a commit that was refused, now or as soon as it can be done.
+
+        When the sync fails, SQLite forgets the commit, but in the journal it is whole: a crash before
+        something else is written in that place would bring it back.
+        """
+        self._stop_covering()
+        if not self._covers():
+            self._covering = asyncio.get_running_loop().call_later(_COVERED_AGAIN_AFTER, self._cover)
+
+    def _covers(self) -> bool:
+        try:
+            self._db.execute(_COVER)
+        except sqlcipher.Error:
+            return False
+        return True
+
+    def _stop_covering(self) -> None:
+        if self._covering is not None:
+            self._covering.cancel()
+            self._covering = None
+
+    def _refusal(self, error: sqlcipher.Error) -> StoreError:
+        refusal = _store_error(error)
+        if _name(error).startswith("SQLITE_IOERR"):
+            refusal.code = why_refused(self._folder)
+        return refusal
+
     async def uids(self) -> list[int]:
         uids = (uid_of_container(path) for (path,) in self._query(_WITH_CCACHES))
         return sorted(uid for uid in uids if uid is not None)
@@ -177,6 +221,9 @@ class SQLCipherStore:
         return rows
 
     def close(self) -> None:
+        if self._covering is not None:
+            self._covers()
+            self._stop_covering()
         self._db.close()
 
 
