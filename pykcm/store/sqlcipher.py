@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from sqlcipher3 import dbapi2 as sqlcipher
 
-from pykcm.store.disk import why_refused
+from pykcm.store.disk import sync_folder, why_refused
 from pykcm.store.interface import StoreError, StoreUnusableError
 from pykcm.store.keys import Key
 from pykcm.store.tree import (
@@ -104,27 +104,21 @@ class SQLCipherStore:
         self._folder = path.parent
         self._container_ids: dict[str, int] = {}
         self._covering: asyncio.TimerHandle | None = None
-        if has_tickets(path):
-            _inspect(path, key)
         try:
-            self._db = _connect(path, key, "rwc")
+            if has_tickets(path):
+                _inspect(path, key)
+            else:
+                _create(path, key)
+            self._db = _connect(path, key, "rw")
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute(f"PRAGMA synchronous = {_SYNCHRONOUS[durability]}")
             self._db.execute("PRAGMA secure_delete = ON")
             self._db.execute("PRAGMA temp_store = MEMORY")
             _check_version(self._db)
-            if _schema_version(self._db) == 0:
-                self._create()
         except _UnfitError as error:
             raise StoreUnusableError(f"{path}: {error}") from None
         except sqlcipher.Error as error:
             raise StoreUnusableError(f"{path}: {_cause(error)}") from error
-
-    def _create(self) -> None:
-        # User version 0 says that no schema is there: it moves on in the same transaction.
-        self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT")
-        # Into the database file itself: the key and the version can then be told from it alone.
-        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     async def load(self, uid: int) -> list[Secret]:
         return [Secret(*row) for row in self._query(_LOAD, (uid_container(uid),))]
@@ -257,6 +251,23 @@ def _journal(path: Path) -> Path:
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
+
+
+def _create(path: Path, key: Key) -> None:
+    # Whole and durable under another name first: a database that is there is a good one, with a schema and
+    # no other journal than the write-ahead one, wherever a first start was interrupted.
+    unfinished = path.with_name(path.name + ".new")
+    try:
+        for ending in ("", "-journal", "-wal"):
+            unfinished.with_name(unfinished.name + ending).unlink(missing_ok=True)
+        with closing(_connect(unfinished, key, "rwc")) as db:
+            db.execute("PRAGMA journal_mode = WAL")
+            db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT")
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        unfinished.rename(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise StoreUnusableError(f"{error.filename or path}: {error.strerror}") from error
 
 
 def _inspect(path: Path, key: Key) -> None:

@@ -33,9 +33,7 @@ def test_made_private(tmp_path: Path) -> None:
 
 
 def test_made_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each folder that was made is known to the one above it when power is lost; a folder that was there is
-    not waited for.
-    """
+    """Each folder that was made is durable in the one above it; for one that was there nothing is synced."""
     synced: list[Path] = []
     monkeypatch.setattr("pykcm.store.folder.sync_folder", synced.append)
     path = tmp_path / "lib" / "pykcm"
