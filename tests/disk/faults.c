@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -22,7 +23,7 @@ enum call { READ, WRITE, SYNC, TRUNCATE, OPEN, UNLINK, CALLS };
 enum file { ANY, JOURNAL, DATABASE, FOLDER };
 
 struct fault {
-    int32_t error; /* the errno; 0: nothing fails */
+    int32_t error; /* the errno; 0: nothing fails; below 0: the signal that ends the process, negative */
     int32_t file;  /* on which file */
     int32_t skip;  /* so many calls go well before */
     int32_t times; /* so many fail; below 0: all */
@@ -85,6 +86,8 @@ static int fails(enum call call, const char *path)
     if (fault->times > 0)
         fault->times--;
     fault->hits++;
+    if (fault->error < 0)
+        kill(getpid(), -fault->error);
     errno = fault->error;
     return 1;
 }

@@ -5,6 +5,7 @@ The process has `faults.c` preloaded, and shares with the test a file that says 
 
 import mmap
 import shutil
+import signal
 import struct
 import subprocess
 from enum import IntEnum
@@ -67,6 +68,10 @@ class Faults:
         """Let such calls fail with this errno, after `skip` that go well; all of them, or so many `times`."""
         count = -1 if times is None else times
         _FAULT.pack_into(self._shared, call * _FAULT.size, code, file, skip, count, 0)
+
+    def kill(self, call: Call, file: File = File.ANY, *, skip: int = 0) -> None:
+        """Let the process be killed when it comes to such a call, after `skip` that go well."""
+        self.fail(call, -signal.SIGKILL, file, skip=skip, times=1)
 
     def fail_all(self, code: int) -> None:
         """Let nothing be changed on the disk any more; it can be read."""
