@@ -10,6 +10,7 @@ from pykcm.store.interface import Store
 from pykcm.store.keys import Key
 from pykcm.store.memory import MemoryStore
 from pykcm.store.sqlcipher import SQLCipherStore
+from tests.disk.faults import compile_faults
 
 settings.register_profile(
     "deterministic",
@@ -46,3 +47,9 @@ def open_sqlcipher(tmp_path: Path, key: Key) -> Iterator[Callable[[], SQLCipherS
 def store(request: pytest.FixtureRequest, open_sqlcipher: Callable[[], SQLCipherStore]) -> Store:
     """An empty store, of each kind in turn."""
     return MemoryStore() if request.param == "memory" else open_sqlcipher()
+
+
+@pytest.fixture(scope="session")
+def faults_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What makes the calls of a process on its files fail; compiled once."""
+    return compile_faults(tmp_path_factory.mktemp("faults"))

@@ -7,6 +7,7 @@ import stat
 from pathlib import Path
 
 from pykcm.processes import shown_process
+from pykcm.store.disk import sync_folder
 from pykcm.store.interface import StoreUnusableError
 
 
@@ -16,7 +17,7 @@ class StateFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _make(path)
             status = path.stat()
             if status.st_uid != os.geteuid():
                 raise StoreUnusableError(
@@ -47,6 +48,14 @@ class StateFolder:
 
     def close(self) -> None:
         os.close(self._lock)
+
+
+def _make(path: Path) -> None:
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # A folder that a loss of power takes away takes what is in it along.
+    for folder in missing:
+        sync_folder(folder.parent)
 
 
 def _holder(lock: int) -> str:

@@ -9,6 +9,7 @@ import stat
 from pathlib import Path
 from typing import NamedTuple
 
+from pykcm.store.disk import sync_folder
 from pykcm.store.interface import StoreUnusableError
 
 KEY_SIZE = 32
@@ -53,11 +54,7 @@ def _create(path: Path) -> None:
         file.flush()
         os.fsync(file.fileno())
     unfinished.rename(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)
 
 
 def _check_private(path: Path, status: os.stat_result) -> None:

@@ -5,6 +5,7 @@ keeps it. Opening looks before it touches: a key or file that is wrong is found 
 write, because an ordinary one would write to the files even on its way out.
 """
 
+import asyncio
 import errno
 from collections.abc import Iterable
 from contextlib import closing
@@ -14,6 +15,7 @@ from urllib.parse import quote
 
 from sqlcipher3 import dbapi2 as sqlcipher
 
+from pykcm.store.disk import sync_folder, why_refused
 from pykcm.store.interface import StoreError, StoreUnusableError
 from pykcm.store.keys import Key
 from pykcm.store.tree import (
@@ -76,6 +78,12 @@ _EXPIRED = """
 
 _BEFORE_ALL = (-(2**63), "")
 
+# Changes nothing, and writes a page.
+_COVER = f"PRAGMA user_version = {SCHEMA_VERSION}"
+
+# Until it is tried again, in seconds.
+_COVERED_AGAIN_AFTER = 1.0
+
 # Ids of containers that were written to last, so that a Put need not look for them.
 _CONTAINERS_REMEMBERED = 1024
 
@@ -105,45 +113,47 @@ class SQLCipherStore:
     persistent = True
 
     def __init__(self, path: Path, key: Key, durability: str = "full") -> None:
+        self._folder = path.parent
         self._container_ids: dict[str, int] = {}
-        if has_tickets(path):
-            _inspect(path, key)
+        self._covering: asyncio.TimerHandle | None = None
         try:
-            self._db = _connect(path, key, "rwc")
+            if has_tickets(path):
+                _inspect(path, key)
+            else:
+                _create(path, key)
+            self._db = _connect(path, key, "rw")
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute(f"PRAGMA synchronous = {_SYNCHRONOUS[durability]}")
             self._db.execute("PRAGMA secure_delete = ON")
             self._db.execute("PRAGMA temp_store = MEMORY")
             _check_version(self._db)
-            if _schema_version(self._db) == 0:
-                self._create()
         except _UnfitError as error:
             raise StoreUnusableError(f"{path}: {error}") from None
         except sqlcipher.Error as error:
             raise StoreUnusableError(f"{path}: {_cause(error)}") from error
-
-    def _create(self) -> None:
-        # User version 0 says that no schema is there: it moves on in the same transaction.
-        self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT")
-        # Into the database file itself: the key and the version can then be told from it alone.
-        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     async def load(self, uid: int) -> list[Secret]:
         return [Secret(*row) for row in self._query(_LOAD, (uid_container(uid),))]
 
     async def commit(self, changes: Iterable[SecretChange]) -> None:
         db = self._db
+        may_be_written = False
         try:
             db.execute("BEGIN IMMEDIATE")
             for change in changes:
                 self._apply(change)
+            may_be_written = True
             db.execute("COMMIT")
         except sqlcipher.Error as error:
             self._roll_back()
-            raise _store_error(error) from error
+            if may_be_written:
+                self._cover()
+            raise self._refusal(error) from error
         except BaseException:
             self._roll_back()
             raise
+        if self._covering is not None:
+            self._stop_covering()
 
     def _apply(self, change: SecretChange) -> None:
         db = self._db
@@ -172,6 +182,34 @@ class SQLCipherStore:
         if self._db.in_transaction:
             self._db.execute("ROLLBACK")
 
+    def _cover(self) -> None:
+        """Write over what the journal has of a commit that was refused, now or as soon as it can be done.
+
+        When the sync fails, SQLite forgets the commit, but in the journal it is whole: a crash before
+        something else is written in that place would bring it back.
+        """
+        self._stop_covering()
+        if not self._covers():
+            self._covering = asyncio.get_running_loop().call_later(_COVERED_AGAIN_AFTER, self._cover)
+
+    def _covers(self) -> bool:
+        try:
+            self._db.execute(_COVER)
+        except sqlcipher.Error:
+            return False
+        return True
+
+    def _stop_covering(self) -> None:
+        if self._covering is not None:
+            self._covering.cancel()
+            self._covering = None
+
+    def _refusal(self, error: sqlcipher.Error) -> StoreError:
+        refusal = _store_error(error)
+        if _name(error).startswith("SQLITE_IOERR"):
+            refusal.code = why_refused(self._folder)
+        return refusal
+
     async def uids(self) -> list[int]:
         uids = (uid_of_container(path) for (path,) in self._query(_WITH_CCACHES))
         return sorted(uid for uid in uids if uid is not None)
@@ -194,6 +232,9 @@ class SQLCipherStore:
         return rows
 
     def close(self) -> None:
+        if self._covering is not None:
+            self._covers()
+            self._stop_covering()
         self._db.close()
 
 
@@ -227,6 +268,23 @@ def _journal(path: Path) -> Path:
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
+
+
+def _create(path: Path, key: Key) -> None:
+    # Whole and durable under another name first: a database that is there is a good one, with a schema and
+    # no other journal than the write-ahead one, wherever a first start was interrupted.
+    unfinished = path.with_name(path.name + ".new")
+    try:
+        for ending in ("", "-journal", "-wal"):
+            unfinished.with_name(unfinished.name + ending).unlink(missing_ok=True)
+        with closing(_connect(unfinished, key, "rwc")) as db:
+            db.execute("PRAGMA journal_mode = WAL")
+            db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT")
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        unfinished.rename(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise StoreUnusableError(f"{error.filename or path}: {error.strerror}") from error
 
 
 def _inspect(path: Path, key: Key) -> None:

@@ -98,10 +98,15 @@ class Pykcmd:
             )
         return self.process
 
-    def start(self, *more_options: str, environment: Mapping[str, str] | None = None) -> None:
+    def start(
+        self,
+        *more_options: str,
+        wrapper: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         """Start and wait until a request is answered; raises NotStartedError."""
         logged = len(self.log)
-        process = self.launch(*more_options, environment=environment)
+        process = self.launch(*more_options, wrapper=wrapper, environment=environment)
         deadline = time.monotonic() + LIMIT
         while not self.answers():
             # The wait is for the process's end, and so a daemon that cannot start is not waited for.

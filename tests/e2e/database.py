@@ -17,8 +17,9 @@ def key_file(state_dir: Path) -> Path:
 
 
 def database_file(state_dir: Path) -> Path:
-    """The largest file."""
-    return max(state_dir.iterdir(), key=lambda path: path.stat().st_size)
+    """The largest file that is no journal."""
+    files = [path for path in state_dir.iterdir() if not path.name.endswith("-wal")]
+    return max(files, key=lambda path: path.stat().st_size)
 
 
 @contextmanager

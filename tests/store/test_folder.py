@@ -33,6 +33,18 @@ def test_made_private(tmp_path: Path) -> None:
     folder.close()
 
 
+def test_made_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each folder that was made is durable in the one above it; for one that was there nothing is synced."""
+    synced: list[Path] = []
+    monkeypatch.setattr("pykcm.store.folder.sync_folder", synced.append)
+    path = tmp_path / "lib" / "pykcm"
+    StateFolder(path).close()
+    assert sorted(synced) == [tmp_path, tmp_path / "lib"]
+    synced.clear()
+    StateFolder(path).close()
+    assert synced == []
+
+
 def test_taken_as_it_is(tmp_path: Path) -> None:
     """A private folder is taken as it is, with what is in it."""
     path = tmp_path / "state"

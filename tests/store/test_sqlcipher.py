@@ -159,6 +159,15 @@ def test_an_empty_file_is_no_database(database: Database) -> None:
     assert database.read() == [1]
 
 
+def test_what_an_interrupted_first_start_left(database: Database) -> None:
+    """A database that was never finished is no database, whatever there is of it, and is made anew."""
+    for ending in ("", "-journal", "-wal"):
+        (database.folder / f"pykcm.db.new{ending}").write_bytes(bytes(PAGE))
+    database.write(1)
+    assert list(database.files) == ["pykcm.db"]
+    assert database.read() == [1]
+
+
 def test_killed_at_the_first_start(database: Database, tmp_path: Path) -> None:
     """From the first start on the key and the version can be told from the database file alone."""
     in_child(database.open)

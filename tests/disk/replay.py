@@ -1,0 +1,99 @@
+"""A record played again: the disk at each moment, and what each client had asked and been told by then."""
+
+import struct
+from collections import deque
+
+from pykcm.protocol.credential import Credential
+from pykcm.protocol.framing import FrameReader
+from pykcm.protocol.messages import ARGUMENTS, read_arguments
+from pykcm.protocol.opcodes import Opcode
+from tests.disk.history import History
+from tests.disk.power import DiskFolder
+from tests.disk.record import Accepted, Closed, Event, Received, Sent, Written
+
+_LENGTH = struct.Struct(">I")
+_REPLY = struct.Struct(">IIi")
+_LARGEST = 1 << 24
+_CHANGES = {Opcode.INITIALIZE, Opcode.STORE, Opcode.REPLACE, Opcode.DESTROY}
+
+# What a change is made of.
+DURABLE = ("key", "pykcm.db", "pykcm.db-wal")
+
+
+class _Connection:
+    """A client's.
+
+    `asked`: the ccaches of the changes that are not answered yet, with how many writes there had been by
+    then; None for a request that changes nothing.
+    """
+
+    def __init__(self) -> None:
+        self.reader = FrameReader(_LARGEST)
+        self.asked: deque[tuple[bytes, int] | None] = deque()
+        self.sent = b""
+
+
+class Replay:
+    """Events are applied one by one.
+
+    `histories`: of each ccache that is to be followed. `answered`: how many changes were; `early`: how many
+    of these before all that they are made of was durable.
+    """
+
+    def __init__(self, names: list[bytes]) -> None:
+        self.disk = DiskFolder()
+        self.histories = {name: History() for name in names}
+        self.answered = 0
+        self.early = 0
+        self._connections: dict[int, _Connection] = {}
+        self._written = 0
+
+    def apply(self, event: Event) -> None:
+        match event:
+            case Accepted(fd):
+                self._connections[fd] = _Connection()
+            case Received(fd, data):
+                self._receive(self._connections[fd], data)
+            case Sent(fd, data):
+                self._send(self._connections[fd], data)
+            case Closed(fd) if fd in self._connections:
+                del self._connections[fd]
+            case _:
+                if isinstance(event, Written):
+                    self._written += 1
+                self.disk.apply(event)
+
+    def killed(self) -> None:
+        """The process is gone; what it wrote is not."""
+        self._connections.clear()
+
+    def _receive(self, connection: _Connection, data: bytes) -> None:
+        for frame in connection.reader.feed(data):
+            if frame.opcode not in _CHANGES:
+                connection.asked.append(None)
+                continue
+            name, *values = read_arguments(ARGUMENTS[Opcode(frame.opcode)], frame.message)
+            credentials = values[-1] if frame.opcode == Opcode.REPLACE else values
+            blobs = tuple(value.blob for value in credentials if isinstance(value, Credential))
+            self.histories[name].ask(frame.opcode, blobs)
+            connection.asked.append((name, self._written))
+
+    def _send(self, connection: _Connection, data: bytes) -> None:
+        connection.sent += data
+        while len(connection.sent) >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(connection.sent)
+            if len(connection.sent) < length + 8:
+                return
+            code = _REPLY.unpack_from(connection.sent)[2]
+            connection.sent = connection.sent[length + 8 :]
+            change = connection.asked.popleft()
+            if change is None:
+                continue
+            name, written_before = change
+            assert code == 0
+            self.answered += 1
+            self.early += not all(map(self.disk.is_durable, DURABLE))
+            history = self.histories[name]
+            before = history.acknowledged
+            history.acknowledge()
+            assert self._written > written_before or history.acknowledged == before, "it wrote nothing"

@@ -1,0 +1,95 @@
+"""Clients that change their ccaches while the daemon fails, and what must then be found."""
+
+import random
+import shutil
+from collections.abc import Callable
+
+from pykcm.client import KcmClient
+from pykcm.protocol.codes import Code, KcmError
+from tests.disk.faults import Faults
+from tests.disk.history import Contents, History
+from tests.disk.numbered import changes
+from tests.disk.writer import Writer
+
+from .daemon import Pykcmd, effective_uid
+from .database import open_database
+
+
+class Crashes:
+    """A daemon that is killed, its clients, and what they know.
+
+    `owners`: of each ccache, by name. `refusals`: the codes that the clients were answered, 0 apart.
+    """
+
+    def __init__(self, daemon: Pykcmd, faults: Faults, owners: dict[bytes, int], rng: random.Random) -> None:
+        self.daemon = daemon
+        self.faults = faults
+        self.rng = rng
+        self.histories = {name: History() for name in owners}
+        self.acknowledged = 0
+        self.refusals: set[int] = set()
+        self._owners = owners
+        self._free = 0
+
+    def start(self) -> None:
+        self.daemon.start("--log-level", "info", environment=self.faults.environment)
+
+    def write(self) -> list[Writer]:
+        """Let the clients begin."""
+        writers = []
+        for name, owner in self._owners.items():
+            is_there = self.histories[name].acknowledged is not None
+            stream = changes(self.rng.getrandbits(32), self._free, is_there=is_there)
+            writers.append(Writer(self.daemon.socket_path, name, owner, stream))
+        return writers
+
+    def end(self, writers: list[Writer]) -> None:
+        """The daemon is gone: what do they know?"""
+        for writer, history in zip(writers, self.histories.values(), strict=True):
+            known = len(history.earlier)
+            free, refusals = writer.end(history)
+            self._free = max(self._free, free)
+            self.refusals |= refusals
+            self.acknowledged += len(history.earlier) - known
+
+    def check(self) -> None:
+        """All that was acknowledged is there, and of what was not, all or nothing of each request."""
+        for name, owner in self._owners.items():
+            with effective_uid(owner), KcmClient(self.daemon.socket_path) as kcm:
+                found = contents_of(kcm, name)
+                assert (name in names_of(kcm)) == (found is not None)
+            self.histories[name].settle(found)
+
+
+def code_of(change: Callable[[], object]) -> int:
+    """What the change is answered."""
+    try:
+        change()
+    except KcmError as error:
+        return error.code
+    return 0
+
+
+def contents_of(kcm: KcmClient, name: bytes) -> Contents:
+    try:
+        return tuple(kcm.get_cred_list(name))
+    except KcmError as error:
+        if error.code == Code.FCC_NOFILE:
+            return None
+        raise
+
+
+def names_of(kcm: KcmClient) -> list[bytes]:
+    return [kcm.get_cache_by_uuid(uuid) for uuid in kcm.get_cache_uuid_list()]
+
+
+def look_into(daemon: Pykcmd) -> None:
+    """A copy of what the killed daemon left is a sound database."""
+    copy = daemon.folder / "copy"
+    shutil.copytree(daemon.state_dir, copy)
+    with open_database(copy) as database:
+        # From the journal into the database, whose pages are then checked one by one.
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert database.execute("PRAGMA cipher_integrity_check").fetchall() == []
+    shutil.rmtree(copy)

@@ -1,0 +1,202 @@
+"""The SQLCipher store on a disk that fails, and killed afterwards.
+
+What it refused does not come back, and what it acknowledged is there.
+"""
+
+import errno
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+
+from tests.disk.faults import Call, Faults, File
+from tests.disk.storing import Storing, storing
+from tests.e2e.daemon import LIMIT
+
+PAGE = 4096
+
+# So many secrets need more pages than the journal may have before it is copied into the database.
+MANY = 700
+
+
+class Disk:
+    """One database on a disk that can fail, and the processes that use it one after the other."""
+
+    def __init__(self, folder: Path, library: Path) -> None:
+        folder.mkdir()
+        self.journal = folder / "pykcm.db-wal"
+        self.faults = Faults(library, folder, folder.with_name("faults"))
+        self._database = folder / "pykcm.db"
+
+    def storing(self, durability: str = "full") -> AbstractContextManager[Storing]:
+        return storing(self._database, self.faults.environment, durability)
+
+    def numbers_after_the_kill(self) -> list[int]:
+        """What the next process finds, on a disk that is sound again."""
+        self.faults.mend()
+        with self.storing() as store:
+            return store.numbers()
+
+
+@pytest.fixture
+def disk(tmp_path: Path, faults_library: Path) -> Disk:
+    """A sound disk with no database yet."""
+    return Disk(tmp_path / "state", faults_library)
+
+
+def commit_fails(faults: Faults) -> None:
+    faults.fail(Call.SYNC, errno.EIO, File.JOURNAL, times=1)
+
+
+def all_syncs_fail(faults: Faults) -> None:
+    faults.fail(Call.SYNC, errno.EIO)
+
+
+def disk_is_full(faults: Faults) -> None:
+    faults.fail(Call.WRITE, errno.ENOSPC)
+
+
+def disk_is_read_only(faults: Faults) -> None:
+    faults.fail_all(errno.EROFS)
+
+
+def disk_is_broken(faults: Faults) -> None:
+    faults.fail_all(errno.EIO)
+
+
+FAULTS = [
+    ("full", commit_fails, errno.EIO),
+    ("full", all_syncs_fail, errno.EIO),
+    *[
+        (durability, fault, code)
+        for durability in ("full", "normal")
+        for fault, code in [
+            (disk_is_full, errno.ENOSPC),
+            (disk_is_read_only, errno.EROFS),
+            (disk_is_broken, errno.EIO),
+        ]
+    ],
+]
+
+
+@pytest.mark.parametrize(("durability", "fault", "code"), FAULTS)
+def test_a_refused_commit_is_gone(
+    disk: Disk, durability: str, fault: Callable[[Faults], None], code: int
+) -> None:
+    """A commit that the disk refuses answers its errno; a kill does not bring it back."""
+    with disk.storing(durability) as store:
+        assert store.put(1, 2) == 0
+        fault(disk.faults)
+        assert store.put(3, 4) == code
+        assert store.numbers() == [1, 2]
+        store.kill()
+    assert disk.numbers_after_the_kill() == [1, 2]
+
+
+@pytest.mark.parametrize("wrote", range(0, 12, 2))
+def test_a_commit_refused_half_way(disk: Disk, wrote: int) -> None:
+    """So it is wherever among its writes the commit is refused, and the next one is kept."""
+    with disk.storing() as store:
+        assert store.put(1) == 0
+        disk.faults.fail(Call.WRITE, errno.EIO, File.JOURNAL, skip=wrote, times=1)
+        refused = store.put(2, 3)
+        assert refused == (errno.EIO if disk.faults.hits(Call.WRITE) else 0)
+        assert store.put(4) == 0
+        before = store.numbers()
+        assert before == ([1, 4] if refused else [1, 2, 3, 4])
+        store.kill()
+    assert disk.numbers_after_the_kill() == before
+
+
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_the_first_commit_of_a_journal(disk: Disk, times: int) -> None:
+    """So it is with the commits that begin the journal anew, once it was copied into the database."""
+    first, later = list(range(MANY)), list(range(MANY, 2 * MANY))
+    with disk.storing() as store:
+        assert store.put(*first) == 0
+        size = disk.journal.stat().st_size
+        disk.faults.fail(Call.SYNC, errno.EIO, File.JOURNAL, times=times)
+        refusals = 0
+        while (answer := store.put(-1, -2)) != 0:
+            assert answer == errno.EIO
+            refusals += 1
+            assert store.numbers() == first
+        assert refusals
+        assert disk.journal.stat().st_size == size, "the journal was not begun anew"
+        store.kill()
+    assert disk.numbers_after_the_kill() == [*first, -1, -2]
+    with disk.storing() as store:
+        assert store.put(*later) == 0
+
+
+@pytest.mark.parametrize(
+    ("call", "code"),
+    [
+        (Call.WRITE, errno.ENOSPC),
+        (Call.WRITE, errno.EIO),
+        (Call.SYNC, errno.EIO),
+        (Call.TRUNCATE, errno.EIO),
+    ],
+)
+@pytest.mark.parametrize("mended", [False, True])
+def test_the_journal_cannot_be_copied(disk: Disk, call: Call, code: int, mended: bool) -> None:
+    """Where only the journal can be written, commits go on, and none is lost; the copying is made up for."""
+    with disk.storing() as store:
+        disk.faults.fail(call, code, File.DATABASE)
+        for turn in range(3):
+            assert store.put(*range(turn * MANY, (turn + 1) * MANY)) == 0
+        assert disk.faults.hits(call) == 3
+        if mended:
+            disk.faults.mend()
+            assert store.put(3 * MANY) == 0
+        numbers = store.numbers()
+        assert len(numbers) == 3 * MANY + mended
+        store.kill()
+    assert disk.numbers_after_the_kill() == numbers
+
+
+@pytest.fixture
+def refused_and_not_covered(disk: Disk, tmp_path: Path, faults_library: Path) -> Iterator[Storing]:
+    """A store whose second commit is whole in the journal, refused, and could not be written over."""
+    # As many writes, found out with a disk that is like it: two for each page.
+    twin = Disk(tmp_path / "twin", faults_library)
+    with twin.storing() as store:
+        assert store.put(1) == 0
+        size = twin.journal.stat().st_size
+        assert store.put(2) == 0
+        writes = 2 * ((twin.journal.stat().st_size - size) // PAGE)
+    with disk.storing() as store:
+        assert store.put(1) == 0
+        disk.faults.fail(Call.SYNC, errno.EIO, File.JOURNAL)
+        disk.faults.fail(Call.WRITE, errno.EIO, File.JOURNAL, skip=writes)
+        assert store.put(2) == errno.EIO
+        assert (disk.faults.hits(Call.SYNC), disk.faults.hits(Call.WRITE)) == (1, 1)
+        assert store.numbers() == [1]
+        disk.faults.mend()
+        yield store
+
+
+def test_covered_as_soon_as_it_can_be(disk: Disk, refused_and_not_covered: Storing) -> None:
+    """What a refused commit left in the journal is written over by itself once the disk takes writes."""
+    left = disk.journal.read_bytes()
+    deadline = time.monotonic() + LIMIT
+    while disk.journal.read_bytes() == left:
+        assert time.monotonic() < deadline
+    refused_and_not_covered.kill()
+    assert disk.numbers_after_the_kill() == [1]
+
+
+def test_covered_by_the_next_commit(disk: Disk, refused_and_not_covered: Storing) -> None:
+    """So does the next commit."""
+    assert refused_and_not_covered.put(3) == 0
+    refused_and_not_covered.kill()
+    assert disk.numbers_after_the_kill() == [1, 3]
+
+
+def test_covered_at_the_end(disk: Disk, refused_and_not_covered: Storing) -> None:
+    """So does closing the store, even where it cannot copy the journal into the database."""
+    disk.faults.fail(Call.WRITE, errno.EIO, File.DATABASE)
+    refused_and_not_covered.close()
+    assert disk.numbers_after_the_kill() == [1]
