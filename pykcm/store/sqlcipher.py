@@ -246,9 +246,8 @@ def _connect(path: Path, key: Key, mode: str) -> Any:
     db.execute(f"PRAGMA key = \"x'{key.raw.hex()}'\"")
     # As strong for pages of this size as the default, SHA-512, and twice as fast where the CPU knows it.
     db.execute("PRAGMA cipher_hmac_algorithm = HMAC_SHA256")
-    if not mode.startswith("ro"):
-        # One process has it: no shared memory file, no lock for each transaction.
-        db.execute("PRAGMA locking_mode = EXCLUSIVE")
+    # One process has it: no shared memory file, no lock for each transaction.
+    db.execute("PRAGMA locking_mode = EXCLUSIVE")
     return db
 
 
@@ -295,7 +294,8 @@ def _inspect(path: Path, key: Key) -> None:
         )
     closed_in_order = not _size(_journal(path))
     try:
-        with closing(_connect(path, key, "ro&immutable=1" if closed_in_order else "ro")) as db:
+        # Without locks the journal is read in memory; with them, it would need a file beside it.
+        with closing(_connect(path, key, "ro&immutable=1" if closed_in_order else "ro&vfs=unix-none")) as db:
             _check_version(db)
             if _size(path) + _size(_journal(path)) <= _CHECKED_AT_START:
                 _check_pages(db, closed_in_order=closed_in_order)
@@ -303,9 +303,6 @@ def _inspect(path: Path, key: Key) -> None:
         raise StoreUnusableError(f"{path}: {error}") from None
     except sqlcipher.Error as error:
         raise StoreUnusableError(f"{path}: {_cause_and_way_out(error, key)}") from error
-    finally:
-        # A reader of the journal makes an index of it and leaves it behind.
-        path.with_name(path.name + "-shm").unlink(missing_ok=True)
 
 
 class _UnfitError(Exception):

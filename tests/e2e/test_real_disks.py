@@ -64,6 +64,12 @@ def test_a_disk_that_fills_up(
         disk.fill(0)
         store_until_refused(kcm, stored, disk.refusals)
     daemon.kill()
+    # Still full: the next one has to do with that.
+    daemon.start()
+    with KcmClient(daemon.socket_path) as kcm:
+        assert contents_of(kcm, NAME) == tuple(stored)
+        store_until_refused(kcm, stored, disk.refusals)
+    daemon.kill()
     disk.free()
     look_into(daemon)
     daemon.start()
