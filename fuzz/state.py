@@ -41,7 +41,7 @@ PLACES = (tree.ccaches_container(UID), CCACHE, tree.uid_container(UID), tree.uid
 
 def restore_secrets(data: bytes) -> None:
     """Secrets one after the other: whatever they are, they become a collection in good order."""
-    collection = Collection(UID)
+    collection = Collection(UID, time.time)
     with _logs_read():
         restore(collection, _secrets(data))
     listed = list(collection)
@@ -54,7 +54,7 @@ def restore_secrets(data: bytes) -> None:
     for ccache in listed:
         changes.append(CCacheWritten(ccache))
         changes += [CredentialWritten(ccache, *item) for item in ccache.credentials.items()]
-    again = Collection(UID)
+    again = Collection(UID, time.time)
     puts = [change for change in secret_changes(UID, changes) if isinstance(change, tree.Put)]
     restore(again, [tree.Secret(*put) for put in puts])
     assert _contents(again) == _contents(collection)
@@ -109,7 +109,7 @@ def run_service(data: bytes) -> None:
         for uid in runner.run(store.uids()):
             present = residents.present(uid)
             assert present is not None
-            read = Collection(uid)
+            read = Collection(uid, time.time)
             restore(read, runner.run(store.load(uid)))
             assert _contents(read) == _contents(present)
             assert all(len(ccache.name) <= MAX_NAME for ccache in present)

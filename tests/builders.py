@@ -40,6 +40,9 @@ def principal(text: str, name_type: int = 1) -> Principal:
 
 ALICE = principal("alice")
 BOB = principal("bob")
+# The latest time that a ticket can name: one that ends then is not reaped while a test runs.
+LAST_SECOND = 2**32 - 1
+
 TGS = principal("krbtgt/PYKCM.TEST", name_type=2)
 HTTP = principal("HTTP/www.pykcm.test", name_type=3)
 
@@ -64,7 +67,7 @@ def credential_bytes(
     *,
     enctype: int = 18,
     key: bytes = b"session key",
-    times: tuple[int, int, int, int] = (1000, 1000, 2000, 3000),
+    times: tuple[int, int, int, int] = (1000, 1000, LAST_SECOND, LAST_SECOND),
     is_skey: bool = False,
     flags: int = 0x40E10000,
     addresses: TypedList = (),
