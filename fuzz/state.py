@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from struct import Struct

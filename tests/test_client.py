@@ -16,9 +16,11 @@ from pykcm.protocol.codes import Code
 from pykcm.protocol.messages import ARGUMENTS
 from pykcm.protocol.opcodes import Opcode
 from pykcm.protocol.tag import Match, Tag
-from pykcm.server.connection import Connection
+from pykcm.server.connection import Common, Connection
 from pykcm.server.connections import Connections
+from pykcm.server.deadlines import Deadlines
 from pykcm.server.residents import Residents
+from pykcm.server.rota import Rota
 from pykcm.server.service import Service
 from pykcm.store.memory import MemoryStore
 from tests.builders import ALICE, BOB, HTTP, TGS, credential_bytes, credential_of_size, refused, tag_for
@@ -40,9 +42,8 @@ def path(tmp_path: Path) -> Iterator[Path]:
         connections = Connections(0, lambda: None)
         stopped = asyncio.Event()
         stop.append(lambda: loop.call_soon_threadsafe(stopped.set))
-        server = await loop.create_unix_server(
-            lambda: Connection(service, Kernel(), connections, 16 << 20), str(path)
-        )
+        common = Common(service, Kernel(), connections, Rota(), Deadlines(20), 16 << 20)
+        server = await loop.create_unix_server(lambda: Connection(common), str(path))
         serving.set()
         await stopped.wait()
         server.close()

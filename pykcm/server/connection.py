@@ -3,6 +3,9 @@
 import asyncio
 import logging
 import socket
+from fcntl import ioctl
+from struct import calcsize
+from termios import FIONREAD
 from time import perf_counter
 from typing import TYPE_CHECKING, NamedTuple, cast
 
@@ -21,6 +24,8 @@ log = logging.getLogger(__name__)
 # In bytes: requests below are not counted towards what a UID may have waiting; there may be one for each
 # connection, and whatever comes behind it stays in the kernel.
 _SMALL = 16 * 1024
+
+_INT_SIZE = calcsize("i")
 
 
 class Common(NamedTuple):
@@ -92,12 +97,7 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._has_ended = True
-        self._frames.clear()
-        self._common.deadlines.end(self)
-        if self._held:
-            self._common.connections.hold(self.uid, -self._held)
-            self._held = 0
+        self._end()
         self._common.connections.discard(self)
 
     def data_received(self, data: bytes) -> None:
@@ -119,6 +119,10 @@ class Connection(asyncio.Protocol):
             # Nearly always: nothing waits, and nothing has to be counted.
             self._serve(frames[0])
         else:
+            if frames and self._has_begun:
+                # What had begun is complete; what has begun behind it has its own time.
+                self._has_begun = False
+                self._common.deadlines.end(self)
             self._frames[:0] = reversed(frames)
             self._advance()
 
@@ -171,6 +175,7 @@ class Connection(asyncio.Protocol):
             self._performing = frame
         else:
             self._reply(reply)
+        self._rota.rest()
 
     def _reply_late(self, reply: Sendable) -> None:
         self._performing = None
@@ -190,7 +195,7 @@ class Connection(asyncio.Protocol):
     # What keeps one client from taking up too much
 
     def _pause_or_resume(self) -> None:
-        # The one that is served or in the rota is no reason: its client waits for the reply and sends nothing.
+        # The one that is served or queued is no reason: its client waits for the reply and sends nothing.
         has_more = len(self._frames) + (self._performing is not None) > 1
         if has_more != self._is_paused:
             self._is_paused = has_more
@@ -225,9 +230,18 @@ class Connection(asyncio.Protocol):
     def _break_off(self, why: str) -> None:
         if self._common.connections.broken_off_warnings.is_due(self.uid):
             log.warning("UID %d (process %d): connection closed: %s", self.uid, self._peer.pid, why)
+        self._end()
+        self._transport.abort()
+
+    def _end(self) -> None:
+        """Take nothing more, and give back at once what has been taken."""
         self._has_ended = True
         self._frames.clear()
-        self._transport.abort()
+        self._reader = FrameReader(self._common.max_request)
+        self._common.deadlines.end(self)
+        if self._held:
+            self._common.connections.hold(self.uid, -self._held)
+            self._held = 0
 
     @property
     def idle_since(self) -> float | None:
@@ -242,6 +256,12 @@ class Connection(asyncio.Protocol):
             or self._transport.get_write_buffer_size()
         )
         return None if under_way else self._last_heard
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether the client has sent something that the event loop has not brought yet."""
+        socket_fd = self._transport.get_extra_info("socket").fileno()
+        return any(ioctl(socket_fd, FIONREAD, bytes(_INT_SIZE)))
 
     # What the daemon's end calls
 

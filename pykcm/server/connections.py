@@ -18,6 +18,9 @@ class Limits(NamedTuple):
     uid_bytes: int = 0
 
 
+NO_LIMITS = Limits()
+
+
 class Member(Protocol):
     """What is asked of a connection."""
 
@@ -26,6 +29,10 @@ class Member(Protocol):
     @property
     def idle_since(self) -> float | None:
         """When its last request came; None while one is under way. Comparable with that of others."""
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether there is more of it that it has not been told of."""
 
     def finish(self) -> None:
         """Answer what has begun, then close."""
@@ -37,7 +44,7 @@ class Member(Protocol):
 class Connections:
     """The open connections. `idle_timeout` seconds without any, `on_idle` is called (0: never)."""
 
-    def __init__(self, idle_timeout: float, on_idle: Callable[[], None], limits: Limits = Limits()) -> None:
+    def __init__(self, idle_timeout: float, on_idle: Callable[[], None], limits: Limits = NO_LIMITS) -> None:
         self._idle_timeout = idle_timeout
         self._on_idle = on_idle
         self._limits = limits
@@ -94,20 +101,28 @@ class Connections:
 
     def _make_room(self, giving: int, asking: int, why: str) -> bool:
         """Close the longest idle connection of the UID `giving`; False where none is idle."""
-        idle = [
-            (since, connection)
-            for connection in self._open[giving]
-            if (since := connection.idle_since) is not None
-        ]
+        longest = self._longest_idle(giving)
         if self._limit_warnings.is_due(giving):
-            what = "the longest idle one of UID %d was closed" if idle else "none of UID %d is idle, refused"
-            log.warning("connection of UID %d: %s; " + what, asking, why, giving, extra={"KCM_UID": giving})
-        if not idle:
+            idle = f"UID {giving}'s longest idle one was closed"
+            none = f"refused, because none of UID {giving} is idle"
+            what = none if longest is None else idle
+            log.warning("connection of UID %d: %s: %s", asking, why, what, extra={"KCM_UID": giving})
+        if longest is None:
             return False
-        _, longest = min(idle, key=lambda each: each[0])
         longest.abort()
         self.discard(longest)
         return True
+
+    def _longest_idle(self, uid: int) -> Member | None:
+        idle = [
+            (since, connection)
+            for connection in self._open[uid]
+            if (since := connection.idle_since) is not None
+        ]
+        for _, connection in sorted(idle, key=lambda each: each[0]):
+            if not connection.has_unread:
+                return connection
+        return None
 
     def hold(self, uid: int, more: int) -> bool:
         """Count bytes of requests that wait or are incomplete; False where the UID has too many."""

@@ -33,7 +33,8 @@ class Deadlines:
     def _look(self) -> None:
         loop = asyncio.get_running_loop()
         self._timer = None
-        for late, due in list(self._due.items()):
+        while self._due:
+            late, due = next(iter(self._due.items()))
             if due > loop.time():
                 self._timer = loop.call_at(due, self._look)
                 break

@@ -32,7 +32,7 @@ class Servable(Protocol):
 class Rota:
     """Decides for each request whether it is served at once, and keeps those that are not.
 
-    `now`: when `admits` was last asked, in seconds of `clock`.
+    `now`: when a request was last asked for or served, in seconds of `clock`.
     """
 
     def __init__(self, clock: Callable[[], float] = perf_counter) -> None:
@@ -53,6 +53,10 @@ class Rota:
             # If the event loop turns before the slice is over, the next one begins, and nobody has to wait.
             self._serve_soon()
         return not self._waiting and spent < _SLICE
+
+    def rest(self) -> None:
+        """What was admitted has been served: the time that it took was no pause."""
+        self.now = self._clock()
 
     def charge(self, size: int) -> None:
         """Count the sending of so many bytes towards the slice."""

@@ -35,7 +35,7 @@ def read(pieces: Iterable[bytes], max_size: int = MAX_SIZE) -> list[Frame]:
     """The frames of a stream that arrives in these pieces and ends between two requests."""
     reader = FrameReader(max_size)
     frames = [found for piece in pieces for found in reader.feed(piece)]
-    assert not reader.unfinished
+    assert not reader.size
     return frames
 
 
@@ -64,11 +64,11 @@ def test_byte_by_byte(stocked: ExchangeSet) -> None:
     reader = FrameReader(MAX_SIZE)
     for exchange, whole in zip(stocked.exchanges, expected(stocked), strict=True):
         *bytes_before, last = [exchange.request[at : at + 1] for at in range(len(exchange.request))]
-        for byte in bytes_before:
+        for number, byte in enumerate(bytes_before, 1):
             assert reader.feed(byte) == []
-            assert reader.unfinished
+            assert reader.size == number
         assert reader.feed(last) == [whole]
-        assert not reader.unfinished
+        assert not reader.size
 
 
 @every_exchange_set
@@ -87,7 +87,7 @@ def test_with_bytes_behind(stocked: ExchangeSet) -> None:
     for follower, whole in zip(followers, expected(stocked), strict=True):
         begun = len(follower) // 2
         assert reader.feed(unread + follower[:begun]) == [whole]
-        assert reader.unfinished
+        assert reader.size == begun
         unread = follower[begun:]
 
 
@@ -227,7 +227,7 @@ def test_an_announced_request_costs_nothing() -> None:
         held, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert all(reader.unfinished for reader in readers)
+    assert all(reader.size for reader in readers)
     assert held <= peak < 100 * 1024
 
 
@@ -243,7 +243,7 @@ def test_nothing_is_kept_of_what_was_read() -> None:
         held, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert not reader.unfinished
+    assert not reader.size
     assert held < 64 * 1024
 
 

@@ -1,14 +1,25 @@
 """A service on each store in turn, asked without a socket."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any, Protocol
 
 import pytest
 
 from pykcm.store.interface import Store
 from tests.server.asking import Asking, Server
+from tests.server.listening import Listening
 
 Loop = Callable[[], asyncio.AbstractEventLoop]
+
+Scenario = Callable[[Listening], Coroutine[Any, Any, None]]
+
+
+class Play(Protocol):
+    """Plays a scenario against a server; `options` are those of Listening."""
+
+    def __call__(self, scenario: Scenario, **options: Any) -> None: ...
 
 
 @pytest.fixture
@@ -50,3 +61,14 @@ def loop_runner(request: pytest.FixtureRequest) -> Iterator[asyncio.Runner]:
         factory = pytest.importorskip("uvloop").new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
         yield runner
+
+
+@pytest.fixture
+def play(loop_runner: asyncio.Runner, tmp_path: Path) -> Play:
+    """Plays a scenario against a listening server, on each event loop in turn."""
+
+    async def played(scenario: Scenario, options: dict[str, Any]) -> None:
+        async with Listening(tmp_path / "kcm.sock", **options) as listening:
+            await scenario(listening)
+
+    return lambda scenario, **options: loop_runner.run(played(scenario, options))

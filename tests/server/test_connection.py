@@ -6,156 +6,31 @@ import os
 import resource
 import socket
 import struct
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
 
 import pytest
 
-from pykcm.ccaches.quotas import NO_LIMITS
-from pykcm.peer.access import Access
 from pykcm.peer.identity import Kernel
 from pykcm.protocol.codes import Code
 from pykcm.protocol.opcodes import Opcode
-from pykcm.server.connection import Connection
-from pykcm.server.connections import Connections
-from pykcm.server.residents import Residents
-from pykcm.server.service import Service
-from pykcm.store.memory import MemoryStore
 from tests.builders import ALICE, credential_of_size, data, principal_bytes, service
-from tests.server.asking import ScriptedStore
+from tests.server.conftest import Play
+from tests.server.listening import (
+    GET_CRED_LIST,
+    GET_PRINCIPAL,
+    INITIALIZE,
+    MAX_REQUEST,
+    NAME,
+    NOOP,
+    UID,
+    UNKNOWN,
+    Client,
+    Listening,
+    request,
+    store,
+)
 from tests.server.waiting import LIMIT, settle, until
-
-MAX_REQUEST = 1 << 20
-UID = os.geteuid()
-NAME = b"%d" % UID
-
-
-def request(opcode: int, arguments: bytes = b"") -> bytes:
-    return struct.pack(">IBBH", 4 + len(arguments), 2, 0, opcode) + arguments
-
-
-NOOP = request(Opcode.NOOP)
-INITIALIZE = request(Opcode.INITIALIZE, NAME + b"\0" + principal_bytes(ALICE))
-GET_PRINCIPAL = request(Opcode.GET_PRINCIPAL, NAME + b"\0")
-GET_CRED_LIST = request(Opcode.GET_CRED_LIST, NAME + b"\0")
-UNKNOWN = request(999)
-
-
-def store(number: int) -> bytes:
-    """STORE of a credential of 4 KiB; each number's is another."""
-    return request(Opcode.STORE, NAME + b"\0" + credential_of_size(4096, service(number)).blob)
-
-
-class Client:
-    """A client's end of a connection."""
-
-    def __init__(self, path: Path) -> None:
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.socket.setblocking(False)
-        self.socket.connect(str(path))
-        self.loop = asyncio.get_running_loop()
-
-    async def send(self, message: bytes) -> None:
-        async with asyncio.timeout(LIMIT):
-            await self.loop.sock_sendall(self.socket, message)
-
-    async def receive(self, size: int) -> bytes:
-        received = bytearray()
-        async with asyncio.timeout(LIMIT):
-            while len(received) < size:
-                piece = await self.loop.sock_recv(self.socket, size - len(received))
-                assert piece, "the server closed the connection"
-                received += piece
-        return bytes(received)
-
-    async def reply(self) -> tuple[int, bytes]:
-        length, outer = struct.unpack(">II", await self.receive(8))
-        assert outer == 0
-        body = await self.receive(length)
-        (code,) = struct.unpack_from(">i", body)
-        return code, body[4:]
-
-    async def ask(self, message: bytes) -> tuple[int, bytes]:
-        await self.send(message)
-        return await self.reply()
-
-    async def is_closed(self) -> bool:
-        """Wait for the server's end; whether it came without any more bytes."""
-        try:
-            async with asyncio.timeout(LIMIT):
-                return await self.loop.sock_recv(self.socket, 1) == b""
-        except ConnectionResetError:
-            return True
-
-    def close(self) -> None:
-        self.socket.close()
-
-
-class Listening:
-    """A listening server within the loop, its parts in reach; what the loop complains of fails the test."""
-
-    def __init__(self, path: Path, kernel: Kernel = Kernel()) -> None:  # noqa: B008 - it is frozen
-        self.path = path
-        self.kernel = kernel
-        self.store = ScriptedStore(MemoryStore())
-        self.service = Service(self.store, Residents(self.store, NO_LIMITS), Access())
-        self.connections = Connections(0, self._never_idle)
-        self.made: list[Connection] = []
-        self.clients: list[Client] = []
-        self.complaints: list[dict[str, Any]] = []
-
-    def _never_idle(self) -> None:
-        raise AssertionError("there is no idle time")
-
-    def _make(self) -> Connection:
-        self.made.append(Connection(self.service, self.kernel, self.connections, MAX_REQUEST))
-        return self.made[-1]
-
-    async def __aenter__(self) -> Self:
-        loop = asyncio.get_running_loop()
-        loop.set_exception_handler(lambda _, context: self.complaints.append(context))
-        self.server = await loop.create_unix_server(self._make, str(self.path))
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        for client in self.clients:
-            client.close()
-        self.server.close()
-        await until(lambda: not self.connections._open)
-        await settle()
-        assert self.complaints == []
-
-    def client(self) -> Client:
-        self.clients.append(Client(self.path))
-        return self.clients[-1]
-
-    async def connected(self) -> Client:
-        """A client whose connection the server has taken."""
-        before = len(self.connections._open)
-        client = self.client()
-        await until(lambda: len(self.connections._open) > before)
-        return client
-
-    @property
-    def newest(self) -> asyncio.Transport:
-        return self.made[-1]._transport
-
-
-Scenario = Callable[[Listening], Coroutine[Any, Any, None]]
-Play = Callable[[Scenario], None]
-
-
-@pytest.fixture
-def play(loop_runner: asyncio.Runner, tmp_path: Path) -> Play:
-    """Plays a scenario against a listening server, on each event loop in turn."""
-
-    async def played(scenario: Scenario) -> None:
-        async with Listening(tmp_path / "kcm.sock") as listening:
-            await scenario(listening)
-
-    return lambda scenario: loop_runner.run(played(scenario))
-
 
 # Requests and replies
 
@@ -346,7 +221,7 @@ def test_a_client_that_goes_away(play: Play) -> None:
         await settle()
         listening.store.gate.set()
         assert await other.ask(GET_PRINCIPAL) == (0, principal_bytes(ALICE))
-        await until(lambda: len(listening.connections._open) == 1)
+        await until(lambda: listening.connections._count == 1)
 
     play(scenario)
 
@@ -360,7 +235,7 @@ def test_idle_connections_stay_open(play: Play) -> None:
             client = listening.client()
             assert await client.ask(NOOP) == (0, b"")
             client.close()
-        await until(lambda: len(listening.connections._open) == 1)
+        await until(lambda: listening.connections._count == 1)
         assert await idle.ask(NOOP) == (0, b"")
 
     play(scenario)
@@ -474,14 +349,14 @@ def test_refused_peers(
     """A peer that cannot be known is logged and its connection closed, whatever it has already sent."""
 
     async def scenario() -> None:
-        async with Listening(tmp_path / "kcm.sock", Kernel(stranger_uid=UID)) as listening:
+        async with Listening(tmp_path / "kcm.sock", kernel=Kernel(stranger_uid=UID)) as listening:
             for _ in range(3):
                 client = listening.client()
                 if early:
                     client.socket.send(INITIALIZE + NOOP)
                 assert await client.is_closed()
             assert listening.store.commits == []
-            assert not listening.connections._open
+            assert not listening.connections._count
 
     loop_runner.run(scenario())
     assert len(caplog.records) == 3
@@ -552,7 +427,7 @@ def test_finish_cuts_off_who_does_not_read(play: Play) -> None:
         assert await good.ask(NOOP) == (0, b"")
         assert await listening.connections.finish(0.01) == 1
         assert await good.is_closed()
-        await until(lambda: not listening.connections._open)
+        await until(lambda: not listening.connections._count)
 
     play(scenario)
 

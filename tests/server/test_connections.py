@@ -3,27 +3,10 @@
 import asyncio
 
 from pykcm.server.connections import Connections
+from tests.server.members import FakeConnection
 from tests.server.waiting import settle
 
 FOREVER = 1e6
-
-
-class FakeConnection:
-    """Closes when it is told to, if it is a good one."""
-
-    def __init__(self, connections: Connections, *, good: bool = True) -> None:
-        self.connections = connections
-        self.good = good
-        self.was_aborted = False
-        self.was_finished = False
-
-    def finish(self) -> None:
-        self.was_finished = True
-        if self.good:
-            self.connections.discard(self)
-
-    def abort(self) -> None:
-        self.was_aborted = True
 
 
 def test_idle_from_the_start() -> None:

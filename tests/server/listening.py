@@ -1,0 +1,153 @@
+"""A server that listens within the test's own loop, and clients that send and take bytes as they like."""
+
+import asyncio
+import os
+import socket
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Self
+
+from pykcm.ccaches import quotas
+from pykcm.peer.access import Access
+from pykcm.peer.identity import Kernel
+from pykcm.protocol.opcodes import Opcode
+from pykcm.server.connection import Common, Connection
+from pykcm.server.connections import NO_LIMITS, Connections, Limits
+from pykcm.server.deadlines import Deadlines
+from pykcm.server.residents import Residents
+from pykcm.server.rota import Rota
+from pykcm.server.service import Service
+from pykcm.store.memory import MemoryStore
+from tests.builders import ALICE, credential_of_size, principal_bytes, service
+from tests.server.asking import ScriptedStore
+from tests.server.waiting import LIMIT, settle, until
+
+MAX_REQUEST = 1 << 20
+UID = os.geteuid()
+NAME = b"%d" % UID
+
+
+def request(opcode: int, arguments: bytes = b"") -> bytes:
+    return struct.pack(">IBBH", 4 + len(arguments), 2, 0, opcode) + arguments
+
+
+NOOP = request(Opcode.NOOP)
+INITIALIZE = request(Opcode.INITIALIZE, NAME + b"\0" + principal_bytes(ALICE))
+GET_PRINCIPAL = request(Opcode.GET_PRINCIPAL, NAME + b"\0")
+GET_CRED_LIST = request(Opcode.GET_CRED_LIST, NAME + b"\0")
+UNKNOWN = request(999)
+
+
+def store(number: int) -> bytes:
+    """STORE of a credential of 4 KiB; each number's is another."""
+    return request(Opcode.STORE, NAME + b"\0" + credential_of_size(4096, service(number)).blob)
+
+
+class Client:
+    """A client's end of a connection."""
+
+    def __init__(self, path: Path) -> None:
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.socket.setblocking(False)
+        self.socket.connect(str(path))
+        self.loop = asyncio.get_running_loop()
+
+    async def send(self, message: bytes) -> None:
+        async with asyncio.timeout(LIMIT):
+            await self.loop.sock_sendall(self.socket, message)
+
+    async def receive(self, size: int) -> bytes:
+        received = bytearray()
+        async with asyncio.timeout(LIMIT):
+            while len(received) < size:
+                piece = await self.loop.sock_recv(self.socket, min(size - len(received), 1 << 18))
+                assert piece, "the server closed the connection"
+                received += piece
+        return bytes(received)
+
+    async def reply(self) -> tuple[int, bytes]:
+        length, outer = struct.unpack(">II", await self.receive(8))
+        assert outer == 0
+        body = await self.receive(length)
+        (code,) = struct.unpack_from(">i", body)
+        return code, body[4:]
+
+    async def ask(self, message: bytes) -> tuple[int, bytes]:
+        await self.send(message)
+        return await self.reply()
+
+    async def is_closed(self) -> bool:
+        """Wait for the server's end; whether it came without any more bytes."""
+        try:
+            async with asyncio.timeout(LIMIT):
+                return await self.loop.sock_recv(self.socket, 1) == b""
+        except ConnectionResetError:
+            return True
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+class Listening:
+    """A listening server within the loop, its parts in reach; what the loop complains of fails the test."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        kernel: Kernel = Kernel(),  # noqa: B008 - it is frozen
+        limits: Limits = NO_LIMITS,
+        patience: float = LIMIT,
+        clock: Callable[[], float] = perf_counter,
+    ) -> None:
+        self.path = path
+        self.store = ScriptedStore(MemoryStore())
+        self.service = Service(self.store, Residents(self.store, quotas.NO_LIMITS), Access())
+        self.connections = Connections(0, self._never_idle, limits)
+        self.deadlines = Deadlines(patience)
+        self.rota = Rota(clock)
+        self._common = Common(self.service, kernel, self.connections, self.rota, self.deadlines, MAX_REQUEST)
+        self.made: list[Connection] = []
+        self.clients: list[Client] = []
+        self.complaints: list[dict[str, Any]] = []
+
+    def _never_idle(self) -> None:
+        raise AssertionError("there is no idle time")
+
+    def _make(self) -> Connection:
+        self.made.append(Connection(self._common))
+        return self.made[-1]
+
+    async def __aenter__(self) -> Self:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: self.complaints.append(context))
+        self.server = await loop.create_unix_server(self._make, str(self.path))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for client in self.clients:
+            client.close()
+        self.server.close()
+        await until(lambda: not self.connections._count)
+        await settle()
+        assert self.complaints == []
+        assert self.connections._open == {}
+        assert self.connections._bytes == {}
+        assert self.deadlines._due == {}
+
+    def client(self) -> Client:
+        self.clients.append(Client(self.path))
+        return self.clients[-1]
+
+    async def connected(self) -> Client:
+        """A client whose connection the server has taken."""
+        before = self.connections._count
+        client = self.client()
+        await until(lambda: self.connections._count > before)
+        return client
+
+    @property
+    def newest(self) -> asyncio.Transport:
+        return self.made[-1]._transport

@@ -1,0 +1,451 @@
+"""What one user's clients may take up, over real sockets: connections, bytes, time, and replies not read."""
+
+import asyncio
+import os
+import resource
+import struct
+import time
+
+import pytest
+
+from pykcm.peer.identity import Peer
+from pykcm.protocol.framing import Frame, Sendable
+from pykcm.protocol.opcodes import Opcode
+from pykcm.server.connections import Limits
+from pykcm.server.rota import Servable
+from tests.builders import ALICE, credential_of_size, principal_bytes
+from tests.server.conftest import Play
+from tests.server.listening import (
+    GET_CRED_LIST,
+    GET_PRINCIPAL,
+    INITIALIZE,
+    NAME,
+    NOOP,
+    UID,
+    Client,
+    Listening,
+    request,
+    store,
+)
+from tests.server.waiting import settle, until
+
+OK = struct.pack(">IIi", 4, 0, 0)
+MIB = 1 << 20
+
+# So short that a test need not wait, and so long that what is on its way is there before.
+PATIENCE = 0.2
+
+
+async def lets_wait(client: Client, listening: Listening) -> None:
+    """Have the client's change wait for the store."""
+    listening.store.gate = asyncio.Event()
+    before = len(listening.store.commits)
+    await client.send(INITIALIZE)
+    await until(lambda: len(listening.store.commits) > before)
+
+
+# Connections
+
+
+def test_the_longest_idle_connection_gives_way(play: Play) -> None:
+    """At the limit the connection whose last request is longest ago sees the end; the new one is served."""
+
+    async def scenario(listening: Listening) -> None:
+        clients = [await listening.connected() for _ in range(4)]
+        for index in (2, 0, 3, 1):
+            assert await clients[index].ask(NOOP) == (0, b"")
+        for gone in (2, 0):
+            new = listening.client()
+            assert await new.ask(NOOP) == (0, b"")
+            assert await clients[gone].is_closed()
+            assert listening.connections._count == 4
+        assert [await clients[index].ask(NOOP) for index in (3, 1)] == [(0, b"")] * 2
+
+    play(scenario, limits=Limits(uid_connections=4))
+
+
+@pytest.mark.parametrize("limits", [Limits(uid_connections=2), Limits(connections=2)], ids=["uid", "all"])
+def test_connections_under_way_are_kept(play: Play, limits: Limits) -> None:
+    """While a request has begun, waits for the disk or has its reply not taken, its connection is kept."""
+
+    async def scenario(listening: Listening) -> None:
+        half, busy = await listening.connected(), await listening.connected()
+        await half.send(GET_PRINCIPAL[:6])
+        await until(lambda: listening.made[0]._reader.size)
+        await lets_wait(busy, listening)
+        assert await listening.client().is_closed()
+        assert listening.store.gate is not None
+        listening.store.gate.set()
+        listening.store.gate = None
+        assert await busy.reply() == (0, b"")
+        await half.send(GET_PRINCIPAL[6:])
+        assert await half.reply() == (0, principal_bytes(ALICE))
+
+        for number in range(50):
+            assert await busy.ask(store(number)) == (0, b"")
+        await busy.send(GET_CRED_LIST * 4)
+        await until(lambda: listening.made[1]._is_choked)
+        new = listening.client()
+        assert await new.ask(NOOP) == (0, b"")
+        assert await half.is_closed()
+        for _ in range(4):
+            code, payload = await busy.reply()
+            assert (code, len(payload)) == (0, 4 + 50 * (4 + 4096))
+
+    play(scenario, limits=limits)
+
+
+def test_queued_requests_are_under_way(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection whose request waits for its turn does not give way."""
+
+    async def scenario(listening: Listening) -> None:
+        client = await listening.connected()
+        waiting: list[tuple[int, Servable]] = []
+        with monkeypatch.context() as patched:
+            patched.setattr(listening.rota, "admits", lambda: False)
+            patched.setattr(listening.rota, "wait", lambda *who: waiting.append(who))
+            await client.send(NOOP)
+            await until(lambda: waiting)
+        assert waiting == [(UID, listening.made[0])]
+        assert await listening.client().is_closed()
+        waiting[0][1].take_turn()
+        assert await client.reply() == (0, b"")
+        assert await listening.client().ask(NOOP) == (0, b"")
+        assert await client.is_closed()
+
+    play(scenario, limits=Limits(uid_connections=1))
+
+
+def test_what_the_kernel_holds_is_under_way(play: Play) -> None:
+    """A connection whose client has sent a request that is not read yet does not give way."""
+
+    async def scenario(listening: Listening) -> None:
+        first = await listening.connected()
+        first_transport = listening.newest
+        second = await listening.connected()
+        assert await second.ask(NOOP) == (0, b"")
+        first_transport.pause_reading()
+        await first.send(NOOP)
+        assert listening.made[0].has_unread
+        assert not listening.made[1].has_unread
+        assert await listening.client().ask(NOOP) == (0, b"")
+        assert await second.is_closed()
+        first_transport.resume_reading()
+        assert await first.reply() == (0, b"")
+
+    play(scenario, limits=Limits(uid_connections=2))
+
+
+# Bytes
+
+
+def test_bytes_of_a_uid_are_bounded(play: Play, caplog: pytest.LogCaptureFixture) -> None:
+    """Who brings more unfinished requests than a UID may hold is closed; what it held is free again."""
+    half = 500_000
+    whole = request(Opcode.NOOP, bytes(half + 1000))
+
+    async def scenario(listening: Listening) -> None:
+        held = [await listening.connected() for _ in range(2)]
+        for client in held:
+            await client.send(whole[:half])
+        await until(lambda: listening.connections._bytes.get(UID) == 2 * half)
+        small, large = await listening.connected(), await listening.connected()
+        assert await small.ask(INITIALIZE) == (0, b"")
+        await large.send(whole[:150_000])
+        assert await large.is_closed()
+        why = "too much of this UID's requests waits or is incomplete"
+        assert caplog.messages == [f"UID {UID} (process {os.getpid()}): connection closed: {why}"]
+        # The others go on, and what is complete is no longer held.
+        assert await small.ask(store(1)) == (0, b"")
+        assert listening.connections._bytes == {UID: 2 * half}
+        await held[0].send(whole[half:])
+        assert await held[0].reply() == (0, b"")
+        assert listening.connections._bytes == {UID: half}
+        held[1].close()
+        await until(lambda: not listening.connections._bytes)
+
+    play(scenario, limits=Limits(uid_bytes=2 * half + 100_000))
+
+
+def test_what_was_held_is_free_at_once(play: Play) -> None:
+    """After a connection that brought too much, others of the same turn of the loop have its room."""
+
+    async def scenario(listening: Listening) -> None:
+        clients = [await listening.connected() for _ in range(4)]
+        for client, size in zip(clients, (100_000, 100_000, 100_000, 40_000), strict=True):
+            client.socket.send(request(Opcode.NOOP, bytes(200_000))[:size])
+        await until(lambda: listening.connections._count == 3)
+        await until(lambda: listening.connections._bytes == {UID: 240_000})
+        assert [connection._has_ended for connection in listening.made] == [False, False, True, False]
+
+    play(scenario, limits=Limits(uid_bytes=250_000))
+
+
+def test_waiting_requests_are_held(play: Play) -> None:
+    """A large request counts while it waits for the disk, and no longer."""
+
+    async def scenario(listening: Listening) -> None:
+        client = await listening.connected()
+        assert await client.ask(INITIALIZE) == (0, b"")
+        listening.store.gate = asyncio.Event()
+        large = request(Opcode.STORE, NAME + b"\0" + credential_of_size(200_000).blob)
+        await client.send(large)
+        await until(lambda: listening.connections._bytes.get(UID) == len(large) - 4)
+        listening.store.gate.set()
+        assert await client.reply() == (0, b"")
+        await until(lambda: not listening.connections._bytes)
+
+    play(scenario)
+
+
+# Time
+
+
+def test_a_request_must_be_complete_in_time(play: Play, caplog: pytest.LogCaptureFixture) -> None:
+    """A connection whose request is not complete in time is closed, and the log says so; idle ones stay."""
+
+    async def scenario(listening: Listening) -> None:
+        late, idle = await listening.connected(), await listening.connected()
+        assert await idle.ask(NOOP) == (0, b"")
+        before = time.monotonic()
+        await late.send(NOOP + GET_PRINCIPAL[:5])
+        assert await late.reply() == (0, b"")
+        assert await late.is_closed()
+        assert time.monotonic() - before >= PATIENCE - 0.01
+        assert await idle.ask(NOOP) == (0, b"")
+
+    play(scenario, patience=PATIENCE)
+    (message,) = caplog.messages
+    assert message.startswith(f"UID {UID} (process ")
+    assert "a request was not complete within" in message
+
+
+def test_trickling_gains_no_time(play: Play) -> None:
+    """A byte now and then does not put off the end."""
+
+    async def scenario(listening: Listening) -> None:
+        client = await listening.connected()
+        message = request(Opcode.NOOP, bytes(100_000))
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):  # noqa: PT012 - one of many does
+            for at in range(len(message)):
+                await client.send(message[at : at + 1])
+                await asyncio.sleep(PATIENCE / 50)
+        assert listening.made[0]._has_ended
+
+    play(scenario, patience=PATIENCE)
+
+
+def test_each_request_has_its_own_time(play: Play) -> None:
+    """A client whose every message ends within a request may go on, as long as each is complete in time."""
+
+    async def scenario(listening: Listening) -> None:
+        client = await listening.connected()
+        connection = listening.made[0]
+        await client.send(NOOP[:6])
+        dues = []
+        for _ in range(5):
+            await until(lambda: connection in listening.deadlines._due)
+            dues.append(listening.deadlines._due[connection])
+            # Timers of uvloop know milliseconds.
+            await asyncio.sleep(0.002)
+            await client.send(NOOP[6:] + NOOP[:6])
+            assert await client.reply() == (0, b"")
+        assert dues == sorted(set(dues))
+        await client.send(NOOP[6:])
+        assert await client.reply() == (0, b"")
+        assert not listening.deadlines._due
+
+    play(scenario)
+
+
+def test_who_is_not_read_has_time(play: Play) -> None:
+    """While it is the server that does not read, nothing is held against the client; afterwards it is."""
+
+    async def scenario(listening: Listening) -> None:
+        client, other = await listening.connected(), await listening.connected()
+        await lets_wait(client, listening)
+        await client.send(NOOP + GET_PRINCIPAL[:5])
+        transport = listening.made[0]._transport
+        await until(lambda: not transport.is_reading())
+        assert not listening.deadlines._due
+        # As long again: another one, which is read, does not get so much.
+        await other.send(NOOP[:5])
+        assert await other.is_closed()
+        assert listening.store.gate is not None
+        listening.store.gate.set()
+        assert [await client.reply() for _ in range(2)] == [(0, b"")] * 2
+        assert listening.made[0] in listening.deadlines._due
+        assert await client.is_closed()
+
+    play(scenario, patience=PATIENCE)
+
+
+# Replies that are not read
+
+
+def test_unread_replies_are_not_piled_up(play: Play) -> None:
+    """For a client that does not read, one reply waits and no more; the others come when it reads."""
+
+    async def scenario(listening: Listening) -> None:
+        client = await listening.connected()
+        connection, transport = listening.made[0], listening.newest
+        await client.send(INITIALIZE + b"".join(store(number) for number in range(100)))
+        assert await client.receive(101 * len(OK)) == OK * 101
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+        reply_size = 12 + 4 + 100 * (4 + 4096)
+        sending = asyncio.create_task(client.send(GET_CRED_LIST * 100_000))
+        await until(lambda: not transport.is_reading())
+        await settle()
+        assert transport.get_write_buffer_size() <= reply_size
+        waiting = sum(len(frame.message) for frame in connection._frames) + connection._reader.size
+        assert waiting <= 256 * 1024
+        assert not sending.done()
+        assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < 8 * MIB
+
+        sending.cancel()
+        for _ in range(20):
+            assert len(await client.receive(reply_size)) == reply_size
+        client.close()
+
+    play(scenario)
+
+
+def test_unread_small_replies(play: Play) -> None:
+    """Replies of a few bytes are not piled up either, however many requests a client sends."""
+
+    async def scenario(listening: Listening) -> None:
+        client = await listening.connected()
+        transport = listening.newest
+        count = 15_000
+        sending = asyncio.create_task(client.send(request(Opcode.NOOP, bytes(92)) * count))
+        await until(lambda: not transport.is_reading())
+        await settle()
+        assert not sending.done()
+        assert transport.get_write_buffer_size() < 128 * 1024
+        assert await client.receive(count * len(OK)) == OK * count
+        await sending
+        assert await client.ask(NOOP) == (0, b"")
+
+    play(scenario)
+
+
+def test_unread_replies_to_single_requests(play: Play) -> None:
+    """While a client does not read, its next request is not served, though it comes alone."""
+
+    async def scenario(listening: Listening) -> None:
+        client = await listening.connected()
+        connection, transport = listening.made[0], listening.newest
+        assert await client.ask(INITIALIZE) == (0, b"")
+        for number in range(100):
+            assert await client.ask(store(number)) == (0, b"")
+        await client.send(GET_CRED_LIST)
+        await until(lambda: connection._is_choked)
+        held = transport.get_write_buffer_size()
+        await client.send(NOOP)
+        await until(lambda: connection._frames)
+        assert transport.get_write_buffer_size() == held
+        code, _ = await client.reply()
+        assert code == 0
+        assert await client.reply() == (0, b"")
+
+    play(scenario)
+
+
+# Turns
+
+
+def test_turns_over_sockets(play: Play) -> None:
+    """Pipelined requests of many connections are all answered, each connection's in their order."""
+
+    async def scenario(listening: Listening) -> None:
+        clients = [await listening.connected() for _ in range(20)]
+        assert await clients[0].ask(INITIALIZE) == (0, b"")
+        for client in clients:
+            await client.send((NOOP + GET_PRINCIPAL) * 200)
+        one = OK + struct.pack(">IIi", 4 + len(principal_bytes(ALICE)), 0, 0) + principal_bytes(ALICE)
+        replies = await asyncio.gather(*[client.receive(200 * len(one)) for client in clients])
+        assert set(replies) == {one * 200}
+
+    play(scenario)
+
+
+def test_going_away_in_the_rota(play: Play) -> None:
+    """A client that goes away while its requests wait for their turn leaves nothing, and others go on."""
+
+    async def scenario(listening: Listening) -> None:
+        gone, other = await listening.connected(), await listening.connected()
+        await gone.send(NOOP * 20_000)
+        await until(lambda: listening.made[0]._is_queued or listening.made[0]._is_choked)
+        gone.close()
+        assert await other.ask(NOOP) == (0, b"")
+        await until(lambda: listening.connections._count == 1)
+
+    play(scenario)
+
+
+class FakeClock:
+    """Stands still unless it is moved."""
+
+    def __init__(self) -> None:
+        self.time = 1000.0
+
+    def __call__(self) -> float:
+        return self.time
+
+
+@pytest.mark.parametrize("kind", ["long", "much", "neither"])
+def test_what_takes_long_waits(play: Play, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """Of many requests that come at once, those beyond a slice wait: each takes long, or sends much."""
+    clock = FakeClock()
+    waiting: list[int] = []
+
+    async def scenario(listening: Listening) -> None:
+        clients = [await listening.connected() for _ in range(10)]
+        assert await clients[0].ask(INITIALIZE) == (0, b"")
+        for number in range(30 if kind == "much" else 0):
+            assert await clients[0].ask(store(number)) == (0, b"")
+        clock.time += 1
+        perform, wait = listening.service.perform, listening.rota.wait
+
+        async def performing(peer: Peer, frame: Frame) -> Sendable:
+            if kind == "long":
+                clock.time += 0.000_2
+            return await perform(peer, frame)
+
+        def waits(uid: int, servable: Servable) -> None:
+            waiting.append(uid)
+            wait(uid, servable)
+
+        monkeypatch.setattr(listening.service, "perform", performing)
+        monkeypatch.setattr(listening.rota, "wait", waits)
+        waiting.clear()
+        for client in clients:
+            client.socket.send(GET_CRED_LIST)
+        for client in clients:
+            code, _ = await client.reply()
+            assert code == 0
+        assert bool(waiting) is (kind != "neither")
+
+    play(scenario, clock=clock)
+
+
+def test_no_request_overtakes(play: Play) -> None:
+    """Requests that come one by one behind one that waits for the disk are answered after it, in order."""
+
+    async def scenario(listening: Listening) -> None:
+        client = await listening.connected()
+        await lets_wait(client, listening)
+        await client.send(NOOP)
+        await until(lambda: len(listening.made[0]._frames) == 1)
+        await client.send(GET_PRINCIPAL)
+        await until(lambda: len(listening.made[0]._frames) == 2)
+        assert not listening.newest.is_reading()
+        with pytest.raises(BlockingIOError):
+            client.socket.recv(1)
+        assert listening.store.gate is not None
+        listening.store.gate.set()
+        assert [await client.reply() for _ in range(2)] == [(0, b"")] * 2
+        assert await client.reply() == (0, principal_bytes(ALICE))
+
+    play(scenario)
