@@ -26,7 +26,7 @@ from pykcm.peer.access import Access
 from pykcm.server.residents import Residents
 from pykcm.server.service import Service
 from pykcm.store.memory import MemoryStore
-from tests.builders import ALICE, credential_bytes
+from tests.builders import ALICE, ticket
 
 ROOT = Path(__file__).parents[1]
 
@@ -413,7 +413,7 @@ def test_ends_in_order_while_it_reaps(daemon: Daemon, store: str) -> None:
     process = daemon.start()
     with KcmClient(daemon.socket_path) as kcm:
         name = b"%d" % os.geteuid()
-        kcm.replace(name, 0, ALICE, [credential_bytes()])
+        kcm.replace(name, 0, ALICE, [ticket().blob])
         deadline = time.monotonic() + LIMIT
         while f"expired ccache {os.geteuid()} removed" not in daemon.log:
             assert time.monotonic() < deadline

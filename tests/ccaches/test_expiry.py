@@ -7,9 +7,20 @@ from hypothesis import strategies as st
 from pykcm.ccaches.changes import CCacheWritten, Removal
 from pykcm.ccaches.collection import Collection, move
 from pykcm.ccaches.expiry import EMPTY_LIFETIME, NO_END, LatestEnd, end_of
+from pykcm.protocol.credential import parse_credential
 from pykcm.protocol.principal import CONFIGURATION_REALM, Principal
 from pykcm.protocol.tag import Match, Tag
-from tests.builders import ALICE, HTTP, TGS, Clock, configuration, credential, service, tag_for, ticket
+from tests.builders import (
+    ALICE,
+    HTTP,
+    TGS,
+    Clock,
+    configuration,
+    credential_bytes,
+    service,
+    tag_for,
+    ticket,
+)
 from tests.ccaches import contents
 from tests.ccaches.contents import existing, names
 
@@ -158,7 +169,8 @@ def _server(number: int, end: int | None) -> Principal:
 def test_removing_many_looks_once(collection: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
     """REMOVE_CRED of many tickets looks through those that are left once, and not for each that goes."""
     tickets = [ticket(service(number), ends=3000 - number) for number in range(200)]
-    collection.replace(b"1000", ALICE, 0, [*tickets, credential(HTTP, is_skey=True)], None)
+    left = parse_credential(credential_bytes(HTTP, is_skey=True, times=(1000, 1000, 2000, 3000)))
+    collection.replace(b"1000", ALICE, 0, [*tickets, left], None)
     looked = looked_at(monkeypatch)
     collection.remove_credentials(existing(collection, b"1000"), Tag(is_skey=False), Match.IS_SKEY)
     assert looked == [2000]

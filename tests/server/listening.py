@@ -127,6 +127,8 @@ class Listening:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        if self.store.gate is not None:
+            self.store.gate.set()
         for client in self.clients:
             client.close()
         self.server.close()

@@ -69,6 +69,7 @@ def test_store_is_one_insert(user: Asking, statements: Statements) -> None:
 
 def test_the_expiry_is_written_when_it_changes(user: Asking, statements: Statements) -> None:
     """Only a STORE that changes when the ccache expires writes the ccache, too, in the same transaction."""
+    user.replace(NAME, 0, ALICE, [ticket(TGS, ends=2000).blob])
     for ends, expected in [(2001, ["INSERT", "INSERT"]), (2001, ["INSERT"]), (1999, ["INSERT"])]:
         statements.clear()
         user.store(NAME, ticket(service(ends), ends=ends).blob)

@@ -439,7 +439,7 @@ def test_no_request_overtakes(play: Play) -> None:
         await client.send(NOOP)
         await until(lambda: len(listening.made[0]._frames) == 1)
         await client.send(GET_PRINCIPAL)
-        await until(lambda: len(listening.made[0]._frames) == 2)
+        await settle()
         assert not listening.newest.is_reading()
         with pytest.raises(BlockingIOError):
             client.socket.recv(1)
