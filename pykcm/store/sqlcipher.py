@@ -152,8 +152,6 @@ class SQLCipherStore:
         except BaseException:
             self._roll_back()
             raise
-        if self._covering is not None:
-            self._stop_covering()
 
     def _apply(self, change: SecretChange) -> None:
         db = self._db
@@ -186,7 +184,7 @@ class SQLCipherStore:
         """Write over what the journal has of a commit that was refused, now or as soon as it can be done.
 
         When the sync fails, SQLite forgets the commit, but in the journal it is whole: a crash before
-        something else is written in that place would bring it back.
+        something else is written in that place would bring it back. The next commit may write nothing.
         """
         self._stop_covering()
         if not self._covers():
@@ -205,10 +203,9 @@ class SQLCipherStore:
             self._covering = None
 
     def _refusal(self, error: sqlcipher.Error) -> StoreError:
-        refusal = _store_error(error)
         if _name(error).startswith("SQLITE_IOERR"):
-            refusal.code = why_refused(self._folder)
-        return refusal
+            return StoreError(_cause(error), why_refused(self._folder))
+        return _store_error(error)
 
     async def uids(self) -> list[int]:
         uids = (uid_of_container(path) for (path,) in self._query(_WITH_CCACHES))

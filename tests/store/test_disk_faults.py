@@ -179,8 +179,12 @@ def refused_and_not_covered(disk: Disk, tmp_path: Path, faults_library: Path) ->
 
 
 def test_covered_as_soon_as_it_can_be(disk: Disk, refused_and_not_covered: Storing) -> None:
-    """What a refused commit left in the journal is written over by itself once the disk takes writes."""
+    """What a refused commit left in the journal is written over by itself once the disk takes writes.
+
+    A commit that changes nothing, and therefore writes nothing, does not do instead.
+    """
     left = disk.journal.read_bytes()
+    assert refused_and_not_covered.put(1) == 0
     deadline = time.monotonic() + LIMIT
     while disk.journal.read_bytes() == left:
         assert time.monotonic() < deadline
