@@ -13,13 +13,17 @@ from typing import NoReturn
 
 from bench import peers
 from bench.clients import install_gssapi, measure_clients
+from bench.fairness import measure_fairness
 from bench.goals import GOALS, judge, table
 from bench.growth import measure_growth
 from bench.processes import BenchError, say
 from bench.report import file_system, markdown_table, paragraph, write_section
 from bench.rounds import FULL, QUICK, Effort, measure
 
-_PARTS = ("goals", "growth", "clients")
+_PARTS = ("goals", "growth", "clients", "fairness")
+
+# Percentiles of so few rounds need longer ones.
+_FAIRNESS = dataclasses.replace(FULL, rounds=5, seconds=2.0)
 
 
 def main() -> int:
@@ -33,12 +37,12 @@ def main() -> int:
             install_gssapi()
             if not options.parts:
                 return 0
-        effort = _effort(options)
+        parts = _parts(options)
         with _folder(options.folder) as folder:
-            for part in options.parts or ["goals"]:
+            for part in parts:
                 own = folder / part
                 own.mkdir(mode=0o755)
-                _RUN[part](own, effort)
+                _RUN[part](own, _effort(options, part))
     except BenchError as error:
         say(str(error))
         return 1
@@ -51,14 +55,15 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="scripts/bench",
         description="Measure pykcm beside Heimdal's kcm, sssd-kcm and bare limits.",
-        epilog="As root all is measured; as anybody else, pykcm and the bare limits.",
+        epilog="As root all is measured; as anybody else, pykcm and the bare limits, with one UID.",
     )
     parser.add_argument(
         "parts",
         nargs="*",
         metavar="PART",
         help="goals: the table of goals (default); growth: how costs grow with what is stored; "
-        "clients: the time of real Kerberos clients",
+        "clients: the time of real Kerberos clients; "
+        "fairness: what one user waits while another one floods (as root only)",
     )
     parser.add_argument("--quick", action="store_true", help="a short run that shows whether all works")
     parser.add_argument(
@@ -66,12 +71,17 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="get the peers (from Debian's packages) and python-gssapi into .cache; alone, measure nothing",
     )
-    parser.add_argument("--rounds", type=int, metavar="N", help=f"rounds (default: {FULL.rounds})")
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        metavar="N",
+        help=f"rounds (default: {FULL.rounds}; for fairness {_FAIRNESS.rounds})",
+    )
     parser.add_argument(
         "--seconds",
         type=float,
         metavar="S",
-        help=f"for each figure in each round (default: {FULL.seconds})",
+        help=f"for each figure in each round (default: {FULL.seconds:g}; for fairness {_FAIRNESS.seconds:g})",
     )
     parser.add_argument(
         "--only",
@@ -96,11 +106,15 @@ def _keys() -> list[str]:
     return list(dict.fromkeys(goal.workload for goal in GOALS))
 
 
-def _effort(options: argparse.Namespace) -> Effort:
+def _parts(options: argparse.Namespace) -> list[str]:
     unknown = [part for part in options.parts if part not in _PARTS]
     if unknown:
         raise BenchError(f"{unknown[0]}: there are {', '.join(_PARTS)}")
-    base = QUICK if options.quick else FULL
+    return options.parts or ["goals"]
+
+
+def _effort(options: argparse.Namespace, part: str) -> Effort:
+    base = QUICK if options.quick else _FAIRNESS if part == "fairness" else FULL
     return dataclasses.replace(
         base,
         rounds=options.rounds or base.rounds,
@@ -158,6 +172,11 @@ def _clients(folder: Path, effort: Effort) -> None:
     _finish("Real clients", text, folder, effort, shown=text)
 
 
+def _fairness(folder: Path, effort: Effort) -> None:
+    text = measure_fairness(folder, effort)
+    _finish("Fairness", text, folder, effort, shown=text)
+
+
 def _finish(title: str, text: str, folder: Path, effort: Effort, *, shown: str) -> None:
     is_complete = not (effort.is_quick or effort.only)
     path = write_section(title, text, folder, is_complete=is_complete)
@@ -165,7 +184,7 @@ def _finish(title: str, text: str, folder: Path, effort: Effort, *, shown: str) 
     say(f"written to {path}")
 
 
-_RUN = {"goals": _goals, "growth": _growth, "clients": _clients}
+_RUN = {"goals": _goals, "growth": _growth, "clients": _clients, "fairness": _fairness}
 
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:

@@ -1,4 +1,4 @@
-"""The C programs, compiled into the cache when their source is newer."""
+"""The C programs, compiled into the cache when their source or any header is newer."""
 
 import shutil
 from pathlib import Path
@@ -7,13 +7,13 @@ from bench.paths import CACHE, SOURCES
 from bench.processes import PATH, BenchError, output_of
 
 _FLAGS = ("-O2", "-std=gnu11", "-Wall", "-Wextra")
-_HEADER = SOURCES / "samples.h"
 
 
 def build(name: str) -> Path:
     """The program of `bench/<name>.c`; raises BenchError."""
     source, program = SOURCES / f"{name}.c", CACHE / name
-    if program.exists() and program.stat().st_mtime > max(_changed(source), _changed(_HEADER)):
+    newest = max(_changed(each) for each in [source, *SOURCES.glob("*.h")])
+    if program.exists() and program.stat().st_mtime > newest:
         return program
     compiler = shutil.which("cc", path=PATH) or shutil.which("gcc", path=PATH)
     if compiler is None:

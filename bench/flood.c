@@ -10,8 +10,8 @@
  *   -s BYTES     size of a credential that is stored (60000)
  *
  * The kinds: STORE after STORE (s); GET_CRED_LIST after GET_CRED_LIST, the replies read as fast as they come
- * (l); GET_PRINCIPAL after GET_PRINCIPAL (p); requests of which a half is sent and then nothing (h). A connection that the server closes is made anew.
- * Prints a line when the ccaches are filled and the flood begins, and at the end how much was answered.
+ * (l); GET_PRINCIPAL after GET_PRINCIPAL (p); requests of which a half is sent and then nothing (h). A
+ * connection that the server closes is made anew. Prints a line when the ccaches are filled and the flood begins, and at the end how much was answered.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -33,6 +33,7 @@ enum { STORED = 8, LISTED_SIZE = 1200, CHUNK = 1 << 18 };
 typedef struct {
     int fd;
     enum kind kind;
+    const buf *request;
     size_t sent, size, got, want;  /* of the request; of the reply, whose size is known from 4 bytes on */
     uint8_t head[4];
 } conn;
@@ -73,10 +74,13 @@ static int may_wait(void) { return errno == EAGAIN || errno == EINTR; }
 
 static void drive(conn *c) {
     static uint8_t chunk[CHUNK];
-    const buf *b = &requests[c->kind][answered[c->kind] % (c->kind == STORES ? STORED : 1)];
-    if (!c->size) { c->size = c->kind == HALVES ? b->n / 2 : b->n; c->sent = 0; }
+    if (!c->size) {
+        c->request = &requests[c->kind][c->kind == STORES ? answered[STORES] % STORED : 0];
+        c->size = c->kind == HALVES ? c->request->n / 2 : c->request->n;
+        c->sent = 0;
+    }
     while (c->sent < c->size) {
-        ssize_t n = write(c->fd, b->p + c->sent, c->size - c->sent);
+        ssize_t n = write(c->fd, c->request->p + c->sent, c->size - c->sent);
         if (n < 0) { if (may_wait()) return; reopen(c); return; }
         c->sent += n;
     }
@@ -140,8 +144,10 @@ int main(int argc, char **argv) {
             break;
         default: optind = argc;
     }
-    if (argc - optind != 1 || count < 1 || !*kinds || strspn(kinds, letters) != strlen(kinds) || stored_size < 256 || stored_size > POOL / 2) {
-        fprintf(stderr, "usage: flood [-t seconds] [-c connections] [-k kinds] [-u uid] [-n credentials] [-s size] SOCKET\n");
+    if (argc - optind != 1 || count < 1 || !*kinds || strspn(kinds, letters) != strlen(kinds) ||
+        stored_size < 256 || stored_size > POOL / 2) {
+        fprintf(stderr, "usage: flood [-t seconds] [-c connections] [-k kinds] [-u uid] [-n credentials]\n"
+                        "             [-s size] SOCKET\n");
         return 2;
     }
     sockpath = argv[optind];
@@ -152,7 +158,10 @@ int main(int argc, char **argv) {
     prepare(listed, stored_size);
     if ((poller = epoll_create1(0)) < 0) die("flood: epoll");
     conn *conns = calloc(count, sizeof *conns);
-    for (int i = 0; i < count; i++) { conns[i].kind = strchr(letters, kinds[i % strlen(kinds)]) - letters; open_conn(&conns[i]); }
+    for (int i = 0; i < count; i++) {
+        conns[i].kind = strchr(letters, kinds[i % strlen(kinds)]) - letters;
+        open_conn(&conns[i]);
+    }
     printf("flooding\n");
     fflush(stdout);
     for (double begin = now(); now() - begin < seconds;) {

@@ -40,11 +40,14 @@ class Kind:
     uids: int = 1
 
 
-def run_load(server: Server, kind: Kind, seconds: float = 0.0, *, echo: bool = False) -> Load:
+def run_load(
+    server: Server, kind: Kind, seconds: float = 0.0, *, echo: bool = False, alone: bool = True
+) -> Load:
     """Drive a server that runs; raises UnsupportedError, BenchError. `echo`: it is the echo server.
 
     With one connection, server and load take turns, and have one CPU: on two, whether and how deeply the
-    other one sleeps would decide what is measured. With several, the kernel may do as it likes.
+    other one sleeps would decide what is measured. With several, or where the server has other work
+    (not `alone`), the kernel may do as it likes.
     """
     options = [
         *("-t", seconds, "-n", kind.credentials, "-s", CREDENTIAL_SIZE, "-c", kind.connections),
@@ -53,7 +56,7 @@ def run_load(server: Server, kind: Kind, seconds: float = 0.0, *, echo: bool = F
         *(("-e",) if echo else ()),
     ]
     command = [str(build("kcmload")), *map(str, options), str(server.socket_path), kind.workload]
-    with on_one_cpu(server.pid) if kind.connections == 1 else contextlib.nullcontext():
+    with on_one_cpu(server.pid) if kind.connections == 1 and alone else contextlib.nullcontext():
         return _run(command)
 
 
