@@ -1,0 +1,149 @@
+"""One user floods over hundreds of connections: others are served, and the daemon stays small."""
+
+import re
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from bench.build import build
+from bench.processes import BenchError
+from pykcm.client import KcmClient
+from pykcm.protocol.opcodes import Opcode
+
+from .clients import MitClient
+from .conftest import OTHER, USER, started
+from .daemon import LIMIT, Pykcmd, effective_uid
+from .raw import RawConnection, request
+
+LISTED = 500
+MIB = 1 << 20
+
+# The database, the listening socket, the event loop's own; a client of the test's.
+FEW = 5
+
+
+@pytest.fixture(scope="session")
+def generator() -> Path:
+    """The program that floods."""
+    try:
+        return build("flood")
+    except BenchError as error:
+        pytest.skip(f"the flood cannot be built: {error}")
+
+
+@contextmanager
+def flooding(generator: Path, pykcmd: Pykcmd, connections: int) -> Iterator[None]:
+    """USER floods with STOREs, GET_CRED_LISTs and halves of requests."""
+    process = subprocess.Popen(
+        [
+            *(str(generator), "-t", str(10 * LIMIT), "-c", str(connections), "-k", "slh"),
+            *("-n", str(LISTED), "-u", str(USER), str(pykcmd.socket_path)),
+        ],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"flooding\n"
+        yield
+        assert process.poll() is None
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def descriptors(pykcmd: Pykcmd) -> int:
+    assert pykcmd.process is not None
+    return len(list(Path(f"/proc/{pykcmd.process.pid}/fd").iterdir()))
+
+
+def resident_size(pykcmd: Pykcmd) -> int:
+    """In bytes."""
+    assert pykcmd.process is not None
+    status = Path(f"/proc/{pykcmd.process.pid}/status").read_text()
+    found = re.search(r"^VmRSS:\s+(\d+) kB$", status, re.MULTILINE)
+    assert found is not None
+    return int(found[1]) * 1024
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + LIMIT
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("connections", [200, 400], ids=["200", "more than a UID may have"])
+def test_another_user_is_served(
+    several_uids: None,
+    generator: Path,
+    stopped_pykcmd: Pykcmd,
+    mit_as: Callable[[int], MitClient],
+    connections: int,
+) -> None:
+    """While a user floods, another one's clients work, and what the daemon takes up is bounded."""
+    pykcmd, other = stopped_pykcmd, mit_as(OTHER)
+    pykcmd.start("--log-level", "warning")
+    other.kinit("alice")
+    listed = other.klist()
+    before = descriptors(pykcmd)
+    size_before = resident_size(pykcmd)
+    with flooding(generator, pykcmd, connections):
+        wait_until(lambda: descriptors(pykcmd) >= min(connections, 256))
+        with effective_uid(OTHER), KcmClient(pykcmd.socket_path, timeout=LIMIT) as kcm:
+            name = kcm.get_default_cache()
+            begin = time.monotonic()
+            for _ in range(200):
+                assert kcm.get_principal(name).components == (b"alice",)
+            assert time.monotonic() - begin < LIMIT
+        assert other.klist() == listed
+        other.kvno("host/server.pykcm.test")
+        assert descriptors(pykcmd) <= min(connections, 256) + before + FEW
+        assert resident_size(pykcmd) - size_before < 128 * MIB
+    wait_until(lambda: descriptors(pykcmd) == before)
+    assert len(other.klist().tickets) == len(listed.tickets) + 1
+    with effective_uid(USER), KcmClient(pykcmd.socket_path) as kcm:
+        assert len(kcm.get_cred_list(b"%d:flood1" % USER)) == LISTED
+    assert ("max_uid_connections (256) reached" in pykcmd.log) is (connections > 256)
+    assert pykcmd.stop() == 0
+
+
+def test_the_longest_idle_connection_gives_way(stopped_pykcmd: Pykcmd) -> None:
+    """At max_uid_connections the longest idle connection is closed, and none whose request has begun."""
+    stopped_pykcmd.configure("max_uid_connections = 3\n")
+    with started(stopped_pykcmd) as pykcmd:
+        half, idle, last = [RawConnection(pykcmd.socket_path, USER) for _ in range(3)]
+        with half, idle, last:
+            half.send(request(Opcode.NOOP)[:6])
+            assert idle.ask(Opcode.NOOP) == 0
+            assert last.ask(Opcode.NOOP) == 0
+            with RawConnection(pykcmd.socket_path, USER) as new:
+                assert new.ask(Opcode.NOOP) == 0
+                assert idle.is_closed()
+                half.send(request(Opcode.NOOP)[6:])
+                assert half.reply() == (0, b"")
+                assert last.ask(Opcode.NOOP) == 0
+        assert f"connection of UID {USER}: max_uid_connections (3) reached" in pykcmd.log
+
+
+def test_another_users_connections_are_not_counted(several_uids: None, stopped_pykcmd: Pykcmd) -> None:
+    """A user at the limit keeps nobody else out; at the limit of all, who has the most gives way."""
+    stopped_pykcmd.configure("max_uid_connections = 3\nmax_connections = 4\n")
+    with started(stopped_pykcmd) as pykcmd:
+        connections = [RawConnection(pykcmd.socket_path, USER) for _ in range(3)]
+        for connection in connections:
+            assert connection.ask(Opcode.NOOP) == 0
+        with RawConnection(pykcmd.socket_path, OTHER) as first:
+            assert first.ask(Opcode.NOOP) == 0
+            with RawConnection(pykcmd.socket_path, OTHER) as second:
+                assert second.ask(Opcode.NOOP) == 0
+                assert first.ask(Opcode.NOOP) == 0
+                assert connections[0].is_closed()
+                assert [connection.ask(Opcode.NOOP) for connection in connections[1:]] == [0, 0]
+        for connection in connections:
+            connection.__exit__()
+        assert f"connection of UID {OTHER}: max_connections (4) reached: UID {USER}'s" in pykcmd.log
