@@ -49,6 +49,7 @@ class Connection(asyncio.Protocol):
         "_has_begun",
         "_has_ended",
         "_held",
+        "_is_at_rest",
         "_is_choked",
         "_is_paused",
         "_is_queued",
@@ -78,6 +79,7 @@ class Connection(asyncio.Protocol):
         self._is_choked = False  # the client does not read its replies
         self._has_ended = False  # no more requests will come
         self._is_paused = False
+        self._is_at_rest = True  # nothing has begun, waits or is in the way
         self.uid = -1
 
     # What the event loop calls
@@ -107,13 +109,9 @@ class Connection(asyncio.Protocol):
             self._break_off(str(error))
             return
         if (
-            len(frames) == 1
-            and not self._frames
-            and self._performing is None
-            and not self._is_choked
-            and not self._has_begun
-            and not self._reader.size
-            and len(frames[0].message) <= _SMALL
+            self._is_at_rest
+            and len(frames) == 1
+            and len(frames[0].message) + 4 == len(data) <= _SMALL
             and self._rota.admits()
         ):
             # Nearly always: nothing waits, and nothing has to be counted.
@@ -133,6 +131,7 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._is_choked = True
+        self._is_at_rest = False
 
     def resume_writing(self) -> None:
         self._is_choked = False
@@ -157,6 +156,9 @@ class Connection(asyncio.Protocol):
             self._count_what_waits()
         if self._has_begun or self._reader.size:
             self._mind_the_deadline()
+        self._is_at_rest = not (
+            self._frames or self._performing or self._is_choked or self._has_begun or self._reader.size
+        )
 
     def take_turn(self) -> None:
         """Serve one request: the rota calls this when it is this connection's turn."""
@@ -173,6 +175,7 @@ class Connection(asyncio.Protocol):
         reply = step(self._service.perform(self._peer, frame), self._reply_late)
         if reply is None:
             self._performing = frame
+            self._is_at_rest = False
         else:
             self._reply(reply)
         self._rota.rest()
