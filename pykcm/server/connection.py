@@ -112,7 +112,7 @@ class Connection(asyncio.Protocol):
             self._is_at_rest
             and len(frames) == 1
             and len(frames[0].message) + 4 == len(data) <= _SMALL
-            and self._rota.admits()
+            and self._rota.admits(self.uid)
         ):
             # Nearly always: nothing waits, and nothing has to be counted.
             self._serve(frames[0])
@@ -142,7 +142,7 @@ class Connection(asyncio.Protocol):
     def _advance(self) -> None:
         rota = self._rota
         while self._frames and not self._is_queued and self._may_serve():
-            if rota.admits():
+            if rota.admits(self.uid):
                 self._serve(self._frames.pop())
             else:
                 self._is_queued = True

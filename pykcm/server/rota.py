@@ -1,9 +1,9 @@
 """UIDs take turns: who is served next when more has come than can be served at once.
 
 Nearly always nothing waits, and a request is served where it arrives. When serving has gone on for a slice
-of time without a pause, what comes next queues up: one request of each UID in rotation, slice by slice, and
-between slices the event loop looks for what others have sent. So it makes no difference to one user how
-many connections another one has.
+of time without a pause, what comes next from the UIDs served in it queues up: one request of each UID in
+rotation, slice by slice, and between slices the event loop looks for what others have sent. So it makes no
+difference to one user how many connections another one has.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from typing import Protocol
 _SLICE = 0.000_5
 
 # After so many seconds without a request the event loop has looked at all sockets.
-_PAUSE = 0.000_1
+_PAUSE = 0.000_05
 
 # Handing bytes to the kernel takes time, too, and it passes later: bytes per second, rather low.
 _BYTES_PER_SECOND = 2e9
@@ -38,21 +38,30 @@ class Rota:
     def __init__(self, clock: Callable[[], float] = perf_counter) -> None:
         self._clock = clock
         self._waiting: OrderedDict[int, deque[Servable]] = OrderedDict()
+        self._served: set[int] = set()  # the UIDs, in this slice
         self._is_due = False
         self._slice_began = 0.0
         self.now = 0.0
 
-    def admits(self) -> bool:
-        """Whether the request that has just come is to be served at once; otherwise it is to `wait`."""
+    def admits(self, uid: int) -> bool:
+        """Whether the UID's request that has just come is served at once; otherwise it is to `wait`."""
         now = self._clock()
         if now - self.now > _PAUSE and not self._waiting:
             self._slice_began = now
+            self._served.clear()
         self.now = now
         spent = now - self._slice_began
         if spent > _SLICE * 0.8:
             # If the event loop turns before the slice is over, the next one begins, and nobody has to wait.
             self._serve_soon()
-        return not self._waiting and spent < _SLICE
+        if spent < _SLICE and not self._waiting:
+            self._served.add(uid)
+            return True
+        # The first one of a UID delays nobody by more than itself, and commits together with the others'.
+        if uid in self._served or uid in self._waiting:
+            return False
+        self._served.add(uid)
+        return True
 
     def rest(self) -> None:
         """What was admitted has been served: the time that it took was no pause."""
@@ -79,6 +88,7 @@ class Rota:
         self._is_due = False
         waiting = self._waiting
         self._slice_began = self._clock()
+        self._served.clear()
         while waiting:
             uid, queue = next(iter(waiting.items()))
             # Before the turn is taken: who has more to be served queues up again behind the others.
@@ -87,6 +97,7 @@ class Rota:
                 waiting.move_to_end(uid)
             else:
                 del waiting[uid]
+            self._served.add(uid)
             servable.take_turn()
             if self._clock() - self._slice_began >= _SLICE:
                 break

@@ -15,7 +15,7 @@ from pykcm.client import KcmClient
 from pykcm.protocol.opcodes import Opcode
 from pykcm.protocol.principal import Principal
 from tests.builders import ALICE, TGS, service, ticket
-from tests.e2e.daemon import LIMIT, Pykcmd
+from tests.e2e.daemon import LIMIT, Pykcmd, effective_uid
 from tests.e2e.raw import request
 
 NAME = b"%d:work" % os.geteuid()
@@ -99,14 +99,17 @@ def test_a_store_is_one_sync(quiet: Pykcmd, folder: Path) -> None:
     assert written[1] <= 1.5 * written[0]
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root may use the names of other UIDs")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be other UIDs")
 def test_uids_share_a_sync(quiet: Pykcmd, folder: Path) -> None:
     """Sixteen UIDs whose requests are there together wait for one sync, and not for sixteen."""
     assert quiet.process is not None
-    names = [b"%d:work" % uid for uid in range(30000, 30016)]
-    clients = [KcmClient(quiet.socket_path) for _ in names]
-    for client, name in zip(clients, names, strict=True):
-        client.initialize(name, ALICE)
+    names = []
+    clients = []
+    for uid in range(30000, 30016):
+        names.append(b"%d:work" % uid)
+        with effective_uid(uid):
+            clients.append(KcmClient(quiet.socket_path))
+        clients[-1].initialize(names[-1], ALICE)
     trace = Trace(quiet, folder / "trace")
     quiet.process.send_signal(signal.SIGSTOP)
     credential = lasting(TGS)

@@ -105,7 +105,7 @@ def test_queued_requests_are_under_way(play: Play, monkeypatch: pytest.MonkeyPat
         client = await listening.connected()
         waiting: list[tuple[int, Servable]] = []
         with monkeypatch.context() as patched:
-            patched.setattr(listening.rota, "admits", lambda: False)
+            patched.setattr(listening.rota, "admits", lambda _: False)
             patched.setattr(listening.rota, "wait", lambda *who: waiting.append(who))
             await client.send(NOOP)
             await until(lambda: waiting)

@@ -32,10 +32,10 @@ class Table:
 
     def pass_a_slice(self) -> None:
         """What has been served took as long as a slice may be."""
-        assert self.rota.admits()
+        assert self.rota.admits(1)
         self.clock.time += 1.01 * _SLICE
         self.rota.rest()
-        assert not self.rota.admits()
+        assert not self.rota.admits(1)
 
     def wait(self, uid: int, *names: str, cost: float = 0.0) -> list["Request"]:
         requests = [Request(self, uid, name, cost) for name in names]
@@ -77,7 +77,7 @@ def test_served_at_once(play: Play) -> None:
 
     async def scenario(table: Table) -> None:
         for _ in range(10):
-            assert table.rota.admits()
+            assert table.rota.admits(1)
             table.clock.time += _SLICE / 20
         assert not table.rota._is_due
 
@@ -89,7 +89,7 @@ def test_now(play: Play) -> None:
 
     async def scenario(table: Table) -> None:
         for _ in range(2):
-            table.rota.admits()
+            table.rota.admits(1)
             assert table.rota.now == table.clock.time
             table.clock.time += 5
 
@@ -103,10 +103,10 @@ def test_a_slice(play: Play) -> None:
         table.pass_a_slice()
         table.wait(1, "a")
         assert table.served == []
-        assert not table.rota.admits()
+        assert not table.rota.admits(1)
         await settle()
         assert table.served == ["a"]
-        assert table.rota.admits()
+        assert table.rota.admits(1)
 
     play(scenario)
 
@@ -116,12 +116,12 @@ def test_the_loop_turns_before_the_slice_is_over(play: Play) -> None:
 
     async def scenario(table: Table) -> None:
         for _ in range(5):
-            assert table.rota.admits()
+            assert table.rota.admits(1)
             table.clock.time += _PAUSE * 0.9
-        assert table.rota.admits()
+        assert table.rota.admits(1)
         await settle()
         table.clock.time += _PAUSE * 0.9
-        assert table.rota.admits()
+        assert table.rota.admits(1)
 
     play(scenario)
 
@@ -132,9 +132,9 @@ def test_a_pause_begins_a_new_slice(play: Play) -> None:
     async def scenario(table: Table) -> None:
         table.pass_a_slice()
         table.clock.time += _PAUSE * 0.9
-        assert not table.rota.admits()
+        assert not table.rota.admits(1)
         table.clock.time += _PAUSE * 1.1
-        assert table.rota.admits()
+        assert table.rota.admits(1)
 
     play(scenario)
 
@@ -144,10 +144,10 @@ def test_serving_is_no_pause(play: Play) -> None:
 
     async def scenario(table: Table) -> None:
         for _ in range(3):
-            assert table.rota.admits()
-            table.clock.time += 2 * _PAUSE
+            assert table.rota.admits(1)
+            table.clock.time += 4 * _PAUSE
             table.rota.rest()
-        assert not table.rota.admits()
+        assert not table.rota.admits(1)
 
     play(scenario)
 
@@ -159,7 +159,24 @@ def test_nobody_overtakes(play: Play) -> None:
         table.pass_a_slice()
         table.wait(1, "a")
         table.clock.time += 100 * _PAUSE
-        assert not table.rota.admits()
+        assert not table.rota.admits(1)
+
+    play(scenario)
+
+
+def test_the_first_of_another_uid(play: Play) -> None:
+    """When a slice is over, a UID that was not served in it is served at once, and only the first time."""
+
+    async def scenario(table: Table) -> None:
+        table.pass_a_slice()
+        table.wait(1, "a")
+        assert table.rota.admits(2)
+        assert not table.rota.admits(2)
+        table.wait(3, "b")
+        assert not table.rota.admits(3)
+        await asyncio.sleep(0)
+        assert table.served == ["a", "b"]
+        assert table.rota.admits(2)
 
     play(scenario)
 
@@ -229,9 +246,9 @@ def test_sending_counts(play: Play, size: int, waits: bool) -> None:
     """Bytes that are handed to the kernel take up the slice as if the time had passed."""
 
     async def scenario(table: Table) -> None:
-        assert table.rota.admits()
+        assert table.rota.admits(1)
         table.rota.charge(size)
-        assert table.rota.admits() is not waits
+        assert table.rota.admits(1) is not waits
 
     play(scenario)
 
