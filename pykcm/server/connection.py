@@ -6,7 +6,6 @@ import socket
 from fcntl import ioctl
 from struct import calcsize
 from termios import FIONREAD
-from time import perf_counter
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from pykcm.peer.identity import Kernel, Peer, PeerRefusedError, identify
@@ -24,6 +23,9 @@ log = logging.getLogger(__name__)
 # In bytes: requests below are not counted towards what a UID may have waiting; there may be one for each
 # connection, and whatever comes behind it stays in the kernel.
 _SMALL = 16 * 1024
+
+# In seconds: for so long at least nobody else needs the place of a client that does not take its reply.
+_PATIENCE_WITH_A_READER = 30.0
 
 _INT_SIZE = calcsize("i")
 
@@ -94,7 +96,7 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
             return
         self.uid = self._peer.uid
-        self._last_heard = perf_counter()
+        self._last_heard = self._rota.clock()
         if not self._common.connections.add(self):
             self._transport.abort()
 
@@ -248,9 +250,10 @@ class Connection(asyncio.Protocol):
 
     @property
     def idle_since(self) -> float | None:
-        """When the last request came, in seconds of perf_counter; None while one is under way.
+        """When the last request came, in seconds of the rota's clock; None while one is under way.
 
-        A request is under way from its first byte to the last one of its reply.
+        A request is under way from its first byte to the last one of its reply; but a client that has not
+        taken its reply for long has given it up.
         """
         under_way = (
             self._performing is not None
@@ -258,13 +261,18 @@ class Connection(asyncio.Protocol):
             or self._reader.size
             or self._transport.get_write_buffer_size()
         )
-        return None if under_way else self._last_heard
+        return self._last_heard if not under_way or self._has_given_up else None
+
+    @property
+    def _has_given_up(self) -> bool:
+        waited = self._rota.clock() - self._last_heard
+        return self._is_choked and self._performing is None and waited > _PATIENCE_WITH_A_READER
 
     @property
     def has_unread(self) -> bool:
-        """Whether the client has sent something that the event loop has not brought yet."""
+        """Whether the client has sent something that the event loop has not brought yet, and will."""
         socket_fd = self._transport.get_extra_info("socket").fileno()
-        return any(ioctl(socket_fd, FIONREAD, bytes(_INT_SIZE)))
+        return not self._has_given_up and any(ioctl(socket_fd, FIONREAD, bytes(_INT_SIZE)))
 
     # What the daemon's end calls
 

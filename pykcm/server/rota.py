@@ -36,7 +36,7 @@ class Rota:
     """
 
     def __init__(self, clock: Callable[[], float] = perf_counter) -> None:
-        self._clock = clock
+        self.clock = clock
         self._waiting: OrderedDict[int, deque[Servable]] = OrderedDict()
         self._served: set[int] = set()  # the UIDs, in this slice
         self._is_due = False
@@ -45,7 +45,7 @@ class Rota:
 
     def admits(self, uid: int) -> bool:
         """Whether the UID's request that has just come is served at once; otherwise it is to `wait`."""
-        now = self._clock()
+        now = self.clock()
         if now - self.now > _PAUSE and not self._waiting:
             self._slice_began = now
             self._served.clear()
@@ -65,7 +65,7 @@ class Rota:
 
     def rest(self) -> None:
         """What was admitted has been served: the time that it took was no pause."""
-        self.now = self._clock()
+        self.now = self.clock()
 
     def charge(self, size: int) -> None:
         """Count the sending of so many bytes towards the slice."""
@@ -87,7 +87,7 @@ class Rota:
     def _serve(self) -> None:
         self._is_due = False
         waiting = self._waiting
-        self._slice_began = self._clock()
+        self._slice_began = self.clock()
         self._served.clear()
         while waiting:
             uid, queue = next(iter(waiting.items()))
@@ -99,7 +99,7 @@ class Rota:
                 del waiting[uid]
             self._served.add(uid)
             servable.take_turn()
-            if self._clock() - self._slice_began >= _SLICE:
+            if self.clock() - self._slice_began >= _SLICE:
                 break
         if waiting:
             self._serve_soon()

@@ -47,6 +47,16 @@ async def lets_wait(client: Client, listening: Listening) -> None:
 # Connections
 
 
+class FakeClock:
+    """Stands still unless it is moved."""
+
+    def __init__(self) -> None:
+        self.time = 1000.0
+
+    def __call__(self) -> float:
+        return self.time
+
+
 def test_the_longest_idle_connection_gives_way(play: Play) -> None:
     """At the limit the connection whose last request is longest ago sees the end; the new one is served."""
 
@@ -283,6 +293,26 @@ def test_who_is_not_read_has_time(play: Play) -> None:
     play(scenario, patience=PATIENCE)
 
 
+@pytest.mark.parametrize("limits", [Limits(uid_connections=1), Limits(connections=1)], ids=["uid", "all"])
+def test_an_unread_reply_is_given_up(play: Play, limits: Limits) -> None:
+    """A client that has not taken its reply for 30 s gives way where the place is needed, and not before."""
+    clock = FakeClock()
+
+    async def scenario(listening: Listening) -> None:
+        lazy = await listening.connected()
+        assert await lazy.ask(INITIALIZE) == (0, b"")
+        for number in range(60):
+            assert await lazy.ask(store(number)) == (0, b"")
+        await lazy.send(GET_CRED_LIST * 4 + NOOP)
+        await until(lambda: listening.made[0]._is_choked)
+        clock.time += 29
+        assert await listening.client().is_closed()
+        clock.time += 2
+        assert await listening.client().ask(NOOP) == (0, b"")
+
+    play(scenario, limits=limits, clock=clock)
+
+
 # Replies that are not read
 
 
@@ -385,16 +415,6 @@ def test_going_away_in_the_rota(play: Play) -> None:
         await until(lambda: listening.connections._count == 1)
 
     play(scenario)
-
-
-class FakeClock:
-    """Stands still unless it is moved."""
-
-    def __init__(self) -> None:
-        self.time = 1000.0
-
-    def __call__(self) -> float:
-        return self.time
 
 
 @pytest.mark.parametrize("kind", ["long", "much", "neither"])
