@@ -104,7 +104,7 @@ class SELinuxPolicy:
         return number, permissions
 
     def allows(self, peer: str, target: str, permission: Permission) -> bool:
-        """Raises OSError where libselinux cannot tell, PolicyUnusableError after the load of a useless one."""
+        """Raises OSError where libselinux cannot tell, PolicyUnusableError once a useless one is loaded."""
         state = self._state()
         if state is None or state != self._memory_of or len(self._memory) >= _MEMORY:
             self._memory.clear()

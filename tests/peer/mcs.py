@@ -6,6 +6,7 @@ from pykcm.peer.selinux import Permission
 CONTAINER_1 = "system_u:system_r:container_t:s0:c1,c2"
 CONTAINER_2 = "system_u:system_r:container_t:s0:c3,c4"
 HOST = "unconfined_u:unconfined_r:unconfined_t:s0-s0:c0.c1023"
+HOST_LOW = "user_u:user_r:user_t:s0"
 
 
 class Mcs:
