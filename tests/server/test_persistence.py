@@ -97,10 +97,13 @@ operations = st.one_of(
 
 fresh_uids = count(5000)
 
+WITHOUT_SELINUX: list[str | None] = [None]
+WITH_SELINUX: list[str | None] = [CONTAINER_1, CONTAINER_2, HOST]
+
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    st.sampled_from([[None], [CONTAINER_1, CONTAINER_2, HOST]]).flatmap(
+    st.sampled_from([WITHOUT_SELINUX, WITH_SELINUX]).flatmap(
         lambda labels: st.lists(st.tuples(st.sampled_from(labels), operations), min_size=5, max_size=30)
     )
 )
