@@ -210,17 +210,20 @@ def test_decisions_are_forgotten(binding: Binding, change: str) -> None:
     assert not policy.allows(PEER, TARGET, READ)
 
 
-def test_a_change_while_asking(binding: Binding) -> None:
-    """What was asked for while the policy changed is not remembered, whichever policy the answer is from."""
+@pytest.mark.parametrize("back", [False, True], ids=["stays", "and back"])
+def test_a_change_while_asking(binding: Binding, back: bool) -> None:
+    """What was answered while something changed is not remembered, also when it is as before again."""
     policy = SELinuxPolicy(binding)
 
-    def load_another() -> None:
-        binding.policies_loaded = 2
-        binding.while_asked = lambda: None
+    def permit() -> None:
+        binding.enforcing = 0
 
-    binding.while_asked = load_another
+    binding.while_asked = permit
     assert policy.allows(PEER, TARGET, READ)
+    binding.while_asked = lambda: None
     binding.answer = error(errno.EACCES)
+    if back:
+        binding.enforcing = 1
     assert not policy.allows(PEER, TARGET, READ)
 
 

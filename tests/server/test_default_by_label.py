@@ -119,6 +119,17 @@ def test_order_of_sshd(ask: Ask) -> None:
 
 
 @pytest.mark.parametrize("first", [True, False], ids=["shared", "own"])
+def test_order_of_newer_clients(ask: Ask, first: bool) -> None:
+    """A default that is filled by REPLACE stays its label's, too."""
+    if not first:
+        kinit(ask(CONTAINER_1))
+    default = ask(CONTAINER_2).get_default_cache()
+    ask(CONTAINER_2).replace(default, 0, BOB, [TICKET])
+    kinit_another(ask(HOST))
+    assert klist(ask(CONTAINER_2)) == (default, BOB)
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["shared", "own"])
 def test_order_of_heimdal(ask: Ask, first: bool) -> None:
     """Heimdal's kinit moves a new ccache to the default, and its other programs name none: all find it."""
     if not first:
@@ -133,17 +144,18 @@ def test_order_of_heimdal(ask: Ask, first: bool) -> None:
     assert klist(ask(CONTAINER_2)) == (default, BOB)
 
 
-def test_no_name_where_the_default_is_hidden(ask: Ask) -> None:
+@pytest.mark.parametrize("label", [CONTAINER_2, HOST_LOW])
+def test_no_name_where_the_default_is_hidden(ask: Ask, label: str) -> None:
     """No name leads nowhere while the default is hidden; filled, it is that label's default."""
     kinit(ask(CONTAINER_1))
     for opcode, rest in ((Opcode.GET_PRINCIPAL, b""), (Opcode.STORE, TICKET), (Opcode.DESTROY, b"")):
-        assert ask(CONTAINER_2).answer(opcode, b"\0" + rest) == (Code.FCC_NOFILE, b"")
-    ask(CONTAINER_2).initialize(b"", BOB)
-    ask(CONTAINER_2).store(b"", TICKET)
-    name, whose = klist(ask(CONTAINER_2))
+        assert ask(label).answer(opcode, b"\0" + rest) == (Code.FCC_NOFILE, b"")
+    ask(label).initialize(b"", BOB)
+    ask(label).store(b"", TICKET)
+    name, whose = klist(ask(label))
     assert FREE_NAME.fullmatch(name)
     assert whose == BOB
-    assert ask(CONTAINER_2).get_principal(b"") == BOB
+    assert ask(label).get_principal(b"") == BOB
     assert klist(ask(CONTAINER_1)) == (b"1000", ALICE)
 
 
@@ -187,6 +199,17 @@ def test_confined_on_the_lowest_level(ask: Ask) -> None:
     another = kinit_another(ask(HOST_LOW))
     assert klist(ask(HOST_LOW)) == (another, BOB)
     assert klist(ask(HOST)) == (b"1000", ALICE)
+    ask(CONTAINER_1).destroy(b"1000")
+    another = kinit_another(ask(HOST_LOW))
+    assert klist(ask(HOST_LOW)) == (another, BOB)
+
+
+def test_confined_that_sets_a_default_at_once(ask: Ask) -> None:
+    """A peer at s0 that may not read the shared default and sets one, sets its own."""
+    kinit(ask(CONTAINER_1))
+    own = kinit_another(ask(HOST_LOW))
+    assert klist(ask(HOST_LOW)) == (own, BOB)
+    assert klist(ask(HOST)) == (b"1000", ALICE)
 
 
 def test_the_lowest_level_shares(ask: Ask) -> None:
@@ -206,8 +229,14 @@ def test_roots_default_may_be_anothers(server: Server) -> None:
     name = kinit(inside)
     assert re.fullmatch(rb"0:[0-9a-f]{8}", name)
     assert klist(inside) == (name, ALICE)
-    server.ask_as(0, CONTAINER_2).initialize(b"2000:x", ALICE)
-    assert server.ask_as(2000, HOST).get_default_cache() == b"2000"
+
+
+def test_root_sets_no_default_of_others(server: Server) -> None:
+    """What root in a container fills is not by that the default of the UID it belongs to, for any label."""
+    server.ask_as(0, CONTAINER_1).initialize(b"2000", ALICE)
+    server.ask_as(2000, HOST).initialize(b"2000:a", BOB)
+    server.ask_as(2000, HOST).set_default_cache(b"2000:a")
+    assert server.ask_as(2000, CONTAINER_1).get_default_cache() == b"2000:a"
 
 
 def test_free_names_differ(runner: asyncio.Runner, store: Store) -> None:
@@ -236,6 +265,10 @@ def test_what_is_written(server: Server, one: Asking, two: Asking) -> None:
     assert [len(commit) for commit in server.store.commits] == [1, 1]
     one.initialize(b"1000", ALICE)
     assert not [change for change in server.store.commits[-1] if change.container == uid_container(1000)]
+    again = server.restarted()
+    again.ask_as(1000, HOST).set_default_cache(b"1000")
+    assert again.ask_as(1000, CONTAINER_2).get_default_cache() == name
+    assert again.store.commits == []
 
 
 def test_bounded(server: Server, one: Asking, two: Asking) -> None:

@@ -247,6 +247,21 @@ def test_a_read_only_default_is_not_given(runner: asyncio.Runner, store: Store) 
     assert name != b"1000"
 
 
+def test_write_only(server: Server, one: Asking, two: Asking, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What may be written but not read is hidden all the same, and its name is taken."""
+    one.initialize(b"1000", ALICE)
+
+    def write_everywhere(peer: str, target: str, permission: Permission) -> bool:
+        return permission is Permission.WRITE or Mcs().allows(peer, target, permission)
+
+    monkeypatch.setattr(server.policy, "allows", write_everywhere)
+    for opcode in (Opcode.DESTROY, Opcode.STORE, Opcode.GET_PRINCIPAL):
+        assert two.answer(opcode, b"1000\0" + ABOUT_ONE[opcode]) == (Code.FCC_NOFILE, b"")
+    with refused(Code.FCC_PERM):
+        two.initialize(b"1000", BOB)
+    assert kinit(two) != b"1000"
+
+
 # With and without labels
 
 
