@@ -21,6 +21,7 @@ from pykcm.dumps import DumpsError, forbid_dumps
 from pykcm.logs import set_level, set_up_logging
 from pykcm.peer.access import Access
 from pykcm.peer.identity import Kernel, read_kernel
+from pykcm.peer.selinux import PolicyUnusableError, load_policy
 from pykcm.server.connection import Common, Connection
 from pykcm.server.connections import Connections, Limits
 from pykcm.server.deadlines import Deadlines
@@ -80,7 +81,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
         set_level(config.log_level)
         return _run(config)
-    except (DumpsError, ConfigError, ListenError, StoreUnusableError) as error:
+    except (DumpsError, ConfigError, ListenError, PolicyUnusableError, StoreUnusableError) as error:
         log.critical("%s", error)
         return EXIT_UNUSABLE
 
@@ -129,6 +130,10 @@ def _run(config: Config) -> int:
     for number in _STOP_SIGNALS:
         signal.signal(number, _leave)
     _allow_many_descriptors()
+    kernel = read_kernel()
+    access = Access(
+        root_lists_all=config.root_lists_all, policy=load_policy() if kernel.has_selinux else None
+    )
     with ExitStack() as at_end:
         notifier = Notifier()
         sockets = activated_sockets()
@@ -139,7 +144,7 @@ def _run(config: Config) -> int:
             sockets = [bound.socket]
         store = _open_store(config, at_end)
         with _runner() as runner:
-            runner.run(_serve(config, store, sockets, notifier, activated=activated))
+            runner.run(_serve(config, kernel, access, store, sockets, notifier, activated=activated))
     return 0
 
 
@@ -197,19 +202,21 @@ def _runner() -> asyncio.Runner:
 
 
 async def _serve(
-    config: Config, store: Store, sockets: list[socket.socket], notifier: Notifier, *, activated: bool
+    config: Config,
+    kernel: Kernel,
+    access: Access,
+    store: Store,
+    sockets: list[socket.socket],
+    notifier: Notifier,
+    *,
+    activated: bool,
 ) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in _STOP_SIGNALS:
         loop.add_signal_handler(number, stop.set)
 
-    kernel = read_kernel()
-    service = Service(
-        store,
-        Residents(store, _quotas(config), config.collection_cache_size * MIB),
-        Access(root_lists_all=config.root_lists_all),
-    )
+    service = Service(store, Residents(store, _quotas(config), config.collection_cache_size * MIB), access)
     # Without socket activation nothing would start the daemon again, and without a persistent store its
     # end is the end of the tickets.
     idle_timeout = config.responder_idle_timeout if activated and store.persistent else 0
@@ -262,6 +269,8 @@ def _announce(config: Config, kernel: Kernel, sockets: list[socket.socket], noti
     kept = "in memory" if config.store == "memory" else f"in {config.state_dir}"
     status = f"Serving credential caches on {where}, kept {kept}"
     log.info("%s %s: %s", "pykcmd", __version__, status)
+    if kernel.has_selinux:
+        log.info("ccaches are kept apart by SELinux level as well")
     if kernel.stranger_uid is not None:
         log.info("in a user namespace: peers whose UID has no mapping here are refused")
     notifier.ready(status)

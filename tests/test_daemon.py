@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -51,6 +51,7 @@ class Daemon:
         self.state_dir = folder / "state"
         self.config = folder / "pykcm.toml"
         self.log_path = folder / "log"
+        self.program = ["-m", "pykcm"]
         self.running: list[subprocess.Popen[bytes]] = []
         self.config.write_text(
             f'socket_path = "{self.socket_path}"\nstate_dir = "{self.state_dir}"\nlog_level = "debug"\n'
@@ -58,7 +59,7 @@ class Daemon:
 
     @property
     def command(self) -> list[str]:
-        return [sys.executable, "-m", "pykcm", "--config", str(self.config)]
+        return [sys.executable, *self.program, "--config", str(self.config)]
 
     @property
     def log(self) -> str:
@@ -85,15 +86,18 @@ class Daemon:
         assert line.startswith("pykcmd: critical: ")
         return line
 
-    def start(self, *options: str) -> "subprocess.Popen[bytes]":
-        """Start the command and wait until it serves."""
+    def start(
+        self, *options: str, until: Callable[["Daemon"], bool] | None = None
+    ) -> "subprocess.Popen[bytes]":
+        """Start the command and wait until it serves, or for another sign that it has started."""
+        has_started = Daemon.serves if until is None else until
         with self.log_path.open("ab") as log:
             process = subprocess.Popen(
                 [*self.command, *options], stdout=log, stderr=log, cwd=self.folder, env=ENVIRONMENT
             )
         self.running.append(process)
         deadline = time.monotonic() + LIMIT
-        while not self.serves():
+        while not has_started(self):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 raise AssertionError(f"it ended with {process.wait(0.01)}:\n{self.log}")
             assert time.monotonic() < deadline, self.log
@@ -282,6 +286,61 @@ def test_log_to_stderr(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.Mo
     set_level("error")
     logging.getLogger("pykcm").warning("not shown any more")
     assert capfd.readouterr().err == "pykcmd: info: shown\n"
+
+
+# SELinux
+
+# What of SELinux the command finds: `binding` is what `import selinux` gives it.
+WITH_SELINUX = """
+import sys
+from types import SimpleNamespace
+import pykcm.daemon
+from pykcm.peer.identity import Kernel
+from tests.peer.test_selinux import Binding
+binding = {binding}
+sys.modules["selinux"] = binding
+pykcm.daemon.read_kernel = lambda: Kernel(has_selinux={has_selinux})
+sys.exit(pykcm.daemon.main())
+"""
+
+# Without SELinux in the test machine's kernel a real peer has no label.
+no_real_selinux = pytest.mark.skipif(Path("/sys/fs/selinux/enforce").exists(), reason="there are labels here")
+
+
+@pytest.mark.parametrize(
+    ("binding", "message"),
+    [
+        ("None", "install the distribution's binding of libselinux"),
+        ("SimpleNamespace(is_selinux_enabled=lambda: 0)", "but not according to"),
+        ("SimpleNamespace(is_selinux_enabled=lambda: 1)", "cannot be asked"),
+        ("Binding(); binding.classes = {}", "no class file"),
+    ],
+)
+def test_selinux_that_cannot_be_asked(daemon: Daemon, binding: str, message: str) -> None:
+    """Where the kernel has SELinux and the policy cannot be asked, it refuses to start and leaves nothing."""
+    daemon.program = ["-c", WITH_SELINUX.format(binding=binding, has_selinux=True)]
+    assert message in daemon.refusal()
+    assert not daemon.state_dir.exists()
+    assert not daemon.socket_path.exists()
+
+
+@no_real_selinux
+def test_peers_without_a_label(daemon: Daemon) -> None:
+    """Where the kernel has SELinux, a peer whose label cannot be read is not served."""
+    daemon.program = ["-c", WITH_SELINUX.format(binding="Binding()", has_selinux=True)]
+    process = daemon.start(until=lambda each: "Serving" in each.log)
+    assert "kept apart by SELinux level" in daemon.log
+    assert not daemon.serves()
+    assert "connection refused: its SELinux label" in daemon.log
+    assert end(process) == 0
+
+
+def test_without_selinux_nothing_of_it_is_loaded(daemon: Daemon) -> None:
+    """Where the kernel has no SELinux, the binding need not be there."""
+    daemon.program = ["-c", WITH_SELINUX.format(binding="None", has_selinux=False)]
+    process = daemon.start()
+    assert "SELinux" not in daemon.log
+    assert end(process) == 0
 
 
 # From start to end

@@ -6,6 +6,9 @@ from pykcm.ccaches.credentials import Credentials
 from pykcm.ccaches.expiry import expiry
 from pykcm.protocol.principal import Principal
 
+# The label of a ccache whose own cannot be read. It is no label at all: where labels count, it is nobody's.
+UNKNOWN_LABEL = ""
+
 
 @dataclass(slots=True, eq=False)
 class CCache:

@@ -9,9 +9,10 @@ if TYPE_CHECKING:
 
 
 class DefaultChanged(NamedTuple):
-    """The default is now `name`; None: the collection's own name, and nothing to remember."""
+    """The defaults are now these (see Defaults); None: the collection's own name."""
 
     name: bytes | None
+    own: tuple[tuple[str, bytes], ...] = ()
 
 
 class CCacheWritten(NamedTuple):

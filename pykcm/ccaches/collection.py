@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from pykcm.ccaches import room
-from pykcm.ccaches.ccache import CCache
+from pykcm.ccaches.ccache import UNKNOWN_LABEL, CCache
 from pykcm.ccaches.changes import (
     CCacheRemoved,
     CCacheWritten,
@@ -23,6 +23,7 @@ from pykcm.ccaches.changes import (
     DefaultChanged,
     Removal,
 )
+from pykcm.ccaches.defaults import Defaults
 from pykcm.ccaches.expiry import EMPTY_LIFETIME
 from pykcm.ccaches.quotas import NO_LIMITS, Census, Quotas
 from pykcm.protocol.codes import Code, KcmError
@@ -52,8 +53,9 @@ def uid_in(uuid: bytes) -> int:
 class Collection:
     """The ccaches of one UID.
 
-    `unavailable` holds the names of ccaches whose secrets cannot be read, each with the reason: they are
-    not listed, answer EIO, keep their name, and can only be destroyed.
+    `unavailable` holds the names of ccaches whose secrets cannot be read, each with its UUID: they are
+    not listed, answer EIO, keep their name, and can only be destroyed. `unavailable_labels` has the labels
+    of those of them whose label is known.
     """
 
     def __init__(
@@ -61,13 +63,14 @@ class Collection:
     ) -> None:
         self.uid = uid
         self.unavailable: dict[bytes, bytes] = {}
+        self.unavailable_labels: dict[bytes, str | None] = {}
         self._clock = clock
         self._quotas = quotas
         self._census = census or Census()
         self._own_name = b"%d" % uid
         self._ccaches: dict[bytes, CCache] = {}
         self._by_uuid: dict[bytes, CCache] = {}
-        self._default: bytes | None = None
+        self._defaults = Defaults()
         # Of all ccaches together.
         self._size = 0
         self._credentials = 0
@@ -94,19 +97,21 @@ class Collection:
             self._removals = []
         return removals
 
-    def restore(self, ccaches: Sequence[CCache], default: bytes | None) -> None:
+    def restore(
+        self, ccaches: Sequence[CCache], default: bytes | None, own: Iterable[tuple[str, bytes]] = ()
+    ) -> None:
         """Fill an empty collection with what is stored, in stored order; no change is recorded."""
         for ccache in ccaches:
             self._ccaches[ccache.name] = ccache
             self._by_uuid[ccache.uuid] = ccache
             self._count_in(ccache)
-        self._default = default
+        self._defaults = Defaults(None if default == self._own_name else default, tuple(own))
 
     @property
     def footprint(self) -> int:
         """Bytes of memory that it takes up, about."""
-        overhead = _OVERHEAD * (1 + len(self._ccaches)) + _CREDENTIAL_OVERHEAD * self._credentials
-        return self._size + overhead
+        entries = 1 + len(self._ccaches) + len(self._defaults.own)
+        return self._size + _OVERHEAD * entries + _CREDENTIAL_OVERHEAD * self._credentials
 
     # Reading
 
@@ -122,23 +127,49 @@ class Collection:
 
     @property
     def default_name(self) -> bytes:
-        """The default's name, whether or not a ccache has it."""
-        return self._own_name if self._default is None else self._default
+        """The name of the default that peers share, whether or not a ccache has it."""
+        shared = self._defaults.shared
+        return self._own_name if shared is None else shared
+
+    def own_default(self, whose: str) -> bytes | None:
+        """The name of the default that peers of this SELinux range have of their own."""
+        return self._defaults.of(whose)
+
+    @property
+    def own_defaults(self) -> tuple[tuple[str, bytes], ...]:
+        """All of those, by range."""
+        return self._defaults.own
+
+    def has(self, name: bytes) -> bool:
+        """Whether the name is taken by a ccache, readable or not."""
+        return name in self._ccaches or name in self.unavailable
+
+    def label_of(self, name: bytes) -> str | None:
+        """The label of the ccache that has this name; UNKNOWN_LABEL where that cannot be read."""
+        ccache = self._ccaches.get(name)
+        return self.unavailable_labels.get(name, UNKNOWN_LABEL) if ccache is None else ccache.label
 
     def unused_name(self) -> bytes:
         """A name under this UID that nothing has."""
         while True:
             name = b"%s:%s" % (self._own_name, secrets.token_hex(4).encode())
-            if name not in self._ccaches and name not in self.unavailable and name != self._default:
+            defaults = {self._defaults.shared, *(own for _, own in self._defaults.own)}
+            if not self.has(name) and name not in defaults:
                 return name
 
     # Changing
 
-    def set_default(self, name: bytes) -> None:
-        default = None if name == self._own_name else name
-        if default != self._default:
-            self._default = default
-            self._changes.append(DefaultChanged(default))
+    def set_default(self, name: bytes, whose: str | None = None) -> None:
+        """Move the default that peers share, or the one that peers of the range `whose` have of their own."""
+        if whose is None:
+            self._set_defaults(self._defaults._replace(shared=None if name == self._own_name else name))
+        else:
+            self._set_defaults(self._defaults.with_own(whose, name, self.has))
+
+    def _set_defaults(self, defaults: Defaults) -> None:
+        if defaults != self._defaults:
+            self._defaults = defaults
+            self._changes.append(DefaultChanged(*defaults))
 
     def initialize(self, name: bytes, principal: Principal, label: str | None) -> CCache:
         """Create the ccache, or empty it: no credentials, KDC offset 0. Never moves the default."""
@@ -236,13 +267,22 @@ class Collection:
             uuid = ccache.uuid
         elif name in self.unavailable:
             uuid = self.unavailable.pop(name)
+            self.unavailable_labels.pop(name, None)
         else:
             raise KcmError(Code.FCC_NOFILE)
         self._count(-1)
         self._changes.append(CCacheRemoved(uuid, name))
         if not self._ccaches and not self.unavailable:
-            self._default = None
+            self._defaults = Defaults()
             self._changes.append(CollectionEmptied())
+
+    def rename(self, old: bytes, renamed: CCache) -> None:
+        """Put `renamed`, which `old` has become, in its place, with all that named `old`."""
+        defaults = self._defaults
+        credentials = tuple(self._ccaches[old].credentials)
+        self.destroy(old)
+        self.fill(renamed, credentials)
+        self._set_defaults(defaults.moved(old, renamed.name, self._own_name))
 
     def remove_expired(self, uuids: Iterable[bytes], until: int) -> None:
         """Remove those of these ccaches that expired at `until`, in seconds since the epoch, or before."""
@@ -353,7 +393,7 @@ class Collection:
 def move(source: Collection, old: bytes, target: Collection, new: bytes) -> None:
     """MOVE_CACHE: `new` takes the contents of `old`, created or overwritten; `old` is gone.
 
-    A default that named `old` names `new`, unless `new` is in another UID's collection.
+    Defaults that named `old` name `new`, unless `new` is in another UID's collection.
     """
     moved = source.get(old)
     if moved is None:
@@ -361,15 +401,11 @@ def move(source: Collection, old: bytes, target: Collection, new: bytes) -> None
     target.get(new)
     if old == new:
         return
-    credentials = tuple(moved.credentials)
     renamed = target.renamed(moved, new)
-    if target is not source:
-        plan = target.plan_room(new, moved.size, is_moved=True)
-        target.fill(renamed, credentials)
-        target.make_room(plan, renamed)
-        source.destroy(old)
+    if target is source:
+        source.rename(old, renamed)
         return
-    default = source.default_name
+    plan = target.plan_room(new, moved.size, is_moved=True)
+    target.fill(renamed, tuple(moved.credentials))
+    target.make_room(plan, renamed)
     source.destroy(old)
-    source.fill(renamed, credentials)
-    source.set_default(new if default == old else default)

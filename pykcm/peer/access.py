@@ -1,18 +1,29 @@
 """What a peer may use: every decision about access is made here."""
 
+import logging
+
+from pykcm.logs import Throttle
 from pykcm.peer.identity import ROOT, Peer
+from pykcm.peer.labels import SYSTEM_LOW, Context, LabelError, parse_label, target_for
 from pykcm.peer.names import MAX_NAME, owner_of
+from pykcm.peer.selinux import Permission, Policy
 from pykcm.protocol.codes import Code, KcmError
+from pykcm.protocol.text import shown
+
+log = logging.getLogger(__name__)
 
 
 class Access:
     """The rules, by name and by label. No name at all means the peer's default ccache.
 
     With `root_lists_all`, root's list of ccaches is everyone's, as Heimdal's is; otherwise it is root's own.
+    Without a `policy` (a kernel without SELinux) labels play no part.
     """
 
-    def __init__(self, *, root_lists_all: bool = False) -> None:
+    def __init__(self, *, root_lists_all: bool = False, policy: Policy | None = None) -> None:
         self._root_lists_all = root_lists_all
+        self._policy = policy
+        self._warnings = Throttle(1)
 
     def collection_to_read(self, peer: Peer, name: bytes) -> int:
         """The UID whose collection `name` is in; another's is answered as if it did not exist."""
@@ -42,14 +53,52 @@ class Access:
         return self._root_lists_all and peer.uid == ROOT
 
     # By label: a ccache carries the SELinux label of the peer that created it (None: no SELinux then).
-    # Every look-up of a ccache for a peer passes through these two; so far a UID's labels share all.
+    # Every look-up of a ccache for a peer passes through these two, root's as well.
 
     def may_read(self, peer: Peer, label: str | None) -> bool:
         """Whether a ccache created under `label` exists for this peer at all."""
-        del peer, label
-        return True
+        return self._policy is None or self._is_allowed(self._policy, peer, label, Permission.READ)
 
     def may_change(self, peer: Peer, label: str | None) -> bool:
         """Whether the peer may change a ccache created under `label`, given that it may read it."""
-        del peer, label
-        return True
+        return self._policy is None or self._is_allowed(self._policy, peer, label, Permission.WRITE)
+
+    def _is_allowed(self, policy: Policy, peer: Peer, label: str | None, permission: Permission) -> bool:
+        try:
+            asking = peer.label or ""
+            return policy.allows(asking, target_for(asking, label), permission)
+        # Whatever keeps the policy from answering, nobody gets access by it.
+        except Exception as error:  # noqa: BLE001
+            if self._warnings.is_due(peer.uid):
+                log.error(  # noqa: TRY400 - the cause is outside
+                    "UID %d: no answer from the SELinux policy, so denied to %s: %s of a ccache of %s: %s",
+                    peer.uid,
+                    _shown(peer.label),
+                    permission,
+                    _shown(label),
+                    error,
+                    extra={"KCM_UID": peer.uid},
+                )
+            return False
+
+    def range_of(self, peer: Peer) -> str | None:
+        """The SELinux range of the peer, by which defaults of its own are kept; None: it has none of its own.
+
+        Raises KcmError where the peer has no label that could be right.
+        """
+        return None if self._policy is None else self._context(peer).range
+
+    def shares_default(self, peer: Peer) -> bool:
+        """Whether the peer moves the default that all share: those on the system's lowest level do."""
+        return self._policy is None or self._context(peer).level in {None, SYSTEM_LOW}
+
+    @staticmethod
+    def _context(peer: Peer) -> Context:
+        try:
+            return parse_label(peer.label or "")
+        except LabelError as error:
+            raise KcmError(Code.FCC_PERM, f"the peer's label is {error}") from None
+
+
+def _shown(label: str | None) -> str:
+    return "(none)" if label is None else f"'{shown(label.encode(errors='replace'))}'"

@@ -5,6 +5,8 @@ from pathlib import Path
 from struct import Struct
 from typing import NamedTuple
 
+from pykcm.peer.labels import LabelError, parse_label
+
 ROOT = 0
 
 _UCRED = Struct("iII")
@@ -77,4 +79,8 @@ def _label(sock: socket.socket) -> str:
         raise PeerRefusedError("its SELinux label is no text") from error
     if not label:
         raise PeerRefusedError("its SELinux label is empty")
+    try:
+        parse_label(label)
+    except LabelError as error:
+        raise PeerRefusedError(f"its SELinux label is {error}") from error
     return label

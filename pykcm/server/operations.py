@@ -19,6 +19,7 @@ from pykcm.protocol.opcodes import Opcode
 from pykcm.protocol.principal import Principal
 from pykcm.protocol.tag import Tag
 from pykcm.protocol.wire import I32, pack_name
+from pykcm.server.defaults import PeerDefault
 
 NOTHING = b""
 
@@ -29,23 +30,36 @@ class Turn:
     The first collection is the one that the operation is about.
     """
 
-    __slots__ = ("_access", "collections", "peer")
+    __slots__ = ("_access", "_default", "collections", "peer")
 
     def __init__(self, peer: Peer, access: Access, collections: list[Collection]) -> None:
         self.peer = peer
         self.collections = collections
         self._access = access
+        self._default: PeerDefault | None = None
 
     @property
     def collection(self) -> Collection:
         return self.collections[0]
 
+    def default(self, collection: Collection) -> PeerDefault:
+        """The peer's default; `collection` is its UID's."""
+        if self._default is None:
+            self._default = PeerDefault(self._access, self.peer, collection)
+        return self._default
+
     def sees(self, ccache: CCache) -> bool:
         return self._access.may_read(self.peer, ccache.label)
 
     def readable(self, name: bytes) -> CCache:
-        """The ccache of this name; FCC_NOFILE where there is none for this peer."""
-        ccache = self.collections[0].get(name)
+        """The ccache of this name; FCC_NOFILE where there is none for this peer, EIO where it is damaged."""
+        collection = self.collections[0]
+        try:
+            ccache = collection.get(name)
+        except KcmError:
+            if not self._access.may_read(self.peer, collection.label_of(name)):
+                raise KcmError(Code.FCC_NOFILE) from None
+            raise
         if ccache is None or not self._access.may_read(self.peer, ccache.label):
             raise KcmError(Code.FCC_NOFILE)
         return ccache
@@ -57,13 +71,25 @@ class Turn:
             raise KcmError(Code.FCC_PERM)
         return ccache
 
-    def check_creatable(self, name: bytes, collection: Collection | None = None) -> None:
-        """FCC_PERM where the name is taken by a ccache that the peer may not change."""
-        ccache = (collection or self.collection).get(name)
-        if ccache is not None and not (
-            self.sees(ccache) and self._access.may_change(self.peer, ccache.label)
-        ):
+    def check_destroyable(self, name: bytes) -> None:
+        """Like changeable, and a damaged ccache is as good as any."""
+        collection = self.collection
+        if not collection.has(name) or not self._access.may_read(self.peer, collection.label_of(name)):
+            raise KcmError(Code.FCC_NOFILE)
+        if not self._access.may_change(self.peer, collection.label_of(name)):
             raise KcmError(Code.FCC_PERM)
+
+    def check_creatable(self, name: bytes, collection: Collection) -> None:
+        """FCC_PERM where the name is taken by a ccache that the peer may not change."""
+        if collection.has(name):
+            label = collection.label_of(name)
+            if not (self._access.may_read(self.peer, label) and self._access.may_change(self.peer, label)):
+                raise KcmError(Code.FCC_PERM)
+
+    def filled(self, name: bytes, collection: Collection) -> None:
+        """Tell that the peer has created or overwritten the ccache."""
+        if self.peer.label is not None and collection.uid == self.peer.uid:
+            self.default(collection).filled(name)
 
 
 # Names and the collection
@@ -99,11 +125,14 @@ def get_cache_by_uuid(turn: Turn, uuid: bytes) -> bytes:
 
 
 def get_default_cache(turn: Turn) -> bytes:
-    return pack_name(turn.collection.default_name)
+    default = turn.default(turn.collection)
+    name = default.name()
+    default.keep()
+    return pack_name(name)
 
 
 def set_default_cache(turn: Turn, name: bytes) -> bytes:
-    turn.collection.set_default(name)
+    turn.default(turn.collection).set(name)
     return NOTHING
 
 
@@ -111,22 +140,23 @@ def set_default_cache(turn: Turn, name: bytes) -> bytes:
 
 
 def initialize(turn: Turn, name: bytes, principal: Principal) -> bytes:
-    turn.check_creatable(name)
+    turn.check_creatable(name, turn.collection)
     turn.collection.initialize(name, principal, turn.peer.label)
+    turn.filled(name, turn.collection)
     return NOTHING
 
 
 def replace(
     turn: Turn, name: bytes, kdc_offset: int, principal: Principal, credentials: list[Credential]
 ) -> bytes:
-    turn.check_creatable(name)
+    turn.check_creatable(name, turn.collection)
     turn.collection.replace(name, principal, kdc_offset, credentials, turn.peer.label)
+    turn.filled(name, turn.collection)
     return NOTHING
 
 
 def destroy(turn: Turn, name: bytes) -> bytes:
-    if name not in turn.collection.unavailable:
-        turn.changeable(name)
+    turn.check_destroyable(name)
     turn.collection.destroy(name)
     return NOTHING
 
@@ -136,6 +166,7 @@ def move_cache(turn: Turn, old: bytes, new: bytes) -> bytes:
     target = turn.collections[-1]
     turn.check_creatable(new, target)
     move(turn.collection, old, target, new)
+    turn.filled(new, target)
     return NOTHING
 
 
@@ -181,11 +212,18 @@ def get_cred_uuid_list(turn: Turn, name: bytes) -> bytes:
 
 
 def get_cred_by_uuid(turn: Turn, name: bytes, uuid: bytes) -> bytes:
-    ccache = turn.collection.get(name)
-    credential = ccache.credentials.get(uuid) if ccache is not None and turn.sees(ccache) else None
+    try:
+        credential = turn.readable(name).credentials.get(uuid)
+    except KcmError as error:
+        raise _end_of_iteration(error) from None
     if credential is None:
         raise KcmError(Code.CC_END)
     return credential.blob
+
+
+def _end_of_iteration(error: KcmError) -> KcmError:
+    """A UUID that leads nowhere is the end of an iteration, whatever the reason."""
+    return KcmError(Code.CC_END, error.reason) if error.code == Code.FCC_NOFILE else error
 
 
 def get_cred_list(turn: Turn, name: bytes) -> Pieces:
@@ -224,13 +262,10 @@ def named_to_change(access: Access, peer: Peer, name: bytes, *arguments: Any) ->
 
 
 def named_by_uuid(access: Access, peer: Peer, name: bytes, *arguments: Any) -> tuple[int, ...]:
-    # A UUID that leads nowhere is the end of an iteration, whatever the reason.
     try:
         return named_to_read(access, peer, name)
     except KcmError as error:
-        if error.code == Code.FCC_NOFILE:
-            raise KcmError(Code.CC_END, error.reason) from None
-        raise
+        raise _end_of_iteration(error) from None
 
 
 def both_named_to_change(access: Access, peer: Peer, old: bytes, new: bytes) -> tuple[int, ...]:
@@ -255,13 +290,17 @@ Scope = Callable[..., tuple[int, ...]]
 
 
 class Operation(NamedTuple):
-    """How an opcode is served. `scope` decides by name, and tells which UIDs' turn the operation needs."""
+    """How an opcode is served. `scope` decides by name, and tells which UIDs' turn the operation needs.
+
+    `changes`: whether it may change something; `changes_by_label`: for peers with an SELinux label it may.
+    """
 
     name: str
     arguments: tuple[Field, ...]
     scope: Scope
     run: Callable[..., Sendable]
     changes: bool
+    changes_by_label: bool
 
     @property
     def names_ccache(self) -> bool:
@@ -271,7 +310,15 @@ class Operation(NamedTuple):
 
 def _table(rows: Iterable[tuple[Opcode, Scope, Callable[..., Sendable], bool]]) -> dict[int, Operation]:
     return {
-        int(opcode): Operation(opcode.name, ARGUMENTS.get(opcode, ()), scope, run, changes)
+        int(opcode): Operation(
+            opcode.name,
+            ARGUMENTS.get(opcode, ()),
+            scope,
+            run,
+            changes,
+            # A peer may be given a default of its own.
+            changes_by_label=changes or opcode == Opcode.GET_DEFAULT_CACHE,
+        )
         for opcode, scope, run, changes in rows
     }
 

@@ -43,8 +43,8 @@ def secret_changes(uid: int, changes: Sequence[Change]) -> list[tree.SecretChang
             case CCacheRemoved(uuid, name):
                 todo.append(tree.DeleteContainer(tree.ccache_container(uid, uuid, name)))
                 todo.append(tree.Delete(tree.ccaches_container(uid), tree.ccache_name(uuid, name)))
-            case DefaultChanged(default):
-                todo.append(_default_secret(uid, default))
+            case DefaultChanged(default, own):
+                todo.append(_default_secret(uid, default, own))
             case CollectionEmptied():
                 todo.append(tree.DeleteContainer(tree.ccaches_container(uid)))
                 todo.append(tree.DeleteContainer(tree.uid_container(uid)))
@@ -55,11 +55,15 @@ def _container(uid: int, ccache: CCache) -> str:
     return tree.ccache_container(uid, ccache.uuid, ccache.name)
 
 
-def _default_secret(uid: int, name: bytes | None) -> tree.SecretChange:
+def _default_secret(uid: int, name: bytes | None, own: tuple[tuple[str, bytes], ...]) -> tree.SecretChange:
     container = tree.uid_container(uid)
-    if name is None:
+    if name is None and not own:
         return tree.Delete(container, tree.DEFAULT)
-    document = documents.DefaultDocument(documents.VERSION, documents.to_text(name))
+    document = documents.DefaultDocument(
+        documents.VERSION,
+        documents.to_text(b"%d" % uid if name is None else name),
+        {range_: documents.to_text(each) for range_, each in own},
+    )
     return tree.Put(container, tree.DEFAULT, documents.encode(document))
 
 
@@ -81,6 +85,7 @@ def restore(collection: Collection, secrets: Sequence[tree.Secret]) -> None:
     """
     uid = collection.uid
     default: bytes | None = None
+    own_defaults: list[tuple[str, bytes]] = []
     ccaches: dict[str, CCache] = {}
     taken: set[tuple[str, bytes]] = set()
     credentials: list[tree.Secret] = []
@@ -94,7 +99,9 @@ def restore(collection: Collection, secrets: Sequence[tree.Secret]) -> None:
                 taken |= own
                 ccaches[tree.ccache_container(uid, ccache.uuid, ccache.name)] = ccache
             elif secret.container == tree.uid_container(uid) and secret.name == tree.DEFAULT:
-                default = documents.from_text(documents.read_default(secret.value).name)
+                document = documents.read_default(secret.value)
+                default = documents.from_text(document.name)
+                own_defaults = [(range_, documents.from_text(each)) for range_, each in document.own.items()]
             else:
                 credentials.append(secret)
         except (UnreadableSecretError, ValueError) as error:
@@ -111,8 +118,9 @@ def restore(collection: Collection, secrets: Sequence[tree.Secret]) -> None:
                 owner.credentials.put(uuid, credential)
         except (KcmError, ValueError) as error:
             del ccaches[secret.container]
+            collection.unavailable_labels[owner.name] = owner.label
             _set_aside(collection, secret.container.rpartition("/")[2], secret, error)
-    collection.restore(list(ccaches.values()), default)
+    collection.restore(list(ccaches.values()), default, own_defaults)
 
 
 def _ccache(secret: tree.Secret) -> CCache:

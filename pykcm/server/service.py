@@ -56,7 +56,8 @@ class Service:
             arguments = read_arguments(operation.arguments, frame.message)
             uids = operation.scope(self._access, peer, *arguments)
             # What is in memory and in nobody's turn can be read at once.
-            present = None if operation.changes else self._present(uids)
+            changes = operation.changes if peer.label is None else operation.changes_by_label
+            present = None if changes else self._present(uids)
             if present is None:
                 payload = await self._run(operation, peer, uids, arguments)
             else:
@@ -156,19 +157,18 @@ class Service:
     def _call(
         self, operation: Operation, peer: Peer, collections: list[Collection], arguments: list[Any]
     ) -> Sendable:
+        turn = Turn(peer, self._access, collections)
         if b"" in arguments:
-            arguments = self._name_default(operation, peer, collections, arguments)
-        return operation.run(Turn(peer, self._access, collections), *arguments)
+            arguments = self._name_default(operation, turn, arguments)
+        return operation.run(turn, *arguments)
 
-    def _name_default(
-        self, operation: Operation, peer: Peer, collections: list[Collection], arguments: list[Any]
-    ) -> list[Any]:
+    def _name_default(self, operation: Operation, turn: Turn, arguments: list[Any]) -> list[Any]:
         """Put the default's name where no name is given, as Heimdal's clients do under KRB5CCNAME=KCM:."""
         named = []
-        for field, value, collection in zip(operation.arguments, arguments, collections, strict=False):
+        for field, value, collection in zip(operation.arguments, arguments, turn.collections, strict=False):
             if field is NAME and not value:
-                default = collection.default_name
-                if self._access.collection_to_change(peer, default) != collection.uid:
+                default = turn.default(collection).name()
+                if self._access.collection_to_change(turn.peer, default) != collection.uid:
                     raise KcmError(Code.FCC_NOFILE, "root's default is another's ccache: name it")
                 named.append(default)
             else:

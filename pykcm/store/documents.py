@@ -42,11 +42,15 @@ class CCacheDocument(msgspec.Struct, frozen=True, omit_defaults=True):
     label: str | None = None
 
 
-class DefaultDocument(msgspec.Struct, frozen=True):
-    """The default: a name, because it may name a ccache that does not exist (yet, or any more)."""
+class DefaultDocument(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The default: a name, because it may name a ccache that does not exist (yet, or any more).
+
+    `own`: the names of those that peers have of their own, by their SELinux range.
+    """
 
     version: int
     name: Text
+    own: dict[str, Text] = {}
 
 
 encode = msgspec.json.Encoder().encode

@@ -23,13 +23,17 @@ class Contents(NamedTuple):
     """A collection, its ccaches in stored order."""
 
     default: bytes
+    own_defaults: tuple[tuple[str, bytes], ...]
     unavailable: dict[bytes, bytes]
     ccaches: tuple[CCacheContents, ...]
 
 
 def contents(collection: Collection) -> Contents:
     return Contents(
-        collection.default_name, dict(collection.unavailable), tuple(map(_ccache_contents, collection))
+        collection.default_name,
+        collection.own_defaults,
+        dict(collection.unavailable),
+        tuple(map(_ccache_contents, collection)),
     )
 
 

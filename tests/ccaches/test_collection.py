@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
+from pykcm.ccaches.ccache import UNKNOWN_LABEL
 from pykcm.ccaches.changes import (
     CCacheRemoved,
     CCacheWritten,
@@ -445,6 +446,17 @@ def test_unavailable_is_not_listed(with_unavailable: Collection) -> None:
     assert names(with_unavailable) == [b"1000"]
     assert with_unavailable.by_uuid(b"\7" * 16) is None
     assert blobs(existing(with_unavailable, b"1000")) == [credential().blob]
+
+
+def test_label_of_an_unavailable(with_unavailable: Collection) -> None:
+    """A ccache that cannot be read has the label that is known of it, or one that is none; none once gone."""
+    assert with_unavailable.has(b"1000:broken")
+    assert with_unavailable.label_of(b"1000:broken") == UNKNOWN_LABEL
+    with_unavailable.unavailable_labels[b"1000:broken"] = "a:b:c:s0"
+    assert with_unavailable.label_of(b"1000:broken") == "a:b:c:s0"
+    with_unavailable.destroy(b"1000:broken")
+    assert not with_unavailable.has(b"1000:broken")
+    assert with_unavailable.unavailable_labels == {}
 
 
 def test_unavailable_can_be_destroyed(with_unavailable: Collection) -> None:

@@ -1,9 +1,13 @@
-"""What a peer may use, by the names."""
+"""What a peer may use, by the names and by the labels."""
+
+import errno
 
 import pytest
 
 from pykcm.peer.access import Access
+from pykcm.peer.identity import Peer
 from pykcm.peer.names import MAX_NAME
+from pykcm.peer.selinux import Permission, PolicyUnusableError
 from pykcm.protocol.codes import Code
 from tests.builders import peer, refused
 
@@ -78,9 +82,107 @@ def test_who_lists_all() -> None:
     assert not everyones.lists_all(USER)
 
 
-def test_labels_share_all_so_far() -> None:
-    """Under one UID every label may read and change every ccache."""
-    labelled = USER._replace(label="u:r:t:s0:c1")
-    for label in (None, "u:r:t:s0:c1", "u:r:t:s0:c2"):
-        assert ACCESS.may_read(labelled, label)
-        assert ACCESS.may_change(labelled, label)
+# By label
+
+
+class Noting:
+    """A policy that allows what it was told to, and notes what it was asked."""
+
+    def __init__(self, answer: bool | Exception = True) -> None:
+        self.answer = answer
+        self.asked: list[tuple[str, str, str]] = []
+
+    def allows(self, peer: str, target: str, permission: Permission) -> bool:
+        self.asked.append((peer, target, permission.value))
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+LABELLED = USER._replace(label="u:r:t:s0-s0:c0.c9")
+
+
+@pytest.mark.parametrize("label", [None, "", "nonsense", "u:r:t:s0:c1"])
+@pytest.mark.parametrize("who", [USER, LABELLED, USER._replace(label="nonsense")])
+def test_without_a_policy_labels_play_no_part(who: Peer, label: str | None) -> None:
+    """Where the kernel has no SELinux, every ccache of the UID may be read and changed, labelled or not."""
+    assert ACCESS.may_read(who, label)
+    assert ACCESS.may_change(who, label)
+    assert ACCESS.range_of(who) is None
+    assert ACCESS.shares_default(who)
+
+
+@pytest.mark.parametrize("answer", [True, False])
+@pytest.mark.parametrize("who", [LABELLED, LABELLED._replace(uid=0)], ids=["user", "root"])
+def test_the_policy_decides(who: Peer, answer: bool) -> None:
+    """Reading and changing are decided by the policy, for root, too: the peer's own domain at the level."""
+    policy = Noting(answer)
+    access = Access(policy=policy)
+    assert access.may_read(who, "x:y:z:s0:c1-s0:c1.c5") is answer
+    assert access.may_change(who, None) is answer
+    assert policy.asked == [
+        ("u:r:t:s0-s0:c0.c9", "u:r:t:s0:c1", "read"),
+        ("u:r:t:s0-s0:c0.c9", "u:r:t:s0", "write"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("label", "ccache", "answer"),
+    [
+        (None, "u:r:t:s0", True),
+        ("", "u:r:t:s0", True),
+        ("nonsense", "u:r:t:s0", True),
+        ("u:r:t:s0", "", True),
+        ("u:r:t:s0", "nonsense", True),
+        ("u:r:t:s0", "u:r:t:s0", OSError(errno.EINVAL, "Invalid argument")),
+        ("u:r:t:s0", "u:r:t:s0", OSError(errno.ENOENT, "No such file or directory")),
+        ("u:r:t:s0", None, ValueError("anything")),
+        ("u:r:t:s0", None, PolicyUnusableError("no class file")),
+    ],
+)
+def test_without_an_answer_there_is_no_access(
+    label: str | None, ccache: str | None, answer: bool | Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What cannot be decided is denied, and the log says so once a minute for each UID."""
+    access = Access(policy=Noting(answer))
+    who = USER._replace(label=label)
+    for _ in range(3):
+        assert not access.may_read(who, ccache)
+        assert not access.may_change(who, ccache)
+    (record,) = caplog.records
+    assert record.levelname == "ERROR"
+    assert "UID 1000: no answer from the SELinux policy" in record.getMessage()
+
+
+def test_a_log_line_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    """A label with odd characters in it does not make a line of its own in the log."""
+    assert not Access(policy=Noting()).may_read(USER._replace(label="a\nb\x1b[2J"), "c\ud800")
+    assert "\n" not in caplog.text.rstrip()
+    assert "\x1b" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("label", "range_", "shares"),
+    [
+        ("u:r:t:s0", "s0", True),
+        ("u:r:t:s0-s0:c0.c1023", "s0-s0:c0.c1023", True),
+        ("u:r:t:s0:c1,c2", "s0:c1,c2", False),
+        ("u:r:t:s1", "s1", False),
+        ("u:r:t:s1-s15:c0.c1023", "s1-s15:c0.c1023", False),
+        ("u:r:t", None, True),
+    ],
+)
+def test_whose_default(label: str, range_: str | None, shares: bool) -> None:
+    """Peers on the lowest level share a default and may have their own by range; others do not share it."""
+    access = Access(policy=Noting())
+    assert access.range_of(USER._replace(label=label)) == range_
+    assert access.shares_default(USER._replace(label=label)) is shares
+
+
+@pytest.mark.parametrize("label", [None, "", "nonsense"])
+def test_no_default_without_a_label(label: str | None) -> None:
+    """A peer without a label that could be right has no default under a policy."""
+    access = Access(policy=Noting())
+    for ask in (access.range_of, access.shares_default):
+        with refused(Code.FCC_PERM):
+            ask(USER._replace(label=label))

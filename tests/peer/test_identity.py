@@ -125,6 +125,9 @@ def test_label_without_selinux() -> None:
         (b"", "empty"),
         (b"\0", "empty"),
         (b"u:r:\xff:s0\0", "no text"),
+        (b"unconfined\0", "not an SELinux context"),
+        (b"u:r:t:\0", "not an SELinux context"),
+        (b"u:r:t:s0\0:c1\0", "not an SELinux context"),
     ],
 )
 def test_never_without_a_label(label: bytes | OSError, why: str) -> None:

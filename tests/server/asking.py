@@ -9,6 +9,7 @@ from pykcm.ccaches.quotas import NO_LIMITS, Quotas
 from pykcm.client import KcmClient
 from pykcm.peer.access import Access
 from pykcm.peer.identity import Peer
+from pykcm.peer.selinux import Policy
 from pykcm.protocol.codes import KcmError
 from pykcm.protocol.framing import Frame, Sendable
 from pykcm.server.residents import Residents
@@ -104,12 +105,16 @@ class Server:
         root_lists_all: bool = False,
         cache_size: int = 0,
         clock: Clock | None = None,
+        policy: Policy | None = None,
     ) -> None:
         self.runner = runner
+        self.policy = policy
         self.clock = clock or Clock()
         self.store = ScriptedStore(store)
         self.residents = Residents(self.store, quotas, cache_size, self.clock)
-        self.service = Service(self.store, self.residents, Access(root_lists_all=root_lists_all))
+        self.service = Service(
+            self.store, self.residents, Access(root_lists_all=root_lists_all, policy=policy)
+        )
 
     def ask_as(self, uid: int, label: str | None = None) -> Asking:
         return Asking(self.runner, self.service, peer(uid)._replace(label=label))
@@ -128,4 +133,4 @@ class Server:
 
     def restarted(self) -> "Server":
         """Another service on the same store, which has to read everything again."""
-        return Server(self.runner, self.store.inner, clock=self.clock)
+        return Server(self.runner, self.store.inner, clock=self.clock, policy=self.policy)

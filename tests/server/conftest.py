@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import pytest
 
 from pykcm.store.interface import Store
+from tests.peer.mcs import CONTAINER_1, CONTAINER_2, HOST
 from tests.server.asking import Asking, Server
 from tests.server.listening import Listening
 
@@ -51,6 +52,24 @@ def bob(server: Server) -> Asking:
 def root(server: Server) -> Asking:
     """The requests of root."""
     return server.ask_as(0)
+
+
+@pytest.fixture
+def one(server: Server) -> Asking:
+    """The requests of UID 1000 in a container."""
+    return server.ask_as(1000, CONTAINER_1)
+
+
+@pytest.fixture
+def two(server: Server) -> Asking:
+    """The requests of UID 1000 in another container."""
+    return server.ask_as(1000, CONTAINER_2)
+
+
+@pytest.fixture
+def host(server: Server) -> Asking:
+    """The requests of UID 1000 outside of containers, without constraints."""
+    return server.ask_as(1000, HOST)
 
 
 @pytest.fixture(params=["asyncio", "uvloop"])

@@ -43,6 +43,7 @@ from tests.builders import (
     ticket,
 )
 from tests.ccaches.contents import contents
+from tests.peer.mcs import CONTAINER_1, CONTAINER_2, HOST, Mcs
 from tests.server.asking import Asking, Server
 
 # Any sequence of operations
@@ -78,6 +79,7 @@ operations = st.one_of(
     st.tuples(st.just(Opcode.DESTROY), names, st.just(b"")),
     st.tuples(st.just(Opcode.MOVE_CACHE), names, names),
     st.tuples(st.just(Opcode.SET_DEFAULT_CACHE), names, st.just(b"")),
+    st.tuples(st.just(Opcode.GET_DEFAULT_CACHE), names, st.just(b"")),
     st.tuples(st.just(Opcode.SET_KDC_OFFSET), names, st.integers(-5, 5).map(struct.Struct(">i").pack)),
     st.tuples(
         st.just(Opcode.REPLACE),
@@ -95,22 +97,33 @@ operations = st.one_of(
 
 fresh_uids = count(5000)
 
+WITHOUT_SELINUX: list[str | None] = [None]
+WITH_SELINUX: list[str | None] = [CONTAINER_1, CONTAINER_2, HOST]
+
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(operations, min_size=5, max_size=30))
+@given(
+    st.sampled_from([WITHOUT_SELINUX, WITH_SELINUX]).flatmap(
+        lambda labels: st.lists(st.tuples(st.sampled_from(labels), operations), min_size=5, max_size=30)
+    )
+)
 def test_what_is_read_again_is_what_was_in_memory(
-    runner: asyncio.Runner, store: Store, sequence: list[tuple[int, bytes, bytes]]
+    runner: asyncio.Runner, store: Store, sequence: list[tuple[str | None, tuple[int, bytes, bytes]]]
 ) -> None:
     """After each of any operations, refused ones too, a restart would find exactly what is in memory."""
     uid = next(fresh_uids)
     # As much as lets some be refused.
-    server = Server(runner, store, quotas=Quotas(max_uid_ccaches=2, max_ccache_size=1500, max_uid_size=2000))
-    asking = server.ask_as(uid)
-    for opcode, suffix, rest in sequence:
+    server = Server(
+        runner,
+        store,
+        quotas=Quotas(max_uid_ccaches=2, max_ccache_size=1500, max_uid_size=2000),
+        policy=None if sequence[0][0] is None else Mcs(),
+    )
+    for label, (opcode, suffix, rest) in sequence:
         name = b"%d%s\0" % (uid, suffix)
         if opcode == Opcode.MOVE_CACHE:
             rest = b"%d%s\0" % (uid, rest)  # noqa: PLW2901 - names are under the UID of this example
-        asking.answer(opcode, name + rest)
+        server.ask_as(uid, label).answer(opcode, name + rest)
         in_memory = runner.run(server.residents.get(uid))
         read_again = Collection(uid, Clock())
         restore(read_again, runner.run(store.load(uid)))

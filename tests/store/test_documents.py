@@ -46,6 +46,26 @@ def test_any_bytes_as_text(value: bytes) -> None:
     assert from_text(document.name) == value
 
 
+@given(st.dictionaries(st.text(max_size=5), texts, max_size=4))
+def test_any_own_defaults(own: dict[str, bytes]) -> None:
+    """Any defaults by range come back in their order, whatever their names' bytes."""
+    written = {range_: to_text(name) for range_, name in own.items()}
+    document = read_default(encode(DefaultDocument(VERSION, "1000", written)))
+    assert [(range_, from_text(name)) for range_, name in document.own.items()] == list(own.items())
+
+
+def test_a_default_from_before_there_were_own_ones() -> None:
+    """A document without them is read, and one without any is written as before."""
+    assert read_default(json.dumps(DEFAULT).encode()).own == {}
+    assert json.loads(encode(DefaultDocument(VERSION, "1000:a", {}))) == DEFAULT
+
+
+@pytest.mark.parametrize("own", [None, [], "x", 1, {"s0:c1": None}, {"s0:c1": 7}, {"s0:c1": ["x"]}])
+def test_own_defaults_of_other_types(own: object) -> None:
+    """Defaults by range that are no names make the document unreadable."""
+    unreadable(read_default, json.dumps(DEFAULT | {"own": own}).encode())
+
+
 def test_text_is_readable() -> None:
     """UTF-8 is written as it is; other bytes in base64."""
     assert json.loads(encode(DefaultDocument(VERSION, to_text("Grüße".encode())))) == {

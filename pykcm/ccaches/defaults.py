@@ -1,0 +1,44 @@
+"""The defaults of a collection: the one that peers share, and those of peers that need their own."""
+
+from collections.abc import Callable
+from typing import NamedTuple, Self
+
+# So many peers may have one of their own: more come and go than are remembered.
+MAX_OWN = 64
+
+
+class Defaults(NamedTuple):
+    """Names, whether or not ccaches have them.
+
+    `shared`: None for the collection's own name. `own`: by the SELinux range of the peers, the one that was
+    first set longest ago ahead.
+    """
+
+    shared: bytes | None = None
+    own: tuple[tuple[str, bytes], ...] = ()
+
+    def of(self, whose: str) -> bytes | None:
+        """The default of its own that this range has."""
+        return next((name for range_, name in self.own if range_ == whose), None)
+
+    def with_own(self, whose: str, name: bytes, exists: Callable[[bytes], bool]) -> Self:
+        """These with the default of one range set; `exists` tells which ccaches there are.
+
+        When there are too many, the oldest goes that names no ccache, or the oldest.
+        """
+        if self.of(whose) is not None:
+            return self._replace(own=tuple((each, name if each == whose else old) for each, old in self.own))
+        kept = list(self.own)
+        if len(kept) >= MAX_OWN:
+            kept.remove(next((entry for entry in kept if not exists(entry[1])), kept[0]))
+        return self._replace(own=(*kept, (whose, name)))
+
+    def moved(self, old: bytes, new: bytes, own_name: bytes) -> Self:
+        """These, with those that named the ccache `old` naming `new`; `own_name` is the collection's."""
+        shared = own_name if self.shared is None else self.shared
+        if shared == old:
+            shared = new
+        return self._replace(
+            shared=None if shared == own_name else shared,
+            own=tuple((range_, new if name == old else name) for range_, name in self.own),
+        )

@@ -1,0 +1,54 @@
+"""SELinux labels taken apart: the context `user:role:type:range` of a peer, and what it is asked about."""
+
+import re
+from functools import lru_cache
+from typing import NamedTuple
+
+# The lowest level of the policies: what was stored while there were no labels counts as created there.
+SYSTEM_LOW = "s0"
+
+_PART = r"[^:\s\x00-\x1f]+"
+_LEVEL = r"[^-\s\x00-\x1f]+"
+_CONTEXT = re.compile(rf"({_PART}:{_PART}:{_PART})(?::({_LEVEL})(-{_LEVEL})?)?")
+
+
+class LabelError(ValueError):
+    """A label is no SELinux context."""
+
+
+class Context(NamedTuple):
+    """A label's parts; the range has colons of its own (`s0-s0:c0.c1023`).
+
+    `domain`: user, role and type, with the colons between them. `level`: the low one of the range, which is
+    the level that the process is at. Both `level` and `range` are None under policies without levels.
+    """
+
+    domain: str
+    level: str | None
+    range: str | None
+
+
+@lru_cache(1024)
+def parse_label(label: str) -> Context:
+    """Raises LabelError."""
+    match = _CONTEXT.fullmatch(label)
+    if match is None:
+        raise LabelError("not an SELinux context")
+    domain, low, high = match.groups()
+    return Context(domain, low, None if low is None else low + (high or ""))
+
+
+@lru_cache(4096)
+def target_for(peer: str, ccache: str | None) -> str:
+    """The context that a peer's access to a ccache is asked for, by their labels; raises LabelError.
+
+    It is the peer's own user, role and type, so that type enforcement plays no part, at the ccache's level.
+    That is the level which a file has: the low one of its creator's range (the kernel's mls_compute_sid), so
+    that what `s0-s0:c0.c1023` makes is at `s0`. A ccache without a label or a level is from a time without
+    SELinux or without levels, and at the system's lowest; a peer without a level asks without one.
+    """
+    asking = parse_label(peer)
+    stored = None if ccache is None else parse_label(ccache).level
+    if asking.level is None:
+        return asking.domain
+    return f"{asking.domain}:{stored or SYSTEM_LOW}"

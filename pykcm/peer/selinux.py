@@ -1,0 +1,141 @@
+"""The SELinux policy: whether it lets a peer read or write a ccache, asked of libselinux."""
+
+import errno
+import importlib
+from enum import StrEnum
+from typing import Any, Protocol
+
+# What ccaches are to the policy.
+_CLASS = "file"
+
+# Decisions that are remembered, at most.
+_MEMORY = 4096
+
+_WAY_OUT = (
+    "install the distribution's binding of libselinux (python3-selinux) for the Python that runs pykcmd; "
+    "in a virtual environment, `pip uninstall selinux` and include-system-site-packages = true in pyvenv.cfg"
+)
+
+
+class Permission(StrEnum):
+    """What a peer may do with a ccache, by the policy's own names."""
+
+    READ = "read"
+    WRITE = "write"
+
+
+class PolicyUnusableError(Exception):
+    """The policy cannot be asked; the message says why, and names the way out."""
+
+
+class Policy(Protocol):
+    """What decides by labels."""
+
+    def allows(self, peer: str, target: str, permission: Permission) -> bool:
+        """Whether a peer of this context may do that with a target of that one.
+
+        What it raises means that there is no answer, and so no access.
+        """
+
+
+def load_policy() -> "SELinuxPolicy":
+    """The policy of a kernel that has SELinux; raises PolicyUnusableError."""
+    try:
+        binding = importlib.import_module("selinux")
+    # PyPI's package of that name raises anything when it does not find the binding.
+    except Exception as error:
+        raise PolicyUnusableError(
+            f"SELinux is enabled, but Python's module selinux cannot be loaded ({error}): {_WAY_OUT}"
+        ) from error
+    return SELinuxPolicy(binding)
+
+
+class SELinuxPolicy:
+    """Asks libselinux through its Python binding; raises PolicyUnusableError where that cannot answer.
+
+    libselinux says "allowed" when it thinks that SELinux is disabled, or where the policy does not know the
+    class or the permission, and ends the process when it is asked without being able to see policy reloads:
+    so all of that is made sure of first.
+    """
+
+    def __init__(self, binding: Any) -> None:
+        self._binding = binding
+        self._memory: dict[tuple[str, str, Permission], bool] = {}
+        self._memory_of: tuple[int, int] | None = None
+        try:
+            self._check()
+        except (OSError, AttributeError, TypeError) as error:
+            raise PolicyUnusableError(f"the SELinux policy cannot be asked ({error}): {_WAY_OUT}") from error
+
+    def _check(self) -> None:
+        binding = self._binding
+        where = getattr(binding, "__file__", binding)
+        if binding.is_selinux_enabled() != 1:
+            raise PolicyUnusableError(
+                f"SELinux is enabled in the kernel, but not according to {where} (which needs "
+                f"/etc/selinux/config): {_WAY_OUT}"
+            )
+        binding.avc_open(None, 0)
+        number, permissions = self._check_names()
+        # What the answer is does not matter, and is not logged: only that the daemon is given one.
+        _, own = binding.getcon_raw()
+        try:
+            binding.security_compute_av_raw(own, own, number, permissions, binding.av_decision())
+        except OSError as error:
+            raise PolicyUnusableError(
+                f"the SELinux policy does not let the daemon ask for decisions ({error}): "
+                f"its type, in {own}, needs the permission compute_av of the class security"
+            ) from error
+
+    def _check_names(self) -> tuple[int, int]:
+        """The policy's numbers of the class and of all permissions together."""
+        number = self._binding.string_to_security_class(_CLASS)
+        if not number:
+            raise PolicyUnusableError(f"the SELinux policy has no class {_CLASS}: pykcm cannot work with it")
+        permissions = 0
+        for permission in Permission:
+            bit = self._binding.string_to_av_perm(number, permission.value)
+            if not bit:
+                raise PolicyUnusableError(
+                    f"the SELinux policy has no permission {permission} of the class {_CLASS}: "
+                    "pykcm cannot work with it"
+                )
+            permissions |= bit
+        return number, permissions
+
+    def allows(self, peer: str, target: str, permission: Permission) -> bool:
+        """Raises OSError where libselinux cannot tell, PolicyUnusableError once a useless one is loaded."""
+        state = self._state()
+        if state is None or state != self._memory_of or len(self._memory) >= _MEMORY:
+            self._memory.clear()
+            self._memory_of = None
+            self._check_names()
+            self._memory_of = state
+        asked = peer, target, permission
+        allowed = self._memory.get(asked)
+        if allowed is None:
+            allowed = self._ask(peer, target, permission)
+            # An answer from before or after a change must not be taken for one from beside it.
+            if state is not None and self._state() == state:
+                self._memory[asked] = allowed
+        return allowed
+
+    def _ask(self, peer: str, target: str, permission: Permission) -> bool:
+        try:
+            # A denial is logged by libselinux itself, on stderr.
+            answer: int = self._binding.selinux_check_access(peer, target, _CLASS, permission.value)
+        except OSError as error:
+            if error.errno == errno.EACCES:
+                return False
+            raise
+        return answer == 0
+
+    def _state(self) -> tuple[int, int] | None:
+        """What decisions depend on: how often the policy was loaded, booleans included, and the mode.
+
+        Two reads of a page that the kernel shares. None where it cannot be read: nothing is remembered then.
+        """
+        try:
+            return self._binding.selinux_status_policyload(), self._binding.selinux_status_getenforce()
+        except OSError:
+            return None

@@ -1,0 +1,80 @@
+"""SELinux labels taken apart."""
+
+import pytest
+
+from pykcm.peer.labels import Context, LabelError, parse_label, target_for
+
+UNCONSTRAINED = "unconfined_u:unconfined_r:unconfined_t:s0-s0:c0.c1023"
+CONTAINER = "system_u:system_r:container_t:s0:c1,c2"
+
+
+@pytest.mark.parametrize(
+    ("label", "wanted"),
+    [
+        (
+            UNCONSTRAINED,
+            Context("unconfined_u:unconfined_r:unconfined_t", "s0", "s0-s0:c0.c1023"),
+        ),
+        (CONTAINER, Context("system_u:system_r:container_t", "s0:c1,c2", "s0:c1,c2")),
+        ("u:r:t:s0", Context("u:r:t", "s0", "s0")),
+        ("u:r:t:s0:c0.c3,c7-s15:c0.c1023", Context("u:r:t", "s0:c0.c3,c7", "s0:c0.c3,c7-s15:c0.c1023")),
+        ("u:r:t", Context("u:r:t", None, None)),
+    ],
+)
+def test_parts(label: str, wanted: Context) -> None:
+    """User, role and type, then a range with colons of its own, whose low level is the level; or none."""
+    assert parse_label(label) == wanted
+
+
+MALFORMED = [
+    "",
+    "u",
+    "u:r",
+    "u:r:",
+    "u::t:s0",
+    ":r:t:s0",
+    "::",
+    "u:r:t:",
+    "u:r:t:-s0",
+    "u:r:t:s0-",
+    "u:r:t:s0-s1-s2",
+    "u:r:t:s0 ",
+    " u:r:t:s0",
+    "u:r:t:s0\n",
+    "u:r:t:s0\0",
+    "u:r\0:t:s0",
+    "u r:r:t:s0",
+]
+
+
+@pytest.mark.parametrize("label", MALFORMED)
+def test_malformed(label: str) -> None:
+    """What is no context is none: neither a peer's nor a ccache's."""
+    for ask in (
+        lambda: parse_label(label),
+        lambda: target_for(label, CONTAINER),
+        lambda: target_for(CONTAINER, label),
+    ):
+        with pytest.raises(LabelError):
+            ask()
+
+
+@pytest.mark.parametrize(
+    ("peer", "ccache", "target"),
+    [
+        (CONTAINER, UNCONSTRAINED, "system_u:system_r:container_t:s0"),
+        (UNCONSTRAINED, CONTAINER, "unconfined_u:unconfined_r:unconfined_t:s0:c1,c2"),
+        (CONTAINER, "other_u:other_r:other_t:s0:c3", "system_u:system_r:container_t:s0:c3"),
+        (CONTAINER, None, "system_u:system_r:container_t:s0"),
+        (CONTAINER, "u:r:t", "system_u:system_r:container_t:s0"),
+        ("u:r:t", CONTAINER, "u:r:t"),
+        ("u:r:t", "v:s:w", "u:r:t"),
+        ("u:r:t", None, "u:r:t"),
+    ],
+)
+def test_target(peer: str, ccache: str | None, target: str) -> None:
+    """The target is the peer's own user, role and type at the low level of the ccache's creator.
+
+    Without a label, or without a level, that is the lowest; a peer without a level asks without one.
+    """
+    assert target_for(peer, ccache) == target

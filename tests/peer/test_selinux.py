@@ -1,0 +1,263 @@
+"""The policy as libselinux's binding tells it: the checks at start, and the decisions."""
+
+import errno
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pykcm.peer.selinux import Permission, PolicyUnusableError, SELinuxPolicy, load_policy
+
+PEER, TARGET = "u:r:t:s0:c1", "u:r:t:s0:c2"
+READ, WRITE = Permission.READ, Permission.WRITE
+
+
+class Binding:
+    """A binding of libselinux that works; a test breaks it in one place."""
+
+    __file__ = "/usr/lib/selinux.py"
+
+    def __init__(self) -> None:
+        self.enabled: int | Exception = 1
+        self.classes = {"file": 6}
+        self.permissions = {"read": 2, "write": 4}
+        self.answer: int | Exception = 0
+        self.policies_loaded: int | Exception = 1
+        self.enforcing = 1
+        self.is_open = False
+        self.asked: list[tuple[str, str, str, str]] = []
+        self.while_asked: Callable[[], None] = lambda: None
+
+    def is_selinux_enabled(self) -> int:
+        return given(self.enabled)
+
+    def avc_open(self, options: None, count: int) -> int:
+        assert (options, count) == (None, 0)
+        self.is_open = True
+        return 0
+
+    def string_to_security_class(self, name: str) -> int:
+        return self.classes.get(name, 0)
+
+    def string_to_av_perm(self, number: int, name: str) -> int:
+        assert number in self.classes.values()
+        return self.permissions.get(name, 0)
+
+    def getcon_raw(self) -> list[Any]:
+        return [0, "system_u:system_r:pykcm_t:s0"]
+
+    def av_decision(self) -> object:
+        return object()
+
+    def security_compute_av_raw(self, source: str, target: str, number: int, wanted: int, into: Any) -> int:
+        assert (source, target, number, wanted) == (*[self.getcon_raw()[1]] * 2, 6, 6)
+        return 0
+
+    def selinux_check_access(self, source: str, target: str, class_: str, permission: str) -> int:
+        assert self.is_open, "the real one ends the process"
+        self.asked.append((source, target, class_, permission))
+        self.while_asked()
+        return given(self.answer)
+
+    def selinux_status_policyload(self) -> int:
+        return given(self.policies_loaded)
+
+    def selinux_status_getenforce(self) -> int:
+        return self.enforcing
+
+
+def given(answer: int | Exception) -> int:
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+def error(number: int) -> OSError:
+    return OSError(number, "as a test wants it")
+
+
+@pytest.fixture
+def binding() -> Binding:
+    return Binding()
+
+
+# At start
+
+
+def refusal(binding: object) -> str:
+    with pytest.raises(PolicyUnusableError) as caught:
+        SELinuxPolicy(binding)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("enabled", [0, -1, 2, error(errno.ENOENT)])
+def test_binding_that_thinks_otherwise(binding: Binding, enabled: int | Exception) -> None:
+    """A binding that does not say that SELinux is enabled is refused, by its name, with the way out."""
+    binding.enabled = enabled
+    message = refusal(binding)
+    assert "install the distribution's binding" in message
+    assert "python3-selinux" in message
+    if isinstance(enabled, int):
+        assert binding.__file__ in message
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "is_selinux_enabled",
+        "avc_open",
+        "string_to_security_class",
+        "string_to_av_perm",
+        "getcon_raw",
+        "security_compute_av_raw",
+    ],
+)
+def test_binding_that_lacks_or_fails(binding: Binding, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A binding that lacks a function, or one of whose functions fails, is refused."""
+
+    def fail(*_: object) -> None:
+        raise error(errno.EACCES)
+
+    monkeypatch.setattr(Binding, name, fail)
+    assert "as a test wants it" in refusal(binding)
+    monkeypatch.delattr(Binding, name)
+    assert name in refusal(binding)
+
+
+def test_policy_without_the_class(binding: Binding) -> None:
+    """A policy that does not know the class is refused: libselinux would allow everything."""
+    binding.classes = {}
+    assert "no class file" in refusal(binding)
+
+
+@pytest.mark.parametrize("name", ["read", "write"])
+def test_policy_without_a_permission(binding: Binding, name: str) -> None:
+    """A policy that does not know a permission is refused: libselinux would allow it."""
+    del binding.permissions[name]
+    assert f"no permission {name} of the class file" in refusal(binding)
+
+
+def test_daemon_that_may_not_ask(binding: Binding, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon to which the policy gives no decisions refuses to start, and names the permission."""
+
+    def fail(*_: object) -> None:
+        raise error(errno.EACCES)
+
+    monkeypatch.setattr(binding, "security_compute_av_raw", fail)
+    message = refusal(binding)
+    assert "compute_av" in message
+    assert "pykcm_t" in message
+
+
+def test_load(binding: Binding, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The binding is the module `selinux`."""
+    monkeypatch.setitem(sys.modules, "selinux", binding)
+    assert load_policy().allows(PEER, TARGET, READ)
+
+
+def test_load_without_a_binding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the module there is no policy, and the message says what to install."""
+    monkeypatch.setitem(sys.modules, "selinux", None)
+    with pytest.raises(PolicyUnusableError, match="python3-selinux"):
+        load_policy()
+
+
+# Decisions
+
+
+@pytest.mark.parametrize(
+    ("answer", "allowed"), [(0, True), (error(errno.EACCES), False), (-1, False), (1, False)]
+)
+def test_decision(binding: Binding, answer: int | Exception, allowed: bool) -> None:
+    """The class file is what is asked for, and what is not a yes is a no."""
+    binding.answer = answer
+    assert SELinuxPolicy(binding).allows(PEER, TARGET, WRITE) is allowed
+    assert binding.asked == [(PEER, TARGET, "file", "write")]
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOENT, errno.ENOMEM, errno.EPERM])
+def test_no_decision(binding: Binding, number: int) -> None:
+    """Another error than that of a denial is no answer, and it is asked for anew the next time."""
+    policy = SELinuxPolicy(binding)
+    binding.answer = error(number)
+    with pytest.raises(OSError, match="as a test wants it"):
+        policy.allows(PEER, TARGET, READ)
+    binding.answer = 0
+    assert policy.allows(PEER, TARGET, READ)
+
+
+def test_decisions_are_remembered(binding: Binding) -> None:
+    """A decision is asked for once, for each peer, target and permission."""
+    policy = SELinuxPolicy(binding)
+    for _ in range(3):
+        for asked in ((PEER, TARGET, READ), (PEER, TARGET, WRITE), (TARGET, PEER, READ)):
+            assert policy.allows(*asked)
+    assert len(binding.asked) == 3
+
+
+@pytest.mark.parametrize("change", ["policy", "mode"])
+def test_decisions_are_forgotten(binding: Binding, change: str) -> None:
+    """A load of the policy and a change between enforcing and permissive take effect at once."""
+    policy = SELinuxPolicy(binding)
+    assert policy.allows(PEER, TARGET, READ)
+    binding.answer = error(errno.EACCES)
+    assert policy.allows(PEER, TARGET, READ)
+    if change == "policy":
+        binding.policies_loaded = 2
+    else:
+        binding.enforcing = 0
+    assert not policy.allows(PEER, TARGET, READ)
+
+
+@pytest.mark.parametrize("back", [False, True], ids=["stays", "and back"])
+def test_a_change_while_asking(binding: Binding, back: bool) -> None:
+    """What was answered while something changed is not remembered, also when it is as before again."""
+    policy = SELinuxPolicy(binding)
+
+    def permit() -> None:
+        binding.enforcing = 0
+
+    binding.while_asked = permit
+    assert policy.allows(PEER, TARGET, READ)
+    binding.while_asked = lambda: None
+    binding.answer = error(errno.EACCES)
+    if back:
+        binding.enforcing = 1
+    assert not policy.allows(PEER, TARGET, READ)
+
+
+def test_without_knowing_of_changes(binding: Binding) -> None:
+    """Where changes of the policy cannot be seen, every decision is asked for."""
+    policy = SELinuxPolicy(binding)
+    assert policy.allows(PEER, TARGET, READ)
+    binding.policies_loaded = error(errno.EINVAL)
+    for _ in range(3):
+        assert policy.allows(PEER, TARGET, READ)
+    binding.answer = error(errno.EACCES)
+    assert not policy.allows(PEER, TARGET, READ)
+    assert len(binding.asked) == 5
+
+
+@pytest.mark.parametrize("status", [2, error(errno.EINVAL)])
+def test_a_useless_policy_is_loaded(binding: Binding, status: int | Exception) -> None:
+    """When a policy without the class is loaded at run time, there is no answer until another one is."""
+    policy = SELinuxPolicy(binding)
+    assert policy.allows(PEER, TARGET, READ)
+    binding.policies_loaded = status
+    binding.classes = {}
+    for _ in range(2):
+        with pytest.raises(PolicyUnusableError):
+            policy.allows(PEER, TARGET, READ)
+    assert len(binding.asked) == 1
+    # Another number than before is right, too.
+    binding.classes = {"file": 7}
+    assert policy.allows(PEER, TARGET, READ)
+
+
+def test_memory_is_bounded(binding: Binding) -> None:
+    """However many labels ask, only so many decisions are kept."""
+    policy = SELinuxPolicy(binding)
+    for number in range(10_000):
+        policy.allows(f"u:r:t:s0:c{number}", TARGET, READ)
+    assert len(policy._memory) <= 4096

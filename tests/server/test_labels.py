@@ -1,0 +1,392 @@
+"""What SELinux labels keep apart, asked of the whole service, with a policy of categories."""
+
+import asyncio
+import errno
+from collections.abc import Callable
+
+import pytest
+
+from pykcm.ccaches.quotas import Quotas
+from pykcm.peer.selinux import Permission
+from pykcm.protocol.codes import Code
+from pykcm.protocol.messages import NAME
+from pykcm.protocol.opcodes import Opcode
+from pykcm.protocol.tag import Tag
+from pykcm.server.operations import OPERATIONS
+from pykcm.store.interface import Store
+from pykcm.store.tree import Put, Secret, ccaches_container
+from tests.builders import ALICE, BOB, TGS, credential_bytes, data, principal_bytes, refused
+from tests.peer.mcs import CONTAINER_1, CONTAINER_2, HOST, HOST_LOW, Mcs
+from tests.server.asking import Asking, Server
+from tests.server.programs import kinit, listed
+
+TICKET = credential_bytes(TGS)
+TAG = Tag().pack()
+
+
+@pytest.fixture
+def server(runner: asyncio.Runner, store: Store) -> Server:
+    """A service under a policy of categories, on an empty store of each kind in turn."""
+    return Server(runner, store, policy=Mcs())
+
+
+# Hidden ccaches
+
+HIDDEN, MISSING, OWN = b"1000:hidden", b"1000:nobody", b"1000:own"
+
+# What follows the name in each operation that names a ccache.
+ABOUT_ONE = {
+    Opcode.GET_NAME: b"",
+    Opcode.RESOLVE: b"",
+    Opcode.DESTROY: b"",
+    Opcode.STORE: TICKET,
+    Opcode.RETRIEVE: bytes(4) + TAG,
+    Opcode.GET_PRINCIPAL: b"",
+    Opcode.GET_CRED_UUID_LIST: b"",
+    Opcode.GET_CRED_BY_UUID: bytes(16),
+    Opcode.REMOVE_CRED: bytes(4) + TAG,
+    Opcode.SET_FLAGS: bytes(4),
+    Opcode.MOVE_CACHE: OWN + b"\0",
+    Opcode.SET_DEFAULT_CACHE: b"",
+    Opcode.GET_KDC_OFFSET: b"",
+    Opcode.SET_KDC_OFFSET: bytes(4),
+    Opcode.GET_CRED_LIST: b"",
+}
+CREATING = {
+    Opcode.INITIALIZE: principal_bytes(BOB),
+    Opcode.REPLACE: bytes(4) + principal_bytes(BOB) + b"\0\0\0\1" + data(TICKET),
+}
+WITHOUT_A_NAME = {
+    Opcode.NOOP,
+    Opcode.GEN_NEW,
+    Opcode.GET_CACHE_UUID_LIST,
+    Opcode.GET_CACHE_BY_UUID,
+    Opcode.GET_DEFAULT_CACHE,
+}
+
+
+@pytest.fixture
+def hidden(server: Server, one: Asking, two: Asking) -> Asking:
+    """The other container's `1000:hidden` of one ticket, its default, beside this one's `1000:own`."""
+    one.initialize(HIDDEN, ALICE)
+    one.store(HIDDEN, TICKET)
+    one.set_default_cache(HIDDEN)
+    two.initialize(OWN, BOB)
+    two.set_default_cache(OWN)
+    return two
+
+
+def untouched(one: Asking) -> None:
+    assert one.get_principal(HIDDEN) == ALICE
+    assert one.get_cred_list(HIDDEN) == [TICKET]
+    assert one.get_kdc_offset(HIDDEN) == 0
+    assert listed(one) == [HIDDEN]
+    assert one.get_default_cache() == HIDDEN
+
+
+def test_every_operation_is_here() -> None:
+    """The tables of this file have every supported operation, and those that name a ccache as such."""
+    supported = {opcode for opcode, each in OPERATIONS.items() if each.run.__name__ != "not_supported"}
+    assert supported == {*ABOUT_ONE, *CREATING, *WITHOUT_A_NAME}
+    assert {opcode for opcode in supported if NAME in OPERATIONS[opcode].arguments} == {*ABOUT_ONE, *CREATING}
+
+
+@pytest.mark.parametrize("restarted", [False, True], ids=["in memory", "read again"])
+@pytest.mark.parametrize("opcode", ABOUT_ONE, ids=lambda opcode: opcode.name)
+def test_hidden_is_as_missing(
+    server: Server, one: Asking, hidden: Asking, opcode: Opcode, restarted: bool
+) -> None:
+    """About a hidden ccache each operation answers byte for byte as about a missing one, and does nothing."""
+    if restarted:
+        server = server.restarted()
+        one, hidden = server.ask_as(1000, CONTAINER_1), server.ask_as(1000, CONTAINER_2)
+    rest = ABOUT_ONE[opcode]
+    answer = hidden.answer(opcode, HIDDEN + b"\0" + rest)
+    assert answer == hidden.answer(opcode, MISSING + b"\0" + rest)
+    free = {Opcode.RESOLVE: 0, Opcode.SET_FLAGS: 0, Opcode.SET_DEFAULT_CACHE: 0}
+    wanted = free.get(opcode, Code.CC_END if opcode == Opcode.GET_CRED_BY_UUID else Code.FCC_NOFILE)
+    assert answer == (wanted, b"")
+    untouched(one)
+    assert listed(hidden) == [OWN]
+
+
+def test_hidden_uuids(server: Server, one: Asking, hidden: Asking) -> None:
+    """The UUIDs of a hidden ccache and of its tickets lead nowhere, and are not listed."""
+    (ccache,) = one.get_cache_uuid_list()
+    (ticket,) = one.get_cred_uuid_list(HIDDEN)
+    assert ccache not in hidden.get_cache_uuid_list()
+    with refused(Code.CC_END):
+        hidden.get_cache_by_uuid(ccache)
+    for name in (HIDDEN, OWN):
+        with refused(Code.CC_END):
+            hidden.get_cred_by_uuid(name, ticket)
+
+
+@pytest.mark.parametrize("opcode", CREATING, ids=lambda opcode: opcode.name)
+def test_hidden_names_are_taken(one: Asking, hidden: Asking, opcode: Opcode) -> None:
+    """To create a ccache of a hidden one's name is FCC_PERM, and changes neither."""
+    assert hidden.answer(opcode, HIDDEN + b"\0" + CREATING[opcode]) == (Code.FCC_PERM, b"")
+    with refused(Code.FCC_PERM):
+        hidden.move_cache(OWN, HIDDEN)
+    untouched(one)
+    assert hidden.get_principal(OWN) == BOB
+
+
+def test_new_names_are_not_taken(hidden: Asking, monkeypatch: pytest.MonkeyPatch) -> None:
+    """GEN_NEW never gives a hidden ccache's name."""
+    drawn = iter(["hidden", "own", "free"])
+    monkeypatch.setattr("pykcm.ccaches.collection.secrets.token_hex", lambda _size: next(drawn))
+    assert hidden.gen_new() == b"1000:free"
+
+
+def test_each_sees_its_own(server: Server, one: Asking, two: Asking, host: Asking) -> None:
+    """Two containers of one UID see their own ccaches only, the host both; after a restart, too."""
+    one.initialize(b"1000:one", ALICE)
+    two.initialize(b"1000:two", BOB)
+    assert (listed(one), listed(two)) == ([b"1000:one"], [b"1000:two"])
+    assert listed(host) == [b"1000:one", b"1000:two"]
+    again = server.restarted()
+    assert listed(again.ask_as(1000, CONTAINER_1)) == [b"1000:one"]
+    assert listed(again.ask_as(1000, HOST)) == [b"1000:one", b"1000:two"]
+    host.destroy(b"1000:one")
+    assert (listed(one), listed(two)) == ([], [b"1000:two"])
+
+
+def test_overwritten_by_the_host(one: Asking, two: Asking, host: Asking) -> None:
+    """A container's ccache that the host overwrites or moves stays that container's."""
+    one.initialize(b"1000:one", ALICE)
+    host.replace(b"1000:one", 0, BOB, [TICKET])
+    host.move_cache(b"1000:one", b"1000:moved")
+    assert listed(one) == [b"1000:moved"]
+    assert listed(two) == []
+    host.initialize(b"1000:of the host", ALICE)
+    host.move_cache(b"1000:of the host", b"1000:moved")
+    assert listed(two) == []
+    assert one.get_principal(b"1000:moved") == ALICE
+
+
+@pytest.mark.parametrize("label", [HOST, HOST_LOW])
+def test_the_low_level_counts(server: Server, one: Asking, label: str) -> None:
+    """What a peer of s0-s0:c0.c1023 creates is at s0, as a file would be: whoever dominates that reads it."""
+    server.ask_as(1000, label).initialize(b"1000:low", ALICE)
+    assert one.get_principal(b"1000:low") == ALICE
+    assert server.ask_as(1000, HOST_LOW).get_principal(b"1000:low") == ALICE
+    one.initialize(b"1000:one", ALICE)
+    with refused(Code.FCC_NOFILE):
+        server.ask_as(1000, HOST_LOW).get_principal(b"1000:one")
+
+
+def test_other_users_stay_others(server: Server, one: Asking) -> None:
+    """The same label opens nothing of another UID."""
+    one.initialize(b"1000", ALICE)
+    with refused(Code.FCC_NOFILE):
+        server.ask_as(2000, CONTAINER_1).get_principal(b"1000")
+
+
+# Root
+
+
+def test_root_in_a_container(server: Server, one: Asking) -> None:
+    """Root is under the same rules by name: what its label may not read is not there for it."""
+    one.initialize(b"1000", ALICE)
+    for label, sees in [(CONTAINER_1, True), (CONTAINER_2, False), (HOST, True), (HOST_LOW, False)]:
+        root = server.ask_as(0, label)
+        if sees:
+            assert root.get_principal(b"1000") == ALICE
+        else:
+            with refused(Code.FCC_NOFILE):
+                root.get_principal(b"1000")
+            with refused(Code.FCC_NOFILE):
+                root.destroy(b"1000")
+            with refused(Code.FCC_PERM):
+                root.initialize(b"1000", BOB)
+
+
+def test_root_lists_all_that_it_sees(runner: asyncio.Runner, store: Store) -> None:
+    """With `root_lists_all` root's list has of everyone's ccaches those that its label may read."""
+    server = Server(runner, store, root_lists_all=True, policy=Mcs())
+    server.ask_as(1000, CONTAINER_1).initialize(b"1000", ALICE)
+    server.ask_as(2000, CONTAINER_2).initialize(b"2000", ALICE)
+    server.ask_as(0, HOST).initialize(b"0", ALICE)
+    assert listed(server.ask_as(0, HOST)) == [b"0", b"1000", b"2000"]
+    assert listed(server.ask_as(0, CONTAINER_2)) == [b"0", b"2000"]
+    (uuid,) = server.ask_as(1000, CONTAINER_1).get_cache_uuid_list()
+    with refused(Code.CC_END):
+        server.ask_as(0, CONTAINER_2).get_cache_by_uuid(uuid)
+
+
+# Reading without writing
+
+
+def test_read_only(runner: asyncio.Runner, store: Store) -> None:
+    """A ccache that may be read but not written is listed and read; every change of it is FCC_PERM."""
+    server = Server(runner, store, policy=Mcs(CONTAINER_1))
+    host, reader = server.ask_as(1000, HOST), server.ask_as(1000, CONTAINER_1)
+    host.initialize(HIDDEN, ALICE)
+    host.store(HIDDEN, TICKET)
+    reader.initialize(OWN, BOB)
+    assert listed(reader) == [HIDDEN, OWN]
+    assert reader.get_cred_list(HIDDEN) == [TICKET]
+    for opcode, rest in (ABOUT_ONE | CREATING).items():
+        if opcode == Opcode.SET_DEFAULT_CACHE or not OPERATIONS[opcode].changes:
+            continue
+        assert (opcode, *reader.answer(opcode, HIDDEN + b"\0" + rest)) == (opcode, Code.FCC_PERM, b"")
+    with refused(Code.FCC_PERM):
+        reader.move_cache(OWN, HIDDEN)
+    assert host.get_principal(HIDDEN) == ALICE
+    assert host.get_cred_list(HIDDEN) == [TICKET]
+    reader.set_default_cache(HIDDEN)
+    assert reader.get_default_cache() == HIDDEN
+
+
+def test_a_read_only_default_is_not_given(runner: asyncio.Runner, store: Store) -> None:
+    """GET_DEFAULT_CACHE gives a name that the peer may create: not one that it may only read."""
+    server = Server(runner, store, policy=Mcs(CONTAINER_1))
+    kinit(server.ask_as(1000, HOST))
+    name = kinit(server.ask_as(1000, CONTAINER_1))
+    assert name != b"1000"
+
+
+def test_write_only(server: Server, one: Asking, two: Asking, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What may be written but not read is hidden all the same, and its name is taken."""
+    one.initialize(b"1000", ALICE)
+
+    def write_everywhere(peer: str, target: str, permission: Permission) -> bool:
+        return permission is Permission.WRITE or Mcs().allows(peer, target, permission)
+
+    monkeypatch.setattr(server.policy, "allows", write_everywhere)
+    for opcode in (Opcode.DESTROY, Opcode.STORE, Opcode.GET_PRINCIPAL):
+        assert two.answer(opcode, b"1000\0" + ABOUT_ONE[opcode]) == (Code.FCC_NOFILE, b"")
+    with refused(Code.FCC_PERM):
+        two.initialize(b"1000", BOB)
+    assert kinit(two) != b"1000"
+
+
+# With and without labels
+
+
+def test_from_a_time_without_selinux(runner: asyncio.Runner, store: Store) -> None:
+    """A ccache that was stored without a label is at the lowest level: every peer of the UID reads it."""
+    Server(runner, store).ask_as(1000).initialize(b"1000", ALICE)
+    server = Server(runner, store, policy=Mcs())
+    for label in (CONTAINER_1, CONTAINER_2, HOST, HOST_LOW):
+        assert server.ask_as(1000, label).get_principal(b"1000") == ALICE
+
+
+def test_selinux_is_gone(runner: asyncio.Runner, store: Store) -> None:
+    """Where the kernel has no SELinux any more only the UID counts, and the shared default is the default."""
+    labelled = Server(runner, store, policy=Mcs())
+    kinit(labelled.ask_as(1000, CONTAINER_1))
+    own = kinit(labelled.ask_as(1000, CONTAINER_2))
+    without = Server(runner, store).ask_as(1000)
+    assert listed(without) == [b"1000", own]
+    assert without.get_default_cache() == b"1000"
+    without.set_default_cache(own)
+    assert Server(runner, store, policy=Mcs()).ask_as(1000, CONTAINER_2).get_default_cache() == own
+
+
+@pytest.mark.parametrize("label", [None, "", "nonsense", "u:r:t:"])
+def test_peers_without_a_context(server: Server, one: Asking, label: str | None) -> None:
+    """A peer whose label is missing or malformed is given nothing, and makes nothing."""
+    one.initialize(b"1000", ALICE)
+    nobody = server.ask_as(1000, label)
+    assert nobody.get_cache_uuid_list() == []
+    with refused(Code.FCC_NOFILE):
+        nobody.get_principal(b"1000")
+    with refused(Code.FCC_PERM):
+        nobody.initialize(b"1000", BOB)
+    for ask in (
+        nobody.get_default_cache,
+        lambda: nobody.set_default_cache(b"1000:a"),
+        lambda: nobody.get_principal(b""),
+    ):
+        with refused(Code.FCC_PERM):
+            ask()
+    assert listed(one) == [b"1000"]
+    assert one.get_default_cache() == b"1000"
+
+
+@pytest.mark.parametrize("label", ["", "nonsense", "u:r:t:s0-", "u:r:t:s0 "])
+def test_ccaches_without_a_context(
+    server: Server, runner: asyncio.Runner, store: Store, host: Asking, label: str
+) -> None:
+    """A ccache whose label is malformed is nobody's, where there are labels."""
+    Server(runner, store).ask_as(1000, label).initialize(b"1000", ALICE)
+    assert host.get_cache_uuid_list() == []
+    with refused(Code.FCC_NOFILE):
+        host.get_principal(b"1000")
+    with refused(Code.FCC_PERM):
+        host.initialize(b"1000", ALICE)
+    assert Server(runner, store).ask_as(1000).get_principal(b"1000") == ALICE
+
+
+def test_a_policy_without_an_answer(server: Server, one: Asking, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the policy gives no answer, ccaches are hidden: nothing is answered as if it were allowed."""
+    one.initialize(b"1000", ALICE)
+
+    def fail(_peer: str, _target: str, _permission: Permission) -> bool:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(server.policy, "allows", fail)
+    assert one.get_cache_uuid_list() == []
+    with refused(Code.FCC_NOFILE):
+        one.get_principal(b"1000")
+
+
+# Quotas
+
+
+def test_hidden_ccaches_count(runner: asyncio.Runner, store: Store) -> None:
+    """The quotas are the UID's: what one label fills, another one lacks."""
+    server = Server(runner, store, quotas=Quotas(max_uid_ccaches=1), policy=Mcs())
+    server.ask_as(1000, CONTAINER_1).initialize(b"1000:a", ALICE)
+    with refused(errno.EDQUOT):
+        server.ask_as(1000, CONTAINER_2).initialize(b"1000:b", ALICE)
+
+
+# Ccaches whose secrets cannot be read
+
+
+def spoil(server: Server, where: Callable[[Secret], bool]) -> Server:
+    """A service that finds this secret of UID 1000 damaged."""
+    (secret,) = [each for each in server.runner.run(server.store.load(1000)) if where(each)]
+    server.runner.run(server.store.commit([Put(secret.container, secret.name, b"spoilt")]))
+    return server.restarted()
+
+
+def test_damaged_ticket(server: Server, one: Asking) -> None:
+    """A ccache with a damaged ticket answers EIO and can be destroyed by those alone who may read it."""
+    one.initialize(HIDDEN, ALICE)
+    one.store(HIDDEN, TICKET)
+    again = spoil(server, lambda secret: secret.container.endswith(HIDDEN.decode()))
+    one, two = again.ask_as(1000, CONTAINER_1), again.ask_as(1000, CONTAINER_2)
+    for opcode, rest in ABOUT_ONE.items():
+        answer = two.answer(opcode, HIDDEN + b"\0" + rest)
+        assert answer == two.answer(opcode, MISSING + b"\0" + rest), opcode
+    with refused(Code.FCC_PERM):
+        two.initialize(HIDDEN, BOB)
+    with refused(errno.EIO):
+        one.get_principal(HIDDEN)
+    with refused(errno.EIO):
+        one.initialize(HIDDEN, BOB)
+    one.destroy(HIDDEN)
+    two.initialize(HIDDEN, BOB)
+
+
+@pytest.mark.parametrize("label", [CONTAINER_1, CONTAINER_2, HOST])
+def test_damaged_ccache(server: Server, one: Asking, label: str) -> None:
+    """A ccache whose label cannot be read is hidden from every label, and its name is taken.
+
+    A default that names it gives way to another one.
+    """
+    one.initialize(b"1000", ALICE)
+    again = spoil(server, lambda secret: secret.container == ccaches_container(1000))
+    asking = again.ask_as(1000, label)
+    for opcode, rest in ABOUT_ONE.items():
+        if opcode != Opcode.SET_DEFAULT_CACHE:
+            answer = asking.answer(opcode, b"1000\0" + rest)
+            assert answer == asking.answer(opcode, MISSING + b"\0" + rest), opcode
+    with refused(Code.FCC_PERM):
+        asking.initialize(b"1000", BOB)
+    assert kinit(asking) != b"1000"
+    Server(again.runner, again.store.inner).ask_as(1000).destroy(b"1000")
