@@ -83,7 +83,7 @@ _ALLOWED = {
 }
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_DURATION = re.compile(r"(\d+)([smhd])", re.ASCII)
+_DURATION = re.compile(r"(\d{1,12})([smhd])", re.ASCII)
 
 
 def load_config(file: Path | None = None, overrides: dict[str, Any] | None = None) -> Config:

@@ -22,6 +22,7 @@ from pykcm.logs import set_level, set_up_logging
 from pykcm.peer.access import Access
 from pykcm.peer.identity import Kernel, read_kernel
 from pykcm.peer.selinux import PolicyUnusableError, load_policy
+from pykcm.protocol.framing import MAX_REPLY_SIZE
 from pykcm.server.connection import Common, Connection
 from pykcm.server.connections import Connections, Limits
 from pykcm.server.deadlines import Deadlines
@@ -47,6 +48,9 @@ _PATIENCE_WITH_A_REQUEST = 30.0
 
 # So many requests of the greatest size may a UID have waiting or incomplete.
 _LARGE_REQUESTS = 4
+
+# So many replies of the greatest size may a UID leave untaken.
+_LARGE_REPLIES = 10
 
 # Descriptors that are no connections: the database, listening sockets, the event loop's own.
 _OWN_DESCRIPTORS = 32
@@ -170,6 +174,7 @@ def _limits(config: Config) -> Limits:
         min(config.max_connections or most, most),
         config.max_uid_connections,
         _LARGE_REQUESTS * config.max_request_size * KIB,
+        _LARGE_REPLIES * MAX_REPLY_SIZE,
     )
 
 
@@ -255,7 +260,7 @@ async def _serve(
         await asyncio.wait([reaping])
     late = await connections.finish(_PATIENCE_AT_END)
     if late:
-        log.warning("%d connections cut off: their clients did not take their replies", late)
+        log.warning("connections cut off because their clients did not take their replies: %d", late)
 
 
 def _start_reaping(config: Config, store: Store, service: Service) -> asyncio.Task[NoReturn] | None:

@@ -175,6 +175,7 @@ HINTS = {
         ("max_request_size", "true"),
         ("reap_interval", "-1"),
         ("reap_interval", '"often"'),
+        ("reap_interval", f'"{"9" * 5000}s"'),
         ("expired_retention", "-1"),
         ("expired_retention", "true"),
         ("expired_retention", '"1 day"'),

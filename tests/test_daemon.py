@@ -24,6 +24,7 @@ from pykcm.config import Config
 from pykcm.daemon import _limits, _start_reaping
 from pykcm.logs import set_level, set_up_logging
 from pykcm.peer.access import Access
+from pykcm.server.connections import Limits
 from pykcm.server.residents import Residents
 from pykcm.server.service import Service
 from pykcm.store.memory import MemoryStore
@@ -521,6 +522,6 @@ def test_connections_have_descriptors(
     monkeypatch.setattr(resource, "getrlimit", lambda _: (descriptors, descriptors))
     config = Config(max_connections=max_connections, max_uid_connections=7, max_request_size=100)
     limits = _limits(config)
-    assert limits == (allowed, 7, 4 * 100 * 1024)
+    assert limits == Limits(allowed, 7, 4 * 100 * 1024, 100 * 1024 * 1024)
     told = f"max_connections is {max_connections}, but descriptors allow only {allowed}"
     assert caplog.messages == [told] * is_told

@@ -56,6 +56,7 @@ class Connection(asyncio.Protocol):
         "_is_paused",
         "_is_queued",
         "_last_heard",
+        "_owed",
         "_peer",
         "_performing",
         "_reader",
@@ -75,6 +76,7 @@ class Connection(asyncio.Protocol):
         self._peer: Peer
         self._transport: asyncio.Transport
         self._held = 0  # bytes of requests, as they have been counted
+        self._owed = 0  # bytes of replies, as they have been counted
         self._last_heard = 0.0
         self._has_begun = False  # a part of a request has come
         self._is_queued = False  # in the rota
@@ -134,9 +136,12 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         self._is_choked = True
         self._is_at_rest = False
+        if not self._owe(self._transport.get_write_buffer_size()):
+            self._break_off("too many bytes of replies to this UID wait to be taken")
 
     def resume_writing(self) -> None:
         self._is_choked = False
+        self._owe(0)
         self._advance()
 
     # What happens to the requests
@@ -220,6 +225,11 @@ class Connection(asyncio.Protocol):
             if not self._common.connections.hold(self.uid, more):
                 self._break_off("too much of this UID's requests waits or is incomplete")
 
+    def _owe(self, size: int) -> bool:
+        more = size - self._owed
+        self._owed = size
+        return self._common.connections.owe(self.uid, more)
+
     def _mind_the_deadline(self) -> None:
         # While it is us who do not read, the client cannot complete what it has begun.
         self._has_begun = bool(self._reader.size) and not self._is_paused
@@ -247,6 +257,8 @@ class Connection(asyncio.Protocol):
         if self._held:
             self._common.connections.hold(self.uid, -self._held)
             self._held = 0
+        if self._owed:
+            self._owe(0)
 
     @property
     def idle_since(self) -> float | None:
@@ -273,6 +285,15 @@ class Connection(asyncio.Protocol):
         """Whether the client has sent something that the event loop has not brought yet, and will."""
         socket_fd = self._transport.get_extra_info("socket").fileno()
         return not self._has_given_up and any(ioctl(socket_fd, FIONREAD, bytes(_INT_SIZE)))
+
+    def give_way(self) -> None:
+        """Make room for another connection."""
+        if self._has_given_up:
+            self.abort()
+        else:
+            # Not at once: a request that is sent in the same moment must be answered. To a write behind it
+            # the client gets EPIPE, on which libkrb5 connects anew.
+            self.finish()
 
     # What the daemon's end calls
 

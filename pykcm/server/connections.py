@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol
 
 from pykcm.logs import Throttle
@@ -11,11 +11,15 @@ log = logging.getLogger(__name__)
 
 
 class Limits(NamedTuple):
-    """What one UID, and all together, may take up; 0: no limit. `uid_bytes` are those of requests."""
+    """What one UID, and all together, may take up; 0: no limit.
+
+    `uid_bytes` are those of requests that wait, `uid_unread` those of replies that were not taken.
+    """
 
     connections: int = 0
     uid_connections: int = 0
     uid_bytes: int = 0
+    uid_unread: int = 0
 
 
 NO_LIMITS = Limits()
@@ -34,6 +38,9 @@ class Member(Protocol):
     def has_unread(self) -> bool:
         """Whether there is more of it that it has not been told of."""
 
+    def give_way(self) -> None:
+        """Answer what the client has sent all the same, then close."""
+
     def finish(self) -> None:
         """Answer what has begun, then close."""
 
@@ -51,9 +58,11 @@ class Connections:
         self._open: dict[int, set[Member]] = {}
         self._count = 0
         self._bytes: dict[int, int] = {}
+        self._unread: dict[int, int] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._is_ending = False
         self._limit_warnings = Throttle(1)
+        self._eviction_warnings = Throttle(1)
         self.broken_off_warnings = Throttle(100)
         self.refusal_warnings = Throttle(100)
         self._all_closed = asyncio.Event()
@@ -92,26 +101,37 @@ class Connections:
     def _has_room(self, uid: int) -> bool:
         limits = self._limits
         if limits.uid_connections and len(self._open.get(uid, ())) >= limits.uid_connections:
-            return self._make_room(uid, uid, f"max_uid_connections ({limits.uid_connections}) reached")
+            return self._make_room(uid, [uid], f"max_uid_connections ({limits.uid_connections})")
         if limits.connections and self._count >= limits.connections:
-            # Whoever has the most gives way, so that nobody is kept out by another one's many.
-            most = max(self._open, key=lambda each: len(self._open[each]))
-            return self._make_room(most, uid, f"max_connections ({limits.connections}) reached")
+            # Whoever has the most gives way first, so that nobody is kept out by another one's many.
+            by_number = sorted(self._open, key=lambda each: len(self._open[each]), reverse=True)
+            return self._make_room(uid, by_number, f"max_connections ({limits.connections})")
         return True
 
-    def _make_room(self, giving: int, asking: int, why: str) -> bool:
-        """Close the longest idle connection of the UID `giving`; False where none is idle."""
-        longest = self._longest_idle(giving)
-        if self._limit_warnings.is_due(giving):
-            idle = f"UID {giving}'s longest idle one was closed"
-            none = f"refused, because none of UID {giving} is idle"
-            what = none if longest is None else idle
-            log.warning("connection of UID %d: %s: %s", asking, why, what, extra={"KCM_UID": giving})
-        if longest is None:
-            return False
-        longest.abort()
-        self.discard(longest)
-        return True
+    def _make_room(self, asking: int, giving: Iterable[int], limit: str) -> bool:
+        """Close the longest idle connection of the first UID that has one; False where none has."""
+        for uid in giving:
+            longest = self._longest_idle(uid)
+            if longest is not None:
+                if self._eviction_warnings.is_due(asking):
+                    log.warning(
+                        "UID %d: %s reached: UID %d's longest idle connection was closed",
+                        asking,
+                        limit,
+                        uid,
+                        extra={"KCM_UID": asking},
+                    )
+                longest.give_way()
+                self.discard(longest)
+                return True
+        if self._limit_warnings.is_due(asking):
+            log.warning(
+                "UID %d: connection refused: %s reached, and each has a request under way",
+                asking,
+                limit,
+                extra={"KCM_UID": asking},
+            )
+        return False
 
     def _longest_idle(self, uid: int) -> Member | None:
         idle = [
@@ -126,12 +146,11 @@ class Connections:
 
     def hold(self, uid: int, more: int) -> bool:
         """Count bytes of requests that wait or are incomplete; False where the UID has too many."""
-        held = self._bytes.get(uid, 0) + more
-        if held:
-            self._bytes[uid] = held
-        else:
-            del self._bytes[uid]
-        return not self._limits.uid_bytes or held <= self._limits.uid_bytes
+        return _add(self._bytes, uid, more, self._limits.uid_bytes)
+
+    def owe(self, uid: int, more: int) -> bool:
+        """Count bytes of replies that were not taken yet; False where the UID has too many."""
+        return _add(self._unread, uid, more, self._limits.uid_unread)
 
     # Whether there are any
 
@@ -166,3 +185,12 @@ class Connections:
 
     def _all(self) -> list[Member]:
         return [connection for own in self._open.values() for connection in own]
+
+
+def _add(by_uid: dict[int, int], uid: int, more: int, limit: int) -> bool:
+    total = by_uid.get(uid, 0) + more
+    if total:
+        by_uid[uid] = total
+    else:
+        by_uid.pop(uid, None)
+    return not limit or total <= limit

@@ -41,7 +41,10 @@ class Reaper:
         pause = _WAIT_AT_START
         while True:
             await sleep(pause)
-            await self.reap()
+            try:
+                await self.reap()
+            except Exception:
+                log.exception("expired ccaches are not removed by an error in pykcm")
             pause = interval
 
     async def reap(self) -> None:

@@ -73,8 +73,7 @@ class Residents:
         """
         if not self._cache_size or self._footprint <= self._cache_size:
             return
-        *others, _ = self._collections
-        for uid in others:
+        for uid in list(self._collections)[:-1]:
             if may_go(uid):
                 self.release(uid)
                 if self._footprint <= self._cache_size:

@@ -40,6 +40,7 @@ class Service:
         self._committer = Committer(store)
         self._traces = log.isEnabledFor(logging.DEBUG)
         self._quota_warnings = Throttle(1)
+        self._store_errors = Throttle(10)
 
     async def perform(self, peer: Peer, frame: Frame) -> Sendable:
         """The packed reply to one request. Never raises."""
@@ -121,10 +122,12 @@ class Service:
         await self._lanes.enter(uid)
         try:
             was_present = self._residents.present(uid) is not None
-            collection = await self._residents.get(uid)
-            await self._make_durable([collection], lambda: change(collection))
-            if not was_present:
-                self._residents.release(uid)
+            try:
+                collection = await self._residents.get(uid)
+                await self._make_durable([collection], lambda: change(collection))
+            finally:
+                if not was_present:
+                    self._residents.release(uid)
         finally:
             self._lanes.leave(uid)
 
@@ -178,6 +181,8 @@ class Service:
     def _report(self, operation: Operation, peer: Peer, arguments: list[Any], error: KcmError) -> None:
         """Tell the administrator what needs attention; what merely was not found is nobody's business."""
         if isinstance(error, StoreError):
+            if not self._store_errors.is_due(peer.uid):
+                return
             log.error(
                 "UID %d: %s failed in the store: %s",
                 peer.uid,

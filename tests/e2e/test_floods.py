@@ -127,7 +127,7 @@ def test_the_longest_idle_connection_gives_way(stopped_pykcmd: Pykcmd) -> None:
                 half.send(request(Opcode.NOOP)[6:])
                 assert half.reply() == (0, b"")
                 assert last.ask(Opcode.NOOP) == 0
-        assert f"connection of UID {USER}: max_uid_connections (3) reached" in pykcmd.log
+        assert f"UID {USER}: max_uid_connections (3) reached" in pykcmd.log
 
 
 def test_another_users_connections_are_not_counted(several_uids: None, stopped_pykcmd: Pykcmd) -> None:
@@ -146,4 +146,4 @@ def test_another_users_connections_are_not_counted(several_uids: None, stopped_p
                 assert [connection.ask(Opcode.NOOP) for connection in connections[1:]] == [0, 0]
         for connection in connections:
             connection.__exit__()
-        assert f"connection of UID {OTHER}: max_connections (4) reached: UID {USER}'s" in pykcmd.log
+        assert f"UID {OTHER}: max_connections (4) reached: UID {USER}'s" in pykcmd.log

@@ -20,8 +20,12 @@ class FakeConnection:
         self.idle_since = idle_since
         self.has_unread = has_unread
         self.good = good
+        self.gave_way = False
         self.was_aborted = False
         self.was_finished = False
+
+    def give_way(self) -> None:
+        self.gave_way = True
 
     def finish(self) -> None:
         self.was_finished = True

@@ -26,8 +26,8 @@ def filled(connections: Connections, uid: int, *idle_since: float | None) -> lis
     return members
 
 
-def aborted(members: list[FakeConnection]) -> list[bool]:
-    return [member.was_aborted for member in members]
+def gave_way(members: list[FakeConnection]) -> list[bool]:
+    return [member.gave_way for member in members]
 
 
 def test_a_uids_longest_idle_one_gives_way(caplog: pytest.LogCaptureFixture) -> None:
@@ -36,15 +36,15 @@ def test_a_uids_longest_idle_one_gives_way(caplog: pytest.LogCaptureFixture) -> 
     others = filled(connections, OTHER, 0.5, 0.1)
     own = filled(connections, UID, 7.0, 5.0, 6.0)
     (fourth,) = filled(connections, UID, 8.0)
-    assert aborted(own) == [False, True, False]
+    assert gave_way(own) == [False, True, False]
     (fifth,) = filled(connections, UID, 9.0)
-    assert aborted(own) == [False, True, True]
-    assert aborted([*others, fourth, fifth]) == [False] * 4
+    assert gave_way(own) == [False, True, True]
+    assert gave_way([*others, fourth, fifth]) == [False] * 4
     # Its end, which the event loop tells later, counts for nothing any more.
     for member in own[1:]:
         connections.discard(member)
     filled(connections, OTHER, 10.0)
-    assert aborted([*others, fourth, fifth]) == [False] * 4
+    assert gave_way([*others, fourth, fifth]) == [False] * 4
 
 
 def test_one_connection_may_be_the_limit() -> None:
@@ -53,7 +53,7 @@ def test_one_connection_may_be_the_limit() -> None:
     (first,) = filled(connections, UID, 1.0)
     (second,) = filled(connections, UID, 2.0)
     (other,) = filled(connections, OTHER, 1.0)
-    assert aborted([first, second, other]) == [True, False, False]
+    assert gave_way([first, second, other]) == [True, False, False]
 
 
 @pytest.mark.parametrize("limits", [{"uid_connections": 2}, {"connections": 2}], ids=["uid", "all"])
@@ -67,7 +67,7 @@ def test_under_way(limits: dict[str, int]) -> None:
     connections.discard(refused)
     own[1].idle_since = 1.0
     filled(connections, UID, None)
-    assert aborted([*own, refused]) == [False, True, False]
+    assert gave_way([*own, refused]) == [False, True, False]
 
 
 def test_what_has_arrived_is_under_way() -> None:
@@ -76,24 +76,34 @@ def test_what_has_arrived_is_under_way() -> None:
     own = filled(connections, UID, 1.0, 2.0)
     own[0].has_unread = True
     (third,) = filled(connections, UID, 3.0)
-    assert aborted([*own, third]) == [False, True, False]
+    assert gave_way([*own, third]) == [False, True, False]
     third.has_unread = True
     assert not connections.add(FakeConnection(connections, UID))
-    assert aborted([own[0], third]) == [False, False]
+    assert gave_way([own[0], third]) == [False, False]
 
 
 def test_who_has_the_most_gives_way() -> None:
-    """At max_connections the UID with the most gives way, whoever asks; and others are never touched."""
+    """At max_connections the UID with the most gives way, whoever asks, and nobody else."""
     connections = limited(connections=5)
     others = filled(connections, OTHER, 1.0, 2.0)
     most = filled(connections, UID, 8.0, 7.0, 9.0)
     (third,) = filled(connections, THIRD, 10.0)
-    assert aborted(most) == [False, True, False]
+    assert gave_way(most) == [False, True, False]
     # Now UID and OTHER have two each; whoever it is, one is closed, and the longest idle one.
     filled(connections, THIRD, 11.0)
-    assert sorted([aborted(most[::2]), aborted(others)]) == [[False, False], [True, False]]
-    assert not third.was_aborted
+    assert sorted([gave_way(most[::2]), gave_way(others)]) == [[False, False], [True, False]]
+    assert not third.gave_way
     assert connections._count == 5
+
+
+def test_who_keeps_all_busy_keeps_nobody_out() -> None:
+    """Where the UID with the most has none idle, the next one gives way to somebody who comes."""
+    connections = limited(connections=4)
+    busy = filled(connections, UID, None, None, None)
+    (idle,) = filled(connections, OTHER, 1.0)
+    filled(connections, THIRD, 2.0)
+    assert idle.gave_way
+    assert not any(gave_way(busy))
 
 
 def test_both_limits() -> None:
@@ -103,14 +113,14 @@ def test_both_limits() -> None:
     third = filled(connections, THIRD, 0.5)
     own = filled(connections, UID, 8.0, 9.0)
     filled(connections, UID, 10.0)
-    assert aborted([*other, *third, *own]) == [False, False, False, True, False]
+    assert gave_way([*other, *third, *own]) == [False, False, False, True, False]
 
 
 def test_no_limit() -> None:
     """0 is no limit."""
     connections = limited()
     members = filled(connections, UID, *range(5000))
-    assert not any(aborted(members))
+    assert not any(gave_way(members))
 
 
 def test_room_is_given_back() -> None:
@@ -139,18 +149,28 @@ def test_making_room_is_no_idle_time() -> None:
 
 
 def test_the_log_tells_who(caplog: pytest.LogCaptureFixture) -> None:
-    """One line a minute for each UID that gives way: who came, which limit, and who gave way."""
-    connections = limited(connections=3, uid_connections=2)
+    """One line a minute for each UID that comes and each outcome: who came, which limit, and who gave way."""
+    connections = limited(connections=4, uid_connections=2)
     filled(connections, UID, 1.0, 2.0, 3.0, 4.0)
     filled(connections, OTHER, None, None)
     assert not connections.add(FakeConnection(connections, OTHER))
     assert not connections.add(FakeConnection(connections, OTHER))
     assert [record.getMessage() for record in caplog.records] == [
-        "connection of UID 1000: max_uid_connections (2) reached: UID 1000's longest idle one was closed",
-        "connection of UID 2000: max_uid_connections (2) reached: refused, because none of UID 2000 is idle",
+        "UID 1000: max_uid_connections (2) reached: UID 1000's longest idle connection was closed",
+        "UID 2000: connection refused: max_uid_connections (2) reached, and each has a request under way",
     ]
     assert {record.levelno for record in caplog.records} == {logging.WARNING}
     assert [vars(record)["KCM_UID"] for record in caplog.records] == [UID, OTHER]
+
+
+def test_the_log_tells_who_is_refused(caplog: pytest.LogCaptureFixture) -> None:
+    """Everyone who is refused is named, also when room was made for them, or others refused, before."""
+    connections = limited(connections=2)
+    filled(connections, UID, None, 1.0)
+    filled(connections, OTHER, None)
+    for uid in (OTHER, THIRD, OTHER, THIRD):
+        assert not connections.add(FakeConnection(connections, uid))
+    assert [vars(record)["KCM_UID"] for record in caplog.records] == [OTHER, OTHER, THIRD]
 
 
 def test_the_log_tells_of_the_limit_of_all(caplog: pytest.LogCaptureFixture) -> None:
@@ -159,7 +179,7 @@ def test_the_log_tells_of_the_limit_of_all(caplog: pytest.LogCaptureFixture) -> 
     filled(connections, UID, 1.0, 2.0, 3.0)
     filled(connections, OTHER, 1.0)
     assert [record.getMessage() for record in caplog.records] == [
-        "connection of UID 2000: max_connections (3) reached: UID 1000's longest idle one was closed"
+        "UID 2000: max_connections (3) reached: UID 1000's longest idle connection was closed"
     ]
 
 
@@ -184,3 +204,16 @@ def test_bytes_of_a_uid() -> None:
 def test_bytes_without_a_limit() -> None:
     """0 is no limit."""
     assert limited().hold(UID, 1 << 40)
+
+
+def test_bytes_that_a_uid_leaves_untaken() -> None:
+    """What is owed to a UID is bounded by itself, and given back."""
+    connections = limited(uid_unread=100, uid_bytes=10)
+    assert connections.owe(UID, 60)
+    assert connections.owe(UID, 40)
+    assert connections.owe(OTHER, 100)
+    assert not connections.owe(UID, 1)
+    assert connections.owe(UID, -41)
+    assert connections.owe(UID, -60)
+    assert connections.owe(OTHER, -100)
+    assert connections._unread == {}

@@ -11,6 +11,7 @@ import pytest
 from pykcm.peer.identity import Peer
 from pykcm.protocol.framing import Frame, Sendable
 from pykcm.protocol.opcodes import Opcode
+from pykcm.server.connection import Connection
 from pykcm.server.connections import Limits
 from pykcm.server.rota import Servable
 from tests.builders import ALICE, credential_of_size, principal_bytes
@@ -313,7 +314,45 @@ def test_an_unread_reply_is_given_up(play: Play, limits: Limits) -> None:
     play(scenario, limits=limits, clock=clock)
 
 
+def test_a_request_behind_the_choice_is_answered(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a client sends in the moment in which its connection is to give way is answered all the same."""
+
+    async def scenario(listening: Listening) -> None:
+        client = await listening.connected()
+        assert await client.ask(NOOP) == (0, b"")
+        # It comes after the kernel was asked, and before the connection closes.
+        monkeypatch.setattr(Connection, "has_unread", False)
+        client.socket.send(NOOP)
+        other = listening.client()
+        assert await client.reply() == (0, b"")
+        assert await client.is_closed()
+        with pytest.raises(BrokenPipeError):
+            await client.send(NOOP)
+        assert await other.ask(NOOP) == (0, b"")
+
+    play(scenario, limits=Limits(uid_connections=1))
+
+
 # Replies that are not read
+
+
+def test_untaken_replies_of_a_uid_are_bounded(play: Play, caplog: pytest.LogCaptureFixture) -> None:
+    """Who leaves more replies untaken than a UID may is disconnected; what was owed is given back."""
+
+    async def scenario(listening: Listening) -> None:
+        clients = [await listening.connected() for _ in range(2)]
+        assert await clients[0].ask(INITIALIZE) == (0, b"")
+        for number in range(120):
+            assert await clients[0].ask(store(number)) == (0, b"")
+        await clients[0].send(GET_CRED_LIST)
+        await until(lambda: listening.made[0]._is_choked)
+        await clients[1].send(GET_CRED_LIST)
+        await until(lambda: caplog.messages)
+        assert "replies" in caplog.text
+        assert len(await clients[0].receive(12 + 4 + 120 * (4 + 4096))) > 0
+        await until(lambda: not listening.connections._unread)
+
+    play(scenario, limits=Limits(uid_unread=500_000))
 
 
 def test_unread_replies_are_not_piled_up(play: Play) -> None:
