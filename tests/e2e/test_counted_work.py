@@ -13,7 +13,7 @@ import pytest
 
 from pykcm.client import KcmClient
 from pykcm.protocol.opcodes import Opcode
-from tests.builders import ALICE, credential_of_size, service
+from tests.builders import ALICE, credential_of_size, service, ticket
 from tests.e2e.daemon import LIMIT, Pykcmd
 from tests.e2e.raw import request
 
@@ -80,7 +80,9 @@ def test_a_store_is_one_sync(quiet: Pykcmd, folder: Path) -> None:
     with KcmClient(quiet.socket_path) as kcm:
         for filled in (0, 1500):
             credentials = [
-                credential_of_size(1200, service(number)).blob for number in range(filled + ROUNDS)
+                # Not expired, or the reaper takes them away when this takes long.
+                ticket(service(number), ends=2**32 - 1, size=1200).blob
+                for number in range(filled + ROUNDS)
             ]
             kcm.replace(NAME, 0, ALICE, credentials[:filled])
             trace = Trace(quiet, folder / f"trace{filled}")
