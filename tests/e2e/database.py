@@ -11,15 +11,18 @@ KEY_SIZE = 32
 
 
 def key_file(state_dir: Path) -> Path:
-    """The one file of the key's size."""
-    (found,) = (path for path in state_dir.iterdir() if path.stat().st_size == KEY_SIZE)
+    """The one file of the key's size that is no journal: one that was just begun anew is as small."""
+    (found,) = (path for path in _files(state_dir) if path.stat().st_size == KEY_SIZE)
     return found
 
 
 def database_file(state_dir: Path) -> Path:
     """The largest file that is no journal."""
-    files = [path for path in state_dir.iterdir() if not path.name.endswith("-wal")]
-    return max(files, key=lambda path: path.stat().st_size)
+    return max(_files(state_dir), key=lambda path: path.stat().st_size)
+
+
+def _files(state_dir: Path) -> list[Path]:
+    return [path for path in state_dir.iterdir() if not path.name.endswith("-wal")]
 
 
 @contextmanager
