@@ -25,6 +25,7 @@ from pykcm.store.tree import (
     Put,
     Secret,
     SecretChange,
+    is_ccaches_container,
     uid_container,
     uid_of_container,
 )
@@ -53,8 +54,14 @@ _LOAD = """
 _ADD_CONTAINER = "INSERT OR IGNORE INTO containers (path) VALUES (?)"
 _FIND_CONTAINER = "SELECT id FROM containers WHERE path = ?"
 _PUT = """
+    INSERT INTO secrets (container, name, value) VALUES (?, ?, ?)
+    ON CONFLICT (container, name) DO UPDATE SET value = excluded.value
+"""
+# What is the same is not written over: the index would be.
+_PUT_EXPIRING = """
     INSERT INTO secrets (container, name, value, expires) VALUES (?, ?, ?, ?)
     ON CONFLICT (container, name) DO UPDATE SET value = excluded.value, expires = excluded.expires
+    WHERE value IS NOT excluded.value OR expires IS NOT excluded.expires
 """
 _DELETE = "DELETE FROM secrets WHERE container = (SELECT id FROM containers WHERE path = ?) AND name = ?"
 _DELETE_SECRETS = "DELETE FROM secrets WHERE container = (SELECT id FROM containers WHERE path = ?)"
@@ -158,7 +165,10 @@ class SQLCipherStore:
         match change:
             case Put(container, name, value, expires):
                 container_id = self._container_ids.get(container) or self._add_container(container)
-                db.execute(_PUT, (container_id, name, value, expires))
+                if is_ccaches_container(container):
+                    db.execute(_PUT_EXPIRING, (container_id, name, value, expires))
+                else:
+                    db.execute(_PUT, (container_id, name, value))
             case Delete(container, name):
                 db.execute(_DELETE, (container, name))
             case DeleteContainer(container):

@@ -2,10 +2,12 @@
 
 import asyncio
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import pytest
 
 from pykcm.store.interface import Store
+from pykcm.store.keys import Key
 from pykcm.store.memory import MemoryStore
 from pykcm.store.sqlcipher import _EXPIRED, SQLCipherStore
 from pykcm.store.tree import (
@@ -321,3 +323,17 @@ def test_expired_ones_are_found_by_an_index(open_sqlcipher: Callable[[], SQLCiph
     assert len(steps) == 2
     assert steps[0].startswith("SEARCH secrets USING INDEX expiring")
     assert steps[1] == "SEARCH containers USING INTEGER PRIMARY KEY (rowid=?)"
+
+
+def test_the_same_again_is_not_written(tmp_path: Path) -> None:
+    """A ccache that is put as it is already stored costs no write; another value or expiry does."""
+    store = SQLCipherStore(tmp_path / "pykcm.db", Key(bytes(32), tmp_path))
+    container = ccaches_container(1000)
+    put = Put(container, ccache_name(bytes(16), b"1000"), b"value", 2000)
+    changes = []
+    for each in (put, put, put._replace(value=b"other"), put._replace(expires=None), put):
+        before = store._db.total_changes
+        asyncio.run(store.commit([each]))
+        changes.append(store._db.total_changes - before)
+    store.close()
+    assert changes == [1, 0, 1, 1, 1]
