@@ -178,29 +178,31 @@ class Connection(asyncio.Protocol):
         return self._performing is None and not self._is_choked
 
     def _serve(self, frame: Frame) -> None:
-        self._last_heard = self._rota.now
+        rota = self._rota
+        self._last_heard = rota.now
         reply = step(self._service.perform(self._peer, frame), self._reply_late)
         if reply is None:
             self._performing = frame
             self._is_at_rest = False
+        elif isinstance(reply, bytes):
+            self._transport.write(reply)
         else:
-            self._reply(reply)
-        self._rota.rest()
+            self._send(reply)
+        # The time that serving took is no pause.
+        rota.now = rota.clock()
 
     def _reply_late(self, reply: Sendable) -> None:
         self._performing = None
-        self._reply(reply)
+        if not self._transport.is_closing():
+            self._send(reply)
         self._advance()
 
-    def _reply(self, reply: Sendable) -> None:
-        transport = self._transport
-        if transport.is_closing():
-            return
+    def _send(self, reply: Sendable) -> None:
         if isinstance(reply, bytes):
-            transport.write(reply)
+            self._transport.write(reply)
         else:
             self._rota.charge(reply.size)
-            transport.writelines(reply.pieces)
+            self._transport.writelines(reply.pieces)
 
     # What keeps one client from taking up too much
 

@@ -32,7 +32,7 @@ class Servable(Protocol):
 class Rota:
     """Decides for each request whether it is served at once, and keeps those that are not.
 
-    `now`: when a request was last asked for or served, in seconds of `clock`.
+    `now`: when a request was last asked for or served, in seconds of `clock`; whoever serves one sets it.
     """
 
     def __init__(self, clock: Callable[[], float] = perf_counter) -> None:
@@ -62,10 +62,6 @@ class Rota:
             return False
         self._served.add(uid)
         return True
-
-    def rest(self) -> None:
-        """What was admitted has been served: the time that it took was no pause."""
-        self.now = self.clock()
 
     def charge(self, size: int) -> None:
         """Count the sending of so many bytes towards the slice."""

@@ -34,7 +34,7 @@ class Table:
         """What has been served took as long as a slice may be."""
         assert self.rota.admits(1)
         self.clock.time += 1.01 * _SLICE
-        self.rota.rest()
+        self.rota.now = self.rota.clock()
         assert not self.rota.admits(1)
 
     def wait(self, uid: int, *names: str, cost: float = 0.0) -> list["Request"]:
@@ -146,7 +146,7 @@ def test_serving_is_no_pause(play: Play) -> None:
         for _ in range(3):
             assert table.rota.admits(1)
             table.clock.time += 4 * _PAUSE
-            table.rota.rest()
+            table.rota.now = table.rota.clock()
         assert not table.rota.admits(1)
 
     play(scenario)
