@@ -4,7 +4,7 @@ import logging
 
 from pykcm.logs import Throttle
 from pykcm.peer.identity import ROOT, Peer
-from pykcm.peer.labels import SYSTEM_LOW, Context, LabelError, parse_label, target_for
+from pykcm.peer.labels import SYSTEM_LOW, Context, LabelError, low_target_for, parse_label, target_for
 from pykcm.peer.names import MAX_NAME, owner_of
 from pykcm.peer.selinux import Permission, Policy
 from pykcm.protocol.codes import Code, KcmError
@@ -66,7 +66,11 @@ class Access:
     def _is_allowed(self, policy: Policy, peer: Peer, label: str | None, permission: Permission) -> bool:
         try:
             asking = peer.label or ""
-            return policy.allows(asking, target_for(asking, label), permission)
+            target = target_for(asking, label)
+            low_target = low_target_for(asking, label)
+            if low_target is not None and not policy.has_context(target):
+                target = low_target
+            return policy.allows(asking, target, permission)
         # Whatever keeps the policy from answering, nobody gets access by it.
         except Exception as error:  # noqa: BLE001
             if self._warnings.is_due(peer.uid):

@@ -42,13 +42,27 @@ def parse_label(label: str) -> Context:
 def target_for(peer: str, ccache: str | None) -> str:
     """The context that a peer's access to a ccache is asked for, by their labels; raises LabelError.
 
-    It is the peer's own user, role and type, so that type enforcement plays no part, at the ccache's level.
-    That is the level which a file has: the low one of its creator's range (the kernel's mls_compute_sid), so
-    that what `s0-s0:c0.c1023` makes is at `s0`. A ccache without a label or a level is from a time without
-    SELinux or without levels, and at the system's lowest; a peer without a level asks without one.
+    It is the peer's own user, role and type, so that type enforcement plays no part, with the whole range of
+    the ccache's creator: what `s0-s0:c0.c1023` makes is out of reach for whoever lacks a category. A file of
+    its would be at `s0`, but that keeps containers away by its type. A ccache without a label or a level is
+    from a time without SELinux or without levels, and at the system's lowest; a peer without a level asks
+    without one.
+    """
+    stored = None if ccache is None else parse_label(ccache).range
+    return _with_range(parse_label(peer), stored)
+
+
+@lru_cache(4096)
+def low_target_for(peer: str, ccache: str | None) -> str | None:
+    """The same with the creator's low level, for a peer on the lowest level alone; None for all others.
+
+    Such a peer's user may be one who cannot have categories, so that no context has the creator's range.
     """
     asking = parse_label(peer)
-    stored = None if ccache is None else parse_label(ccache).level
-    if asking.level is None:
-        return asking.domain
-    return f"{asking.domain}:{stored or SYSTEM_LOW}"
+    if asking.range != SYSTEM_LOW or ccache is None:
+        return None
+    return _with_range(asking, parse_label(ccache).level)
+
+
+def _with_range(asking: Context, stored: str | None) -> str:
+    return asking.domain if asking.range is None else f"{asking.domain}:{stored or SYSTEM_LOW}"

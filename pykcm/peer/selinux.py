@@ -2,6 +2,7 @@
 
 import errno
 import importlib
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -37,6 +38,12 @@ class Policy(Protocol):
         What it raises means that there is no answer, and so no access.
         """
 
+    def has_context(self, context: str) -> bool:
+        """Whether there is such a context: not every user, role, type and range go together.
+
+        What it raises means that there is no answer.
+        """
+
 
 def load_policy() -> "SELinuxPolicy":
     """The policy of a kernel that has SELinux; raises PolicyUnusableError."""
@@ -60,7 +67,7 @@ class SELinuxPolicy:
 
     def __init__(self, binding: Any) -> None:
         self._binding = binding
-        self._memory: dict[tuple[str, str, Permission], bool] = {}
+        self._memory: dict[tuple[Any, ...], bool] = {}
         self._memory_of: tuple[int, int] | None = None
         try:
             self._check()
@@ -81,10 +88,11 @@ class SELinuxPolicy:
         _, own = binding.getcon_raw()
         try:
             binding.security_compute_av_raw(own, own, number, permissions, binding.av_decision())
+            binding.security_check_context_raw(own)
         except OSError as error:
             raise PolicyUnusableError(
                 f"the SELinux policy does not let the daemon ask for decisions ({error}): "
-                f"its type, in {own}, needs the permission compute_av of the class security"
+                f"its type, in {own}, needs compute_av and check_context of the class security"
             ) from error
 
     def _check_names(self) -> tuple[int, int]:
@@ -105,20 +113,26 @@ class SELinuxPolicy:
 
     def allows(self, peer: str, target: str, permission: Permission) -> bool:
         """Raises OSError where libselinux cannot tell, PolicyUnusableError once a useless one is loaded."""
+        return self._remembered((peer, target, permission), self._ask)
+
+    def has_context(self, context: str) -> bool:
+        """Raises as `allows` does."""
+        return self._remembered((context,), self._check_context)
+
+    def _remembered(self, asked: tuple[Any, ...], ask: Callable[..., bool]) -> bool:
         state = self._state()
         if state is None or state != self._memory_of or len(self._memory) >= _MEMORY:
             self._memory.clear()
             self._memory_of = None
             self._check_names()
             self._memory_of = state
-        asked = peer, target, permission
-        allowed = self._memory.get(asked)
-        if allowed is None:
-            allowed = self._ask(peer, target, permission)
+        answer = self._memory.get(asked)
+        if answer is None:
+            answer = ask(*asked)
             # An answer from before or after a change must not be taken for one from beside it.
             if state is not None and self._state() == state:
-                self._memory[asked] = allowed
-        return allowed
+                self._memory[asked] = answer
+        return answer
 
     def _ask(self, peer: str, target: str, permission: Permission) -> bool:
         try:
@@ -126,6 +140,15 @@ class SELinuxPolicy:
             answer: int = self._binding.selinux_check_access(peer, target, _CLASS, permission.value)
         except OSError as error:
             if error.errno == errno.EACCES:
+                return False
+            raise
+        return answer == 0
+
+    def _check_context(self, context: str) -> bool:
+        try:
+            answer: int = self._binding.security_check_context_raw(context)
+        except OSError as error:
+            if error.errno == errno.EINVAL:
                 return False
             raise
         return answer == 0

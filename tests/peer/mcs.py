@@ -23,6 +23,10 @@ class Mcs:
             return parse_label(peer).level == parse_label(target).level
         return _categories(peer) >= _categories(target)
 
+    def has_context(self, context: str) -> bool:
+        """Its users are `system_u` and `unconfined_u`, who can have categories, and others, who cannot."""
+        return context.startswith(("system_u:", "unconfined_u:")) or not _categories(context)
+
 
 def _categories(label: str) -> set[int]:
     """Those of the high level."""

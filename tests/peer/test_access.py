@@ -88,8 +88,9 @@ def test_who_lists_all() -> None:
 class Noting:
     """A policy that allows what it was told to, and notes what it was asked."""
 
-    def __init__(self, answer: bool | Exception = True) -> None:
+    def __init__(self, answer: bool | Exception = True, *impossible: str) -> None:
         self.answer = answer
+        self.impossible = impossible
         self.asked: list[tuple[str, str, str]] = []
 
     def allows(self, peer: str, target: str, permission: Permission) -> bool:
@@ -97,6 +98,9 @@ class Noting:
         if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer
+
+    def has_context(self, context: str) -> bool:
+        return context not in self.impossible
 
 
 LABELLED = USER._replace(label="u:r:t:s0-s0:c0.c9")
@@ -121,8 +125,23 @@ def test_the_policy_decides(who: Peer, answer: bool) -> None:
     assert access.may_read(who, "x:y:z:s0:c1-s0:c1.c5") is answer
     assert access.may_change(who, None) is answer
     assert policy.asked == [
-        ("u:r:t:s0-s0:c0.c9", "u:r:t:s0:c1", "read"),
+        ("u:r:t:s0-s0:c0.c9", "u:r:t:s0:c1-s0:c1.c5", "read"),
         ("u:r:t:s0-s0:c0.c9", "u:r:t:s0", "write"),
+    ]
+
+
+def test_a_user_who_cannot_have_categories() -> None:
+    """What sshd stored, which has all categories, is asked about at its low level for a user who has none."""
+    policy = Noting(True, "u:r:t:s0-s0:c0.c9", "v:r:t:s0:c1-s0:c0.c9")
+    access = Access(policy=policy)
+    ccache = "x:y:z:s0-s0:c0.c9"
+    for label in ("u:r:t:s0", "w:r:t:s0"):
+        assert access.may_read(USER._replace(label=label), ccache)
+    assert access.may_read(USER._replace(label="v:r:t:s0:c1"), "x:y:z:s0:c1-s0:c0.c9")
+    assert policy.asked == [
+        ("u:r:t:s0", "u:r:t:s0", "read"),
+        ("w:r:t:s0", "w:r:t:s0-s0:c0.c9", "read"),
+        ("v:r:t:s0:c1", "v:r:t:s0:c1-s0:c0.c9", "read"),
     ]
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pykcm.peer.labels import Context, LabelError, parse_label, target_for
+from pykcm.peer.labels import Context, LabelError, low_target_for, parse_label, target_for
 
 UNCONSTRAINED = "unconfined_u:unconfined_r:unconfined_t:s0-s0:c0.c1023"
 CONTAINER = "system_u:system_r:container_t:s0:c1,c2"
@@ -54,6 +54,8 @@ def test_malformed(label: str) -> None:
         lambda: parse_label(label),
         lambda: target_for(label, CONTAINER),
         lambda: target_for(CONTAINER, label),
+        lambda: low_target_for(label, CONTAINER),
+        lambda: low_target_for("u:r:t:s0", label),
     ):
         with pytest.raises(LabelError):
             ask()
@@ -62,7 +64,7 @@ def test_malformed(label: str) -> None:
 @pytest.mark.parametrize(
     ("peer", "ccache", "target"),
     [
-        (CONTAINER, UNCONSTRAINED, "system_u:system_r:container_t:s0"),
+        (CONTAINER, UNCONSTRAINED, "system_u:system_r:container_t:s0-s0:c0.c1023"),
         (UNCONSTRAINED, CONTAINER, "unconfined_u:unconfined_r:unconfined_t:s0:c1,c2"),
         (CONTAINER, "other_u:other_r:other_t:s0:c3", "system_u:system_r:container_t:s0:c3"),
         (CONTAINER, None, "system_u:system_r:container_t:s0"),
@@ -73,8 +75,26 @@ def test_malformed(label: str) -> None:
     ],
 )
 def test_target(peer: str, ccache: str | None, target: str) -> None:
-    """The target is the peer's own user, role and type at the low level of the ccache's creator.
+    """The target is the peer's own user, role and type with the whole range of the ccache's creator.
 
     Without a label, or without a level, that is the lowest; a peer without a level asks without one.
     """
     assert target_for(peer, ccache) == target
+
+
+@pytest.mark.parametrize(
+    ("peer", "ccache", "target"),
+    [
+        ("u:r:t:s0", UNCONSTRAINED, "u:r:t:s0"),
+        ("u:r:t:s0", CONTAINER, "u:r:t:s0:c1,c2"),
+        ("u:r:t:s0", "v:s:w", "u:r:t:s0"),
+        ("u:r:t:s0", None, None),
+        ("u:r:t:s0-s0:c0.c1023", UNCONSTRAINED, None),
+        (CONTAINER, UNCONSTRAINED, None),
+        ("u:r:t:s1", UNCONSTRAINED, None),
+        ("u:r:t", UNCONSTRAINED, None),
+    ],
+)
+def test_low_target(peer: str, ccache: str | None, target: str | None) -> None:
+    """Only a peer on the lowest level alone may be asked about with the low level of the ccache's creator."""
+    assert low_target_for(peer, ccache) == target

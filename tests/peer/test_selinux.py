@@ -25,6 +25,7 @@ class Binding:
         self.answer: int | Exception = 0
         self.policies_loaded: int | Exception = 1
         self.enforcing = 1
+        self.contexts = {"system_u:system_r:pykcm_t:s0", PEER}
         self.is_open = False
         self.asked: list[tuple[str, str, str, str]] = []
         self.while_asked: Callable[[], None] = lambda: None
@@ -52,6 +53,11 @@ class Binding:
 
     def security_compute_av_raw(self, source: str, target: str, number: int, wanted: int, into: Any) -> int:
         assert (source, target, number, wanted) == (*[self.getcon_raw()[1]] * 2, 6, 6)
+        return 0
+
+    def security_check_context_raw(self, context: str) -> int:
+        if context not in self.contexts:
+            raise error(errno.EINVAL)
         return 0
 
     def selinux_check_access(self, source: str, target: str, class_: str, permission: str) -> int:
@@ -111,6 +117,7 @@ def test_binding_that_thinks_otherwise(binding: Binding, enabled: int | Exceptio
         "string_to_av_perm",
         "getcon_raw",
         "security_compute_av_raw",
+        "security_check_context_raw",
     ],
 )
 def test_binding_that_lacks_or_fails(binding: Binding, name: str, monkeypatch: pytest.MonkeyPatch) -> None:

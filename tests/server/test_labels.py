@@ -165,15 +165,30 @@ def test_overwritten_by_the_host(one: Asking, two: Asking, host: Asking) -> None
     assert one.get_principal(b"1000:moved") == ALICE
 
 
-@pytest.mark.parametrize("label", [HOST, HOST_LOW])
-def test_the_low_level_counts(server: Server, one: Asking, label: str) -> None:
-    """What a peer of s0-s0:c0.c1023 creates is at s0, as a file would be: whoever dominates that reads it."""
-    server.ask_as(1000, label).initialize(b"1000:low", ALICE)
+def test_the_whole_range_counts(server: Server, one: Asking, host: Asking) -> None:
+    """What a peer of s0-s0:c0.c1023 creates is out of reach for containers."""
+    host.initialize(b"1000:host", ALICE)
+    for label in (CONTAINER_1, "system_u:system_r:container_t:s0"):
+        with refused(Code.FCC_NOFILE):
+            server.ask_as(1000, label).get_principal(b"1000:host")
+        with refused(Code.FCC_PERM):
+            server.ask_as(1000, label).initialize(b"1000:host", BOB)
+
+
+def test_the_lowest_level_is_everybodys(server: Server, one: Asking) -> None:
+    """What a peer of s0 alone creates all levels read, and it reads nothing of a container's."""
+    low = server.ask_as(1000, HOST_LOW)
+    low.initialize(b"1000:low", ALICE)
     assert one.get_principal(b"1000:low") == ALICE
-    assert server.ask_as(1000, HOST_LOW).get_principal(b"1000:low") == ALICE
     one.initialize(b"1000:one", ALICE)
     with refused(Code.FCC_NOFILE):
-        server.ask_as(1000, HOST_LOW).get_principal(b"1000:one")
+        low.get_principal(b"1000:one")
+
+
+def test_a_user_without_categories(server: Server, host: Asking) -> None:
+    """A user who cannot have categories reads what a process with all of them (as sshd) stored for him."""
+    host.initialize(b"1000:host", ALICE)
+    assert server.ask_as(1000, HOST_LOW).get_principal(b"1000:host") == ALICE
 
 
 def test_other_users_stay_others(server: Server, one: Asking) -> None:
@@ -207,7 +222,7 @@ def test_root_lists_all_that_it_sees(runner: asyncio.Runner, store: Store) -> No
     server = Server(runner, store, root_lists_all=True, policy=Mcs())
     server.ask_as(1000, CONTAINER_1).initialize(b"1000", ALICE)
     server.ask_as(2000, CONTAINER_2).initialize(b"2000", ALICE)
-    server.ask_as(0, HOST).initialize(b"0", ALICE)
+    server.ask_as(0, HOST_LOW).initialize(b"0", ALICE)
     assert listed(server.ask_as(0, HOST)) == [b"0", b"1000", b"2000"]
     assert listed(server.ask_as(0, CONTAINER_2)) == [b"0", b"2000"]
     (uuid,) = server.ask_as(1000, CONTAINER_1).get_cache_uuid_list()
@@ -221,7 +236,7 @@ def test_root_lists_all_that_it_sees(runner: asyncio.Runner, store: Store) -> No
 def test_read_only(runner: asyncio.Runner, store: Store) -> None:
     """A ccache that may be read but not written is listed and read; every change of it is FCC_PERM."""
     server = Server(runner, store, policy=Mcs(CONTAINER_1))
-    host, reader = server.ask_as(1000, HOST), server.ask_as(1000, CONTAINER_1)
+    host, reader = server.ask_as(1000, HOST_LOW), server.ask_as(1000, CONTAINER_1)
     host.initialize(HIDDEN, ALICE)
     host.store(HIDDEN, TICKET)
     reader.initialize(OWN, BOB)
@@ -242,7 +257,7 @@ def test_read_only(runner: asyncio.Runner, store: Store) -> None:
 def test_a_read_only_default_is_not_given(runner: asyncio.Runner, store: Store) -> None:
     """GET_DEFAULT_CACHE gives a name that the peer may create: not one that it may only read."""
     server = Server(runner, store, policy=Mcs(CONTAINER_1))
-    kinit(server.ask_as(1000, HOST))
+    kinit(server.ask_as(1000, HOST_LOW))
     name = kinit(server.ask_as(1000, CONTAINER_1))
     assert name != b"1000"
 

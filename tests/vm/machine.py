@@ -1,0 +1,74 @@
+"""The virtual machine: its commands, its systemd units, its journal."""
+
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+SOCKET = Path("/run/.heim_org.h5l.kcm-socket")
+STATE = Path("/var/lib/pykcm")
+SERVICE = "pykcm.service"
+SOCKET_UNIT = "pykcm.socket"
+
+# What of a unit is here does not outlive the machine.
+_DROP_INS = Path("/run/systemd/system")
+
+# Seconds for whatever is waited for: everything here is ten times as slow as on a real machine.
+PATIENCE = 120
+
+
+def run(*command: str) -> str:
+    """What a command prints, which must succeed."""
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=PATIENCE
+    )
+    assert done.returncode == 0, f"{' '.join(command)}: exit code {done.returncode}\n{done.stdout}"
+    return done.stdout
+
+
+def shell(script: str) -> str:
+    """What commands print, all of which must succeed."""
+    return run("bash", "-euo", "pipefail", "-c", script)
+
+
+def wait_until(holds: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < deadline, f"waited in vain: {what}"
+        time.sleep(0.05)
+
+
+def property_of(unit: str, name: str) -> str:
+    """One property of a unit, as systemctl shows it."""
+    return run("systemctl", "show", "--value", f"--property={name}", unit).strip()
+
+
+def is_active(unit: str) -> bool:
+    return property_of(unit, "ActiveState") == "active"
+
+
+def main_pid() -> int:
+    """The daemon's PID, 0 while it does not run."""
+    return int(property_of(SERVICE, "MainPID"))
+
+
+def journal(*matches: str) -> str:
+    """The lines of pykcm's service in this boot."""
+    return run("journalctl", "--boot", "--quiet", "--output=cat", f"--unit={SERVICE}", *matches)
+
+
+def drop_in(unit: str, text: str) -> None:
+    """Changes a unit until the next test starts afresh."""
+    folder = _DROP_INS / f"{unit}.d"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "test.conf").write_text(text)
+    run("systemctl", "daemon-reload")
+
+
+def start_afresh() -> None:
+    """Nothing stored, no drop-ins, the socket listening and the service not running."""
+    run("systemctl", "stop", SOCKET_UNIT, SERVICE)
+    shell(f"rm -rf {STATE}/* /etc/pykcm {_DROP_INS}/pykcm*.d /etc/credstore.encrypted/pykcm.key")
+    run("systemctl", "daemon-reload")
+    shell("systemctl reset-failed 'pykcm*'")
+    run("systemctl", "start", SOCKET_UNIT)

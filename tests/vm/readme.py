@@ -1,0 +1,16 @@
+"""The commands that a document tells its reader to run."""
+
+import re
+import textwrap
+from pathlib import Path
+
+# A paragraph, or a list's item, and what is indented by four more than it.
+_BLOCK = re.compile(r"(?<=\n\n)((?: {4,}\S.*\n)(?: {4,}.*\n|\n(?= {4}))*)")
+
+
+def commands_of(document: Path, section: str) -> list[str]:
+    """The indented blocks of a section, without its subsections, in their order: all of them are commands."""
+    text = document.read_text(encoding="utf-8")
+    found = re.search(rf"^#+ {re.escape(section)}\n(.*?)(?=^#)", text + "#", re.MULTILINE | re.DOTALL)
+    assert found is not None, f"{document} has no section {section}"
+    return [textwrap.dedent(block) for block in _BLOCK.findall(found[1])]
