@@ -1,4 +1,4 @@
-"""Installs pykcm in the virtual machine: its user, units and krb5.conf snippet, by README's commands."""
+"""Installs pykcm in the virtual machine, its policy module as well, by the commands of the documents."""
 
 from pathlib import Path
 
@@ -13,3 +13,5 @@ if __name__ == "__main__":
     for commands in commands_of(_PAYLOAD / "README.md", "Installing"):
         # What was built of the checkout; its dependencies are there already, and there is no network.
         machine.shell(commands.replace("'.[", f"--no-index '{wheel}["))
+    for commands in commands_of(_PAYLOAD / "docs" / "selinux.md", "The policy module"):
+        machine.shell(commands)
