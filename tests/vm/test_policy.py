@@ -18,6 +18,8 @@ from .clients import LabelledClient
 
 USER = 1000
 DAEMON = "system_u:system_r:pykcm_t:s0"
+# What hands denials to the audit log.
+AUDIT = "system_u:system_r:pykcm_audit_t:s0"
 CONFINED = "user_u:user_r:user_t:s0"
 TGT = "krbtgt/PYKCM.TEST"
 SERVICE = "host/server.pykcm.test"
@@ -147,6 +149,10 @@ def test_every_domain_may_connect(source: str) -> None:
         Asked(type_of_file("tmpfs_t"), "file", "read"),
         Asked(DAEMON, "unix_stream_socket", "accept listen read write"),
         Asked("system_u:object_r:security_t:s0", "security", "compute_av check_context"),
+        Asked(type_of_file("pykcm_audit_runtime_t"), "sock_file", "write"),
+        Asked(AUDIT, "unix_dgram_socket", "sendto"),
+        Asked(AUDIT, "capability", "audit_write", AUDIT),
+        Asked(AUDIT, "netlink_audit_socket", "create bind read write nlmsg_relay", AUDIT),
     ],
 )
 def test_what_the_daemon_may_do(asked: Asked) -> None:
@@ -168,7 +174,12 @@ def test_what_the_daemon_may_do(asked: Asked) -> None:
         Asked(type_of_file("bin_t"), "file", "write execute_no_trans"),
         Asked(type_of_file("shell_exec_t"), "file", "execute execute_no_trans"),
         Asked(DAEMON, "process", "ptrace execmem setexec setcap dyntransition"),
-        Asked(DAEMON, "capability", "chown dac_override dac_read_search fowner kill setgid setuid sys_admin"),
+        Asked(
+            DAEMON,
+            "capability",
+            "audit_write chown dac_override dac_read_search kill setgid setuid sys_admin",
+        ),
+        Asked(DAEMON, "netlink_audit_socket", "create"),
         Asked(DAEMON, "tcp_socket", "create"),
         Asked(DAEMON, "udp_socket", "create"),
         Asked(DAEMON, "rawip_socket", "create"),
@@ -180,6 +191,9 @@ def test_what_the_daemon_may_do(asked: Asked) -> None:
         Asked(type_of_file("pykcm_conf_t"), "file", "read", CONFINED),
         Asked(DAEMON, "process", "ptrace signal sigkill", CONFINED),
         Asked(type_of_file("pykcm_var_lib_t"), "file", "read write", "system_u:system_r:httpd_t:s0"),
+        Asked(type_of_file("pykcm_var_lib_t"), "file", "read write", AUDIT),
+        Asked(type_of_file("pykcm_audit_runtime_t"), "sock_file", "write", CONFINED),
+        Asked(AUDIT, "capability", "dac_override setuid sys_admin", AUDIT),
     ],
 )
 def test_what_is_denied(asked: Asked) -> None:
