@@ -136,7 +136,7 @@ class SELinuxPolicy:
 
     def _ask(self, peer: str, target: str, permission: Permission) -> bool:
         try:
-            # A denial is logged by libselinux itself, on stderr.
+            # What there is to say of a denial libselinux says itself: see messages.py.
             answer: int = self._binding.selinux_check_access(peer, target, _CLASS, permission.value)
         except OSError as error:
             if error.errno == errno.EACCES:
