@@ -161,8 +161,9 @@ def _run(config: Config) -> int:
 def _load_policy(config: Config, kernel: Kernel) -> Policy | None:
     if not kernel.has_selinux:
         return None
-    take_messages(Reporter(config.audit_socket_path).report)
-    return load_policy()
+    reporter = Reporter(config.audit_socket_path)
+    take_messages(reporter.report)
+    return load_policy(reporter.report)
 
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:

@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 # A message's kind (SELINUX_ERROR and so on), and the level that it is logged at.
 _LEVELS = {0: logging.ERROR, 1: logging.WARNING, 2: logging.INFO, 4: logging.INFO, 5: logging.INFO}
-_AVC = 3
+AVC = 3
 
 _AVC_MESSAGE = re.compile(rb"avc: +(denied|granted) .* scontext=(\S+) tcontext=(\S+) ")
 
@@ -42,7 +42,7 @@ class Reporter:
     def report(self, kind: int, message: bytes) -> None:
         """`kind` is one of libselinux's types of messages."""
         message = message.strip()
-        if kind == _AVC:
+        if kind == AVC:
             self._report_avc(message)
         else:
             log.log(_LEVELS.get(kind, logging.WARNING), "libselinux: %s", shown(message))
