@@ -1,4 +1,4 @@
-"""Fixtures of the tests inside the virtual machine (scripts/vm-test), where pykcm is installed: a KDC, clients.
+"""Fixtures of the tests inside the virtual machine (scripts/vm-test), where pykcm is installed.
 
 Everything is the machine's own: /etc, systemd, the policy. The machine's disk forgets it all at the end.
 """
