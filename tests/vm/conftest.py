@@ -1,4 +1,4 @@
-"""Fixtures of the tests inside the virtual machine (scripts/vm-test), where pykcm is installed.
+"""Fixtures of the tests inside the virtual machine (scripts/vm-test), where pykcm is installed: KDC, clients.
 
 Everything is the machine's own: /etc, systemd, the policy. The machine's disk forgets it all at the end.
 """
@@ -38,8 +38,9 @@ def kdc() -> Iterator[Kdc]:
 def pykcm() -> Iterator[None]:
     """Nothing stored, the socket listening, the service not running."""
     machine.start_afresh()
+    cursor = machine.journal_cursor()
     yield
-    print(machine.journal())  # noqa: T201 - shown by pytest where the test failed
+    print(machine.journal(f"--after-cursor={cursor}"))  # noqa: T201 - shown by pytest where the test failed
 
 
 @pytest.fixture

@@ -57,6 +57,11 @@ def journal(*matches: str) -> str:
     return run("journalctl", "--boot", "--quiet", "--output=cat", f"--unit={SERVICE}", *matches)
 
 
+def journal_cursor() -> str:
+    """Where the journal ends now, for `--after-cursor`."""
+    return run("journalctl", "--quiet", "--lines=0", "--show-cursor").strip().removeprefix("-- cursor: ")
+
+
 def drop_in(unit: str, text: str) -> None:
     """Changes a unit until the next test starts afresh."""
     folder = _DROP_INS / f"{unit}.d"
