@@ -20,7 +20,7 @@ from pykcm.config import DEFAULT_FILE, Config, ConfigError, load_config
 from pykcm.dumps import DumpsError, forbid_dumps
 from pykcm.logs import set_level, set_up_logging
 from pykcm.peer.access import Access
-from pykcm.peer.identity import Kernel, read_kernel
+from pykcm.peer.identity import Kernel, KernelUnreadableError, read_kernel
 from pykcm.peer.selinux import PolicyUnusableError, load_policy
 from pykcm.protocol.framing import MAX_REPLY_SIZE
 from pykcm.server.connection import Common, Connection
@@ -82,7 +82,14 @@ def main(arguments: list[str] | None = None) -> int:
         )
         set_level(config.log_level)
         return _run(config)
-    except (DumpsError, ConfigError, ListenError, PolicyUnusableError, StoreUnusableError) as error:
+    except (
+        DumpsError,
+        ConfigError,
+        KernelUnreadableError,
+        ListenError,
+        PolicyUnusableError,
+        StoreUnusableError,
+    ) as error:
         log.critical("%s", error)
         return EXIT_UNUSABLE
 
@@ -284,6 +291,8 @@ def _announce(config: Config, kernel: Kernel, sockets: list[socket.socket], noti
     log.info("%s %s: %s", "pykcmd", __version__, status)
     if kernel.has_selinux:
         log.info("ccaches are kept apart by SELinux level as well")
+    if kernel.hides_selinux:
+        log.warning("SELinux's file system is hidden here: ccaches are kept apart by UID alone")
     if kernel.stranger_uid is not None:
         log.info("in a user namespace: peers whose UID has no mapping here are refused")
     notifier.ready(status)

@@ -93,8 +93,8 @@ class Connection(asyncio.Protocol):
         try:
             self._peer = identify(transport.get_extra_info("socket"), self._common.kernel)
         except PeerRefusedError as refusal:
-            if self._common.connections.refusal_warnings.is_due(self.uid):
-                log.warning("connection refused: %s", refusal)
+            if self._common.connections.refusal_warnings.is_due(refusal.uid):
+                log.warning("connection refused: %s", refusal, extra={"KCM_UID": refusal.uid})
             self._transport.abort()
             return
         self.uid = self._peer.uid

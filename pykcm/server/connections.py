@@ -64,7 +64,7 @@ class Connections:
         self._limit_warnings = Throttle(1)
         self._eviction_warnings = Throttle(1)
         self.broken_off_warnings = Throttle(100)
-        self.refusal_warnings = Throttle(100)
+        self.refusal_warnings = Throttle(1)
         self._all_closed = asyncio.Event()
         self._all_closed.set()
 

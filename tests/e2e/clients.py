@@ -56,6 +56,8 @@ class Client:
     flavour = "mit"
     # The exit code of `klist -A` and `klist -l` where there is nothing to list.
     nothing_listed = 1
+    # Whether the commands are started as `uid`; otherwise what argv() puts before them sees to that.
+    switches_user = True
 
     def argv(self, command: tuple[str, ...]) -> list[str]:
         return list(command)
@@ -77,7 +79,7 @@ class Client:
     def _start(
         self, argv: list[str], environment: dict[str, str | bytes], stdin: str
     ) -> subprocess.CompletedProcess[bytes]:
-        other = self.uid != os.geteuid()
+        other = self.switches_user and self.uid != os.geteuid()
         return subprocess.run(
             argv,
             input=stdin.encode(),
@@ -155,6 +157,7 @@ class HeimdalClient(Client):
 
     flavour = "heimdal"
     nothing_listed = 0
+    switches_user = False
 
     def argv(self, command: tuple[str, ...]) -> list[str]:
         program, *arguments = command
@@ -171,20 +174,6 @@ class HeimdalClient(Client):
         assert header.split() == ["Name", "Cache", "name", "Expires"]
         marks_and_words = [(line[0], line[2:].split()) for line in lines]
         return [(mark, principal, ccache) for mark, (principal, ccache, *_) in marks_and_words]
-
-    def _start(
-        self, argv: list[str], environment: dict[str, str | bytes], stdin: str
-    ) -> subprocess.CompletedProcess[bytes]:
-        return subprocess.run(
-            argv,
-            input=stdin.encode(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            cwd="/",
-            check=False,
-            timeout=LIMIT,
-        )
 
 
 def heimdal_program(name: str) -> list[str]:

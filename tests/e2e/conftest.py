@@ -131,11 +131,15 @@ def heimdal(heimdal_as: Callable[[int], HeimdalClient]) -> HeimdalClient:
     return heimdal_as(USER)
 
 
-def client_files(kdc: Kdc, folder: Path) -> tuple[Path, Path]:
+def client_files(kdc: Kdc, folder: Path, socket_path: Path | None = None) -> tuple[Path, Path]:
     """The clients' krb5.conf and the file for their traces."""
     krb5_conf = folder / "krb5.conf"
-    # Heimdal's clients do not know the second option, MIT's not the third.
-    options = (f"kcm_socket = {folder}/kcm.sock", "default_ccache_name = KCM:", "default_cc_type = KCM")
+    # Heimdal's clients do not know the first option, MIT's not the third.
+    options = (
+        f"kcm_socket = {socket_path or folder / 'kcm.sock'}",
+        "default_ccache_name = KCM:",
+        "default_cc_type = KCM",
+    )
     krb5_conf.write_text(kdc.krb5_conf(*options))
     trace = folder / "krb5.trace"
     trace.touch()

@@ -13,7 +13,7 @@ from typing import cast
 
 import pytest
 
-from pykcm.peer.identity import Kernel, Peer, PeerRefusedError, identify, read_kernel
+from pykcm.peer.identity import Kernel, KernelUnreadableError, Peer, PeerRefusedError, identify, read_kernel
 
 OVERFLOW_UID = 65534
 SELINUX = Kernel(has_selinux=True)
@@ -153,13 +153,20 @@ def test_overflow_uid_outside_of_namespaces() -> None:
 
 
 def fake_kernel(
-    folder: Path, *, uid_map: str | None = IDENTITY_MAP, overflow: str = "65534\n", selinux: bool = False
+    folder: Path,
+    *,
+    uid_map: str | None = IDENTITY_MAP,
+    overflow: str = "65534\n",
+    selinux: bool = False,
+    knows_selinux: bool = False,
 ) -> Kernel:
     """What is read from such /proc and /sys."""
     proc, sys = folder / "proc", folder / "sys"
     (proc / "self").mkdir(parents=True)
     (proc / "sys/kernel").mkdir(parents=True)
     (sys / "fs").mkdir(parents=True)
+    (proc / "self/status").write_text("Name:\tpykcmd\n")
+    (proc / "filesystems").write_text("nodev\tproc\n\text4\n" + "nodev\tselinuxfs\n" * knows_selinux)
     if uid_map is not None:
         (proc / "self/uid_map").write_text(uid_map)
     (proc / "sys/kernel/overflowuid").write_text(overflow)
@@ -198,6 +205,22 @@ def test_kernel_without_user_namespaces(tmp_path: Path) -> None:
 def test_selinux(tmp_path: Path) -> None:
     """SELinux is on where the kernel says so, in permissive mode as well."""
     assert fake_kernel(tmp_path, selinux=True).has_selinux
+
+
+def test_selinux_that_is_hidden(tmp_path: Path) -> None:
+    """A kernel that has SELinux where its file system is not to be seen hides it; others do not."""
+    assert fake_kernel(tmp_path / "1", knows_selinux=True).hides_selinux
+    assert not fake_kernel(tmp_path / "2", knows_selinux=True, selinux=True).hides_selinux
+    assert not fake_kernel(tmp_path / "3").hides_selinux
+
+
+@pytest.mark.parametrize("missing", ["proc", "proc/self", "proc/filesystems", "proc/sys"])
+def test_a_kernel_that_cannot_be_read(tmp_path: Path, missing: str) -> None:
+    """Where /proc, or what is needed of it, is missing, nobody is taken to be known."""
+    fake_kernel(tmp_path, uid_map="0 100000 65536\n")
+    shutil.rmtree(tmp_path / missing) if (tmp_path / missing).is_dir() else (tmp_path / missing).unlink()
+    with pytest.raises(KernelUnreadableError, match=missing):
+        read_kernel(tmp_path / "proc", tmp_path / "sys")
 
 
 def test_this_kernel() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pykcm.peer.identity import Kernel
+from pykcm.peer.identity import Kernel, Peer, PeerRefusedError
 from pykcm.protocol.codes import Code
 from pykcm.protocol.opcodes import Opcode
 from tests.builders import ALICE, credential_of_size, data, principal_bytes, service
@@ -346,7 +346,7 @@ def test_a_client_that_floods(play: Play) -> None:
 def test_refused_peers(
     loop_runner: asyncio.Runner, tmp_path: Path, early: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A peer that cannot be known is logged and its connection closed, whatever it has already sent."""
+    """The connection of a peer that cannot be known is closed, whatever it has sent; one line for many."""
 
     async def scenario() -> None:
         async with Listening(tmp_path / "kcm.sock", kernel=Kernel(stranger_uid=UID)) as listening:
@@ -359,7 +359,27 @@ def test_refused_peers(
             assert not listening.connections._count
 
     loop_runner.run(scenario())
-    assert len(caplog.records) == 3
+    (line,) = caplog.records
+    assert f"connection refused: UID {UID} " in line.getMessage()
+    assert line.__dict__["KCM_UID"] == UID
+
+
+def test_refused_peers_of_several_uids(
+    play: Play, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One UID's refused connections do not hide another's: there is a line for each UID as it is seen."""
+    uids = iter([1000, 1000, 2000, 1000, 2000])
+
+    def refuse(sock: socket.socket, kernel: Kernel) -> Peer:
+        raise PeerRefusedError("no label", next(uids))
+
+    async def scenario(listening: Listening) -> None:
+        monkeypatch.setattr("pykcm.server.connection.identify", refuse)
+        for _ in range(5):
+            assert await listening.client().is_closed()
+
+    play(scenario)
+    assert [line.__dict__["KCM_UID"] for line in caplog.records] == [1000, 2000]
 
 
 # The daemon's end

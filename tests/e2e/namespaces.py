@@ -1,0 +1,167 @@
+"""Containers without an engine: processes in user, mount, PID, IPC and UTS namespaces of their own.
+
+They see the machine's /usr, /dev and /proc, files of their own, and the folders that they are given. The
+network is the machine's, because the KDC is there.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from .clients import HeimdalClient, MitClient, heimdal_program
+from .daemon import LIMIT, ROOT, Pykcmd, effective_uid
+
+RANGE = 65536
+
+# The mounts are made before there is a user namespace: its root could not reach every source.
+_ENTER = """
+set -e
+root=$1
+shift
+mount --bind "$root" "$root"
+while [ $# -gt 0 ]; do
+    mount --rbind "$1" "$root$2"
+    shift 2
+done
+cd "$root"
+pivot_root . old
+umount --lazy /old
+exec unshare --user --mount --pid --ipc --uts --fork --kill-child sh -c 'echo ready && read -r end'
+"""
+
+
+class Container:
+    """A container whose UIDs and GIDs from 0 to 65535 are `base` and the following ones outside.
+
+    Its own files come to be in `root`, a new folder; `folders` are those it is given, by their names inside.
+    """
+
+    def __init__(self, root: Path, base: int, folders: dict[str, Path]) -> None:
+        self.root = root
+        self.base = base
+        folders = {name: Path(name) for name in ("/usr", "/dev", "/proc")} | folders
+        for name in ("/etc", "/tmp", "/run", "/var", "/old", *folders):
+            self.path(name).mkdir(parents=True, exist_ok=True)
+        self.path("/tmp").chmod(0o1777)
+        for name in ("bin", "sbin", "lib", "lib64"):
+            (root / name).symlink_to(f"usr/{name}")
+        (root / "var/run").symlink_to("/run")
+        binds = [str(each) for name, source in folders.items() for each in (source, name)]
+        self._process = subprocess.Popen(
+            ["unshare", "--mount", "sh", "-c", _ENTER, "sh", str(root), *binds],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        try:
+            self._init = self._first_process()
+            for name in ("uid_map", "gid_map"):
+                Path(f"/proc/{self._init}/{name}").write_text(f"0 {base} {RANGE}\n")
+        except BaseException:
+            self.close()
+            raise
+
+    def _first_process(self) -> int:
+        assert self._process.stdout is not None
+        if self._process.stdout.readline() != b"ready\n":
+            raise RuntimeError(f"a container could not be made: exit code {self._process.wait(LIMIT)}")
+        return _only_child(self._process.pid)
+
+    def path(self, name: str) -> Path:
+        """Where a file that is `name` inside is outside; not for those in folders that it was given."""
+        return self.root / name.removeprefix("/")
+
+    def inside(self, uid: int) -> list[str]:
+        """What makes the command behind it one of the container's, as this UID of it."""
+        namespaces = ("--user", "--mount", "--pid", "--ipc", "--uts")
+        identity = (f"--setuid={uid}", f"--setgid={uid}")
+        return ["nsenter", f"--target={self._init}", *namespaces, *identity, "--"]
+
+    def close(self) -> None:
+        """End every process in it: the first one is killed with the one that made it."""
+        self._process.kill()
+        self._process.communicate()
+
+
+@dataclass(frozen=True)
+class MitInside(MitClient):
+    """MIT's clients in a container; `uid` and the paths are those inside."""
+
+    container: Container
+
+    switches_user = False
+
+    def argv(self, command: tuple[str, ...]) -> list[str]:
+        return [*self.container.inside(self.uid), *command]
+
+
+@dataclass(frozen=True)
+class HeimdalInside(HeimdalClient):
+    """Heimdal's clients in a container that finds them and the socket at the paths that they know."""
+
+    container: Container
+
+    def argv(self, command: tuple[str, ...]) -> list[str]:
+        program, *arguments = command
+        return [*self.container.inside(self.uid), *heimdal_program(program), *arguments]
+
+
+class PykcmdInside(Pykcmd):
+    """A daemon in a container that has been given `folder` and the interpreter, as this UID of it."""
+
+    def __init__(self, folder: Path, container: Container, uid: int, socket_path_inside: Path) -> None:
+        super().__init__(folder)
+        self._socket_path_inside = socket_path_inside
+        self.container = container
+        self.command = (*container.inside(uid), *self.command)
+
+    @property
+    def options(self) -> list[str]:
+        return [*super().options, "--socket-path", str(self._socket_path_inside)]
+
+    def answers(self) -> bool:
+        with effective_uid(self.container.base):
+            return super().answers()
+
+    def _signal(self, number: signal.Signals) -> None:
+        # What was started waits for the daemon, whose parent it is, and would leave it alone.
+        assert self.process is not None
+        os.kill(_only_child(self.process.pid), number)
+
+    def stop(self) -> int:
+        self._signal(signal.SIGTERM)
+        return self.wait()
+
+    def kill(self) -> None:
+        self._signal(signal.SIGKILL)
+        self.wait()
+
+
+def interpreter_folders() -> dict[str, Path]:
+    """The folders that a container needs for this Python and the code under test."""
+    folders = {ROOT, Path(sys.base_prefix), Path(sys.prefix)}
+    return {str(path): path for path in sorted(folders) if not path.is_relative_to("/usr")}
+
+
+def why_no_containers() -> str | None:
+    """Why there can be no such containers here; None if there can."""
+    if os.geteuid() != 0:
+        return "only root can map a range of UIDs"
+    try:
+        tried = subprocess.run(
+            ["unshare", "--user", "--mount", "--pid", "--ipc", "--uts", "--fork", "true"],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=LIMIT,
+        )
+    except FileNotFoundError as missing:
+        return str(missing)
+    return f"no namespaces can be had: {tried.stderr.strip()}" if tried.returncode else None
+
+
+def _only_child(pid: int) -> int:
+    (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return int(child)

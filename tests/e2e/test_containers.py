@@ -1,0 +1,342 @@
+"""Tickets of containers: a daemon of the host's, and one that is in a container itself.
+
+A container is a user namespace with a mapped range of UIDs, and a view of its own of the file system.
+"""
+
+import contextlib
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from .clients import Listed, MitClient
+from .conftest import client_files, started, watched
+from .daemon import COMMAND, Pykcmd
+from .kdc import REALM, Kdc
+from .namespaces import (
+    RANGE,
+    Container,
+    HeimdalInside,
+    MitInside,
+    PykcmdInside,
+    interpreter_folders,
+    why_no_containers,
+)
+
+TGT = f"krbtgt/{REALM}"
+ALICE = f"alice@{REALM}"
+BOB = f"bob@{REALM}"
+SERVICE = "host/server.pykcm.test"
+
+# Root of most containers, and of some others, as the machine sees them.
+BASE = 100000
+OTHER_BASE = 200000
+
+# An ordinary user of a container, and the daemon's where that is in one.
+USER = 1000
+DAEMON = 998
+
+_SOCKET_INSIDE = Path("/run/kcm/kcm.sock")
+# As a client takes them: socket, krb5.conf, keytab and trace.
+_PATHS_INSIDE = (_SOCKET_INSIDE, Path("/etc/krb5.conf"), Path("/etc/krb5.keytab"), Path("/etc/krb5.trace"))
+
+OVERFLOW = int(Path("/proc/sys/kernel/overflowuid").read_text())
+STRANGER = (
+    f"connection refused: UID {OVERFLOW} is the kernel's overflow UID: "
+    "its real one has no mapping in this user namespace"
+)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _containers_are_possible() -> None:
+    reason = why_no_containers()
+    if reason:
+        pytest.skip(reason)
+
+
+@pytest.fixture
+def socket_folder(folder: Path) -> Path:
+    """What containers are given: the folder with the socket, and nothing else."""
+    socket_folder = folder / "kcm"
+    socket_folder.mkdir()
+    return socket_folder
+
+
+class Containers:
+    """Makes containers that find Kerberos configured and the folder of the socket at /run/kcm."""
+
+    def __init__(self, kdc: Kdc, folder: Path, socket_folder: Path, at_end: contextlib.ExitStack) -> None:
+        self._kdc = kdc
+        self._folder = folder
+        self._socket_folder = socket_folder
+        self._at_end = at_end
+        self._count = 0
+
+    def new(self, base: int = BASE, folders: dict[str, Path] | None = None) -> Container:
+        self._count += 1
+        root = self._folder / f"container{self._count}"
+        container = Container(root, base, {str(_SOCKET_INSIDE.parent): self._socket_folder} | (folders or {}))
+        self._at_end.callback(container.close)
+        client_files(self._kdc, container.path("/etc"), _SOCKET_INSIDE)
+        shutil.copy(self._kdc.keytab, container.path("/etc/krb5.keytab"))
+        # The one place that Heimdal's clients know.
+        container.path("/run/.heim_org.h5l.kcm-socket").symlink_to(_SOCKET_INSIDE)
+        return container
+
+    def mit(self, uid: int = 0, base: int = BASE) -> MitInside:
+        """MIT's clients in a new container."""
+        return mit_in(self.new(base), uid)
+
+
+def mit_in(container: Container, uid: int = 0) -> MitInside:
+    """MIT's clients as this UID of the container."""
+    return MitInside(uid, *_PATHS_INSIDE, container)
+
+
+@pytest.fixture
+def containers(kdc: Kdc, folder: Path, socket_folder: Path) -> Iterator[Containers]:
+    """Makes containers, which end with the test."""
+    with contextlib.ExitStack() as at_end:
+        yield Containers(kdc, folder, socket_folder, at_end)
+
+
+@pytest.fixture
+def on_host(kdc: Kdc, folder: Path, socket_folder: Path) -> Callable[[int], MitClient]:
+    """MIT's clients outside of all containers as the UID given."""
+    socket_path = socket_folder / "kcm.sock"
+    krb5_conf, trace = client_files(kdc, folder, socket_path)
+    return lambda uid: MitClient(uid, socket_path, krb5_conf, kdc.keytab, trace)
+
+
+# The daemon on the host
+
+
+@pytest.fixture
+def host_pykcmd(stopped_pykcmd: Pykcmd, socket_folder: Path) -> Iterator[Pykcmd]:
+    """A daemon outside of all containers."""
+    stopped_pykcmd.socket_path = socket_folder / "kcm.sock"
+    with started(stopped_pykcmd) as daemon:
+        yield daemon
+
+
+@pytest.mark.usefixtures("host_pykcmd")
+def test_two_containers_share(containers: Containers) -> None:
+    """Root of a container is the UID it is mapped to; another container of that mapping has its tickets."""
+    one, two = containers.mit(), containers.mit()
+    one.kinit("alice")
+    assert one.klist() == two.klist() == Listed(f"KCM:{BASE}", ALICE, [TGT])
+    assert two.kvno(SERVICE) == [f"{SERVICE}@{REALM}: kvno = 1"]
+    assert one.kvno("--cached-only", SERVICE) == [f"{SERVICE}@{REALM}: kvno = 1"]
+    two.ok("kdestroy")
+    assert one.klist_all() == []
+
+
+@pytest.mark.usefixtures("host_pykcmd")
+def test_another_mapping_shares_nothing(containers: Containers) -> None:
+    """A container of another mapping has tickets of its own, and gets at no others by name."""
+    one, other = containers.mit(), containers.mit(base=OTHER_BASE)
+    one.kinit("alice")
+    assert other.klist_all() == []
+    not_found = f"klist: Credentials cache 'KCM:{BASE}' not found\n"
+    assert other.run("klist", ccache=f"KCM:{BASE}")[1:] == (1, not_found)
+    assert other.run("kdestroy", ccache=f"KCM:{BASE}").code == 1
+    other.kinit("bob")
+    assert other.klist_all() == [Listed(f"KCM:{OTHER_BASE}", BOB, [TGT])]
+    assert one.klist_all() == [Listed(f"KCM:{BASE}", ALICE, [TGT])]
+
+
+@pytest.mark.usefixtures("host_pykcmd")
+def test_root_of_the_host(containers: Containers, on_host: Callable[[int], MitClient]) -> None:
+    """The host's root and the containers do not share; root sees their tickets when it names the ccache."""
+    inside, root = containers.mit(), on_host(0)
+    inside.kinit("alice")
+    assert root.run("klist")[1:] == (1, "klist: Credentials cache 'KCM:0' not found\n")
+    assert root.klist_all() == []
+    assert root.klist(ccache=f"KCM:{BASE}") == Listed(f"KCM:{BASE}", ALICE, [TGT])
+    root.kinit("bob")
+    assert inside.klist_all() == [Listed(f"KCM:{BASE}", ALICE, [TGT])]
+    assert inside.run("klist", ccache="KCM:0").code == 1
+
+
+@pytest.mark.usefixtures("host_pykcmd")
+def test_an_ordinary_user_of_a_container(containers: Containers, on_host: Callable[[int], MitClient]) -> None:
+    """An ordinary user of a container is the UID it is mapped to; the container's root has no right to it."""
+    container = containers.new()
+    root, user = mit_in(container), mit_in(container, USER)
+    user.kinit("bob")
+    of_user = Listed(f"KCM:{BASE + USER}", BOB, [TGT])
+    assert user.klist_all() == mit_in(containers.new(), USER).klist_all() == [of_user]
+    assert on_host(BASE + USER).klist_all() == [of_user]
+    assert root.klist_all() == []
+    assert root.run("klist", ccache=of_user.ccache).code == 1
+
+
+def test_a_restart_outside(containers: Containers, host_pykcmd: Pykcmd) -> None:
+    """After a restart containers find the new socket in the folder that they were given, and all tickets."""
+    one, two = containers.mit(), containers.mit()
+    one.kinit("alice")
+    host_pykcmd.restart()
+    assert two.klist() == Listed(f"KCM:{BASE}", ALICE, [TGT])
+    assert two.kvno(SERVICE) == [f"{SERVICE}@{REALM}: kvno = 1"]
+    host_pykcmd.kill()
+    host_pykcmd.start()
+    assert one.klist() == Listed(f"KCM:{BASE}", ALICE, [TGT, SERVICE])
+
+
+@pytest.mark.usefixtures("host_pykcmd", "_heimdal_works")
+def test_heimdal_in_a_container(containers: Containers) -> None:
+    """Heimdal's clients work in a container by a symbolic link, and share with MIT's in another one."""
+    container = containers.new(folders=interpreter_folders())
+    heimdal = HeimdalInside(0, *_PATHS_INSIDE, container)
+    heimdal.kinit("alice")
+    listed = containers.mit().klist()
+    assert re.fullmatch(rf"KCM:{BASE}:\w+", listed.ccache)
+    assert heimdal.klist_all() == [listed] == [Listed(listed.ccache, ALICE, [TGT])]
+
+
+# The daemon in a container
+
+
+@pytest.fixture
+def place_inside(containers: Containers, folder: Path, socket_folder: Path) -> Callable[[int], PykcmdInside]:
+    """A daemon that is yet to be started, as the UID given of a container of its own."""
+
+    def place(uid: int) -> PykcmdInside:
+        own = folder / "daemon"
+        own.mkdir()
+        container = containers.new(folders={str(own): own} | interpreter_folders())
+        daemon = PykcmdInside(own, container, uid, _SOCKET_INSIDE)
+        daemon.socket_path = socket_folder / "kcm.sock"
+        for path in (own, socket_folder):
+            os.chown(path, BASE + uid, BASE + uid)
+        return daemon
+
+    return place
+
+
+@pytest.fixture
+def pykcmd_inside(place_inside: Callable[[int], PykcmdInside]) -> Iterator[PykcmdInside]:
+    """A daemon in a container, as an ordinary user."""
+    daemon = place_inside(DAEMON)
+    with watched(daemon), started(daemon):
+        yield daemon
+
+
+@pytest.mark.usefixtures("pykcmd_inside")
+def test_containers_of_the_daemons_mapping(
+    containers: Containers, on_host: Callable[[int], MitClient]
+) -> None:
+    """Containers of the daemon's mapping share, by the UIDs that they and the daemon have in common."""
+    one, two, user = containers.mit(), containers.mit(), containers.mit(USER)
+    one.kinit("alice")
+    assert one.klist() == two.klist() == Listed("KCM:0", ALICE, [TGT])
+    assert two.kvno(SERVICE) == [f"{SERVICE}@{REALM}: kvno = 1"]
+    assert one.klist().tickets == [TGT, SERVICE]
+    user.kinit("bob")
+    assert user.klist_all() == [Listed(f"KCM:{USER}", BOB, [TGT])]
+    assert user.run("klist", ccache="KCM:0").code == 1
+
+
+@pytest.mark.usefixtures("pykcmd_inside")
+def test_root_of_the_daemons_namespace(containers: Containers) -> None:
+    """Who is root in the daemon's namespace is root for it: of each mapped UID, by name."""
+    root, user = containers.mit(), containers.mit(USER)
+    user.kinit("bob")
+    assert root.klist_all() == []
+    assert root.klist(ccache=f"KCM:{USER}") == user.klist()
+
+
+@pytest.mark.usefixtures("pykcmd_inside")
+def test_mapped_users_of_the_host(containers: Containers, on_host: Callable[[int], MitClient]) -> None:
+    """A user of the host whose UID is mapped is the UID of the daemon's namespace, up to the last one."""
+    on_host(BASE + USER).kinit("alice")
+    assert containers.mit(USER).klist_all() == [Listed(f"KCM:{USER}", ALICE, [TGT])]
+    last = on_host(BASE + RANGE - 1)
+    last.kinit("bob")
+    assert last.klist_all() == [Listed(f"KCM:{RANGE - 1}", BOB, [TGT])]
+
+
+def assert_refused(client: MitClient) -> None:
+    """The client is told that it is not served; whether before or after it has asked is a matter of time."""
+    ran = client.run("klist")
+    assert ran.code == 1
+    assert re.fullmatch("klist: (Connection reset by peer|Broken pipe) while resolving ccache\n", ran.output)
+
+
+@pytest.mark.parametrize("uid", [0, USER, BASE - 1, BASE + RANGE, BASE + OVERFLOW])
+def test_unmapped_users_of_the_host(
+    on_host: Callable[[int], MitClient], pykcmd_inside: PykcmdInside, uid: int
+) -> None:
+    """Users of the host whose UID has no mapping are refused, root among them, and the log says why.
+
+    So is the one whose UID is the overflow UID in the daemon's namespace: it cannot be told from them.
+    """
+    stranger = on_host(uid)
+    assert_refused(stranger)
+    assert stranger.run("kinit", "-k", "-t", str(stranger.keytab), "alice").code == 1
+    assert STRANGER in pykcmd_inside.log
+
+
+def test_unmapped_containers(containers: Containers, pykcmd_inside: PykcmdInside) -> None:
+    """A container of another mapping is refused, all of its users; the log says why, and says it once."""
+    container = containers.new(OTHER_BASE)
+    for uid in (0, USER, 2, 3, 4):
+        assert_refused(mit_in(container, uid))
+    assert pykcmd_inside.log.count("refused:") == pykcmd_inside.log.count(STRANGER) == 1
+
+
+def test_nobody_of_a_container(containers: Containers, pykcmd_inside: PykcmdInside) -> None:
+    """The overflow UID of a container that shares the daemon's mapping is refused, and others go on."""
+    assert_refused(containers.mit(OVERFLOW))
+    assert STRANGER in pykcmd_inside.log
+    neighbour = containers.mit(OVERFLOW - 1)
+    neighbour.kinit("alice")
+    assert neighbour.klist().ccache == f"KCM:{OVERFLOW - 1}"
+
+
+@pytest.mark.parametrize("uid", [DAEMON, 0])
+def test_a_restart_inside(
+    containers: Containers, place_inside: Callable[[int], PykcmdInside], uid: int
+) -> None:
+    """Whether the daemon is an ordinary user of its container or root: tickets and clients outlive it."""
+    with watched(place_inside(uid)) as daemon, started(daemon):
+        one, two = containers.mit(), containers.mit(USER)
+        one.kinit("alice")
+        two.kinit("bob")
+        assert daemon.socket_path.stat().st_uid == BASE + uid
+        daemon.restart()
+        assert one.klist_all() == [Listed("KCM:0", ALICE, [TGT])]
+        assert two.klist_all() == [Listed(f"KCM:{USER}", BOB, [TGT])]
+        daemon.kill()
+        daemon.start()
+        assert one.kvno(SERVICE) == [f"{SERVICE}@{REALM}: kvno = 1"]
+
+
+def with_mount(daemon: PykcmdInside, mount: str) -> None:
+    """Let the daemon start with one more mount, which its container's root may make."""
+    hide = ("unshare", "--mount", "sh", "-c", f'{mount} && exec "$@"', "sh")
+    daemon.command = (*daemon.container.inside(0), *hide, *COMMAND)
+
+
+def test_without_proc(place_inside: Callable[[int], PykcmdInside]) -> None:
+    """Where there is no /proc to tell which UIDs are mapped, the daemon does not start."""
+    daemon = place_inside(0)
+    with watched(daemon):
+        with_mount(daemon, "mount -t tmpfs tmpfs /proc")
+        refused = daemon.refusal()
+    assert refused.code == 1
+    assert re.fullmatch("pykcmd: critical: peers cannot be identified: .*/proc/.*\n", refused.message)
+
+
+@pytest.mark.parametrize("kernel_has_it", [True, False])
+def test_selinux_that_is_hidden(place_inside: Callable[[int], PykcmdInside], kernel_has_it: bool) -> None:
+    """A daemon whose kernel has SELinux, but hides it from containers, says that labels play no part."""
+    daemon = place_inside(0)
+    filesystems = daemon.folder / "filesystems"
+    filesystems.write_text("nodev\tproc\n" + "nodev\tselinuxfs\n" * kernel_has_it)
+    with_mount(daemon, f"mount --bind {filesystems} /proc/filesystems")
+    with watched(daemon), started(daemon):
+        assert ("hidden here: ccaches are kept apart by UID alone" in daemon.log) == kernel_has_it
