@@ -19,7 +19,8 @@ _CGROUP = Path("/sys/fs/cgroup/system.slice", SERVICE, "cgroup.procs")
 # Seconds for whatever is waited for: everything here is ten times as slow as on a real machine.
 PATIENCE = 120
 
-_began = 0.0
+# Where the journal was when the test started afresh.
+_begin_of_test = ""
 
 
 def attempt(*command: str) -> subprocess.CompletedProcess[str]:
@@ -64,8 +65,9 @@ def main_pid() -> int:
 
 def journal(*matches: str) -> str:
     """The lines of pykcm's service since the test started afresh."""
-    since = f"--since=@{_began:.6f}"
-    return run("journalctl", since, "--quiet", "--output=cat", f"--unit={SERVICE}", *matches)
+    run("journalctl", "--sync")
+    begin = f"--after-cursor={_begin_of_test}" if _begin_of_test else "--boot"
+    return run("journalctl", begin, "--quiet", "--output=cat", f"--unit={SERVICE}", *matches)
 
 
 def journal_cursor() -> str:
@@ -87,8 +89,8 @@ def start_afresh() -> None:
     shell(f"rm -rf {STATE}/* /etc/pykcm {_DROP_INS}/pykcm*.d /etc/credstore.encrypted/pykcm.key")
     run("systemctl", "daemon-reload")
     shell("systemctl reset-failed 'pykcm*'")
-    global _began  # noqa: PLW0603 - there is one machine
-    _began = time.time()
+    global _begin_of_test  # noqa: PLW0603 - there is one machine
+    _begin_of_test = journal_cursor()
     run("systemctl", "start", SOCKET_UNIT)
 
 
