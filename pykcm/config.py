@@ -49,12 +49,14 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     reap_interval: _Seconds = 600.0
     expired_retention: _Seconds = 86400.0
     root_lists_all: bool = False
+    audit_socket_path: _SocketPath = "/run/pykcm-audit.sock"
     responder_idle_timeout: _Seconds = 300.0
 
 
 OPTIONS = tuple(field.name for field in msgspec.structs.fields(Config))
 _DURATIONS = frozenset({"reap_interval", "expired_retention", "responder_idle_timeout"})
 
+_PATH_OF_SOCKET = "an absolute path of at most 107 bytes (the kernel takes no longer one for a socket)"
 _NUMBER = "a whole number from 0 (no limit)"
 _SIZE = "a size in KiB: a whole number from 0 (no limit) to 2^40"
 _DURATION_FORM = 'to 10 years: seconds, or "90s", "10m", "24h", "7d"'
@@ -62,7 +64,7 @@ _DURATION_OR_NEVER = f"a duration from 0 (never) {_DURATION_FORM}"
 
 # What is right, for the messages about what is not.
 _ALLOWED = {
-    "socket_path": "an absolute path of at most 107 bytes (the kernel takes no longer one for a socket)",
+    "socket_path": _PATH_OF_SOCKET,
     "state_dir": "an absolute path",
     "store": '"sqlcipher" or "memory"',
     "key_file": "an absolute path",
@@ -79,6 +81,7 @@ _ALLOWED = {
     "reap_interval": _DURATION_OR_NEVER,
     "expired_retention": f"a duration from 0 (as soon as they have expired) {_DURATION_FORM}",
     "root_lists_all": "true or false",
+    "audit_socket_path": _PATH_OF_SOCKET,
     "responder_idle_timeout": _DURATION_OR_NEVER,
 }
 

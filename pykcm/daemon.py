@@ -21,7 +21,8 @@ from pykcm.dumps import DumpsError, forbid_dumps
 from pykcm.logs import set_level, set_up_logging
 from pykcm.peer.access import Access
 from pykcm.peer.identity import Kernel, KernelUnreadableError, read_kernel
-from pykcm.peer.selinux import PolicyUnusableError, load_policy
+from pykcm.peer.messages import Reporter, take_messages
+from pykcm.peer.selinux import Policy, PolicyUnusableError, load_policy
 from pykcm.protocol.framing import MAX_REPLY_SIZE
 from pykcm.server.connection import Common, Connection
 from pykcm.server.connections import Connections, Limits
@@ -139,9 +140,7 @@ def _run(config: Config) -> int:
         signal.signal(number, _leave)
     _allow_many_descriptors()
     kernel = read_kernel()
-    access = Access(
-        root_lists_all=config.root_lists_all, policy=load_policy() if kernel.has_selinux else None
-    )
+    access = Access(root_lists_all=config.root_lists_all, policy=_load_policy(config, kernel))
     with ExitStack() as at_end:
         notifier = Notifier()
         sockets = activated_sockets()
@@ -154,6 +153,14 @@ def _run(config: Config) -> int:
         with _runner() as runner:
             runner.run(_serve(config, kernel, access, store, sockets, notifier, activated=activated))
     return 0
+
+
+def _load_policy(config: Config, kernel: Kernel) -> Policy | None:
+    if not kernel.has_selinux:
+        return None
+    reporter = Reporter(config.audit_socket_path)
+    take_messages(reporter.report)
+    return load_policy(reporter.report)
 
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:

@@ -26,16 +26,20 @@ class Throttle:
 
 
 class _Lines(logging.Formatter):
+    def __init__(self, program: str) -> None:
+        super().__init__()
+        self._program = program
+
     def format(self, record: logging.LogRecord) -> str:
-        return f"pykcmd: {record.levelname.lower()}: {super().format(record)}"
+        return f"{self._program}: {record.levelname.lower()}: {super().format(record)}"
 
 
-def set_up_logging() -> None:
+def set_up_logging(program: str = "pykcmd") -> None:
     """To the journal with fields when stderr is the journal, else plain lines to stderr."""
-    handler: logging.Handler | None = _journal_handler() if _stderr_is_journal() else None
+    handler: logging.Handler | None = _journal_handler(program) if _stderr_is_journal() else None
     if handler is None:
         handler = logging.StreamHandler()
-        handler.setFormatter(_Lines())
+        handler.setFormatter(_Lines(program))
     # Not what the process is called or which thread it was: there is one of each.
     logging.logThreads = logging.logMultiprocessing = False
     root = logging.getLogger()
@@ -57,10 +61,10 @@ def _stderr_is_journal() -> bool:
     return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 
 
-def _journal_handler() -> logging.Handler | None:
+def _journal_handler(program: str) -> logging.Handler | None:
     try:
         from systemd import journal  # noqa: PLC0415 - optional
     except ImportError:
         return None
-    handler: logging.Handler = journal.JournalHandler(SYSLOG_IDENTIFIER="pykcmd")
+    handler: logging.Handler = journal.JournalHandler(SYSLOG_IDENTIFIER=program)
     return handler

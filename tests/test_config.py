@@ -26,6 +26,7 @@ DEFAULTS: dict[str, Any] = {
     "max_connections": 4096,
     "max_uid_connections": 256,
     "root_lists_all": False,
+    "audit_socket_path": "/run/pykcm-audit.sock",
     "responder_idle_timeout": 300,
 }
 
@@ -75,6 +76,7 @@ def test_options_are_documented() -> None:
     [
         ("socket_path", '"/tmp/kcm.sock"', "/tmp/kcm.sock"),
         ("socket_path", f'"/{"x" * 106}"', "/" + "x" * 106),
+        ("audit_socket_path", '"/tmp/audit.sock"', "/tmp/audit.sock"),
         ("state_dir", '"/srv/kcm"', "/srv/kcm"),
         ("store", '"memory"', "memory"),
         ("store", '"sqlcipher"', "sqlcipher"),
@@ -132,6 +134,7 @@ HINTS = {
     "max_connections": "whole number from 0",
     "max_uid_connections": "whole number from 0",
     "root_lists_all": "true or false",
+    "audit_socket_path": "absolute path of at most 107 bytes",
     "responder_idle_timeout": '"90s", "10m", "24h"',
 }
 
@@ -145,6 +148,9 @@ HINTS = {
         ("socket_path", '"/"'),
         ("socket_path", '"/a\\u0000b"'),
         ("socket_path", f'"/{"x" * 107}"'),
+        ("audit_socket_path", '"audit.sock"'),
+        ("audit_socket_path", '""'),
+        ("audit_socket_path", f'"/{"x" * 107}"'),
         ("state_dir", '"state"'),
         ("state_dir", "false"),
         ("state_dir", '"/a\\u0000b"'),

@@ -2,9 +2,18 @@
 
 import errno
 import importlib
+import logging
 from collections.abc import Callable
 from enum import StrEnum
 from typing import Any, Protocol
+
+from pykcm.peer.dontaudit import unaudited_denial
+from pykcm.peer.messages import AVC
+
+log = logging.getLogger(__name__)
+
+# Is told of what libselinux does not tell: the kind of the message, and its text.
+Report = Callable[[int, bytes], None]
 
 # What ccaches are to the policy.
 _CLASS = "file"
@@ -45,7 +54,7 @@ class Policy(Protocol):
         """
 
 
-def load_policy() -> "SELinuxPolicy":
+def load_policy(report: Report | None = None) -> "SELinuxPolicy":
     """The policy of a kernel that has SELinux; raises PolicyUnusableError."""
     try:
         binding = importlib.import_module("selinux")
@@ -54,7 +63,7 @@ def load_policy() -> "SELinuxPolicy":
         raise PolicyUnusableError(
             f"SELinux is enabled, but Python's module selinux cannot be loaded ({error}): {_WAY_OUT}"
         ) from error
-    return SELinuxPolicy(binding)
+    return SELinuxPolicy(binding, report)
 
 
 class SELinuxPolicy:
@@ -65,8 +74,9 @@ class SELinuxPolicy:
     so all of that is made sure of first.
     """
 
-    def __init__(self, binding: Any) -> None:
+    def __init__(self, binding: Any, report: Report | None = None) -> None:
         self._binding = binding
+        self._report = report
         self._memory: dict[tuple[Any, ...], bool] = {}
         self._memory_of: tuple[int, int] | None = None
         try:
@@ -136,13 +146,25 @@ class SELinuxPolicy:
 
     def _ask(self, peer: str, target: str, permission: Permission) -> bool:
         try:
-            # A denial is logged by libselinux itself, on stderr.
+            # What there is to say of a denial libselinux says itself: see messages.py.
             answer: int = self._binding.selinux_check_access(peer, target, _CLASS, permission.value)
         except OSError as error:
-            if error.errno == errno.EACCES:
-                return False
-            raise
+            if error.errno != errno.EACCES:
+                raise
+            answer = -1
+        self._report_unaudited(peer, target, permission)
         return answer == 0
+
+    def _report_unaudited(self, peer: str, target: str, permission: Permission) -> None:
+        if self._report is None:
+            return
+        # Nothing here may change the decision.
+        try:
+            message = unaudited_denial(self._binding, peer, target, _CLASS, permission.value)
+            if message is not None:
+                self._report(AVC, message)
+        except Exception as error:  # noqa: BLE001
+            log.debug("whether the policy denies what it does not audit cannot be told: %s", error)
 
     def _check_context(self, context: str) -> bool:
         try:

@@ -3,6 +3,7 @@
 import errno
 import sys
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -29,6 +30,9 @@ class Binding:
         self.is_open = False
         self.asked: list[tuple[str, str, str, str]] = []
         self.while_asked: Callable[[], None] = lambda: None
+        # What a decision says: allowed, auditdeny, flags.
+        self.decision = (6, 0xFFFFFFFF, 0)
+        self.failure: Exception | None = None
 
     def is_selinux_enabled(self) -> int:
         return given(self.enabled)
@@ -48,11 +52,20 @@ class Binding:
     def getcon_raw(self) -> list[Any]:
         return [0, "system_u:system_r:pykcm_t:s0"]
 
-    def av_decision(self) -> object:
-        return object()
+    def av_decision(self) -> SimpleNamespace:
+        return SimpleNamespace()
 
     def security_compute_av_raw(self, source: str, target: str, number: int, wanted: int, into: Any) -> int:
         assert (source, target, number, wanted) == (*[self.getcon_raw()[1]] * 2, 6, 6)
+        return 0
+
+    def security_compute_av_flags_raw(
+        self, source: str, target: str, number: int, wanted: int, into: Any
+    ) -> int:
+        assert (source, target, number) == (PEER, TARGET, 6)
+        if self.failure:
+            raise self.failure
+        into.allowed, into.auditdeny, into.flags = self.decision
         return 0
 
     def security_check_context_raw(self, context: str) -> int:
@@ -268,3 +281,55 @@ def test_memory_is_bounded(binding: Binding) -> None:
     for number in range(10_000):
         policy.allows(f"u:r:t:s0:c{number}", TARGET, READ)
     assert len(policy._memory) <= 4096
+
+
+# Denials that libselinux says nothing of
+
+ALL = 0xFFFFFFFF
+NO_READ_AUDITED = ALL & ~2
+
+
+@pytest.mark.parametrize(
+    ("decision", "enforcing", "permissive"),
+    [
+        ((4, NO_READ_AUDITED, 0), 1, 0),
+        ((4, NO_READ_AUDITED, 0), 0, 1),
+        ((4, NO_READ_AUDITED, 1), 1, 1),
+        ((4, ALL, 0), 1, None),
+        ((6, NO_READ_AUDITED, 0), 1, None),
+        ((6, ALL, 0), 1, None),
+    ],
+    ids=["not audited", "in permissive mode", "of a permissive type", "audited", "allowed", "both"],
+)
+def test_what_is_not_audited(
+    binding: Binding, decision: tuple[int, int, int], enforcing: int, permissive: int | None
+) -> None:
+    """A denial that a dontaudit rule hides is reported, once, in libselinux's words."""
+    told: list[tuple[int, bytes]] = []
+    policy = SELinuxPolicy(binding, lambda kind, message: told.append((kind, message)))
+    binding.decision, binding.enforcing = decision, enforcing
+    if permissive == 0:
+        binding.answer = error(errno.EACCES)
+    for _ in range(2):
+        assert policy.allows(PEER, TARGET, READ) is (permissive != 0)
+    text = (
+        f"avc:  denied  {{ read }} for  scontext={PEER} tcontext={TARGET} tclass=file permissive={permissive}"
+    )
+    assert told == ([] if permissive is None else [(3, text.encode())])
+
+
+@pytest.mark.parametrize("failure", [error(errno.EINVAL), TypeError()])
+@pytest.mark.parametrize(("answer", "allowed"), [(0, True), (error(errno.EACCES), False)])
+def test_reports_decide_nothing(
+    binding: Binding, failure: Exception, answer: int | Exception, allowed: bool
+) -> None:
+    """Whatever goes wrong with a report, the decision is what it was."""
+
+    def fail(kind: int, message: bytes) -> None:
+        raise failure
+
+    policy = SELinuxPolicy(binding, fail)
+    binding.answer, binding.decision = answer, (0, 0, 0)
+    assert policy.allows(PEER, TARGET, READ) is allowed
+    binding.failure = failure
+    assert policy.allows(PEER, TARGET, WRITE) is allowed

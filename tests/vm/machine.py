@@ -2,7 +2,8 @@
 
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 SOCKET = Path("/run/.heim_org.h5l.kcm-socket")
@@ -81,6 +82,16 @@ def drop_in(unit: str, text: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "test.conf").write_text(text)
     run("systemctl", "daemon-reload")
+
+
+@contextmanager
+def permissive() -> Iterator[None]:
+    """Has SELinux log what it would deny, and allow it."""
+    run("setenforce", "0")
+    try:
+        yield
+    finally:
+        run("setenforce", "1")
 
 
 def start_afresh() -> None:

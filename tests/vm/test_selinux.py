@@ -3,8 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -84,15 +83,6 @@ with KcmClient(sys.argv[1]) as client:
     by_name = {client.get_cache_by_uuid(uuid): uuid for uuid in client.get_cache_uuid_list()}
     print(by_name[name].hex(), client.get_cred_uuid_list(name)[0].hex())
 """
-
-
-@contextmanager
-def permissive() -> Iterator[None]:
-    machine.run("setenforce", "0")
-    try:
-        yield
-    finally:
-        machine.run("setenforce", "1")
 
 
 def test_the_machine_enforces() -> None:
@@ -206,7 +196,7 @@ def test_a_user_without_categories(client_as: ClientAs) -> None:
 
 def test_permissive(one: LabelledClient, two: LabelledClient) -> None:
     """In permissive mode everything of the UID is seen, and from the moment of enforcing no more."""
-    with permissive():
+    with machine.permissive():
         assert sorted(principals(one)) == sorted(principals(two)) == ["alice", "bob"]
     assert (principals(one), principals(two)) == (["alice"], ["bob"])
 
