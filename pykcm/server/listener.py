@@ -15,7 +15,8 @@ from typing import Any
 
 from pykcm.processes import shown_process
 
-BACKLOG = 1024
+# As the unit has it: who listens anew changes what the one before has asked for.
+BACKLOG = 4096
 _MODE = 0o666
 
 _UCRED = Struct("iII")
