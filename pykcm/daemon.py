@@ -12,7 +12,7 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from pykcm import __version__
 from pykcm.ccaches.quotas import Quotas
@@ -27,7 +27,7 @@ from pykcm.protocol.framing import MAX_REPLY_SIZE
 from pykcm.server.connection import Common, Connection
 from pykcm.server.connections import Connections, Limits
 from pykcm.server.deadlines import Deadlines
-from pykcm.server.listener import BACKLOG, BoundSocket, ListenError
+from pykcm.server.listener import BoundSocket, Listener, ListenError
 from pykcm.server.reaper import Reaper
 from pykcm.server.residents import Residents
 from pykcm.server.rota import Rota
@@ -62,9 +62,6 @@ _STDERR = 2
 
 # SIGHUP: the terminal of a daemon that was started by hand is gone.
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-
-# From 3.13 on, a server removes its socket's path when it closes: this one may be systemd's.
-_KEEP_PATH: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -232,8 +229,15 @@ async def _serve(
 ) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
+    is_told = False
+
+    def obey() -> None:
+        nonlocal is_told
+        is_told = True
+        stop.set()
+
     for number in _STOP_SIGNALS:
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, obey)
 
     service = Service(store, Residents(store, _quotas(config), config.collection_cache_size * MIB), access)
     # Without socket activation nothing would start the daemon again, and without a persistent store its
@@ -252,10 +256,8 @@ async def _serve(
     def connection() -> Connection:
         return Connection(common)
 
-    servers = [
-        await loop.create_unix_server(connection, sock=sock, backlog=BACKLOG, **_KEEP_PATH)
-        for sock in sockets
-    ]
+    listener = Listener(sockets, connection)
+    await listener.begin()
     connections.start_timer()
     reaping = _start_reaping(config, store, service)
     _announce(config, kernel, sockets, notifier)
@@ -265,10 +267,16 @@ async def _serve(
     gc.set_threshold(20_000, 50, 100)
 
     await stop.wait()
+    await listener.stop()
+    while connections.count and not is_told:
+        # Idle it was, until somebody came in this very moment, who has a claim to be served.
+        stop.clear()
+        await listener.begin()
+        await stop.wait()
+        await listener.stop()
+    listener.close()
     log.info("stopping")
     notifier.stopping()
-    for server in servers:
-        server.close()
     if reaping is not None:
         reaping.cancel()
         await asyncio.wait([reaping])

@@ -68,6 +68,10 @@ class Connections:
         self._all_closed = asyncio.Event()
         self._all_closed.set()
 
+    @property
+    def count(self) -> int:
+        return self._count
+
     def add(self, connection: Member) -> bool:
         """Count the connection in; False where there is no room for it, and it is to be closed."""
         if not self._has_room(connection.uid):

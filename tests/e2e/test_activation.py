@@ -3,6 +3,7 @@
 import os
 import socket
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -196,6 +197,47 @@ def test_not_idle_with_a_connection(stopped_pykcmd: Pykcmd, listener: socket.soc
         kcm.noop()
         assert _runs_on(stopped_pykcmd, 0.8)
         kcm.noop()
+    assert stopped_pykcmd.wait() == 0
+
+
+# When a connection has closed, the daemon does nothing until it may go on and the idle time is over: the
+# event loop finds then that the time has ended and somebody has connected, both in one turn.
+_BUSY_UNTIL_IDLE = """
+import sys, time
+from pathlib import Path
+if {without_uvloop}:
+    sys.modules["uvloop"] = None
+from pykcm.daemon import main
+from pykcm.server.connections import Connections
+
+discard = Connections.discard
+
+def slow(self, connection):
+    discard(self, connection)
+    while not Path("go on").exists():
+        time.sleep(0.01)
+    time.sleep(0.3)
+
+Connections.discard = slow
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("without_uvloop", [True, False], ids=["asyncio", "uvloop"])
+def test_a_client_that_comes_as_the_idle_time_ends(
+    stopped_pykcmd: Pykcmd, listener: socket.socket, *, without_uvloop: bool
+) -> None:
+    """Who connects in that very moment may ask, however late: this daemon answers, or else the next one."""
+    program = _BUSY_UNTIL_IDLE.format(without_uvloop=without_uvloop)
+    stopped_pykcmd.command = (sys.executable, "-c", program)
+    stopped_pykcmd.configure("responder_idle_timeout = 0.2\n")
+    launch_with(stopped_pykcmd, [listener])
+    assert stopped_pykcmd.answers()
+    with RawConnection(stopped_pykcmd.socket_path, USER) as late:
+        (stopped_pykcmd.folder / "go on").touch()
+        if not _runs_on(stopped_pykcmd, 1):
+            launch_with(stopped_pykcmd, [listener])
+        assert late.ask(NOOP) == 0
     assert stopped_pykcmd.wait() == 0
 
 

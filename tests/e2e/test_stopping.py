@@ -141,4 +141,5 @@ def test_a_client_that_comes_at_the_end(stopped_pykcmd: Pykcmd, connect: Callabl
         launch_with(stopped_pykcmd, [listener])
         for connection in late:
             assert connection.reply() == (0, b"")
+        assert stopped_pykcmd.answers()
         assert stopped_pykcmd.stop() == 0

@@ -14,15 +14,26 @@ SOCKET_UNIT = "pykcm.socket"
 # What of a unit is here does not outlive the machine.
 _DROP_INS = Path("/run/systemd/system")
 
+_CONFIG = Path("/etc/pykcm/pykcm.toml")
+_CGROUP = Path("/sys/fs/cgroup/system.slice", SERVICE, "cgroup.procs")
+
 # Seconds for whatever is waited for: everything here is ten times as slow as on a real machine.
 PATIENCE = 120
+
+# Where the journal was when the test started afresh.
+_begin_of_test = ""
+
+
+def attempt(*command: str) -> subprocess.CompletedProcess[str]:
+    """A command that has ended, with all that it printed as its stdout."""
+    return subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=PATIENCE
+    )
 
 
 def run(*command: str) -> str:
     """What a command prints, which must succeed."""
-    done = subprocess.run(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=PATIENCE
-    )
+    done = attempt(*command)
     assert done.returncode == 0, f"{' '.join(command)}: exit code {done.returncode}\n{done.stdout}"
     return done.stdout
 
@@ -54,8 +65,10 @@ def main_pid() -> int:
 
 
 def journal(*matches: str) -> str:
-    """The lines of pykcm's service in this boot."""
-    return run("journalctl", "--boot", "--quiet", "--output=cat", f"--unit={SERVICE}", *matches)
+    """The lines of pykcm's service since the test started afresh."""
+    run("journalctl", "--sync")
+    begin = f"--after-cursor={_begin_of_test}" if _begin_of_test else "--boot"
+    return run("journalctl", begin, "--quiet", "--output=cat", f"--unit={SERVICE}", *matches)
 
 
 def journal_cursor() -> str:
@@ -87,4 +100,32 @@ def start_afresh() -> None:
     shell(f"rm -rf {STATE}/* /etc/pykcm {_DROP_INS}/pykcm*.d /etc/credstore.encrypted/pykcm.key")
     run("systemctl", "daemon-reload")
     shell("systemctl reset-failed 'pykcm*'")
+    global _begin_of_test  # noqa: PLW0603 - there is one machine
+    _begin_of_test = journal_cursor()
     run("systemctl", "start", SOCKET_UNIT)
+
+
+def configure(toml: str) -> None:
+    """The configuration of the next start, until the next test starts afresh."""
+    _CONFIG.parent.mkdir(exist_ok=True)
+    _CONFIG.write_text(toml)
+
+
+def processes() -> list[int]:
+    """The PIDs of the service, the main one first; quicker to be had than `main_pid`."""
+    try:
+        return [int(pid) for pid in _CGROUP.read_text().split()]
+    except OSError:
+        return []
+
+
+def status_of(pid: int) -> dict[str, list[str]]:
+    """/proc/PID/status: the words of each line by its name."""
+    lines = (line.partition(":") for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return {name: words.split() for name, _, words in lines}
+
+
+def wait_for_the_end() -> None:
+    """Until the service has ended in order."""
+    wait_until(lambda: property_of(SERVICE, "ActiveState") == "inactive", "the service ends")
+    assert property_of(SERVICE, "Result") == "success"

@@ -1,5 +1,7 @@
-"""pykcm as installed by README's commands."""
+"""pykcm as installed by README's commands: what runs, as whom, and what it could do."""
 
+import pwd
+import re
 from collections.abc import Callable
 
 from . import machine
@@ -14,3 +16,39 @@ def test_the_first_kinit_starts_the_service(client_as: Callable[..., LabelledCli
     user.kinit("alice")
     assert machine.main_pid()
     assert user.klist().ccache == "KCM:1000"
+
+
+def test_the_socket(pykcm: None) -> None:
+    """README's commands have enabled it for each boot; it is root's, and for everyone to connect to."""
+    assert machine.run("systemctl", "is-enabled", machine.SOCKET_UNIT) == "enabled\n"
+    status = machine.SOCKET.stat()
+    assert (status.st_uid, status.st_gid, status.st_mode & 0o7777) == (0, 0, 0o666)
+
+
+def test_no_privileges(client_as: Callable[..., LabelledClient]) -> None:
+    """The daemon is a user of its own, without capabilities, new privileges or unlisted system calls."""
+    client_as(1000).kinit("alice")
+    user = pwd.getpwnam("pykcm")
+    status = machine.status_of(machine.main_pid())
+    assert user.pw_uid
+    assert user.pw_gid
+    assert status["Uid"] == [str(user.pw_uid)] * 4
+    assert status["Gid"] == [str(user.pw_gid)] * 4
+    assert status["Groups"] in ([], [str(user.pw_gid)])
+    for capabilities in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
+        assert int(status[capabilities][0], 16) == 0, capabilities
+    assert status["NoNewPrivs"] == ["1"]
+    assert status["Seccomp"] == ["2"]
+    state = machine.STATE.stat()
+    assert (state.st_uid, state.st_gid, state.st_mode & 0o7777) == (user.pw_uid, user.pw_gid, 0o700)
+    for path in machine.STATE.iterdir():
+        assert path.stat().st_uid == user.pw_uid, path
+        assert path.stat().st_mode & 0o077 == 0, path
+
+
+def test_exposure(pykcm: None) -> None:
+    """systemd, asked about the unit as it is loaded, finds little that the service could do."""
+    table = machine.run("systemd-analyze", "security", "--no-pager", machine.SERVICE)
+    found = re.search(r"Overall exposure level for pykcm\.service: (\d+\.\d)", table)
+    assert found, table
+    assert float(found[1]) <= 1.5, table

@@ -1,0 +1,35 @@
+"""A user's ccache, spoken to with pykcm's own client: what is stored, and what is there."""
+
+from contextlib import AbstractContextManager
+
+from pykcm.client import KcmClient
+from tests.builders import ALICE, credential_bytes, principal
+from tests.e2e.credentials import parse_all, server_of
+from tests.e2e.daemon import effective_uid
+
+from . import machine
+
+USER = 1000
+NAME = b"%d" % USER
+
+
+def connected(uid: int = USER) -> AbstractContextManager[KcmClient]:
+    """A connection of that user."""
+    with effective_uid(uid):
+        return KcmClient(machine.SOCKET, timeout=machine.PATIENCE)
+
+
+def begin() -> None:
+    """An empty ccache."""
+    with connected() as kcm:
+        kcm.initialize(NAME, ALICE)
+
+
+def ticket_for(server: str) -> bytes:
+    return credential_bytes(principal(server))
+
+
+def servers() -> list[str]:
+    """Whom the ccache has tickets for, in order."""
+    with connected() as kcm:
+        return [server_of(credential) for credential in parse_all(kcm.get_cred_list(NAME))]

@@ -1,0 +1,92 @@
+"""The end for idleness: nobody notices."""
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from . import machine, stored
+from .clients import LabelledClient
+
+ROUNDS = 100
+
+# In seconds: long enough for the round's own work.
+_TIMEOUT = 0.3
+
+
+def test_ends_and_starts_again(client_as: Callable[..., LabelledClient]) -> None:
+    """After responder_idle_timeout the daemon ends, and the next client starts it again, with all there."""
+    machine.configure('responder_idle_timeout = "2s"\n')
+    user = client_as(1000)
+    user.kinit("alice")
+    user.kvno("host/server.pykcm.test")
+    listed = user.klist()
+    machine.wait_for_the_end()
+    assert machine.SOCKET.is_socket()
+    assert user.klist() == listed
+    machine.wait_for_the_end()
+    assert user.kvno("host/server.pykcm.test")
+    assert user.klist() == listed
+
+
+class _Aim:
+    """When to connect, in seconds after the last connection's end: steered by where the last ones hit.
+
+    One third of the rounds each: around the moment in which the daemon decides to end; from there to when
+    its process is gone; right after that.
+    """
+
+    def __init__(self) -> None:
+        self._decided = _TIMEOUT
+        self._gone = 2 * _TIMEOUT
+        self.hits: Counter[str] = Counter()
+
+    def wait(self, number: int, since: float, pid: int) -> None:
+        """Until it is time to connect; no wait of a test for something, but the race itself."""
+        process = Path(f"/proc/{pid}")
+        if number % 3 == 2:
+            while process.exists():
+                pass
+            self._gone = time.monotonic() - since
+            return
+        part = number % 3 * (number % 16 + 1) / 16
+        due = since + self._decided + part * (self._gone - self._decided)
+        while time.monotonic() < due:
+            pass
+
+    def tell(self, number: int, *, was_there: bool, is_same: bool) -> None:
+        self.hits["before" if is_same else "during" if was_there else "after"] += 1
+        if number % 3 == 0:
+            self._decided += 0.01 if is_same else -0.01
+
+
+def test_a_client_as_the_daemon_ends(client_as: Callable[..., LabelledClient]) -> None:
+    """A hundred clients that come shortly before, during and after the end have no error and lose nothing."""
+    machine.configure(f"responder_idle_timeout = {_TIMEOUT}\n")
+    machine.drop_in(machine.SERVICE, "[Unit]\nStartLimitBurst=1000\n")
+    stored.begin()
+    aim = _Aim()
+    expected = []
+    since = time.monotonic()
+    for number in range(ROUNDS):
+        before = machine.processes()
+        if before:
+            aim.wait(number, since, before[0])
+        was_there = bool(machine.processes())
+        with stored.connected() as kcm:
+            expected.append(f"service{number}")
+            kcm.store(stored.NAME, stored.ticket_for(expected[-1]))
+            is_same = before == machine.processes()
+        since = time.monotonic()
+        aim.tell(number, was_there=was_there, is_same=is_same)
+    print(aim.hits)  # noqa: T201 - shown by pytest where the test failed
+    assert min(aim.hits[moment] for moment in ("before", "during", "after")) >= ROUNDS // 20
+    assert stored.servers() == expected
+    log = machine.journal()
+    assert log.splitlines().count("stopping") >= ROUNDS // 3
+    for trouble in ("cut off", "warning", "error", "Failed", "start-limit-hit"):
+        assert trouble not in log
+    user = client_as(1000)
+    user.kinit("alice")
+    assert user.kvno("host/server.pykcm.test")
+    assert user.klist().tickets[-1] == "host/server.pykcm.test"
