@@ -1,6 +1,7 @@
 """Images for podman where there is no registry to pull from: the machine's own /usr, in configured roots."""
 
 import io
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -10,12 +11,16 @@ DAEMON_UID = 998
 
 _TAR = Path("/var/tmp/image.tar")
 
+_PROGRAM = "/opt/pykcm/bin/pykcmd"
+# The same without the label that it has on the host: no image's file has that.
+_UNLABELLED_PROGRAM = "/usr/local/bin/pykcmd"
+
 # The KDC is on the machine's loopback. What podman keeps account of takes most of its time.
-_CONTAINERS_CONF = """\
+_CONTAINERS_CONF = f"""\
 [containers]
 netns = "host"
 log_driver = "k8s-file"
-volumes = ["/usr:/usr:ro", "/opt/pykcm:/opt/pykcm:ro"]
+volumes = ["/usr:/usr:ro", "/opt/pykcm:/opt/pykcm:ro", "{_UNLABELLED_PROGRAM}:{_PROGRAM}:ro"]
 [engine]
 events_logger = "none"
 cgroup_manager = "cgroupfs"
@@ -27,6 +32,8 @@ _FOLDERS = (("tmp", 0o1777, 0), ("run/kcm", 0o755, DAEMON_UID), ("var/lib/pykcm"
 
 def make_images(krb5_conf: str, keytab: Path) -> None:
     """`localhost/app` and `localhost/pykcm`, as docs/containers.md describes them."""
+    shutil.copy(_PROGRAM, _UNLABELLED_PROGRAM)
+    machine.run("chcon", "--type=bin_t", _UNLABELLED_PROGRAM)
     Path("/etc/containers/containers.conf").write_text(_CONTAINERS_CONF)
     _make("localhost/app", {"etc/krb5.conf": krb5_conf.encode(), "etc/krb5.keytab": keytab.read_bytes()})
     _make(
