@@ -61,7 +61,7 @@ def test_capabilities(client_as: Callable[..., LabelledClient]) -> None:
     assert "0" not in daemon["Uid"].split()
 
     assert client_as(USER, OTHER).klist_all() == []
-    machine.wait_until(lambda: int(machine.property_of(UNIT, "MainPID")), f"the start of {UNIT}")
+    machine.wait_until(lambda: machine.is_active(UNIT), f"the start of {UNIT}")
     relay = status_of(int(machine.property_of(UNIT, "MainPID")))
     assert [int(relay[name], 16) for name in CAPABILITIES] == [CAP_AUDIT_WRITE] * len(CAPABILITIES)
     assert "0" not in relay["Uid"].split()
