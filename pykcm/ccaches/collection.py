@@ -23,7 +23,7 @@ from pykcm.ccaches.changes import (
     DefaultChanged,
     Removal,
 )
-from pykcm.ccaches.defaults import Defaults
+from pykcm.ccaches.defaults import Defaults, Follows
 from pykcm.ccaches.expiry import EMPTY_LIFETIME
 from pykcm.ccaches.quotas import NO_LIMITS, Census, Quotas
 from pykcm.protocol.codes import Code, KcmError
@@ -276,13 +276,13 @@ class Collection:
             self._defaults = Defaults()
             self._changes.append(CollectionEmptied())
 
-    def rename(self, old: bytes, renamed: CCache) -> None:
-        """Put `renamed`, which `old` has become, in its place, with all that named `old`."""
+    def rename(self, old: bytes, renamed: CCache, follows: Follows) -> None:
+        """Put `renamed`, which `old` has become, in its place, with the defaults that follow it."""
         defaults = self._defaults
         credentials = tuple(self._ccaches[old].credentials)
         self.destroy(old)
         self.fill(renamed, credentials)
-        self._set_defaults(defaults.moved(old, renamed.name, self._own_name))
+        self._set_defaults(defaults.moved(old, renamed.name, self._own_name, follows))
 
     def remove_expired(self, uuids: Iterable[bytes], until: int) -> None:
         """Remove those of these ccaches that expired at `until`, in seconds since the epoch, or before."""
@@ -390,10 +390,16 @@ class Collection:
         return plan
 
 
-def move(source: Collection, old: bytes, target: Collection, new: bytes) -> None:
+def move(
+    source: Collection,
+    old: bytes,
+    target: Collection,
+    new: bytes,
+    follows: Follows = lambda _whose: True,
+) -> None:
     """MOVE_CACHE: `new` takes the contents of `old`, created or overwritten; `old` is gone.
 
-    Defaults that named `old` name `new`, unless `new` is in another UID's collection.
+    Defaults that named `old` and follow it name `new`, unless `new` is in another UID's collection.
     """
     moved = source.get(old)
     if moved is None:
@@ -403,7 +409,7 @@ def move(source: Collection, old: bytes, target: Collection, new: bytes) -> None
         return
     renamed = target.renamed(moved, new)
     if target is source:
-        source.rename(old, renamed)
+        source.rename(old, renamed, follows)
         return
     plan = target.plan_room(new, moved.size, is_moved=True)
     target.fill(renamed, tuple(moved.credentials))

@@ -6,6 +6,9 @@ from typing import NamedTuple, Self
 # So many peers may have one of their own: more come and go than are remembered.
 MAX_OWN = 64
 
+# Whether the default that a range has of its own, or the shared one (None), follows a ccache that is moved.
+Follows = Callable[[str | None], bool]
+
 
 class Defaults(NamedTuple):
     """Names, whether or not ccaches have them.
@@ -33,12 +36,17 @@ class Defaults(NamedTuple):
             kept.remove(next((entry for entry in kept if not exists(entry[1])), kept[0]))
         return self._replace(own=(*kept, (whose, name)))
 
-    def moved(self, old: bytes, new: bytes, own_name: bytes) -> Self:
-        """These, with those that named the ccache `old` naming `new`; `own_name` is the collection's."""
+    def moved(self, old: bytes, new: bytes, own_name: bytes, follows: Follows) -> Self:
+        """These, with those that named the ccache `old` and follow it naming `new`.
+
+        `own_name` is the collection's.
+        """
         shared = own_name if self.shared is None else self.shared
-        if shared == old:
+        if shared == old and follows(None):
             shared = new
         return self._replace(
             shared=None if shared == own_name else shared,
-            own=tuple((range_, new if name == old else name) for range_, name in self.own),
+            own=tuple(
+                (range_, new if name == old and follows(range_) else name) for range_, name in self.own
+            ),
         )

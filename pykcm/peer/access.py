@@ -96,6 +96,12 @@ class Access:
         """Whether the peer moves the default that all share: those on the system's lowest level do."""
         return self._policy is None or self._context(peer).level in {None, SYSTEM_LOW}
 
+    def moves_default(self, peer: Peer, whose: str | None) -> bool:
+        """Whether the peer moves the default of the range `whose`, or the shared one (None)."""
+        if whose is None or self.range_of(peer) is None:
+            return self.shares_default(peer)
+        return whose == self.range_of(peer)
+
     @staticmethod
     def _context(peer: Peer) -> Context:
         try:

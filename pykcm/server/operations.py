@@ -86,6 +86,10 @@ class Turn:
             if not (self._access.may_read(self.peer, label) and self._access.may_change(self.peer, label)):
                 raise KcmError(Code.FCC_PERM)
 
+    def moves_default(self, whose: str | None) -> bool:
+        """Whether the peer may move the default of this SELinux range, or the shared one (None)."""
+        return self._access.moves_default(self.peer, whose)
+
     def filled(self, name: bytes, collection: Collection) -> None:
         """Tell that the peer has created or overwritten the ccache."""
         if self.peer.label is not None and collection.uid == self.peer.uid:
@@ -165,7 +169,7 @@ def move_cache(turn: Turn, old: bytes, new: bytes) -> bytes:
     turn.changeable(old)
     target = turn.collections[-1]
     turn.check_creatable(new, target)
-    move(turn.collection, old, target, new)
+    move(turn.collection, old, target, new, turn.moves_default)
     turn.filled(new, target)
     return NOTHING
 

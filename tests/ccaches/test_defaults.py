@@ -52,6 +52,18 @@ def test_moved_along(collection: Collection, others: list[bytes]) -> None:
     assert DefaultChanged(None, collection.own_defaults) in collection.take_changes()
 
 
+def test_those_that_follow(collection: Collection) -> None:
+    """Of the defaults that named the old name those stay that do not follow."""
+    collection.initialize(b"1000", ALICE, None)
+    for whose in (C1, C2):
+        collection.set_default(b"1000", whose)
+    move(collection, b"1000", collection, b"1000:new", lambda whose: whose == C2)
+    assert collection.default_name == b"1000"
+    assert collection.own_defaults == ((C1, b"1000"), (C2, b"1000:new"))
+    move(collection, b"1000:new", collection, b"1000", lambda whose: whose is None)
+    assert collection.own_defaults == ((C1, b"1000"), (C2, b"1000:new"))
+
+
 def test_gone_with_the_last_ccache(collection: Collection) -> None:
     """They are forgotten when the last ccache goes, and not before."""
     collection.initialize(b"1000:a", ALICE, None)

@@ -80,6 +80,28 @@ def test_the_host_moves_its_own(ask: Ask) -> None:
     assert FREE_NAME.fullmatch(kinit(ask(CONTAINER_2)))
 
 
+def test_containers_move_ccaches(ask: Ask) -> None:
+    """A ccache that a container moves takes its own default along, and shows its name by no other one."""
+    kinit(ask(CONTAINER_1))
+    ask(CONTAINER_1).initialize(b"1000:one", BOB)
+    ask(CONTAINER_2).set_default_cache(b"1000:one")
+    ask(CONTAINER_1).move_cache(b"1000", b"1000:secret")
+    assert klist(ask(CONTAINER_1)) == (b"1000:secret", ALICE)
+    ask(CONTAINER_1).move_cache(b"1000:one", b"1000:secret")
+    ask(CONTAINER_1).initialize(b"1000:another", ALICE)
+    ask(CONTAINER_1).destroy(b"1000:secret")
+    assert ask(HOST).get_default_cache() == b"1000"
+    assert ask(CONTAINER_2).get_default_cache() == b"1000:one"
+
+
+def test_the_host_moves_a_containers_ccache(ask: Ask) -> None:
+    """A ccache that the host moves takes the shared default along, and not the container's own."""
+    kinit(ask(CONTAINER_1))
+    ask(HOST).move_cache(b"1000", b"1000:moved")
+    assert klist(ask(HOST)) == (b"1000:moved", ALICE)
+    assert ask(CONTAINER_1).get_default_cache() == b"1000"
+
+
 def test_the_shared_default(ask: Ask) -> None:
     """The shared default, as long as it is within reach, is given to whoever has none yet."""
     kinit(ask(HOST_LOW))
