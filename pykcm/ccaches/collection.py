@@ -257,6 +257,11 @@ class Collection:
             ccache.empty_expires,
         )
 
+    def relabel(self, ccache: CCache, label: str | None) -> None:
+        """Give the ccache this label, whatever the creator's was."""
+        ccache.label = label
+        self._changes.append(CCacheWritten(ccache))
+
     def destroy(self, name: bytes) -> None:
         """Remove the ccache. A default that named it goes on naming it, unless nothing is left at all."""
         ccache = self._ccaches.get(name)

@@ -63,6 +63,18 @@ class Access:
         """Whether the peer may change a ccache created under `label`, given that it may read it."""
         return self._policy is None or self._is_allowed(self._policy, peer, label, Permission.WRITE)
 
+    def keeps_label(self, peer: Peer, label: str | None, writer: str | None) -> bool:
+        """Whether a ccache created under `label` keeps it when the peer fills it with what is of `writer`.
+
+        It does where its creator could read that anyway. Otherwise a container could wait, with a ccache of
+        a principal's name, for the ticket that the host's kinit puts into it.
+        """
+        if self._policy is None or label == writer:
+            return True
+        if label is None:
+            return False
+        return self._is_allowed(self._policy, peer._replace(label=label), writer, Permission.READ)
+
     def _is_allowed(self, policy: Policy, peer: Peer, label: str | None, permission: Permission) -> bool:
         try:
             asking = peer.label or ""

@@ -90,8 +90,11 @@ class Turn:
         """Whether the peer may move the default of this SELinux range, or the shared one (None)."""
         return self._access.moves_default(self.peer, whose)
 
-    def filled(self, name: bytes, collection: Collection) -> None:
-        """Tell that the peer has created or overwritten the ccache."""
+    def filled(self, name: bytes, collection: Collection, label: str | None) -> None:
+        """Tell that the peer has created or overwritten the ccache; `label` is that of its contents."""
+        ccache = collection.get(name)
+        if ccache is not None and not self._access.keeps_label(self.peer, ccache.label, label):
+            collection.relabel(ccache, label)
         if self.peer.label is not None and collection.uid == self.peer.uid:
             self.default(collection).filled(name)
 
@@ -146,7 +149,7 @@ def set_default_cache(turn: Turn, name: bytes) -> bytes:
 def initialize(turn: Turn, name: bytes, principal: Principal) -> bytes:
     turn.check_creatable(name, turn.collection)
     turn.collection.initialize(name, principal, turn.peer.label)
-    turn.filled(name, turn.collection)
+    turn.filled(name, turn.collection, turn.peer.label)
     return NOTHING
 
 
@@ -155,7 +158,7 @@ def replace(
 ) -> bytes:
     turn.check_creatable(name, turn.collection)
     turn.collection.replace(name, principal, kdc_offset, credentials, turn.peer.label)
-    turn.filled(name, turn.collection)
+    turn.filled(name, turn.collection, turn.peer.label)
     return NOTHING
 
 
@@ -166,11 +169,11 @@ def destroy(turn: Turn, name: bytes) -> bytes:
 
 
 def move_cache(turn: Turn, old: bytes, new: bytes) -> bytes:
-    turn.changeable(old)
+    label = turn.changeable(old).label
     target = turn.collections[-1]
     turn.check_creatable(new, target)
     move(turn.collection, old, target, new, turn.moves_default)
-    turn.filled(new, target)
+    turn.filled(new, target, label)
     return NOTHING
 
 

@@ -130,6 +130,26 @@ def test_the_policy_decides(who: Peer, answer: bool) -> None:
     ]
 
 
+@pytest.mark.parametrize("answer", [True, False])
+def test_whose_label_stays(answer: bool) -> None:
+    """Overwritten, a ccache keeps its label if its creator could read what the peer makes."""
+    policy = Noting(answer)
+    access = Access(policy=policy)
+    assert access.keeps_label(LABELLED, "x:y:z:s0:c1", LABELLED.label) is answer
+    assert policy.asked == [("x:y:z:s0:c1", "x:y:z:s0-s0:c0.c9", "read")]
+
+
+def test_whose_label_stays_unasked() -> None:
+    """Without a policy each label stays, and the very same one; none gives way, as without an answer."""
+    policy = Noting(OSError(errno.EINVAL, "Invalid argument"))
+    access = Access(policy=policy)
+    assert ACCESS.keeps_label(USER, "x:y:z:s0:c1", None)
+    assert access.keeps_label(LABELLED, LABELLED.label, LABELLED.label)
+    assert not access.keeps_label(LABELLED, None, LABELLED.label)
+    assert policy.asked == []
+    assert not access.keeps_label(LABELLED, "x:y:z:s0:c1", LABELLED.label)
+
+
 def test_a_user_who_cannot_have_categories() -> None:
     """What sshd stored, which has all categories, is asked about at its low level for a user who has none."""
     policy = Noting(True, "u:r:t:s0-s0:c0.c9", "v:r:t:s0:c1-s0:c0.c9")

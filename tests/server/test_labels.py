@@ -153,16 +153,64 @@ def test_each_sees_its_own(server: Server, one: Asking, two: Asking, host: Askin
 
 
 def test_overwritten_by_the_host(one: Asking, two: Asking, host: Asking) -> None:
-    """A container's ccache that the host overwrites or moves stays that container's."""
+    """A container's ccache that the host moves or adds to stays the container's; overwritten, it does not."""
     one.initialize(b"1000:one", ALICE)
-    host.replace(b"1000:one", 0, BOB, [TICKET])
+    host.store(b"1000:one", TICKET)
     host.move_cache(b"1000:one", b"1000:moved")
     assert listed(one) == [b"1000:moved"]
     assert listed(two) == []
     host.initialize(b"1000:of the host", ALICE)
     host.move_cache(b"1000:of the host", b"1000:moved")
-    assert listed(two) == []
-    assert one.get_principal(b"1000:moved") == ALICE
+    assert listed(one) == listed(two) == []
+    assert host.get_principal(b"1000:moved") == ALICE
+
+
+@pytest.mark.parametrize("way", ["INITIALIZE", "REPLACE", "MOVE_CACHE"])
+def test_no_trap(server: Server, one: Asking, way: str) -> None:
+    """Who overwrites a ccache with what its creator may not read makes it a ccache of its own, for good."""
+    one.initialize(b"1000:trap", ALICE)
+    victim, root = server.ask_as(1000, HOST), server.ask_as(0, HOST)
+    for asking in (victim, root):
+        if way == "REPLACE":
+            asking.replace(b"1000:trap", 0, ALICE, [TICKET])
+        elif way == "INITIALIZE":
+            asking.initialize(b"1000:trap", ALICE)
+            asking.store(b"1000:trap", TICKET)
+        else:
+            asking.initialize(b"1000:new", ALICE)
+            asking.store(b"1000:new", TICKET)
+            asking.move_cache(b"1000:new", b"1000:trap")
+        for again in (server, server.restarted()):
+            container = again.ask_as(1000, CONTAINER_1)
+            assert listed(container) == []
+            with refused(Code.FCC_NOFILE):
+                container.get_cred_list(b"1000:trap")
+            assert again.ask_as(1000, HOST).get_cred_list(b"1000:trap") == [TICKET]
+
+
+def test_refused_overwriting(runner: asyncio.Runner, store: Store) -> None:
+    """An overwriting that is refused leaves the label as it was."""
+    server = Server(runner, store, quotas=Quotas(max_ccache_size=1000), policy=Mcs())
+    one, host = server.ask_as(1000, CONTAINER_1), server.ask_as(1000, HOST)
+    one.initialize(b"1000", ALICE)
+    with refused(errno.EDQUOT):
+        host.replace(b"1000", 0, ALICE, [credential_bytes(TGS, ticket=bytes(2000))])
+    assert listed(one) == [b"1000"]
+
+
+def test_what_all_may_read_is_overwritten(server: Server, one: Asking, two: Asking) -> None:
+    """A container that overwrites the ccache of a service at s0 has its ticket for itself."""
+    server.ask_as(1000, HOST_LOW).initialize(b"1000", ALICE)
+    one.replace(b"1000", 0, BOB, [TICKET])
+    assert (listed(one), listed(two), listed(server.ask_as(1000, HOST_LOW))) == ([b"1000"], [], [])
+
+
+def test_what_is_overwritten_from_below(server: Server, one: Asking, host: Asking) -> None:
+    """A login shell's ccache stays out of the containers' reach when a process at s0 renews its ticket."""
+    host.initialize(b"1000", ALICE)
+    server.ask_as(1000, HOST_LOW).replace(b"1000", 0, ALICE, [TICKET])
+    assert listed(host) == [b"1000"]
+    assert listed(one) == []
 
 
 def test_the_whole_range_counts(server: Server, one: Asking, host: Asking) -> None:
@@ -286,6 +334,8 @@ def test_from_a_time_without_selinux(runner: asyncio.Runner, store: Store) -> No
     server = Server(runner, store, policy=Mcs())
     for label in (CONTAINER_1, CONTAINER_2, HOST, HOST_LOW):
         assert server.ask_as(1000, label).get_principal(b"1000") == ALICE
+    server.ask_as(1000, CONTAINER_1).initialize(b"1000", BOB)
+    assert listed(server.ask_as(1000, CONTAINER_2)) == []
 
 
 def test_selinux_is_gone(runner: asyncio.Runner, store: Store) -> None:

@@ -171,6 +171,28 @@ def test_the_hosts_root(client_as: ClientAs) -> None:
     assert host.klist() == Listed("KCM:0", "alice@PYKCM.TEST", [TGT])
 
 
+@pytest.mark.parametrize("name", ["KCM:1000", "KCM:1000:trap"])
+def test_a_trap(client_as: ClientAs, name: str) -> None:
+    """A ccache that a container has laid out under a principal's name does not get it the host's ticket."""
+    container, host = client_as(USER, ONE), client_as(USER, ALL)
+    container.ok(sys.executable, "-c", _TRAP, str(machine.SOCKET), name.removeprefix("KCM:"))
+    host.kinit("alice")
+    assert host.klist() == Listed(name, "alice@PYKCM.TEST", [TGT])
+    assert principals(container) == []
+    assert try_all(container, known(host)) == REFUSED
+    with_ticket(container, "bob")
+    assert principals(container) == ["bob"]
+
+
+_TRAP = """
+import sys
+from pykcm.client import KcmClient
+from pykcm.protocol.principal import Principal
+with KcmClient(sys.argv[1]) as client:
+    client.initialize(sys.argv[2].encode(), Principal(1, b"PYKCM.TEST", (b"alice",)))
+"""
+
+
 def test_a_service_at_the_lowest_level(client_as: ClientAs) -> None:
     """What a process at s0 creates every level of the UID reads."""
     with_ticket(client_as(USER), "alice")
