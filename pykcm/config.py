@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 DEFAULT_FILE = Path("/etc/pykcm/pykcm.toml")
+DEFAULT_SOCKET = "/run/.heim_org.h5l.kcm-socket"
+DEFAULT_CONTROL_SOCKET = "/run/pykcm/control.sock"
 
 _Count = Annotated[int, msgspec.Meta(ge=0)]
 _KiB = Annotated[int, msgspec.Meta(ge=0, le=2**40)]
@@ -30,9 +32,13 @@ class ConfigError(Exception):
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Every option with its default. Sizes are in KiB, 0 meaning no limit; durations are in seconds."""
+    """Every option with its default. Sizes are in KiB, 0 meaning no limit; durations are in seconds.
 
-    socket_path: _SocketPath = "/run/.heim_org.h5l.kcm-socket"
+    `control_socket_path`: empty for none; None: the default one goes with the default `socket_path`.
+    """
+
+    socket_path: _SocketPath = DEFAULT_SOCKET
+    control_socket_path: _SocketPath | Literal[""] | None = None
     state_dir: _AbsolutePath = "/var/lib/pykcm"
     store: Literal["sqlcipher", "memory"] = "sqlcipher"
     key_file: _AbsolutePath | None = None
@@ -65,6 +71,7 @@ _DURATION_OR_NEVER = f"a duration from 0 (never) {_DURATION_FORM}"
 # What is right, for the messages about what is not.
 _ALLOWED = {
     "socket_path": _PATH_OF_SOCKET,
+    "control_socket_path": 'an absolute path of at most 107 bytes, or "" for no control socket',
     "state_dir": "an absolute path",
     "store": '"sqlcipher" or "memory"',
     "key_file": "an absolute path",

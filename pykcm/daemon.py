@@ -9,14 +9,24 @@ import resource
 import signal
 import socket
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
 from pykcm import __version__
+from pykcm.admin.calls import Administration
+from pykcm.admin.connection import ControlConnection, Controls
+from pykcm.admin.requests import REQUESTS
 from pykcm.ccaches.quotas import Quotas
-from pykcm.config import DEFAULT_FILE, Config, ConfigError, load_config
+from pykcm.config import (
+    DEFAULT_CONTROL_SOCKET,
+    DEFAULT_FILE,
+    DEFAULT_SOCKET,
+    Config,
+    ConfigError,
+    load_config,
+)
 from pykcm.dumps import DumpsError, forbid_dumps
 from pykcm.logs import set_level, set_up_logging
 from pykcm.peer.access import Access
@@ -32,7 +42,7 @@ from pykcm.server.reaper import Reaper
 from pykcm.server.residents import Residents
 from pykcm.server.rota import Rota
 from pykcm.server.service import Service
-from pykcm.server.systemd import Notifier, activated_sockets
+from pykcm.server.systemd import Activated, Notifier, activated_sockets
 from pykcm.store.interface import Store, StoreUnusableError
 from pykcm.store.memory import MemoryStore
 
@@ -76,6 +86,7 @@ def main(arguments: list[str] | None = None) -> int:
             options.config,
             {
                 "socket_path": options.socket_path and str(options.socket_path.absolute()),
+                "control_socket_path": options.control_socket_path,
                 "state_dir": options.state_dir and str(options.state_dir.absolute()),
                 "store": options.store,
                 "log_level": options.log_level,
@@ -108,6 +119,10 @@ def _path(text: str) -> Path:
     return Path(text)
 
 
+def _path_or_none(text: str) -> str:
+    return str(Path(text).absolute()) if text else ""
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="pykcmd",
@@ -123,6 +138,12 @@ def _parser() -> argparse.ArgumentParser:
         help=f"configuration (default: {DEFAULT_FILE}); conf.d/*.toml beside it is read after it",
     )
     parser.add_argument("--socket-path", type=_path, metavar="PATH", help="Unix socket to listen on")
+    parser.add_argument(
+        "--control-socket-path",
+        type=_path_or_none,
+        metavar="PATH",
+        help=f"Unix socket for pykcmctl (default: {DEFAULT_CONTROL_SOCKET}); '' for none",
+    )
     parser.add_argument("--state-dir", type=_path, metavar="DIR", help="folder of the database and its key")
     parser.add_argument(
         "--store",
@@ -144,15 +165,46 @@ def _run(config: Config) -> int:
     with ExitStack() as at_end:
         notifier = Notifier()
         sockets = activated_sockets()
-        activated = bool(sockets)
+        activated = bool(sockets.kcm)
         if not activated:
             bound = BoundSocket(Path(config.socket_path))
             at_end.callback(bound.close)
-            sockets = [bound.socket]
+            sockets.kcm.append(bound.socket)
+            if not sockets.control:
+                sockets.control.extend(_control_sockets(config, at_end))
         store = _open_store(config, at_end)
         with _runner() as runner:
             runner.run(_serve(config, kernel, access, store, sockets, notifier, activated=activated))
     return 0
+
+
+def _control_sockets(config: Config, at_end: ExitStack) -> list[socket.socket]:
+    """The socket for pykcmctl, bound here; none where it cannot be had and nobody has asked for it."""
+    path = config.control_socket_path
+    is_asked_for = path is not None
+    if path is None:
+        # A daemon beside the system's must not take what pykcmctl looks for.
+        path = DEFAULT_CONTROL_SOCKET if config.socket_path == DEFAULT_SOCKET else ""
+    if not path:
+        return []
+    try:
+        if not is_asked_for:
+            _make_folder(Path(path).parent)
+        bound = BoundSocket(Path(path), 0o600)
+    except ListenError as error:
+        if is_asked_for:
+            raise
+        log.warning("no socket for pykcmctl: %s", error)
+        return []
+    at_end.callback(bound.close)
+    return [bound.socket]
+
+
+def _make_folder(folder: Path) -> None:
+    """Make it where it can be made: everybody may look into it, whatever the umask is."""
+    with suppress(OSError):
+        folder.mkdir()
+        folder.chmod(0o755)
 
 
 def _load_policy(config: Config, kernel: Kernel) -> Policy | None:
@@ -222,7 +274,7 @@ async def _serve(
     kernel: Kernel,
     access: Access,
     store: Store,
-    sockets: list[socket.socket],
+    sockets: Activated,
     notifier: Notifier,
     *,
     activated: bool,
@@ -256,11 +308,22 @@ async def _serve(
     def connection() -> Connection:
         return Connection(common)
 
-    listener = Listener(sockets, connection)
+    reaper = Reaper(store, service, config.expired_retention)
+    controls = Controls(Administration(config, service, store, access, reaper), REQUESTS, kernel, connections)
+
+    def control_connection() -> ControlConnection:
+        return ControlConnection(controls)
+
+    listener = Listener(
+        [
+            *((sock, connection) for sock in sockets.kcm),
+            *((sock, control_connection) for sock in sockets.control),
+        ]
+    )
     await listener.begin()
     connections.start_timer()
-    reaping = _start_reaping(config, store, service)
-    _announce(config, kernel, sockets, notifier)
+    reaping = _start_reaping(config, reaper)
+    _announce(config, kernel, sockets.kcm, notifier)
     # What has been made so far stays for good: the collector need not look at it at all.
     gc.freeze()
     # Cycles are rare here, and thousands of credentials that are alive are not worth looking through often.
@@ -268,7 +331,7 @@ async def _serve(
 
     await stop.wait()
     await listener.stop()
-    while connections.count and not is_told:
+    while not connections.are_idle and not is_told:
         # Idle it was, until somebody came in this very moment, who has a claim to be served.
         stop.clear()
         await listener.begin()
@@ -280,15 +343,14 @@ async def _serve(
     if reaping is not None:
         reaping.cancel()
         await asyncio.wait([reaping])
+    await controls.finish()
     late = await connections.finish(_PATIENCE_AT_END)
     if late:
         log.warning("connections cut off because their clients did not take their replies: %d", late)
 
 
-def _start_reaping(config: Config, store: Store, service: Service) -> asyncio.Task[NoReturn] | None:
-    if not config.reap_interval:
-        return None
-    return asyncio.create_task(Reaper(store, service, config.expired_retention).run(config.reap_interval))
+def _start_reaping(config: Config, reaper: Reaper) -> asyncio.Task[NoReturn] | None:
+    return asyncio.create_task(reaper.run(config.reap_interval)) if config.reap_interval else None
 
 
 def _announce(config: Config, kernel: Kernel, sockets: list[socket.socket], notifier: Notifier) -> None:

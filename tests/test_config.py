@@ -17,6 +17,7 @@ DEFAULTS: dict[str, Any] = {
     "log_level": "info",
     "max_ccaches": 0,
     "max_uid_ccaches": 64,
+    "control_socket_path": None,
     "max_ccache_size": 4096,
     "max_uid_size": 16384,
     "max_request_size": 10240,

@@ -25,6 +25,7 @@ from pykcm.daemon import _limits, _start_reaping
 from pykcm.logs import set_level, set_up_logging
 from pykcm.peer.access import Access
 from pykcm.server.connections import Limits
+from pykcm.server.reaper import Reaper
 from pykcm.server.residents import Residents
 from pykcm.server.service import Service
 from pykcm.store.memory import MemoryStore
@@ -489,7 +490,8 @@ def test_without_a_reaper() -> None:
 
     async def begun(config: Config) -> bool:
         store = MemoryStore()
-        task = _start_reaping(config, store, Service(store, Residents(store, Quotas()), Access()))
+        service = Service(store, Residents(store, Quotas()), Access())
+        task = _start_reaping(config, Reaper(store, service, config.expired_retention))
         if task is not None:
             task.cancel()
             await asyncio.wait([task])

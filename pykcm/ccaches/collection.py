@@ -108,6 +108,16 @@ class Collection:
         self._defaults = Defaults(None if default == self._own_name else default, tuple(own))
 
     @property
+    def now(self) -> float:
+        """Seconds since the epoch, by the clock that expiry goes by."""
+        return self._clock()
+
+    @property
+    def size(self) -> int:
+        """Bytes of all its ccaches, as quotas count them."""
+        return self._size
+
+    @property
     def footprint(self) -> int:
         """Bytes of memory that it takes up, about."""
         entries = 1 + len(self._ccaches) + len(self._defaults.own)
@@ -139,6 +149,10 @@ class Collection:
     def own_defaults(self) -> tuple[tuple[str, bytes], ...]:
         """All of those, by range."""
         return self._defaults.own
+
+    def is_default(self, name: bytes) -> bool:
+        """Whether it is the shared default, or that of some peers of their own."""
+        return name == self.default_name or any(name == own for _, own in self._defaults.own)
 
     def has(self, name: bytes) -> bool:
         """Whether the name is taken by a ccache, readable or not."""
@@ -289,13 +303,18 @@ class Collection:
         self.fill(renamed, credentials)
         self._set_defaults(defaults.moved(old, renamed.name, self._own_name, follows))
 
-    def remove_expired(self, uuids: Iterable[bytes], until: int) -> None:
-        """Remove those of these ccaches that expired at `until`, in seconds since the epoch, or before."""
+    def remove_expired(self, uuids: Iterable[bytes], until: int) -> int:
+        """Remove those of these ccaches that expired at `until`, in seconds since the epoch, or before.
+
+        Gives how many those were.
+        """
+        before = len(self)
         for uuid in uuids:
             ccache = self._by_uuid.get(uuid)
             if ccache is not None and ccache.expires is not None and ccache.expires <= until:
                 self._removals.append(Removal(ccache.name, _EXPIRED))
                 self.destroy(ccache.name)
+        return before - len(self)
 
     def store(self, ccache: CCache, credential: Credential) -> None:
         """Replace the stored credential that equals this one where it stands, else add it at the end."""

@@ -60,6 +60,7 @@ class Connections:
         self._bytes: dict[int, int] = {}
         self._unread: dict[int, int] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._others = 0  # connections elsewhere that keep the daemon from being idle
         self._is_ending = False
         self._limit_warnings = Throttle(1)
         self._eviction_warnings = Throttle(1)
@@ -69,8 +70,9 @@ class Connections:
         self._all_closed.set()
 
     @property
-    def count(self) -> int:
-        return self._count
+    def are_idle(self) -> bool:
+        """Whether there are none."""
+        return not self._count and not self._others
 
     def add(self, connection: Member) -> bool:
         """Count the connection in; False where there is no room for it, and it is to be closed."""
@@ -158,10 +160,21 @@ class Connections:
 
     # Whether there are any
 
+    def stay_awake(self) -> None:
+        """There is a connection that is none of these, and counts as one."""
+        self._others += 1
+        self._stop_timer()
+
+    def may_sleep(self) -> None:
+        """It has gone."""
+        self._others -= 1
+        if not self._count and not self._is_ending:
+            self.start_timer()
+
     def start_timer(self) -> None:
         """Begin to count the idle time; a connection stops it."""
         self._stop_timer()
-        if self._idle_timeout:
+        if self._idle_timeout and not self._others:
             self._timer = asyncio.get_running_loop().call_later(self._idle_timeout, self._on_idle)
 
     def _stop_timer(self) -> None:

@@ -17,7 +17,6 @@ from pykcm.processes import shown_process
 
 # As the unit has it: who listens anew changes what the one before has asked for.
 BACKLOG = 4096
-_MODE = 0o666
 
 _UCRED = Struct("iII")
 
@@ -36,14 +35,15 @@ class ListenError(Exception):
 
 
 class BoundSocket:
-    """A socket of the daemon's own at `path`, mode 0666; `close` removes it.
+    """A socket of the daemon's own at `path`; `close` removes it.
 
     One that a dead server left behind is replaced, one that a server listens on is not.
     Raises ListenError.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, mode: int = 0o666) -> None:
         self._path = path
+        self._mode = mode
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             with _alone_in(path.parent):
@@ -59,7 +59,7 @@ class BoundSocket:
         if _is_stale(self._path):
             self._path.unlink()
         # The mode is there from the first moment, and no other one before it.
-        umask = os.umask(0o777 & ~_MODE)
+        umask = os.umask(0o777 & ~self._mode)
         try:
             self.socket.bind(str(self._path))
         finally:
@@ -75,11 +75,10 @@ class BoundSocket:
 
 
 class Listener:
-    """Accepts connections from sockets that listen; it can stop and begin again."""
+    """Accepts connections from sockets that listen, each with its protocol; it can stop and begin again."""
 
-    def __init__(self, sockets: Sequence[socket.socket], protocol: Callable[[], asyncio.Protocol]) -> None:
+    def __init__(self, sockets: Sequence[tuple[socket.socket, Callable[[], asyncio.Protocol]]]) -> None:
         self._sockets = sockets
-        self._protocol = protocol
         self._servers: list[asyncio.Server] = []
 
     async def begin(self) -> None:
@@ -87,8 +86,8 @@ class Listener:
         loop = asyncio.get_running_loop()
         # Of copies: a server closes its socket, and this one is wanted again.
         self._servers = [
-            await loop.create_unix_server(self._protocol, sock=sock.dup(), backlog=BACKLOG, **_KEEP_PATH)
-            for sock in self._sockets
+            await loop.create_unix_server(protocol, sock=sock.dup(), backlog=BACKLOG, **_KEEP_PATH)
+            for sock, protocol in self._sockets
         ]
 
     async def stop(self) -> None:
@@ -106,7 +105,7 @@ class Listener:
 
     def close(self) -> None:
         """Give up the sockets for good."""
-        for sock in self._sockets:
+        for sock, _ in self._sockets:
             sock.close()
 
 

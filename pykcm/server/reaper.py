@@ -4,9 +4,9 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from pykcm.ccaches.collection import Clock
 from pykcm.server.service import Service
@@ -47,30 +47,35 @@ class Reaper:
                 log.exception("expired ccaches are not removed by an error in pykcm")
             pause = interval
 
-    async def reap(self) -> None:
-        """Remove all that is due now. When this is cancelled, what has begun is brought to its end."""
+    async def reap(self) -> int:
+        """Remove all that is due now, and tell how many ccaches that was.
+
+        When this is cancelled, what has begun is brought to its end.
+        """
         until = int(self._clock() - self._retention)
         last: Expired | None = None
+        removed = 0
         while True:
             try:
                 due = await self._store.expired(until, last, _AT_A_TIME)
             except StoreError as error:
                 log.error("expired ccaches cannot be looked for: %s", error)  # noqa: TRY400
-                return
+                return removed
             for uid, uuids in _by_uid(due).items():
-                await _to_its_end(self._reap_one(uid, uuids, until))
+                removed += await self._reap_one(uid, uuids, until)
             if len(due) < _AT_A_TIME:
-                return
+                return removed
             last = due[-1]
 
-    async def _reap_one(self, uid: int, uuids: list[bytes], until: int) -> None:
+    async def _reap_one(self, uid: int, uuids: list[bytes], until: int) -> int:
         fields = {"KCM_UID": uid}
         try:
-            await self._service.change(uid, lambda collection: collection.remove_expired(uuids, until))
+            return await self._service.change(uid, lambda collection: collection.remove_expired(uuids, until))
         except StoreError as error:
             log.error("UID %d: expired ccaches cannot be removed: %s", uid, error, extra=fields)  # noqa: TRY400
         except Exception:
             log.exception("UID %d: expired ccaches not removed by an error in pykcm", uid, extra=fields)
+        return 0
 
 
 def _by_uid(due: list[Expired]) -> dict[int, list[bytes]]:
@@ -80,13 +85,3 @@ def _by_uid(due: list[Expired]) -> dict[int, list[bytes]]:
         with suppress(ValueError):
             by_uid[uid].append(split_ccache_name(name)[0])
     return by_uid
-
-
-async def _to_its_end(coroutine: Coroutine[Any, Any, None]) -> None:
-    """Run a task of its own, beside what others want; whoever is cancelled meanwhile still waits for it."""
-    task = asyncio.ensure_future(coroutine)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await task
-        raise

@@ -38,6 +38,10 @@ class Residents:
             self._collections.move_to_end(uid)
         return collection
 
+    def is_present(self, uid: int) -> bool:
+        """Whether it is in memory; asking so does not keep it there."""
+        return uid in self._collections
+
     async def get(self, uid: int) -> Collection:
         """The collection, read from the store where need be; raises StoreError."""
         if self._quotas.max_ccaches and self._census.total is None:

@@ -1,5 +1,6 @@
 """From a request to its reply: decode, decide, wait for the UID's turn, run, make durable, answer."""
 
+import asyncio
 import errno
 import logging
 import time
@@ -114,17 +115,26 @@ class Service:
             collections, lambda: self._call(operation, peer, collections, arguments)
         )
 
-    async def change(self, uid: int, change: Callable[[Collection], None]) -> None:
+    async def change(self, uid: int, change: Callable[[Collection], T]) -> T:
         """Change the UID's collection in its turn, durably; raises StoreError, and then nothing has changed.
 
-        A collection that was not in memory does not stay there: it is no user who has asked for it.
+        It may read as well, and change nothing. A collection that was not in memory does not stay there: it
+        is no user who has asked for it. Whoever is cancelled meanwhile waits for the end of it.
         """
+        task = asyncio.ensure_future(self._change(uid, change))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            await asyncio.wait([task])
+            raise
+
+    async def _change(self, uid: int, change: Callable[[Collection], T]) -> T:
         await self._lanes.enter(uid)
         try:
-            was_present = self._residents.present(uid) is not None
+            was_present = self._residents.is_present(uid)
             try:
                 collection = await self._residents.get(uid)
-                await self._make_durable([collection], lambda: change(collection))
+                return await self._make_durable([collection], lambda: change(collection))
             finally:
                 if not was_present:
                     self._residents.release(uid)

@@ -8,6 +8,7 @@ import logging
 import os
 import socket
 from types import ModuleType
+from typing import NamedTuple
 
 from pykcm.server.listener import ListenError
 
@@ -16,18 +17,29 @@ log = logging.getLogger(__name__)
 _HINT = "install systemd-python (pykcm's extra `system`)"
 
 
-def activated_sockets() -> list[socket.socket]:
-    """The listening sockets that systemd hands over, none when it hands over none; raises ListenError."""
+# What FileDescriptorName= of pykcm-control.socket says.
+_CONTROL = "control"
+
+
+class Activated(NamedTuple):
+    """The listening sockets that systemd has handed over: those for KCM's clients, and for administration."""
+
+    kcm: list[socket.socket]
+    control: list[socket.socket]
+
+
+def activated_sockets() -> Activated:
+    """No sockets where systemd has handed over none; raises ListenError."""
+    sockets = Activated([], [])
     if os.environ.get("LISTEN_PID") != str(os.getpid()):
-        return []
+        return sockets
     daemon = _daemon("LISTEN_FDS")
     number = os.environ.get("LISTEN_FDS")
-    sockets = []
     try:
-        for fd in daemon.listen_fds(unset_environment=True):
+        for fd, name in daemon.listen_fds_with_names(unset_environment=True).items():
             if not daemon.is_socket_unix(fd, socket.SOCK_STREAM, 1):
                 raise ListenError(f"descriptor {fd} from LISTEN_FDS is not a listening Unix stream socket")
-            sockets.append(socket.socket(fileno=fd))
+            (sockets.control if name == _CONTROL else sockets.kcm).append(socket.socket(fileno=fd))
     except OSError as error:
         raise ListenError(f"LISTEN_FDS={number} does not give sockets: {error.strerror}") from error
     return sockets

@@ -36,6 +36,7 @@ class Pykcmd:
     def __init__(self, folder: Path, *, store: str = "sqlcipher", uid: int | None = None) -> None:
         self.folder = folder
         self.socket_path = folder / "kcm.sock"
+        self.control_path = folder / "control.sock"
         self.state_dir = folder / "state"
         self.config_path = folder / "pykcm.toml"
         self.log_path = folder / "pykcmd.log"
@@ -52,6 +53,7 @@ class Pykcmd:
         return [
             *("--config", str(self.config_path)),
             *("--socket-path", str(self.socket_path)),
+            *("--control-socket-path", str(self.control_path)),
             *("--state-dir", str(self.state_dir)),
             *("--store", self.store),
             *("--log-level", "debug"),

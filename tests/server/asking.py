@@ -112,9 +112,8 @@ class Server:
         self.clock = clock or Clock()
         self.store = ScriptedStore(store)
         self.residents = Residents(self.store, quotas, cache_size, self.clock)
-        self.service = Service(
-            self.store, self.residents, Access(root_lists_all=root_lists_all, policy=policy)
-        )
+        self.access = Access(root_lists_all=root_lists_all, policy=policy)
+        self.service = Service(self.store, self.residents, self.access)
 
     def ask_as(self, uid: int, label: str | None = None) -> Asking:
         return Asking(self.runner, self.service, peer(uid)._replace(label=label))

@@ -241,7 +241,7 @@ def test_stopped_while_a_client_connects(
 
     async def scenario() -> None:
         told: list[asyncio.BaseTransport] = []
-        listener = Listener([bound.socket], lambda: Told(told))
+        listener = Listener([(bound.socket, lambda: Told(told))])
         await listener.begin()
         with socket.socket(socket.AF_UNIX) as client, socket.socket(socket.AF_UNIX) as other:
             client.connect(str(path))

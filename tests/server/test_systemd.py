@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pykcm.server.listener import ListenError
-from pykcm.server.systemd import Notifier, activated_sockets
+from pykcm.server.systemd import Activated, Notifier, activated_sockets
 
 ROOT = Path(__file__).parents[2]
 
@@ -21,14 +21,14 @@ REPORT = """
 import os, sys
 os.environ["LISTEN_PID"] = str(os.getpid() if sys.argv[1] == "mine" else os.getpid() + 1)
 from pykcm.server.listener import ListenError
-from pykcm.server.systemd import activated_sockets
+from pykcm.server.systemd import Activated, activated_sockets
 try:
-    found = activated_sockets()
+    found, control = activated_sockets()
 except ListenError as error:
     print("refused:", error)
 else:
-    print([(each.fileno(), each.getsockname()) for each in found])
-    assert not any(os.get_inheritable(each.fileno()) for each in found)
+    print([(each.fileno(), each.getsockname()) for each in found], [each.fileno() for each in control])
+    assert not any(os.get_inheritable(each.fileno()) for each in found + control)
     for each in found:
         accepted, _ = each.accept()
         print(accepted.recv(5))
@@ -41,7 +41,7 @@ def has_systemd() -> None:
     pytest.importorskip("systemd.daemon")
 
 
-def activate(sockets: Sequence[socket.socket], whose: str = "mine") -> list[str]:
+def activate(sockets: Sequence[socket.socket], whose: str = "mine", names: str | None = None) -> list[str]:
     """What a process finds that is started as systemd starts a service with these sockets."""
     # The shell puts the descriptors where sd_listen_fds(3) expects them; the highest first, so that none is
     # overwritten before it is moved.
@@ -56,7 +56,9 @@ def activate(sockets: Sequence[socket.socket], whose: str = "mine") -> list[str]
             timeout=30,
             cwd=ROOT,
             pass_fds=moved,
-            env={**os.environ, "LISTEN_FDS": str(len(sockets))},
+            env=os.environ
+            | {"LISTEN_FDS": str(len(sockets))}
+            | ({} if names is None else {"LISTEN_FDNAMES": names}),
         )
     finally:
         for fd in moved:
@@ -87,14 +89,28 @@ def test_sockets_are_taken_over(tmp_path: Path) -> None:
         for client in clients:
             client.close()
     wanted = [(FIRST_FD, str(paths[0])), (FIRST_FD + 1, str(paths[1]))]
-    assert lines == [str(wanted), "b'one'", "b'two'"]
+    assert lines == [f"{wanted} []", "b'one'", "b'two'"]
+
+
+@pytest.mark.usefixtures("has_systemd")
+def test_the_control_socket_by_name(tmp_path: Path) -> None:
+    """Of several sockets the one whose unit calls it `control` is for administration, and no other."""
+    with (
+        listening(tmp_path / "one") as one,
+        listening(tmp_path / "two") as two,
+        socket.socket(socket.AF_UNIX) as client,
+    ):
+        client.connect(str(tmp_path / "two"))
+        client.send(b"hello")
+        lines = activate([one, two], names="control:kcm")
+    assert lines == [f"{[(FIRST_FD + 1, str(tmp_path / 'two'))]} {[FIRST_FD]}", "b'hello'"]
 
 
 @pytest.mark.usefixtures("has_systemd")
 def test_other_processes_sockets(tmp_path: Path) -> None:
     """Descriptors that are meant for another process are left alone."""
     with listening(tmp_path / "socket") as sock:
-        assert activate([sock], "another's") == ["[]"]
+        assert activate([sock], "another's") == ["[] []"]
 
 
 @pytest.mark.usefixtures("has_systemd")
@@ -139,10 +155,10 @@ def test_started_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "systemd", None)
     monkeypatch.delenv("LISTEN_PID", raising=False)
     monkeypatch.delenv("LISTEN_FDS", raising=False)
-    assert activated_sockets() == []
+    assert activated_sockets() == Activated([], [])
     monkeypatch.setenv("LISTEN_FDS", "1")
     monkeypatch.setenv("LISTEN_PID", str(os.getpid() + 1))
-    assert activated_sockets() == []
+    assert activated_sockets() == Activated([], [])
 
 
 def test_activated_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,73 @@
+"""What a request works with, and how the table of requests finds what answers it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from pykcm.admin.messages import ControlError, Trouble
+from pykcm.config import Config
+from pykcm.peer.access import Access
+from pykcm.peer.identity import ROOT, Peer
+from pykcm.peer.names import owner_of
+from pykcm.server.reaper import Reaper
+from pykcm.server.service import Service
+from pykcm.store.interface import Store
+
+# So many items of a client may wait to be taken; then no more is read.
+WAITING_ITEMS = 4
+
+
+class Administration(NamedTuple):
+    """The parts of the daemon that requests are about."""
+
+    config: Config
+    service: Service
+    store: Store
+    access: Access
+    reaper: Reaper
+
+
+@dataclass
+class Call:
+    """One request: who asks for what, and `summary`, which goes with the end."""
+
+    administration: Administration
+    peer: Peer
+    arguments: Any
+    inbox: asyncio.Queue[Any]
+    resume: Callable[[], None]
+    summary: dict[str, Any] = field(default_factory=dict)
+
+    def sees(self, label: str | None) -> bool:
+        """Whether a ccache of this SELinux label exists for whoever asks: labels count for root, too."""
+        return self.administration.access.may_read(self.peer, label)
+
+    def check_changeable(self, label: str | None) -> None:
+        """Raises ControlError where the policy lets whoever asks only read the ccache, or not even that."""
+        if not self.sees(label):
+            raise ControlError(Trouble.NOT_FOUND, "there is no such ccache")
+        if not self.administration.access.may_change(self.peer, label):
+            raise ControlError(Trouble.PERMISSION, "the SELinux policy does not allow to change it")
+
+    async def received(self) -> AsyncIterator[Any]:
+        """The items that the client sends behind its request, until it sends no more."""
+        while (item := await self.inbox.get()) is not END_OF_ITEMS:
+            self.resume()
+            yield item
+
+
+END_OF_ITEMS = object()
+
+
+class Request(NamedTuple):
+    """How a request is answered: with items, or without; `arguments` is the type of a msgspec.Struct."""
+
+    arguments: type
+    run: Callable[[Call], AsyncIterator[Any] | Awaitable[None]]
+
+
+def collection_of(name: bytes) -> int:
+    """The UID whose collection a ccache of this name is in: names of no UID are root's."""
+    owner = owner_of(name)
+    return ROOT if owner is None else owner

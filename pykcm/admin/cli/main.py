@@ -1,0 +1,91 @@
+"""pykcmctl: the command line, put together from its commands."""
+
+import errno
+import sys
+from typing import NoReturn
+
+import click
+
+from pykcm import __version__
+from pykcm.admin.cli import ccaches
+from pykcm.admin.client import DEFAULT_SOCKET, ControlClient
+from pykcm.admin.messages import ControlError, Trouble
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_NO_DAEMON = 3
+EXIT_PERMISSION = 4
+EXIT_NOT_FOUND = 5
+
+_CODES = {Trouble.PERMISSION: EXIT_PERMISSION, Trouble.NOT_FOUND: EXIT_NOT_FOUND}
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit status: 0 done; 1 failed; 2 wrong usage; 3 no daemon; 4 not permitted; 5 no such ccache.",
+)
+@click.option(
+    "--socket",
+    "path",
+    default=DEFAULT_SOCKET,
+    show_default=True,
+    metavar="PATH",
+    envvar="PYKCM_CONTROL_SOCKET",
+    help="The daemon's control socket (its option control_socket_path).",
+)
+@click.version_option(__version__, message="pykcmctl %(version)s")
+@click.pass_context
+def cli(context: click.Context, path: str) -> None:
+    """Administer pykcm, the server that keeps Kerberos credential caches (KCM:). For root.
+
+    Every command has --help, and those that show something have --json.
+    """
+    context.obj = ControlClient(path)
+
+
+for command in ccaches.COMMANDS:
+    cli.add_command(command)
+
+
+def main() -> NoReturn:
+    """Run pykcmctl and end the process."""
+    try:
+        cli.main(prog_name="pykcmctl", standalone_mode=False)
+        status = 0
+    except click.exceptions.Exit as leave:
+        status = leave.exit_code
+    except click.ClickException as wrong:
+        wrong.show()
+        status = wrong.exit_code
+    except click.Abort:
+        click.echo("aborted", err=True)
+        status = EXIT_FAILED
+    except ControlError as error:
+        click.echo(f"pykcmctl: {error.message}", err=True)
+        status = _CODES.get(Trouble(error.code), EXIT_FAILED) if error.code in list(Trouble) else EXIT_FAILED
+    except BrokenPipeError:
+        # Whoever read the output has seen enough.
+        sys.stderr.close()
+        status = EXIT_FAILED
+    except OSError as error:
+        status = _no_daemon(error)
+    sys.exit(status)
+
+
+def _no_daemon(error: OSError) -> int:
+    if error.errno in {errno.ENOENT, errno.ECONNREFUSED, errno.ECONNRESET} or error.errno is None:
+        click.echo(
+            f"pykcmctl: no daemon answers ({error.strerror or error}): start it with `systemctl start "
+            "pykcm-control.socket`, or name its control socket with --socket",
+            err=True,
+        )
+        return EXIT_NO_DAEMON
+    if error.errno in {errno.EACCES, errno.EPERM}:
+        click.echo("pykcmctl: only root may use the control socket: try sudo", err=True)
+        return EXIT_PERMISSION
+    click.echo(f"pykcmctl: {error}", err=True)
+    return EXIT_FAILED
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""Users and ccaches as an administrator writes and reads them."""
+
+import functools
+import pwd
+from typing import Any
+
+import click
+
+from pykcm.protocol.text import shown
+
+PREFIX = "KCM:"
+
+
+class UidType(click.ParamType):  # type: ignore[type-arg]
+    """A UID, or the name of a user."""
+
+    name = "uid|user"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        if value.isascii() and value.isdigit() and int(value) < 2**32:
+            return int(value)
+        try:
+            return pwd.getpwnam(value).pw_uid
+        except (KeyError, ValueError):
+            self.fail(f"there is no user {value!r}; give a name that `id` knows, or a number", param, ctx)
+
+
+class CCacheType(click.ParamType):  # type: ignore[type-arg]
+    """A ccache's name, with or without `KCM:`."""
+
+    name = "ccache"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> bytes:
+        if isinstance(value, bytes):
+            return value
+        name: str = value.removeprefix(PREFIX)
+        if not name:
+            self.fail("a name such as KCM:1000 is needed: KCM: alone is a whole collection", param, ctx)
+        # Bytes that are no text come from the command line as surrogates.
+        return name.encode("utf-8", "surrogateescape")
+
+
+@functools.cache
+def user_of(uid: int) -> str | None:
+    """The name of the user that has this UID."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except (KeyError, OverflowError):
+        return None
+
+
+def ccache_shown(name: bytes) -> str:
+    return PREFIX + shown(name)

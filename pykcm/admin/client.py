@@ -1,0 +1,109 @@
+"""A client of the control socket; it waits for its answers."""
+
+import os
+import select
+import socket
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from typing import Any
+
+from pykcm.admin.items import ItemReader, encode
+from pykcm.admin.messages import LARGEST_REQUEST, ControlError, Trouble, request
+
+DEFAULT_SOCKET = "/run/pykcm/control.sock"
+
+_PIECE = 256 * 1024
+
+# An item of a reply is one ccache at most, with what is around it.
+_LARGEST_ITEM = 2 * LARGEST_REQUEST
+
+
+class Answer:
+    """The items that answer one request, as they come; after the last one `summary` is there.
+
+    `items` are sent behind the request while answers are read, so that neither side waits for the other.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], name: str, arguments: dict[str, Any], items: Iterable[Any] = ()
+    ) -> None:
+        self.summary: dict[str, Any] = {}
+        self._unsent = chain([encode(request(name, arguments))], map(encode, items))
+        self._piece: memoryview | None = None
+        self._reader = ItemReader(_LARGEST_ITEM)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._socket.connect(os.fspath(path))
+            self._socket.setblocking(False)
+            self._take_next_piece()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def __iter__(self) -> Iterator[Any]:
+        """Raises ControlError where the daemon answers with an error, OSError where it is gone."""
+        try:
+            while data := self._receive():
+                for message in self._reader.feed(data):
+                    match message:
+                        case {"item": value}:
+                            yield value
+                        case {"end": dict(summary)}:
+                            self.summary = summary
+                            return
+                        case {"error": {"code": str(code), "message": str(text)}}:
+                            raise ControlError(code, text)
+                        case _:
+                            raise ControlError(Trouble.VERSION, "the daemon's answer is of another version")
+            raise ConnectionError("the daemon has ended the connection in the middle of its answer")
+        finally:
+            self.close()
+
+    def _receive(self) -> bytes:
+        """What has come; meanwhile what is to be sent is sent."""
+        while True:
+            readable, writable, _ = select.select(
+                [self._socket], [] if self._piece is None else [self._socket], []
+            )
+            if readable:
+                return self._socket.recv(_PIECE)
+            if writable:
+                self._send_some()
+
+    def _send_some(self) -> None:
+        assert self._piece is not None
+        try:
+            self._piece = self._piece[self._socket.send(self._piece) :]
+        except BrokenPipeError:
+            # What the daemon has said before it closed is still there to be read.
+            self._piece = None
+            return
+        if not self._piece:
+            self._take_next_piece()
+
+    def _take_next_piece(self) -> None:
+        piece = next(self._unsent, None)
+        self._piece = None if piece is None else memoryview(piece)
+        if piece is None:
+            self._socket.shutdown(socket.SHUT_WR)
+
+
+class ControlClient:
+    """Asks the daemon at `path`; each request has a connection of its own."""
+
+    def __init__(self, path: str | os.PathLike[str] = DEFAULT_SOCKET) -> None:
+        self.path = path
+
+    def ask(self, name: str, /, *, items: Iterable[Any] = (), **arguments: Any) -> Answer:
+        """Raises OSError where there is no daemon."""
+        return Answer(self.path, name, arguments, items)
+
+    def run(self, name: str, /, **arguments: Any) -> dict[str, Any]:
+        """Ask for something that has no items; gives the summary."""
+        answer = self.ask(name, **arguments)
+        for _ in answer:
+            pass
+        return answer.summary

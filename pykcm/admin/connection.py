@@ -1,0 +1,256 @@
+"""The daemon's side of the control socket: one request for each connection, of root alone."""
+
+import asyncio
+import errno
+import logging
+import select
+import socket
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, cast
+
+from pykcm.admin.calls import END_OF_ITEMS, WAITING_ITEMS, Administration, Call, Request
+from pykcm.admin.items import ItemReader, ItemsError, encode
+from pykcm.admin.messages import (
+    LARGEST_REQUEST,
+    ControlError,
+    Trouble,
+    convert,
+    end,
+    error,
+    item,
+    read_envelope,
+)
+from pykcm.logs import Throttle
+from pykcm.peer.identity import ROOT, Kernel, Peer, PeerRefusedError, identify
+from pykcm.protocol.codes import Code, KcmError
+from pykcm.server.connections import Connections
+from pykcm.store.interface import StoreError
+
+log = logging.getLogger(__name__)
+
+# Administrators are few; what follows events keeps its connection.
+_MOST_CONNECTIONS = 64
+
+# In seconds.
+_PATIENCE_WITH_A_REQUEST = 30.0
+
+# In seconds: for a client to take the error that is the last it is told.
+_PATIENCE_WITH_A_READER = 5.0
+
+_CODES = {
+    Code.FCC_NOFILE: Trouble.NOT_FOUND,
+    Code.FCC_PERM: Trouble.PERMISSION,
+    errno.EDQUOT: Trouble.QUOTA,
+}
+
+
+class Controls:
+    """The connections of the control socket, and what they have in common."""
+
+    def __init__(
+        self,
+        administration: Administration,
+        requests: Mapping[str, Request],
+        kernel: Kernel,
+        connections: Connections,
+    ) -> None:
+        self.administration = administration
+        self.requests = requests
+        self.kernel = kernel
+        self._connections = connections
+        self.open: set[ControlConnection] = set()
+        self.refusal_warnings = Throttle(10)
+
+    def add(self, connection: "ControlConnection") -> bool:
+        """Count the connection in; False where there are too many."""
+        if len(self.open) >= _MOST_CONNECTIONS:
+            return False
+        self.open.add(connection)
+        self._connections.stay_awake()
+        return True
+
+    def discard(self, connection: "ControlConnection") -> None:
+        if connection in self.open:
+            self.open.remove(connection)
+            self._connections.may_sleep()
+
+    async def finish(self) -> None:
+        """End all: what follows events would never end, and what changes something ends what it has begun."""
+        tasks = [task for connection in list(self.open) if (task := connection.finish()) is not None]
+        if tasks:
+            await asyncio.wait(tasks)
+
+
+class ControlConnection(asyncio.Protocol):
+    """Reads one request, and sends what answers it as fast as it is taken."""
+
+    def __init__(self, controls: Controls) -> None:
+        self._controls = controls
+        self._reader = ItemReader(LARGEST_REQUEST)
+        self._inbox: asyncio.Queue[Any] = asyncio.Queue()
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_over = False
+        self._transport: asyncio.Transport
+        self._peer: Peer
+
+    # What the event loop calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        try:
+            self._peer = identify(
+                cast("socket.socket", transport.get_extra_info("socket")), self._controls.kernel
+            )
+        except PeerRefusedError as refused:
+            self._refuse(None, str(refused))
+            return
+        if self._peer.uid != ROOT:
+            self._refuse(self._peer.uid, "only root may use it")
+        elif not self._controls.add(self):
+            self._give_up(ControlError(Trouble.BUSY, "too many connections to the control socket"))
+        else:
+            self._timer = asyncio.get_running_loop().call_later(_PATIENCE_WITH_A_REQUEST, self._is_late)
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_over:
+            return
+        try:
+            items = self._reader.feed(data)
+        except ItemsError as malformed:
+            if self._task is not None:
+                self._task.cancel()
+            self._give_up(ControlError(Trouble.MALFORMED, f"not a CBOR item as it should be: {malformed}"))
+            return
+        for each in items:
+            if self._task is None:
+                self._begin(each)
+            else:
+                self._inbox.put_nowait(each)
+        if self._inbox.qsize() >= WAITING_ITEMS:
+            self._transport.pause_reading()
+
+    def eof_received(self) -> bool:
+        self._inbox.put_nowait(END_OF_ITEMS)
+        # A client may have said all that it has to say, and wait for the answer.
+        if self._task is None or self._is_over or self._has_hung_up():
+            return False
+        self._watch_for_hang_up()
+        return True
+
+    def _has_hung_up(self) -> bool:
+        """Whether the client has closed both ways: nothing tells of it any more once it has closed one."""
+        poll = select.poll()
+        poll.register(self._transport.get_extra_info("socket"), 0)
+        return bool(poll.poll(0))
+
+    def _watch_for_hang_up(self) -> None:
+        if self._has_hung_up():
+            self._transport.abort()
+        else:
+            self._timer = asyncio.get_running_loop().call_later(1.0, self._watch_for_hang_up)
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        self._writable.set()
+        if self._task is not None:
+            self._task.cancel()
+        self._controls.discard(self)
+
+    # One request
+
+    def _begin(self, request: Any) -> None:
+        self._stop_timer()
+        self._task = asyncio.get_running_loop().create_task(self._serve(request))
+
+    async def _serve(self, request: Any) -> None:
+        try:
+            envelope = read_envelope(request)
+            found = self._controls.requests.get(envelope.request)
+            if found is None:
+                known = ", ".join(sorted(self._controls.requests))
+                raise ControlError(Trouble.REQUEST, f"unknown request (known are: {known})")  # noqa: TRY301
+            call = Call(
+                self._controls.administration,
+                self._peer,
+                convert(envelope.arguments, found.arguments),
+                self._inbox,
+                self._resume,
+            )
+            answer = found.run(call)
+            if isinstance(answer, AsyncIterator):
+                async for each in answer:
+                    await self._send(item(each))
+            else:
+                await answer
+            await self._send(end(call.summary))
+            self._transport.close()
+        except ControlError as trouble:
+            self._give_up(trouble)
+        except KcmError as failed:
+            code = (
+                Trouble.STORE if isinstance(failed, StoreError) else _CODES.get(failed.code, Trouble.INTERNAL)
+            )
+            self._give_up(ControlError(code, str(failed)))
+        except Exception:
+            log.exception("a request on the control socket failed by an error in pykcm")
+            self._give_up(ControlError(Trouble.INTERNAL, "an error in pykcm; its log says more"))
+
+    async def _send(self, message: dict[str, Any]) -> None:
+        self._transport.write(encode(message))
+        # KCM's clients have their turn after each item.
+        await asyncio.sleep(0)
+        await self._writable.wait()
+
+    def _resume(self) -> None:
+        if self._inbox.qsize() < WAITING_ITEMS:
+            self._transport.resume_reading()
+
+    # How it ends
+
+    def finish(self) -> asyncio.Task[None] | None:
+        """End what is under way; gives the task that is still ending, if any."""
+        if self._task is None:
+            self._transport.close()
+            return None
+        self._task.cancel()
+        self._task.add_done_callback(lambda _: self._transport.close())
+        return self._task
+
+    def _refuse(self, uid: int | None, why: str) -> None:
+        whose = "a peer" if uid is None else f"UID {uid}"
+        if self._controls.refusal_warnings.is_due(-1 if uid is None else uid):
+            log.warning(
+                "control socket: %s refused: %s", whose, why, extra={} if uid is None else {"KCM_UID": uid}
+            )
+        self._give_up(ControlError(Trouble.PERMISSION, why))
+
+    def _is_late(self) -> None:
+        self._give_up(ControlError(Trouble.MALFORMED, "no complete request in time"))
+
+    def _give_up(self, trouble: ControlError) -> None:
+        """Answer with an error, and let the client read it: what it still sends is read and forgotten.
+
+        To close with something unread would take the answer from it.
+        """
+        self._stop_timer()
+        if self._is_over or self._transport.is_closing():
+            return
+        self._is_over = True
+        self._transport.write(encode(error(trouble)))
+        self._transport.write_eof()
+        self._transport.resume_reading()
+        self._timer = asyncio.get_running_loop().call_later(_PATIENCE_WITH_A_READER, self._transport.abort)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

@@ -1,0 +1,112 @@
+"""CBOR items one after the other (RFC 8742), cut out of a stream and bounded before they are decoded."""
+
+from typing import Any
+
+import cbor2
+
+_MAJOR_BYTES, _MAJOR_TEXT, _MAJOR_ARRAY, _MAJOR_MAP, _MAJOR_TAG = 2, 3, 4, 5, 6
+_DEEPEST = 16
+
+
+class ItemsError(Exception):
+    """What came is no item that is accepted; the message says why, and holds nothing of it."""
+
+
+def encode(item: Any) -> bytes:
+    encoded: bytes = cbor2.dumps(item)
+    return encoded
+
+
+class ItemReader:
+    """Takes in pieces of a stream and gives the items that are complete.
+
+    An item may have `largest` bytes and arrays and maps 16 deep; lengths must be definite, and tags are
+    refused: nothing on these streams needs them.
+    """
+
+    def __init__(self, largest: int) -> None:
+        self._largest = largest
+        self._buffer = bytearray()
+        self._start_item()
+
+    def _start_item(self) -> None:
+        self._at = 0
+        # How many items are still missing in each array and map that has begun.
+        self._open: list[int] = []
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a part of an item has come."""
+        return bool(self._buffer)
+
+    def feed(self, data: bytes) -> list[Any]:
+        """The items that `data` completes; raises ItemsError, after which there is no going on."""
+        self._buffer += data
+        items = []
+        while self._walk():
+            packed = bytes(self._buffer[: self._at])
+            del self._buffer[: self._at]
+            self._start_item()
+            items.append(_decode(packed))
+        return items
+
+    def _walk(self) -> bool:
+        """Go on as far as heads and strings are complete; tells whether the item is."""
+        buffer = self._buffer
+        while True:
+            if self._at > self._largest:
+                raise ItemsError(f"larger than {self._largest} bytes")
+            head = self._head()
+            if head is None:
+                return False
+            major, value, after = head
+            if major in {_MAJOR_BYTES, _MAJOR_TEXT}:
+                after += value
+                if after > self._largest:
+                    raise ItemsError(f"larger than {self._largest} bytes")
+                if after > len(buffer):
+                    return False
+            self._at = after
+            if major in {_MAJOR_ARRAY, _MAJOR_MAP} and value:
+                self._begin(value if major == _MAJOR_ARRAY else 2 * value)
+            elif self._is_last():
+                return True
+
+    def _head(self) -> tuple[int, int, int] | None:
+        """Major type, value, and where the head ends; None while it is incomplete."""
+        buffer, at = self._buffer, self._at
+        if at >= len(buffer):
+            return None
+        major, information = buffer[at] >> 5, buffer[at] & 31
+        if major == _MAJOR_TAG or information > 27:
+            raise ItemsError("a tag or an indefinite length")
+        if information < 24:
+            return major, information, at + 1
+        after = at + 1 + (1 << (information - 24))
+        if after > len(buffer):
+            return None
+        return major, int.from_bytes(buffer[at + 1 : after]), after
+
+    def _begin(self, number: int) -> None:
+        # Each takes a byte at least.
+        if number > self._largest - self._at:
+            raise ItemsError(f"larger than {self._largest} bytes")
+        if len(self._open) >= _DEEPEST:
+            raise ItemsError(f"nested deeper than {_DEEPEST}")
+        self._open.append(number)
+
+    def _is_last(self) -> bool:
+        """Count one item, and those that it completes; tells whether all are complete."""
+        while self._open:
+            self._open[-1] -= 1
+            if self._open[-1]:
+                return False
+            self._open.pop()
+        return True
+
+
+def _decode(packed: bytes) -> Any:
+    try:
+        return cbor2.loads(packed)
+    except (cbor2.CBORDecodeError, TypeError, RecursionError) as error:
+        raise ItemsError(f"not CBOR: {type(error).__name__}") from None

@@ -1,0 +1,171 @@
+"""list and show: the ccaches of everyone, and what is in one of them."""
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Annotated, Any
+
+import msgspec
+
+from pykcm.admin.calls import Call, collection_of
+from pykcm.admin.messages import ControlError, Trouble
+from pykcm.ccaches.ccache import CCache
+from pykcm.ccaches.collection import Collection
+from pykcm.ccaches.expiry import expiry
+from pykcm.protocol.credential import Credential
+from pykcm.protocol.principal import is_configuration, is_tgs
+
+Uid = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
+
+
+class ListArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`uid`: of this one alone; `expired`: only those whose tickets have all expired."""
+
+    uid: Uid | None = None
+    expired: bool = False
+
+
+async def list_ccaches(call: Call) -> AsyncIterator[dict[str, Any]]:
+    """Every ccache, by UID and within it as klist has them; after those of each UID how much it uses."""
+    wanted: ListArguments = call.arguments
+    administration = call.administration
+    uids = await administration.store.uids() if wanted.uid is None else [wanted.uid]
+    ccaches = size = users = 0
+    for uid in uids:
+        rows, use = await administration.service.change(uid, lambda each: _rows(each, call, wanted))
+        if not rows:
+            continue
+        users += 1
+        ccaches += len(rows)
+        size += sum(row["size"] for row in rows)
+        for row in rows:
+            yield {"ccache": row}
+        yield {"user": use}
+    call.summary = {"users": users, "ccaches": ccaches, "size": size}
+
+
+def _rows(
+    collection: Collection, call: Call, wanted: ListArguments
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    rows = [
+        _row(collection, ccache)
+        for ccache in collection
+        if call.sees(ccache.label) and not (wanted.expired and not _has_expired(collection, ccache))
+    ]
+    if not wanted.expired:
+        rows += [
+            _damaged(collection, name, uuid)
+            for name, uuid in collection.unavailable.items()
+            if call.sees(collection.label_of(name))
+        ]
+    config = call.administration.config
+    use = {
+        "uid": collection.uid,
+        "ccaches": len(collection) + len(collection.unavailable),
+        "max_ccaches": config.max_uid_ccaches,
+        "size": collection.size,
+        "max_size": config.max_uid_size * 1024,
+    }
+    return rows, use
+
+
+def _has_expired(collection: Collection, ccache: CCache) -> bool:
+    return ccache.expires is not None and ccache.expires <= collection.now
+
+
+def _row(collection: Collection, ccache: CCache) -> dict[str, Any]:
+    tgt = tgt_of(ccache)
+    times = None if tgt is None else tgt.times
+    return {
+        "uid": collection.uid,
+        "name": ccache.name,
+        "uuid": ccache.uuid,
+        "principal": str(ccache.principal),
+        "default": collection.is_default(ccache.name),
+        "tickets": sum(not is_configuration(each.equality.server) for each in ccache.credentials),
+        "size": ccache.size,
+        "tgt_expires": None if times is None else _at(times.endtime, ccache),
+        "renew_till": None if times is None else _at(times.renew_till, ccache),
+        "label": ccache.label,
+        # A renewed ticket keeps its authtime and begins to be valid when it is issued.
+        "last_renewal": None
+        if times is None or times.starttime <= times.authtime
+        else _at(times.starttime, ccache),
+    }
+
+
+def _damaged(collection: Collection, name: bytes, uuid: bytes) -> dict[str, Any]:
+    """One whose secrets cannot be read: what is known of it."""
+    unknown = ("principal", "tgt_expires", "renew_till", "last_renewal")
+    return {
+        "uid": collection.uid,
+        "name": name,
+        "uuid": uuid,
+        "default": collection.is_default(name),
+        "tickets": 0,
+        "size": 0,
+        "label": collection.label_of(name) or None,
+        **dict.fromkeys(unknown),
+    }
+
+
+def _at(time: int, ccache: CCache) -> int | None:
+    """A time of the KDC's clock by this machine's, in seconds since the epoch; None where it is not set."""
+    return expiry(time, ccache.kdc_offset) if time else None
+
+
+def tgt_of(ccache: CCache) -> Credential | None:
+    """The TGT of the principal's own realm, the latest where there are several; else one of another realm."""
+    tgts = [each for each in ccache.credentials if is_tgs(each.equality.server)]
+    realm = ccache.principal.realm
+    return max(tgts, key=lambda each: (each.equality.server[1][1:] == (realm,), each.endtime), default=None)
+
+
+class ShowArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`name` is the ccache's; with `payload` the credentials come with their bytes, keys and all."""
+
+    name: bytes
+    payload: bool = False
+
+
+async def show_ccache(call: Call) -> AsyncIterator[dict[str, Any]]:
+    """The ccache itself, then each of its credentials in stored order."""
+    wanted: ShowArguments = call.arguments
+    uid = collection_of(wanted.name)
+    for each in await call.administration.service.change(uid, lambda one: list(_details(one, call, wanted))):
+        yield each
+
+
+def _details(collection: Collection, call: Call, wanted: ShowArguments) -> Iterator[dict[str, Any]]:
+    ccache = visible(collection, wanted.name, call)
+    yield {"ccache": _row(collection, ccache) | {"kdc_offset": ccache.kdc_offset, **_principal(ccache)}}
+    for uuid, credential in ccache.credentials.items():
+        details: dict[str, Any] = {
+            "uuid": uuid,
+            "client": str(credential.client),
+            "server": str(credential.server),
+            "configuration": is_configuration(credential.equality.server),
+            "enctype": credential.enctype,
+            "flags": credential.flags,
+            "times": list(credential.times),
+            "size": len(credential.blob),
+        }
+        if wanted.payload:
+            details["payload"] = credential.blob
+        yield {"credential": details}
+
+
+def _principal(ccache: CCache) -> dict[str, Any]:
+    principal = ccache.principal
+    return {
+        "principal_type": principal.name_type,
+        "realm": principal.realm,
+        "components": list(principal.components),
+    }
+
+
+def visible(collection: Collection, name: bytes, call: Call) -> CCache:
+    """The ccache of this name; raises ControlError where there is none for whoever asks."""
+    if not collection.has(name) or not call.sees(collection.label_of(name)):
+        raise ControlError(Trouble.NOT_FOUND, "there is no such ccache")
+    ccache = collection.get(name)
+    assert ccache is not None
+    return ccache

@@ -1,0 +1,12 @@
+"""The requests of the control socket."""
+
+from pykcm.admin import changing, listing
+from pykcm.admin.calls import Request
+
+REQUESTS = {
+    "list": Request(listing.ListArguments, listing.list_ccaches),
+    "show": Request(listing.ShowArguments, listing.show_ccache),
+    "destroy": Request(changing.DestroyArguments, changing.destroy),
+    "reap": Request(changing.ReapArguments, changing.reap),
+    "switch": Request(changing.SwitchArguments, changing.switch),
+}

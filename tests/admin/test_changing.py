@@ -1,0 +1,117 @@
+"""destroy, reap and switch."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from pykcm.admin.messages import ControlError, Trouble
+from pykcm.store.interface import Store, StoreError
+from tests.admin.controlling import Controlling
+from tests.builders import ALICE, TGS, credential_bytes
+from tests.peer.mcs import CONTAINER_1, CONTAINER_2, HOST, HOST_LOW, Mcs
+from tests.server.asking import Server
+from tests.server.programs import listed
+
+
+@pytest.fixture
+def filled(server: Server) -> Server:
+    """1000 has one that expires at 1400 and one that does not, 2000 has one that expires at 1500 (now)."""
+    for uid, name, end in ((1000, b"1000:old", 1400), (1000, b"1000:new", 9000), (2000, b"2000", 1500)):
+        client = server.ask_as(uid)
+        client.initialize(name, ALICE)
+        client.store(name, credential_bytes(TGS, times=(1, 1, end, 0)))
+    return server
+
+
+def test_destroy_one(filled: Server, control: Controlling) -> None:
+    """It is gone, also from the store, and no other is."""
+    assert control.ask("destroy", name=b"1000:new") == [{"uid": 1000, "name": b"1000:new"}]
+    filled.residents.release(1000)
+    assert listed(filled.ask_as(1000)) == [b"1000:old"]
+    assert listed(filled.ask_as(2000)) == [b"2000"]
+    with pytest.raises(ControlError, match="no such ccache"):
+        control.ask("destroy", name=b"1000:new")
+
+
+def test_destroy_all_of_one(filled: Server, control: Controlling) -> None:
+    """All ccaches of one UID, and none of another's."""
+    assert [each["name"] for each in control.ask("destroy", uid=1000)] == [b"1000:old", b"1000:new"]
+    assert listed(filled.ask_as(1000)) == []
+    assert listed(filled.ask_as(2000)) == [b"2000"]
+    assert control.ask("destroy", uid=1000) == []
+
+
+def test_destroy_expired(filled: Server, control: Controlling) -> None:
+    """Everybody's ccaches whose tickets have all ended, however long ago."""
+    assert [each["name"] for each in control.ask("destroy", expired=True)] == [b"1000:old", b"2000"]
+    assert listed(filled.ask_as(1000)) == [b"1000:new"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{}, {"name": b"1000", "uid": 1000}, {"uid": 1000, "expired": True}, {"uid": -1}, {"uid": 2**32}],
+)
+def test_destroy_of_nothing_or_too_much(
+    filled: Server, control: Controlling, arguments: dict[str, Any]
+) -> None:
+    """What to destroy must be said once; otherwise nothing is."""
+    with pytest.raises(ControlError) as caught:
+        control.ask("destroy", **arguments)
+    assert caught.value.code == Trouble.ARGUMENTS
+    assert len(listed(filled.ask_as(1000))) == 2
+
+
+def test_destroy_that_cannot_be_stored(filled: Server, control: Controlling) -> None:
+    """When the store refuses, the ccache is still there."""
+    filled.store.refusal = lambda _: StoreError("no space")
+    with pytest.raises(StoreError):
+        control.ask("destroy", name=b"1000:new")
+    filled.store.refusal = lambda _: None
+    assert b"1000:new" in listed(filled.ask_as(1000))
+
+
+def test_destroy_by_label(runner: asyncio.Runner, store: Store) -> None:
+    """Root destroys only what its label may change; of the others it is not told."""
+    server = Server(runner, store, policy=Mcs(CONTAINER_2))
+    control = Controlling(server)
+    server.ask_as(1000, CONTAINER_1).initialize(b"1000:one", ALICE)
+    server.ask_as(1000, HOST_LOW).initialize(b"1000:low", ALICE)
+    assert control.ask("destroy", uid=1000, label=CONTAINER_2) == []
+    for name, code in ((b"1000:one", Trouble.NOT_FOUND), (b"1000:low", Trouble.PERMISSION)):
+        with pytest.raises(ControlError) as caught:
+            control.ask("destroy", name=name, label=CONTAINER_2)
+        assert caught.value.code == code
+    assert len(control.ask("destroy", uid=1000, label=HOST)) == 2
+
+
+def test_reap(filled: Server, control: Controlling) -> None:
+    """What the daemon would remove by itself: with the retention of the configuration."""
+    control.ask("reap")
+    assert control.summary == {"ccaches": 0}
+    filled.clock.now = 1400 + 86400
+    control.ask("reap")
+    assert control.summary == {"ccaches": 1}
+    filled.clock.now = 1500 + 86400
+    control.ask("reap")
+    assert control.summary == {"ccaches": 1}
+    assert listed(filled.ask_as(1000)) == [b"1000:new"]
+
+
+def test_switch(filled: Server, control: Controlling) -> None:
+    """The UID's default is another one, durably."""
+    control.ask("switch", uid=1000, name=b"1000:new")
+    filled.residents.release(1000)
+    assert filled.ask_as(1000).get_default_cache() == b"1000:new"
+
+
+@pytest.mark.parametrize(
+    ("uid", "name", "code"),
+    [(1000, b"2000", Trouble.ARGUMENTS), (1000, b"1000:missing", Trouble.NOT_FOUND)],
+)
+def test_switch_to_none(filled: Server, control: Controlling, uid: int, name: bytes, code: Trouble) -> None:
+    """Only to a ccache that is there, and of that UID."""
+    with pytest.raises(ControlError) as caught:
+        control.ask("switch", uid=uid, name=name)
+    assert caught.value.code == code
+    assert filled.ask_as(1000).get_default_cache() == b"1000"

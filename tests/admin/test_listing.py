@@ -1,0 +1,216 @@
+"""list and show: what an administrator is told of everybody's ccaches."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from pykcm.admin.messages import ControlError, Trouble
+from pykcm.protocol.codes import KcmError
+from pykcm.protocol.principal import Principal
+from pykcm.store.interface import Store
+from pykcm.store.tree import Put, Secret, ccache_container, split_ccache_name
+from tests.admin.controlling import Controlling
+from tests.builders import ALICE, BOB, HTTP, TGS, credential_bytes, principal
+from tests.peer.mcs import CONTAINER_1, CONTAINER_2, HOST, Mcs
+from tests.server.asking import Server
+
+CONFIGURATION = Principal(1, b"X-CACHECONF:", (b"krb5_ccache_conf_data", b"fast_avail"))
+
+
+def rows(control: Controlling, **arguments: Any) -> list[dict[str, Any]]:
+    return [item["ccache"] for item in control.ask("list", **arguments) if "ccache" in item]
+
+
+def names(control: Controlling, **arguments: Any) -> list[bytes]:
+    return [row["name"] for row in rows(control, **arguments)]
+
+
+def test_nothing(control: Controlling) -> None:
+    """Of nobody there is nothing to tell."""
+    assert control.ask("list") == []
+    assert control.summary == {"users": 0, "ccaches": 0, "size": 0}
+
+
+def test_one_row(server: Server, control: Controlling) -> None:
+    """A row has the owner, the ccache, what is in it, and until when its TGT is good."""
+    client = server.ask_as(1000)
+    client.initialize(b"1000:a", ALICE)
+    tgt = credential_bytes(TGS, times=(1000, 1200, 5000, 9000))
+    blobs = [tgt, credential_bytes(HTTP), credential_bytes(CONFIGURATION, times=(0, 0, 0, 0))]
+    for blob in blobs:
+        client.store(b"1000:a", blob)
+    (uuid,) = client.get_cache_uuid_list()
+    assert rows(control) == [
+        {
+            "uid": 1000,
+            "name": b"1000:a",
+            "uuid": uuid,
+            "principal": "alice@PYKCM.TEST",
+            "default": False,
+            "tickets": 2,
+            "size": sum(map(len, blobs)) + len(ALICE.pack()),
+            "tgt_expires": 5000,
+            "renew_till": 9000,
+            "label": None,
+            "last_renewal": 1200,
+        }
+    ]
+
+
+@pytest.mark.parametrize(
+    ("times", "wanted"),
+    [
+        ((1000, 0, 5000, 0), (5000, None, None)),
+        ((1000, 1000, 5000, 9000), (5000, 9000, None)),
+        ((1000, 1001, 0, 9000), (None, 9000, 1001)),
+    ],
+)
+def test_times(
+    server: Server, control: Controlling, times: tuple[int, int, int, int], wanted: tuple[int | None, ...]
+) -> None:
+    """Times that are not set are none; a ticket that begins after its authtime has been renewed then."""
+    client = server.ask_as(1000)
+    client.initialize(b"1000", ALICE)
+    client.store(b"1000", credential_bytes(TGS, times=times))
+    (row,) = rows(control)
+    assert (row["tgt_expires"], row["renew_till"], row["last_renewal"]) == wanted
+
+
+def test_the_own_realms_tgt(server: Server, control: Controlling) -> None:
+    """Of several TGTs that of the principal's realm counts; without any, there is no time."""
+    client = server.ask_as(1000)
+    client.initialize(b"1000", ALICE)
+    assert rows(control)[0]["tgt_expires"] is None
+    other = principal("krbtgt/OTHER.TEST", name_type=2)
+    client.store(b"1000", credential_bytes(other, times=(1, 1, 7000, 0)))
+    assert rows(control)[0]["tgt_expires"] == 7000
+    client.store(b"1000", credential_bytes(TGS, times=(1, 1, 6000, 0)))
+    assert rows(control)[0]["tgt_expires"] == 6000
+
+
+def test_everybodys_in_order(server: Server, control: Controlling) -> None:
+    """By UID, within it as the collection has them; after each UID what it uses, and totals at the end."""
+    for uid, name in ((2000, b"2000"), (0, b"backup"), (1000, b"1000:b"), (1000, b"1000:a")):
+        server.ask_as(uid).initialize(name, BOB)
+    items = control.ask("list")
+    size = len(BOB.pack())
+    assert [item["ccache"]["name"] if "ccache" in item else item["user"]["uid"] for item in items] == [
+        *[b"backup", 0],
+        *[b"1000:b", b"1000:a", 1000],
+        *[b"2000", 2000],
+    ]
+    assert items[4]["user"] == {
+        "uid": 1000,
+        "ccaches": 2,
+        "max_ccaches": 64,
+        "size": 2 * size,
+        "max_size": 16384 * 1024,
+    }
+    assert control.summary == {"users": 3, "ccaches": 4, "size": 4 * size}
+    assert names(control, uid=1000) == [b"1000:b", b"1000:a"]
+    assert names(control, uid=3000) == []
+
+
+def test_the_default_is_marked(server: Server, control: Controlling) -> None:
+    """The ccache that the UID's default names, which may be none."""
+    client = server.ask_as(1000)
+    for name in (b"1000:a", b"1000:b"):
+        client.initialize(name, ALICE)
+    assert [row["default"] for row in rows(control)] == [False, False]
+    client.set_default_cache(b"1000:b")
+    assert [row["default"] for row in rows(control)] == [False, True]
+
+
+def test_expired(server: Server, control: Controlling) -> None:
+    """Only those whose tickets have all ended, when they are asked for."""
+    client = server.ask_as(1000)
+    for name, end in ((b"1000:old", 1400), (b"1000:new", 1600), (b"1000:now", 1500)):
+        client.initialize(name, ALICE)
+        client.store(name, credential_bytes(TGS, times=(1, 1, end, 0)))
+    client.initialize(b"1000:empty", ALICE)
+    assert names(control, expired=True) == [b"1000:old", b"1000:now"]
+
+
+def test_labels(runner: asyncio.Runner, store: Store) -> None:
+    """Root is told of what its label may read, and each row has the creator's label."""
+    server = Server(runner, store, policy=Mcs())
+    control = Controlling(server)
+    server.ask_as(1000, CONTAINER_1).initialize(b"1000:one", ALICE)
+    server.ask_as(1000, CONTAINER_2).initialize(b"1000:two", ALICE)
+    assert names(control, label=HOST) == [b"1000:one", b"1000:two"]
+    assert names(control, label=CONTAINER_2) == [b"1000:two"]
+    assert [row["label"] for row in rows(control, label=HOST)] == [CONTAINER_1, CONTAINER_2]
+    with pytest.raises(ControlError, match="no such ccache"):
+        control.ask("show", name=b"1000:one", label=CONTAINER_2)
+
+
+def test_listing_keeps_nothing_in_memory(server: Server, control: Controlling) -> None:
+    """Collections that nobody has asked for lately are not kept because an administrator looks at them."""
+    for uid in (1000, 2000):
+        server.ask_as(uid).initialize(b"%d" % uid, ALICE)
+    server.residents.release(1000)
+    assert len(rows(control)) == 2
+    assert server.residents.present(1000) is None
+    assert server.residents.present(2000) is not None
+
+
+def damage(server: Server) -> None:
+    """Make the only credential of 1000's only ccache unreadable."""
+    secrets: list[Secret] = server.runner.run(server.store.load(1000))
+    (name,) = [secret.name for secret in secrets if "-" in secret.name]
+    container = ccache_container(1000, *split_ccache_name(name))
+    (credential,) = [secret.name for secret in secrets if secret.container == container]
+    server.runner.run(server.store.commit([Put(container, credential, b"nonsense")]))
+    server.residents.release(1000)
+
+
+def test_a_damaged_one(server: Server, control: Controlling) -> None:
+    """One that cannot be read is in the list, without what is not known; to show it is an I/O error."""
+    client = server.ask_as(1000)
+    client.initialize(b"1000", ALICE)
+    client.store(b"1000", credential_bytes(TGS))
+    damage(server)
+    (row,) = rows(control)
+    assert (row["name"], row["principal"], row["default"], row["tgt_expires"]) == (b"1000", None, True, None)
+    assert rows(control, expired=True) == []
+    with pytest.raises(KcmError, match="cannot be read"):
+        control.ask("show", name=b"1000")
+    control.ask("destroy", name=b"1000")
+    assert rows(control) == []
+
+
+def test_show(server: Server, control: Controlling) -> None:
+    """The ccache, then its credentials in stored order, configuration marked; bytes only where asked for."""
+    client = server.ask_as(1000)
+    client.initialize(b"1000", ALICE)
+    client.set_kdc_offset(b"1000", -5)
+    blobs = [credential_bytes(TGS), credential_bytes(CONFIGURATION, times=(0, 0, 0, 0))]
+    for blob in blobs:
+        client.store(b"1000", blob)
+    head, *credentials = control.ask("show", name=b"1000")
+    (row,) = rows(control)
+    about = {"kdc_offset": -5, "principal_type": 1, "realm": b"PYKCM.TEST", "components": [b"alice"]}
+    assert head == {"ccache": row | about}
+    tgt, configuration = [each["credential"] for each in credentials]
+    assert tgt == {
+        "uuid": client.get_cred_uuid_list(b"1000")[0],
+        "client": "alice@PYKCM.TEST",
+        "server": "krbtgt/PYKCM.TEST@PYKCM.TEST",
+        "configuration": False,
+        "enctype": 18,
+        "flags": 0x40E10000,
+        "times": [1000, 1000, 2**32 - 1, 2**32 - 1],
+        "size": len(blobs[0]),
+    }
+    assert configuration["configuration"] is True
+    shown = control.ask("show", name=b"1000", payload=True)[1:]
+    assert [each["credential"]["payload"] for each in shown] == blobs
+
+
+@pytest.mark.parametrize("name", [b"1000:missing", b"backup", b"99999999999"])
+def test_show_of_none(control: Controlling, name: bytes) -> None:
+    """A name that no ccache has is an error that says so."""
+    with pytest.raises(ControlError) as caught:
+        control.ask("show", name=name)
+    assert caught.value.code == Trouble.NOT_FOUND

@@ -1,0 +1,53 @@
+"""pykcmctl as a process, asked about one daemon."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .daemon import LIMIT, ROOT
+
+
+class Said(NamedTuple):
+    """What a command has said, and its exit status."""
+
+    status: int
+    output: str
+    errors: str
+
+
+class Pykcmctl:
+    """Runs `pykcmctl --socket …`; what it prints is what a pipe gets."""
+
+    def __init__(self, control_path: Path) -> None:
+        self.control_path = control_path
+
+    def argv(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "pykcm.admin.cli.main", "--socket", str(self.control_path), *arguments]
+
+    def run(self, *arguments: str, stdin: str = "", uid: int | None = None) -> Said:
+        done = subprocess.run(
+            self.argv(*arguments),
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=3 * LIMIT,
+            env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "PYTHONPATH": str(ROOT), "TZ": "UTC"},
+            cwd="/",
+            user=uid,
+            group=uid,
+            extra_groups=None if uid is None else [],
+        )
+        return Said(done.returncode, done.stdout, done.stderr)
+
+    def ok(self, *arguments: str, stdin: str = "") -> str:
+        """The output of a command that must succeed."""
+        said = self.run(*arguments, stdin=stdin)
+        assert said.status == 0, said
+        return said.output
+
+    def json(self, *arguments: str) -> Any:
+        return json.loads(self.ok(*arguments, "--json"))

@@ -1,0 +1,207 @@
+"""pykcmctl against a real daemon: what an administrator types, and what is printed."""
+
+import os
+import pty
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pykcm.admin.cli.main import main
+from pykcm.client import KcmClient
+from tests.builders import ALICE, TGS, credential_bytes, principal
+
+from .clients import MitClient
+from .conftest import OTHER, USER
+from .control import Pykcmctl
+from .daemon import LIMIT, Pykcmd, effective_uid
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may use the control socket")
+
+
+@pytest.fixture
+def ctl(pykcmd: Pykcmd) -> Pykcmctl:
+    """The administrator of this test's daemon."""
+    return Pykcmctl(pykcmd.control_path)
+
+
+def on_a_terminal(ctl: Pykcmctl, *arguments: str, typed: bytes = b"") -> tuple[int, str]:
+    """Exit status, and what a terminal of 200 columns shows."""
+    ours, theirs = pty.openpty()
+    os.write(ours, typed)
+    environment = {
+        "PATH": os.environ["PATH"],
+        "LC_ALL": "C.UTF-8",
+        "COLUMNS": "200",
+        "TERM": "xterm",
+        "TZ": "UTC",
+    }
+    with subprocess.Popen(
+        ctl.argv(*arguments), stdin=theirs, stdout=theirs, stderr=theirs, env=environment, cwd="/"
+    ) as process:
+        os.close(theirs)
+        shown = b"".join(read_to_the_end(ours))
+        status = process.wait(LIMIT)
+    os.close(ours)
+    return status, shown.decode()
+
+
+def read_to_the_end(fd: int) -> Iterator[bytes]:
+    while True:
+        try:
+            data = os.read(fd, 65536)
+        except OSError:  # EIO: nobody has the terminal open any more
+            return
+        if not data:
+            return
+        yield data
+
+
+def test_list(mit_as: Callable[[int], MitClient], ctl: Pykcmctl) -> None:
+    """Everybody's ccaches in one list, that neither klist nor another server gives."""
+    mit_as(USER).kinit("alice")
+    mit_as(USER).kvno("host/server.pykcm.test")
+    mit_as(OTHER).kinit("bob")
+    listed = ctl.json("list")
+    assert [
+        (each["uid"], each["name"], each["principal"], each["default"], each["tickets"]) for each in listed
+    ] == [
+        (USER, f"KCM:{USER}", "alice@PYKCM.TEST", True, 2),
+        (OTHER, f"KCM:{OTHER}", "bob@PYKCM.TEST", True, 1),
+    ]
+    assert list(listed[0]) == [
+        *("uid", "user", "name", "uuid", "principal", "default", "tickets"),
+        *("size", "tgt_expires", "renew_till", "label", "last_renewal"),
+    ]
+    said = ctl.run("list", "--uid", str(OTHER))
+    (line,) = said.output.splitlines()
+    assert line.split("\t")[:4] == ["-", str(OTHER), f"KCM:{OTHER}", "bob@PYKCM.TEST"]
+    assert said.errors.startswith("1 ccaches of 1 users, ")
+    status, shown = on_a_terminal(ctl, "list")
+    assert status == 0
+    assert "Principal" in shown
+    assert "alice@PYKCM.TEST" in shown
+
+
+def test_show(mit_as: Callable[[int], MitClient], ctl: Pykcmctl) -> None:
+    """One ccache's tickets by name of enctype and flags, its configuration apart; the document on demand."""
+    user = mit_as(USER)
+    user.kinit("alice")
+    user.kvno("host/server.pykcm.test")
+    shown = ctl.ok("show", f"KCM:{USER}")
+    assert "aes256-cts-hmac-sha1-96" in shown
+    assert "host/server.pykcm.test@PYKCM.TEST" in shown
+    assert "Tickets: 2" in shown
+    assert "Configuration entries: " in shown
+    document = ctl.json("show", str(USER))
+    assert set(document) == {"version", "kdc_offset", "principal", "creds"}
+    assert document["principal"] == {"type": 1, "realm": "PYKCM.TEST", "components": ["alice"]}
+    assert all(set(each) == {"uuid", "payload"} for each in document["creds"])
+
+
+def test_destroy(mit_as: Callable[[int], MitClient], ctl: Pykcmctl) -> None:
+    """It asks on a terminal, wants --yes elsewhere, and destroys what it was told to and no more."""
+    for uid, user in ((USER, "alice"), (OTHER, "bob")):
+        mit_as(uid).kinit(user)
+    unasked = ctl.run("destroy", f"KCM:{USER}")
+    assert unasked.status == 2
+    assert "--yes" in unasked.errors
+    status, shown = on_a_terminal(ctl, "destroy", f"KCM:{USER}", typed=b"n\n")
+    assert status == 1
+    assert "Destroy KCM:" in shown
+    assert mit_as(USER).klist().principal == "alice@PYKCM.TEST"
+    status, _ = on_a_terminal(ctl, "destroy", f"KCM:{USER}", typed=b"y\n")
+    assert status == 0
+    assert mit_as(USER).klist_all() == []
+    assert mit_as(OTHER).klist().principal == "bob@PYKCM.TEST"
+    assert ctl.json("destroy", "--uid", str(OTHER), "--yes") == [{"uid": OTHER, "name": f"KCM:{OTHER}"}]
+    assert ctl.run("destroy", f"KCM:{OTHER}", "--yes").status == 5
+
+
+def test_switch(mit_as: Callable[[int], MitClient], ctl: Pykcmctl) -> None:
+    """The user's default is the other ccache from then on."""
+    user = mit_as(USER)
+    user.kinit("alice")
+    user.kinit("bob")
+    assert user.klist().principal == "bob@PYKCM.TEST"
+    ctl.ok("switch", "--uid", str(USER), f"KCM:{USER}")
+    assert user.klist().principal == "alice@PYKCM.TEST"
+
+
+def test_no_daemon(stopped_pykcmd: Pykcmd) -> None:
+    """Without a daemon every command says so, and has an exit status of its own."""
+    ctl = Pykcmctl(stopped_pykcmd.control_path)
+    for command in (["list"], ["show", "0"], ["reap"], ["destroy", "--expired", "--yes"]):
+        said = ctl.run(*command)
+        assert said.status == 3, said
+        assert "no daemon answers" in said.errors
+
+
+def test_others_are_refused(
+    pykcmd: Pykcmd, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever is not root cannot even connect, and is told what to do; the daemon refuses them, too."""
+    monkeypatch.setattr("sys.argv", ["pykcmctl", "--socket", str(pykcmd.control_path), "list"])
+
+    def said() -> str:
+        # In this process: not every UID may run this interpreter.
+        with effective_uid(USER), pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 4
+        return capsys.readouterr().err
+
+    assert pykcmd.control_path.stat().st_mode & 0o777 == 0o600
+    assert said() == "pykcmctl: only root may use the control socket: try sudo\n"
+    pykcmd.control_path.chmod(0o666)
+    assert said() == "pykcmctl: only root may use it\n"
+    assert f"control socket: UID {USER} refused" in pykcmd.log
+
+
+def test_twenty_thousand(pykcmd: Pykcmd, ctl: Pykcmctl) -> None:
+    """A list of 20,000 ccaches is streamed: neither side holds it in memory."""
+    pykcmd.stop()
+    pykcmd.configure("max_uid_ccaches = 0\ncollection_cache_size = 1\n")
+    pykcmd.start("--store", "memory", "--log-level", "warning")
+    ticket = credential_bytes(TGS)
+    with KcmClient(pykcmd.socket_path) as root:
+        for number in range(20_000):
+            name = b"%d" % (100_000 + number)
+            root.initialize(name, ALICE)
+            root.store(name, ticket)
+    before = peak_memory(pykcmd)
+    with subprocess.Popen(
+        ctl.argv("list", "--json"),
+        stdout=subprocess.PIPE,
+        text=True,
+        env={"PATH": os.environ["PATH"]},
+        cwd="/",
+    ) as process:
+        assert process.stdout is not None
+        lines = sum(1 for _ in process.stdout)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    assert lines == 20_002
+    assert usage.ru_maxrss < 64 * 1024
+    assert peak_memory(pykcmd) - before < 16 * 1024
+
+
+def peak_memory(daemon: Pykcmd) -> int:
+    """In KiB."""
+    assert daemon.process is not None
+    status = Path(f"/proc/{daemon.process.pid}/status").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
+
+
+def test_under_load(pykcmd: Pykcmd, ctl: Pykcmctl) -> None:
+    """Bad input on the control socket, again and again, does not keep the KCM socket from answering."""
+    for junk in (b"\xff", b"\x5b" + b"\xff" * 8, b"GET / HTTP/1.0\r\n\r\n", b""):
+        for _ in range(20):
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.connect(str(pykcmd.control_path))
+                sock.sendall(junk)
+    with KcmClient(pykcmd.socket_path) as client:
+        client.initialize(b"0", principal("root"))
+    assert [each["principal"] for each in ctl.json("list")] == ["root@PYKCM.TEST"]
