@@ -23,6 +23,7 @@ _RequestKiB = Annotated[int, msgspec.Meta(ge=64, le=64 * 1024)]
 
 # The kernel's limit is 108 bytes with the NUL.
 _SocketPath = Annotated[str, msgspec.Meta(pattern=r"\A/[^\0]+\Z", max_length=107)]
+_SocketPathOrNone = Annotated[str, msgspec.Meta(pattern=r"\A(/[^\0]+)?\Z", max_length=107)]
 _AbsolutePath = Annotated[str, msgspec.Meta(pattern=r"\A/[^\0]*\Z")]
 _Seconds = Annotated[float, msgspec.Meta(ge=0, le=10 * 365 * 86400)]
 
@@ -38,7 +39,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """
 
     socket_path: _SocketPath = DEFAULT_SOCKET
-    control_socket_path: _SocketPath | Literal[""] | None = None
+    control_socket_path: _SocketPathOrNone | None = None
     state_dir: _AbsolutePath = "/var/lib/pykcm"
     store: Literal["sqlcipher", "memory"] = "sqlcipher"
     key_file: _AbsolutePath | None = None
@@ -69,7 +70,7 @@ _DURATION_FORM = 'to 10 years: seconds, or "90s", "10m", "24h", "7d"'
 _DURATION_OR_NEVER = f"a duration from 0 (never) {_DURATION_FORM}"
 
 # What is right, for the messages about what is not.
-_ALLOWED = {
+ALLOWED = {
     "socket_path": _PATH_OF_SOCKET,
     "control_socket_path": 'an absolute path of at most 107 bytes, or "" for no control socket',
     "state_dir": "an absolute path",
@@ -103,13 +104,14 @@ def load_config(file: Path | None = None, overrides: dict[str, Any] | None = Non
     Raises ConfigError.
     """
     options: dict[str, Any] = {}
-    for path in _files(file):
+    for path in config_files(file):
         options |= _read(path)
     given = {name: value for name, value in (overrides or {}).items() if value is not None}
     return _convert("command line", options | given)
 
 
-def _files(file: Path | None) -> list[Path]:
+def config_files(file: Path | None = None) -> list[Path]:
+    """The files that `load_config` reads, in their order; raises ConfigError."""
     main = DEFAULT_FILE if file is None else file
     try:
         files = [main] if file is not None or main.exists() else []
@@ -159,7 +161,7 @@ def _convert(source: str, options: dict[str, Any]) -> Config:
 
 
 def _wrong(source: str, name: str, value: Any) -> ConfigError:
-    return ConfigError(f"{source}: option {name}: {value!r} is not {_ALLOWED[name]}")
+    return ConfigError(f"{source}: option {name}: {value!r} is not {ALLOWED[name]}")
 
 
 def _suggestion(name: str) -> str:

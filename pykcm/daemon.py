@@ -150,7 +150,9 @@ def _parser() -> argparse.ArgumentParser:
         choices=["sqlcipher", "memory"],
         help="an encrypted file, or nothing that outlives the daemon",
     )
-    parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"])
+    parser.add_argument(
+        "--log-level", choices=["debug", "info", "warning", "error"], help="the least that is logged"
+    )
     parser.add_argument("--version", action="version", version=f"pykcmd {__version__}")
     return parser
 

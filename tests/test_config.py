@@ -68,7 +68,7 @@ def test_defaults(file: Path) -> None:
 
 def test_options_are_documented() -> None:
     """The README's table has every option and no other."""
-    documented = re.findall(r"^\| `([a-z_]+)` \|", README.read_text(), re.MULTILINE)
+    documented = re.findall(r"^\| `([a-z_]+)` \| `", README.read_text(), re.MULTILINE)
     assert sorted(documented) == sorted(DEFAULTS)
 
 
@@ -78,6 +78,8 @@ def test_options_are_documented() -> None:
         ("socket_path", '"/tmp/kcm.sock"', "/tmp/kcm.sock"),
         ("socket_path", f'"/{"x" * 106}"', "/" + "x" * 106),
         ("audit_socket_path", '"/tmp/audit.sock"', "/tmp/audit.sock"),
+        ("control_socket_path", '"/tmp/control.sock"', "/tmp/control.sock"),
+        ("control_socket_path", '""', ""),
         ("state_dir", '"/srv/kcm"', "/srv/kcm"),
         ("store", '"memory"', "memory"),
         ("store", '"sqlcipher"', "sqlcipher"),
@@ -119,6 +121,7 @@ def test_values(file: Path, option: str, toml: str, value: object) -> None:
 
 HINTS = {
     "socket_path": "absolute path of at most 107 bytes",
+    "control_socket_path": 'absolute path of at most 107 bytes, or ""',
     "state_dir": "absolute path",
     "store": '"sqlcipher" or "memory"',
     "key_file": "absolute path",
@@ -152,6 +155,10 @@ HINTS = {
         ("audit_socket_path", '"audit.sock"'),
         ("audit_socket_path", '""'),
         ("audit_socket_path", f'"/{"x" * 107}"'),
+        ("control_socket_path", '"control.sock"'),
+        ("control_socket_path", '"/"'),
+        ("control_socket_path", "false"),
+        ("control_socket_path", f'"/{"x" * 107}"'),
         ("state_dir", '"state"'),
         ("state_dir", "false"),
         ("state_dir", '"/a\\u0000b"'),

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +28,13 @@ class Pykcmctl:
     def argv(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "pykcm.admin.cli.main", "--socket", str(self.control_path), *arguments]
 
-    def run(self, *arguments: str, stdin: str = "", uid: int | None = None) -> Said:
+    def run(
+        self,
+        *arguments: str,
+        stdin: str = "",
+        uid: int | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> Said:
         done = subprocess.run(
             self.argv(*arguments),
             input=stdin,
@@ -35,7 +42,13 @@ class Pykcmctl:
             text=True,
             check=False,
             timeout=3 * LIMIT,
-            env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "PYTHONPATH": str(ROOT), "TZ": "UTC"},
+            env={
+                "PATH": os.environ["PATH"],
+                "LC_ALL": "C.UTF-8",
+                "PYTHONPATH": str(ROOT),
+                "TZ": "UTC",
+                **(environment or {}),
+            },
             cwd="/",
             user=uid,
             group=uid,

@@ -7,7 +7,8 @@ from typing import NoReturn
 import click
 
 from pykcm import __version__
-from pykcm.admin.cli import ccaches
+from pykcm.admin.cli import ccaches, completion
+from pykcm.admin.cli.doctor import command as doctor
 from pykcm.admin.client import DEFAULT_SOCKET, ControlClient
 from pykcm.admin.messages import ControlError, Trouble
 
@@ -43,17 +44,15 @@ def cli(context: click.Context, path: str) -> None:
     context.obj = ControlClient(path)
 
 
-for command in ccaches.COMMANDS:
+for command in (*ccaches.COMMANDS, *doctor.COMMANDS, *completion.COMMANDS):
     cli.add_command(command)
 
 
 def main() -> NoReturn:
     """Run pykcmctl and end the process."""
     try:
-        cli.main(prog_name="pykcmctl", standalone_mode=False)
-        status = 0
-    except click.exceptions.Exit as leave:
-        status = leave.exit_code
+        # What a command leaves by ctx.exit() comes back, and so does the None of one that merely returns.
+        status = cli.main(prog_name="pykcmctl", standalone_mode=False) or 0
     except click.ClickException as wrong:
         wrong.show()
         status = wrong.exit_code

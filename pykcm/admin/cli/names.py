@@ -5,7 +5,9 @@ import pwd
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
+from pykcm.admin.cli.completion import offered
 from pykcm.protocol.text import shown
 
 PREFIX = "KCM:"
@@ -26,6 +28,17 @@ class UidType(click.ParamType):  # type: ignore[type-arg]
         except (KeyError, ValueError):
             self.fail(f"there is no user {value!r}; give a name that `id` knows, or a number", param, ctx)
 
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem[str]]:
+        """Those who have ccaches, by name unless a number is begun."""
+        is_number = incomplete.isdigit()
+        return offered(
+            ctx,
+            incomplete,
+            lambda ccache: str(ccache["uid"] if is_number else user_of(ccache["uid"]) or ccache["uid"]),
+        )
+
 
 class CCacheType(click.ParamType):  # type: ignore[type-arg]
     """A ccache's name, with or without `KCM:`."""
@@ -40,6 +53,12 @@ class CCacheType(click.ParamType):  # type: ignore[type-arg]
             self.fail("a name such as KCM:1000 is needed: KCM: alone is a whole collection", param, ctx)
         # Bytes that are no text come from the command line as surrogates.
         return name.encode("utf-8", "surrogateescape")
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem[str]]:
+        prefix = "" if incomplete and not PREFIX.startswith(incomplete[: len(PREFIX)]) else PREFIX
+        return offered(ctx, incomplete, lambda ccache: prefix + shown(ccache["name"]))
 
 
 @functools.cache

@@ -1,0 +1,128 @@
+"""What the man pages have from the code, so that it cannot drift: options and commands."""
+
+import argparse
+import inspect
+import re
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+
+from pykcm import config, daemon
+from pykcm.admin.cli import main
+
+_HERE = Path(__file__).parent
+_README = _HERE.parent / "README.md"
+
+# What stands in README's table of options: name, default, meaning.
+_ROW = re.compile(r"^\| `([a-z_]+)` \| (.*?) \| (.*) \|$", re.MULTILINE)
+
+
+def readme_options() -> list[tuple[str, str, str]]:
+    """README's table of options: name, default and meaning, in Markdown."""
+    text = _README.read_text(encoding="utf-8")
+    return [(name, default, meaning) for name, default, meaning in _ROW.findall(text)]
+
+
+def configuration() -> str:
+    """Every option of pykcm.toml with its default, its meaning, and what it takes."""
+    return "".join(
+        f"{name}\n    Default: {_from_markdown(default)}. {_sentence(_from_markdown(meaning))}\n\n"
+        f"    Takes {_plain(config.ALLOWED[name])}.\n\n"
+        for name, default, meaning in readme_options()
+    )
+
+
+def _from_markdown(text: str) -> str:
+    text = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", text)
+    return "".join(
+        f"``{part}``" if number % 2 else _plain(part) for number, part in enumerate(text.split("`"))
+    )
+
+
+def _sentence(text: str) -> str:
+    end = "" if text.endswith((".", "]")) else "."
+    return f"{text[:1].upper()}{text[1:]}{end}"
+
+
+def _plain(text: str) -> str:
+    """Text in which nothing is markup."""
+    return re.sub(r"([\\*`|_])", r"\\\1", text)
+
+
+def daemon_options() -> str:
+    """The options of pykcmd."""
+    # argparse has no other way to them.
+    actions: list[argparse.Action] = daemon._parser()._actions  # noqa: SLF001
+    return "".join(_definition(*_of_argparse(action)) for action in actions)
+
+
+def _of_argparse(action: argparse.Action) -> tuple[str, str]:
+    value = action.metavar or ("{" + ",".join(action.choices) + "}" if action.choices else "")
+    if action.nargs != 0 and not value:
+        value = action.dest.upper()
+    text = (action.help or "").replace("%(prog)s", "pykcmd")
+    return ", ".join(f"{name} {value}".rstrip() for name in action.option_strings), text
+
+
+def _definition(names: str, text: str) -> str:
+    if not text:
+        raise ValueError(f"{names} does not say what it does")
+    return f"``{names}``\n    {_sentence(_plain(' '.join(text.split())))}\n\n"
+
+
+def control_options() -> str:
+    """The options of pykcmctl itself, in front of a command."""
+    with click.Context(main.cli, info_name="pykcmctl") as context:
+        return "".join(_options(main.cli, context))
+
+
+def commands() -> str:
+    """Every command of pykcmctl: usage, help, options, and what stands in man/commands/."""
+    with click.Context(main.cli, info_name="pykcmctl") as outer:
+        return "\n".join(_command(name, outer) for name in main.cli.list_commands(outer))
+
+
+def _command(name: str, outer: click.Context) -> str:
+    command = main.cli.get_command(outer, name)
+    assert command is not None
+    with click.Context(command, outer, info_name=name) as context:
+        usage = " ".join(command.collect_usage_pieces(context))
+        parts = [
+            f"{name}\n{'~' * len(name)}\n\n",
+            f"``pykcmctl {name} {usage}``\n\n",
+            _help(command.help or ""),
+            *_options(command, context),
+        ]
+    more = _HERE / "commands" / f"{name}.rst"
+    if more.exists():
+        parts.append(more.read_text(encoding="utf-8"))
+    return "".join(parts)
+
+
+def _help(text: str) -> str:
+    paragraphs = inspect.cleandoc(text).split("\n\n")
+    return "".join(
+        # As click has it: what follows \b is not filled.
+        "::\n\n" + textwrap.indent(paragraph.lstrip("\b\n"), "    ") + "\n\n"
+        if paragraph.startswith("\b")
+        else f"{_plain(paragraph)}\n\n"
+        for paragraph in paragraphs
+    )
+
+
+def _options(command: click.Command, context: click.Context) -> Iterator[str]:
+    for parameter in command.params:
+        record = parameter.get_help_record(context)
+        # An argument is explained by the command's own text.
+        if record is not None and (isinstance(parameter, click.Option) or record[1]):
+            yield _definition(*record)
+
+
+GENERATED: dict[str, Callable[[], str]] = {
+    "configuration": configuration,
+    "daemon options": daemon_options,
+    "pykcmctl options": control_options,
+    "commands": commands,
+}

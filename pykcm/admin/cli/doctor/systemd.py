@@ -1,0 +1,63 @@
+"""systemd's units, as `systemctl show` has them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+KCM_SOCKET = "pykcm.socket"
+CONTROL_SOCKET = "pykcm-control.socket"
+SERVICE = "pykcm.service"
+
+# Other KCM servers' units, by what the server is called.
+RIVALS = {
+    "sssd-kcm.socket": "sssd-kcm",
+    "sssd-kcm.service": "sssd-kcm",
+    "heimdal-kcm.service": "Heimdal's kcm",
+}
+
+_PROPERTIES = ("Id", "LoadState", "UnitFileState", "ActiveState", "NeedDaemonReload", "User", "Listen")
+_STREAM = " (Stream)"
+
+
+class Unit(NamedTuple):
+    """A unit's state in systemd's own words; `listen` are the paths of its Unix stream sockets."""
+
+    name: str
+    load: str = "not-found"
+    enabled: str = ""
+    active: str = "inactive"
+    needs_reload: bool = False
+    user: str = ""
+    listen: tuple[str, ...] = ()
+
+    @property
+    def loaded(self) -> bool:
+        return self.load == "loaded"
+
+
+def read_units(run: Callable[[Sequence[str]], str | None]) -> Mapping[str, Unit]:
+    """The units that matter here, by name; none where systemd does not answer."""
+    names = [KCM_SOCKET, CONTROL_SOCKET, SERVICE, *RIVALS]
+    shown = run(["systemctl", "show", "--no-pager", f"--property={','.join(_PROPERTIES)}", *names]) or ""
+    units = [_unit(block) for block in shown.split("\n\n")]
+    return {unit.name: unit for unit in units if unit.name}
+
+
+def _unit(block: str) -> Unit:
+    values: dict[str, list[str]] = {}
+    for line in block.splitlines():
+        name, _, value = line.partition("=")
+        values.setdefault(name, []).append(value)
+    first = {name: given[0] for name, given in values.items()}
+    return Unit(
+        name=first.get("Id", ""),
+        load=first.get("LoadState", ""),
+        enabled=first.get("UnitFileState", ""),
+        active=first.get("ActiveState", ""),
+        needs_reload=first.get("NeedDaemonReload") == "yes",
+        user=first.get("User", ""),
+        listen=tuple(
+            value.removesuffix(_STREAM)
+            for value in values.get("Listen", [])
+            if value.startswith("/") and value.endswith(_STREAM)
+        ),
+    )

@@ -1,0 +1,228 @@
+"""pykcmctl doctor against a real daemon: what it finds, and that it leaves nothing."""
+
+import json
+import os
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pykcm.admin.cli.doctor import trip
+from pykcm.admin.cli.doctor.checks import CHECKS
+from pykcm.admin.cli.doctor.outcomes import Level, outcome_of
+from pykcm.admin.cli.doctor.where import Where
+from pykcm.client import KcmClient
+from tests.builders import ALICE, credential_bytes
+
+from .conftest import USER
+from .control import Pykcmctl
+from .daemon import Pykcmd, effective_uid
+
+Report = Callable[..., tuple[int, dict[str, dict[str, Any]]]]
+
+
+@pytest.fixture
+def doctor(stopped_pykcmd: Pykcmd) -> Report:
+    """Runs the doctor for this daemon; gives the exit status and the checks by name."""
+    pykcmd = stopped_pykcmd
+    lines = {"socket_path": pykcmd.socket_path, "state_dir": pykcmd.state_dir}
+    toml = "".join(f'{name} = "{path}"\n' for name, path in lines.items())
+    pykcmd.configure(f"{toml}max_uid_ccaches = 3\n")
+
+    conf = pykcmd.folder / "doctor.conf"
+    conf.write_text(f"[libdefaults]\n    default_ccache_name = KCM:\n    kcm_socket = {pykcmd.socket_path}\n")
+
+    def run() -> tuple[int, dict[str, dict[str, Any]]]:
+        said = Pykcmctl(pykcmd.control_path).run(
+            *("doctor", "--json", "--config", str(pykcmd.config_path)),
+            environment={"KRB5_CONFIG": str(conf)},
+        )
+        assert not said.errors
+        return said.status, {each["check"]: each for each in json.loads(said.output)}
+
+    return run
+
+
+def outcomes(checks: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """Those that do not depend on the machine that the tests run on."""
+    machines = {
+        "socket unit",
+        "control socket unit",
+        "service unit",
+        "other KCM servers",
+        "SELinux",
+        "Heimdal",
+    }
+    return {name: check["outcome"] for name, check in checks.items() if name not in machines}
+
+
+def test_all_is_well(pykcmd: Pykcmd, doctor: Report) -> None:
+    """With a daemon and a krb5.conf as they should be every check is content."""
+    status, checks = doctor()
+    assert outcomes(checks) == {
+        "configuration": "ok",
+        "socket": "ok",
+        "control socket": "ok" if os.geteuid() == 0 else "warning",
+        "krb5.conf": "ok",
+        "kcm_socket": "ok",
+        "default_ccache_name": "ok",
+        "KRB5CCNAME": "ok",
+        "krb5.conf.d": "skipped",
+        "state folder": "ok",
+        "key": "ok",
+        "disk space": checks["disk space"]["outcome"],
+        "time to answer": checks["time to answer"]["outcome"],
+        "round trip": "ok",
+    }
+    assert status == any(check["outcome"] == "failed" for check in checks.values())
+    assert pykcmd.process is not None
+    assert f"process {pykcmd.process.pid} " in checks["socket"]["text"]
+
+
+@pytest.mark.usefixtures("several_uids", "doctor")
+def test_as_an_ordinary_user(stopped_pykcmd: Pykcmd) -> None:
+    """An ordinary user makes the round trip, and is told what takes root to see."""
+    pykcmd = stopped_pykcmd
+    pykcmd.start()
+    assert pykcmd.state_dir.stat().st_mode & 0o077 == 0
+    # Within this process: the Python of the tests may be out of another user's reach.
+    with effective_uid(USER):
+        outcomes = {check.name: outcome_of(check, where(pykcmd, uid=USER)) for check in CHECKS}
+    assert outcomes["round trip"].level is Level.OK
+    assert outcomes["socket"].level is Level.OK
+    for name in ("control socket", "key"):
+        assert outcomes[name].level is Level.SKIPPED
+        assert outcomes[name].text.startswith("needs root")
+    with effective_uid(USER), KcmClient(pykcmd.socket_path) as kcm:
+        assert kcm.get_cache_uuid_list() == []
+
+
+def test_no_daemon(stopped_pykcmd: Pykcmd, doctor: Report) -> None:
+    """Without a daemon the doctor works, fails what fails, and exits with 1."""
+    status, checks = doctor()
+    assert status == 1
+    assert checks["socket"]["outcome"] == "failed"
+    assert checks["round trip"]["outcome"] == "failed"
+    assert checks["default_ccache_name"]["outcome"] == "ok"
+
+
+def test_a_killed_daemon(pykcmd: Pykcmd, doctor: Report) -> None:
+    """What a killed daemon leaves is known for a dead socket."""
+    pykcmd.kill()
+    status, checks = doctor()
+    assert status == 1
+    assert "nobody listens" in checks["socket"]["text"]
+    assert f"rm {pykcmd.socket_path}" in checks["socket"]["remedy"]
+
+
+@pytest.mark.usefixtures("doctor")
+def test_for_people(pykcmd: Pykcmd) -> None:
+    """Without --json each check is a line, and below those that are not content stand the commands."""
+    pykcmd.kill()
+    said = Pykcmctl(pykcmd.control_path).run(
+        "doctor",
+        "--config",
+        str(pykcmd.config_path),
+        environment={"KRB5_CONFIG": str(pykcmd.folder / "doctor.conf")},
+    )
+    assert said.status == 1
+    lines = said.output.splitlines()
+    (at,) = [number for number, line in enumerate(lines) if line.startswith("failed   socket ")]
+    assert lines[at + 1].strip() == f"rm {pykcmd.socket_path}"
+    assert "\x1b" not in said.output
+
+
+# The doctor within this process
+
+
+def where(pykcmd: Pykcmd, **more: Any) -> Where:
+    given: dict[str, Any] = {"config_file": pykcmd.config_path, "control_path": str(pykcmd.control_path)}
+    return Where(environment={"KRB5_CONFIG": str(pykcmd.folder / "doctor.conf")}, **given | more)
+
+
+def everything(kcm: KcmClient) -> tuple[list[bytes], bytes, list[bytes]]:
+    uuids = kcm.get_cache_uuid_list()
+    names = [kcm.get_cache_by_uuid(uuid) for uuid in uuids]
+    return uuids, kcm.get_default_cache(), [each for name in names for each in kcm.get_cred_list(name)]
+
+
+@pytest.mark.usefixtures("doctor")
+def test_the_round_trip_leaves_nothing(pykcmd: Pykcmd) -> None:
+    """The user's ccaches, their tickets and the default are afterwards what they were."""
+    with KcmClient(pykcmd.socket_path) as kcm:
+        for name in (b"one", b"two"):
+            full = b"%d:%s" % (os.geteuid(), name)
+            kcm.initialize(full, ALICE)
+            kcm.store(full, credential_bytes())
+        kcm.set_default_cache(b"%d:one" % os.geteuid())
+        before = everything(kcm)
+        assert trip.round_trip(where(pykcmd)).level is Level.OK
+        assert everything(kcm) == before
+
+
+def test_the_round_trip_takes_nobodys_room(pykcmd: Pykcmd, doctor: Report) -> None:
+    """At the limit of ccaches nothing is tried: an expired ccache would have to go for it."""
+    pykcmd.restart()
+    uid = os.geteuid()
+    with KcmClient(pykcmd.socket_path) as kcm:
+        for name in (b"%d:old" % uid, b"%d:older" % uid, b"%d:oldest" % uid):
+            kcm.initialize(name, ALICE)
+            kcm.store(name, credential_bytes(times=(1, 1, 2, 2)))
+        before = everything(kcm)
+        _, checks = doctor()
+        assert checks["round trip"]["outcome"] == "warning"
+        assert "not tried" in checks["round trip"]["text"]
+        assert everything(kcm) == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the option is about root")
+def test_root_that_lists_all(pykcmd: Pykcmd, doctor: Report) -> None:
+    """Where root lists everyone's ccaches, what root has cannot be told from that: nothing is tried."""
+    pykcmd.configure(pykcmd.config_path.read_text() + "root_lists_all = true\n")
+    pykcmd.restart()
+    _, checks = doctor()
+    assert checks["round trip"]["outcome"] == "skipped"
+
+
+@pytest.mark.usefixtures("doctor")
+def test_what_comes_back_is_compared(pykcmd: Pykcmd, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that gives back something else fails, and the ccache is destroyed all the same."""
+    read = KcmClient.get_cred_list
+    monkeypatch.setattr(KcmClient, "get_cred_list", lambda kcm, name: [each[:-1] for each in read(kcm, name)])
+    assert trip.round_trip(where(pykcmd)).level is Level.FAILED
+    with KcmClient(pykcmd.socket_path) as kcm:
+        assert kcm.get_cache_uuid_list() == []
+
+
+@pytest.mark.usefixtures("several_uids", "doctor")
+def test_a_server_that_refuses(pykcmd: Pykcmd) -> None:
+    """What the server refuses is a failure by the code's name."""
+    pykcmd.configure("max_ccaches = 1\n")
+    pykcmd.restart()
+    with effective_uid(USER), KcmClient(pykcmd.socket_path) as kcm:
+        kcm.initialize(b"%d" % USER, ALICE)
+        kcm.store(b"%d" % USER, credential_bytes())
+    outcome = trip.round_trip(where(pykcmd))
+    assert outcome.level is Level.FAILED
+    assert "EDQUOT" in outcome.text
+
+
+@pytest.mark.usefixtures("doctor")
+def test_a_server_that_is_silent(pykcmd: Pykcmd, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever takes connections and does not answer is not waited for without end."""
+    pykcmd.stop()
+    monkeypatch.setattr(trip, "_PATIENCE", 0.1)
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(pykcmd.socket_path))
+        silent.listen()
+        assert trip.round_trip(where(pykcmd)).level is Level.FAILED
+        assert trip.answer_time(where(pykcmd)).level is Level.SKIPPED
+
+
+@pytest.mark.usefixtures("doctor")
+def test_time_to_answer(pykcmd: Pykcmd) -> None:
+    """The first answer and the best one after it are told; only the latter is judged."""
+    assert trip.answer_time(where(pykcmd)).text.startswith("the first answer took ")
+    assert trip.judged_time(2.0, 0.001).level is Level.OK
+    assert trip.judged_time(0.06, 0.06).level is Level.WARNING
