@@ -1,5 +1,6 @@
 """CBOR items one after the other (RFC 8742), cut out of a stream and bounded before they are decoded."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import cbor2
@@ -41,14 +42,16 @@ class ItemReader:
 
     def feed(self, data: bytes) -> list[Any]:
         """The items that `data` completes; raises ItemsError, after which there is no going on."""
+        return [item for _, item in self.feed_packed(data)]
+
+    def feed_packed(self, data: bytes) -> Iterator[tuple[bytes, Any]]:
+        """The same one by one, each with the bytes that it stands in."""
         self._buffer += data
-        items = []
         while self._walk():
             packed = bytes(self._buffer[: self._at])
             del self._buffer[: self._at]
             self._start_item()
-            items.append(_decode(packed))
-        return items
+            yield packed, _decode(packed)
 
     def _walk(self) -> bool:
         """Go on as far as heads and strings are complete; tells whether the item is."""

@@ -1,10 +1,11 @@
 """list and show: the ccaches of everyone, and what is in one of them."""
 
 from collections.abc import AsyncIterator, Iterator
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 
+from pykcm.admin import records
 from pykcm.admin.calls import Call, collection_of
 from pykcm.admin.messages import ControlError, Trouble
 from pykcm.ccaches.ccache import CCache
@@ -13,7 +14,7 @@ from pykcm.ccaches.expiry import expiry
 from pykcm.protocol.credential import Credential
 from pykcm.protocol.principal import is_configuration, is_tgs
 
-Uid = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
+Uid = records.Uid
 
 
 class ListArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -1,6 +1,6 @@
 """The requests of the control socket."""
 
-from pykcm.admin import changing, listing
+from pykcm.admin import changing, listing, transfer
 from pykcm.admin.calls import Request
 
 REQUESTS = {
@@ -9,4 +9,6 @@ REQUESTS = {
     "destroy": Request(changing.DestroyArguments, changing.destroy),
     "reap": Request(changing.ReapArguments, changing.reap),
     "switch": Request(changing.SwitchArguments, changing.switch),
+    "export": Request(transfer.ExportArguments, transfer.export_ccaches),
+    "import": Request(transfer.ImportArguments, transfer.import_ccaches),
 }

@@ -1,6 +1,6 @@
 """One ccache: whose tickets it holds, the KDC offset, and the credentials."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pykcm.ccaches.credentials import Credentials
 from pykcm.ccaches.expiry import expiry
@@ -30,6 +30,13 @@ class CCache:
 
     def __post_init__(self) -> None:
         self.packed_principal = self.principal.pack()
+
+    def copy(self) -> "CCache":
+        """One with the same contents that changes by itself; credentials never change, and are shared."""
+        copied = replace(self, credentials=Credentials())
+        for uuid, credential in self.credentials.items():
+            copied.credentials.put(uuid, credential)
+        return copied
 
     @property
     def size(self) -> int:

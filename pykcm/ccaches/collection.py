@@ -107,6 +107,23 @@ class Collection:
             self._count_in(ccache)
         self._defaults = Defaults(None if default == self._own_name else default, tuple(own))
 
+    def copy(self, census: Census | None = None) -> "Collection":
+        """Another one with the same ccaches, for trying what a change would do: nothing is recorded of it.
+
+        `census`: what it counts in; None: as many as there are now.
+        """
+        census = census or Census(self._census.total)
+        copied = Collection(self.uid, self._clock, self._quotas, census)
+        copied.unavailable = dict(self.unavailable)
+        copied.unavailable_labels = dict(self.unavailable_labels)
+        copied.restore([ccache.copy() for ccache in self], *self._defaults)
+        return copied
+
+    @property
+    def census(self) -> Census:
+        """What it counts its ccaches in."""
+        return self._census
+
     @property
     def now(self) -> float:
         """Seconds since the epoch, by the clock that expiry goes by."""

@@ -518,3 +518,32 @@ def test_changes_are_taken_once(collection: Collection) -> None:
     create(collection, b"1000")
     assert len(collection.take_changes()) == 1
     assert collection.take_changes() == []
+
+
+def test_a_copy_changes_by_itself(collection: Collection) -> None:
+    """What is tried on a copy is neither seen in the collection nor recorded, and the other way round."""
+    create(collection, b"1000", b"1000:other")
+    collection.store(existing(collection, b"1000"), credential(TGS))
+    collection.set_default(b"1000:other")
+    collection.unavailable[b"1000:bad"] = bytes(16)
+    collection.take_changes()
+    copied = collection.copy()
+    assert contents(copied) == contents(collection)
+    assert (copied.default_name, copied.size, copied.footprint) == (
+        collection.default_name,
+        collection.size,
+        collection.footprint,
+    )
+    assert copied.take_changes() == []
+    before = contents(collection)
+    copied.store(existing(copied, b"1000"), credential(HTTP))
+    copied.destroy(b"1000:other")
+    copied.destroy(b"1000:bad")
+    copied.set_default(b"1000")
+    copied.initialize(b"1000:new", BOB, None)
+    assert contents(collection) == before
+    assert collection.default_name == b"1000:other"
+    assert collection.has(b"1000:bad")
+    assert collection.take_changes() == []
+    collection.destroy(b"1000")
+    assert copied.has(b"1000")

@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -168,7 +169,9 @@ def test_the_round_trip_takes_nobodys_room(pykcmd: Pykcmd, doctor: Report) -> No
     with KcmClient(pykcmd.socket_path) as kcm:
         for name in (b"%d:old" % uid, b"%d:older" % uid, b"%d:oldest" % uid):
             kcm.initialize(name, ALICE)
-            kcm.store(name, credential_bytes(times=(1, 1, 2, 2)))
+            # Expired, and not yet so long ago that the reaper takes them.
+            now = int(time.time())
+            kcm.store(name, credential_bytes(times=(now - 200, now - 200, now - 100, now - 100)))
         before = everything(kcm)
         _, checks = doctor()
         assert checks["round trip"]["outcome"] == "warning"

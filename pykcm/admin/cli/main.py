@@ -7,7 +7,7 @@ from typing import NoReturn
 import click
 
 from pykcm import __version__
-from pykcm.admin.cli import ccaches, completion
+from pykcm.admin.cli import ccaches, completion, exporting, importing, migration
 from pykcm.admin.cli.doctor import command as doctor
 from pykcm.admin.client import DEFAULT_SOCKET, ControlClient
 from pykcm.admin.messages import ControlError, Trouble
@@ -44,7 +44,9 @@ def cli(context: click.Context, path: str) -> None:
     context.obj = ControlClient(path)
 
 
-for command in (*ccaches.COMMANDS, *doctor.COMMANDS, *completion.COMMANDS):
+_SUBJECTS = (ccaches, exporting, importing, migration, doctor, completion)
+
+for command in (command for subject in _SUBJECTS for command in subject.COMMANDS):
     cli.add_command(command)
 
 

@@ -102,12 +102,12 @@ def _judged(where: Where, name: str, holder: Holder) -> Outcome:
         return failed(
             f"{name}: {rival} listens ({holder}), not pykcm", "pykcmctl doctor  # see other KCM servers"
         )
-    if holder.pid == _SYSTEMD and where.has_systemd:
+    # When the daemon has been started it is the daemon that listens, at the same socket.
+    if holder.pid == _SYSTEMD and where.units:
         unit = where.unit(KCM_SOCKET)
-        if name not in unit.listen:
+        if not unit.runs or name not in unit.listen:
             return failed(
-                f"{name}: systemd listens, but not for {KCM_SOCKET}",
-                "systemctl list-sockets --show-types",
+                f"{name}: systemd listens, but not for {KCM_SOCKET}", "systemctl list-sockets --show-types"
             )
         return ok(f"{name}: systemd listens for {KCM_SOCKET}, everyone may connect")
     return ok(f"{name}: {holder} listens, everyone may connect")

@@ -33,6 +33,10 @@ class Unit(NamedTuple):
     def loaded(self) -> bool:
         return self.load == "loaded"
 
+    @property
+    def runs(self) -> bool:
+        return self.active in {"active", "activating", "reloading"}
+
 
 def read_units(run: Callable[[Sequence[str]], str | None]) -> Mapping[str, Unit]:
     """The units that matter here, by name; none where systemd does not answer."""

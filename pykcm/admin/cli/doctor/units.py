@@ -5,7 +5,6 @@ from pykcm.admin.cli.doctor.systemd import CONTROL_SOCKET, KCM_SOCKET, RIVALS, S
 from pykcm.admin.cli.doctor.where import Where
 
 _ENABLED = {"enabled", "enabled-runtime", "static", "generated"}
-_RUNS = {"active", "activating", "reloading"}
 
 
 def kcm_socket_unit(where: Where) -> Outcome:
@@ -19,8 +18,8 @@ def control_socket_unit(where: Where) -> Outcome:
 
 
 def _socket_unit(where: Where, name: str, otherwise: str) -> Outcome:
-    if not where.has_systemd:
-        return skipped("systemd does not run here")
+    if where.why_no_units:
+        return skipped(where.why_no_units)
     unit = where.unit(name)
     if unit.load == "masked":
         return failed(
@@ -32,7 +31,7 @@ def _socket_unit(where: Where, name: str, otherwise: str) -> Outcome:
         return warning(
             f"{name} is not installed ({unit.load}): the daemon must be started by hand", *_install(name)
         )
-    if unit.active not in _RUNS:
+    if not unit.runs:
         again = [f"systemctl reset-failed {SERVICE} {name}"] if unit.active == "failed" else []
         return failed(
             f"{name} is {unit.active}: {otherwise}",
@@ -58,8 +57,8 @@ def _install(name: str) -> tuple[str, ...]:
 
 def service_unit(where: Where) -> Outcome:
     """The service can be started, and has not given up."""
-    if not where.has_systemd:
-        return skipped("systemd does not run here")
+    if where.why_no_units:
+        return skipped(where.why_no_units)
     unit = where.unit(SERVICE)
     if not unit.loaded:
         if not where.daemon_is_here:
@@ -83,11 +82,11 @@ def service_unit(where: Where) -> Outcome:
 
 def rivals(where: Where) -> Outcome:
     """No other KCM server has the same socket, or takes it at the next boot."""
-    if not where.has_systemd:
-        return skipped("systemd does not run here")
+    if where.why_no_units:
+        return skipped(where.why_no_units)
     found = [unit for unit in map(where.unit, RIVALS) if unit.loaded]
     for unit in found:
-        if unit.active in _RUNS:
+        if unit.runs:
             return failed(
                 f"{RIVALS[unit.name]} runs ({unit.name}): only one can have the socket", *_away(found)
             )

@@ -76,11 +76,18 @@ class Where:
 
     @cached_property
     def units(self) -> Mapping[str, Unit]:
-        """By name; none where systemd does not run."""
+        """By name; none where systemd does not run, or does not answer: without D-Bus it does root alone."""
         return read_units(self.run) if self.has_systemd else {}
 
     def unit(self, name: str) -> Unit:
         return self.units.get(name, Unit(name))
+
+    @property
+    def why_no_units(self) -> str | None:
+        """Why nothing is known of units; None where they are known."""
+        if not self.has_systemd:
+            return "systemd does not run here"
+        return None if self.units else "needs root: systemctl does not answer"
 
     @cached_property
     def daemon_is_here(self) -> bool:

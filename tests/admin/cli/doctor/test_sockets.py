@@ -113,10 +113,14 @@ def test_systemd_for_another(machine: Machine, monkeypatch: pytest.MonkeyPatch) 
     machine.listen()
     monkeypatch.setattr(sockets, "_SYSTEMD", os.getpid())
     assert sockets.kcm_socket(machine.where()).level is Level.OK
-    machine.units["pykcm.socket"]["Listen"] = ["/run/kcm/kcm.sock (Stream)"]
-    outcome = sockets.kcm_socket(machine.where())
-    assert outcome.level is Level.FAILED
-    assert "not for pykcm.socket" in outcome.text
+    right = machine.units["pykcm.socket"]
+    for name, wrong in (("ActiveState", "inactive"), ("Listen", "/run/kcm/kcm.sock (Stream)")):
+        machine.units["pykcm.socket"] = {**right, name: wrong}
+        outcome = sockets.kcm_socket(machine.where())
+        assert outcome.level is Level.FAILED
+        assert "not for pykcm.socket" in outcome.text
+    # Where systemd does not say for which unit, nothing is made of it.
+    assert sockets.kcm_socket(machine.where(run=lambda _: "")).level is Level.OK
 
 
 def test_control_socket(machine: Machine) -> None:

@@ -21,6 +21,16 @@ def test_without_systemd(machine: Machine, check: Callable[[Where], Outcome]) ->
     assert check(machine.where()).level is Level.SKIPPED
 
 
+@pytest.mark.parametrize("answer", [None, "", "\n"])
+@pytest.mark.parametrize("check", ALL)
+def test_systemd_is_silent(machine: Machine, check: Callable[[Where], Outcome], answer: str | None) -> None:
+    """Where systemctl says nothing, as to users on a machine without D-Bus, nothing is made of it."""
+    machine.has_systemd()
+    outcome = check(machine.where(run=lambda _: answer))
+    assert outcome.level is Level.SKIPPED
+    assert outcome.text.startswith("needs root")
+
+
 @pytest.mark.parametrize("check", ALL)
 def test_as_it_should_be(machine: Machine, check: Callable[[Where], Outcome]) -> None:
     """With the units as README installs them, all is well."""

@@ -1,0 +1,174 @@
+"""Files with secrets in them: written whole or not at all, and read only where they are what they seem."""
+
+import fcntl
+import io
+import os
+import secrets
+import shutil
+import stat
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+STANDARD = "-"
+
+# A passphrase or identity file is a few lines.
+_LARGEST_KEY_FILE = 64 * 1024
+
+# In bytes; larger than any ccache that a daemon takes by default.
+LARGEST_CCACHE_FILE = 32 * 1024 * 1024
+_PATIENCE_WITH_A_LOCK = 2.0
+_RETRY = 0.05
+
+_SELINUX = Path("/sys/fs/selinux/enforce")
+
+
+class FileError(Exception):
+    """A file is not what it has to be; the message names it."""
+
+
+@contextmanager
+def written(path: str, *, force: bool) -> Iterator[BinaryIO]:
+    """A file to be written, of mode 0600, that is at `path` only when everything was written and synced.
+
+    `-` is stdout. Raises FileError, where `path` is there already unless it is a file and `force` is given.
+    """
+    if path == STANDARD:
+        if sys.stdout.isatty():
+            raise FileError("an export is nothing for a terminal: name a file, or use a pipe")
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    target = Path(path)
+    _check_free(target, force=force)
+    unfinished = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        with open(os.open(unfinished, flags, 0o600), "wb") as file:  # noqa: PTH123
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        _check_free(target, force=force)
+        if force:
+            unfinished.rename(target)
+        else:
+            # Unlike a rename it takes nobody's place.
+            os.link(unfinished, target)
+            unfinished.unlink()
+        _sync_folder(target.parent)
+    except BaseException:
+        with suppress(OSError):
+            unfinished.unlink()
+        raise
+
+
+def _check_free(target: Path, *, force: bool) -> None:
+    try:
+        status = target.lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(status.st_mode):
+        raise FileError(f"{target} is there already, and no file")
+    if not force:
+        raise FileError(f"{target} is there already: --force overwrites it")
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def readable_twice(path: str) -> Iterator[BinaryIO]:
+    """A file to be read more than once; what comes from a pipe (`-` is stdin) is kept in memory."""
+    with sys.stdin.buffer if path == STANDARD else Path(path).open("rb") as file:
+        if file.seekable():
+            yield file
+            return
+        with open(os.memfd_create("pykcm-import", os.MFD_CLOEXEC), "w+b") as kept:  # noqa: PTH123
+            shutil.copyfileobj(file, kept)
+            kept.seek(0)
+            yield kept
+
+
+def read_key_file(path: str) -> str:
+    """The text of a file with a passphrase or key; raises FileError where others may read it."""
+    with Path(path).open("rb") as file:
+        status = os.fstat(file.fileno())
+        if stat.S_ISREG(status.st_mode) and stat.S_IMODE(status.st_mode) & 0o077:
+            raise FileError(f"{path}: others than its owner have access to it; chmod 0600")
+        content = file.read(_LARGEST_KEY_FILE + 1)
+    if len(content) > _LARGEST_KEY_FILE:
+        raise FileError(f"{path} is too large for what it should hold")
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        raise FileError(f"{path} is no text") from None
+
+
+class Owned(NamedTuple):
+    """A user's file: what is in it, whose it is, and its SELinux label, where there is one."""
+
+    content: bytes
+    uid: int
+    label: str | None
+
+
+def read_owned(path: str, folder: int | None = None) -> Owned:
+    """A ccache file as it is at one moment; `path` may be relative to the descriptor `folder`.
+
+    The folder may be one where everybody writes: nothing is followed, and no device or pipe is waited for.
+    Raises FileError, OSError.
+    """
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    descriptor = os.open(path, flags, dir_fd=folder)
+    with open(descriptor, "rb", buffering=0) as file:  # noqa: PTH123
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise FileError(f"{path} is no file")
+        if status.st_nlink != 1:
+            raise FileError(f"{path} has {status.st_nlink} names: who made the others is not known")
+        if status.st_size > LARGEST_CCACHE_FILE:
+            raise FileError(f"{path} is too large for a ccache: {status.st_size} bytes")
+        _lock(file, path)
+        content = _read_bounded(file)
+        if len(content) > LARGEST_CCACHE_FILE:
+            raise FileError(f"{path} is too large for a ccache")
+        return Owned(content, status.st_uid, _label(descriptor))
+
+
+def _lock(file: io.FileIO, path: str) -> None:
+    """Wait until no client writes to it, but not for ever: whose file it is may hold the lock for good."""
+    deadline = time.monotonic() + _PATIENCE_WITH_A_LOCK
+    while True:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise FileError(f"{path} is in use: try again") from None
+            time.sleep(_RETRY)
+        else:
+            return
+
+
+def _read_bounded(file: io.FileIO) -> bytes:
+    content = bytearray()
+    while len(content) <= LARGEST_CCACHE_FILE and (piece := file.read(1 << 20)):
+        content += piece
+    return bytes(content)
+
+
+def _label(descriptor: int) -> str | None:
+    if not _SELINUX.exists():
+        return None
+    try:
+        return os.getxattr(descriptor, "security.selinux").rstrip(b"\0").decode()
+    except (OSError, UnicodeDecodeError):
+        # Then it is nobody's to read: not what everybody may.
+        raise FileError("its SELinux label cannot be read") from None

@@ -1,0 +1,188 @@
+"""migrate: all users' ccaches from what a host had before."""
+
+import glob
+import os
+import pwd
+import re
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+
+import click
+
+from pykcm.admin.cli.doctor.profile import ProfileError, read_profile
+from pykcm.admin.cli.importing import Found, ImportOptions, from_server_of, import_options, transfer
+from pykcm.admin.cli.names import UidType
+from pykcm.admin.cli.sources import SourceError, from_file, from_folder, uids_of_server
+from pykcm.admin.client import ControlClient
+from pykcm.protocol.codes import KcmError
+
+_SOCKET = "/run/.heim_org.h5l.kcm-socket"
+_SSSD_DATABASE = "/var/lib/sss/secrets/secrets.ldb"
+_KRB5_CONF = "/etc/krb5.conf"
+
+# Where kinit, sshd and pam_krb5 put files, whatever krb5.conf says.
+_USUAL = "FILE:/tmp/krb5cc_*"
+
+# How sssd names what it keeps for a UID; the database is read as the bytes that it is.
+_SSSD_UID = re.compile(rb"cn=(\d{1,10}),cn=persistent,cn=kcm", re.IGNORECASE)
+_OVERLAP = 256
+
+_VARIABLE = re.compile(r"%\{([A-Za-z_]+)\}")
+_VARIABLES = {"TEMP": "/tmp", "null": ""}  # noqa: S108 - so libkrb5 has it
+_USERS_OWN = {"uid", "euid", "USERID", "username"}
+
+
+@click.command("migrate")
+@click.option(
+    "--from",
+    "origin",
+    type=click.Choice(["sssd", "heimdal", "files"]),
+    required=True,
+    help="What kept the tickets before.",
+)
+@click.option("--uid", "uids", type=UidType(), multiple=True, help="Of this user; by default of all users.")
+@click.option(
+    "--source-socket",
+    default=_SOCKET,
+    show_default=True,
+    metavar="PATH",
+    help="The other KCM server's socket.",
+)
+@click.option(
+    "--path",
+    "patterns",
+    multiple=True,
+    metavar="PATTERN",
+    help="Where else users have ccaches, written as default_ccache_name is: FILE:/run/user/%{uid}/krb5cc.",
+)
+@import_options
+@click.pass_obj
+def migrate_command(
+    client: ControlClient,
+    /,
+    origin: str,
+    uids: tuple[int, ...],
+    source_socket: str,
+    patterns: tuple[str, ...],
+    *,
+    as_json: bool,
+    **options: bool,
+) -> None:
+    """Bring over the ccaches of all users, and report each.
+
+    sssd and heimdal: from a server that still runs, at another path than pykcm (see --source-socket). files:
+    from /tmp/krb5cc_*, from where default_ccache_name in krb5.conf says, and from --path. What was brought
+    over stays where it was, too.
+    """
+    if origin == "files":
+        found = _of_files([*patterns, *_configured()], set(uids))
+    else:
+        if patterns:
+            raise click.UsageError("--path goes with --from files")
+        found = from_server_of(client, source_socket, _users(origin, source_socket, uids))
+    transfer(client, found, None, ImportOptions(**options), as_json=as_json, shows_all=True)
+
+
+# Whose
+
+
+def _users(origin: str, source_socket: str, uids: tuple[int, ...]) -> list[int]:
+    if uids:
+        return sorted(set(uids))
+    if origin == "sssd":
+        # It tells nobody, root neither, whose ccaches it has.
+        return sorted({*_known_uids(), *_uids_in_sssd(_SSSD_DATABASE)})
+    try:
+        return sorted(uids_of_server(source_socket))
+    except (OSError, KcmError) as error:
+        raise click.ClickException(f"{source_socket}: {error}") from None
+
+
+def _known_uids() -> set[int]:
+    """Of all who have an account here, a process or a session."""
+    uids = {entry.pw_uid for entry in pwd.getpwall()}
+    for folder in ("/proc", "/run/user"):
+        try:
+            paths = [path for path in Path(folder).iterdir() if path.name.isdigit()]
+        except OSError:
+            continue
+        for path in paths:
+            try:
+                uids.add(path.stat().st_uid)
+            except OSError:
+                continue
+    return uids
+
+
+def _uids_in_sssd(path: str) -> set[int]:
+    """Those that have had ccaches in sssd's database, users of a directory among them."""
+    uids: set[int] = set()
+    try:
+        with Path(path).open("rb") as file:
+            before = b""
+            while piece := file.read(1 << 20):
+                window = before + piece
+                uids.update(int(match[1]) for match in _SSSD_UID.finditer(window))
+                before = window[-_OVERLAP:]
+    except OSError:
+        return set()
+    return {uid for uid in uids if uid < 2**32 - 1}
+
+
+# Files
+
+
+def _of_files(patterns: list[str], uids: set[int]) -> Iterator[Found]:
+    seen: set[str] = set()
+    for kind, pattern in chain(map(_expanded, [_USUAL]), map(_expanded, patterns)):
+        for path in sorted(glob.glob(pattern)):  # noqa: PTH207 - a pattern is absolute
+            if path in seen:
+                continue
+            seen.add(path)
+            try:
+                owner = os.lstat(path).st_uid
+            except OSError:
+                continue
+            if uids and owner not in uids:
+                continue
+            if kind == "DIR":
+                yield from from_folder(path)
+                continue
+            try:
+                yield from_file(path)
+            except SourceError as error:
+                error.uid = owner
+                yield error
+
+
+def _expanded(pattern: str) -> tuple[str, str]:
+    """FILE or DIR, and a pattern for glob: whose a file is, its owner tells and not its name."""
+    kind, colon, path = pattern.partition(":")
+    if not colon:
+        kind, path = "FILE", pattern
+    parts = []
+    at = 0
+    for variable in _VARIABLE.finditer(path):
+        name = variable[1]
+        if name not in _VARIABLES and name not in _USERS_OWN:
+            raise click.UsageError(f"{pattern}: %{{{name}}} is not known")
+        parts += [path[at : variable.start()], "*" if name in _USERS_OWN else _VARIABLES[name]]
+        at = variable.end()
+    expanded = "".join([*parts, path[at:]])
+    if kind not in {"FILE", "DIR"} or not expanded.startswith("/"):
+        raise click.UsageError(f"{pattern}: FILE: or DIR: with an absolute path is needed")
+    return kind, expanded
+
+
+def _configured() -> list[str]:
+    """What krb5.conf says, where that is files."""
+    try:
+        profile = read_profile((os.environ.get("KRB5_CONFIG") or _KRB5_CONF).split(":"), Path)
+    except ProfileError as error:
+        raise click.ClickException(str(error)) from None
+    found = profile.get("libdefaults", "default_ccache_name")
+    return [found.value] if found is not None and found.value.startswith(("FILE:", "DIR:", "/", "%")) else []
+
+
+COMMANDS = (migrate_command,)

@@ -1,0 +1,211 @@
+"""Where ccaches are besides pykcm: files, folders of files, and other KCM servers."""
+
+import os
+import pwd
+import re
+from collections.abc import Container, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from pykcm.admin.cli.files import FileError, read_owned
+from pykcm.admin.records import CCacheRecord, PrincipalRecord
+from pykcm.client import KcmClient
+from pykcm.peer.names import owner_of
+from pykcm.protocol.ccache_file import parse_ccache_file
+from pykcm.protocol.codes import Code, KcmError
+from pykcm.protocol.wire import FormatError
+
+_ROOT = 0
+
+# libkrb5's names for the files in a folder.
+_PRIMARY = "primary"
+_MEMBER = re.compile(r"tkt[^/\0]*", re.ASCII)
+_MOST_MEMBERS = 4096
+
+# In seconds: a server may have thousands of ccaches, but gives one at a time.
+_PATIENCE = 30.0
+
+
+class SourceError(Exception):
+    """Something cannot be brought over: `where` names it, the message says why."""
+
+    def __init__(self, where: str, uid: int | None, reason: str) -> None:
+        super().__init__(f"{where}: {reason}")
+        self.where = where
+        self.uid = uid
+        self.reason = reason
+
+
+def from_file(path: str, uid: int | None = None) -> CCacheRecord:
+    """The ccache in a file, which becomes its owner's; `uid`'s where it is that one's or root's.
+
+    Raises SourceError.
+    """
+    return _from_file(path, f"FILE:{path}", uid, {_ROOT, uid})
+
+
+def from_folder(path: str, uid: int | None = None) -> Iterator[CCacheRecord | SourceError]:
+    """The ccaches in a folder (`DIR:`), the primary one first, and each that cannot be read in its place."""
+    where = f"DIR:{path}"
+    try:
+        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        yield SourceError(where, uid, error.strerror or str(error))
+        return
+    try:
+        owner = os.fstat(folder).st_uid
+        if uid is None:
+            uid = owner
+        elif owner not in {uid, _ROOT}:
+            yield SourceError(where, uid, f"it belongs to UID {owner}, neither to {uid} nor to root")
+            return
+        # Root's file in a user's folder may be one that the user has moved there.
+        owners = {uid, owner}
+        primary = _primary(folder)
+        names = os.listdir(folder)  # noqa: PTH208 - a descriptor
+        members = [name for name in names if _MEMBER.fullmatch(name)][:_MOST_MEMBERS]
+        for name in sorted(members, key=lambda each: (each != primary, each)):
+            try:
+                yield _from_file(name, f"{where}/{name}", uid, owners, folder, is_default=name == primary)
+            except SourceError as error:
+                yield error
+    finally:
+        os.close(folder)
+
+
+def _primary(folder: int) -> str:
+    """The name of the folder's default ccache; libkrb5 takes `tkt` where nothing else is said."""
+    try:
+        content = read_owned(_PRIMARY, folder).content
+        name = content.removesuffix(b"\n").decode("utf-8", "surrogateescape")
+    except (FileError, OSError):
+        return "tkt"
+    return name if _MEMBER.fullmatch(name) else "tkt"
+
+
+def _from_file(
+    path: str,
+    where: str,
+    uid: int | None,
+    owners: Container[int | None],
+    folder: int | None = None,
+    *,
+    is_default: bool = False,
+) -> CCacheRecord:
+    try:
+        content, owner, label = read_owned(path, folder)
+        if uid is not None and owner not in owners:
+            raise SourceError(where, uid, f"it belongs to UID {owner}: it cannot become {uid}'s")
+        file = parse_ccache_file(content)
+    except FormatError as error:
+        raise SourceError(where, uid, error.reason) from None
+    except FileError as error:
+        raise SourceError(where, uid, str(error)) from None
+    except OSError as error:
+        raise SourceError(where, uid, error.strerror or str(error)) from None
+    return CCacheRecord(
+        uid=owner if uid is None else uid,
+        principal=PrincipalRecord.of(file.principal),
+        credentials=file.credentials,
+        kdc_offset=file.kdc_offset,
+        label=label,
+        default=is_default,
+    )
+
+
+class KcmCCache(NamedTuple):
+    """A ccache of another KCM server, and its UUID there."""
+
+    uuid: bytes
+    record: CCacheRecord
+
+
+def from_server(path: str, uid: int) -> Iterator[KcmCCache | SourceError]:
+    """The ccaches that a KCM server gives to this UID, and each that cannot be read in its place."""
+    where = f"KCM:{path}"
+    try:
+        kcm = _connect_as(path, uid)
+    except OSError as error:
+        yield SourceError(where, uid, error.strerror or str(error))
+        return
+    with kcm:
+        try:
+            uuids = kcm.get_cache_uuid_list()
+            default = kcm.get_default_cache() if uuids else b""
+        except (KcmError, OSError) as error:
+            # So sssd answers where a user has none.
+            if isinstance(error, KcmError) and error.code == Code.FCC_NOFILE:
+                return
+            yield SourceError(where, uid, str(error))
+            return
+        for uuid in uuids:
+            try:
+                name = kcm.get_cache_by_uuid(uuid)
+                # What a server gives of others to root is asked for as those.
+                if owner_of(name) in {uid, None}:
+                    yield KcmCCache(uuid, _from_kcm(kcm, name, uid, is_default=name == default))
+            except KcmError as error:
+                yield SourceError(where, uid, str(error))
+            except OSError as error:
+                yield SourceError(where, uid, str(error))
+                return
+
+
+def uids_of_server(path: str) -> set[int]:
+    """Whose ccaches a KCM server lists to root; raises OSError, KcmError."""
+    with _connect_as(path, _ROOT) as kcm:
+        names = map(kcm.get_cache_by_uuid, kcm.get_cache_uuid_list())
+        return {_ROOT, *(owner for name in names if (owner := owner_of(name)) is not None)}
+
+
+def _from_kcm(kcm: KcmClient, name: bytes, uid: int, *, is_default: bool) -> CCacheRecord:
+    # A name of no UID is root's here, where it may have been a user's.
+    kept = name if owner_of(name) == uid or uid == _ROOT else None
+    return CCacheRecord(
+        uid=uid,
+        principal=PrincipalRecord.of(kcm.get_principal(name)),
+        credentials=_credentials(kcm, name),
+        name=kept,
+        kdc_offset=_kdc_offset(kcm, name),
+        default=is_default,
+    )
+
+
+def _credentials(kcm: KcmClient, name: bytes) -> list[bytes]:
+    try:
+        return kcm.get_cred_list(name)
+    except KcmError:
+        # Heimdal's has no such operation.
+        return [kcm.get_cred_by_uuid(name, uuid) for uuid in kcm.get_cred_uuid_list(name)]
+
+
+def _kdc_offset(kcm: KcmClient, name: bytes) -> int:
+    try:
+        return kcm.get_kdc_offset(name)
+    except KcmError:
+        return 0
+
+
+def _connect_as(path: str, uid: int) -> KcmClient:
+    """A connection whose peer is this UID to the server, as the kernel tells it."""
+    with _effective_uid(uid):
+        return KcmClient(path, _PATIENCE)
+
+
+@contextmanager
+def _effective_uid(uid: int) -> Iterator[None]:
+    before = os.geteuid(), os.getegid()
+    if uid == before[0]:
+        yield
+        return
+    try:
+        gid = pwd.getpwuid(uid).pw_gid
+    except (KeyError, OverflowError):
+        gid = uid
+    os.setegid(gid)
+    try:
+        os.seteuid(uid)
+        yield
+    finally:
+        os.seteuid(before[0])
+        os.setegid(before[1])

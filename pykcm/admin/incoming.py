@@ -1,0 +1,238 @@
+"""What an import makes of one ccache: whether it is right, and whether what is there already gives way.
+
+A ccache that is the same stays as it is, so that an import may be repeated. One with other contents gives way
+to a newer one of the same principal; to one of another principal only when its own tickets have all expired.
+"""
+
+import asyncio
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+import msgspec
+
+from pykcm.admin.calls import Call, collection_of
+from pykcm.admin.listing import tgt_of
+from pykcm.admin.messages import ControlError
+from pykcm.admin.records import CCacheRecord, read_record
+from pykcm.ccaches.ccache import CCache
+from pykcm.ccaches.collection import Collection
+from pykcm.ccaches.expiry import end_of
+from pykcm.peer.labels import LabelError, parse_label
+from pykcm.peer.names import MAX_NAME
+from pykcm.protocol.codes import KcmError
+from pykcm.protocol.credential import parse_credential
+from pykcm.protocol.wire import UUID_SIZE, FormatError
+
+# KCM's clients have their turn after so many credentials.
+_CREDENTIALS_AT_A_TIME = 256
+
+
+class Outcome(StrEnum):
+    """What became of a ccache."""
+
+    IMPORTED = "imported"
+    REPLACED = "replaced"
+    UNCHANGED = "unchanged"
+    SKIPPED = "skipped"
+    EXPIRED = "expired"
+    REFUSED = "refused"
+
+
+class Result(NamedTuple):
+    """The answer for one ccache; `name` None: none was chosen. `reason` is for people."""
+
+    result: Outcome
+    uid: int | None
+    name: bytes | None
+    principal: str | None
+    reason: str = ""
+    default: bool = False
+
+    def item(self) -> dict[str, Any]:
+        return self._asdict() | {"result": str(self.result)}
+
+
+class IncomingError(Exception):
+    """What was sent is no ccache that can be taken: `result` says why."""
+
+    def __init__(self, reason: str, record: CCacheRecord | None = None) -> None:
+        super().__init__(reason)
+        self.result = (
+            Result(Outcome.REFUSED, None, None, None, reason)
+            if record is None
+            else Result(Outcome.REFUSED, record.uid, record.name, str(record.principal.principal), reason)
+        )
+
+
+class Incoming(NamedTuple):
+    """A ccache that is sent: the record, and what is made of it, still without a name or UUID of its own."""
+
+    record: CCacheRecord
+    ccache: CCache
+
+    def is_at_level_of(self, old: CCache) -> bool:
+        """Whether it may be put in the place of `old`, which keeps its label."""
+        label = self.ccache.label
+        return label is None or _range(label) == _range(old.label)
+
+    def become(
+        self, result: Outcome, reason: str = "", name: bytes | None = None, *, default: bool = False
+    ) -> Result:
+        return Result(
+            result, self.record.uid, name or self.record.name, str(self.ccache.principal), reason, default
+        )
+
+
+async def read_incoming(item: Any) -> Incoming:
+    """Raises IncomingError."""
+    try:
+        record = read_record(item)
+    except msgspec.ValidationError as error:
+        raise IncomingError(f"not a ccache's record: {error}") from None
+    _check(record)
+    ccache = CCache(
+        bytes(UUID_SIZE), record.name or b"", record.principal.principal, record.label, record.kdc_offset
+    )
+    credentials = ccache.credentials
+    for number, blob in enumerate(record.credentials, 1):
+        try:
+            credential = parse_credential(blob)
+        except FormatError as error:
+            raise IncomingError(f"credential {number} is none: {error.reason}", record) from None
+        # Ccache files may have credentials that equal each other: the last one counts.
+        uuid = credentials.uuid_of_equal(credential) or number.to_bytes(UUID_SIZE)
+        credentials.put(uuid, credential)
+        if not number % _CREDENTIALS_AT_A_TIME:
+            await asyncio.sleep(0)
+    return Incoming(record, ccache)
+
+
+def _check(record: CCacheRecord) -> None:
+    name = record.name
+    if name is not None:
+        if not 0 < len(name) <= MAX_NAME or 0 in name:
+            raise IncomingError("its name is none", record)
+        if collection_of(name) != record.uid:
+            raise IncomingError(f"its name is none of UID {record.uid}'s", record)
+    elif record.uid == 2**32 - 1:
+        raise IncomingError("its UID is none", record)
+    try:
+        if record.label is not None:
+            parse_label(record.label)
+        for range_ in record.default_of:
+            if parse_label(f"u:r:t:{range_}").range != range_:
+                raise IncomingError("one of its ranges is none", record)
+    except LabelError as error:
+        raise IncomingError(f"its SELinux label is {error}", record) from None
+
+
+class Taker:
+    """Puts ccaches into collections by the rules above."""
+
+    def __init__(self, call: Call, *, replace: bool, skip_expired: bool) -> None:
+        self._call = call
+        self._replace = replace
+        self._skip_expired = skip_expired
+        # By UID, which defaults named a ccache before anything came: those stay. None: the shared one.
+        self._defaults: dict[int, set[str | None]] = {}
+
+    def take(self, collection: Collection, incoming: Incoming) -> Result:
+        """Raises nothing that is the ccache's own fault."""
+        self._note_defaults(collection)
+        if self._skip_expired and _has_expired(incoming.ccache, collection.now):
+            return incoming.become(Outcome.EXPIRED)
+        name = incoming.record.name or self._choose_name(collection, incoming)
+        try:
+            outcome, reason = self._decide(collection, incoming, name)
+            if outcome in {Outcome.IMPORTED, Outcome.REPLACED}:
+                ccache = incoming.ccache
+                collection.replace(
+                    name, ccache.principal, ccache.kdc_offset, list(ccache.credentials), ccache.label
+                )
+        except KcmError as error:
+            return incoming.become(Outcome.REFUSED, error.reason or str(error), name)
+        is_there = outcome in {Outcome.IMPORTED, Outcome.REPLACED, Outcome.UNCHANGED}
+        default = is_there and self._make_default(collection, incoming.record, name)
+        return incoming.become(outcome, reason, name, default=default)
+
+    def _decide(self, collection: Collection, incoming: Incoming, name: bytes) -> tuple[Outcome, str]:
+        """What is to become of it, and why; raises KcmError where what is there cannot be read."""
+        new = incoming.ccache
+        if not self._is_changeable(new.label):
+            return Outcome.REFUSED, "its SELinux level is out of reach"
+        if not collection.has(name):
+            return Outcome.IMPORTED, ""
+        if not self._is_changeable(collection.label_of(name)):
+            return Outcome.REFUSED, "there is one out of reach, by its SELinux level"
+        old = collection.get(name)
+        assert old is not None
+        if not incoming.is_at_level_of(old):
+            return Outcome.REFUSED, "there is one at another SELinux level: destroy that first"
+        if _contents(new) == _contents(old):
+            return Outcome.UNCHANGED, ""
+        if new.principal.identity == old.principal.identity:
+            gives_way = _end(old) < _end(new)
+            reason = "what is there is not older"
+        else:
+            gives_way = _has_expired(old, collection.now) and not _has_expired(new, collection.now)
+            reason = f"there is one of {old.principal}"
+        if gives_way or self._replace:
+            return Outcome.REPLACED, ""
+        return Outcome.SKIPPED, f"{reason}: --replace puts this one in its place"
+
+    def _choose_name(self, collection: Collection, incoming: Incoming) -> bytes:
+        """That of a ccache of the same principal, else the default's where it is free, else a new one."""
+        identity = incoming.ccache.principal.identity
+        same = [
+            ccache.name
+            for ccache in collection
+            if ccache.principal.identity == identity
+            and self._is_changeable(ccache.label)
+            and incoming.is_at_level_of(ccache)
+        ]
+        default = collection.default_name
+        if same:
+            return default if default in same else same[0]
+        is_free = not collection.has(default) and collection_of(default) == collection.uid
+        return default if is_free else collection.unused_name()
+
+    def _is_changeable(self, label: str | None) -> bool:
+        try:
+            self._call.check_changeable(label)
+        except ControlError:
+            return False
+        return True
+
+    def _note_defaults(self, collection: Collection) -> None:
+        if collection.uid not in self._defaults:
+            own = {range_ for range_, name in collection.own_defaults if collection.has(name)}
+            shared = {None} if collection.has(collection.default_name) else set()
+            self._defaults[collection.uid] = own | shared
+
+    def _make_default(self, collection: Collection, record: CCacheRecord, name: bytes) -> bool:
+        """Whether it is the default that all share, as it was where it comes from."""
+        kept = set() if self._replace else self._defaults[collection.uid]
+        wanted = [*([None] if record.default else []), *record.default_of]
+        for whose in wanted:
+            if whose not in kept:
+                collection.set_default(name, whose)
+        return record.default and name == collection.default_name
+
+
+def _has_expired(ccache: CCache, now: float) -> bool:
+    return ccache.expires is not None and ccache.expires <= now
+
+
+def _contents(ccache: CCache) -> tuple[Any, ...]:
+    return ccache.principal, ccache.kdc_offset, [credential.blob for credential in ccache.credentials]
+
+
+def _end(ccache: CCache) -> int:
+    """When its TGT ends, where it has one, else the last of its tickets."""
+    tgt = tgt_of(ccache)
+    end = ccache.credentials.latest_end if tgt is None else end_of(tgt)
+    return -1 if end is None else end
+
+
+def _range(label: str | None) -> str | None:
+    return None if label is None else parse_label(label).range

@@ -1,0 +1,114 @@
+"""migrate and import KCM: against the servers that pykcm takes the place of."""
+
+import json
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from bench import peers
+from pykcm.admin.cli.migration import _uids_in_sssd
+
+from .clients import MitClient
+from .conftest import OTHER, USER, public_folder
+from .control import Pykcmctl
+from .daemon import Pykcmd
+from .kdc import REALM
+
+TGT = f"krbtgt/{REALM}"
+HOST = "host/server.pykcm.test"
+
+pytestmark = pytest.mark.usefixtures("several_uids")
+
+
+@pytest.fixture(params=["heimdal", "sssd"])
+def peer(request: pytest.FixtureRequest) -> Iterator[peers.Peer]:
+    """Another KCM server, running."""
+    if (reason := peers.why_not(request.param)) is not None:
+        pytest.skip(reason)
+    with public_folder() as folder:
+        server = peers.make(request.param, folder / "peer")
+        with server.running():
+            # Below a folder of /run's that is its own, others must reach it, too.
+            server.socket_path.chmod(0o666)
+            yield server
+
+
+@pytest.fixture
+def at_peer(
+    peer: peers.Peer, pykcmd: Pykcmd, mit_as: Callable[[int], MitClient]
+) -> Callable[[int], MitClient]:
+    """MIT's clients of the other server."""
+
+    def client_as(uid: int) -> MitClient:
+        own = mit_as(uid)
+        conf = peer.folder / "krb5.conf"
+        conf.write_text(own.krb5_conf.read_text().replace(str(pykcmd.socket_path), str(peer.socket_path)))
+        return MitClient(uid, peer.socket_path, conf, own.keytab, own.trace)
+
+    return client_as
+
+
+@pytest.fixture
+def filled(peer: peers.Peer, at_peer: Callable[[int], MitClient]) -> peers.Peer:
+    """USER has alice's and bob's ccaches, the default bob's; OTHER has carol's."""
+    for user in ("alice", "bob"):
+        at_peer(USER).kinit(user)
+    at_peer(OTHER).kinit("carol")
+    if peer.name == "sssd":  # Heimdal's refuses what MIT's kvno stores
+        at_peer(OTHER).kvno(HOST)
+    assert at_peer(USER).klist().principal == f"bob@{REALM}"
+    return peer
+
+
+def test_all_users(
+    filled: peers.Peer,
+    pykcmd: Pykcmd,
+    mit_as: Callable[[int], MitClient],
+    at_peer: Callable[[int], MitClient],
+) -> None:
+    """Everybody's ccaches come over with their names, tickets and default, and work; once more: unchanged."""
+    ctl = Pykcmctl(pykcmd.control_path)
+    uids = () if filled.name == "heimdal" else ("--uid", str(USER), "--uid", str(OTHER), "--uid", "0")
+    arguments = ("migrate", "--from", filled.name, *uids, "--source-socket", str(filled.socket_path))
+    dry = json.loads(ctl.ok(*arguments, "--json", "--dry-run"))
+    assert [each["result"] for each in dry] == ["imported"] * 3
+    assert mit_as(USER).klist_all() == []
+    done = json.loads(ctl.ok(*arguments, "--json"))
+    assert sorted((each["result"], each["uid"], each["principal"]) for each in done) == [
+        ("imported", USER, f"alice@{REALM}"),
+        ("imported", USER, f"bob@{REALM}"),
+        ("imported", OTHER, f"carol@{REALM}"),
+    ]
+    for uid in (USER, OTHER):
+        assert mit_as(uid).klist() == at_peer(uid).klist()
+        assert sorted(mit_as(uid).klist_all()) == sorted(at_peer(uid).klist_all())
+    assert mit_as(OTHER).klist().tickets == ([TGT, HOST] if filled.name == "sssd" else [TGT])
+    mit_as(USER).kvno(HOST)
+    ctl.ok("destroy", "--yes", "--uid", str(USER))
+    again = json.loads(ctl.ok(*arguments, "--json"))
+    assert sorted(each["result"] for each in again) == ["imported", "imported", "unchanged"]
+
+
+def test_one_user(filled: peers.Peer, pykcmd: Pykcmd, mit_as: Callable[[int], MitClient]) -> None:
+    """Import KCM: with --uid takes that user's alone."""
+    ctl = Pykcmctl(pykcmd.control_path)
+    ctl.ok("import", "--uid", str(OTHER), f"KCM:{filled.socket_path}")
+    assert mit_as(OTHER).klist().principal == f"carol@{REALM}"
+    assert mit_as(USER).klist_all() == []
+
+
+def test_users_that_sssd_knows(filled: peers.Peer) -> None:
+    """Whose ccaches sssd has is found in its database, where they need no account on the host."""
+    if filled.name != "sssd":
+        pytest.skip("the other one keeps none")
+    database = filled.folder / "sss" / "secrets" / "secrets.ldb"
+    assert {USER, OTHER} <= _uids_in_sssd(str(database))
+
+
+def test_a_server_that_is_not_there(pykcmd: Pykcmd) -> None:
+    """Nothing is imported, and it is said why."""
+    ctl = Pykcmctl(pykcmd.control_path)
+    for origin in ("sssd", "heimdal"):
+        said = ctl.run("migrate", "--from", origin, "--uid", str(USER), "--source-socket", "/nonexistent")
+        assert said.status == 1, said
+        assert "No such file" in said.output + said.errors

@@ -1,0 +1,140 @@
+"""Ccache files: what is in them, what is refused, and that nothing else is ever raised."""
+
+import struct
+from contextlib import suppress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pykcm.protocol.ccache_file import CCacheFile, parse_ccache_file
+from pykcm.protocol.principal import Principal
+from pykcm.protocol.wire import FormatError
+from tests.builders import (
+    ALICE,
+    HTTP,
+    TGS,
+    configuration,
+    credential_bytes,
+    data,
+    principal_bytes,
+    typed_list,
+)
+
+TICKETS = [
+    credential_bytes(TGS),
+    configuration(b"pa_type", b"2").blob,
+    credential_bytes(HTTP, ticket=b"other"),
+]
+
+
+def file_bytes(
+    *credentials: bytes, version: int = 4, tags: bytes = b"", principal: Principal = ALICE
+) -> bytes:
+    header = struct.pack(">H", len(tags)) + tags if version == 4 else b""
+    return bytes([5, version]) + header + principal_bytes(principal) + b"".join(credentials)
+
+
+def tag(number: int, value: bytes) -> bytes:
+    return struct.pack(">HH", number, len(value)) + value
+
+
+def offset(seconds: int) -> bytes:
+    return tag(1, struct.pack(">ii", seconds, 250_000))
+
+
+@pytest.mark.parametrize(
+    ("tags", "kdc_offset"),
+    [
+        (b"", 0),
+        (offset(-90), -90),
+        (tag(77, b"from the future") + offset(5), 5),
+        (tag(77, b""), 0),
+    ],
+)
+def test_format_4(tags: bytes, kdc_offset: int) -> None:
+    """Principal, KDC offset and credentials come out, whatever else the header has."""
+    assert parse_ccache_file(file_bytes(*TICKETS, tags=tags)) == CCacheFile(ALICE, kdc_offset, TICKETS)
+
+
+def test_format_3() -> None:
+    """There the enctype stands twice, and is put right."""
+    times = struct.pack(">IIIIBI", 1, 2, 3, 4, 1, 5)
+
+    def old(enctypes: bytes) -> bytes:
+        head = principal_bytes(ALICE) + principal_bytes(TGS) + enctypes
+        return (
+            head + data(b"key") + times + typed_list([(2, b"addr")]) + typed_list([]) + data(b"t") + data(b"")
+        )
+
+    file = parse_ccache_file(file_bytes(old(b"\0\x12\0\x12"), old(b"\0\x12\0\x12"), version=3))
+    assert file == CCacheFile(ALICE, 0, [old(b"\0\x12")] * 2)
+
+
+def test_removed_credentials() -> None:
+    """What a client has removed stays in the file with other times: it does not come back."""
+    removed = credential_bytes(HTTP, times=(2**32 - 1, 1000, 0, 0))
+    entry = configuration(b"pa_type", b"2").blob.replace(b"X-CACHECONF:", b"X-RMED-CONF:")
+    assert parse_ccache_file(file_bytes(TICKETS[0], removed, entry, TICKETS[2])).credentials == [
+        TICKETS[0],
+        TICKETS[2],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "not a ccache file"),
+        (b"\5", "not a ccache file"),
+        (bytes(64), "not a ccache file"),
+        (b"\5\5" + bytes(64), "not a ccache file"),
+        (b"\5\1" + bytes(64), "format 1"),
+        (b"\5\2" + bytes(64), "format 2"),
+        (file_bytes(tags=b"\0"), "ends early"),
+        (file_bytes(tags=tag(1, b"\0")), "ends early"),
+        (file_bytes() + bytes(3), "ends early"),
+        (b"\5\4\0\0" + struct.pack(">III", 1, 2**31, 0), "components"),
+    ],
+)
+def test_refused(content: bytes, reason: str) -> None:
+    """What is no ccache file, of a format too old or cut off, is refused with the reason."""
+    with pytest.raises(FormatError, match=reason):
+        parse_ccache_file(content)
+
+
+def test_truncated_anywhere() -> None:
+    """A file is only taken where it ends behind a credential."""
+    whole = file_bytes(*TICKETS, tags=offset(1))
+    ends = {len(whole) - len(b"".join(TICKETS[kept:])) for kept in range(len(TICKETS) + 1)}
+    for cut in range(len(whole)):
+        if cut in ends:
+            assert TICKETS[: len(parse_ccache_file(whole[:cut]).credentials)] or cut == min(ends)
+        else:
+            with pytest.raises(FormatError):
+                parse_ccache_file(whole[:cut])
+
+
+@given(content=st.binary(max_size=300), version=st.sampled_from([3, 4]))
+def test_any_bytes(content: bytes, version: int) -> None:
+    """Nothing but FormatError is ever raised."""
+    with suppress(FormatError):
+        parse_ccache_file(bytes([5, version]) + content)
+    with suppress(FormatError):
+        parse_ccache_file(file_bytes(TICKETS[0], version=version) + content)
+
+
+@given(at=st.integers(0, 2000), byte=st.integers(0, 255))
+def test_any_damage(at: int, byte: int) -> None:
+    """A byte that is another is refused, or taken for what it then is: never another exception."""
+    whole = bytearray(file_bytes(*TICKETS, tags=offset(1)))
+    whole[at % len(whole)] = byte
+    with suppress(FormatError):
+        parse_ccache_file(bytes(whole))
+
+
+def test_no_secrets_shown() -> None:
+    """What is printed of a file holds neither key nor ticket."""
+    blob = credential_bytes(TGS, key=b"k3y", ticket=b"t1cket")
+    shown = repr(parse_ccache_file(file_bytes(blob)))
+    assert "k3y" not in shown
+    assert "t1cket" not in shown

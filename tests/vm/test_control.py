@@ -1,0 +1,76 @@
+"""pykcmctl and the control socket under systemd and an enforcing policy."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from . import machine
+from .clients import LabelledClient
+
+CONTROL = Path("/run/pykcm/control.sock")
+CONTROL_UNIT = "pykcm-control.socket"
+PYKCMCTL = "/opt/pykcm/bin/pykcmctl"
+USER = 1000
+ONE, TWO = "s0:c1,c2", "s0:c3,c4"
+
+ClientAs = Callable[..., LabelledClient]
+
+
+@pytest.fixture(autouse=True)
+def control(pykcm: None) -> None:
+    """The control socket, made anew."""
+    machine.run("systemctl", "restart", CONTROL_UNIT)
+
+
+def listed(output: str) -> list[tuple[str, str]]:
+    """Principals and labels."""
+    ccaches: list[dict[str, Any]] = json.loads(output)
+    return sorted((each["principal"], each["label"].partition(":container_t:")[2]) for each in ccaches)
+
+
+def test_the_socket() -> None:
+    """It is root's alone, of a type that no confined domain may use."""
+    status = CONTROL.stat()
+    assert (status.st_uid, status.st_mode & 0o777) == (0, 0o600)
+    assert machine.run("stat", "--format=%C", str(CONTROL)).split(":")[2] == "pykcm_control_runtime_t"
+    assert machine.run("systemctl", "is-enabled", CONTROL_UNIT) == "enabled\n"
+
+
+def test_it_starts_the_service() -> None:
+    """A daemon that has ended for idleness is started by pykcmctl as it is by a client."""
+    assert machine.main_pid() == 0
+    assert json.loads(machine.run(PYKCMCTL, "list", "--json")) == []
+    assert machine.main_pid()
+
+
+def test_levels(client_as: ClientAs) -> None:
+    """The machine's root is told of all with their labels, root at a level of those that it may read."""
+    for level, principal in ((ONE, "alice"), (TWO, "bob")):
+        client_as(USER, level).kinit(principal)
+    assert listed(machine.run(PYKCMCTL, "list", "--json")) == [
+        ("alice@PYKCM.TEST", ONE),
+        ("bob@PYKCM.TEST", TWO),
+    ]
+    inside = client_as(0, TWO)
+    assert listed(inside.ok(PYKCMCTL, "list", "--json")) == [("bob@PYKCM.TEST", TWO)]
+    hidden = inside.run(PYKCMCTL, "destroy", "--yes", "KCM:1000")
+    assert (hidden.code, hidden.output) == (5, "pykcmctl: there is no such ccache\n")
+    assert inside.run(PYKCMCTL, "destroy", "--yes", "--uid", str(USER)).code == 0
+    assert listed(machine.run(PYKCMCTL, "list", "--json")) == [("alice@PYKCM.TEST", ONE)]
+
+
+def test_others(client_as: ClientAs) -> None:
+    """A user who is not root is told so."""
+    refused = client_as(USER).run(PYKCMCTL, "list")
+    assert refused.code == 4
+    assert "only root" in refused.output
+
+
+def test_doctor(client_as: ClientAs) -> None:
+    """On a machine that was set up as README says, nothing is found."""
+    client_as(USER).kinit("alice")
+    checks = json.loads(machine.run(PYKCMCTL, "doctor", "--json"))
+    assert [each for each in checks if each["outcome"] not in {"ok", "skipped"}] == []

@@ -1,0 +1,113 @@
+"""pykcmctl doctor with a real systemd and SELinux: what it finds, and that its remedies mend it."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.kdc import Kdc
+
+from . import machine
+
+# Beside the machine's krb5.conf, which the fixture `kdc` writes.
+_SSSD = Path("/etc/systemd/system/sssd-kcm.socket")
+
+
+def doctor(*wrapper: str) -> dict[str, dict[str, Any]]:
+    """The checks by name."""
+    done = machine.attempt(*wrapper, "/opt/pykcm/bin/pykcmctl", "doctor", "--json")
+    checks = {each["check"]: each for each in json.loads(done.stdout)}
+    assert done.returncode == any(each["outcome"] == "failed" for each in checks.values())
+    return checks
+
+
+def outcomes(checks: dict[str, dict[str, Any]]) -> dict[str, str]:
+    # The machine is too slow for the one thing.
+    return {name: each["outcome"] for name, each in checks.items() if name != "time to answer"}
+
+
+def mend(check: dict[str, Any]) -> None:
+    assert check["outcome"] in {"failed", "warning"}
+    for command in check["remedy"]:
+        machine.shell(command)
+
+
+@pytest.fixture
+def sssd_kcm() -> Iterator[None]:
+    """A socket unit named as sssd-kcm's, at the same path."""
+    _SSSD.write_text(
+        f"[Socket]\nListenStream={machine.SOCKET}\nService=pykcm.service\n[Install]\nWantedBy=sockets.target\n"
+    )
+    machine.run("systemctl", "daemon-reload")
+    machine.run("systemctl", "enable", _SSSD.name)
+    yield
+    machine.shell(f"systemctl unmask {_SSSD.name}; systemctl disable --now {_SSSD.name}; rm -f {_SSSD}")
+    machine.run("systemctl", "daemon-reload")
+
+
+def test_as_installed(kdc: Kdc, pykcm: None) -> None:
+    """What README's commands have installed is right in every point, and labels count."""
+    checks = doctor()
+    assert "systemd listens for pykcm.socket" in checks["socket"]["text"]
+    # Its round trip has started the daemon.
+    checks = doctor()
+    assert f"process {machine.main_pid()} (pykcmd)" in checks["socket"]["text"]
+    assert set(outcomes(checks).values()) == {"ok"}, checks
+    assert checks["SELinux"]["text"].startswith("enforcing")
+    assert checks["default_ccache_name"]["text"].startswith("KCM: (/etc/krb5.conf.d/kcm_default_ccache:")
+
+
+def test_an_ordinary_user(kdc: Kdc, pykcm: None) -> None:
+    """For a user nothing is wrong, and what takes root is skipped."""
+    doctor()
+    checks = doctor("setpriv", "--reuid=1000", "--regid=1000", "--clear-groups")
+    assert checks["round trip"]["outcome"] == "ok"
+    for name in ("control socket", "key"):
+        assert checks[name]["outcome"] == "skipped"
+        assert checks[name]["text"].startswith("needs root")
+    assert set(outcomes(checks).values()) == {"ok", "skipped"}, checks
+
+
+def test_a_socket_that_is_stopped(kdc: Kdc, pykcm: None) -> None:
+    """A stopped and disabled socket is started and enabled by the remedy."""
+    machine.run("systemctl", "disable", "--now", machine.SOCKET_UNIT)
+    machine.run("systemctl", "stop", machine.SERVICE)
+    checks = doctor()
+    assert outcomes(checks)["socket unit"] == "failed"
+    assert outcomes(checks)["socket"] == "failed"
+    mend(checks["socket unit"])
+    checks = doctor()
+    assert outcomes(checks)["socket unit"] == "ok"
+    assert outcomes(checks)["socket"] == "ok"
+
+
+def test_another_server(kdc: Kdc, pykcm: None, sssd_kcm: None) -> None:
+    """An enabled sssd-kcm.socket is a warning, a running one a failure; the remedy puts pykcm in place."""
+    assert outcomes(doctor())["other KCM servers"] == "warning"
+    machine.run("systemctl", "stop", machine.SERVICE)
+    machine.run("systemctl", "start", _SSSD.name)
+    checks = doctor()
+    assert outcomes(checks)["other KCM servers"] == "failed"
+    assert "not for pykcm.socket" in checks["socket"]["text"]
+    _SSSD.unlink()
+    mend(checks["other KCM servers"])
+    checks = doctor()
+    assert outcomes(checks)["other KCM servers"] == "ok"
+    assert outcomes(checks)["socket"] == "ok"
+
+
+def test_a_service_that_gives_up(kdc: Kdc, pykcm: None) -> None:
+    """A configuration that the daemon does not take is named, and so is the service that has failed."""
+    machine.configure("max_ccache = 1\n")
+    machine.attempt("systemctl", "start", machine.SERVICE)
+    machine.wait_until(
+        lambda: machine.property_of(machine.SERVICE, "ActiveState") == "failed", "the service gives up"
+    )
+    checks = doctor()
+    assert "did you mean max_ccaches?" in checks["configuration"]["text"]
+    assert outcomes(checks)["service unit"] == "failed"
+    machine.configure("max_ccaches = 1\n")
+    mend(checks["service unit"])
+    assert outcomes(doctor())["round trip"] == "ok"
