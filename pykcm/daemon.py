@@ -12,7 +12,7 @@ import sys
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from pykcm import __version__
 from pykcm.admin.calls import Administration
@@ -45,6 +45,9 @@ from pykcm.server.service import Service
 from pykcm.server.systemd import Activated, Notifier, activated_sockets
 from pykcm.store.interface import Store, StoreUnusableError
 from pykcm.store.memory import MemoryStore
+
+if TYPE_CHECKING:
+    from pykcm.admin.scrapes import Scrapes
 
 log = logging.getLogger(__name__)
 
@@ -298,11 +301,12 @@ async def _serve(
     # end is the end of the tickets.
     idle_timeout = config.responder_idle_timeout if activated and store.persistent else 0
     connections = Connections(idle_timeout, stop.set, _limits(config))
+    rota = Rota()
     common = Common(
         service,
         kernel,
         connections,
-        Rota(),
+        rota,
         Deadlines(_PATIENCE_WITH_A_REQUEST),
         config.max_request_size * KIB,
     )
@@ -311,7 +315,9 @@ async def _serve(
         return Connection(common)
 
     reaper = Reaper(store, service, config.expired_retention)
-    controls = Controls(Administration(config, service, store, access, reaper), REQUESTS, kernel, connections)
+    administration = Administration(config, service, store, access, reaper, connections, rota)
+    scrapes = await _start_scrapes(config, administration)
+    controls = Controls(administration, REQUESTS, kernel, connections)
 
     def control_connection() -> ControlConnection:
         return ControlConnection(controls)
@@ -342,6 +348,8 @@ async def _serve(
     listener.close()
     log.info("stopping")
     notifier.stopping()
+    if scrapes is not None:
+        scrapes.close()
     if reaping is not None:
         reaping.cancel()
         await asyncio.wait([reaping])
@@ -349,6 +357,16 @@ async def _serve(
     late = await connections.finish(_PATIENCE_AT_END)
     if late:
         log.warning("connections cut off because their clients did not take their replies: %d", late)
+
+
+async def _start_scrapes(config: Config, administration: Administration) -> "Scrapes | None":
+    if not config.metrics_listen:
+        return None
+    from pykcm.admin.scrapes import Scrapes  # noqa: PLC0415 - rarely wanted
+
+    scrapes = Scrapes(config.metrics_listen, administration)
+    await scrapes.start()
+    return scrapes
 
 
 def _start_reaping(config: Config, reaper: Reaper) -> asyncio.Task[NoReturn] | None:

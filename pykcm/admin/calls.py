@@ -10,7 +10,9 @@ from pykcm.config import Config
 from pykcm.peer.access import Access
 from pykcm.peer.identity import ROOT, Peer
 from pykcm.peer.names import owner_of
+from pykcm.server.connections import Connections
 from pykcm.server.reaper import Reaper
+from pykcm.server.rota import Rota
 from pykcm.server.service import Service
 from pykcm.store.interface import Store
 
@@ -26,6 +28,8 @@ class Administration(NamedTuple):
     store: Store
     access: Access
     reaper: Reaper
+    connections: Connections
+    rota: Rota
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """The requests of the control socket."""
 
-from pykcm.admin import changing, listing, transfer
+from pykcm.admin import changing, listing, statistics, transfer, watching
 from pykcm.admin.calls import Request
 
 REQUESTS = {
@@ -9,6 +9,9 @@ REQUESTS = {
     "destroy": Request(changing.DestroyArguments, changing.destroy),
     "reap": Request(changing.ReapArguments, changing.reap),
     "switch": Request(changing.SwitchArguments, changing.switch),
+    "stats": Request(statistics.StatsArguments, statistics.stats),
+    "watch": Request(watching.WatchArguments, watching.watch),
+    "trace": Request(watching.TraceArguments, watching.trace),
     "export": Request(transfer.ExportArguments, transfer.export_ccaches),
     "import": Request(transfer.ImportArguments, transfer.import_ccaches),
 }

@@ -42,7 +42,7 @@ _CREDENTIAL_OVERHEAD = 1000
 Clock = Callable[[], float]
 
 # The option by which an expired ccache goes that is not in anyone's way.
-_EXPIRED = "expired_retention"
+EXPIRED = "expired_retention"
 
 
 def uid_in(uuid: bytes) -> int:
@@ -329,7 +329,7 @@ class Collection:
         for uuid in uuids:
             ccache = self._by_uuid.get(uuid)
             if ccache is not None and ccache.expires is not None and ccache.expires <= until:
-                self._removals.append(Removal(ccache.name, _EXPIRED))
+                self._removals.append(Removal(ccache.name, EXPIRED))
                 self.destroy(ccache.name)
         return before - len(self)
 

@@ -93,13 +93,16 @@ class Connection(asyncio.Protocol):
         try:
             self._peer = identify(transport.get_extra_info("socket"), self._common.kernel)
         except PeerRefusedError as refusal:
+            self._common.connections.unidentified += 1
             if self._common.connections.refusal_warnings.is_due(refusal.uid):
                 log.warning("connection refused: %s", refusal, extra={"KCM_UID": refusal.uid})
+            self._service.connection_refused(refusal.uid, None, str(refusal))
             self._transport.abort()
             return
         self.uid = self._peer.uid
         self._last_heard = self._rota.clock()
         if not self._common.connections.add(self):
+            self._service.connection_refused(self.uid, self._peer.label, "no room for another connection")
             self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -110,7 +113,7 @@ class Connection(asyncio.Protocol):
         try:
             frames = self._reader.feed(data)
         except FramingError as error:
-            self._break_off(str(error))
+            self._break_off("frame", str(error))
             return
         if (
             self._is_at_rest
@@ -137,7 +140,7 @@ class Connection(asyncio.Protocol):
         self._is_choked = True
         self._is_at_rest = False
         if not self._owe(self._transport.get_write_buffer_size()):
-            self._break_off("too many bytes of replies to this UID wait to be taken")
+            self._break_off("replies", "too many bytes of replies to this UID wait to be taken")
 
     def resume_writing(self) -> None:
         self._is_choked = False
@@ -225,7 +228,7 @@ class Connection(asyncio.Protocol):
             more = held - self._held
             self._held = held
             if not self._common.connections.hold(self.uid, more):
-                self._break_off("too much of this UID's requests waits or is incomplete")
+                self._break_off("requests", "too much of this UID's requests waits or is incomplete")
 
     def _owe(self, size: int) -> bool:
         more = size - self._owed
@@ -242,9 +245,10 @@ class Connection(asyncio.Protocol):
 
     def give_up(self) -> None:
         """The time for the request that has begun is over."""
-        self._break_off(f"a request was not complete within {self._common.deadlines.patience:.0f} s")
+        self._break_off("late", f"a request was not complete within {self._common.deadlines.patience:.0f} s")
 
-    def _break_off(self, why: str) -> None:
+    def _break_off(self, limit: str, why: str) -> None:
+        self._common.connections.broken_off[limit] += 1
         if self._common.connections.broken_off_warnings.is_due(self.uid):
             log.warning("UID %d (process %d): connection closed: %s", self.uid, self._peer.pid, why)
         self._end()

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol
 
@@ -68,6 +69,27 @@ class Connections:
         self.refusal_warnings = Throttle(1)
         self._all_closed = asyncio.Event()
         self._all_closed.set()
+        # Those counted in, those that gave way to others, those for which there was no room, those whose
+        # peer cannot be known, and those that broke a limit, by which.
+        self.accepted = 0
+        self.evicted = 0
+        self.refused = 0
+        self.unidentified = 0
+        self.broken_off: Counter[str] = Counter()
+
+    @property
+    def open(self) -> int:
+        return self._count
+
+    @property
+    def held(self) -> int:
+        """Bytes of requests that wait or are incomplete."""
+        return sum(self._bytes.values())
+
+    @property
+    def owed(self) -> int:
+        """Bytes of replies that were not taken yet."""
+        return sum(self._unread.values())
 
     @property
     def are_idle(self) -> bool:
@@ -77,7 +99,9 @@ class Connections:
     def add(self, connection: Member) -> bool:
         """Count the connection in; False where there is no room for it, and it is to be closed."""
         if not self._has_room(connection.uid):
+            self.refused += 1
             return False
+        self.accepted += 1
         self._open.setdefault(connection.uid, set()).add(connection)
         self._count += 1
         if self._count == 1:
@@ -129,6 +153,7 @@ class Connections:
                     )
                 longest.give_way()
                 self.discard(longest)
+                self.evicted += 1
                 return True
         if self._limit_warnings.is_due(asking):
             log.warning(

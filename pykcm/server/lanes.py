@@ -15,6 +15,15 @@ class Lanes:
         return uid not in self._queues
 
     @property
+    def occupied(self) -> int:
+        return len(self._queues)
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for their lane."""
+        return sum(map(len, self._queues.values()))
+
+    @property
     def all_free(self) -> bool:
         return not self._queues
 

@@ -30,12 +30,25 @@ class Residents:
         self._collections: OrderedDict[int, Collection] = OrderedDict()
         self._footprints: dict[int, int] = {}
         self._footprint = 0
+        # How often a collection was asked for that was there, was read, and was let go to make room.
+        self.hits = 0
+        self.misses = 0
+        self.let_go = 0
+
+    def __len__(self) -> int:
+        return len(self._collections)
+
+    @property
+    def footprint(self) -> int:
+        """Bytes of memory that all together take up, about."""
+        return self._footprint
 
     def present(self, uid: int) -> Collection | None:
         """The collection, where it is in memory already."""
         collection = self._collections.get(uid)
         if collection is not None:
             self._collections.move_to_end(uid)
+            self.hits += 1
         return collection
 
     def is_present(self, uid: int) -> bool:
@@ -50,6 +63,7 @@ class Residents:
         if collection is None:
             collection = Collection(uid, self._clock, self._quotas, self._census)
             restore(collection, await self._store.load(uid))
+            self.misses += 1
             self._collections[uid] = collection
             self.weigh(collection)
         return collection
@@ -80,5 +94,6 @@ class Residents:
         for uid in list(self._collections)[:-1]:
             if may_go(uid):
                 self.release(uid)
+                self.let_go += 1
                 if self._footprint <= self._cache_size:
                     return

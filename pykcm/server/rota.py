@@ -43,6 +43,11 @@ class Rota:
         self._slice_began = 0.0
         self.now = 0.0
 
+    @property
+    def waiting(self) -> int:
+        """How many wait for their turn."""
+        return sum(map(len, self._waiting.values()))
+
     def admits(self, uid: int) -> bool:
         """Whether the UID's request that has just come is served at once; otherwise it is to `wait`."""
         now = self.clock()

@@ -8,7 +8,9 @@ from pykcm.admin.calls import END_OF_ITEMS, Administration, Call
 from pykcm.admin.messages import convert
 from pykcm.admin.requests import REQUESTS
 from pykcm.config import Config
+from pykcm.server.connections import Connections
 from pykcm.server.reaper import Reaper
+from pykcm.server.rota import Rota
 from tests.builders import peer
 from tests.server.asking import Server
 
@@ -20,7 +22,15 @@ class Controlling:
         self._server = server
         config = config or Config()
         reaper = Reaper(server.store, server.service, config.expired_retention, server.clock)
-        self.administration = Administration(config, server.service, server.store, server.access, reaper)
+        self.administration = Administration(
+            config,
+            server.service,
+            server.store,
+            server.access,
+            reaper,
+            Connections(0, lambda: None),
+            Rota(),
+        )
         self.summary: dict[str, Any] = {}
 
     def ask(self, request: str, /, *items: Any, label: str | None = None, **arguments: Any) -> list[Any]:

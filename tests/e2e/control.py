@@ -10,6 +10,21 @@ from typing import Any, NamedTuple
 
 from .daemon import LIMIT, ROOT
 
+# The maximum that the kernel tells of a child counts what its parent had when it was started.
+_MEASURED = """
+import atexit, pathlib, sys
+from pykcm.admin.cli.main import main
+status, told = pathlib.Path("/proc/self/status"), pathlib.Path(sys.argv.pop(1))
+atexit.register(lambda: told.write_text(status.read_text()))
+main()
+"""
+
+
+def peak_memory(status: Path) -> int:
+    """Bytes of memory that a process has had at most, by its /proc/PID/status."""
+    (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
+
 
 class Said(NamedTuple):
     """What a command has said, and its exit status."""
@@ -61,6 +76,18 @@ class Pykcmctl:
         said = self.run(*arguments, stdin=stdin)
         assert said.status == 0, said
         return said.output
+
+    def peak(self, folder: Path, *arguments: str) -> int:
+        """Bytes of memory that a command that must succeed has had at most; `folder` is for a file."""
+        status = folder / "status"
+        subprocess.run(
+            [sys.executable, "-c", _MEASURED, status, "--socket", self.control_path, *arguments],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "PYTHONPATH": str(ROOT)},
+            cwd="/",
+        )
+        return peak_memory(status)
 
     def json(self, *arguments: str) -> Any:
         return json.loads(self.ok(*arguments, "--json"))

@@ -6,7 +6,6 @@ import os
 import pty
 import re
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -19,8 +18,8 @@ from tests.builders import ALICE, TGS, credential_bytes, principal, service
 
 from .clients import Listed, MitClient
 from .conftest import OTHER, USER, public_folder, started, watched
-from .control import Pykcmctl
-from .daemon import ROOT, Pykcmd, effective_uid
+from .control import Pykcmctl, peak_memory
+from .daemon import Pykcmd, effective_uid
 from .kdc import REALM
 
 TGT = f"krbtgt/{REALM}"
@@ -411,34 +410,6 @@ def test_migrate_files(pykcmd: Pykcmd, mit_as: Callable[[int], MitClient], ctl: 
 # Memory
 
 
-# The maximum that the kernel tells of a child counts what its parent had when it was started.
-_MEASURED = """
-import atexit, pathlib, sys
-from pykcm.admin.cli.main import main
-status, told = pathlib.Path("/proc/self/status"), pathlib.Path(sys.argv.pop(1))
-atexit.register(lambda: told.write_text(status.read_text()))
-main()
-"""
-
-
-def _peak(status: Path) -> int:
-    """Bytes of memory that a process has had at most."""
-    (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-    return int(line.split()[1]) * 1024
-
-
-def _peak_of(ctl: Pykcmctl, kept: Path, *arguments: str) -> int:
-    """The same of pykcmctl, which must succeed."""
-    subprocess.run(
-        [sys.executable, "-c", _MEASURED, kept / "status", "--socket", ctl.control_path, *arguments],
-        check=True,
-        stdout=subprocess.DEVNULL,
-        env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "PYTHONPATH": str(ROOT)},
-        cwd="/",
-    )
-    return _peak(kept / "status")
-
-
 @pytest.mark.timeout(300)
 def test_memory(stopped_pykcmd: Pykcmd, kept: Path, keys: Keys) -> None:
     """Of 5,000 ccaches and 20 MB neither side holds more than a part at any time."""
@@ -459,13 +430,13 @@ def test_memory(stopped_pykcmd: Pykcmd, kept: Path, keys: Keys) -> None:
     process = stopped_pykcmd.process
     assert process is not None
     status = Path(f"/proc/{process.pid}/status")
-    at_rest = _peak(status)
+    at_rest = peak_memory(status)
     seal = ("--recipient", keys.recipient)
-    nothing = _peak_of(ctl, kept, "export", "--uid", "0", *seal, str(kept / "nothing"))
+    nothing = ctl.peak(kept, "export", "--uid", "0", *seal, str(kept / "nothing"))
     file = kept / "export"
-    assert _peak_of(ctl, kept, "export", *seal, str(file)) - nothing < 6_000_000
+    assert ctl.peak(kept, "export", *seal, str(file)) - nothing < 6_000_000
     assert file.stat().st_size > 20_000_000
     ctl.ok("destroy", "--yes", "--uid", str(uids[0]))
-    importing = _peak_of(ctl, kept, "import", "--identity", str(keys.path), str(file))
+    importing = ctl.peak(kept, "import", "--identity", str(keys.path), str(file))
     assert importing - nothing < 10_000_000
-    assert _peak(status) - at_rest < 20_000_000
+    assert peak_memory(status) - at_rest < 20_000_000

@@ -30,7 +30,7 @@ _FLAGS = {
     11: "H",  # hardware-authenticated
     12: "T",  # transited-policy-checked
     13: "O",  # ok-as-delegate
-    15: "a",  # anonymous
+    16: "a",  # anonymous
 }
 
 

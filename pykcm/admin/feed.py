@@ -1,0 +1,40 @@
+"""What happens faster than it is taken: a queue that is bounded, and tells how much was lost."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+# So many items may wait for one client.
+MOST_WAITING = 10_000
+
+
+class Feed:
+    """Items for one client. When too many wait, no more are taken in until it has them all.
+
+    Instead of what was lost there comes `{"lost": number}`.
+    """
+
+    def __init__(self, most: int = MOST_WAITING) -> None:
+        self._most = most
+        self._waiting: deque[dict[str, Any]] = deque()
+        self._lost = 0
+        self._arrived = asyncio.Event()
+
+    def put(self, make: Callable[[], dict[str, Any]]) -> None:
+        """Take in the item that `make` gives; it is not made where it would be lost."""
+        if self._lost or len(self._waiting) >= self._most:
+            self._lost += 1
+            return
+        self._waiting.append(make())
+        self._arrived.set()
+
+    async def next(self) -> dict[str, Any]:
+        """The next item, when there is one."""
+        if not self._waiting and not self._lost:
+            self._arrived.clear()
+            await self._arrived.wait()
+        if self._waiting:
+            return self._waiting.popleft()
+        lost, self._lost = self._lost, 0
+        return {"lost": lost}

@@ -1,0 +1,168 @@
+"""/metrics and /health over HTTP, for a Prometheus or a monitor on this machine: as little of it as will do.
+
+Whoever scrapes is no client: the daemon is idle all the same.
+"""
+
+import asyncio
+import logging
+import re
+import socket
+from contextlib import suppress
+from pathlib import Path
+from typing import cast
+
+from pykcm.admin.calls import Administration
+from pykcm.admin.openmetrics import CONTENT_TYPE, openmetrics
+from pykcm.admin.statistics import failing_part, gather
+from pykcm.server.listener import BACKLOG, BoundSocket, ListenError
+
+log = logging.getLogger(__name__)
+
+_LARGEST_HEAD = 8 * 1024
+_MOST_CONNECTIONS = 16
+
+# In seconds, from the connection to the last byte of the answer.
+_PATIENCE = 10.0
+
+_UNIX = "unix:"
+
+_REQUEST_LINE = re.compile(rb"([A-Z]+) (/[!-~]*) HTTP/1\.[01]", re.ASCII)
+_PLAIN = "text/plain; charset=utf-8"
+_REASONS = {
+    200: "OK",
+    400: "Bad Request",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    431: "Request Header Fields Too Large",
+    500: "Internal Server Error",
+    503: "Service Unavailable",
+}
+
+
+class Scrapes:
+    """Listens at `where`, as `metrics_listen` has it; raises ListenError."""
+
+    def __init__(self, where: str, administration: Administration) -> None:
+        self.administration = administration
+        self.open: set[Scrape] = set()
+        self._bound: BoundSocket | None = None
+        self._server: asyncio.Server | None = None
+        if where.startswith(_UNIX):
+            # The daemon's own group may read, too: a scraper need not be root.
+            self._bound = BoundSocket(Path(where.removeprefix(_UNIX)), 0o660)
+            self.socket = self._bound.socket
+        else:
+            self.socket = _tcp_socket(where)
+
+    async def start(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._bound is None:
+            self._server = await loop.create_server(lambda: Scrape(self), sock=self.socket)
+        else:
+            self._server = await loop.create_unix_server(
+                lambda: Scrape(self), sock=self.socket, backlog=BACKLOG
+            )
+
+    def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        if self._bound is not None:
+            self._bound.close()
+        for scrape in list(self.open):
+            scrape.abort()
+
+
+def _tcp_socket(where: str) -> socket.socket:
+    host, _, port = where.rpartition(":")
+    host = host.strip("[]")
+    listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, int(port)))
+    except OSError as error:
+        listening.close()
+        raise ListenError(f"metrics_listen {where}: {error.strerror}") from error
+    return listening
+
+
+class Scrape(asyncio.Protocol):
+    """One request and its answer, and then the end."""
+
+    def __init__(self, scrapes: Scrapes) -> None:
+        self._scrapes = scrapes
+        self._head = b""
+        self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        if len(self._scrapes.open) >= _MOST_CONNECTIONS:
+            self._transport.abort()
+            return
+        self._scrapes.open.add(self)
+        self._timer = asyncio.get_running_loop().call_later(_PATIENCE, self._transport.abort)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._scrapes.open.discard(self)
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._task is not None:
+            self._task.cancel()
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        if self._task is not None or self._transport.is_closing():
+            return
+        self._head += data
+        end = self._head.find(b"\r\n\r\n")
+        if end > _LARGEST_HEAD or (end < 0 and len(self._head) > _LARGEST_HEAD):
+            self._answer(431, "the request's head is too large\n")
+        elif end >= 0:
+            self._task = asyncio.get_running_loop().create_task(self._serve())
+
+    def eof_received(self) -> bool:
+        # Some close their side when they have asked.
+        return self._task is not None
+
+    async def _serve(self) -> None:
+        match = _REQUEST_LINE.fullmatch(self._head.partition(b"\r\n")[0])
+        if match is None:
+            self._answer(400, "not an HTTP/1 request\n")
+            return
+        method, target = match[1], match[2].partition(b"?")[0]
+        if target not in {b"/metrics", b"/health"}:
+            self._answer(404, "here are /metrics and /health\n")
+        elif method not in {b"GET", b"HEAD"}:
+            self._answer(405, "GET or HEAD\n", "Allow: GET, HEAD\r\n")
+        else:
+            try:
+                status, text, kind = await self._page(target)
+            except Exception:
+                log.exception("a scrape failed by an error in pykcm")
+                status, text, kind = 500, "an error in pykcm; its log says more\n", _PLAIN
+            self._answer(status, text, kind=kind, has_body=method == b"GET")
+
+    async def _page(self, target: bytes) -> tuple[int, str, str]:
+        if target == b"/metrics":
+            return 200, openmetrics(await gather(self._scrapes.administration)), CONTENT_TYPE
+        failing = await failing_part(self._scrapes.administration)
+        return (503, f"{failing}\n", _PLAIN) if failing else (200, "ok\n", _PLAIN)
+
+    def _answer(
+        self, status: int, text: str, more: str = "", *, kind: str = _PLAIN, has_body: bool = True
+    ) -> None:
+        body = text.encode()
+        head = (
+            f"HTTP/1.1 {status} {_REASONS[status]}\r\n"
+            f"Content-Type: {kind}\r\n"
+            f"Content-Length: {len(body)}\r\n"
+            "Cache-Control: no-store\r\n"
+            f"{more}"
+            "Connection: close\r\n\r\n"
+        )
+        with suppress(RuntimeError):
+            self._transport.write(head.encode() + (body if has_body else b""))
+        self._transport.close()

@@ -1,0 +1,76 @@
+"""watch and trace: what happens to ccaches, and each request with its reply, while the client listens."""
+
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from pykcm.admin.calls import Call
+from pykcm.admin.listing import Uid
+
+if TYPE_CHECKING:
+    from pykcm.server.events import Event
+    from pykcm.server.service import Exchange
+
+
+class WatchArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`uid`: what happens to the ccaches of this one, and what it is refused; otherwise everybody's."""
+
+    uid: Uid | None = None
+
+
+async def watch(call: Call) -> AsyncIterator[dict[str, Any]]:
+    """Each event, until the client closes the connection."""
+    # Nearly always nobody watches: imported by those who do.
+    from pykcm.admin.feed import Feed  # noqa: PLC0415
+    from pykcm.admin.words import event_item  # noqa: PLC0415
+    from pykcm.server.events import Watch  # noqa: PLC0415
+
+    wanted: WatchArguments = call.arguments
+    feed = Feed()
+
+    def tell(event: "Event") -> None:
+        if wanted.uid is not None and event.uid != wanted.uid:
+            return
+        if call.sees(event.label):
+            feed.put(lambda: event_item(event))
+
+    watchers = call.administration.service.watchers
+    watcher = Watch(tell)
+    watchers.append(watcher)
+    try:
+        yield {"watching": True}
+        while True:
+            yield await feed.next()
+    finally:
+        watchers.remove(watcher)
+
+
+class TraceArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`uid`: the requests of this one's processes; otherwise everybody's."""
+
+    uid: Uid | None = None
+
+
+async def trace(call: Call) -> AsyncIterator[dict[str, Any]]:
+    """Each request with its reply, without keys and tickets, until the client closes the connection."""
+    from pykcm.admin.feed import Feed  # noqa: PLC0415 - as above
+    from pykcm.admin.words import exchange_item  # noqa: PLC0415
+
+    wanted: TraceArguments = call.arguments
+    feed = Feed()
+
+    def tell(exchange: "Exchange") -> None:
+        peer = exchange.peer
+        # Whoever could read what the peer creates could read all that the peer is told of.
+        if (wanted.uid is None or peer.uid == wanted.uid) and call.sees(peer.label):
+            feed.put(lambda: exchange_item(exchange))
+
+    tracers = call.administration.service.tracers
+    tracers.append(tell)
+    try:
+        yield {"tracing": True}
+        while True:
+            yield await feed.next()
+    finally:
+        tracers.remove(tell)

@@ -1,0 +1,334 @@
+"""What pykcmctl shows of real clients at work: watch, trace, stats and metrics, and the metrics over HTTP."""
+
+import json
+import os
+import re
+import socket
+import stat
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pykcm.admin.client import ControlClient
+from pykcm.admin.items import encode
+from pykcm.admin.messages import request
+from pykcm.client import KcmClient
+from pykcm.protocol.principal import Principal
+from tests.admin.parsing import parsed
+from tests.builders import ALICE, HTTP, credential_bytes
+
+from .activation import launch_with, listening
+from .clients import MitClient
+from .conftest import OTHER, USER, started
+from .control import Pykcmctl
+from .daemon import LIMIT, Pykcmd, effective_uid
+from .following import Followed
+from .kdc import REALM, free_port
+from .test_floods import MIB, flooding, generator, resident_size
+
+__all__ = ["generator"]
+
+NAME = f"KCM:{USER}"
+END = f"{NAME}:end"
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may use the control socket")
+
+
+@pytest.fixture
+def pykcmctl(pykcmd: Pykcmd) -> Pykcmctl:
+    """Asked about the running daemon."""
+    return Pykcmctl(pykcmd.control_path)
+
+
+def test_watch_real_clients(pykcmctl: Pykcmctl, mit: MitClient) -> None:
+    """Each line comes as it happens, through a pipe as well, and what is in a ccache is no event."""
+    with Followed(pykcmctl, "watch", "--json") as watch, Followed(pykcmctl, "watch") as lines:
+
+        def next_one() -> tuple[str, str, str | None]:
+            event = watch.json()
+            assert event["uid"] == USER
+            assert abs(event["time"] - time.time()) < LIMIT
+            return event["event"], event["ccache"], event.get("principal")
+
+        mit.kinit("alice")
+        assert next_one() == ("created", NAME, f"alice@{REALM}")
+        assert re.fullmatch(rf"[0-9:.]+  {USER}  created  {NAME}  alice@{REALM}", lines.line())
+        mit.kvno("host/server.pykcm.test")
+        mit.klist()
+        mit.kinit("bob")
+        kind, second, principal = next_one()
+        assert (kind, principal) == ("created", f"bob@{REALM}")
+        assert next_one() == ("default", second, None)
+        mit.ok("kswitch", "-p", "alice")
+        assert next_one() == ("default", NAME, None)
+        mit.kinit("alice")
+        assert next_one() == ("replaced", NAME, f"alice@{REALM}")
+        mit.ok("kdestroy", "-A")
+        assert next_one()[:2] == ("destroyed", NAME)
+        assert next_one()[:2] == ("destroyed", second)
+        assert watch.interrupt() == 0
+
+
+def test_watch_refusals(several_uids: None, pykcmctl: Pykcmctl, mit_as: Callable[[int], MitClient]) -> None:
+    """Who reaches for another's ccache is seen, and --uid leaves out everybody else."""
+    mit, other = mit_as(USER), mit_as(OTHER)
+    with Followed(pykcmctl, "watch", "--json", "--uid", str(OTHER)) as watch:
+        mit.kinit("alice")
+        assert other.run("klist", ccache=NAME).code == 1
+        refused = watch.json()
+        assert (refused["event"], refused["uid"], refused["ccache"]) == ("refused", OTHER, NAME)
+        assert (refused["reason"], refused["detail"]) == ("permission", f"the name belongs to UID {USER}")
+
+
+def test_trace_real_clients(pykcmctl: Pykcmctl, mit: MitClient) -> None:
+    """What kinit, kvno and klist ask is told in order, with the replies and in words."""
+    with (
+        Followed(pykcmctl, "trace", "--json", "--uid", str(USER)) as trace,
+        Followed(pykcmctl, "trace") as lines,
+    ):
+
+        def asked(do: Callable[[], object]) -> list[tuple[str, str]]:
+            do()
+            assert mit.run("klist", "-s", ccache=END).code == 1
+            items = trace.until(ccache=END)[:-1]
+            assert {item["uid"] for item in items} == {USER}
+            assert len({item["pid"] for item in items}) == 1
+            assert all(0 < item["duration"] < LIMIT for item in items)
+            last.append(items)
+            return [(item["operation"], item["code"]) for item in items]
+
+        last: list[list[dict[str, object]]] = []
+        kinit = asked(lambda: mit.kinit("alice"))
+        assert kinit[0] == ("GET_DEFAULT_CACHE", "OK")
+        assert kinit[-1] == ("REPLACE", "OK")
+        assert ("GET_PRINCIPAL", "FCC_NOFILE") in kinit
+        asked_for = last[-1][-1]["asked"]
+        assert isinstance(asked_for, dict)
+        assert asked_for["principal"] == f"alice@{REALM}"
+        host = "host/server.pykcm.test"
+        kvno = asked(lambda: mit.kvno(host))
+        assert kvno[-1] == ("STORE", "OK")
+        stored = last[-1][-1]["asked"]
+        assert isinstance(stored, dict)
+        assert (stored["client"], stored["server"]) == (f"alice@{REALM}", f"{host}@{REALM}")
+        looked_for = [
+            (item["code"], item["asked"]["server"].rpartition("@")[0])  # type: ignore[index]
+            for item in last[-1]
+            if item["operation"] == "RETRIEVE"
+        ]
+        assert looked_for[-2:] == [("CC_NOTFOUND", host), ("OK", f"krbtgt/{REALM}")]
+        klist = asked(mit.klist)
+        assert [operation for operation, _ in klist][-2:] == ["GET_KDC_OFFSET", "GET_CRED_LIST"]
+        flags = re.findall(r"Flags: (\w+)", mit.ok("klist", "-f"))
+        line = lines.line()
+        while "STORE" not in line:
+            line = lines.line()
+        words = line.split()
+        assert words[1:3] + words[3:5] == [str(USER), words[2], "STORE", "OK"]
+        assert f"server={host}@{REALM}" in words
+        # As klist shows them.
+        assert f"ticket_flags={flags[1]}" in words
+        assert trace.interrupt() == 0
+
+
+def test_no_ticket_is_traced(pykcmd: Pykcmd, pykcmctl: Pykcmctl) -> None:
+    """Neither key nor ticket comes out of the socket, whatever is asked for."""
+    canary = b"CANARY-IN-THE-TICKET"
+    name = b"%d" % USER
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as raw:
+        raw.connect(str(pykcmd.control_path))
+        raw.sendall(encode(request("trace", {})))
+        assert raw_until(raw, b"tracing")
+        with effective_uid(USER), KcmClient(pykcmd.socket_path) as kcm:
+            blob = credential_bytes(HTTP, key=canary, ticket=canary, authdata=[(1, canary)])
+            kcm.replace(name, 0, ALICE, [blob])
+            kcm.store(name, blob)
+            for uuid in kcm.get_cred_uuid_list(name):
+                kcm.get_cred_by_uuid(name, uuid)
+            kcm.initialize(b"%d:end" % USER, Principal(1, b"R", (b"the-end",)))
+        said = raw_until(raw, b"the-end")
+    assert b"GET_CRED_BY_UUID" in said
+    assert b"CANARY" not in said
+    assert b"CANARY".hex().encode() not in said
+
+
+def raw_until(sock: socket.socket, mark: bytes) -> bytes:
+    sock.settimeout(LIMIT)
+    said = b""
+    while mark not in said:
+        piece = sock.recv(1 << 16)
+        assert piece
+        said += piece
+    return said
+
+
+def test_the_daemon_ends(pykcmd: Pykcmd, pykcmctl: Pykcmctl, mit: MitClient) -> None:
+    """Who watches ends with the status for no daemon, or waits, goes on and tells of the gap."""
+    with Followed(pykcmctl, "watch") as once, Followed(pykcmctl, "watch", "--json", "--reconnect") as again:
+        assert pykcmd.stop() == 0
+        assert once.process.wait(LIMIT) == 3
+        assert "no daemon" in once.error()
+        assert "waiting" in again.error()
+        pykcmd.start()
+        assert "connected again" in again.error()
+        assert again.json() == {"event": "lost", "number": None}
+        mit.kinit("alice")
+        assert again.json()["event"] == "created"
+        assert again.interrupt() == 0
+
+
+def test_no_daemon(pykcmd: Pykcmd, pykcmctl: Pykcmctl) -> None:
+    """Without a daemon each of them says so, also with --reconnect: it may be the wrong path."""
+    assert pykcmd.stop() == 0
+    for command in (["watch"], ["watch", "--reconnect"], ["trace"], ["stats"], ["metrics"]):
+        said = pykcmctl.run(*command)
+        assert (said.status, said.output) == (3, "")
+        assert "no daemon" in said.errors
+
+
+def test_who_reads_no_more(pykcmctl: Pykcmctl) -> None:
+    """A client that goes away is forgotten, without anything having to happen first."""
+    with Followed(pykcmctl, "watch") as watch:
+        assert pykcmctl.json("stats")["watchers"] == 1
+        watch.process.kill()
+        deadline = time.monotonic() + LIMIT
+        while pykcmctl.json("stats")["watchers"]:
+            assert time.monotonic() < deadline
+
+
+def test_stats(pykcmctl: Pykcmctl, mit: MitClient) -> None:
+    """The operations of real clients with counts and durations, since the start or over an interval."""
+    mit.kinit("alice")
+    told = pykcmctl.json("stats")
+    replace = told["operations"]["REPLACE"]
+    assert replace["count"] == 1
+    assert 0 < replace["p50"] <= replace["p99"] <= replace["longest"]
+    assert (told["failing"], told["ccaches"], told["commits"]["count"]) == ("", 1, 1)
+    (line,) = [line for line in pykcmctl.ok("stats").splitlines() if line.startswith("REPLACE")]
+    assert line.split("\t")[1:3] == ["1", "0"]
+    over = pykcmctl.json("stats", "--interval", "10ms")
+    assert over["operations"]["REPLACE"]["count"] == 0
+    assert 0.01 <= over["interval"] < LIMIT
+    assert pykcmctl.run("stats", "--interval", "soon").status == 2
+
+
+def test_metrics(pykcmctl: Pykcmctl, mit: MitClient) -> None:
+    """Prometheus's parser takes what is printed."""
+    mit.kinit("alice")
+    names = {family.name for family in parsed(pykcmctl.ok("metrics"))}
+    assert {"pykcm_request_duration_seconds", "pykcm_ccaches"} <= names
+
+
+def get(address: str | tuple[str, int], target: str) -> tuple[int, str]:
+    family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as sock:
+        sock.settimeout(LIMIT)
+        sock.connect(address)
+        sock.sendall(f"GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        answer = b""
+        while piece := sock.recv(1 << 16):
+            answer += piece
+    head, _, body = answer.decode().partition("\r\n\r\n")
+    return int(head.split()[1]), body
+
+
+@pytest.mark.parametrize("where", ["unix", "tcp"])
+def test_metrics_listen(stopped_pykcmd: Pykcmd, where: str) -> None:
+    """The same over HTTP where the configuration says, with nothing left behind at the end."""
+    path = stopped_pykcmd.folder / "metrics.sock"
+    port = free_port()
+    listen = f"unix:{path}" if where == "unix" else f"127.0.0.1:{port}"
+    address = str(path) if where == "unix" else ("127.0.0.1", port)
+    stopped_pykcmd.configure(f'metrics_listen = "{listen}"\n')
+    with started(stopped_pykcmd) as pykcmd:
+        if where == "unix":
+            assert stat.S_IMODE(path.stat().st_mode) == 0o660
+        assert get(address, "/health") == (200, "ok\n")
+        status, text = get(address, "/metrics")
+        assert status == 200
+        # The fixture's own request.
+        (count,) = [
+            sample.value
+            for family in parsed(text)
+            for sample in family.samples
+            if sample.name == "pykcm_request_duration_seconds_count"
+            and sample.labels == {"operation": "NOOP"}
+        ]
+        assert count == 1
+        pykcmd.restart()
+        assert get(address, "/health") == (200, "ok\n")
+    assert not path.exists()
+
+
+def test_metrics_listen_where_it_cannot(stopped_pykcmd: Pykcmd) -> None:
+    """A daemon that cannot listen there does not start, and says why."""
+    stopped_pykcmd.configure('metrics_listen = "unix:/nonexistent/metrics.sock"\n')
+    refusal = stopped_pykcmd.refusal()
+    assert refusal.code == 1
+    assert "/nonexistent/metrics.sock: No such file or directory" in refusal.message
+
+
+def test_a_scrape_keeps_nobody_awake(stopped_pykcmd: Pykcmd) -> None:
+    """A daemon that is idle ends, however often it is scraped meanwhile."""
+    path = stopped_pykcmd.folder / "metrics.sock"
+    stopped_pykcmd.configure(f'metrics_listen = "unix:{path}"\nresponder_idle_timeout = 1\n')
+    with listening(stopped_pykcmd.socket_path) as listener:
+        process = launch_with(stopped_pykcmd, [listener])
+        scrapes = 0
+        deadline = time.monotonic() + LIMIT
+        while process.poll() is None:
+            assert time.monotonic() < deadline
+            try:
+                assert get(str(path), "/health") == (200, "ok\n")
+                scrapes += 1
+            except (OSError, IndexError):
+                continue
+        assert scrapes
+        assert stopped_pykcmd.wait() == 0
+
+
+def test_a_watcher_that_never_reads(several_uids: None, generator: Path, stopped_pykcmd: Pykcmd) -> None:
+    """While somebody floods, those who follow and take nothing cost bounded memory and delay nobody."""
+    stopped_pykcmd.start("--log-level", "warning")
+    client = ControlClient(stopped_pykcmd.control_path)
+    silent = [iter(client.ask(request)) for request in ("watch", "trace", "trace")]
+    for items in silent:
+        next(items)
+    _flood_those(silent[1], generator, stopped_pykcmd)
+    del items, silent
+    assert stopped_pykcmd.stop() == 0
+
+
+def _flood_those(tracing: Iterator[Any], generator: Path, stopped_pykcmd: Pykcmd) -> None:
+    with (
+        flooding(generator, stopped_pykcmd, 100),
+        effective_uid(OTHER),
+        KcmClient(stopped_pykcmd.socket_path, timeout=LIMIT) as kcm,
+    ):
+        name = b"%d" % OTHER
+        kcm.initialize(name, ALICE)
+        # More than the queues take: from here on there is nothing more to be kept.
+        for _ in range(10_000):
+            assert kcm.get_principal(name) == ALICE
+        full = resident_size(stopped_pykcmd)
+        slowest = 0.0
+        for _ in range(5_000):
+            begun = time.monotonic()
+            assert kcm.get_principal(name) == ALICE
+            slowest = max(slowest, time.monotonic() - begun)
+        assert slowest < LIMIT / 10
+        assert resident_size(stopped_pykcmd) - full < 32 * MIB
+    # Those who wake up are told how much they have missed.
+    lost = next(item["lost"] for item in tracing if "lost" in item)
+    assert lost > 1000
+
+
+def test_json_lines(pykcmctl: Pykcmctl, mit: MitClient) -> None:
+    """Each line of --json is an object by itself."""
+    with Followed(pykcmctl, "trace", "--json") as trace:
+        mit.kinit("alice")
+        first = json.loads(trace.line())
+        assert set(first) >= {"time", "uid", "pid", "operation", "code", "duration"}

@@ -1,0 +1,212 @@
+"""What is counted while requests are served."""
+
+import asyncio
+import errno
+from collections import Counter
+
+import pytest
+
+from pykcm.ccaches.quotas import Quotas
+from pykcm.protocol.codes import Code
+from pykcm.protocol.opcodes import Opcode
+from pykcm.server.connections import Limits
+from pykcm.server.statistics import Durations
+from pykcm.store.interface import StoreError
+from pykcm.store.memory import MemoryStore
+from tests.builders import (
+    ALICE,
+    HTTP,
+    TGS,
+    credential_bytes,
+    credential_of_size,
+    principal_bytes,
+    refused,
+    tag_for,
+    ticket,
+)
+from tests.builders import service as nth_service
+from tests.server.asking import Asking, Server
+from tests.server.conftest import Play
+from tests.server.listening import NOOP, Listening, request
+from tests.server.waiting import until
+
+
+def count(server: Server, opcode: Opcode) -> int:
+    return sum(server.service.statistics.operations[opcode].buckets)
+
+
+def test_durations() -> None:
+    """Each duration is counted below the next power of two; the sum and the longest are kept."""
+    durations = Durations()
+    for duration in (0, 1, 1023, 1024, 3_000_000_000):
+        durations.add(duration)
+    assert {number: each for number, each in enumerate(durations.buckets) if each} == {
+        0: 1,
+        1: 1,
+        10: 1,
+        11: 1,
+        32: 1,
+    }
+    assert durations.total == 3_000_002_048
+    assert durations.longest == 3_000_000_000
+
+
+def test_operations(server: Server, alice: Asking, bob: Asking) -> None:
+    """Each request is counted once with its operation, and what it was answered other than success."""
+    alice.initialize(b"1000", ALICE)
+    for _ in range(3):
+        alice.get_principal(b"1000")
+    with refused(Code.FCC_NOFILE):
+        bob.get_principal(b"1000")
+    with refused(Code.CC_NOTFOUND):
+        alice.retrieve(b"1000", 0, tag_for(TGS))
+    statistics = server.service.statistics
+    assert count(server, Opcode.INITIALIZE) == 1
+    assert count(server, Opcode.GET_PRINCIPAL) == 4
+    assert statistics.operations[Opcode.INITIALIZE].errors == {}
+    assert statistics.operations[Opcode.GET_PRINCIPAL].errors == {Code.FCC_NOFILE: 1}
+    assert statistics.operations[Opcode.RETRIEVE].errors == {Code.CC_NOTFOUND: 1}
+    longest = statistics.operations[Opcode.INITIALIZE].longest
+    assert 0 < longest == statistics.operations[Opcode.INITIALIZE].total
+
+
+def test_unreadable_and_unknown_requests(server: Server, alice: Asking) -> None:
+    """A request that cannot be read counts as an error of its operation; an unknown one by itself."""
+    assert alice.answer(Opcode.GET_PRINCIPAL, b"no end")[0] == Code.CC_FORMAT
+    assert alice.answer(999)[0] == Code.FCC_INTERNAL
+    assert server.service.statistics.operations[Opcode.GET_PRINCIPAL].errors == {Code.CC_FORMAT: 1}
+    assert server.service.statistics.unknown_operations == 1
+
+
+def test_the_store_fails(server: Server, alice: Asking) -> None:
+    """A request that fails in the store is counted, and the commit; the next one that works mends it."""
+    server.store.refusal = lambda _: StoreError("no space left", errno.ENOSPC)
+    with refused(errno.ENOSPC):
+        alice.initialize(b"1000", ALICE)
+    committer = server.service.committer
+    assert server.service.statistics.store_errors == 1
+    assert (committer.failures, committer.is_failing, sum(committer.commits.buckets)) == (1, True, 0)
+    server.store.refusal = lambda _: None
+    alice.initialize(b"1000", ALICE)
+    assert (committer.failures, committer.is_failing, sum(committer.commits.buckets)) == (1, False, 1)
+
+
+def test_batches(server: Server) -> None:
+    """A commit is counted with the number of operations that it made durable."""
+    requests = [(uid, Opcode.INITIALIZE, b"%d\0" % uid + principal_bytes(ALICE)) for uid in (1, 2, 3, 4, 5)]
+    server.answers(requests)
+    server.answers(requests[:1])
+    committer = server.service.committer
+    assert sum(committer.commits.buckets) == 2
+    assert committer.operations == 6
+    assert {number: each for number, each in enumerate(committer.batches) if each} == {1: 1, 3: 1}
+
+
+def test_what_changes_nothing_is_no_commit(server: Server, alice: Asking) -> None:
+    """Neither reading nor setting what is set already commits anything."""
+    alice.initialize(b"1000", ALICE)
+    alice.set_kdc_offset(b"1000", 0)
+    alice.get_principal(b"1000")
+    assert sum(server.service.committer.commits.buckets) == 1
+
+
+def test_cache(runner: asyncio.Runner) -> None:
+    """A request is a hit where the collection was in memory and otherwise a miss, and never both."""
+    server = Server(runner, MemoryStore(), cache_size=1)
+    alice, bob = server.ask_as(1000), server.ask_as(2000)
+    residents = server.residents
+    alice.initialize(b"1000", ALICE)
+    assert (residents.hits, residents.misses, residents.let_go, len(residents)) == (0, 1, 0, 1)
+    alice.get_principal(b"1000")
+    alice.store(b"1000", credential_bytes(TGS))
+    assert (residents.hits, residents.misses, residents.let_go) == (2, 1, 0)
+    with refused(Code.FCC_NOFILE):
+        bob.get_principal(b"2000")
+    assert (residents.hits, residents.misses, residents.let_go, len(residents)) == (2, 2, 1, 1)
+
+
+def test_removals(runner: asyncio.Runner) -> None:
+    """Ccaches and tickets that make room are counted by the option that demanded it."""
+    quotas = Quotas(max_uid_ccaches=1, max_ccache_size=1200)
+    server = Server(runner, MemoryStore(), quotas=quotas)
+    alice = server.ask_as(1000)
+    alice.initialize(b"1000:old", ALICE)
+    alice.store(b"1000:old", ticket(TGS, ends=1400).blob)
+    alice.initialize(b"1000:new", ALICE)
+    for number in range(3):
+        alice.store(b"1000:new", credential_of_size(500, nth_service(number)).blob)
+    statistics = server.service.statistics
+    assert statistics.removed_ccaches == {"max_uid_ccaches": 1}
+    assert statistics.removed_tickets == {"max_ccache_size": 1}
+
+
+def test_expired(server: Server, alice: Asking) -> None:
+    """What the reaper removes counts as removed, too."""
+    alice.initialize(b"1000", ALICE)
+    alice.store(b"1000", ticket(HTTP, ends=1400).blob)
+    (uuid,) = alice.get_cache_uuid_list()
+    removed = server.runner.run(
+        server.service.change(1000, lambda collection: collection.remove_expired([uuid], 1500))
+    )
+    assert removed == 1
+    assert server.service.statistics.removed_ccaches == {"expired_retention": 1}
+
+
+def test_queues(server: Server) -> None:
+    """Lanes tell how many are occupied, and how many wait for one."""
+
+    async def scenario() -> tuple[tuple[int, int], tuple[int, int]]:
+        lanes = server.service.lanes
+        await lanes.enter(1000)
+        waiting = asyncio.ensure_future(lanes.enter(1000))
+        await lanes.enter(2000)
+        await asyncio.sleep(0)
+        before = lanes.occupied, lanes.waiting
+        lanes.leave(1000)
+        lanes.leave(2000)
+        await waiting
+        lanes.leave(1000)
+        return before, (lanes.occupied, lanes.waiting)
+
+    assert server.runner.run(scenario()) == ((2, 1), (0, 0))
+
+
+def test_connections(play: Play) -> None:
+    """Connections are counted when they are taken, when they give way, and when there is no room for them."""
+
+    async def scenario(listening: Listening) -> None:
+        connections = listening.connections
+        first, second = await listening.connected(), await listening.connected()
+        for client in (first, second):
+            await client.ask(NOOP)
+        third = listening.client()
+        await third.ask(NOOP)
+        assert (connections.open, connections.accepted, connections.evicted) == (2, 3, 1)
+        for client in (second, third):
+            await client.send(NOOP[:5])
+        await until(lambda: all(each.idle_since is None for each in listening.made[1:]))
+        refused_one = listening.client()
+        assert await refused_one.is_closed()
+        assert (connections.open, connections.accepted, connections.refused) == (2, 3, 1)
+
+    play(scenario, limits=Limits(uid_connections=2))
+
+
+@pytest.mark.parametrize(
+    ("sent", "limit"),
+    [
+        (b"\0\0\0\0\2\0\0\0", "frame"),
+        (request(Opcode.STORE, bytes(20_000))[:-1], "requests"),
+        (NOOP[:5], "late"),
+    ],
+)
+def test_broken_off(play: Play, sent: bytes, limit: str) -> None:
+    """A connection that is closed for what its client does is counted by what that was."""
+
+    async def scenario(listening: Listening) -> None:
+        client = await listening.connected()
+        await client.send(sent)
+        assert await client.is_closed()
+        assert listening.connections.broken_off == Counter({limit: 1})
+
+    play(scenario, limits=Limits(uid_bytes=17_000), patience=0.05 if limit == "late" else 20.0)
