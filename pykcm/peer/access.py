@@ -4,7 +4,15 @@ import logging
 
 from pykcm.logs import Throttle
 from pykcm.peer.identity import ROOT, Peer
-from pykcm.peer.labels import SYSTEM_LOW, Context, LabelError, low_target_for, parse_label, target_for
+from pykcm.peer.labels import (
+    SYSTEM_LOW,
+    Context,
+    LabelError,
+    categorized,
+    low_target_for,
+    parse_label,
+    target_for,
+)
 from pykcm.peer.names import MAX_NAME, owner_of
 from pykcm.peer.selinux import Permission, Policy
 from pykcm.protocol.codes import Code, KcmError
@@ -80,7 +88,8 @@ class Access:
             asking = peer.label or ""
             target = target_for(asking, label)
             low_target = low_target_for(asking, label)
-            if low_target is not None and not policy.has_context(target):
+            # Not where a policy merely knows fewer categories than there were.
+            if low_target is not None and not any(map(policy.has_context, (target, categorized(asking)))):
                 target = low_target
             return policy.allows(asking, target, permission)
         # Whatever keeps the policy from answering, nobody gets access by it.

@@ -64,5 +64,11 @@ def low_target_for(peer: str, ccache: str | None) -> str | None:
     return _with_range(asking, parse_label(ccache).level)
 
 
+@lru_cache(1024)
+def categorized(peer: str) -> str:
+    """The peer's own user, role and type with a category: who can have one can have a context with it."""
+    return f"{parse_label(peer).domain}:{SYSTEM_LOW}:c0"
+
+
 def _with_range(asking: Context, stored: str | None) -> str:
     return asking.domain if asking.range is None else f"{asking.domain}:{stored or SYSTEM_LOW}"

@@ -152,15 +152,16 @@ def test_whose_label_stays_unasked() -> None:
 
 def test_a_user_who_cannot_have_categories() -> None:
     """What sshd stored, which has all categories, is asked about at its low level for a user who has none."""
-    policy = Noting(True, "u:r:t:s0-s0:c0.c9", "v:r:t:s0:c1-s0:c0.c9")
+    policy = Noting(True, *("u:r:t:s0-s0:c0.c9", "u:r:t:s0:c0"), "v:r:t:s0:c1-s0:c0.c9", "x:r:t:s0-s0:c0.c9")
     access = Access(policy=policy)
     ccache = "x:y:z:s0-s0:c0.c9"
-    for label in ("u:r:t:s0", "w:r:t:s0"):
+    for label in ("u:r:t:s0", "w:r:t:s0", "x:r:t:s0"):
         assert access.may_read(USER._replace(label=label), ccache)
     assert access.may_read(USER._replace(label="v:r:t:s0:c1"), "x:y:z:s0:c1-s0:c0.c9")
     assert policy.asked == [
         ("u:r:t:s0", "u:r:t:s0", "read"),
         ("w:r:t:s0", "w:r:t:s0-s0:c0.c9", "read"),
+        ("x:r:t:s0", "x:r:t:s0-s0:c0.c9", "read"),
         ("v:r:t:s0:c1", "v:r:t:s0:c1-s0:c0.c9", "read"),
     ]
 

@@ -235,6 +235,7 @@ def test_no_denials(client_as: ClientAs) -> None:
     secret.unlink()
     assert denials("--comm", "pykcmd") == ""
     assert denials("--subject", "pykcm_") == ""
+    assert denials("--object", "pykcm_") == ""
 
 
 def denials(*what: str) -> str:
