@@ -252,9 +252,10 @@ def _open_store(config: Config, at_end: ExitStack) -> Store:
         store = MemoryStore()
     else:
         # Imported by those who use them: the memory store needs neither the library nor the folder.
+        from pykcm.store.database import has_tickets  # noqa: PLC0415
         from pykcm.store.folder import StateFolder  # noqa: PLC0415
         from pykcm.store.keys import load_key  # noqa: PLC0415
-        from pykcm.store.sqlcipher import SQLCipherStore, has_tickets  # noqa: PLC0415
+        from pykcm.store.sqlcipher import SQLCipherStore  # noqa: PLC0415
 
         folder = StateFolder(Path(config.state_dir))
         at_end.callback(folder.close)

@@ -5,7 +5,7 @@ import errno
 import logging
 import select
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any, cast
 
 from pykcm.admin.calls import END_OF_ITEMS, WAITING_ITEMS, Administration, Call, Request
@@ -187,8 +187,13 @@ class ControlConnection(asyncio.Protocol):
             )
             answer = found.run(call)
             if isinstance(answer, AsyncIterator):
-                async for each in answer:
-                    await self._send(item(each))
+                try:
+                    async for each in answer:
+                        await self._send(item(each))
+                finally:
+                    # What it holds it lets go of now, not when the collector finds it.
+                    if isinstance(answer, AsyncGenerator):
+                        await answer.aclose()
             else:
                 await answer
             await self._send(end(call.summary))

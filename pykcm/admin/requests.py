@@ -1,6 +1,6 @@
 """The requests of the control socket."""
 
-from pykcm.admin import changing, listing, statistics, transfer, watching
+from pykcm.admin import changing, keeping, listing, statistics, transfer, watching
 from pykcm.admin.calls import Request
 
 REQUESTS = {
@@ -9,6 +9,8 @@ REQUESTS = {
     "destroy": Request(changing.DestroyArguments, changing.destroy),
     "reap": Request(changing.ReapArguments, changing.reap),
     "switch": Request(changing.SwitchArguments, changing.switch),
+    "backup": Request(keeping.BackupArguments, keeping.backup),
+    "rekey": Request(keeping.RekeyArguments, keeping.rekey),
     "stats": Request(statistics.StatsArguments, statistics.stats),
     "watch": Request(watching.WatchArguments, watching.watch),
     "trace": Request(watching.TraceArguments, watching.trace),

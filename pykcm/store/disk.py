@@ -19,6 +19,15 @@ def sync_folder(path: Path) -> None:
         os.close(folder)
 
 
+def sync_file(path: Path) -> None:
+    """Make durable what was written to the file; raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def why_refused(folder: Path) -> int:
     """ENOSPC, EROFS or else EIO: why the disk has refused a write.
 

@@ -38,19 +38,41 @@ def load_key(key_file: Path, *, may_create: bool) -> Key:
             return Key(_read(credential, private=False), credential)
     try:
         if may_create and not key_file.exists():
-            _create(key_file)
+            write_key(key_file, secrets.token_bytes(KEY_SIZE))
     except OSError as error:
         raise StoreUnusableError(f"{key_file}: cannot be made: {error.strerror}") from error
     return Key(_read(key_file, private=True), key_file)
 
 
-def _create(path: Path) -> None:
+def is_credential(key: Key) -> bool:
+    """Whether it is systemd's, which only the administrator can replace."""
+    credentials = os.environ.get("CREDENTIALS_DIRECTORY")
+    return bool(credentials) and key.source == Path(credentials or "", CREDENTIAL)
+
+
+def is_replaceable(key: Key) -> bool:
+    """Whether another key can be put where this one came from."""
+    return not is_credential(key) and os.access(key.source.resolve().parent, os.W_OK)
+
+
+def _unfinished_of(path: Path) -> Path:
+    return path.with_name(path.name + ".new")
+
+
+def remove_unfinished_key(path: Path) -> None:
+    """What is left of a key file that was not brought to its end; raises OSError."""
+    _unfinished_of(path.resolve()).unlink(missing_ok=True)
+
+
+def write_key(path: Path, raw: bytes) -> None:
+    """Make the key file, or another of it, private and durable; raises OSError."""
     # Written whole and durable under another name first: a key file that is there is a good one.
-    unfinished = path.with_name(path.name + ".new")
-    unfinished.unlink(missing_ok=True)
+    path = path.resolve()
+    remove_unfinished_key(path)
+    unfinished = _unfinished_of(path)
     fd = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with os.fdopen(fd, "wb") as file:
-        file.write(secrets.token_bytes(KEY_SIZE))
+        file.write(raw)
         file.flush()
         os.fsync(file.fileno())
     unfinished.rename(path)

@@ -2,7 +2,9 @@
 
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable
+from typing import NoReturn
 
+from pykcm.store.interface import UnsupportedError
 from pykcm.store.tree import (
     Delete,
     DeleteContainer,
@@ -72,6 +74,14 @@ class MemoryStore:
             for path, secrets in tree.items()
             if is_ccaches_container(path)
         )
+
+    def backup(self) -> NoReturn:
+        raise UnsupportedError(
+            'the tickets are in memory alone (store = "memory"): there is nothing to back up'
+        )
+
+    def rekey(self, raw: bytes | None) -> NoReturn:
+        raise UnsupportedError('the tickets are in memory alone (store = "memory"): there is no key')
 
     def close(self) -> None:
         self._trees.clear()

@@ -15,8 +15,9 @@ import pytest
 from pykcm.ccaches.quotas import NO_LIMITS
 from pykcm.client import KcmClient
 from pykcm.server.residents import Residents
+from pykcm.store.database import has_tickets
 from pykcm.store.keys import load_key
-from pykcm.store.sqlcipher import SQLCipherStore, has_tickets
+from pykcm.store.sqlcipher import SQLCipherStore
 from pykcm.store.tree import Put, uid_container
 from tests.disk.history import Contents
 from tests.disk.numbered import Change, changes

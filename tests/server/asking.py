@@ -2,7 +2,8 @@
 
 import asyncio
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from pykcm.ccaches.quotas import NO_LIMITS, Quotas
@@ -14,7 +15,7 @@ from pykcm.protocol.codes import KcmError
 from pykcm.protocol.framing import Frame, Sendable
 from pykcm.server.residents import Residents
 from pykcm.server.service import Service
-from pykcm.store.interface import Store
+from pykcm.store.interface import Backup, Copied, Rekeyed, Store
 from pykcm.store.tree import Expired, SecretChange
 from tests.builders import Clock, peer
 
@@ -88,6 +89,12 @@ class ScriptedStore:
 
     async def count_ccaches(self) -> int:
         return await self.inner.count_ccaches()
+
+    def backup(self) -> AbstractContextManager[Backup]:
+        return self.inner.backup()
+
+    def rekey(self, raw: bytes | None) -> AsyncGenerator[Copied | Rekeyed, None]:
+        return self.inner.rekey(raw)
 
     def close(self) -> None:
         self.inner.close()

@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 from sqlcipher3 import dbapi2 as sqlcipher
 
+from pykcm.store.applying import Applier
+from pykcm.store.database import SCHEMA_VERSION, connect
 from pykcm.store.interface import StoreError, StoreUnusableError
 from pykcm.store.keys import Key
-from pykcm.store.sqlcipher import SCHEMA_VERSION, SQLCipherStore, _connect
+from pykcm.store.sqlcipher import SQLCipherStore
 from pykcm.store.tree import Put, SecretChange, uid_container
 from tests.processes import in_child
 
@@ -60,7 +62,7 @@ class Database:
         """Run a statement in a process that ends at once: what it changed is in the journal alone."""
 
         def execute() -> Any:
-            connection = _connect(self.path, self.key, "rw")
+            connection = connect(self.path, self.key, "rw")
             connection.execute(statement)
             return connection
 
@@ -68,7 +70,7 @@ class Database:
         assert self.journal.stat().st_size
 
     def execute(self, statement: str) -> None:
-        connection = _connect(self.path, self.key, "rw")
+        connection = connect(self.path, self.key, "rw")
         connection.execute(statement)
         connection.close()
 
@@ -192,7 +194,7 @@ def test_killed_within_a_commit(filled: Database) -> None:
         store = filled.open()
         store._db.execute("BEGIN IMMEDIATE")
         for number in range(100, 110):
-            store._apply(change(number))
+            store._applier.apply(change(number))
         return store
 
     in_child(die_within)
@@ -324,7 +326,7 @@ def test_newer_schema_in_the_journal_of_a_large_database(
     filled: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So is one that is too large to be checked whole."""
-    monkeypatch.setattr("pykcm.store.sqlcipher._CHECKED_AT_START", 0)
+    monkeypatch.setattr("pykcm.store.database._CHECKED_AT_START", 0)
     filled.execute_and_die(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
     assert str(SCHEMA_VERSION + 1) in filled.refusal()
 
@@ -458,6 +460,7 @@ def failing(filled: Database) -> Iterator[tuple[SQLCipherStore, FailingConnectio
     store = filled.open()
     connection = FailingConnection(store._db)
     store._db = connection
+    store._applier = Applier(connection)
     yield store, connection
     store.close()
 
@@ -539,7 +542,7 @@ def test_a_damaged_page_of_a_large_database(
     filled: Database, monkeypatch: pytest.MonkeyPatch, killed: bool
 ) -> None:
     """In a database too large to be checked whole at start a spoilt page answers EIO when it is read."""
-    monkeypatch.setattr("pykcm.store.sqlcipher._CHECKED_AT_START", 0)
+    monkeypatch.setattr("pykcm.store.database._CHECKED_AT_START", 0)
     filled.write(*range(10, 100))
     if killed:
         filled.write_and_die(100)

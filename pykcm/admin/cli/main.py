@@ -7,7 +7,16 @@ from typing import NoReturn
 import click
 
 from pykcm import __version__
-from pykcm.admin.cli import ccaches, completion, exporting, importing, migration, statistics, watching
+from pykcm.admin.cli import (
+    ccaches,
+    completion,
+    exporting,
+    importing,
+    keeping,
+    migration,
+    statistics,
+    watching,
+)
 from pykcm.admin.cli.doctor import command as doctor
 from pykcm.admin.client import DEFAULT_SOCKET, ControlClient
 from pykcm.admin.messages import ControlError, Trouble
@@ -44,7 +53,7 @@ def cli(context: click.Context, path: str) -> None:
     context.obj = ControlClient(path)
 
 
-_SUBJECTS = (ccaches, exporting, importing, migration, statistics, watching, doctor, completion)
+_SUBJECTS = (ccaches, exporting, importing, migration, keeping, statistics, watching, doctor, completion)
 
 for command in (command for subject in _SUBJECTS for command in subject.COMMANDS):
     cli.add_command(command)

@@ -1,0 +1,203 @@
+"""backup and rekey."""
+
+import errno
+import hashlib
+import os
+import shutil
+import stat
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+import click
+
+from pykcm.admin.cli.output import print_json, shown_size
+from pykcm.admin.client import ControlClient
+from pykcm.admin.messages import ControlError, Trouble
+
+_KEY_SIZE = 32
+_PIECE = 1024 * 1024
+_SYNCED_AT_A_TIME = 8 * 1024 * 1024
+
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.command("backup")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--force", is_flag=True, help="Replace FILE where it is there.")
+@_json
+@click.pass_obj
+def backup_command(client: ControlClient, file: Path, *, force: bool, as_json: bool) -> None:
+    """Copy the database to FILE while the daemon serves.
+
+    The copy is encrypted as the database is; the key is not in it, and without it nobody can use the copy.
+    """
+    if not force and os.path.lexists(file):
+        raise click.UsageError(f"{file} is there already: choose another name, or give --force")
+    answer = client.ask("backup")
+    items = iter(answer)
+    size = next(items)["size"]
+    try:
+        _check_room(file, size)
+        with _unfinished(file) as unfinished:
+            with _progress("Copying", size) as show:
+                done = synced = 0
+                for each in items:
+                    unfinished.write(each["data"])
+                    done += len(each["data"])
+                    # All at once in the end, it would be in the way of the daemon's own syncs.
+                    if done - synced >= _SYNCED_AT_A_TIME:
+                        _make_durable(unfinished)
+                        synced = done
+                    show(done)
+            _make_durable(unfinished)
+            if done != size or _digest(unfinished) != answer.summary["sha256"]:
+                raise click.ClickException(f"{file} is not what the daemon has sent: see to the disk")
+            if not force and os.path.lexists(file):
+                raise click.ClickException(f"{file} has come meanwhile: nothing was written")
+            Path(unfinished.name).rename(file)
+        _sync_folder(file)
+    except OSError as error:
+        raise click.ClickException(f"{error.filename or file}: {error.strerror}") from error
+    finally:
+        answer.close()
+    key = answer.summary["key"]
+    if as_json:
+        print_json({"file": str(file), "size": size, "sha256": answer.summary["sha256"].hex(), "key": key})
+        return
+    if answer.summary["pending"]:
+        key = "the one that rekey was given last"
+    click.echo(f"{file}: {shown_size(size)}, checked", err=True)
+    click.echo(f"The key is not in it. To restore it the same key is needed: {key}", err=True)
+
+
+def _check_room(file: Path, size: int) -> None:
+    room = shutil.disk_usage(file.parent).free
+    if room < size:
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {shown_size(size)} are needed", str(file))
+
+
+@contextmanager
+def _unfinished(file: Path) -> Iterator[IO[bytes]]:
+    """A file beside it with mode 0600, removed where it is not renamed."""
+    with tempfile.NamedTemporaryFile(prefix=f".{file.name}.", dir=file.parent, delete=False) as unfinished:
+        try:
+            yield unfinished
+        finally:
+            Path(unfinished.name).unlink(missing_ok=True)
+
+
+def _make_durable(file: IO[bytes]) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _digest(file: IO[bytes]) -> bytes:
+    """Of what the disk has, as far as one can be made to tell."""
+    with suppress(OSError):
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    file.seek(0)
+    digest = hashlib.sha256()
+    while piece := file.read(_PIECE):
+        digest.update(piece)
+    return digest.digest()
+
+
+def _sync_folder(file: Path) -> None:
+    folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+@contextmanager
+def _progress(what: str, size: int) -> Iterator[Callable[[int], None]]:
+    """Shown on a terminal alone."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    with click.progressbar(length=size, label=what, file=sys.stderr) as bar:
+        yield lambda done: bar.update(done - bar.pos)
+        bar.update(size - bar.pos)
+
+
+@click.command("rekey")
+@click.option(
+    "--new-key",
+    type=click.Path(path_type=Path, exists=True),
+    help="A file with the new key, 32 random bytes; needed where the daemon cannot replace its key.",
+)
+@_json
+@click.pass_obj
+def rekey_command(client: ControlClient, new_key: Path | None, *, as_json: bool) -> None:
+    """Encrypt the database with another key while the daemon serves.
+
+    The daemon makes the key and replaces its key file. Where the key is a systemd credential, make the new
+    one yourself and give it with --new-key; what is to be done then is printed.
+    """
+    raw = None if new_key is None else _read_key(new_key)
+    answer = client.ask("rekey", key=raw)
+    try:
+        _follow(iter(answer))
+    except ControlError as error:
+        if raw is None and error.code == Trouble.UNSUPPORTED:
+            error.message += (
+                "\n\n    (umask 077; head -c 32 /dev/urandom >/root/pykcm.key)"
+                "\n    pykcmctl rekey --new-key /root/pykcm.key"
+            )
+        raise
+    finally:
+        answer.close()
+    if as_json:
+        print_json(answer.summary)
+        return
+    _tell(answer.summary, new_key)
+
+
+def _follow(items: Iterator[Any]) -> None:
+    first = next(items, None)
+    if first is None:
+        return
+    with _progress("Encrypting", first["size"]) as show:
+        show(first["done"])
+        for each in items:
+            show(each["done"])
+
+
+def _tell(summary: dict[str, Any], new_key: Path | None) -> None:
+    if not summary["pending"]:
+        click.echo(f"The database has a new key: {summary['key']}", err=True)
+    else:
+        file = new_key or "FILE"
+        place = (
+            f"systemd-creds encrypt --name=pykcm.key {file} /etc/credstore.encrypted/pykcm.key"
+            if summary["credential"]
+            else f"install -m 0600 -o pykcm -g pykcm {file} {summary['place']}"
+        )
+        click.echo(
+            "The database has the new key. Now put it where the old one came from; until the daemon has been "
+            f"started with it, either works:\n\n    {place}\n    systemctl restart pykcm.service\n"
+            f"    shred -u {file}\n",
+            err=True,
+        )
+    click.echo("Backups made before need the old key.", err=True)
+
+
+def _read_key(path: Path) -> bytes:
+    with path.open("rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise click.UsageError(f"{path} is no regular file")
+        if stat.S_IMODE(status.st_mode) & 0o077:
+            raise click.UsageError(f"{path}: others than its owner have access to the key; chmod 0600")
+        raw = file.read(_KEY_SIZE + 1)
+    if len(raw) != _KEY_SIZE:
+        raise click.UsageError(f"{path}: a key must be exactly {_KEY_SIZE} raw bytes")
+    return raw
+
+
+COMMANDS = (backup_command, rekey_command)

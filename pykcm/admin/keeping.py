@@ -1,0 +1,83 @@
+"""backup and rekey."""
+
+import logging
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing, contextmanager
+from typing import Any
+
+import msgspec
+
+from pykcm.admin.calls import Call
+from pykcm.admin.messages import ControlError, Trouble
+from pykcm.store.interface import Copied, StoreBusyError, UnsupportedError
+
+log = logging.getLogger(__name__)
+
+# Only the range of it counts: one with all categories is within reach of those alone who have them all.
+_OF_ALL = "system_u:object_r:unlabeled_t:s0:c0.c1023"
+
+
+class BackupArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """There are none."""
+
+
+async def backup(call: Call) -> AsyncIterator[dict[str, Any]]:
+    """The size, then the bytes of a copy of the database, still encrypted; at the end it has been checked."""
+    _check_unconfined(call)
+    with _told(), call.administration.store.backup() as copy:
+        yield {"size": copy.size}
+        async with aclosing(copy.pieces()) as pieces:
+            async for piece in pieces:
+                yield {"data": piece}
+        call.summary = {
+            "size": copy.size,
+            "sha256": copy.sha256,
+            "key": str(copy.key),
+            "pending": copy.is_pending,
+        }
+        log.info("a backup of the database was made: %d bytes", copy.size)
+
+
+class RekeyArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`key`: the new one, 32 bytes; where there is none the daemon makes one, if it can keep it."""
+
+    key: bytes | None = None
+
+    def __repr__(self) -> str:
+        return "<a new key>"
+
+
+async def rekey(call: Call) -> AsyncIterator[dict[str, Any]]:
+    """How far it has come; the summary says where the new key is."""
+    wanted: RekeyArguments = call.arguments
+    _check_unconfined(call)
+    with _told():
+        async with aclosing(call.administration.store.rekey(wanted.key)) as steps:
+            async for step in steps:
+                if isinstance(step, Copied):
+                    yield {"done": step.done, "size": step.size}
+                    continue
+                call.summary = {
+                    "key": str(step.key),
+                    "place": str(step.place),
+                    "credential": step.is_credential,
+                    "pending": step.is_pending,
+                    "pause": step.pause,
+                }
+                log.info("the database has a new key, in %s (%.0f ms)", step.key, step.pause * 1000)
+
+
+def _check_unconfined(call: Call) -> None:
+    """What is done to everybody's ccaches takes whoever may change them all; raises ControlError."""
+    if not (call.sees(_OF_ALL) and call.administration.access.may_change(call.peer, _OF_ALL)):
+        raise ControlError(Trouble.PERMISSION, "the SELinux policy keeps some ccaches from whoever asks")
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    try:
+        yield
+    except StoreBusyError as busy:
+        raise ControlError(Trouble.BUSY, str(busy)) from None
+    except UnsupportedError as unsupported:
+        raise ControlError(Trouble.UNSUPPORTED, str(unsupported)) from None

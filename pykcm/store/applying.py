@@ -1,0 +1,63 @@
+"""Changes of secrets as statements of SQL."""
+
+from typing import Any
+
+from pykcm.store.tree import Delete, DeleteContainer, Put, SecretChange, is_ccaches_container
+
+_ADD_CONTAINER = "INSERT OR IGNORE INTO containers (path) VALUES (?)"
+_FIND_CONTAINER = "SELECT id FROM containers WHERE path = ?"
+_PUT = """
+    INSERT INTO secrets (container, name, value) VALUES (?, ?, ?)
+    ON CONFLICT (container, name) DO UPDATE SET value = excluded.value
+"""
+# What is the same is not written over: the index would be.
+_PUT_EXPIRING = """
+    INSERT INTO secrets (container, name, value, expires) VALUES (?, ?, ?, ?)
+    ON CONFLICT (container, name) DO UPDATE SET value = excluded.value, expires = excluded.expires
+    WHERE value IS NOT excluded.value OR expires IS NOT excluded.expires
+"""
+_DELETE = "DELETE FROM secrets WHERE container = (SELECT id FROM containers WHERE path = ?) AND name = ?"
+_DELETE_SECRETS = "DELETE FROM secrets WHERE container = (SELECT id FROM containers WHERE path = ?)"
+_DELETE_CONTAINER = "DELETE FROM containers WHERE path = ?"
+
+# Ids of containers that were written to last, so that a Put need not look for them.
+_CONTAINERS_REMEMBERED = 1024
+
+
+class Applier:
+    """Makes changes in `db`, in the transaction that whoever asks for them has begun.
+
+    The same changes of equal databases leave equal ones, down to the ids.
+    """
+
+    def __init__(self, db: Any) -> None:
+        self._db = db
+        self._container_ids: dict[str, int] = {}
+
+    def forget(self) -> None:
+        """What was made may have been taken back."""
+        self._container_ids.clear()
+
+    def apply(self, change: SecretChange) -> None:
+        db = self._db
+        match change:
+            case Put(container, name, value, expires):
+                container_id = self._container_ids.get(container) or self._add_container(container)
+                if is_ccaches_container(container):
+                    db.execute(_PUT_EXPIRING, (container_id, name, value, expires))
+                else:
+                    db.execute(_PUT, (container_id, name, value))
+            case Delete(container, name):
+                db.execute(_DELETE, (container, name))
+            case DeleteContainer(container):
+                db.execute(_DELETE_SECRETS, (container,))
+                db.execute(_DELETE_CONTAINER, (container,))
+                self._container_ids.pop(container, None)
+
+    def _add_container(self, path: str) -> int:
+        self._db.execute(_ADD_CONTAINER, (path,))
+        [(container,)] = self._db.execute(_FIND_CONTAINER, (path,)).fetchall()
+        if len(self._container_ids) >= _CONTAINERS_REMEMBERED:
+            self._container_ids.clear()
+        self._container_ids[path] = int(container)
+        return int(container)

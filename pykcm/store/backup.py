@@ -1,0 +1,65 @@
+"""A copy of the database for elsewhere: the file as it is, read while it stands still."""
+
+import asyncio
+import errno
+import hashlib
+import os
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+from pykcm.store.copying import Beside, Standstill, check_file
+from pykcm.store.database import size_of
+from pykcm.store.interface import StoreError
+from pykcm.store.sqlcipher import SQLCipherStore
+from pykcm.store.succession import successor_of
+
+_PIECE = 256 * 1024
+
+# In seconds; until then the check is asked again whether it has come to its end.
+_CHECK = 1.0
+
+
+@contextmanager
+def backup(store: SQLCipherStore) -> Iterator["FileBackup"]:
+    """Raises StoreError, StoreBusyError."""
+    with Standstill(store) as still:
+        yield FileBackup(store, still)
+
+
+class FileBackup:
+    """Implements Backup: its pieces make a database that the store's key opens."""
+
+    def __init__(self, store: SQLCipherStore, still: Standstill) -> None:
+        self.size = size_of(store.path)
+        self.key = store.key.source
+        self.is_pending = self.key == successor_of(store.path)
+        self._store = store
+        self._still = still
+        self._digest = hashlib.sha256()
+
+    @property
+    def sha256(self) -> bytes:
+        return self._digest.digest()
+
+    async def pieces(self) -> AsyncGenerator[bytes, None]:
+        store = self._store
+        async with Beside(partial(check_file, store.path, store.key)) as checking:
+            for at in range(0, self.size, _PIECE):
+                piece = await asyncio.to_thread(self._read, at)
+                self._still.check()
+                yield piece
+            while not await checking.is_done(_CHECK):
+                self._still.check()
+            self._still.check()
+
+    def _read(self, at: int) -> bytes:
+        size = min(_PIECE, self.size - at)
+        try:
+            piece = os.pread(self._store.descriptor(), size, at)
+        except OSError as error:
+            raise StoreError(f"{self._store.path}: {error.strerror}", error.errno or errno.EIO) from error
+        if len(piece) != size:
+            raise StoreError(f"{self._store.path}: shorter than it was")
+        self._digest.update(piece)
+        return piece

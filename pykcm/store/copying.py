@@ -1,0 +1,181 @@
+"""Copying the database while it is in use: its file stands still, and work on it is done beside the loop."""
+
+import asyncio
+import errno
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Self
+
+from sqlcipher3 import dbapi2 as sqlcipher
+
+from pykcm.store.database import (
+    UnfitError,
+    check_pages,
+    check_version,
+    connect,
+    journal_of,
+    size_of,
+    store_error,
+)
+from pykcm.store.disk import sync_file
+from pykcm.store.interface import StoreBusyError, StoreError
+from pykcm.store.keys import Key
+from pykcm.store.sqlcipher import SQLCipherStore
+from pykcm.store.tree import Put, SecretChange
+
+# What is committed meanwhile stays in the journal, and in memory where it is recorded; in bytes.
+_MOST_MEANWHILE = 256 * 1024 * 1024
+
+# What a change takes in memory besides its value.
+_CHANGE = 500
+
+_PAGES_AT_A_TIME = 2048
+_PAGE = 4096
+
+
+class Standstill:
+    """Within `with`, the database file is as it was at the beginning, with all that was committed by then.
+
+    Commits go on, in the journal; with `records` they are listed in `recorded`. Raises StoreError, and
+    StoreBusyError where there is one already.
+    """
+
+    def __init__(self, store: SQLCipherStore, *, records: bool = False) -> None:
+        self.recorded: list[SecretChange] = []
+        self._store = store
+        self._journal = journal_of(store.path)
+        self._records = records
+        self._weight = 0
+        self._is_held = False
+        self._is_broken = False
+
+    def __enter__(self) -> Self:
+        if self._store.on_commit is not None:
+            raise StoreBusyError("a backup or a change of keys is under way: try again when it has ended")
+        self._store.hold_journal()
+        self._store.on_commit = self._note
+        self._is_held = True
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._store.on_commit = None
+        self.recorded.clear()
+        self.release()
+
+    def release(self) -> None:
+        """Let the file be written to again; what is committed is recorded until the end."""
+        if self._is_held:
+            self._is_held = False
+            self._store.release_journal()
+
+    def check(self) -> None:
+        """Raises StoreError where so much was written meanwhile that it was given up."""
+        if self._is_broken:
+            raise StoreError("given up: too much was written meanwhile; try again when there is less to do")
+
+    def _note(self, changes: Sequence[SecretChange]) -> None:
+        if self._is_broken:
+            return
+        if self._records:
+            self.recorded += changes
+            self._weight += sum(
+                _CHANGE + (len(change.value) if isinstance(change, Put) else 0) for change in changes
+            )
+        if self._weight > _MOST_MEANWHILE or (self._is_held and size_of(self._journal) > _MOST_MEANWHILE):
+            self._is_broken = True
+            self.recorded.clear()
+            self.release()
+
+
+class Progress:
+    """Of what is done beside the loop: `done` bytes; `stop` ends it."""
+
+    def __init__(self) -> None:
+        self.done = 0
+        self._stopped = threading.Event()
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def check(self) -> None:
+        """Raises StoreError where it is to end."""
+        if self._stopped.is_set():
+            raise StoreError("stopped")
+
+
+class Beside:
+    """Within `async with`, work is done in a thread of its own; when that is left early, it is stopped."""
+
+    def __init__(self, work: Callable[[Progress], None]) -> None:
+        self.progress = Progress()
+        self._work = work
+        self._task: asyncio.Future[None]
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.ensure_future(asyncio.to_thread(self._work, self.progress))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if not self._task.done():
+            self.progress.stop()
+            await asyncio.wait([self._task])
+        if not self._task.cancelled():
+            self._task.exception()
+
+    async def is_done(self, within: float) -> bool:
+        """Wait for so many seconds at most; raises what the work has raised."""
+        await asyncio.wait([self._task], timeout=within)
+        if not self._task.done():
+            return False
+        self._task.result()
+        return True
+
+
+def check_file(path: Path, key: Key, progress: Progress) -> None:
+    """Look at every page of a database that stands still; raises StoreError."""
+    try:
+        with closing(_beside_its_owner(path, key)) as db:
+            _check(db)
+    except sqlcipher.Error as error:
+        raise store_error(error) from error
+
+
+def copy_file(path: Path, key: Key, to: Path, new_key: Key, progress: Progress) -> None:
+    """Copy a database that stands still, page by page, to one with another key; raises StoreError.
+
+    The copy is looked at whole; its end is not synced.
+    """
+
+    def tell(_: int, remaining: int, total: int) -> None:
+        progress.check()
+        progress.done = (total - remaining) * _PAGE
+        # All at once in the end, it would be in the way of what is committed then.
+        sync_file(to)
+
+    try:
+        with closing(_beside_its_owner(path, key)) as db, closing(connect(to, new_key, "rwc")) as copy:
+            # Whoever finds it unfinished removes it.
+            copy.execute("PRAGMA journal_mode = OFF")
+            copy.execute("PRAGMA synchronous = OFF")
+            db.backup(copy, pages=_PAGES_AT_A_TIME, progress=tell)
+            progress.check()
+            _check(copy)
+    except sqlcipher.Error as error:
+        raise store_error(error) from error
+    except OSError as error:
+        raise StoreError(f"{to}: {error.strerror}", error.errno or errno.EIO) from error
+
+
+def _beside_its_owner(path: Path, key: Key) -> Any:
+    # SQLite knows of the owner's connection, and lets its locks be.
+    return connect(path, key, "ro&immutable=1")
+
+
+def _check(db: Any) -> None:
+    try:
+        check_version(db)
+        check_pages(db, closed_in_order=True)
+    except UnfitError as unfit:
+        raise StoreError(str(unfit)) from None

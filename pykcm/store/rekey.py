@@ -1,0 +1,167 @@
+"""Another key for the database, while it is in use.
+
+A copy with the new key is made beside it, what is committed meanwhile is done again there, and in one turn of
+the loop, when hardly anything is missing, it takes the database's name.
+"""
+
+import asyncio
+import errno
+import os
+import secrets
+import time
+from collections.abc import AsyncGenerator
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from sqlcipher3 import dbapi2 as sqlcipher
+
+from pykcm.store.applying import Applier
+from pykcm.store.copying import Beside, Standstill, copy_file
+from pykcm.store.database import connect, size_of, store_error
+from pykcm.store.disk import sync_file
+from pykcm.store.interface import Copied, Rekeyed, StoreBusyError, StoreError, UnsupportedError
+from pykcm.store.keys import KEY_SIZE, Key, is_credential, is_replaceable
+from pykcm.store.sqlcipher import SQLCipherStore
+from pykcm.store.succession import (
+    finish,
+    remove_successor,
+    remove_unfinished,
+    successor_of,
+    unfinished_of,
+    write_successor,
+)
+from pykcm.store.tree import SecretChange
+
+# In seconds, between two looks at how far the copy has come.
+_LOOK = 0.1
+
+# So many changes are done again between two turns of the loop.
+_CHANGES_AT_A_TIME = 100
+
+# What a disk must have left beside the copy, for what is stored meanwhile.
+_ROOM_LEFT = 32 * 1024 * 1024
+
+
+async def rekey(store: SQLCipherStore, raw: bytes | None) -> AsyncGenerator[Copied | Rekeyed, None]:
+    """As Store has it."""
+    _check_possible(store, raw)
+    path, old = store.path, store.key
+    new = Key(raw or secrets.token_bytes(KEY_SIZE), successor_of(path))
+    copy_path = unfinished_of(path)
+    with Standstill(store, records=True) as still:
+        size = size_of(path)
+        _check_room(path.parent, size)
+        try:
+            # What an earlier one could not remove.
+            remove_unfinished(path)
+            remove_successor(path)
+            write_successor(path, old, new.raw)
+            async with Beside(partial(copy_file, path, old, copy_path, new)) as copying:
+                while not await copying.is_done(_LOOK):
+                    still.check()
+                    yield Copied(copying.progress.done, size)
+            still.release()
+            with closing(connect(copy_path, new, "rw")) as db:
+                copy = _Copy(db)
+                await copy.follow(still)
+                # So that little has to be synced in the end.
+                copy.empty_journal()
+                await asyncio.to_thread(sync_file, copy_path)
+                await copy.follow(still)
+                begun = time.perf_counter()
+                copy.complete(still)
+            store.replace(copy_path, new)
+        except sqlcipher.Error as error:
+            raise store_error(error) from error
+        except OSError as error:
+            raise StoreError(
+                f"{error.filename or path}: {error.strerror}", error.errno or errno.EIO
+            ) from error
+        finally:
+            if store.key is old:
+                _take_back(path)
+        pause = time.perf_counter() - begun
+        # Whoever is cancelled meanwhile leaves it to come to its end.
+        await asyncio.shield(asyncio.ensure_future(_finish(store, old)))
+    key = store.key.source
+    yield Rekeyed(key, old.source, is_credential(old), key != old.source, pause)
+
+
+async def _finish(store: SQLCipherStore, old: Key) -> None:
+    # Beside the loop: these are several syncs, and nobody needs to wait for them.
+    store.key = await asyncio.to_thread(finish, store.path, old, store.key.raw)
+
+
+def _check_possible(store: SQLCipherStore, raw: bytes | None) -> None:
+    if store.key.source == successor_of(store.path):
+        raise StoreBusyError(
+            "the last change of keys has not come to its end: put its key where the old one came from, and "
+            "start the daemon with it"
+        )
+    if raw is None and not is_replaceable(store.key):
+        raise UnsupportedError(
+            f"the key comes from {store.key.source}, which the daemon cannot replace: give it a new key"
+        )
+    if raw is not None and len(raw) != KEY_SIZE:
+        raise UnsupportedError(f"a key of {len(raw)} bytes; it must be exactly {KEY_SIZE} raw bytes")
+    if raw == store.key.raw:
+        raise UnsupportedError("this is the key that the database has")
+
+
+def _check_room(folder: Path, size: int) -> None:
+    status = os.statvfs(folder)
+    room = status.f_bavail * status.f_frsize
+    if room < size + _ROOM_LEFT:
+        raise StoreError(
+            f"no room: {folder} has {room} bytes left, and the copy with the new key needs {size}, beside "
+            f"{_ROOM_LEFT} for what is stored meanwhile",
+            errno.ENOSPC,
+        )
+
+
+def _take_back(path: Path) -> None:
+    # What cannot be removed now is removed at the next start.
+    try:
+        remove_unfinished(path)
+        remove_successor(path)
+    except OSError:
+        return
+
+
+class _Copy:
+    """The copy, which does again what was committed since it was taken."""
+
+    def __init__(self, db: Any) -> None:
+        self._db = db
+        self._applier = Applier(db)
+        # What is not complete is never used.
+        db.execute("PRAGMA synchronous = OFF")
+        db.execute("PRAGMA secure_delete = ON")
+
+    async def follow(self, still: Standstill) -> None:
+        """Until hardly anything is missing; others have their turn in between."""
+        while len(still.recorded) > _CHANGES_AT_A_TIME:
+            self._apply(still.recorded[:_CHANGES_AT_A_TIME])
+            del still.recorded[:_CHANGES_AT_A_TIME]
+            await asyncio.sleep(0)
+        still.check()
+
+    def complete(self, still: Standstill) -> None:
+        """All that is missing, durable."""
+        still.check()
+        self._db.execute("PRAGMA synchronous = FULL")
+        self._apply(still.recorded)
+        self.empty_journal()
+
+    def _apply(self, changes: list[SecretChange]) -> None:
+        self._db.execute("BEGIN IMMEDIATE")
+        for change in changes:
+            self._applier.apply(change)
+        self._db.execute("COMMIT")
+
+    def empty_journal(self) -> None:
+        [(is_busy, *_)] = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        if is_busy:
+            raise StoreError("the copy's journal cannot be copied into it")

@@ -1,0 +1,144 @@
+"""Changes of keys in processes of their own, into whose calls faults can be put, and which can be killed.
+
+    python -m tests.disk.rekeying
+
+reads lines with a state folder each. For each it forks a process that gives the store there another key, and
+commits secrets while the copy is made; then it answers with a line of the process's exit status. What is
+acknowledged is in the file `acknowledged` beside the database: a byte for each secret, in order. With PREPARE
+in the environment the store is made first.
+"""
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from unittest.mock import patch
+
+from pykcm.store import rekey as module
+from pykcm.store.copying import copy_file
+from pykcm.store.interface import Rekeyed
+from pykcm.store.keys import load_key
+from pykcm.store.sqlcipher import SQLCipherStore
+from pykcm.store.tree import Put, uid_container
+from tests.disk.storing import ROOT
+
+UID = 1000
+DATABASE = "pykcm.db"
+
+# So many are there before, so many more are committed during it: more than are done again in one turn.
+BEFORE = 8
+DURING = 130
+
+
+def open_store(folder: Path) -> SQLCipherStore:
+    key = load_key(folder / "key", may_create=not (folder / DATABASE).exists())
+    return SQLCipherStore(folder / DATABASE, key)
+
+
+def put(number: int) -> Put:
+    """Secret `number`, of more than one page where it is one of the first."""
+    return Put(uid_container(UID), f"{number}", b"%d " % number * (1500 if number < BEFORE else 20))
+
+
+async def prepare(folder: Path) -> None:
+    """A store with the secrets that are there before."""
+    store = open_store(folder)
+    await store.commit([put(number) for number in range(BEFORE)])
+    (folder / "acknowledged").write_bytes(bytes(BEFORE))
+    store.close()
+
+
+async def secrets(folder: Path) -> list[int]:
+    """The secrets that a start finds, each of them whole; the store takes another one."""
+    store = open_store(folder)
+    try:
+        found = [int(secret.name) for secret in await store.load(UID)]
+        assert {put(number) for number in found} == {
+            Put(uid_container(UID), each.name, each.value) for each in await store.load(UID)
+        }
+        await store.commit([Put(uid_container(UID + 1), "another", b"value")])
+        assert store._db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    finally:
+        store.close()
+    return found
+
+
+async def rekey(folder: Path, raw: bytes | None = None) -> Rekeyed:
+    """Change the key of the store in `folder`, and commit while its copy is made."""
+    store = open_store(folder)
+    loop = asyncio.get_running_loop()
+    acknowledged = os.open(folder / "acknowledged", os.O_WRONLY)
+
+    async def commit() -> None:
+        # Few commits of many: each takes its time.
+        for first in range(BEFORE, BEFORE + DURING, 26):
+            numbers = range(first, first + 26)
+            await store.commit([put(number) for number in numbers])
+            os.pwrite(acknowledged, bytes(len(numbers)), first)
+
+    def copy(*arguments: object) -> None:
+        # In the thread of the copy, which waits: what happens is the same each time.
+        copy_file(*arguments)  # type: ignore[arg-type]
+        asyncio.run_coroutine_threadsafe(commit(), loop).result()
+
+    try:
+        with patch.object(module, "copy_file", copy):
+            *_, rekeyed = [step async for step in store.rekey(raw)]
+    finally:
+        os.close(acknowledged)
+        store.close()
+    assert isinstance(rekeyed, Rekeyed)
+    return rekeyed
+
+
+class Rekeying:
+    """The process that forks, seen from a test."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def run(self, folder: Path) -> int:
+        """Change the key of the store in this folder; gives the exit status, negative for a signal."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(folder, file=self._process.stdin, flush=True)
+        return int(self._process.stdout.readline())
+
+
+@contextmanager
+def rekeying(environment: Mapping[str, str], wrapper: Sequence[str] = ()) -> Iterator[Rekeying]:
+    process = subprocess.Popen(
+        [*wrapper, sys.executable, "-m", "tests.disk.rekeying"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], **environment},
+    )
+    with process:
+        yield Rekeying(process)
+        assert process.stdin is not None
+        process.stdin.close()
+
+
+def _run_child(folder: Path) -> int:
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            if "PREPARE" in os.environ:
+                asyncio.run(prepare(folder))
+            asyncio.run(rekey(folder))
+            status = 0
+        finally:
+            os._exit(status)
+    _, waited = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(waited)
+
+
+if __name__ == "__main__":
+    for line in sys.stdin:
+        print(_run_child(Path(line.rstrip("\n"))), flush=True)  # noqa: T201

@@ -1,0 +1,508 @@
+"""Another key for a store in use: nothing is lost, one key is left, and no moment has none that opens."""
+
+import asyncio
+import errno
+import os
+import random
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pykcm.store.database import connect
+from pykcm.store.interface import (
+    Copied,
+    Rekeyed,
+    StoreBusyError,
+    StoreError,
+    StoreUnusableError,
+    UnsupportedError,
+)
+from pykcm.store.keys import CREDENTIAL, Key, load_key
+from pykcm.store.memory import MemoryStore
+from pykcm.store.sqlcipher import SQLCipherStore
+from pykcm.store.succession import successor_of
+from pykcm.store.tree import Delete, DeleteContainer, Put, SecretChange, uid_container
+from tests.disk.faults import Call, Faults
+from tests.disk.power import Choice, DiskFolder, newest, oldest, torn
+from tests.disk.record import Event, Opened, Renamed, Unlinked, read_record, strace, wait_for
+from tests.disk.rekeying import (
+    BEFORE,
+    DATABASE,
+    DURING,
+    UID,
+    open_store,
+    prepare,
+    put,
+    rekey,
+    rekeying,
+    secrets,
+)
+from tests.server.waiting import until
+
+NEW = bytes(range(100, 132))
+SEED = 20261121
+
+
+@pytest.fixture(autouse=True)
+def _no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    """A state folder with a store of a few secrets."""
+    folder = tmp_path / "state"
+    folder.mkdir(0o700)
+    asyncio.run(prepare(folder))
+    return folder
+
+
+@pytest.fixture
+def credential(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A key that systemd has given."""
+    folder = tmp_path / "credentials"
+    folder.mkdir()
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(folder))
+    path = folder / CREDENTIAL
+    path.write_bytes(bytes(range(32)))
+    return path
+
+
+def files(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()} - {"acknowledged"}
+
+
+def opens(database: Path, raw: bytes) -> bool:
+    try:
+        with_key = SQLCipherStore(database, Key(raw, database.with_name("some")))
+    except StoreUnusableError:
+        return False
+    with_key.close()
+    return True
+
+
+def run(store: SQLCipherStore, raw: bytes | None = None) -> Rekeyed:
+    async def run() -> Any:
+        return [step async for step in store.rekey(raw)][-1]
+
+    rekeyed = asyncio.run(run())
+    assert isinstance(rekeyed, Rekeyed)
+    return rekeyed
+
+
+def refusal(store: SQLCipherStore, kind: type[Exception], raw: bytes | None = None) -> str:
+    with pytest.raises(kind) as caught:
+        run(store, raw)
+    return str(caught.value)
+
+
+def test_another_key(state: Path) -> None:
+    """The key file has another key, which alone opens the database, and all secrets are there in order."""
+    old = (state / "key").read_bytes()
+    rekeyed = asyncio.run(rekey(state))
+    assert (rekeyed.key, rekeyed.is_pending) == (state / "key", False)
+    assert files(state) == {"key", DATABASE}
+    new = (state / "key").read_bytes()
+    assert new != old
+    assert (state / "key").stat().st_mode & 0o777 == 0o600
+    assert not opens(state / DATABASE, old)
+    assert asyncio.run(secrets(state)) == list(range(BEFORE + DURING))
+
+
+def test_nothing_of_the_old_file_is_left(state: Path) -> None:
+    """No page of the old database is in the new one: each is encrypted anew, with a salt of its own."""
+    before = (state / DATABASE).read_bytes()
+    asyncio.run(rekey(state))
+    after = (state / DATABASE).read_bytes()
+    blocks = {before[at : at + 16] for at in range(0, len(before), 16)}
+    assert not any(after[at : at + 16] in blocks for at in range(0, len(after), 16))
+
+
+def test_the_store_goes_on(state: Path) -> None:
+    """After it the open store reads and commits as before it, and can be given another key again."""
+    store = open_store(state)
+    for number in range(BEFORE, BEFORE + 3):
+        run(store)
+        asyncio.run(store.commit([put(number)]))
+        assert len(asyncio.run(store.load(UID))) == number + 1
+    store.close()
+    assert asyncio.run(secrets(state)) == list(range(BEFORE + 3))
+
+
+def test_order_and_deletes_meanwhile(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is deleted, replaced and put again while it is copied is as it would be without the copy."""
+    container = uid_container(UID)
+    meanwhile: list[list[SecretChange]] = [
+        [Delete(container, "0"), put(0)],
+        [Put(container, "3", b"replaced")],
+        [Put(container + "/below", "one", b"1"), Put(container + "/below", "two", b"2")],
+        [DeleteContainer(container + "/below")],
+        [Put(container + "/below", "three", b"3")],
+        [Delete(container, "5")],
+    ]
+    shutil.copytree(state, state.with_name("other"))
+    store, other = open_store(state), open_store(state.with_name("other"))
+
+    async def both() -> None:
+        steps = store.rekey(None)
+        copying = asyncio.ensure_future(anext(steps))
+        await until(lambda: store.on_commit)
+        for changes in meanwhile:
+            await store.commit(changes)
+            await other.commit(changes)
+        step = await copying
+        while isinstance(step, Copied):
+            step = await anext(steps)
+
+    asyncio.run(both())
+    assert asyncio.run(store.load(UID)) == asyncio.run(other.load(UID))
+    store.close()
+    other.close()
+
+
+def test_a_commit_that_is_refused_meanwhile(state: Path) -> None:
+    """A commit that fails while it is copied is in neither database."""
+    store = open_store(state)
+
+    async def run() -> None:
+        steps = store.rekey(None)
+        copying = asyncio.ensure_future(anext(steps))
+        await until(lambda: store.on_commit)
+        with pytest.raises(StoreError):
+            await store.commit([put(100), Put(uid_container(UID), "bad", None)])  # type: ignore[arg-type]
+        step = await copying
+        while isinstance(step, Copied):
+            step = await anext(steps)
+
+    asyncio.run(run())
+    store.close()
+    assert asyncio.run(secrets(state)) == list(range(BEFORE))
+
+
+def test_one_at_a_time(state: Path) -> None:
+    """While one is under way another one and a backup are refused, and the first is not disturbed."""
+    store = open_store(state)
+
+    async def run() -> None:
+        steps = store.rekey(None)
+        copying = asyncio.ensure_future(anext(steps))
+        await until(lambda: store.on_commit)
+        with pytest.raises(StoreBusyError, match="under way"):
+            await anext(store.rekey(None))
+        with pytest.raises(StoreBusyError, match="under way"), store.backup():
+            pass
+        step = await copying
+        while isinstance(step, Copied):
+            step = await anext(steps)
+
+    asyncio.run(run())
+    store.close()
+    assert asyncio.run(secrets(state)) == list(range(BEFORE))
+
+
+def test_given_up(state: Path) -> None:
+    """Whoever ends it before its end has changed nothing, and nothing is left of it."""
+    store = open_store(state)
+    before = (state / "key").read_bytes()
+
+    async def run() -> None:
+        steps = store.rekey(None)
+        copying = asyncio.ensure_future(anext(steps))
+        await until((state / "key.next").exists)
+        copying.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await copying
+        await store.commit([put(BEFORE)])
+
+    asyncio.run(run())
+    assert store.on_commit is None
+    assert files(state) == {"key", DATABASE, DATABASE + "-wal"}
+    store.close()
+    assert (state / "key").read_bytes() == before
+    assert asyncio.run(secrets(state)) == list(range(BEFORE + 1))
+
+
+def test_a_given_key(state: Path) -> None:
+    """A key that is given takes the key file's place."""
+    assert asyncio.run(rekey(state, NEW)).key == state / "key"
+    assert (state / "key").read_bytes() == NEW
+    assert asyncio.run(secrets(state)) == list(range(BEFORE + DURING))
+
+
+@pytest.mark.parametrize("raw", [b"", bytes(31), bytes(33)])
+def test_a_given_key_of_a_wrong_size(state: Path, raw: bytes) -> None:
+    """A key of another size is refused, and nothing has changed."""
+    store = open_store(state)
+    assert "exactly 32" in refusal(store, UnsupportedError, raw)
+    store.close()
+    assert files(state) == {"key", DATABASE}
+
+
+def test_the_same_key(state: Path) -> None:
+    """The key that the database has is refused: nothing would be won."""
+    store = open_store(state)
+    assert "the key that the database has" in refusal(store, UnsupportedError, (state / "key").read_bytes())
+    store.close()
+
+
+def test_memory() -> None:
+    """The memory store has no key."""
+    with pytest.raises(UnsupportedError, match="memory"):
+        MemoryStore().rekey(None)
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_credential(tmp_path: Path, credential: Path, *, replaced: bool) -> None:
+    """With a credential a key must be given; either works until the start with the new one, then it alone."""
+    state = tmp_path / "state"
+    state.mkdir(0o700)
+    asyncio.run(prepare(state))
+    assert files(state) == {DATABASE}
+    store = open_store(state)
+    assert str(credential) in refusal(store, UnsupportedError)
+    store.close()
+    rekeyed = asyncio.run(rekey(state, NEW))
+    assert (rekeyed.is_pending, rekeyed.is_credential, rekeyed.place) == (True, True, credential)
+    assert files(state) == {DATABASE, "key.next"}
+    assert NEW not in (state / "key.next").read_bytes()
+    for _ in range(2):
+        assert asyncio.run(secrets(state)) == list(range(BEFORE + DURING))
+        assert files(state) == {DATABASE, "key.next"}
+    if replaced:
+        old = credential.read_bytes()
+        credential.write_bytes(NEW)
+        assert asyncio.run(secrets(state)) == list(range(BEFORE + DURING))
+        assert files(state) == {DATABASE}
+        credential.write_bytes(old)
+        with pytest.raises(StoreUnusableError, match="cannot be decrypted"):
+            open_store(state)
+
+
+def test_twice_with_a_credential(tmp_path: Path, credential: Path) -> None:
+    """A second change is refused until the first one's key is where it belongs: one successor is enough."""
+    state = tmp_path / "state"
+    state.mkdir(0o700)
+    asyncio.run(prepare(state))
+    store = open_store(state)
+    run(store, NEW)
+    assert "has not come to its end" in refusal(store, StoreBusyError, bytes(32))
+    store.close()
+    credential.write_bytes(NEW)
+    store = open_store(state)
+    assert run(store, bytes(32)).is_pending
+    store.close()
+
+
+def test_a_successor_for_another_key(state: Path) -> None:
+    """With a key that is neither the old nor the new one the start is refused, and nothing is touched."""
+    asyncio.run(rekey(state))
+    (state / "key").write_bytes(bytes(32))
+    successor_of(state / DATABASE).write_bytes(os.urandom(4096 * 3))
+    before = {path.name: path.read_bytes() for path in state.iterdir()}
+    with pytest.raises(StoreUnusableError, match="cannot be decrypted"):
+        open_store(state)
+    assert {path.name: path.read_bytes() for path in state.iterdir()} == before
+
+
+def test_no_room(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without room for the copy it is refused before anything is written."""
+    store = open_store(state)
+    really = os.statvfs
+
+    def full(path: Any) -> os.statvfs_result:
+        status = list(really(path))
+        status[4] = 10  # f_bavail
+        return os.statvfs_result(status)
+
+    monkeypatch.setattr("os.statvfs", full)
+    with pytest.raises(StoreError, match="no room") as caught:
+        run(store)
+    assert caught.value.code == errno.ENOSPC
+    store.close()
+    assert files(state) == {"key", DATABASE}
+
+
+def test_too_much_meanwhile(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When more is written meanwhile than there is room for it gives up, and the commits are there."""
+    monkeypatch.setattr("pykcm.store.copying._MOST_MEANWHILE", 10_000)
+    with pytest.raises(StoreError, match="too much was written"):
+        asyncio.run(rekey(state))
+    assert files(state) == {"key", DATABASE}
+    assert asyncio.run(secrets(state)) == list(range(BEFORE + DURING))
+
+
+def test_a_damaged_database(state: Path) -> None:
+    """A page that cannot be decrypted is found, and the database is left as it is."""
+    store = open_store(state)
+    with (state / DATABASE).open("r+b") as file:
+        file.seek(-100, os.SEEK_END)
+        file.write(bytes(10))
+    refusal(store, StoreError)
+    store.close()
+    assert files(state) == {"key", DATABASE}
+
+
+def test_the_database_does_not_open_at_once(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the disk fails right behind the change, the database is opened as soon as it can be."""
+    monkeypatch.setattr("pykcm.store.sqlcipher._OPENED_AGAIN_AFTER", 0.01)
+    store = open_store(state)
+    really: Callable[..., Any] = connect
+    failures = [sqlite_error() for _ in range(2)]
+
+    def fails(*arguments: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return really(*arguments)
+
+    monkeypatch.setattr("pykcm.store.sqlcipher.connect", fails)
+
+    async def change() -> None:
+        async for _ in store.rekey(None):
+            pass
+        with pytest.raises(StoreError):
+            await store.load(UID)
+        with pytest.raises(StoreError):
+            await store.commit([put(BEFORE)])
+        await until(lambda: not failures and store._opening is None)
+        assert len(await store.load(UID)) == BEFORE
+
+    asyncio.run(change())
+    store.close()
+    assert asyncio.run(secrets(state)) == list(range(BEFORE))
+
+
+def sqlite_error() -> Exception:
+    from sqlcipher3 import dbapi2 as sqlcipher
+
+    error: Exception = sqlcipher.OperationalError("injected")
+    return error
+
+
+# Crashes
+
+
+def check_after_a_crash(folder: Path) -> None:
+    """All that was acknowledged is there, and one key."""
+    acknowledged = (folder / "acknowledged").stat().st_size
+    found = asyncio.run(secrets(folder))
+    # A commit that was under way may be there as well.
+    assert found[:acknowledged] == list(range(acknowledged))
+    assert len(found) in {acknowledged, acknowledged + 26}
+    assert files(folder) == {"key", DATABASE}
+    assert opens(folder / DATABASE, (folder / "key").read_bytes())
+
+
+CALLS = (Call.WRITE, Call.SYNC, Call.TRUNCATE, Call.OPEN, Call.UNLINK)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("call", CALLS, ids=lambda call: call.name.lower())
+def test_killed_at_each_call(tmp_path: Path, state: Path, faults_library: Path, call: Call) -> None:
+    """Killed before any of its calls to the disk, all that was acknowledged is there, and one key."""
+    faults = Faults(faults_library, tmp_path, tmp_path.with_name(tmp_path.name + "-faults"))
+    kills = 0
+    with rekeying(faults.environment) as processes:
+        while True:
+            attempt = tmp_path / "attempt"
+            shutil.copytree(state, attempt)
+            faults.kill(call, skip=kills)
+            status = processes.run(attempt)
+            hit = faults.hits(call)
+            faults.mend()
+            check_after_a_crash(attempt)
+            shutil.rmtree(attempt)
+            if not hit:
+                break
+            assert status == -9
+            kills += 1
+    assert status == 0
+    assert kills >= 5
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("call", CALLS, ids=lambda call: call.name.lower())
+def test_each_call_fails(tmp_path: Path, state: Path, faults_library: Path, call: Call) -> None:
+    """When any of its calls to the disk fails it is taken back, or brought to its end by the next start."""
+    faults = Faults(faults_library, tmp_path, tmp_path.with_name(tmp_path.name + "-faults"))
+    failures = 0
+    with rekeying(faults.environment) as processes:
+        while True:
+            attempt = tmp_path / "attempt"
+            shutil.copytree(state, attempt)
+            faults.fail(call, errno.EIO, skip=failures, times=1)
+            processes.run(attempt)
+            hit = faults.hits(call)
+            faults.mend()
+            check_after_a_crash(attempt)
+            shutil.rmtree(attempt)
+            if not hit:
+                break
+            failures += 1
+    assert failures >= 5
+
+
+@pytest.fixture
+def recorded(tmp_path: Path) -> list[Event]:
+    """All that a first start, a few commits and a change of keys ask of the disk."""
+    folder = tmp_path / "recorded"
+    folder.mkdir(0o700)
+    record = tmp_path / "record"
+    with rekeying({"PREPARE": "1"}, strace(record)) as processes:
+        assert processes.run(folder) == 0
+    wait_for(record)
+    return list(read_record(record, folder))
+
+
+@pytest.fixture
+def memory() -> Iterator[Path]:
+    """A folder that no disk has to be waited for."""
+    folder = tempfile.mkdtemp(prefix="pykcm-", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None)
+    yield Path(folder)
+    shutil.rmtree(folder)
+
+
+@pytest.mark.timeout(300)
+def test_power_cut(memory: Path, recorded: list[Event]) -> None:
+    """Wherever power is lost, and whatever the disk keeps then, all that was acknowledged is there."""
+    disk = DiskFolder()
+    cuts = 0
+    begun = False
+    for number, event in enumerate(recorded):
+        disk.apply(event)
+        begun = begun or (isinstance(event, Opened) and event.name == "key.next.new")
+        if not begun or (isinstance(event, Opened) and not event.may_make):
+            continue
+        choices = [oldest, newest, torn(SEED + number)]
+        if isinstance(event, Renamed | Unlinked):
+            choices += [torn_names(disk, seed, then) for seed in range(20) for then in (oldest, newest)]
+        for choose in choices:
+            cut(memory / "cut", disk, choose)
+            cuts += 1
+    assert any(isinstance(event, Renamed) and event.new == DATABASE for event in recorded)
+    assert cuts > 100
+
+
+def torn_names(disk: DiskFolder, seed: int, contents: Choice) -> Choice:
+    """Any of the names that came and went; what is in the files is chosen by `contents`."""
+    names = len(disk._names_before)
+    rng = random.Random(seed)
+
+    def choose(states: int) -> int:
+        nonlocal names
+        names -= 1
+        return rng.randrange(states) if names >= 0 else contents(states)
+
+    return choose
+
+
+def cut(folder: Path, disk: DiskFolder, choose: Choice) -> None:
+    disk.write_left(folder, choose)
+    # What was acknowledged is known to others: no disk can lose it.
+    (folder / "acknowledged").write_bytes(bytes(disk.names["acknowledged"].now))
+    check_after_a_crash(folder)
+    assert load_key(folder / "key", may_create=False)
+    shutil.rmtree(folder)
