@@ -162,7 +162,7 @@ def _is_stale(path: Path) -> bool:
         except BlockingIOError:
             # Its backlog is full: somebody listens, if slowly.
             holder = "another server (too busy to tell which)"
-    raise ListenError(f"{path}: {holder} listens there; stop it first, or choose another socket_path")
+    raise ListenError(f"{path}: {holder} listens there; stop it first, or choose another path")
 
 
 def _listening(probe: socket.socket) -> str:

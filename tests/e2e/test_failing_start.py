@@ -260,6 +260,7 @@ def test_the_state_of_a_running_daemon_is_not_taken(pykcmd: Pykcmd, mit: MitClie
     mit.kinit("alice")
     second = Pykcmd(pykcmd.folder)
     second.socket_path = pykcmd.folder / "second.sock"
+    second.control_path = pykcmd.folder / "second-control.sock"
     refused = second.refusal()
     assert refused.code > 0
     assert str(pykcmd.state_dir) in refused.message

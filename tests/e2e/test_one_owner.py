@@ -58,7 +58,7 @@ def test_the_socket_is_held(pykcmd: Pykcmd, second: Pykcmd) -> None:
     inode = pykcmd.socket_path.stat().st_ino
     message = refusal(second)
     assert f"{pykcmd.socket_path}: {holder(pykcmd)} of UID {os.geteuid()} listens there" in message
-    assert "stop it first, or choose another socket_path" in message
+    assert "stop it first, or choose another path" in message
     assert not second.state_dir.exists()
     assert pykcmd.socket_path.stat().st_ino == inode
     assert pykcmd.answers()

@@ -351,11 +351,11 @@ def test_the_database_does_not_open_at_once(state: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("pykcm.store.sqlcipher._OPENED_AGAIN_AFTER", 0.01)
     store = open_store(state)
     really: Callable[..., Any] = connect
-    failures = [sqlite_error() for _ in range(2)]
+    disk = {"fails": True}
 
     def fails(*arguments: Any) -> Any:
-        if failures:
-            raise failures.pop()
+        if disk["fails"]:
+            raise sqlite_error()
         return really(*arguments)
 
     monkeypatch.setattr("pykcm.store.sqlcipher.connect", fails)
@@ -367,7 +367,8 @@ def test_the_database_does_not_open_at_once(state: Path, monkeypatch: pytest.Mon
             await store.load(UID)
         with pytest.raises(StoreError):
             await store.commit([put(BEFORE)])
-        await until(lambda: not failures and store._opening is None)
+        disk["fails"] = False
+        await until(lambda: store._opening is None)
         assert len(await store.load(UID)) == BEFORE
 
     asyncio.run(change())

@@ -13,6 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from pykcm.store.disk import sync_folder
+
 STANDARD = "-"
 
 # A passphrase or identity file is a few lines.
@@ -58,7 +60,7 @@ def written(path: str, *, force: bool) -> Iterator[BinaryIO]:
             # Unlike a rename it takes nobody's place.
             os.link(unfinished, target)
             unfinished.unlink()
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
     except BaseException:
         with suppress(OSError):
             unfinished.unlink()
@@ -74,14 +76,6 @@ def _check_free(target: Path, *, force: bool) -> None:
         raise FileError(f"{target} is there already, and no file")
     if not force:
         raise FileError(f"{target} is there already: --force overwrites it")
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager
