@@ -120,9 +120,7 @@ class ControlConnection(asyncio.Protocol):
         try:
             items = self._reader.feed(data)
         except ItemsError as malformed:
-            if self._task is not None:
-                self._task.cancel()
-            self._give_up(ControlError(Trouble.MALFORMED, f"not a CBOR item as it should be: {malformed}"))
+            self._break_off(f"not a CBOR item as it should be: {malformed}")
             return
         for each in items:
             if self._task is None:
@@ -133,6 +131,10 @@ class ControlConnection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def eof_received(self) -> bool:
+        if self._reader.has_begun and not self._is_over:
+            # What is not whole is no end: an import would pass for complete.
+            self._break_off("what came ends in the middle of a CBOR item")
+            return False
         self._inbox.put_nowait(END_OF_ITEMS)
         # A client may have said all that it has to say, and wait for the answer.
         if self._task is None or self._is_over or self._has_hung_up():
@@ -237,6 +239,11 @@ class ControlConnection(asyncio.Protocol):
                 "control socket: %s refused: %s", whose, why, extra={} if uid is None else {"KCM_UID": uid}
             )
         self._give_up(ControlError(Trouble.PERMISSION, why))
+
+    def _break_off(self, why: str) -> None:
+        if self._task is not None:
+            self._task.cancel()
+        self._give_up(ControlError(Trouble.MALFORMED, why))
 
     def _is_late(self) -> None:
         self._give_up(ControlError(Trouble.MALFORMED, "no complete request in time"))

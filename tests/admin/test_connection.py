@@ -213,10 +213,11 @@ def test_bad_input(play: Play, data: bytes, code: str, said: str) -> None:
 
 
 def test_a_request_that_is_broken_off(play: Play) -> None:
-    """A client that leaves in the middle of its request, or before, costs nothing."""
+    """A client that ends in the middle of its request is told so, and one that leaves before costs nothing."""
 
     async def scenario(listening: Listening) -> None:
-        assert await listening.ask(LIST[:-1]) == []
+        (answer,) = await listening.ask(LIST[:-1])
+        assert answer["error"]["code"] == "malformed"
         assert await listening.ask(b"") == []
         await until(lambda: not listening.controls.open)
 
@@ -258,6 +259,17 @@ def test_bad_items_behind_the_request(play: Play) -> None:
         writer.close()
         assert answer["error"]["code"] == "malformed"
         await until(lambda: listening.notes.endings)
+
+    play(scenario)
+
+
+def test_an_item_that_is_broken_off_behind_the_request(play: Play) -> None:
+    """The request does not end well: not all that was to be sent has come."""
+
+    async def scenario(listening: Listening) -> None:
+        *_, last = await listening.ask(encode(request("echo", {})) + encode(b"whole") + encode(b"half")[:-1])
+        assert last["error"]["code"] == "malformed"
+        await until(lambda: not listening.controls.open)
 
     play(scenario)
 
