@@ -349,6 +349,14 @@ def test_a_file_of_kinits(pykcmd: Pykcmd, mit: MitClient, ctl: Pykcmctl) -> None
     assert len(mit.klist().tickets) == 3
 
 
+def test_a_file_that_cannot_be_imported(ctl: Pykcmctl, folder: Path) -> None:
+    """What is missing, or no ccache, is named in one line."""
+    (folder / "text").write_text("no ccache")
+    for name, reason in (("nothing", "No such file or directory"), ("text", "not a ccache file")):
+        said = ctl.run("import", f"FILE:{folder}/{name}")
+        assert said == (1, "", f"Error: FILE:{folder}/{name}: {reason}\n")
+
+
 def test_a_folder_of_kinits(pykcmd: Pykcmd, mit: MitClient, ctl: Pykcmctl) -> None:
     """All ccaches of a DIR: collection are there, the primary one the default."""
     path = pykcmd.folder / "alices"

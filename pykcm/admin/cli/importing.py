@@ -83,11 +83,14 @@ def import_command(
     if colon and kind in {"FILE", "DIR", "KCM"} and (identities or passphrase_file):
         raise click.UsageError("only an export is encrypted")
     if colon and kind in {"FILE", "DIR"}:
-        found = [from_file(path, uid)] if kind == "FILE" else list(from_folder(path, uid))
-        for each in found:
-            # All or nothing: whoever names one source wants it as it is.
-            if isinstance(each, SourceError):
-                raise click.ClickException(str(each))
+        try:
+            found = [from_file(path, uid)] if kind == "FILE" else list(from_folder(path, uid))
+            for each in found:
+                # All or nothing: whoever names one source wants it as it is.
+                if isinstance(each, SourceError):
+                    raise each
+        except SourceError as error:
+            raise click.ClickException(str(error)) from None
         transfer(client, found, len(found), wanted, as_json=as_json)
     elif colon and kind == "KCM":
         transfer(client, _of_server(client, path, uid), None, wanted, as_json=as_json)
