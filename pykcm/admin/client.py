@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Any
 
-from pykcm.admin.items import ItemReader, encode
+from pykcm.admin.items import ItemReader, ItemsError, encode
 from pykcm.admin.messages import LARGEST_REQUEST, ControlError, Trouble, request
 
 DEFAULT_SOCKET = "/run/pykcm/control.sock"
@@ -59,6 +59,8 @@ class Answer:
                         case _:
                             raise ControlError(Trouble.VERSION, "the daemon's answer is of another version")
             raise ConnectionError("the daemon has ended the connection in the middle of its answer")
+        except ItemsError as malformed:
+            raise ControlError(Trouble.MALFORMED, f"what answers is no pykcmd: {malformed}") from None
         finally:
             self.close()
 
