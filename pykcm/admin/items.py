@@ -8,6 +8,10 @@ import cbor2
 _MAJOR_BYTES, _MAJOR_TEXT, _MAJOR_ARRAY, _MAJOR_MAP, _MAJOR_TAG = 2, 3, 4, 5, 6
 _DEEPEST = 16
 
+# Of all arrays and maps of an item. Decoded, each takes many times its bytes, and its time; so many of the
+# smallest credentials would be 64 MiB.
+_MOST_ELEMENTS = 1 << 20
+
 
 class ItemsError(Exception):
     """What came is no item that is accepted; the message says why, and holds nothing of it."""
@@ -21,8 +25,8 @@ def encode(item: Any) -> bytes:
 class ItemReader:
     """Takes in pieces of a stream and gives the items that are complete.
 
-    An item may have `largest` bytes and arrays and maps 16 deep; lengths must be definite, and tags are
-    refused: nothing on these streams needs them.
+    An item may have `largest` bytes, arrays and maps 16 deep, and 2^20 elements in all of these; lengths must
+    be definite, and tags are refused: nothing on these streams needs them.
     """
 
     def __init__(self, largest: int) -> None:
@@ -34,6 +38,7 @@ class ItemReader:
         self._at = 0
         # How many items are still missing in each array and map that has begun.
         self._open: list[int] = []
+        self._elements = 0
 
     @property
     def has_begun(self) -> bool:
@@ -94,6 +99,9 @@ class ItemReader:
         # Each takes a byte at least.
         if number > self._largest - self._at:
             raise ItemsError(f"larger than {self._largest} bytes")
+        self._elements += number
+        if self._elements > _MOST_ELEMENTS:
+            raise ItemsError(f"more than {_MOST_ELEMENTS} elements")
         if len(self._open) >= _DEEPEST:
             raise ItemsError(f"nested deeper than {_DEEPEST}")
         self._open.append(number)

@@ -64,6 +64,16 @@ def test_too_deep(lead: bytes) -> None:
         ItemReader(LARGEST).feed(lead * 17)
 
 
+def test_too_many_elements() -> None:
+    """So many as to take gigabytes when decoded are refused when they are announced, however they are nested."""
+    largest = 64 << 20
+    most = b"\x9a\x00\x10\x00\x00" + bytes(1 << 20)
+    assert len(ItemReader(largest).feed(most * 2)) == 2
+    for head in (b"\x9a\x00\x10\x00\x01", b"\xba\x00\x08\x00\x01", b"\x82\x80\x9a\x00\x0f\xff\xff"):
+        with pytest.raises(ItemsError, match="more than 1048576 elements"):
+            ItemReader(largest).feed(head)
+
+
 @pytest.mark.parametrize(
     "stream", [b"\xc2\x41\x01", b"\xd8\x1c\x80", b"\x5f", b"\x9f", b"\xbf", b"\xff", b"\x1c", b"\xfc"]
 )
