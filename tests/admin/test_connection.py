@@ -213,7 +213,7 @@ def test_bad_input(play: Play, data: bytes, code: str, said: str) -> None:
 
 
 def test_a_request_that_is_broken_off(play: Play) -> None:
-    """A client that ends in the middle of its request is told so, and one that leaves before costs nothing."""
+    """A client that ends in the middle of its request is told so; one that leaves before costs nothing."""
 
     async def scenario(listening: Listening) -> None:
         (answer,) = await listening.ask(LIST[:-1])

@@ -65,7 +65,7 @@ def test_too_deep(lead: bytes) -> None:
 
 
 def test_too_many_elements() -> None:
-    """So many as to take gigabytes when decoded are refused when they are announced, however they are nested."""
+    """So many as would take gigabytes when decoded are refused as soon as they are announced."""
     largest = 64 << 20
     most = b"\x9a\x00\x10\x00\x00" + bytes(1 << 20)
     assert len(ItemReader(largest).feed(most * 2)) == 2
