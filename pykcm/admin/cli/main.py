@@ -1,6 +1,7 @@
 """pykcmctl: the command line, put together from its commands."""
 
 import errno
+import signal
 import sys
 from typing import NoReturn
 
@@ -61,6 +62,10 @@ for command in (command for subject in _SUBJECTS for command in subject.COMMANDS
 
 def main() -> NoReturn:
     """Run pykcmctl and end the process."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        # What was begun is tidied up: an export that is not complete holds tickets all the same.
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, _end)
     try:
         # What a command leaves by ctx.exit() comes back, and so does the None of one that merely returns.
         status = cli.main(prog_name="pykcmctl", standalone_mode=False) or 0
@@ -80,6 +85,11 @@ def main() -> NoReturn:
     except OSError as error:
         status = _no_daemon(error)
     sys.exit(status)
+
+
+def _end(number: int, _: object) -> NoReturn:
+    # As a shell tells of what a signal has ended.
+    sys.exit(128 + number)
 
 
 def _no_daemon(error: OSError) -> int:
