@@ -34,7 +34,12 @@ def load_key(key_file: Path, *, may_create: bool) -> Key:
     credentials = os.environ.get("CREDENTIALS_DIRECTORY")
     if credentials:
         credential = Path(credentials, CREDENTIAL)
-        if credential.exists():
+        try:
+            is_there = credential.exists()
+        except OSError as error:
+            # Which key is right cannot be known then.
+            raise StoreUnusableError(f"{credential}: {error.strerror}") from error
+        if is_there:
             return Key(_read(credential, private=False), credential)
     try:
         if may_create and not key_file.exists():

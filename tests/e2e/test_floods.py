@@ -104,7 +104,8 @@ def test_another_user_is_served(
         other.kvno("host/server.pykcm.test")
         assert descriptors(pykcmd) <= min(connections, 256) + before + FEW
         assert resident_size(pykcmd) - size_before < 128 * MIB
-    wait_until(lambda: descriptors(pykcmd) == before)
+    # The connection of the last klist before may have been one of those.
+    wait_until(lambda: descriptors(pykcmd) <= before)
     assert len(other.klist().tickets) == len(listed.tickets) + 1
     with effective_uid(USER), KcmClient(pykcmd.socket_path) as kcm:
         assert len(kcm.get_cred_list(b"%d:flood1" % USER)) == LISTED

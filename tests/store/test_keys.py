@@ -208,3 +208,12 @@ def test_a_key_is_not_shown() -> None:
     """A key says where it came from and nothing of itself."""
     key = Key(b"K" * 32, Path("/etc/pykcm/key"))
     assert repr(key) == str(key) == "<Key from /etc/pykcm/key>"
+
+
+def test_a_credential_that_cannot_be_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it cannot be told whether there is a credential, no other key is taken instead."""
+    credentials = tmp_path / ("x" * 300)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(credentials))
+    with pytest.raises(StoreUnusableError, match="File name too long"):
+        load_key(tmp_path / "key", may_create=True)
+    assert not (tmp_path / "key").exists()

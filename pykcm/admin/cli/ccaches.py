@@ -255,10 +255,13 @@ def reap_command(client: ControlClient, *, as_json: bool) -> None:
 @click.command("switch")
 @click.option("--uid", type=UidType(), required=True, help="Whose default to change.")
 @click.argument("ccache", type=CCacheType())
+@_json
 @click.pass_obj
-def switch_command(client: ControlClient, uid: int, ccache: bytes) -> None:
+def switch_command(client: ControlClient, uid: int, ccache: bytes, *, as_json: bool) -> None:
     """Make a ccache the default of its user, as kswitch would."""
     client.run("switch", uid=uid, name=ccache)
+    if as_json:
+        print_json({"uid": uid, "name": ccache_shown(ccache)})
 
 
 COMMANDS = (list_command, show_command, destroy_command, reap_command, switch_command)
