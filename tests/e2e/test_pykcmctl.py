@@ -2,6 +2,7 @@
 
 import os
 import pty
+import re
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
@@ -27,14 +28,16 @@ def ctl(pykcmd: Pykcmd) -> Pykcmctl:
     return Pykcmctl(pykcmd.control_path)
 
 
-def on_a_terminal(ctl: Pykcmctl, *arguments: str, typed: bytes = b"") -> tuple[int, str]:
-    """Exit status, and what a terminal of 200 columns shows."""
+def on_a_terminal(
+    ctl: Pykcmctl, *arguments: str, typed: bytes = b"", columns: str = "200"
+) -> tuple[int, str]:
+    """Exit status, and what a terminal shows."""
     ours, theirs = pty.openpty()
     os.write(ours, typed)
     environment = {
         "PATH": os.environ["PATH"],
         "LC_ALL": "C.UTF-8",
-        "COLUMNS": "200",
+        "COLUMNS": columns,
         "TERM": "xterm",
         "TZ": "UTC",
     }
@@ -189,3 +192,26 @@ def test_under_load(pykcmd: Pykcmd, ctl: Pykcmctl) -> None:
     with KcmClient(pykcmd.socket_path) as client:
         client.initialize(b"0", principal("root"))
     assert [each["principal"] for each in ctl.json("list")] == ["root@PYKCM.TEST"]
+
+
+def test_a_daemon_that_goes_away(folder: Path) -> None:
+    """What ends in the middle of its answer is not taken for a daemon that is not there."""
+    path = folder / "control.sock"
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+        with subprocess.Popen(Pykcmctl(path).argv("list"), stderr=subprocess.PIPE, text=True) as process:
+            accepted, _ = listening.accept()
+            accepted.recv(1000)
+            accepted.close()
+            assert process.stderr is not None
+            assert "broke off in the middle" in process.stderr.read()
+    assert process.returncode == 3
+
+
+def test_a_narrow_terminal(mit_as: Callable[[int], MitClient], ctl: Pykcmctl) -> None:
+    """Names are folded where there is no room, times and numbers are not."""
+    mit_as(USER).kinit("alice")
+    status, shown = on_a_terminal(ctl, "list", columns="80")
+    assert status == 0
+    assert re.search(r"\d{4}-\d\d-\d\d \d\d:\d\d", shown)

@@ -46,8 +46,8 @@ def list_command(
         Column(""),
         Column("Tickets", is_number=True),
         Column("Size", is_number=True),
-        Column("TGT expires"),
-        Column("Renewable until"),
+        Column("TGT expires", is_time=True),
+        Column("Renewable until", is_time=True),
         *([Column("Label")] if label else []),
     ]
     uses: list[dict[str, int]] = []
@@ -160,9 +160,9 @@ def show_command(client: ControlClient, ccache: bytes, *, as_json: bool) -> None
             Column("Client"),
             Column("Enctype"),
             Column("Flags"),
-            Column("Valid from"),
-            Column("Expires"),
-            Column("Renewable until"),
+            Column("Valid from", is_time=True),
+            Column("Expires", is_time=True),
+            Column("Renewable until", is_time=True),
             Column("Size", is_number=True),
         ],
         map(_ticket_row, tickets),

@@ -93,7 +93,14 @@ def _end(number: int, _: object) -> NoReturn:
 
 
 def _no_daemon(error: OSError) -> int:
-    if error.errno in {errno.ENOENT, errno.ECONNREFUSED, errno.ECONNRESET} or error.errno is None:
+    if error.errno in {errno.ECONNRESET, None}:
+        click.echo(
+            "pykcmctl: the connection broke off in the middle of the answer: what was done by then stays "
+            "done (see `pykcmctl list` and `journalctl -u pykcm.service`); or no pykcmd listens there",
+            err=True,
+        )
+        return EXIT_NO_DAEMON
+    if error.errno in {errno.ENOENT, errno.ECONNREFUSED}:
         click.echo(
             f"pykcmctl: no daemon answers ({error.strerror or error}): start it with `systemctl start "
             "pykcm-control.socket`, or name its control socket with --socket",

@@ -16,10 +16,15 @@ _KIB = 1024
 
 
 class Column(NamedTuple):
-    """A column's heading, and whether it holds numbers."""
+    """A column's heading, whether it holds numbers, and whether what it holds is never folded."""
 
     heading: str
     is_number: bool = False
+    is_time: bool = False
+
+    @property
+    def is_short(self) -> bool:
+        return self.is_number or self.is_time
 
 
 def is_terminal() -> bool:
@@ -46,7 +51,12 @@ def _print_table(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> No
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        table.add_column(column.heading, justify="right" if column.is_number else "left", overflow="fold")
+        table.add_column(
+            column.heading,
+            justify="right" if column.is_number else "left",
+            overflow="fold",
+            no_wrap=column.is_short,
+        )
     for row in rows:
         # As it is: what others have named is no markup.
         table.add_row(*map(Text, row))
