@@ -103,9 +103,14 @@ def make(name: str, folder: Path) -> Peer:
     return Heimdal(folder) if name == "heimdal" else Sssd(folder)
 
 
+def is_here(name: str) -> bool:
+    """Whether the peer is installed or unpacked."""
+    return _is_installed(name) or (UNPACKED / PROGRAMS[name]).exists()
+
+
 def why_not(name: str) -> str | None:
-    """Why this peer cannot be measured here; None if it can."""
-    if not _is_installed(name) and not (UNPACKED / PROGRAMS[name]).exists():
+    """Why this peer cannot be run here; None if it can."""
+    if not is_here(name):
         return f"not installed; `scripts/bench --install` unpacks Debian's {PACKAGES[name]}"
     if os.geteuid() != 0:
         return "only root can give it folders of its own (a mount namespace)"

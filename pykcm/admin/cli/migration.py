@@ -15,6 +15,7 @@ from pykcm.admin.cli.importing import Found, ImportOptions, from_server_of, impo
 from pykcm.admin.cli.names import UidType
 from pykcm.admin.cli.sources import SourceError, from_file, from_folder, uids_of_server
 from pykcm.admin.client import ControlClient
+from pykcm.client import KcmClient
 from pykcm.protocol.codes import KcmError
 
 _SOCKET = "/run/.heim_org.h5l.kcm-socket"
@@ -80,8 +81,20 @@ def migrate_command(
     else:
         if patterns:
             raise click.UsageError("--path goes with --from files")
+        _check_answers(source_socket)
         found = from_server_of(client, source_socket, _users(origin, source_socket, uids))
     transfer(client, found, None, ImportOptions(**options), as_json=as_json, shows_all=True)
+
+
+def _check_answers(source_socket: str) -> None:
+    try:
+        with KcmClient(source_socket):
+            return
+    except OSError as error:
+        raise click.ClickException(
+            f"{source_socket}: {error.strerror or error}: start the other server there, or name its socket "
+            "with --source-socket"
+        ) from None
 
 
 # Whose
