@@ -50,6 +50,7 @@ def outcomes(checks: dict[str, dict[str, Any]]) -> dict[str, str]:
     machines = {
         "socket unit",
         "control socket unit",
+        "audit socket unit",
         "service unit",
         "other KCM servers",
         "SELinux",
@@ -72,6 +73,7 @@ def test_all_is_well(pykcmd: Pykcmd, doctor: Report) -> None:
         "krb5.conf.d": "skipped",
         "state folder": "ok",
         "key": "ok",
+        "change of keys": "ok",
         "disk space": checks["disk space"]["outcome"],
         "time to answer": checks["time to answer"]["outcome"],
         "round trip": "ok",

@@ -13,6 +13,10 @@ from pykcm.config import Config
 _CREDENTIAL = "pykcm.key"
 _KEY_SIZE = 32
 _DATABASE = "pykcm.db"
+_SUCCESSOR = "key.next"
+
+# Where pykcmctl rekey proposes to make the new key.
+_NEW_KEY = "/root/pykcm.key"
 
 # Where LoadCredentialEncrypted= looks for a credential that is named without a path.
 _CREDENTIAL_STORES = (
@@ -141,6 +145,30 @@ def _judged_file(where: Where, config: Config, name: str, file: Path) -> Outcome
     return ok(f"the key file {name}")
 
 
+def change_of_keys(where: Where) -> Outcome:
+    """None waits for the administrator to put the new key in its place."""
+    config = _no_folder(where)
+    if isinstance(config, Outcome):
+        return config
+    successor = f"{config.state_dir}/{_SUCCESSOR}"
+    if not _exists(where.path(successor)):
+        return ok("none is under way")
+    credential = _credential(where)
+    # The daemon itself makes the one that is beside the database.
+    place = (
+        [f"systemd-creds encrypt --name={_CREDENTIAL} {_NEW_KEY} {credential}"]
+        if credential is not None
+        else [f"install -m 0600 -o pykcm -g pykcm {_NEW_KEY} {config.key_file}"]
+        if config.key_file
+        else []
+    )
+    return warning(
+        f"{successor}: the last rekey has not ended: the new key has to be put where the old one is",
+        *place,
+        f"systemctl restart {SERVICE}",
+    )
+
+
 def disk_space(where: Where) -> Outcome:
     """The database can grow."""
     config = _no_folder(where)
@@ -170,5 +198,6 @@ def judged_space(name: str, disk: os.statvfs_result) -> Outcome:
 CHECKS = (
     Check("state folder", state_folder),
     Check("key", key_source),
+    Check("change of keys", change_of_keys),
     Check("disk space", disk_space),
 )

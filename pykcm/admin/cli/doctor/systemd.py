@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 KCM_SOCKET = "pykcm.socket"
 CONTROL_SOCKET = "pykcm-control.socket"
+AUDIT_SOCKET = "pykcm-audit.socket"
+AUDIT_SERVICE = "pykcm-audit.service"
 SERVICE = "pykcm.service"
 
 # Other KCM servers' units, by what the server is called.
@@ -40,7 +42,7 @@ class Unit(NamedTuple):
 
 def read_units(run: Callable[[Sequence[str]], str | None]) -> Mapping[str, Unit]:
     """The units that matter here, by name; none where systemd does not answer."""
-    names = [KCM_SOCKET, CONTROL_SOCKET, SERVICE, *RIVALS]
+    names = [KCM_SOCKET, CONTROL_SOCKET, AUDIT_SOCKET, SERVICE, *RIVALS]
     shown = run(["systemctl", "show", "--no-pager", f"--property={','.join(_PROPERTIES)}", *names]) or ""
     units = [_unit(block) for block in shown.split("\n\n")]
     return {unit.name: unit for unit in units if unit.name}

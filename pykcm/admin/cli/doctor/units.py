@@ -1,39 +1,61 @@
 """systemd's units of pykcm, and those of other KCM servers."""
 
+from collections.abc import Callable
+
 from pykcm.admin.cli.doctor.outcomes import Check, Outcome, failed, ok, skipped, warning
-from pykcm.admin.cli.doctor.systemd import CONTROL_SOCKET, KCM_SOCKET, RIVALS, SERVICE, Unit
+from pykcm.admin.cli.doctor.systemd import (
+    AUDIT_SERVICE,
+    AUDIT_SOCKET,
+    CONTROL_SOCKET,
+    KCM_SOCKET,
+    RIVALS,
+    SERVICE,
+    Unit,
+)
 from pykcm.admin.cli.doctor.where import Where
+
+# What follows where a socket is not there.
+_NO_SERVER = "clients find no KCM server but one that is started by hand"
+_NO_CONTROL = "pykcmctl finds no daemon but one that is started by hand"
 
 _ENABLED = {"enabled", "enabled-runtime", "static", "generated"}
 
 
 def kcm_socket_unit(where: Where) -> Outcome:
     """There is a socket for KCM's clients, now and after the next boot."""
-    return _socket_unit(where, KCM_SOCKET, "clients find no KCM server")
+    return _socket_unit(where, KCM_SOCKET, _NO_SERVER)
 
 
 def control_socket_unit(where: Where) -> Outcome:
     """The same for pykcmctl."""
-    return _socket_unit(where, CONTROL_SOCKET, "pykcmctl finds no daemon")
+    return _socket_unit(where, CONTROL_SOCKET, _NO_CONTROL)
 
 
-def _socket_unit(where: Where, name: str, otherwise: str) -> Outcome:
+def audit_socket_unit(where: Where) -> Outcome:
+    """Where there is SELinux, what it denies reaches the audit log; nothing else depends on it."""
+    if not where.has_selinux:
+        return ok("not needed: the kernel has no SELinux")
+    return _socket_unit(where, AUDIT_SOCKET, "denials are not in the audit log", AUDIT_SERVICE, wrong=warning)
+
+
+def _socket_unit(
+    where: Where, name: str, otherwise: str, *beside: str, wrong: Callable[..., Outcome] = failed
+) -> Outcome:
+    """`beside`: units that are installed with it."""
     if where.why_no_units:
         return skipped(where.why_no_units)
     unit = where.unit(name)
     if unit.load == "masked":
-        return failed(
+        return wrong(
             f"{name} is masked: {otherwise}", f"systemctl unmask {name}", f"systemctl enable --now {name}"
         )
     if not unit.loaded:
         if not where.daemon_is_here:
             return skipped("pykcm is not installed here")
-        return warning(
-            f"{name} is not installed ({unit.load}): the daemon must be started by hand", *_install(name)
-        )
+        return warning(f"{name} is not installed ({unit.load}): {otherwise}", *_install(name, *beside))
     if not unit.runs:
         again = [f"systemctl reset-failed {SERVICE} {name}"] if unit.active == "failed" else []
-        return failed(
+        return wrong(
             f"{name} is {unit.active}: {otherwise}",
             f"journalctl -u {SERVICE} -u {name} -n 20",
             *again,
@@ -46,10 +68,11 @@ def _socket_unit(where: Where, name: str, otherwise: str) -> Outcome:
     return ok(f"{name} is {unit.enabled} and {unit.active}, at {', '.join(unit.listen)}")
 
 
-def _install(name: str) -> tuple[str, ...]:
+def _install(name: str, *beside: str) -> tuple[str, ...]:
     folder = "$(dirname $(dirname $(readlink -f $(command -v pykcmctl))))/share/pykcm/systemd"
+    files = " ".join(f"{folder}/{each}" for each in (name, *beside))
     return (
-        f"install -Dm644 -t /etc/systemd/system {folder}/{name}",
+        f"install -Dm644 -t /etc/systemd/system {files}",
         "systemctl daemon-reload",
         f"systemctl enable --now {name}",
     )
@@ -105,6 +128,7 @@ def _away(units: list[Unit]) -> tuple[str, ...]:
 CHECKS = (
     Check("socket unit", kcm_socket_unit),
     Check("control socket unit", control_socket_unit),
+    Check("audit socket unit", audit_socket_unit),
     Check("service unit", service_unit),
     Check("other KCM servers", rivals),
 )

@@ -10,9 +10,10 @@ from pathlib import Path
 from pykcm.admin.cli.doctor.profile import Profile, read_profile
 from pykcm.admin.cli.doctor.systemd import KCM_SOCKET, SERVICE, Unit, read_units
 from pykcm.config import DEFAULT_CONTROL_SOCKET, DEFAULT_SOCKET, Config, config_files, load_config
-from pykcm.peer.selinux import load_policy
+from pykcm.peer.selinux import Policy, load_policy
 
 _PROFILE = "/etc/krb5.conf"
+SELINUX_MODE = "/sys/fs/selinux/enforce"
 
 # In seconds.
 _PATIENCE = 10.0
@@ -46,7 +47,7 @@ class Where:
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
     uid: int = field(default_factory=os.geteuid)
     run: Callable[[Sequence[str]], str | None] = run_program
-    load_policy: Callable[[], object] = load_policy
+    load_policy: Callable[[], Policy] = load_policy
 
     def path(self, path: str | os.PathLike[str]) -> Path:
         """An absolute path of the machine, where it can be opened."""
@@ -69,6 +70,10 @@ class Where:
         """krb5.conf as libkrb5 sees it; raises ProfileError."""
         given = self.environment.get("KRB5_CONFIG")
         return read_profile((given or _PROFILE).split(":"), self.path)
+
+    @cached_property
+    def has_selinux(self) -> bool:
+        return self.path(SELINUX_MODE).exists()
 
     @cached_property
     def has_systemd(self) -> bool:

@@ -7,16 +7,24 @@ import pytest
 
 from pykcm.admin.cli.doctor import selinux, storage
 from pykcm.admin.cli.doctor.outcomes import Level
-from pykcm.peer.selinux import PolicyUnusableError
+from pykcm.peer.selinux import Policy, PolicyUnusableError
+from tests.peer.mcs import Mcs
 
 from .machine import Machine
 
 STATE = "/var/lib/pykcm"
 KEY = f"{STATE}/key"
 CREDENTIAL = "/etc/credstore.encrypted/pykcm.key"
-ALL = [storage.state_folder, storage.key_source, storage.disk_space]
+ALL = [storage.state_folder, storage.key_source, storage.change_of_keys, storage.disk_space]
 
 only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+
+
+class WithoutModule(Mcs):
+    """A policy that has no types of pykcm's."""
+
+    def has_context(self, context: str) -> bool:
+        return ":pykcm_t:" not in context
 
 
 @pytest.fixture
@@ -30,7 +38,7 @@ def state(machine: Machine) -> Machine:
 
 def test_as_it_should_be(state: Machine) -> None:
     """A state folder as the daemon makes it is right."""
-    for check in (storage.state_folder, storage.key_source):
+    for check in (storage.state_folder, storage.key_source, storage.change_of_keys):
         outcome = check(state.where())
         assert outcome.level is Level.OK, outcome
 
@@ -149,23 +157,52 @@ def test_a_real_disk(state: Machine) -> None:
     assert outcome.text.startswith(f"{STATE}: ")
 
 
+@pytest.mark.parametrize(
+    ("configuration", "credential", "remedy"),
+    [
+        ("", False, "systemctl restart pykcm.service"),
+        ("", True, f"systemd-creds encrypt --name=pykcm.key /root/pykcm.key {CREDENTIAL}"),
+        (
+            'key_file = "/etc/pykcm/key"\n',
+            False,
+            "install -m 0600 -o pykcm -g pykcm /root/pykcm.key /etc/pykcm/key",
+        ),
+    ],
+)
+def test_a_change_of_keys(state: Machine, configuration: str, credential: bool, remedy: str) -> None:
+    """A new key that waits to be put in its place is a warning, and the remedy puts it there."""
+    state.write("/etc/pykcm/pykcm.toml", configuration)
+    if credential:
+        state.write(CREDENTIAL, b"", 0o600)
+    state.write(f"{STATE}/key.next", b"", 0o600)
+    outcome = storage.change_of_keys(state.where())
+    assert outcome.level is Level.WARNING
+    assert f"{STATE}/key.next" in outcome.text
+    assert outcome.remedy[0] == remedy
+    assert outcome.remedy[-1] == "systemctl restart pykcm.service"
+
+
 def test_no_selinux(machine: Machine) -> None:
     """Without SELinux in the kernel nothing is needed."""
 
-    def never() -> object:
+    def never() -> Policy:
         raise AssertionError
 
     assert selinux.selinux(machine.where(load_policy=never)).level is Level.OK
 
 
 def test_selinux(machine: Machine) -> None:
-    """With it the binding must be able to ask the policy; the mode is told."""
+    """With it the binding can ask the policy; it tells the mode, and whether pykcm has its module."""
     machine.write("/sys/fs/selinux/enforce", "1")
-    outcome = selinux.selinux(machine.where(load_policy=object))
+    outcome = selinux.selinux(machine.where(load_policy=Mcs))
     assert outcome.level is Level.OK
     assert outcome.text.startswith("enforcing")
+    machine.write("/sys/fs/selinux/enforce", "0")
+    outcome = selinux.selinux(machine.where(load_policy=WithoutModule))
+    assert outcome.level is Level.WARNING
+    assert outcome.text.startswith("permissive, and pykcm's policy module is not installed")
 
-    def refuse() -> object:
+    def refuse() -> Policy:
         raise PolicyUnusableError("SELinux is enabled, but Python's module selinux cannot be loaded")
 
     outcome = selinux.selinux(machine.where(load_policy=refuse))

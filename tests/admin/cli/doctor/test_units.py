@@ -12,6 +12,7 @@ from pykcm.config import DEFAULT_SOCKET
 from .machine import Machine
 
 ALL = [units.kcm_socket_unit, units.control_socket_unit, units.service_unit, units.rivals]
+AUDIT = "pykcm-audit.socket"
 SOCKETS = [(units.kcm_socket_unit, "pykcm.socket"), (units.control_socket_unit, "pykcm-control.socket")]
 
 
@@ -66,6 +67,24 @@ def test_a_socket_unit(
     assert outcome.level is level
     assert name in outcome.text
     assert command.format(name) in outcome.remedy
+
+
+def test_the_audit_socket(machine: Machine) -> None:
+    """It is missed where there is SELinux, and is never more than a warning: nobody is refused for it."""
+    machine.installed()
+    assert units.audit_socket_unit(machine.where()).level is Level.OK
+    machine.write("/sys/fs/selinux/enforce", "1")
+    assert units.audit_socket_unit(machine.where(run=lambda _: "")).level is Level.SKIPPED
+    missing = units.audit_socket_unit(machine.where())
+    assert missing.level is Level.WARNING
+    assert "not in the audit log" in missing.text
+    assert "/pykcm-audit.service" in missing.remedy[0]
+    assert missing.remedy[-1] == f"systemctl enable --now {AUDIT}"
+    machine.units[AUDIT] = dict(machine.units["pykcm.socket"])
+    assert units.audit_socket_unit(machine.where()).level is Level.OK
+    for changes in ({"ActiveState": "inactive"}, {"LoadState": "masked"}):
+        machine.units[AUDIT] |= changes
+        assert units.audit_socket_unit(machine.where()).level is Level.WARNING
 
 
 def test_not_installed(machine: Machine) -> None:
