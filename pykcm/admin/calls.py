@@ -34,7 +34,11 @@ class Administration(NamedTuple):
 
 @dataclass
 class Call:
-    """One request: who asks for what, and `summary`, which goes with the end."""
+    """One request: who asks for what, and `summary`, which goes with the end.
+
+    `patience`: seconds that a client may take nothing of its answer, None: without end. Where others have to
+    wait for the request's end it is set.
+    """
 
     administration: Administration
     peer: Peer
@@ -42,6 +46,7 @@ class Call:
     inbox: asyncio.Queue[Any]
     resume: Callable[[], None]
     summary: dict[str, Any] = field(default_factory=dict)
+    patience: float | None = None
 
     def sees(self, label: str | None) -> bool:
         """Whether a ccache of this SELinux label exists for whoever asks: labels count for root, too."""

@@ -117,18 +117,23 @@ class ControlConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._is_over:
             return
+        self._take(data)
+
+    def _take(self, data: bytes = b"") -> None:
+        """Decode items until enough are waiting: the rest stays as it came, and no more is read."""
         try:
-            items = self._reader.feed(data)
+            for _, each in self._reader.feed_packed(data):
+                if self._task is None:
+                    self._begin(each)
+                else:
+                    self._inbox.put_nowait(each)
+                if self._inbox.qsize() >= WAITING_ITEMS:
+                    self._transport.pause_reading()
+                    return
         except ItemsError as malformed:
             self._break_off(f"not a CBOR item as it should be: {malformed}")
             return
-        for each in items:
-            if self._task is None:
-                self._begin(each)
-            else:
-                self._inbox.put_nowait(each)
-        if self._inbox.qsize() >= WAITING_ITEMS:
-            self._transport.pause_reading()
+        self._transport.resume_reading()
 
     def eof_received(self) -> bool:
         if self._reader.has_begun and not self._is_over:
@@ -191,14 +196,14 @@ class ControlConnection(asyncio.Protocol):
             if isinstance(answer, AsyncIterator):
                 try:
                     async for each in answer:
-                        await self._send(item(each))
+                        await self._send(item(each), call.patience)
                 finally:
                     # What it holds it lets go of now, not when the collector finds it.
                     if isinstance(answer, AsyncGenerator):
                         await answer.aclose()
             else:
                 await answer
-            await self._send(end(call.summary))
+            await self._send(end(call.summary), call.patience)
             self._transport.close()
         except ControlError as trouble:
             self._give_up(trouble)
@@ -211,15 +216,23 @@ class ControlConnection(asyncio.Protocol):
             log.exception("a request on the control socket failed by an error in pykcm")
             self._give_up(ControlError(Trouble.INTERNAL, "an error in pykcm; its log says more"))
 
-    async def _send(self, message: dict[str, Any]) -> None:
+    async def _send(self, message: dict[str, Any], patience: float | None) -> None:
         self._transport.write(encode(message))
         # KCM's clients have their turn after each item.
         await asyncio.sleep(0)
-        await self._writable.wait()
+        if self._writable.is_set():
+            return
+        try:
+            async with asyncio.timeout(patience):
+                await self._writable.wait()
+        except TimeoutError:
+            raise ControlError(
+                Trouble.BUSY, f"given up: nothing of the answer was taken for {patience:g} seconds"
+            ) from None
 
     def _resume(self) -> None:
-        if self._inbox.qsize() < WAITING_ITEMS:
-            self._transport.resume_reading()
+        if not self._is_over and self._inbox.qsize() < WAITING_ITEMS:
+            self._take()
 
     # How it ends
 

@@ -13,6 +13,9 @@ from pykcm.store.interface import Copied, StoreBusyError, UnsupportedError
 
 log = logging.getLogger(__name__)
 
+# In seconds: meanwhile there is no other backup and no new key, and the journal grows.
+_PATIENCE_WITH_A_READER = 60.0
+
 # Only the range of it counts: one with all categories is within reach of those alone who have them all.
 _OF_ALL = "system_u:object_r:unlabeled_t:s0:c0.c1023"
 
@@ -24,6 +27,7 @@ class BackupArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 async def backup(call: Call) -> AsyncIterator[dict[str, Any]]:
     """The size, then the bytes of a copy of the database, still encrypted; at the end it has been checked."""
     _check_unconfined(call)
+    call.patience = _PATIENCE_WITH_A_READER
     with _told(), call.administration.store.backup() as copy:
         yield {"size": copy.size}
         async with aclosing(copy.pieces()) as pieces:

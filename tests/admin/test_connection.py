@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from pykcm.admin import connection as connection_module
-from pykcm.admin.calls import Call, Request
+from pykcm.admin.calls import WAITING_ITEMS, Call, Request
 from pykcm.admin.connection import ControlConnection, Controls
 from pykcm.admin.items import encode
 from pykcm.admin.messages import VERSION, request
@@ -47,6 +47,7 @@ class Listening:
                 **REQUESTS,
                 "broken": Request(NoArguments, broken),
                 "echo": Request(NoArguments, echo),
+                "impatient": Request(NoArguments, impatient),
                 "many": Request(NoArguments, many),
                 "for ever": Request(NoArguments, for_ever),
             },
@@ -94,6 +95,15 @@ async def many(call: Call) -> AsyncIterator[Any]:
     for number in range(100_000):
         notes(call).produced.append(number)
         yield bytes(1000)
+
+
+async def impatient(call: Call) -> AsyncIterator[Any]:
+    call.patience = 0.05
+    try:
+        async for each in many(call):
+            yield each
+    finally:
+        notes(call).endings.append("ended")
 
 
 async def for_ever(call: Call) -> AsyncIterator[Any]:
@@ -302,6 +312,38 @@ def test_a_client_that_does_not_read(play: Play) -> None:
         assert len(produced) < 5000
         sock.close()
         await until(lambda: not listening.controls.open)
+
+    play(scenario)
+
+
+def test_a_client_for_which_others_wait(play: Play) -> None:
+    """Where others wait for the end of what it has asked for, that is given up, and it is told so."""
+
+    async def scenario(listening: Listening) -> None:
+        reader, writer = await asyncio.open_unix_connection(str(listening.path), limit=1)
+        writer.write(encode(request("impatient", {})))
+        await until(lambda: listening.notes.endings)
+        *_, last = decoded(await reader.read())
+        assert last["error"] == {
+            "code": "busy",
+            "message": "given up: nothing of the answer was taken for 0.05 seconds",
+        }
+        writer.close()
+
+    play(scenario)
+
+
+def test_items_for_which_nobody_is_ready(play: Play) -> None:
+    """They are decoded when they are wanted: thousands of small ones would keep KCM's clients waiting."""
+
+    async def scenario(listening: Listening) -> None:
+        reader, writer = await asyncio.open_unix_connection(str(listening.path))
+        writer.write(encode(request("for ever", {})) + encode(1) * 100_000)
+        await reader.readexactly(len(encode({"item": "begun"})))
+        (connection,) = listening.controls.open
+        assert connection._inbox.qsize() == WAITING_ITEMS
+        await listening.controls.finish()
+        writer.close()
 
     play(scenario)
 
