@@ -55,7 +55,10 @@ class KcmClient:
         """Send one request and return its reply's payload; raises KcmError, ConnectionError."""
         self._socket.sendall(pack_request(opcode, arguments))
         header = self._receive(_REPLY_HEADER)
-        reply = self._receive(U32.unpack_from(header)[0])
+        size: int = U32.unpack_from(header)[0]
+        if size < I32.size:
+            raise ConnectionError(f"the KCM server announced a reply of {size} bytes")
+        reply = self._receive(size)
         code: int = I32.unpack_from(reply)[0]
         if code:
             raise KcmError(code)

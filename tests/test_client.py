@@ -176,9 +176,11 @@ def test_no_server(tmp_path: Path) -> None:
         KcmClient(path)
 
 
-@pytest.mark.parametrize("answer", [b"", b"\0\0\0\4\0\0", b"\0\0\0\x08\0\0\0\0\0\0\0\0\0\0"])
+@pytest.mark.parametrize(
+    "answer", [b"", b"\0\0\0\4\0\0", b"\0\0\0\x08\0\0\0\0\0\0\0\0\0\0", b"\0\0\0\3\0\0\0\0\0\0\0"]
+)
 def test_a_server_that_closes(tmp_path: Path, answer: bytes) -> None:
-    """A connection that closes before a reply is whole is a ConnectionError."""
+    """A connection that closes before a reply is whole, or whose reply has no code, is a ConnectionError."""
     path = tmp_path / "kcm.sock"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))

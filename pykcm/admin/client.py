@@ -3,7 +3,7 @@
 import os
 import select
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import Any
 
@@ -18,16 +18,30 @@ _PIECE = 256 * 1024
 _LARGEST_ITEM = 2 * LARGEST_REQUEST
 
 
+# In seconds: even a daemon that has to be started first has answered by then.
+_EXPECTED_WITHIN = 5.0
+
+
+def _say_nothing() -> None: ...
+
+
 class Answer:
     """The items that answer one request, as they come; after the last one `summary` is there.
 
     `items` are sent behind the request while answers are read, so that neither side waits for the other.
+    `on_silence` is called once where the daemon says nothing at all for long.
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], name: str, arguments: dict[str, Any], items: Iterable[Any] = ()
+        self,
+        path: str | os.PathLike[str],
+        name: str,
+        arguments: dict[str, Any],
+        items: Iterable[Any] = (),
+        on_silence: Callable[[], None] = _say_nothing,
     ) -> None:
         self.summary: dict[str, Any] = {}
+        self._on_silence: Callable[[], None] | None = on_silence
         self._unsent = chain([encode(request(name, arguments))], map(encode, items))
         self._piece: memoryview | None = None
         self._reader = ItemReader(_LARGEST_ITEM)
@@ -68,12 +82,19 @@ class Answer:
         """What has come; meanwhile what is to be sent is sent."""
         while True:
             readable, writable, _ = select.select(
-                [self._socket], [] if self._piece is None else [self._socket], []
+                [self._socket],
+                [] if self._piece is None else [self._socket],
+                [],
+                None if self._on_silence is None else _EXPECTED_WITHIN,
             )
             if readable:
+                self._on_silence = None
                 return self._socket.recv(_PIECE)
             if writable:
                 self._send_some()
+            elif self._on_silence is not None:
+                self._on_silence()
+                self._on_silence = None
 
     def _send_some(self) -> None:
         assert self._piece is not None
@@ -94,14 +115,17 @@ class Answer:
 
 
 class ControlClient:
-    """Asks the daemon at `path`; each request has a connection of its own."""
+    """Asks the daemon at `path`; each request has a connection of its own. `on_silence`: see Answer."""
 
-    def __init__(self, path: str | os.PathLike[str] = DEFAULT_SOCKET) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str] = DEFAULT_SOCKET, on_silence: Callable[[], None] = _say_nothing
+    ) -> None:
         self.path = path
+        self._on_silence = on_silence
 
     def ask(self, name: str, /, *, items: Iterable[Any] = (), **arguments: Any) -> Answer:
         """Raises OSError where there is no daemon."""
-        return Answer(self.path, name, arguments, items)
+        return Answer(self.path, name, arguments, items, self._on_silence)
 
     def run(self, name: str, /, **arguments: Any) -> dict[str, Any]:
         """Ask for something that has no items; gives the summary."""

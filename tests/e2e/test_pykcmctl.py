@@ -3,6 +3,7 @@
 import os
 import pty
 import re
+import signal
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ import pytest
 
 from pykcm.admin.cli.main import main
 from pykcm.client import KcmClient
+from pykcm.protocol.principal import Principal
 from tests.builders import ALICE, TGS, credential_bytes, principal
 
 from .clients import MitClient
@@ -81,7 +83,7 @@ def test_list(mit_as: Callable[[int], MitClient], ctl: Pykcmctl) -> None:
     said = ctl.run("list", "--uid", str(OTHER))
     (line,) = said.output.splitlines()
     assert line.split("\t")[:4] == ["-", str(OTHER), f"KCM:{OTHER}", "bob@PYKCM.TEST"]
-    assert said.errors.startswith("1 ccaches of 1 users, ")
+    assert said.errors.startswith("1 ccache of 1 user, ")
     status, shown = on_a_terminal(ctl, "list")
     assert status == 0
     assert "Principal" in shown
@@ -207,6 +209,34 @@ def test_a_daemon_that_goes_away(folder: Path) -> None:
             assert process.stderr is not None
             assert "broke off in the middle" in process.stderr.read()
     assert process.returncode == 3
+
+
+def test_a_daemon_that_does_not_answer(pykcmd: Pykcmd, ctl: Pykcmctl) -> None:
+    """It is waited for, and it is said that it is waited for."""
+    assert pykcmd.process is not None
+    pykcmd.process.send_signal(signal.SIGSTOP)
+    try:
+        with subprocess.Popen(
+            ctl.argv("list", "--json"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            assert "does not answer yet; waiting" in process.stderr.readline()
+            pykcmd.process.send_signal(signal.SIGCONT)
+            assert process.stdout.read() == "[]\n"
+    finally:
+        pykcmd.process.send_signal(signal.SIGCONT)
+    assert process.returncode == 0
+
+
+def test_a_principal_that_is_no_text(pykcmd: Pykcmd, ctl: Pykcmctl) -> None:
+    """In the document its bytes are there, not to be mistaken for others."""
+    odd = (b"ol\xe9", b"ol\\xe9", "olé".encode())
+    for number, component in enumerate(odd):
+        with KcmClient(pykcmd.socket_path) as client:
+            client.initialize(b"0:%d" % number, Principal(1, b"PYKCM.TEST", (component,)))
+        (shown,) = ctl.json("show", f"0:{number}")["principal"]["components"]
+        assert shown.encode(errors="surrogateescape") == component
 
 
 def test_a_narrow_terminal(mit_as: Callable[[int], MitClient], ctl: Pykcmctl) -> None:

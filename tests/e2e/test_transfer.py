@@ -378,6 +378,14 @@ def test_a_folder_of_kinits(pykcmd: Pykcmd, mit: MitClient, ctl: Pykcmctl) -> No
     assert contents(pykcmd, USER) == []
 
 
+def test_a_source_without_a_path(ctl: Pykcmctl) -> None:
+    """It is not taken for a server or a file that is not there."""
+    for kind in ("FILE", "DIR", "KCM"):
+        said = ctl.run("import", f"{kind}:")
+        assert said.status == 2
+        assert f"{kind}: needs a path behind it" in said.errors
+
+
 def test_another_pykcm(pykcmd: Pykcmd, ctl: Pykcmctl, other_pykcmd: Pykcmd, other_ctl: Pykcmctl) -> None:
     """KCM: with another server's socket brings a user's ccaches; the daemon's own socket is refused."""
     fill(pykcmd, USER, b"%d:a" % USER, b"%d" % USER)

@@ -1,6 +1,7 @@
 """list, show, destroy, reap and switch."""
 
 import base64
+import json
 import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -14,6 +15,7 @@ from pykcm.admin.cli.output import (
     print_json,
     print_json_array,
     print_rows,
+    shown_number,
     shown_size,
     shown_time,
 )
@@ -118,13 +120,15 @@ def _note(uses: list[dict[str, int]], use: dict[str, int]) -> None:
 def _print_totals(answer: Answer, uses: list[dict[str, int]]) -> None:
     summary = answer.summary
     click.echo(
-        f"{summary['ccaches']} ccaches of {summary['users']} users, {shown_size(summary['size'])}", err=True
+        f"{shown_number(summary['ccaches'], 'ccache')} of {shown_number(summary['users'], 'user')}, "
+        f"{shown_size(summary['size'])}",
+        err=True,
     )
     for use in uses:
         click.echo(
             f"{user_of(use['uid']) or use['uid']} has used {_share(use):.0%} of the quota: "
-            f"{use['ccaches']} ccaches of {use['max_ccaches'] or 'any number'}, {shown_size(use['size'])} of "
-            f"{shown_size(use['max_size']) if use['max_size'] else 'any size'}",
+            f"{shown_number(use['ccaches'], 'ccache')} of {use['max_ccaches'] or 'any number'}, "
+            f"{shown_size(use['size'])} of {shown_size(use['max_size']) if use['max_size'] else 'any size'}",
             err=True,
         )
 
@@ -141,7 +145,8 @@ def show_command(client: ControlClient, ccache: bytes, *, as_json: bool) -> None
     head = next(items)["ccache"]
     credentials = [item["credential"] for item in items]
     if as_json:
-        print_json(_document(head, credentials))
+        # In ASCII: what is no text to UTF-8 has code points of its own.
+        click.echo(json.dumps(_document(head, credentials), indent=2))
         return
     click.echo(f"Ccache:      {ccache_shown(head['name'])}{' (default)' if head['default'] else ''}")
     click.echo(f"UUID:        {head['uuid'].hex()}")
@@ -194,8 +199,8 @@ def _document(head: dict[str, Any], credentials: list[dict[str, Any]]) -> dict[s
         "kdc_offset": head["kdc_offset"],
         "principal": {
             "type": head["principal_type"],
-            "realm": head["realm"].decode(errors="backslashreplace"),
-            "components": [each.decode(errors="backslashreplace") for each in head["components"]],
+            "realm": head["realm"].decode(errors="surrogateescape"),
+            "components": [each.decode(errors="surrogateescape") for each in head["components"]],
         },
         "creds": [
             {"uuid": each["uuid"].hex(), "payload": base64.b64encode(each["payload"]).decode()}
@@ -249,7 +254,7 @@ def reap_command(client: ControlClient, *, as_json: bool) -> None:
     if as_json:
         print_json(summary)
     else:
-        click.echo(f"{summary['ccaches']} expired ccaches removed")
+        click.echo(f"{shown_number(summary['ccaches'], 'expired ccache')} removed")
 
 
 @click.command("switch")

@@ -80,8 +80,11 @@ def import_command(
     """
     wanted = ImportOptions(**options)
     kind, colon, path = source.partition(":")
-    if colon and kind in {"FILE", "DIR", "KCM"} and (identities or passphrase_file):
-        raise click.UsageError("only an export is encrypted")
+    if colon and kind in {"FILE", "DIR", "KCM"}:
+        if identities or passphrase_file:
+            raise click.UsageError("only an export is encrypted")
+        if not path:
+            raise click.UsageError(f"{kind}: needs a path behind it")
     if colon and kind in {"FILE", "DIR"}:
         try:
             found = [from_file(path, uid)] if kind == "FILE" else list(from_folder(path, uid))

@@ -51,7 +51,7 @@ def cli(context: click.Context, path: str) -> None:
 
     Every command has --help, and those that show something have --json.
     """
-    context.obj = ControlClient(path)
+    context.obj = ControlClient(path, _tell_of_silence)
 
 
 _SUBJECTS = (ccaches, exporting, importing, migration, keeping, statistics, watching, doctor, completion)
@@ -85,6 +85,14 @@ def main() -> NoReturn:
     except OSError as error:
         status = _no_daemon(error)
     sys.exit(status)
+
+
+def _tell_of_silence() -> None:
+    click.echo(
+        "pykcmctl: the daemon does not answer yet; waiting for it. Ctrl-C gives up; "
+        "`systemctl status pykcm.service` shows what it does",
+        err=True,
+    )
 
 
 def _end(number: int, _: object) -> NoReturn:

@@ -90,6 +90,10 @@ def shown_size(size: int) -> str:
     return f"{size / _KIB / _KIB:.1f} MiB"
 
 
+def shown_number(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def peeked(items: Iterator[Any]) -> Iterator[Any]:
     """The same items, the first one fetched now: what fails at once does so before anything is shown."""
     first = list(islice(items, 1))
