@@ -52,8 +52,8 @@ async def rekey(store: SQLCipherStore, raw: bytes | None) -> AsyncGenerator[Copi
     copy_path = unfinished_of(path)
     with Standstill(store, records=True) as still:
         size = size_of(path)
-        _check_room(path.parent, size)
         try:
+            _check_room(path.parent, size)
             # What an earlier one could not remove.
             remove_unfinished(path)
             remove_successor(path)

@@ -326,6 +326,20 @@ def test_no_room(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert files(state) == {"key", DATABASE}
 
 
+def test_room_that_is_not_known(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where that is refused to the daemon, as a policy may, it says so, and all is as it was."""
+
+    def refuse(path: Any) -> os.statvfs_result:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    store = open_store(state)
+    monkeypatch.setattr("os.statvfs", refuse)
+    with pytest.raises(StoreError, match="Permission denied"):
+        run(store)
+    store.close()
+    assert files(state) == {"key", DATABASE}
+
+
 def test_too_much_meanwhile(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """When more is written meanwhile than there is room for it gives up, and the commits are there."""
     monkeypatch.setattr("pykcm.store.copying._MOST_MEANWHILE", 10_000)

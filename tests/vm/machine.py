@@ -1,10 +1,12 @@
 """The virtual machine: its commands, its systemd units, its journal."""
 
+import json
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 SOCKET = Path("/run/.heim_org.h5l.kcm-socket")
 STATE = Path("/var/lib/pykcm")
@@ -70,6 +72,26 @@ def journal(*matches: str) -> str:
     # Not by a cursor: together with a match, journalctl leaves out the first line behind it.
     begin = f"--since=@{_begin_of_test:.6f}"
     return run("journalctl", begin, "--quiet", "--output=cat", f"--unit={SERVICE}", *matches)
+
+
+def denials(*what: str) -> str:
+    """What the policy has denied since the machine was booted, by ausearch's options."""
+    found = subprocess.run(
+        ["ausearch", "--input-logs", "--message", "AVC,SELINUX_ERR", *what, "--start", "boot"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 0 or "<no matches>" in found.stderr, found
+    return found.stdout
+
+
+def doctor(*wrapper: str) -> dict[str, dict[str, Any]]:
+    """What pykcmctl doctor says: its checks by name."""
+    done = attempt(*wrapper, "/opt/pykcm/bin/pykcmctl", "doctor", "--json")
+    checks = {each["check"]: each for each in json.loads(done.stdout)}
+    assert done.returncode == any(each["outcome"] == "failed" for each in checks.values())
+    return checks
 
 
 def drop_in(unit: str, text: str) -> None:

@@ -13,4 +13,4 @@ def commands_of(document: Path, section: str) -> list[str]:
     text = document.read_text(encoding="utf-8")
     found = re.search(rf"^#+ {re.escape(section)}\n(.*?)(?=^#)", text + "#", re.MULTILINE | re.DOTALL)
     assert found is not None, f"{document} has no section {section}"
-    return [textwrap.dedent(block) for block in _BLOCK.findall(found[1])]
+    return [textwrap.dedent(block) for block in _BLOCK.findall("\n" + found[1])]

@@ -1,6 +1,5 @@
 """pykcmctl doctor with a real systemd and SELinux: what it finds, and that its remedies mend it."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,17 +9,10 @@ import pytest
 from tests.e2e.kdc import Kdc
 
 from . import machine
+from .machine import doctor
 
 # Where packages have their units: one in /etc cannot be masked.
 _SSSD = Path("/usr/lib/systemd/system/sssd-kcm.socket")
-
-
-def doctor(*wrapper: str) -> dict[str, dict[str, Any]]:
-    """The checks by name."""
-    done = machine.attempt(*wrapper, "/opt/pykcm/bin/pykcmctl", "doctor", "--json")
-    checks = {each["check"]: each for each in json.loads(done.stdout)}
-    assert done.returncode == any(each["outcome"] == "failed" for each in checks.values())
-    return checks
 
 
 def outcomes(checks: dict[str, dict[str, Any]]) -> dict[str, str]:
