@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from pykcm import __version__
 from pykcm.admin.calls import Administration
-from pykcm.admin.connection import ControlConnection, Controls
-from pykcm.admin.requests import REQUESTS
+from pykcm.admin.entrance import Entrance
 from pykcm.ccaches.quotas import Quotas
 from pykcm.config import (
     DEFAULT_CONTROL_SOCKET,
@@ -318,15 +317,11 @@ async def _serve(
     reaper = Reaper(store, service, config.expired_retention)
     administration = Administration(config, service, store, access, reaper, connections, rota)
     scrapes = await _start_scrapes(config, administration)
-    controls = Controls(administration, REQUESTS, kernel, connections)
-
-    def control_connection() -> ControlConnection:
-        return ControlConnection(controls)
-
+    entrance = Entrance(administration, kernel)
     listener = Listener(
         [
             *((sock, connection) for sock in sockets.kcm),
-            *((sock, control_connection) for sock in sockets.control),
+            *((sock, entrance.connection) for sock in sockets.control),
         ]
     )
     await listener.begin()
@@ -354,7 +349,7 @@ async def _serve(
     if reaping is not None:
         reaping.cancel()
         await asyncio.wait([reaping])
-    await controls.finish()
+    await entrance.finish()
     late = await connections.finish(_PATIENCE_AT_END)
     if late:
         log.warning("connections cut off because their clients did not take their replies: %d", late)

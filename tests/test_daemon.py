@@ -527,3 +527,15 @@ def test_connections_have_descriptors(
     assert limits == Limits(allowed, 7, 4 * 100 * 1024, 100 * 1024 * 1024)
     told = f"max_connections is {max_connections}, but descriptors allow only {allowed}"
     assert caplog.messages == [told] * is_told
+
+
+def test_what_is_not_loaded() -> None:
+    """A start loads nothing that only administrators need: they wait for it when they come."""
+    loaded = subprocess.run(
+        [sys.executable, "-c", "import pykcm.daemon, sys; print(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    assert "pykcm.server.service" in loaded
+    assert not {"cbor2", "click", "rich", "pyrage", "pykcm.admin.listing", "selinux"} & set(loaded)

@@ -23,7 +23,6 @@ from pykcm.admin.messages import (
 from pykcm.logs import Throttle
 from pykcm.peer.identity import ROOT, Kernel, Peer, PeerRefusedError, identify
 from pykcm.protocol.codes import Code, KcmError
-from pykcm.server.connections import Connections
 from pykcm.store.interface import StoreError
 
 log = logging.getLogger(__name__)
@@ -52,12 +51,11 @@ class Controls:
         administration: Administration,
         requests: Mapping[str, Request],
         kernel: Kernel,
-        connections: Connections,
     ) -> None:
         self.administration = administration
         self.requests = requests
         self.kernel = kernel
-        self._connections = connections
+        self._connections = administration.connections
         self.open: set[ControlConnection] = set()
         self.refusal_warnings = Throttle(10)
 

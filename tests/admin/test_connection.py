@@ -40,7 +40,7 @@ class Listening:
         self.path = path
         self.notes: Administration = administration
         self.idle = 0
-        self.connections = Connections(0.001, self._is_idle)
+        self.connections = administration.connections = Connections(0.001, self._is_idle)
         self.controls = Controls(
             administration,
             {
@@ -52,7 +52,6 @@ class Listening:
                 "for ever": Request(NoArguments, for_ever),
             },
             kernel,
-            self.connections,
         )
 
     def _is_idle(self) -> None:
