@@ -184,7 +184,7 @@ def test_twenty_thousand(pykcmd: Pykcmd, ctl: Pykcmctl, folder: Path) -> None:
     assert peak_memory(status) - before < 8_000_000
 
 
-def test_under_load(pykcmd: Pykcmd, ctl: Pykcmctl) -> None:
+def test_bad_input(pykcmd: Pykcmd, ctl: Pykcmctl) -> None:
     """Bad input on the control socket, again and again, does not keep the KCM socket from answering."""
     for junk in (b"\xff", b"\x5b" + b"\xff" * 8, b"GET / HTTP/1.0\r\n\r\n", b""):
         for _ in range(20):
