@@ -207,6 +207,26 @@ def test_no_decision(binding: Binding, number: int) -> None:
     assert policy.allows(PEER, TARGET, READ)
 
 
+def test_contexts(binding: Binding, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether there is such a context is told until another policy is loaded; an error is no answer."""
+    policy = SELinuxPolicy(binding)
+    assert policy.has_context(PEER)
+    assert not policy.has_context(TARGET)
+    binding.contexts = {TARGET}
+    assert policy.has_context(PEER)
+    binding.policies_loaded = 2
+    assert not policy.has_context(PEER)
+    assert policy.has_context(TARGET)
+
+    def fail(_: str) -> int:
+        raise error(errno.EACCES)
+
+    binding.policies_loaded = 3
+    monkeypatch.setattr(binding, "security_check_context_raw", fail)
+    with pytest.raises(OSError, match="as a test wants it"):
+        policy.has_context(TARGET)
+
+
 def test_decisions_are_remembered(binding: Binding) -> None:
     """A decision is asked for once, for each peer, target and permission."""
     policy = SELinuxPolicy(binding)
