@@ -122,7 +122,13 @@ def rivals(where: Where) -> Outcome:
 
 def _away(units: list[Unit]) -> tuple[str, ...]:
     names = " ".join(unit.name for unit in units)
-    return f"systemctl disable --now {names}", f"systemctl mask {names}", f"systemctl restart {KCM_SOCKET}"
+    # Units of System V, as that of Heimdal's is on Debian, are not stopped by `disable --now`.
+    return (
+        f"systemctl stop {names}",
+        f"systemctl disable {names}",
+        f"systemctl mask {names}",
+        f"systemctl restart {KCM_SOCKET}",
+    )
 
 
 CHECKS = (
