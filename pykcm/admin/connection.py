@@ -8,7 +8,14 @@ import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any, cast
 
-from pykcm.admin.calls import END_OF_ITEMS, WAITING_ITEMS, Administration, Call, Request
+from pykcm.admin.calls import (
+    END_OF_ITEMS,
+    MOST_CONNECTIONS,
+    WAITING_ITEMS,
+    Administration,
+    Call,
+    Request,
+)
 from pykcm.admin.items import ItemReader, ItemsError, encode
 from pykcm.admin.messages import (
     LARGEST_REQUEST,
@@ -27,9 +34,6 @@ from pykcm.store.interface import StoreError
 
 log = logging.getLogger(__name__)
 
-# Administrators are few; what follows events keeps its connection.
-_MOST_CONNECTIONS = 64
-
 # In seconds.
 _PATIENCE_WITH_A_REQUEST = 30.0
 
@@ -40,6 +44,7 @@ _CODES = {
     Code.FCC_NOFILE: Trouble.NOT_FOUND,
     Code.FCC_PERM: Trouble.PERMISSION,
     errno.EDQUOT: Trouble.QUOTA,
+    errno.EIO: Trouble.STORE,
 }
 
 
@@ -61,7 +66,7 @@ class Controls:
 
     def add(self, connection: "ControlConnection") -> bool:
         """Count the connection in; False where there are too many."""
-        if len(self.open) >= _MOST_CONNECTIONS:
+        if len(self.open) >= MOST_CONNECTIONS:
             return False
         self.open.add(connection)
         self._connections.stay_awake()
