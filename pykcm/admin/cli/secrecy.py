@@ -23,7 +23,8 @@ def reported() -> Iterator[None]:
         yield
     except (ArchiveError, FileError, sealing.SealError) as error:
         raise click.ClickException(str(error)) from None
-    except BrokenPipeError:
+    except ConnectionError:
+        # The daemon's, or of whoever reads stdout: no fault of a file.
         raise
     except OSError as error:
         name = f"{error.filename}: " if error.filename else ""
