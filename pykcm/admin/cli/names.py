@@ -70,5 +70,10 @@ def user_of(uid: int) -> str | None:
         return None
 
 
+def user_shown(uid: int) -> str:
+    name = user_of(uid)
+    return f"UID {uid}" if name is None else f"{name} (UID {uid})"
+
+
 def ccache_shown(name: bytes) -> str:
     return PREFIX + shown(name)
