@@ -41,7 +41,11 @@ def passphrase(path: str | None, *, is_new: bool) -> str:
         return given
     if not sys.stdin.isatty():
         raise click.UsageError("no terminal to ask for the passphrase on: give --passphrase-file")
-    asked: str = click.prompt("Passphrase", hide_input=True, confirmation_prompt=is_new, err=True)
+    try:
+        asked: str = click.prompt("Passphrase", hide_input=True, confirmation_prompt=is_new, err=True)
+        asked.encode()
+    except UnicodeError:
+        raise click.ClickException("the passphrase is no UTF-8: see what `locale charmap` says") from None
     return asked
 
 
