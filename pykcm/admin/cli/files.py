@@ -1,5 +1,6 @@
 """Files with secrets in them: written whole or not at all, and read only where they are what they seem."""
 
+import errno
 import fcntl
 import io
 import os
@@ -16,6 +17,9 @@ from typing import BinaryIO, NamedTuple
 from pykcm.store.disk import sync_folder
 
 STANDARD = "-"
+
+# What a file system says that has none, vfat among them.
+_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS}
 
 # A passphrase or identity file is a few lines.
 _LARGEST_KEY_FILE = 64 * 1024
@@ -39,6 +43,8 @@ def written(path: str, *, force: bool) -> Iterator[BinaryIO]:
     `-` is stdout. Raises FileError, where `path` is there already unless it is a file and `force` is given.
     """
     if path == STANDARD:
+        if sys.stdout is None:
+            raise FileError("stdout is closed")
         if sys.stdout.isatty():
             raise FileError("an export is nothing for a terminal: name a file, or use a pipe")
         yield sys.stdout.buffer
@@ -57,13 +63,30 @@ def written(path: str, *, force: bool) -> Iterator[BinaryIO]:
         if force:
             unfinished.rename(target)
         else:
-            # Unlike a rename it takes nobody's place.
-            os.link(unfinished, target)
-            unfinished.unlink()
+            _take_name(unfinished, target)
         sync_folder(target.parent)
     except BaseException:
         with suppress(OSError):
             unfinished.unlink()
+        raise
+
+
+def _take_name(unfinished: Path, target: Path) -> None:
+    """Rename the file, but take nobody's place."""
+    try:
+        os.link(unfinished, target)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+    else:
+        unfinished.unlink()
+        return
+    # What is carried to another host is often on a disk without links: the name is taken by an empty file.
+    target.touch(0o600, exist_ok=False)
+    try:
+        unfinished.rename(target)
+    except BaseException:
+        target.unlink()
         raise
 
 
