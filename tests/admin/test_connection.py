@@ -364,6 +364,27 @@ def test_items_for_which_nobody_is_ready(play: Play) -> None:
     play(scenario)
 
 
+def test_too_much_at_once(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What clients have sent together is bounded, as long as it is no item; then there is room for others."""
+    monkeypatch.setattr(connection_module, "_MOST_UNTAKEN", 100_000)
+
+    async def scenario(listening: Listening) -> None:
+        half = encode(bytes(120_000))[:60_000]
+        first, second = [await asyncio.open_unix_connection(str(listening.path)) for _ in range(2)]
+        first[1].write(half)
+        await until(lambda: listening.controls.untaken == len(half))
+        second[1].write(half)
+        (answer,) = decoded(await second[0].read())
+        assert answer["error"]["code"] == "busy"
+        assert listening.controls.untaken == len(half)
+        for _, writer in (first, second):
+            writer.close()
+        await until(lambda: not listening.controls.open)
+        assert listening.controls.untaken == 0
+
+    play(scenario)
+
+
 def test_the_end_of_the_daemon(play: Play) -> None:
     """Requests that would never end are ended, and have time to tidy up."""
 

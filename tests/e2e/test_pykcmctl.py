@@ -83,7 +83,10 @@ def test_list(mit_as: Callable[[int], MitClient], ctl: Pykcmctl) -> None:
     said = ctl.run("list", "--uid", str(OTHER))
     (line,) = said.output.splitlines()
     assert line.split("\t")[:4] == ["-", str(OTHER), f"KCM:{OTHER}", "bob@PYKCM.TEST"]
-    assert said.errors.startswith("1 ccache of 1 user, ")
+    total, quota = said.errors.splitlines()
+    assert total.startswith("1 ccache of 1 user, ")
+    assert quota.startswith(f"{OTHER} has used ")
+    assert " of the quota: 1 ccache of " in quota
     status, shown = on_a_terminal(ctl, "list")
     assert status == 0
     assert "Principal" in shown

@@ -99,7 +99,6 @@ def _list_rows(
 
 # Those who have used most of what they may have are named below the list.
 _MOST_NAMED = 3
-_WORTH_NAMING = 0.8
 
 
 def _share(use: dict[str, int]) -> float:
@@ -111,7 +110,7 @@ def _share(use: dict[str, int]) -> float:
 
 
 def _note(uses: list[dict[str, int]], use: dict[str, int]) -> None:
-    if _share(use) >= _WORTH_NAMING:
+    if _share(use):
         uses.append(use)
         uses.sort(key=_share, reverse=True)
         del uses[_MOST_NAMED:]
