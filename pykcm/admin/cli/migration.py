@@ -10,9 +10,9 @@ from pathlib import Path
 
 import click
 
-from pykcm.admin.cli.doctor.profile import ProfileError, read_profile
 from pykcm.admin.cli.importing import Found, ImportOptions, from_server_of, import_options, transfer
 from pykcm.admin.cli.names import UidType
+from pykcm.admin.cli.profile import ProfileError, read_profile
 from pykcm.admin.cli.sources import SourceError, from_file, from_folder, uids_of_server
 from pykcm.admin.client import ControlClient
 from pykcm.client import KcmClient

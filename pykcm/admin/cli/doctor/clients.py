@@ -3,8 +3,8 @@
 import shlex
 
 from pykcm.admin.cli.doctor.outcomes import Check, Outcome, failed, ok, skipped, warning
-from pykcm.admin.cli.doctor.profile import ProfileError
 from pykcm.admin.cli.doctor.where import Where
+from pykcm.admin.cli.profile import ProfileError
 from pykcm.config import DEFAULT_SOCKET
 
 _PLAIN = "KCM:"
