@@ -92,7 +92,7 @@ def test_list(mit_as: Callable[[int], MitClient], ctl: Pykcmctl) -> None:
 
 @pytest.mark.skipif(Path("/sys/fs/selinux/enforce").exists(), reason="there are labels here")
 def test_labels(mit_as: Callable[[int], MitClient], ctl: Pykcmctl) -> None:
-    """`--label` adds a last column, which is - without SELinux; in JSON the label is always there, and null."""
+    """`--label` adds a last column, which is - without SELinux; in JSON it is null."""
     mit_as(USER).kinit("alice")
     (plain,) = ctl.ok("list").splitlines()
     (labelled,) = ctl.ok("list", "--label").splitlines()

@@ -114,30 +114,30 @@ class Owned(NamedTuple):
     label: str | None
 
 
-def read_owned(path: str, folder: int | None = None) -> Owned:
-    """A ccache file as it is at one moment; `path` may be relative to the descriptor `folder`.
+def read_owned(name: str, folder: int) -> Owned:
+    """A ccache file as it is at one moment, in the folder that the descriptor is of.
 
     The folder may be one where everybody writes: nothing is followed, and no device or pipe is waited for.
     Raises FileError, OSError.
     """
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-    descriptor = os.open(path, flags, dir_fd=folder)
+    descriptor = os.open(name, flags, dir_fd=folder)
     with open(descriptor, "rb", buffering=0) as file:  # noqa: PTH123
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise FileError(f"{path} is no file")
+            raise FileError(f"{name} is no file")
         if status.st_nlink != 1:
-            raise FileError(f"{path} has {status.st_nlink} names: who made the others is not known")
+            raise FileError(f"{name} has {status.st_nlink} names: who made the others is not known")
         if status.st_size > LARGEST_CCACHE_FILE:
-            raise FileError(f"{path} is too large for a ccache: {status.st_size} bytes")
-        _lock(file, path)
+            raise FileError(f"{name} is too large for a ccache: {status.st_size} bytes")
+        _lock(file, name)
         content = _read_bounded(file)
         if len(content) > LARGEST_CCACHE_FILE:
-            raise FileError(f"{path} is too large for a ccache")
+            raise FileError(f"{name} is too large for a ccache")
         return Owned(content, status.st_uid, _label(descriptor))
 
 
-def _lock(file: io.FileIO, path: str) -> None:
+def _lock(file: io.FileIO, name: str) -> None:
     """Wait until no client writes to it, but not for ever: whose file it is may hold the lock for good."""
     deadline = time.monotonic() + _PATIENCE_WITH_A_LOCK
     while True:
@@ -145,7 +145,7 @@ def _lock(file: io.FileIO, path: str) -> None:
             fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() > deadline:
-                raise FileError(f"{path} is in use: try again") from None
+                raise FileError(f"{name} is in use: try again") from None
             time.sleep(_RETRY)
         else:
             return
