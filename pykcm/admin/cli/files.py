@@ -1,5 +1,6 @@
 """Files with secrets in them: written whole or not at all, and read only where they are what they seem."""
 
+import errno
 import fcntl
 import io
 import os
@@ -25,6 +26,9 @@ LARGEST_CCACHE_FILE = 32 * 1024 * 1024
 _PATIENCE_WITH_A_LOCK = 2.0
 _RETRY = 0.05
 
+# As FAT and some FUSE file systems answer.
+_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS}
+
 _SELINUX = Path("/sys/fs/selinux/enforce")
 
 
@@ -34,31 +38,35 @@ class FileError(Exception):
 
 @contextmanager
 def written(path: str, *, force: bool) -> Iterator[BinaryIO]:
-    """A file to be written, of mode 0600, that is at `path` only when everything was written and synced.
-
-    `-` is stdout. Raises FileError, where `path` is there already unless it is a file and `force` is given.
-    """
-    if path == STANDARD:
-        if sys.stdout.isatty():
-            raise FileError("an export is nothing for a terminal: name a file, or use a pipe")
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
-        return
-    target = Path(path)
-    _check_free(target, force=force)
-    unfinished = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        with open(os.open(unfinished, flags, 0o600), "wb") as file:  # noqa: PTH123
+    """As written_file(), but `-` is stdout."""
+    if path != STANDARD:
+        with written_file(Path(path), force=force) as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        _check_free(target, force=force)
+        return
+    if sys.stdout.isatty():
+        raise FileError("an export is nothing for a terminal: name a file, or use a pipe")
+    yield sys.stdout.buffer
+    sys.stdout.buffer.flush()
+
+
+@contextmanager
+def written_file(target: Path, *, force: bool) -> Iterator[BinaryIO]:
+    """A file to be written and read, of mode 0600, that is at `target` only when all was written and synced.
+
+    Raises FileError, where `target` is there already unless it is a file and `force` is given.
+    """
+    check_free(target, force=force)
+    unfinished = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        with open(os.open(unfinished, flags, 0o600), "w+b") as file:  # noqa: PTH123
+            yield file
+            make_durable(file)
         if force:
+            check_free(target, force=True)
             unfinished.rename(target)
         else:
-            # Unlike a rename it takes nobody's place.
-            os.link(unfinished, target)
+            _link(unfinished, target)
             unfinished.unlink()
         sync_folder(target.parent)
     except BaseException:
@@ -67,7 +75,26 @@ def written(path: str, *, force: bool) -> Iterator[BinaryIO]:
         raise
 
 
-def _check_free(target: Path, *, force: bool) -> None:
+def _link(unfinished: Path, target: Path) -> None:
+    """Unlike a rename it takes nobody's place."""
+    try:
+        os.link(unfinished, target)
+    except FileExistsError:
+        raise FileError(f"{target} has come meanwhile: nothing was written") from None
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        raise FileError(f"{target}: needs --force on a file system without hard links") from None
+
+
+def make_durable(file: BinaryIO) -> None:
+    """What was written to it so far; raises OSError."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def check_free(target: Path, *, force: bool) -> None:
+    """Whether a file may be written there; raises FileError."""
     try:
         status = target.lstat()
     except FileNotFoundError:
