@@ -18,8 +18,11 @@ from pykcm.admin.cli import files
 from pykcm.admin.cli.output import print_json, shown_size
 from pykcm.admin.client import ControlClient
 from pykcm.admin.messages import ControlError, Trouble
+from pykcm.store.names import CREDENTIAL, KEY_SIZE
 
-_KEY_SIZE = 32
+# Where rekey proposes to make the new key.
+NEW_KEY = f"/root/{CREDENTIAL}"
+
 _PIECE = 1024 * 1024
 _SYNCED_AT_A_TIME = 8 * 1024 * 1024
 
@@ -128,8 +131,8 @@ def rekey_command(client: ControlClient, new_key: Path | None, *, as_json: bool)
     except ControlError as error:
         if raw is None and error.code == Trouble.UNSUPPORTED:
             error.message += (
-                "\n\n    (umask 077; head -c 32 /dev/urandom >/root/pykcm.key)"
-                "\n    pykcmctl rekey --new-key /root/pykcm.key"
+                f"\n\n    (umask 077; head -c {KEY_SIZE} /dev/urandom >{NEW_KEY})"
+                f"\n    pykcmctl rekey --new-key {NEW_KEY}"
             )
         raise
     finally:
@@ -156,7 +159,7 @@ def _tell(summary: dict[str, Any], new_key: Path | None) -> None:
     else:
         file = quote(str(new_key or "FILE"))
         place = (
-            f"systemd-creds encrypt --name=pykcm.key {file} /etc/credstore.encrypted/pykcm.key"
+            f"systemd-creds encrypt --name={CREDENTIAL} {file} /etc/credstore.encrypted/{CREDENTIAL}"
             if summary["credential"]
             else f"install -m 0600 -o pykcm -g pykcm {file} {quote(summary['place'])}"
         )
@@ -176,9 +179,9 @@ def _read_key(path: Path) -> bytes:
             raise click.UsageError(f"{path} is no regular file")
         if stat.S_IMODE(status.st_mode) & 0o077:
             raise click.UsageError(f"{path}: others than its owner have access to the key; chmod 0600")
-        raw = file.read(_KEY_SIZE + 1)
-    if len(raw) != _KEY_SIZE:
-        raise click.UsageError(f"{path}: a key must be exactly {_KEY_SIZE} raw bytes")
+        raw = file.read(KEY_SIZE + 1)
+    if len(raw) != KEY_SIZE:
+        raise click.UsageError(f"{path}: a key must be exactly {KEY_SIZE} raw bytes")
     return raw
 
 

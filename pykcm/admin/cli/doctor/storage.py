@@ -8,16 +8,9 @@ from shlex import quote
 from pykcm.admin.cli.doctor.outcomes import Check, Outcome, failed, ok, skipped, warning
 from pykcm.admin.cli.doctor.systemd import SERVICE
 from pykcm.admin.cli.doctor.where import Where
+from pykcm.admin.cli.keeping import NEW_KEY
 from pykcm.config import Config
-
-# As the service has them; pykcm.store.keys is not imported for two names.
-_CREDENTIAL = "pykcm.key"
-_KEY_SIZE = 32
-_DATABASE = "pykcm.db"
-_SUCCESSOR = "key.next"
-
-# Where pykcmctl rekey proposes to make the new key.
-_NEW_KEY = "/root/pykcm.key"
+from pykcm.store.names import CREDENTIAL, DATABASE, KEY, KEY_SIZE, SUCCESSOR
 
 # Where LoadCredentialEncrypted= looks for a credential that is named without a path.
 _CREDENTIAL_STORES = (
@@ -86,7 +79,7 @@ def key_source(where: Where) -> Outcome:
     config = _no_folder(where)
     if isinstance(config, Outcome):
         return config
-    name = config.key_file or f"{config.state_dir}/key"
+    name = config.key_file or f"{config.state_dir}/{KEY}"
     file = where.path(name)
     credential = _credential(where)
     if credential is not None:
@@ -97,13 +90,13 @@ def key_source(where: Where) -> Outcome:
             f"systemctl restart {SERVICE} && shred -u {quote(name)}",
         )
     if not _exists(file):
-        if _exists(where.path(config.state_dir) / _DATABASE):
+        if _exists(where.path(config.state_dir) / DATABASE):
             damaged = quote(f"{config.state_dir}/damaged")
             return failed(
-                f"there is a database, but no key: neither {name} nor the systemd credential {_CREDENTIAL}; "
+                f"there is a database, but no key: neither {name} nor the systemd credential {CREDENTIAL}; "
                 "put the key back, or move the database away to begin with an empty one",
                 f"mkdir -m 0700 {damaged}",
-                f"mv {quote(f'{config.state_dir}/{_DATABASE}')}* {damaged}/",
+                f"mv {quote(f'{config.state_dir}/{DATABASE}')}* {damaged}/",
             )
         return ok("none yet: the first start makes one")
     return _judged_file(where, config, name, file)
@@ -112,7 +105,7 @@ def key_source(where: Where) -> Outcome:
 def _credential(where: Where) -> str | None:
     """The credential that the service is given, by its file."""
     for folder in _CREDENTIAL_STORES:
-        name = f"{folder}/{_CREDENTIAL}"
+        name = f"{folder}/{CREDENTIAL}"
         if _exists(where.path(name)):
             return name
     return None
@@ -130,9 +123,9 @@ def _exists(path: Path) -> bool:
 def _judged_file(where: Where, config: Config, name: str, file: Path) -> Outcome:
     status = file.stat()
     mode = stat.S_IMODE(status.st_mode)
-    if not stat.S_ISREG(status.st_mode) or status.st_size != _KEY_SIZE:
+    if not stat.S_ISREG(status.st_mode) or status.st_size != KEY_SIZE:
         return failed(
-            f"{name}: is no key of {_KEY_SIZE} bytes: the daemon does not start", f"ls -l {quote(name)}"
+            f"{name}: is no key of {KEY_SIZE} bytes: the daemon does not start", f"ls -l {quote(name)}"
         )
     if mode & 0o077:
         return failed(
@@ -155,15 +148,15 @@ def change_of_keys(where: Where) -> Outcome:
     config = _no_folder(where)
     if isinstance(config, Outcome):
         return config
-    successor = f"{config.state_dir}/{_SUCCESSOR}"
+    successor = f"{config.state_dir}/{SUCCESSOR}"
     if not _exists(where.path(successor)):
         return ok("none is under way")
     credential = _credential(where)
     # The daemon itself makes the one that is beside the database.
     place = (
-        [f"systemd-creds encrypt --name={_CREDENTIAL} {_NEW_KEY} {credential}"]
+        [f"systemd-creds encrypt --name={CREDENTIAL} {NEW_KEY} {credential}"]
         if credential is not None
-        else [f"install -m 0600 -o pykcm -g pykcm {_NEW_KEY} {quote(config.key_file)}"]
+        else [f"install -m 0600 -o pykcm -g pykcm {NEW_KEY} {quote(config.key_file)}"]
         if config.key_file
         else []
     )
