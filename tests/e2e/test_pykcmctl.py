@@ -251,8 +251,10 @@ def test_a_principal_that_is_no_text(pykcmd: Pykcmd, ctl: Pykcmctl) -> None:
 
 
 def test_a_narrow_terminal(mit_as: Callable[[int], MitClient], ctl: Pykcmctl) -> None:
-    """Names are folded where there is no room, times and numbers are not."""
+    """Names can still be read where there is little room, and times are parted behind their date alone."""
     mit_as(USER).kinit("alice")
     status, shown = on_a_terminal(ctl, "list", columns="80")
     assert status == 0
-    assert re.search(r"\d{4}-\d\d-\d\d \d\d:\d\d", shown)
+    assert f"KCM:{USER}" in shown
+    assert re.search(r"\d{4}-\d\d-\d\d", shown)
+    assert re.search(r" \d\d:\d\d ", shown)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from pykcm.admin.cli.names import CCacheType, UidType, ccache_shown, user_of
+from pykcm.admin.cli.names import CCacheType, UidType, ccache_shown, user_of, user_shown
 from pykcm.admin.cli.output import (
     Column,
     peeked,
@@ -225,7 +225,7 @@ def destroy_command(
     what = (
         ccache_shown(ccache)
         if ccache is not None
-        else f"all ccaches of {user_of(uid) or 'UID'} ({uid})"
+        else f"all ccaches of {user_shown(uid)}"
         if uid is not None
         else "all ccaches whose tickets have expired"
     )

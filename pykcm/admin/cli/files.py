@@ -18,6 +18,9 @@ from pykcm.store.disk import sync_folder
 
 STANDARD = "-"
 
+# What a file system says that has none, vfat among them.
+_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS}
+
 # A passphrase or identity file is a few lines.
 _LARGEST_KEY_FILE = 64 * 1024
 
@@ -25,9 +28,6 @@ _LARGEST_KEY_FILE = 64 * 1024
 LARGEST_CCACHE_FILE = 32 * 1024 * 1024
 _PATIENCE_WITH_A_LOCK = 2.0
 _RETRY = 0.05
-
-# As FAT and some FUSE file systems answer.
-_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS}
 
 _SELINUX = Path("/sys/fs/selinux/enforce")
 
@@ -43,6 +43,8 @@ def written(path: str, *, force: bool) -> Iterator[BinaryIO]:
         with written_file(Path(path), force=force) as file:
             yield file
         return
+    if sys.stdout is None:
+        raise FileError("stdout is closed")
     if sys.stdout.isatty():
         raise FileError("an export is nothing for a terminal: name a file, or use a pipe")
     yield sys.stdout.buffer
@@ -66,8 +68,10 @@ def written_file(target: Path, *, force: bool) -> Iterator[BinaryIO]:
             check_free(target, force=True)
             unfinished.rename(target)
         else:
-            _link(unfinished, target)
-            unfinished.unlink()
+            try:
+                _take_name(unfinished, target)
+            except FileExistsError:
+                raise FileError(f"{target} has come meanwhile: nothing was written") from None
         sync_folder(target.parent)
     except BaseException:
         with suppress(OSError):
@@ -75,16 +79,23 @@ def written_file(target: Path, *, force: bool) -> Iterator[BinaryIO]:
         raise
 
 
-def _link(unfinished: Path, target: Path) -> None:
-    """Unlike a rename it takes nobody's place."""
+def _take_name(unfinished: Path, target: Path) -> None:
+    """Rename the file, but take nobody's place; raises FileExistsError."""
     try:
         os.link(unfinished, target)
-    except FileExistsError:
-        raise FileError(f"{target} has come meanwhile: nothing was written") from None
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-        raise FileError(f"{target}: needs --force on a file system without hard links") from None
+    else:
+        unfinished.unlink()
+        return
+    # What is carried to another host is often on a disk without links: the name is taken by an empty file.
+    target.touch(0o600, exist_ok=False)
+    try:
+        unfinished.rename(target)
+    except BaseException:
+        target.unlink()
+        raise
 
 
 def make_durable(file: BinaryIO) -> None:

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 import click
 
-from pykcm.admin.cli import files
+from pykcm.admin.cli import files, secrecy
 from pykcm.admin.cli.output import print_json, shown_size
 from pykcm.admin.client import ControlClient
 from pykcm.admin.messages import ControlError, Trouble
@@ -44,18 +44,15 @@ def backup_command(client: ControlClient, file: Path, *, force: bool, as_json: b
     except files.FileError as error:
         raise click.UsageError(str(error)) from None
     answer = client.ask("backup")
-    items = iter(answer)
-    size = next(items)["size"]
     try:
-        _check_room(file, size)
-        with files.written_file(file, force=force) as copy:
-            _receive(copy, items, size)
-            if copy.tell() != size or _digest(copy) != answer.summary["sha256"]:
-                raise click.ClickException(f"{file} is not what the daemon has sent: see to the disk")
-    except files.FileError as error:
-        raise click.ClickException(str(error)) from None
-    except OSError as error:
-        raise click.ClickException(f"{error.filename or file}: {error.strerror or error}") from error
+        items = iter(answer)
+        size = next(items)["size"]
+        with secrecy.reported():
+            _check_room(file, size)
+            with files.written_file(file, force=force) as copy:
+                _receive(copy, items, size)
+                if copy.tell() != size or _digest(copy) != answer.summary["sha256"]:
+                    raise click.ClickException(f"{file} is not what the daemon has sent: see to the disk")
     finally:
         answer.close()
     key = answer.summary["key"]

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -13,8 +14,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from pykcm.admin.cli import secrecy
-from pykcm.admin.cli.files import written
+from pykcm.admin.cli import files, secrecy
 from pykcm.admin.cli.keeping import backup_command
 from pykcm.admin.client import ControlClient
 from pykcm.admin.items import encode
@@ -72,7 +72,7 @@ def backup(tmp_path: Path, *arguments: str, content: bytes = CONTENT) -> Result:
 @click.argument("path")
 def export_command(path: str, *, force: bool) -> None:
     """What export does with its file."""
-    with secrecy.reported(), written(path, force=force) as file:
+    with secrecy.reported(), files.written(path, force=force) as file:
         file.write(CONTENT)
 
 
@@ -125,19 +125,42 @@ def test_force(tmp_path: Path, place: Path, write: Callable[..., Result]) -> Non
     assert (place / "link").is_symlink()
 
 
+@pytest.fixture
+def _no_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    def link(*_: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", link)
+
+
 @BOTH
-def test_without_links(
+@pytest.mark.usefixtures("_no_links")
+def test_a_disk_without_links(tmp_path: Path, place: Path, write: Callable[..., Result]) -> None:
+    """On vfat, for one, the file is written as well."""
+    assert write(tmp_path, str(place / "file")).exit_code == 0
+    assert (place / "file").read_bytes() == CONTENT
+    assert [path.name for path in place.iterdir()] == ["file"]
+
+
+@BOTH
+@pytest.mark.usefixtures("_no_links")
+def test_what_comes_at_the_last_moment_without_links(
     tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[..., Result]
 ) -> None:
-    """On a file system that has no links --force is needed, which is said."""
+    """Nor is one replaced there."""
+    (place / "file").write_text("another's")
+    monkeypatch.setattr(files, "check_free", lambda *_, **__: None)
+    done = write(tmp_path, str(place / "file"))
+    assert (place / "file").read_text() == "another's"
+    assert "has come meanwhile" in done.output
+    assert [path.name for path in place.iterdir()] == ["file"]
 
-    def refuse(source: str, target: str) -> None:
-        raise PermissionError(errno.EPERM, "Operation not permitted", source, None, target)
 
-    monkeypatch.setattr(os, "link", refuse)
-    assert "needs --force" in write(tmp_path, str(place / "file")).output
-    assert list(place.iterdir()) == []
-    assert write(tmp_path, "--force", str(place / "file")).exit_code == 0
+def test_stdout_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is said, and nothing is written to what happens to have its number."""
+    monkeypatch.setattr(sys, "stdout", None)
+    with pytest.raises(files.FileError, match="stdout is closed"), files.written("-", force=False):
+        pass
 
 
 @pytest.mark.parametrize("content", [CONTENT[:-1], CONTENT + b"x", b"b" + CONTENT[1:]])
@@ -150,8 +173,8 @@ def test_another_content(tmp_path: Path, place: Path, content: bytes) -> None:
 
 
 def test_a_daemon_that_ends(tmp_path: Path, place: Path) -> None:
-    """Neither is one whose end has not come."""
+    """Neither is one whose end has not come; it is the daemon that is at fault, not the file."""
     with answering(tmp_path / "control.sock", {"item": {"size": 9}}, {"item": {"data": b"some"}}) as client:
         done = CliRunner().invoke(backup_command, [str(place / "file")], obj=client)
-    assert done.exit_code == 1
+    assert isinstance(done.exception, ConnectionError)
     assert list(place.iterdir()) == []

@@ -4,6 +4,8 @@ import re
 from shlex import quote
 
 from pykcm.admin.cli.doctor.outcomes import Check, Outcome, failed, ok, skipped, warning
+from pykcm.admin.cli.doctor.sockets import Holder, command_of, holder_of
+from pykcm.admin.cli.doctor.systemd import KCM_SOCKET
 from pykcm.admin.cli.doctor.where import Where
 from pykcm.admin.cli.profile import ProfileError
 from pykcm.config import DEFAULT_SOCKET
@@ -45,6 +47,12 @@ def socket_path(where: Where) -> Outcome:
     found = where.profile.get("libdefaults", "kcm_socket")
     if used in served:
         return ok(f"clients connect to {used}, where the daemon listens")
+    by_hand = _started_by_hand(where)
+    if by_hand is not None:
+        return warning(
+            f"clients connect to {used}, where {by_hand} listens: by its command line, as the configuration "
+            f"says {', '.join(served)}"
+        )
     what = "to no socket at all" if used == "-" else f"to {used}"
     listens = f"the daemon listens at {', '.join(served)}"
     if found is not None:
@@ -59,6 +67,17 @@ def socket_path(where: Where) -> Outcome:
         f"printf '[libdefaults]\\n    kcm_socket = %s\\n' {quote(served[0])} >{_FOLDER}/kcm_socket",
         *_missing_include(where),
     )
+
+
+def _started_by_hand(where: Where) -> Holder | None:
+    """The pykcmd that listens where clients connect, though neither systemd nor its configuration says so."""
+    if where.unit(KCM_SOCKET).loaded:
+        return None
+    try:
+        holder = holder_of(where.path(where.client_socket))
+    except OSError:
+        return None
+    return holder if holder.pid and command_of(holder.pid) == "pykcmd" else None
 
 
 def default_ccache(where: Where) -> Outcome:

@@ -46,7 +46,7 @@ def holder_of(path: Path) -> Holder:
     return Holder(pid, uid)
 
 
-def _command(pid: int) -> str:
+def command_of(pid: int) -> str:
     try:
         return Path(f"/proc/{pid}/comm").read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
@@ -108,7 +108,7 @@ def _refused(name: str, error: OSError, start: str) -> Outcome:
 
 
 def _judged(where: Where, name: str, holder: Holder) -> Outcome:
-    rival = _RIVALS.get(_command(holder.pid)) if holder.pid else None
+    rival = _RIVALS.get(command_of(holder.pid)) if holder.pid else None
     if rival is not None:
         return failed(
             f"{name}: {rival} listens ({holder}), not pykcm", "pykcmctl doctor  # see other KCM servers"

@@ -1,6 +1,7 @@
 """What the doctor says of krb5.conf and the environment, and that its remedies are ones."""
 
 import json
+import os
 from collections.abc import Callable
 
 import pytest
@@ -201,6 +202,17 @@ def test_one_of_the_units_sockets(machine: Machine) -> None:
     machine.units["pykcm.socket"]["Listen"] = [f"{DEFAULT_SOCKET} (Stream)", "/run/kcm/kcm.sock (Stream)"]
     machine.write("/etc/krb5.conf", "[libdefaults]\n    kcm_socket = /run/kcm/kcm.sock\n")
     assert clients.socket_path(machine.where()).level is Level.OK
+
+
+def test_a_daemon_started_by_hand(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--socket-path counts more than the configuration: a krb5.conf that works is not to be changed."""
+    machine.write("/etc/krb5.conf", "[libdefaults]\n    kcm_socket = /run/kcm/kcm.sock\n")
+    machine.listen("/run/kcm/kcm.sock")
+    assert clients.socket_path(machine.where()).level is Level.FAILED
+    monkeypatch.setattr(clients, "command_of", lambda _: "pykcmd")
+    outcome = clients.socket_path(machine.where())
+    assert (outcome.level, outcome.remedy) == (Level.WARNING, ())
+    assert f"where process {os.getpid()} (" in outcome.text
 
 
 def test_in_a_container(machine: Machine) -> None:
