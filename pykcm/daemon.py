@@ -255,12 +255,13 @@ def _open_store(config: Config, at_end: ExitStack) -> Store:
         from pykcm.store.database import has_tickets  # noqa: PLC0415
         from pykcm.store.folder import StateFolder  # noqa: PLC0415
         from pykcm.store.keys import load_key  # noqa: PLC0415
+        from pykcm.store.names import DATABASE, KEY  # noqa: PLC0415
         from pykcm.store.sqlcipher import SQLCipherStore  # noqa: PLC0415
 
         folder = StateFolder(Path(config.state_dir))
         at_end.callback(folder.close)
-        database = folder.path / "pykcm.db"
-        key_file = Path(config.key_file) if config.key_file else folder.path / "key"
+        database = folder.path / DATABASE
+        key_file = Path(config.key_file) if config.key_file else folder.path / KEY
         key = load_key(key_file, may_create=not has_tickets(database))
         store = SQLCipherStore(database, key, config.durability)
     at_end.callback(store.close)

@@ -93,6 +93,17 @@ def test_list(mit_as: Callable[[int], MitClient], ctl: Pykcmctl) -> None:
     assert "alice@PYKCM.TEST" in shown
 
 
+@pytest.mark.skipif(Path("/sys/fs/selinux/enforce").exists(), reason="there are labels here")
+def test_labels(mit_as: Callable[[int], MitClient], ctl: Pykcmctl) -> None:
+    """`--label` adds a last column, which is - without SELinux; in JSON it is null."""
+    mit_as(USER).kinit("alice")
+    (plain,) = ctl.ok("list").splitlines()
+    (labelled,) = ctl.ok("list", "--label").splitlines()
+    assert labelled == f"{plain}\t-"
+    (row,) = ctl.json("list", "--label")
+    assert row["label"] is None
+
+
 def test_show(mit_as: Callable[[int], MitClient], ctl: Pykcmctl) -> None:
     """One ccache's tickets by name of enctype and flags, its configuration apart; the document on demand."""
     user = mit_as(USER)
