@@ -39,6 +39,8 @@ def backup_command(client: ControlClient, file: Path, *, force: bool, as_json: b
 
     The copy is encrypted as the database is; the key is not in it, and without it nobody can use the copy.
     """
+    if str(file) == "-":
+        raise click.UsageError("a backup is checked on the disk that it is for: name a file")
     try:
         files.check_free(file, force=force)
     except files.FileError as error:

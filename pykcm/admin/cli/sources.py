@@ -12,6 +12,7 @@ from pykcm.admin.cli.folders import Folder, opened_folder
 from pykcm.admin.records import CCacheRecord, PrincipalRecord
 from pykcm.client import KcmClient
 from pykcm.peer.identity import ROOT
+from pykcm.peer.labels import SYSTEM_LOW, LabelError, parse_label
 from pykcm.peer.names import owner_of
 from pykcm.protocol.ccache_file import parse_ccache_file
 from pykcm.protocol.codes import Code, KcmError
@@ -99,9 +100,22 @@ def _from_file(
         principal=PrincipalRecord.of(file.principal),
         credentials=file.credentials,
         kdc_offset=file.kdc_offset,
-        label=label,
+        label=_with_categories(label),
         default=is_default,
     )
+
+
+def _with_categories(label: str | None) -> str | None:
+    """A file's label, where it tells who may read the file.
+
+    At the lowest level it is the file's type that keeps containers away, and types play no part in pykcm.
+    """
+    try:
+        is_lowest = label is not None and parse_label(label).level in {None, SYSTEM_LOW}
+    except LabelError:
+        # For the daemon to refuse.
+        return label
+    return None if is_lowest else label
 
 
 def _check_given(where: str, owner: int, uid: int | None, folder: Folder) -> None:
