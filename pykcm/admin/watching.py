@@ -5,12 +5,23 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from pykcm.admin.calls import Call
+from pykcm.admin.calls import MOST_CONNECTIONS, Call
 from pykcm.admin.listing import Uid
+from pykcm.admin.messages import ControlError, Trouble
 
 if TYPE_CHECKING:
     from pykcm.server.events import Event
     from pykcm.server.service import Exchange
+
+
+_MOST_FOLLOWERS = MOST_CONNECTIONS // 2
+
+
+def _check_number(call: Call) -> None:
+    """Some connections stay for other requests: who follows goes on for ever; raises ControlError."""
+    service = call.administration.service
+    if len(service.watchers) + len(service.tracers) >= _MOST_FOLLOWERS:
+        raise ControlError(Trouble.BUSY, f"{_MOST_FOLLOWERS} watch or trace already")
 
 
 class WatchArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -27,6 +38,7 @@ async def watch(call: Call) -> AsyncIterator[dict[str, Any]]:
     from pykcm.server.events import Watch  # noqa: PLC0415
 
     wanted: WatchArguments = call.arguments
+    _check_number(call)
     feed = Feed()
 
     def tell(event: "Event") -> None:
@@ -58,6 +70,7 @@ async def trace(call: Call) -> AsyncIterator[dict[str, Any]]:
     from pykcm.admin.words import exchange_item  # noqa: PLC0415
 
     wanted: TraceArguments = call.arguments
+    _check_number(call)
     feed = Feed()
 
     def tell(exchange: "Exchange") -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from pykcm.admin.cli.watching import _event_line, _exchange_line, _json_line
 from pykcm.admin.items import encode
+from pykcm.admin.messages import ControlError, Trouble
 from pykcm.admin.words import _LONGEST
 from pykcm.protocol.codes import Code
 from pykcm.protocol.opcodes import Opcode
@@ -82,6 +83,19 @@ def test_watch_one_user(server: Server, control: Controlling, alice: Asking) -> 
         "reason": "permission",
         "detail": "the name belongs to UID 1000",
     }
+
+
+def test_many(server: Server, control: Controlling, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There are connections left for those who do not follow for ever."""
+    monkeypatch.setattr("pykcm.admin.watching._MOST_FOLLOWERS", 2)
+    first, second = Following(server, control, "watch"), Following(server, control, "trace")
+    for request in ("watch", "trace"):
+        with pytest.raises(ControlError) as caught:
+            Following(server, control, request)
+        assert caught.value.code == Trouble.BUSY
+    first.close()
+    third = Following(server, control, "trace")
+    assert second.first == third.first == {"tracing": True}
 
 
 def test_labels(runner: asyncio.Runner) -> None:
