@@ -349,6 +349,26 @@ def test_too_much_meanwhile(state: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert asyncio.run(secrets(state)) == list(range(BEFORE + DURING))
 
 
+def test_a_successor_that_cannot_be_removed(
+    state: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The new key is where the old one was, and that is told; the next start removes what is left."""
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("pykcm.store.succession.remove_successor", refuse)
+        rekeyed = asyncio.run(rekey(state, NEW))
+    assert (rekeyed.key, rekeyed.is_pending) == (state / "key", False)
+    assert "cannot take the new key" not in caplog.text
+    assert "key.next: cannot be removed" in caplog.text
+    assert files(state) == {"key", DATABASE, "key.next"}
+    assert (state / "key").read_bytes() == NEW
+    assert asyncio.run(secrets(state)) == list(range(BEFORE + DURING))
+    assert files(state) == {"key", DATABASE}
+
+
 def test_a_damaged_database(state: Path) -> None:
     """A page that cannot be decrypted is found, and the database is left as it is."""
     store = open_store(state)
