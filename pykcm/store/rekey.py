@@ -143,8 +143,7 @@ class _Copy:
     async def follow(self, still: Standstill) -> None:
         """Until hardly anything is missing; others have their turn in between."""
         while len(still.recorded) > _CHANGES_AT_A_TIME:
-            self._apply(still.recorded[:_CHANGES_AT_A_TIME])
-            del still.recorded[:_CHANGES_AT_A_TIME]
+            self._apply(still.take(_CHANGES_AT_A_TIME))
             await asyncio.sleep(0)
         still.check()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pykcm.store.copying import Progress, check_file
 from pykcm.store.interface import StoreBusyError, StoreError, StoreUnusableError, UnsupportedError
 from pykcm.store.keys import Key
 from pykcm.store.memory import MemoryStore
@@ -89,6 +90,16 @@ def test_the_journal_goes_on(store: SQLCipherStore) -> None:
 
     asyncio.run(run())
     store.close()
+
+
+def test_a_check_that_is_stopped(store: SQLCipherStore) -> None:
+    """Looking at every page ends early when it is told to."""
+    store.close()
+    progress = Progress()
+    check_file(store.path, store.key, progress)
+    progress.stop()
+    with pytest.raises(StoreError, match="interrupted"):
+        check_file(store.path, store.key, progress)
 
 
 def test_broken_off(store: SQLCipherStore) -> None:

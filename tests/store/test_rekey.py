@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from pykcm.store.copying import Standstill
 from pykcm.store.database import connect
 from pykcm.store.interface import (
     Copied,
@@ -347,6 +348,27 @@ def test_too_much_meanwhile(state: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         asyncio.run(rekey(state))
     assert files(state) == {"key", DATABASE}
     assert asyncio.run(secrets(state)) == list(range(BEFORE + DURING))
+
+
+def test_what_was_done_again_leaves_room(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what still has to be done again counts as written meanwhile, not all that ever was."""
+    monkeypatch.setattr("pykcm.store.copying._MOST_MEANWHILE", 10_000)
+    store = open_store(state)
+
+    async def run() -> None:
+        with Standstill(store, records=True) as still:
+            still.release()
+            for number in range(10):
+                await store.commit([Put(uid_container(UID), f"{number}", bytes(6000))])
+                assert len(still.take(100)) == 1
+            still.check()
+            for number in range(2):
+                await store.commit([Put(uid_container(UID), f"{number}", bytes(6000))])
+            with pytest.raises(StoreError, match="too much was written"):
+                still.check()
+
+    asyncio.run(run())
+    store.close()
 
 
 def test_a_successor_that_cannot_be_removed(
