@@ -55,7 +55,7 @@ class Standstill:
         self._is_broken = False
 
     def __enter__(self) -> Self:
-        if self._store.on_commit is not None:
+        if self._store.on_commit is not None or self._store.is_copying_journal:
             raise StoreBusyError("a backup or a change of keys is under way: try again when it has ended")
         self._store.hold_journal()
         self._store.on_commit = self._note

@@ -63,6 +63,7 @@ async def rekey(store: SQLCipherStore, raw: bytes | None) -> AsyncGenerator[Copi
                     still.check()
                     yield Copied(copying.progress.done, size)
             still.release()
+            await store.journal_copied()
             with closing(connect(copy_path, new, "rw")) as db:
                 copy = _Copy(db)
                 await copy.follow(still)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from pykcm.store import rekey as rekey_module
 from pykcm.store.copying import Standstill
 from pykcm.store.database import connect
 from pykcm.store.interface import (
@@ -42,7 +43,8 @@ from tests.disk.rekeying import (
     rekeying,
     secrets,
 )
-from tests.server.waiting import until
+from tests.server.waiting import settle, until
+from tests.store.copying import Copying
 
 NEW = bytes(range(100, 132))
 SEED = 20261121
@@ -389,6 +391,31 @@ def test_a_successor_that_cannot_be_removed(
     assert (state / "key").read_bytes() == NEW
     assert asyncio.run(secrets(state)) == list(range(BEFORE + DURING))
     assert files(state) == {"key", DATABASE}
+
+
+def test_a_long_journal(state: Path, copying: Copying, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a long journal is copied the change of keys waits; nothing is lost."""
+    begun = []
+    follow = rekey_module._Copy.follow
+
+    async def tell(*arguments: Any) -> None:
+        begun.append(True)
+        await follow(*arguments)
+
+    monkeypatch.setattr(rekey_module._Copy, "follow", tell)
+
+    async def change() -> None:
+        changing = asyncio.ensure_future(rekey(state))
+        await until(lambda: copying.is_asked_for)
+        await settle()
+        assert not begun
+        copying.may_begin.set()
+        assert not (await changing).is_pending
+
+    asyncio.run(change())
+    assert begun
+    assert files(state) == {"key", DATABASE}
+    assert asyncio.run(secrets(state)) == list(range(BEFORE + DURING))
 
 
 def test_a_damaged_database(state: Path) -> None:
