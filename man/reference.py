@@ -48,7 +48,8 @@ def _sentence(text: str) -> str:
 
 def _plain(text: str) -> str:
     """Text in which nothing is markup."""
-    return re.sub(r"([\\*`|_])", r"\\\1", text)
+    # FILE:/ would become a link.
+    return re.sub(r"([\\*`|_]|:(?=/))", r"\\\1", text)
 
 
 def daemon_options() -> str:

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from pykcm.protocol.codes import KcmError
-from pykcm.protocol.framing import pack_request
+from pykcm.protocol.framing import MAX_REPLY_SIZE, pack_request
 from pykcm.protocol.messages import ARGUMENTS, PAYLOAD, pack_arguments
 from pykcm.protocol.opcodes import Opcode
 from pykcm.protocol.principal import Principal
@@ -56,7 +56,8 @@ class KcmClient:
         self._socket.sendall(pack_request(opcode, arguments))
         header = self._receive(_REPLY_HEADER)
         size: int = U32.unpack_from(header)[0]
-        if size < I32.size:
+        # Whoever serves at the other end need not be pykcm.
+        if not I32.size <= size <= MAX_REPLY_SIZE:
             raise ConnectionError(f"the KCM server announced a reply of {size} bytes")
         reply = self._receive(size)
         code: int = I32.unpack_from(reply)[0]

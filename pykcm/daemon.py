@@ -15,7 +15,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 from pykcm import __version__
-from pykcm.admin.calls import Administration
+from pykcm.admin.calls import MOST_CONNECTIONS, MOST_SCRAPES, Administration
 from pykcm.admin.entrance import Entrance
 from pykcm.ccaches.quotas import Quotas
 from pykcm.config import (
@@ -65,8 +65,9 @@ _LARGE_REQUESTS = 4
 # So many replies of the greatest size may a UID leave untaken.
 _LARGE_REPLIES = 10
 
-# Descriptors that are no connections: the database, listening sockets, the event loop's own.
-_OWN_DESCRIPTORS = 32
+# Descriptors that are no connections of KCM's clients: the database and a copy of it, listening sockets, the
+# event loop's own, and those for administrators and scrapers.
+_OWN_DESCRIPTORS = 40 + MOST_CONNECTIONS + MOST_SCRAPES
 
 EXIT_UNUSABLE = 1
 
@@ -254,12 +255,13 @@ def _open_store(config: Config, at_end: ExitStack) -> Store:
         from pykcm.store.database import has_tickets  # noqa: PLC0415
         from pykcm.store.folder import StateFolder  # noqa: PLC0415
         from pykcm.store.keys import load_key  # noqa: PLC0415
+        from pykcm.store.names import DATABASE, KEY  # noqa: PLC0415
         from pykcm.store.sqlcipher import SQLCipherStore  # noqa: PLC0415
 
         folder = StateFolder(Path(config.state_dir))
         at_end.callback(folder.close)
-        database = folder.path / "pykcm.db"
-        key_file = Path(config.key_file) if config.key_file else folder.path / "key"
+        database = folder.path / DATABASE
+        key_file = Path(config.key_file) if config.key_file else folder.path / KEY
         key = load_key(key_file, may_create=not has_tickets(database))
         store = SQLCipherStore(database, key, config.durability)
     at_end.callback(store.close)

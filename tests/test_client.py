@@ -13,6 +13,7 @@ from pykcm.client import KcmClient
 from pykcm.peer.access import Access
 from pykcm.peer.identity import Kernel
 from pykcm.protocol.codes import Code
+from pykcm.protocol.framing import MAX_REPLY_SIZE
 from pykcm.protocol.messages import ARGUMENTS
 from pykcm.protocol.opcodes import Opcode
 from pykcm.protocol.tag import Match, Tag
@@ -192,6 +193,36 @@ def test_a_server_that_closes(tmp_path: Path, answer: bytes) -> None:
                 accepted.shutdown(socket.SHUT_WR)
                 with pytest.raises(ConnectionError):
                     client.noop()
+
+
+def test_a_reply_that_is_too_long(tmp_path: Path) -> None:
+    """What is announced as longer than any client takes is refused before it is waited for."""
+    path = tmp_path / "kcm.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        with KcmClient(path, timeout=20) as client:
+            accepted, _ = listener.accept()
+            with accepted:
+                accepted.sendall((MAX_REPLY_SIZE + 1).to_bytes(4) + bytes(100))
+                with pytest.raises(ConnectionError, match=str(MAX_REPLY_SIZE + 1)):
+                    client.noop()
+
+
+def test_a_reply_that_is_as_long_as_may_be(tmp_path: Path) -> None:
+    """One byte less is taken."""
+    path = tmp_path / "kcm.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        with KcmClient(path, timeout=20) as client:
+            accepted, _ = listener.accept()
+            with accepted:
+                reply = MAX_REPLY_SIZE.to_bytes(4) + bytes(4 + MAX_REPLY_SIZE)
+                sending = threading.Thread(target=accepted.sendall, args=(reply,))
+                sending.start()
+                assert len(client.call(Opcode.NOOP)) == MAX_REPLY_SIZE - 4
+                sending.join(20)
 
 
 def test_a_server_that_does_not_answer(tmp_path: Path) -> None:

@@ -108,9 +108,9 @@ class ArchiveReader:
             raise self._damaged("something stands behind its end")
         try:
             if isinstance(item, dict) and "end" in item:
-                self._check_end(msgspec.convert(item, _End))
+                self._check_end(msgspec.convert(item, _End, builtin_types=(bytes,)))
                 return None
-            entry = msgspec.convert(item, _Entry)
+            entry = msgspec.convert(item, _Entry, builtin_types=(bytes,))
             if hashlib.sha256(entry.ccache).digest() != entry.sha256:
                 raise self._damaged("its checksum is another")
             inner = ItemReader(_LARGEST_ITEM)

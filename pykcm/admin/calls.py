@@ -16,6 +16,13 @@ from pykcm.server.rota import Rota
 from pykcm.server.service import Service
 from pykcm.store.interface import Store
 
+# At one time, of the control socket and of metrics_listen: their descriptors are not KCM's clients'.
+MOST_CONNECTIONS = 64
+MOST_SCRAPES = 16
+
+# Only the range of it counts: one with all categories is within reach of those alone who have them all.
+_OF_ALL = "system_u:object_r:unlabeled_t:s0:c0.c1023"
+
 # So many items of a client may wait to be taken; then no more is read.
 WAITING_ITEMS = 4
 
@@ -58,6 +65,27 @@ class Call:
             raise ControlError(Trouble.NOT_FOUND, "there is no such ccache")
         if not self.administration.access.may_change(self.peer, label):
             raise ControlError(Trouble.PERMISSION, "the SELinux policy does not allow to change it")
+
+    @property
+    def is_unconfined(self) -> bool:
+        """Whether the SELinux policy keeps no ccache from whoever asks."""
+        return self.sees(_OF_ALL) and self.administration.access.may_change(self.peer, _OF_ALL)
+
+    def check_unconfined(self) -> None:
+        """What is done to everybody's ccaches takes whoever may change them all; raises ControlError."""
+        if not self.is_unconfined:
+            raise ControlError(Trouble.PERMISSION, "the SELinux policy keeps some ccaches from whoever asks")
+
+    def sees_answers_to(self, peer: Peer) -> bool:
+        """Whether whoever asks may know all that this peer is told by the daemon."""
+        # Who could read what the peer creates could read all that the peer may. On the lowest level that is
+        # not so: a user who can have no categories is told of what has all of them.
+        access = self.administration.access
+        return self.is_unconfined or (self.sees(peer.label) and not access.shares_default(peer))
+
+    def moves_default(self, whose: str | None) -> bool:
+        """Whether whoever asks may move the default of this SELinux range, or the shared one (None)."""
+        return self.is_unconfined or self.administration.access.moves_default(self.peer, whose)
 
     async def received(self) -> AsyncIterator[Any]:
         """The items that the client sends behind its request, until it sends no more."""

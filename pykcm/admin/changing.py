@@ -48,11 +48,7 @@ def _destroy_one(collection: Collection, name: bytes, call: Call) -> list[bytes]
 
 
 def _destroy_all(collection: Collection, call: Call, *, expired: bool) -> list[bytes]:
-    names = [
-        ccache.name
-        for ccache in collection
-        if not expired or (ccache.expires is not None and ccache.expires <= collection.now)
-    ]
+    names = [ccache.name for ccache in collection if not expired or ccache.has_expired(collection.now)]
     if not expired:
         names += collection.unavailable
     access, peer = call.administration.access, call.peer
@@ -72,6 +68,7 @@ class ReapArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 async def reap(call: Call) -> None:
     """Do now what the daemon does every `reap_interval`; the summary says how many ccaches went."""
+    call.check_unconfined()
     call.summary = {"ccaches": await call.administration.reaper.reap()}
 
 
@@ -93,4 +90,6 @@ async def switch(call: Call) -> None:
 
 def _switch(collection: Collection, name: bytes, call: Call) -> None:
     visible(collection, name, call)
+    if not call.moves_default(None):
+        raise ControlError(Trouble.PERMISSION, "at this SELinux level the default that all share stays")
     collection.set_default(name)

@@ -10,8 +10,6 @@ from typing import Any
 from pykcm.admin.items import ItemReader, ItemsError, encode
 from pykcm.admin.messages import LARGEST_REQUEST, ControlError, Trouble, request
 
-DEFAULT_SOCKET = "/run/pykcm/control.sock"
-
 _PIECE = 256 * 1024
 
 # An item of a reply is one ccache at most, with what is around it.
@@ -117,9 +115,7 @@ class Answer:
 class ControlClient:
     """Asks the daemon at `path`; each request has a connection of its own. `on_silence`: see Answer."""
 
-    def __init__(
-        self, path: str | os.PathLike[str] = DEFAULT_SOCKET, on_silence: Callable[[], None] = _say_nothing
-    ) -> None:
+    def __init__(self, path: str | os.PathLike[str], on_silence: Callable[[], None] = _say_nothing) -> None:
         self.path = path
         self._on_silence = on_silence
 

@@ -8,7 +8,14 @@ import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any, cast
 
-from pykcm.admin.calls import END_OF_ITEMS, WAITING_ITEMS, Administration, Call, Request
+from pykcm.admin.calls import (
+    END_OF_ITEMS,
+    MOST_CONNECTIONS,
+    WAITING_ITEMS,
+    Administration,
+    Call,
+    Request,
+)
 from pykcm.admin.items import ItemReader, ItemsError, encode
 from pykcm.admin.messages import (
     LARGEST_REQUEST,
@@ -27,8 +34,8 @@ from pykcm.store.interface import StoreError
 
 log = logging.getLogger(__name__)
 
-# Administrators are few; what follows events keeps its connection.
-_MOST_CONNECTIONS = 64
+# In bytes: what all clients together have sent and is not yet taken.
+_MOST_UNTAKEN = 2 * LARGEST_REQUEST
 
 # In seconds.
 _PATIENCE_WITH_A_REQUEST = 30.0
@@ -40,6 +47,7 @@ _CODES = {
     Code.FCC_NOFILE: Trouble.NOT_FOUND,
     Code.FCC_PERM: Trouble.PERMISSION,
     errno.EDQUOT: Trouble.QUOTA,
+    errno.EIO: Trouble.STORE,
 }
 
 
@@ -61,11 +69,16 @@ class Controls:
 
     def add(self, connection: "ControlConnection") -> bool:
         """Count the connection in; False where there are too many."""
-        if len(self.open) >= _MOST_CONNECTIONS:
+        if len(self.open) >= MOST_CONNECTIONS:
             return False
         self.open.add(connection)
         self._connections.stay_awake()
         return True
+
+    @property
+    def untaken(self) -> int:
+        """Bytes that clients have sent, and that are no items yet."""
+        return sum(connection.untaken for connection in self.open)
 
     def discard(self, connection: "ControlConnection") -> None:
         if connection in self.open:
@@ -93,6 +106,11 @@ class ControlConnection(asyncio.Protocol):
         self._is_over = False
         self._transport: asyncio.Transport
         self._peer: Peer
+
+    @property
+    def untaken(self) -> int:
+        """Bytes that have come, and are no items yet."""
+        return self._reader.size
 
     # What the event loop calls
 
@@ -129,14 +147,17 @@ class ControlConnection(asyncio.Protocol):
                     self._transport.pause_reading()
                     return
         except ItemsError as malformed:
-            self._break_off(f"not a CBOR item as it should be: {malformed}")
+            self._break_off(Trouble.MALFORMED, f"not a CBOR item as it should be: {malformed}")
+            return
+        if self._controls.untaken > _MOST_UNTAKEN:
+            self._break_off(Trouble.BUSY, "too much is sent at the same time: try again")
             return
         self._transport.resume_reading()
 
     def eof_received(self) -> bool:
         if self._reader.has_begun and not self._is_over:
             # What is not whole is no end: an import would pass for complete.
-            self._break_off("what came ends in the middle of a CBOR item")
+            self._break_off(Trouble.MALFORMED, "what came ends in the middle of a CBOR item")
             return False
         self._inbox.put_nowait(END_OF_ITEMS)
         # A client may have said all that it has to say, and wait for the answer.
@@ -251,10 +272,11 @@ class ControlConnection(asyncio.Protocol):
             )
         self._give_up(ControlError(Trouble.PERMISSION, why))
 
-    def _break_off(self, why: str) -> None:
+    def _break_off(self, trouble: Trouble, why: str) -> None:
         if self._task is not None:
             self._task.cancel()
-        self._give_up(ControlError(Trouble.MALFORMED, why))
+        self._reader = ItemReader(0)
+        self._give_up(ControlError(trouble, why))
 
     def _is_late(self) -> None:
         self._give_up(ControlError(Trouble.MALFORMED, "no complete request in time"))

@@ -22,6 +22,7 @@ from pykcm.peer.names import MAX_NAME
 from pykcm.protocol.codes import KcmError
 from pykcm.protocol.credential import parse_credential
 from pykcm.protocol.wire import UUID_SIZE, FormatError
+from pykcm.server.relabelling import relabel_filled
 
 # KCM's clients have their turn after so many credentials.
 _CREDENTIALS_AT_A_TIME = 256
@@ -139,16 +140,18 @@ class Taker:
     def take(self, collection: Collection, incoming: Incoming) -> Result:
         """Raises nothing that is the ccache's own fault."""
         self._note_defaults(collection)
-        if self._skip_expired and _has_expired(incoming.ccache, collection.now):
+        if self._skip_expired and incoming.ccache.has_expired(collection.now):
             return incoming.become(Outcome.EXPIRED)
         name = incoming.record.name or self._choose_name(collection, incoming)
+        peer = self._call.peer
+        # What comes without one, from other servers and hosts, is that of whoever brings it.
+        label = peer.label if incoming.ccache.label is None else incoming.ccache.label
         try:
             outcome, reason = self._decide(collection, incoming, name)
             if outcome in {Outcome.IMPORTED, Outcome.REPLACED}:
                 ccache = incoming.ccache
-                collection.replace(
-                    name, ccache.principal, ccache.kdc_offset, list(ccache.credentials), ccache.label
-                )
+                collection.replace(name, ccache.principal, ccache.kdc_offset, list(ccache.credentials), label)
+                relabel_filled(self._call.administration.access, peer, collection, name, label)
         except KcmError as error:
             return incoming.become(Outcome.REFUSED, error.reason or str(error), name)
         is_there = outcome in {Outcome.IMPORTED, Outcome.REPLACED, Outcome.UNCHANGED}
@@ -158,7 +161,7 @@ class Taker:
     def _decide(self, collection: Collection, incoming: Incoming, name: bytes) -> tuple[Outcome, str]:
         """What is to become of it, and why; raises KcmError where what is there cannot be read."""
         new = incoming.ccache
-        if not self._is_changeable(new.label):
+        if new.label is not None and not self._is_changeable(new.label):
             return Outcome.REFUSED, "its SELinux level is out of reach"
         if not collection.has(name):
             return Outcome.IMPORTED, ""
@@ -174,7 +177,7 @@ class Taker:
             gives_way = _end(old) < _end(new)
             reason = "what is there is not older"
         else:
-            gives_way = _has_expired(old, collection.now) and not _has_expired(new, collection.now)
+            gives_way = old.has_expired(collection.now) and not new.has_expired(collection.now)
             reason = f"there is one of {old.principal}"
         if gives_way or self._replace:
             return Outcome.REPLACED, ""
@@ -214,13 +217,9 @@ class Taker:
         kept = set() if self._replace else self._defaults[collection.uid]
         wanted = [*([None] if record.default else []), *record.default_of]
         for whose in wanted:
-            if whose not in kept:
+            if whose not in kept and self._call.moves_default(whose):
                 collection.set_default(name, whose)
         return record.default and name == collection.default_name
-
-
-def _has_expired(ccache: CCache, now: float) -> bool:
-    return ccache.expires is not None and ccache.expires <= now
 
 
 def _contents(ccache: CCache) -> tuple[Any, ...]:

@@ -41,6 +41,11 @@ class ItemReader:
         self._elements = 0
 
     @property
+    def size(self) -> int:
+        """Bytes that have come and are part of no item that was given."""
+        return len(self._buffer)
+
+    @property
     def has_begun(self) -> bool:
         """Whether a part of an item has come."""
         return bool(self._buffer)

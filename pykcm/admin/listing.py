@@ -46,30 +46,28 @@ async def list_ccaches(call: Call) -> AsyncIterator[dict[str, Any]]:
 def _rows(
     collection: Collection, call: Call, wanted: ListArguments
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    seen = [ccache for ccache in collection if call.sees(ccache.label)]
+    damaged = [
+        _damaged(collection, name, uuid)
+        for name, uuid in collection.unavailable.items()
+        if call.sees(collection.label_of(name))
+    ]
     rows = [
         _row(collection, ccache)
-        for ccache in collection
-        if call.sees(ccache.label) and not (wanted.expired and not _has_expired(collection, ccache))
+        for ccache in seen
+        if not wanted.expired or ccache.has_expired(collection.now)
     ]
     if not wanted.expired:
-        rows += [
-            _damaged(collection, name, uuid)
-            for name, uuid in collection.unavailable.items()
-            if call.sees(collection.label_of(name))
-        ]
+        rows += damaged
     config = call.administration.config
     use = {
         "uid": collection.uid,
-        "ccaches": len(collection) + len(collection.unavailable),
+        "ccaches": len(seen) + len(damaged),
         "max_ccaches": config.max_uid_ccaches,
-        "size": collection.size,
+        "size": sum(ccache.size for ccache in seen),
         "max_size": config.max_uid_size * 1024,
     }
     return rows, use
-
-
-def _has_expired(collection: Collection, ccache: CCache) -> bool:
-    return ccache.expires is not None and ccache.expires <= collection.now
 
 
 def _row(collection: Collection, ccache: CCache) -> dict[str, Any]:

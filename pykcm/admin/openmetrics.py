@@ -42,7 +42,7 @@ def _families(stats: Mapping[str, Any]) -> Iterator[str]:
 def _requests(stats: Mapping[str, Any]) -> Iterator[str]:
     operations = stats["operations"]
     name = "pykcm_request_duration_seconds"
-    yield from _head(name, "histogram", "From a request to its reply, by operation.", "seconds")
+    yield from _head(name, "histogram", "From a request's turn to its reply, by operation.", "seconds")
     for operation, each in operations.items():
         yield from _duration_samples(name, {"operation": operation}, each)
     errors = [

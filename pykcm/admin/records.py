@@ -63,5 +63,5 @@ def to_item(record: CCacheRecord) -> dict[str, Any]:
 
 def read_record(item: Any) -> CCacheRecord:
     """Raises msgspec.ValidationError, which names the field."""
-    record: CCacheRecord = msgspec.convert(item, CCacheRecord)
+    record: CCacheRecord = msgspec.convert(item, CCacheRecord, builtin_types=(bytes,))
     return record

@@ -7,11 +7,12 @@ import asyncio
 import logging
 import re
 import socket
+import time
 from contextlib import suppress
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
-from pykcm.admin.calls import Administration
+from pykcm.admin.calls import MOST_SCRAPES, Administration
 from pykcm.admin.openmetrics import CONTENT_TYPE, openmetrics
 from pykcm.admin.statistics import failing_part, gather
 from pykcm.server.listener import BACKLOG, BoundSocket, ListenError
@@ -19,7 +20,10 @@ from pykcm.server.listener import BACKLOG, BoundSocket, ListenError
 log = logging.getLogger(__name__)
 
 _LARGEST_HEAD = 8 * 1024
-_MOST_CONNECTIONS = 16
+
+# In seconds: so long an answer is as good as a new one. Counting ccaches takes the longer the more there are,
+# and where it is a port everybody may ask.
+_FRESH = 1.0
 
 # In seconds, from the connection to the last byte of the answer.
 _PATIENCE = 10.0
@@ -39,12 +43,23 @@ _REASONS = {
 }
 
 
+class _Page(NamedTuple):
+    """An answer, and when it was made."""
+
+    made: float
+    status: int
+    text: str
+    kind: str
+
+
 class Scrapes:
     """Listens at `where`, as `metrics_listen` has it; raises ListenError."""
 
     def __init__(self, where: str, administration: Administration) -> None:
         self.administration = administration
         self.open: set[Scrape] = set()
+        self._pages: dict[bytes, _Page] = {}
+        self._making = asyncio.Lock()
         self._bound: BoundSocket | None = None
         self._server: asyncio.Server | None = None
         if where.startswith(_UNIX):
@@ -62,6 +77,21 @@ class Scrapes:
             self._server = await loop.create_unix_server(
                 lambda: Scrape(self), sock=self.socket, backlog=BACKLOG
             )
+
+    async def page(self, target: bytes) -> "_Page":
+        """What is at `/metrics` or `/health`."""
+        async with self._making:
+            page = self._pages.get(target)
+            now = time.monotonic()
+            if page is None or page.made <= now - _FRESH:
+                page = self._pages[target] = await self._make(target, now)
+            return page
+
+    async def _make(self, target: bytes, now: float) -> "_Page":
+        if target == b"/metrics":
+            return _Page(now, 200, openmetrics(await gather(self.administration)), CONTENT_TYPE)
+        failing = await failing_part(self.administration)
+        return _Page(now, 503, f"{failing}\n", _PLAIN) if failing else _Page(now, 200, "ok\n", _PLAIN)
 
     def close(self) -> None:
         if self._server is not None:
@@ -97,7 +127,7 @@ class Scrape(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        if len(self._scrapes.open) >= _MOST_CONNECTIONS:
+        if len(self._scrapes.open) >= MOST_SCRAPES:
             self._transport.abort()
             return
         self._scrapes.open.add(self)
@@ -139,17 +169,11 @@ class Scrape(asyncio.Protocol):
             self._answer(405, "GET or HEAD\n", "Allow: GET, HEAD\r\n")
         else:
             try:
-                status, text, kind = await self._page(target)
+                _, status, text, kind = await self._scrapes.page(target)
             except Exception:
                 log.exception("a scrape failed by an error in pykcm")
                 status, text, kind = 500, "an error in pykcm; its log says more\n", _PLAIN
             self._answer(status, text, kind=kind, has_body=method == b"GET")
-
-    async def _page(self, target: bytes) -> tuple[int, str, str]:
-        if target == b"/metrics":
-            return 200, openmetrics(await gather(self._scrapes.administration)), CONTENT_TYPE
-        failing = await failing_part(self._scrapes.administration)
-        return (503, f"{failing}\n", _PLAIN) if failing else (200, "ok\n", _PLAIN)
 
     def _answer(
         self, status: int, text: str, more: str = "", *, kind: str = _PLAIN, has_body: bool = True

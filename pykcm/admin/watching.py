@@ -62,8 +62,7 @@ async def trace(call: Call) -> AsyncIterator[dict[str, Any]]:
 
     def tell(exchange: "Exchange") -> None:
         peer = exchange.peer
-        # Whoever could read what the peer creates could read all that the peer is told of.
-        if (wanted.uid is None or peer.uid == wanted.uid) and call.sees(peer.label):
+        if (wanted.uid is None or peer.uid == wanted.uid) and call.sees_answers_to(peer):
             feed.put(lambda: exchange_item(exchange))
 
     tracers = call.administration.service.tracers

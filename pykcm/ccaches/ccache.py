@@ -47,6 +47,10 @@ class CCache:
     def has_tickets(self) -> bool:
         return self.credentials.latest_end is not None
 
+    def has_expired(self, now: float) -> bool:
+        """Whether all of its tickets have."""
+        return self.expires is not None and self.expires <= now
+
     @property
     def expires(self) -> int | None:
         """When the last of its tickets has ended, in seconds since the epoch; None: never."""

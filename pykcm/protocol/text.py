@@ -1,8 +1,12 @@
 """Bytes from outside, made fit for a terminal or a log."""
 
+import re
+
 _BACKSLASH = {"\\": "\\\\"}
 _PRINCIPAL = _BACKSLASH | {"/": "\\/", "@": "\\@", "\0": "\\0", "\n": "\\n", "\t": "\\t", "\b": "\\b"}
 
+
+_ESCAPE = re.compile(rb"\\(?:\\|x([0-9a-f]{2}))")
 
 # In bytes. A name that is longer is nobody's, but may be as long as a request is.
 _LONGEST_SHOWN = 1024
@@ -16,6 +20,13 @@ def shown(value: bytes) -> str:
     if len(value) > _LONGEST_SHOWN:
         return f"{_escaped(value[:_LONGEST_SHOWN], _BACKSLASH)}... ({len(value)} bytes)"
     return _escaped(value, _BACKSLASH)
+
+
+def meant(text: str) -> bytes:
+    """The bytes that `shown` shows as this text; what it shows nothing as stands for itself."""
+    raw = text.encode("utf-8", "surrogateescape")
+    value = _ESCAPE.sub(lambda found: b"\\" if found[1] is None else bytes.fromhex(found[1].decode()), raw)
+    return value if _escaped(value, _BACKSLASH) == text else raw
 
 
 def shown_in_principal(value: bytes) -> str:

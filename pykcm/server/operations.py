@@ -20,6 +20,7 @@ from pykcm.protocol.principal import Principal
 from pykcm.protocol.tag import Tag
 from pykcm.protocol.wire import I32, pack_name
 from pykcm.server.defaults import PeerDefault
+from pykcm.server.relabelling import relabel_filled
 
 NOTHING = b""
 
@@ -92,9 +93,7 @@ class Turn:
 
     def filled(self, name: bytes, collection: Collection, label: str | None) -> None:
         """Tell that the peer has created or overwritten the ccache; `label` is that of its contents."""
-        ccache = collection.get(name)
-        if ccache is not None and not self._access.keeps_label(self.peer, ccache.label, label):
-            collection.relabel(ccache, label)
+        relabel_filled(self._access, self.peer, collection, name, label)
         if self.peer.label is not None and collection.uid == self.peer.uid:
             self.default(collection).filled(name)
 

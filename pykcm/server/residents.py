@@ -55,15 +55,18 @@ class Residents:
         """Whether it is in memory; asking so does not keep it there."""
         return uid in self._collections
 
-    async def get(self, uid: int) -> Collection:
-        """The collection, read from the store where need be; raises StoreError."""
+    async def get(self, uid: int, *, is_wanted: bool = True) -> Collection:
+        """The collection, read from the store where need be; raises StoreError.
+
+        Not `is_wanted`: it is no user who asks, and that it was asked for does not count.
+        """
         if self._quotas.max_ccaches and self._census.total is None:
             self._census.total = await self._store.count_ccaches()
-        collection = self.present(uid)
+        collection = self.present(uid) if is_wanted else self._collections.get(uid)
         if collection is None:
             collection = Collection(uid, self._clock, self._quotas, self._census)
             restore(collection, await self._store.load(uid))
-            self.misses += 1
+            self.misses += is_wanted
             self._collections[uid] = collection
             self.weigh(collection)
         return collection

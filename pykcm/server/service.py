@@ -189,7 +189,7 @@ class Service:
         try:
             was_present = self._residents.is_present(uid)
             try:
-                collection = await self._residents.get(uid)
+                collection = await self._residents.get(uid, is_wanted=False)
                 return await self._make_durable([collection], lambda: change(collection))
             finally:
                 if not was_present:

@@ -11,9 +11,7 @@ from typing import NamedTuple
 
 from pykcm.store.disk import sync_folder
 from pykcm.store.interface import StoreUnusableError
-
-KEY_SIZE = 32
-CREDENTIAL = "pykcm.key"
+from pykcm.store.names import CREDENTIAL, KEY_SIZE
 
 
 class Key(NamedTuple):

@@ -22,7 +22,8 @@ from pykcm.store.copying import Beside, Standstill, copy_file
 from pykcm.store.database import connect, size_of, store_error
 from pykcm.store.disk import sync_file
 from pykcm.store.interface import Copied, Rekeyed, StoreBusyError, StoreError, UnsupportedError
-from pykcm.store.keys import KEY_SIZE, Key, is_credential, is_replaceable
+from pykcm.store.keys import Key, is_credential, is_replaceable
+from pykcm.store.names import KEY_SIZE
 from pykcm.store.sqlcipher import SQLCipherStore
 from pykcm.store.succession import (
     finish,

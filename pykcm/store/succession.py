@@ -15,13 +15,14 @@ from sqlcipher3 import dbapi2 as sqlcipher
 from pykcm.store.database import connect, error_name, has_tickets, journal_of, size_of
 from pykcm.store.disk import sync_folder
 from pykcm.store.keys import Key, is_replaceable, remove_unfinished_key, write_key
+from pykcm.store.names import SUCCESSOR
 
 log = logging.getLogger(__name__)
 
 
 def successor_of(path: Path) -> Path:
     """Where the new key of the database at `path` is kept."""
-    return path.with_name("key.next")
+    return path.with_name(SUCCESSOR)
 
 
 def unfinished_of(path: Path) -> Path:
@@ -30,7 +31,7 @@ def unfinished_of(path: Path) -> Path:
 
 
 def _unfinished_successor_of(path: Path) -> Path:
-    return path.with_name("key.next.new")
+    return path.with_name(f"{SUCCESSOR}.new")
 
 
 def is_unsettled(path: Path) -> bool:

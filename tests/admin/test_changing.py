@@ -105,6 +105,25 @@ def test_switch(filled: Server, control: Controlling) -> None:
     assert filled.ask_as(1000).get_default_cache() == b"1000:new"
 
 
+def test_for_everybody_by_label(runner: asyncio.Runner, store: Store) -> None:
+    """Neither the default that all share nor reaping is for a root in some categories."""
+    server = Server(runner, store, policy=Mcs())
+    host = server.ask_as(1000, HOST)
+    host.initialize(b"1000:host", ALICE)
+    host.set_default_cache(b"1000:host")
+    server.ask_as(1000, CONTAINER_1).initialize(b"1000:one", ALICE)
+    control = Controlling(server)
+    for request, arguments in (("switch", {"uid": 1000, "name": b"1000:one"}), ("reap", {})):
+        with pytest.raises(ControlError) as caught:
+            control.ask(request, label=CONTAINER_1, **arguments)
+        assert caught.value.code == Trouble.PERMISSION
+    assert host.get_default_cache() == b"1000:host"
+    control.ask("switch", label=HOST, uid=1000, name=b"1000:one")
+    assert host.get_default_cache() == b"1000:one"
+    control.ask("reap", label=HOST)
+    assert control.summary == {"ccaches": 0}
+
+
 @pytest.mark.parametrize(
     ("uid", "name", "code"),
     [(1000, b"2000", Trouble.ARGUMENTS), (1000, b"1000:missing", Trouble.NOT_FOUND)],

@@ -1,6 +1,7 @@
 """The control socket itself: who may use it, and what becomes of bad input."""
 
 import asyncio
+import errno
 import logging
 import os
 import socket
@@ -19,6 +20,7 @@ from pykcm.admin.items import encode
 from pykcm.admin.messages import VERSION, request
 from pykcm.admin.requests import REQUESTS
 from pykcm.peer.identity import Kernel
+from pykcm.protocol.codes import KcmError
 from pykcm.server.connections import Connections
 from pykcm.store.memory import MemoryStore
 from tests.admin.controlling import Controlling
@@ -46,6 +48,7 @@ class Listening:
             {
                 **REQUESTS,
                 "broken": Request(NoArguments, broken),
+                "damaged": Request(NoArguments, damaged),
                 "echo": Request(NoArguments, echo),
                 "impatient": Request(NoArguments, impatient),
                 "many": Request(NoArguments, many),
@@ -82,6 +85,10 @@ def decoded(stream: bytes) -> Iterator[Any]:
 
 async def broken(call: Call) -> None:
     raise RuntimeError("secret")
+
+
+async def damaged(call: Call) -> None:
+    raise KcmError(errno.EIO, "cannot be read")
 
 
 async def echo(call: Call) -> AsyncIterator[Any]:
@@ -256,6 +263,16 @@ def test_a_bug(play: Play, caplog: pytest.LogCaptureFixture) -> None:
     assert "failed by an error in pykcm" in caplog.text
 
 
+def test_a_damaged_ccache(play: Play) -> None:
+    """What fails in what is stored is no error in pykcm."""
+
+    async def scenario(listening: Listening) -> None:
+        code, message = await listening.error(encode(request("damaged", {})))
+        assert (code, message) == ("store", "EIO: cannot be read")
+
+    play(scenario)
+
+
 def test_bad_items_behind_the_request(play: Play) -> None:
     """They end what the request has begun."""
 
@@ -347,6 +364,27 @@ def test_items_for_which_nobody_is_ready(play: Play) -> None:
     play(scenario)
 
 
+def test_too_much_at_once(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What clients have sent together is bounded, as long as it is no item; then there is room for others."""
+    monkeypatch.setattr(connection_module, "_MOST_UNTAKEN", 100_000)
+
+    async def scenario(listening: Listening) -> None:
+        half = encode(bytes(120_000))[:60_000]
+        first, second = [await asyncio.open_unix_connection(str(listening.path)) for _ in range(2)]
+        first[1].write(half)
+        await until(lambda: listening.controls.untaken == len(half))
+        second[1].write(half)
+        (answer,) = decoded(await second[0].read())
+        assert answer["error"]["code"] == "busy"
+        assert listening.controls.untaken == len(half)
+        for _, writer in (first, second):
+            writer.close()
+        await until(lambda: not listening.controls.open)
+        assert listening.controls.untaken == 0
+
+    play(scenario)
+
+
 def test_the_end_of_the_daemon(play: Play) -> None:
     """Requests that would never end are ended, and have time to tidy up."""
 
@@ -399,7 +437,7 @@ def test_a_client_that_goes_away(play: Play) -> None:
 
 def test_too_many(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
     """There is a limit of connections; whoever is beyond it is told so."""
-    monkeypatch.setattr(connection_module, "_MOST_CONNECTIONS", 2)
+    monkeypatch.setattr(connection_module, "MOST_CONNECTIONS", 2)
 
     async def scenario(listening: Listening) -> None:
         waiting = [await asyncio.open_unix_connection(str(listening.path)) for _ in range(2)]

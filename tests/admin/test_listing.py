@@ -141,6 +141,10 @@ def test_labels(runner: asyncio.Runner, store: Store) -> None:
     assert names(control, label=HOST) == [b"1000:one", b"1000:two"]
     assert names(control, label=CONTAINER_2) == [b"1000:two"]
     assert [row["label"] for row in rows(control, label=HOST)] == [CONTAINER_1, CONTAINER_2]
+    for label, number in ((HOST, 2), (CONTAINER_2, 1)):
+        used = control.ask("list", label=label)[-1]["user"]
+        assert used["ccaches"] == number
+        assert used["size"] == sum(row["size"] for row in rows(control, label=label))
     with pytest.raises(ControlError, match="no such ccache"):
         control.ask("show", name=b"1000:one", label=CONTAINER_2)
 

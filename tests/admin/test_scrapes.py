@@ -114,8 +114,31 @@ def test_head(play: Play) -> None:
     play(scenario)
 
 
-def test_health(play: Play) -> None:
+def test_a_flood(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks again and again is given the same answer, and KCM's clients do not wait for it."""
+    monkeypatch.setattr(scrapes_module, "_FRESH", 1000.0)
+
+    async def scenario(pages: Listening) -> None:
+        counted = 0
+        really = pages.server.store.count_ccaches
+
+        async def count() -> int:
+            nonlocal counted
+            counted += 1
+            return await really()
+
+        pages.server.store.count_ccaches = count  # type: ignore[method-assign]
+        for target in ("/health", "/metrics"):
+            answers = await asyncio.gather(*(pages.get(target) for _ in range(10)))
+            assert all(answer == answers[0] for answer in answers)
+        assert counted == 2
+
+    play(scenario)
+
+
+def test_health(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
     """ok, or the name of the part that fails and nothing else."""
+    monkeypatch.setattr(scrapes_module, "_FRESH", 0.0)
 
     async def scenario(pages: Listening) -> None:
         status, _, body = await pages.get("/health")

@@ -71,6 +71,9 @@ def test_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert from_file(str(path)).label is None
     monkeypatch.setattr(files, "_SELINUX", path)
     assert from_file(str(path)).label == label
+    # There the type is what protects it, and that plays no part: it is for whoever imports it.
+    os.setxattr(path, "security.selinux", b"system_u:object_r:user_tmp_t:s0\0")
+    assert from_file(str(path)).label is None
     os.removexattr(path, "security.selinux")
     assert "label" in refused(path)
 

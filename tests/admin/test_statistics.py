@@ -82,6 +82,17 @@ def test_the_map(server: Server, control: Controlling) -> None:
     assert (told["watchers"], told["tracers"]) == (0, 0)
 
 
+def test_administrators_do_not_count(server: Server, control: Controlling) -> None:
+    """The cache's counters are those of users' requests, and what an administrator reads is none."""
+    busy(server)
+    before = stats(control)["cache"]
+    server.residents.release(1000)
+    for request in ("list", "export"):
+        control.ask(request)
+    after = stats(control)["cache"]
+    assert (after["hits"], after["misses"]) == (before["hits"], before["misses"])
+
+
 @pytest.mark.parametrize("what", ["reading", "committing"])
 def test_failing(server: Server, control: Controlling, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
     """The store fails when it cannot be read, and from a commit that fails to one that does not."""

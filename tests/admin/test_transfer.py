@@ -240,6 +240,8 @@ def test_a_store_that_fails(server: Server, control: Controlling, user: Asking) 
         (record(name=b"free"), "none of UID 1000's"),
         (record(uid=2**32 - 1, name=None), "UID"),
         (record(credentials=[tgt(), b"short"]), "credential 2"),
+        (record() | {"name": "MTAwMA=="}, "not a ccache's record"),
+        (record() | {"credentials": ["MTAwMA=="]}, "not a ccache's record"),
         (record(label="no label"), "SELinux label"),
         (record(default_of=["s0:c1 c2"]), "SELinux label"),
         (record(default_of=["s0", ""]), "SELinux label"),
@@ -320,6 +322,36 @@ def test_labels_are_kept(labelled: Server) -> None:
     assert listed(labelled.ask_as(1000, CONTAINER_1)) == [b"1000:in"]
     assert labelled.ask_as(1000, CONTAINER_1).get_default_cache() == b"1000:in"
     assert listed(labelled.ask_as(1000, CONTAINER_2)) == []
+
+
+@pytest.mark.parametrize("name", [None, b"1000:trap"])
+def test_a_trap(labelled: Server, name: bytes | None) -> None:
+    """A container that waits with a ccache of the principal does not get what the host's root imports."""
+    inside = labelled.ask_as(1000, CONTAINER_1)
+    inside.initialize(b"1000:trap", ALICE)
+    assert outcomes(Controlling(labelled), record(name=name), label=HOST) == ["replaced"]
+    assert listed(inside) == []
+    assert contents(labelled.ask_as(1000, HOST), b"1000:trap") == [tgt()]
+
+
+def test_without_a_label(labelled: Server) -> None:
+    """What has none, from elsewhere, is at the level of whoever brings it."""
+    assert outcomes(Controlling(labelled), record(), label=HOST) == ["imported"]
+    assert listed(labelled.ask_as(1000, CONTAINER_1)) == []
+    assert listed(labelled.ask_as(1000, HOST)) == [b"1000"]
+
+
+def test_defaults_of_others(labelled: Server) -> None:
+    """A root at a level of its own moves neither the default that all share nor that of another level."""
+    host = labelled.ask_as(1000, HOST)
+    host.replace(b"1000:host", 0, BOB, [tgt(client=BOB)])
+    host.set_default_cache(b"1000:host")
+    mine = record(name=b"1000:in", label=CONTAINER_1, default=True, default_of=["s0:c3,c4"])
+    assert outcomes(Controlling(labelled), mine, label=CONTAINER_1, replace=True) == ["imported"]
+    assert host.get_default_cache() == b"1000:host"
+    assert labelled.ask_as(1000, CONTAINER_2).get_default_cache() != b"1000:in"
+    assert outcomes(Controlling(labelled), mine, label=HOST, replace=True) == ["unchanged"]
+    assert host.get_default_cache() == b"1000:in"
 
 
 def exported_as(control: Controlling, label: str) -> list[Any]:

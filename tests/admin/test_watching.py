@@ -28,7 +28,7 @@ from tests.builders import (
     refused,
     typed_list,
 )
-from tests.peer.mcs import CONTAINER_1, CONTAINER_2, HOST, Mcs
+from tests.peer.mcs import CONTAINER_1, CONTAINER_2, HOST, HOST_LOW, Mcs
 from tests.server.asking import Asking, Server
 
 ENDS = 1_800_000_000
@@ -92,10 +92,13 @@ def test_labels(runner: asyncio.Runner) -> None:
     exchanges = Following(server, control, "trace", CONTAINER_2)
     all_events = Following(server, control, "watch", HOST)
     server.ask_as(1000, CONTAINER_1).initialize(b"1000:one", ALICE)
+    # Users who can have no categories are shown what has all of them.
+    server.ask_as(1000, HOST).initialize(b"1000:host", ALICE)
+    server.ask_as(1000, HOST_LOW).get_principal(b"1000:host")
     server.ask_as(1000, CONTAINER_2).initialize(b"1000:two", BOB)
     assert events.next()["ccache"] == b"1000:two"
     assert exchanges.next()["ccache"] == b"1000:two"
-    assert [each["ccache"] for each in all_events.take(2)] == [b"1000:one", b"1000:two"]
+    assert [each["ccache"] for each in all_events.take(3)] == [b"1000:one", b"1000:host", b"1000:two"]
 
 
 def test_trace(server: Server, control: Controlling, alice: Asking) -> None:

@@ -12,7 +12,8 @@ import pytest
 from pykcm.admin.client import ControlClient
 from pykcm.client import KcmClient
 from pykcm.store.interface import StoreUnusableError
-from pykcm.store.keys import CREDENTIAL, Key
+from pykcm.store.keys import Key
+from pykcm.store.names import CREDENTIAL
 from pykcm.store.sqlcipher import SQLCipherStore
 from tests.builders import ALICE, credential_bytes, service
 from tests.disk.faults import Call, Faults

@@ -83,11 +83,25 @@ def test_list(mit_as: Callable[[int], MitClient], ctl: Pykcmctl) -> None:
     said = ctl.run("list", "--uid", str(OTHER))
     (line,) = said.output.splitlines()
     assert line.split("\t")[:4] == ["-", str(OTHER), f"KCM:{OTHER}", "bob@PYKCM.TEST"]
-    assert said.errors.startswith("1 ccache of 1 user, ")
+    total, quota = said.errors.splitlines()
+    assert total.startswith("1 ccache of 1 user, ")
+    assert quota.startswith(f"{OTHER} has used ")
+    assert " of the quota: 1 ccache of " in quota
     status, shown = on_a_terminal(ctl, "list")
     assert status == 0
     assert "Principal" in shown
     assert "alice@PYKCM.TEST" in shown
+
+
+@pytest.mark.skipif(Path("/sys/fs/selinux/enforce").exists(), reason="there are labels here")
+def test_labels(mit_as: Callable[[int], MitClient], ctl: Pykcmctl) -> None:
+    """`--label` adds a last column, which is - without SELinux; in JSON it is null."""
+    mit_as(USER).kinit("alice")
+    (plain,) = ctl.ok("list").splitlines()
+    (labelled,) = ctl.ok("list", "--label").splitlines()
+    assert labelled == f"{plain}\t-"
+    (row,) = ctl.json("list", "--label")
+    assert row["label"] is None
 
 
 def test_show(mit_as: Callable[[int], MitClient], ctl: Pykcmctl) -> None:
@@ -240,8 +254,10 @@ def test_a_principal_that_is_no_text(pykcmd: Pykcmd, ctl: Pykcmctl) -> None:
 
 
 def test_a_narrow_terminal(mit_as: Callable[[int], MitClient], ctl: Pykcmctl) -> None:
-    """Names are folded where there is no room, times and numbers are not."""
+    """Names can still be read where there is little room, and times are parted behind their date alone."""
     mit_as(USER).kinit("alice")
     status, shown = on_a_terminal(ctl, "list", columns="80")
     assert status == 0
-    assert re.search(r"\d{4}-\d\d-\d\d \d\d:\d\d", shown)
+    assert f"KCM:{USER}" in shown
+    assert re.search(r"\d{4}-\d\d-\d\d", shown)
+    assert re.search(r" \d\d:\d\d ", shown)

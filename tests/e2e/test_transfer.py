@@ -291,6 +291,8 @@ def test_dry_run(pykcmd: Pykcmd, ctl: Pykcmctl, kept: Path) -> None:
     said = ctl.run("import", "--dry-run", file)
     assert [line.split("\t")[0] for line in said.output.splitlines()] == ["unchanged", "imported"]
     assert "nothing has changed" in said.errors
+    as_json = json.loads(ctl.run("import", "--dry-run", "--json", file).output)
+    assert [each["reason"] for each in as_json] == [None, None]
     assert contents(pykcmd, USER) == before
 
 
@@ -318,9 +320,7 @@ def test_one_users(pykcmd: Pykcmd, ctl: Pykcmctl, kept: Path) -> None:
     """--uid exports, and imports, what is that user's and no more."""
     fill(pykcmd, USER, b"%d" % USER)
     fill(pykcmd, OTHER, b"%d" % OTHER)
-    assert (
-        ctl.run("export", "--plain", "--uid", str(USER), str(kept / "one")).errors == "1 ccaches exported\n"
-    )
+    assert ctl.run("export", "--plain", "--uid", str(USER), str(kept / "one")).errors == "1 ccache exported\n"
     ctl.ok("export", "--plain", str(kept / "all"))
     for uid in (USER, OTHER):
         ctl.ok("destroy", "--yes", "--uid", str(uid))

@@ -164,3 +164,9 @@ def test_readme_has_the_defaults(tmp_path: Path) -> None:
     file.write_text("".join(f"{row[0].strip('`')} = {row[1].strip('`')}\n" for row in rows))
     assert load_config(file) == Config()
     assert len(rows) + len(WORDS) == len(OPTIONS)
+
+
+def test_names_of_ccaches_are_no_links(pages: Path) -> None:
+    """What begins with FILE: looks like a URL to docutils."""
+    text, _ = rendered(pages / "man8/pykcmctl.8")
+    assert "FILE:/run/user/%{uid}/krb5cc" in text

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from pykcm.store.interface import StoreUnusableError
-from pykcm.store.keys import CREDENTIAL, KEY_SIZE, Key, load_key
+from pykcm.store.keys import Key, load_key
+from pykcm.store.names import CREDENTIAL, KEY_SIZE
 from tests.acls import let_read
 
 RAW = bytes(range(32))

@@ -23,8 +23,9 @@ from pykcm.store.interface import (
     StoreUnusableError,
     UnsupportedError,
 )
-from pykcm.store.keys import CREDENTIAL, Key, load_key
+from pykcm.store.keys import Key, load_key
 from pykcm.store.memory import MemoryStore
+from pykcm.store.names import CREDENTIAL
 from pykcm.store.sqlcipher import SQLCipherStore
 from pykcm.store.succession import successor_of
 from pykcm.store.tree import Delete, DeleteContainer, Put, SecretChange, uid_container

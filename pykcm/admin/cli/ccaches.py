@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from pykcm.admin.cli.names import CCacheType, UidType, ccache_shown, user_of
+from pykcm.admin.cli.names import CCacheType, UidType, ccache_shown, user_of, user_shown
 from pykcm.admin.cli.output import (
     Column,
     peeked,
@@ -99,7 +99,6 @@ def _list_rows(
 
 # Those who have used most of what they may have are named below the list.
 _MOST_NAMED = 3
-_WORTH_NAMING = 0.8
 
 
 def _share(use: dict[str, int]) -> float:
@@ -111,7 +110,7 @@ def _share(use: dict[str, int]) -> float:
 
 
 def _note(uses: list[dict[str, int]], use: dict[str, int]) -> None:
-    if _share(use) >= _WORTH_NAMING:
+    if _share(use):
         uses.append(use)
         uses.sort(key=_share, reverse=True)
         del uses[_MOST_NAMED:]
@@ -225,7 +224,7 @@ def destroy_command(
     what = (
         ccache_shown(ccache)
         if ccache is not None
-        else f"all ccaches of {user_of(uid) or 'UID'} ({uid})"
+        else f"all ccaches of {user_shown(uid)}"
         if uid is not None
         else "all ccaches whose tickets have expired"
     )

@@ -11,8 +11,9 @@ from typing import Any, NoReturn
 import click
 from click.shell_completion import BashComplete, CompletionItem, get_completion_class, split_arg_string
 
-from pykcm.admin.client import DEFAULT_SOCKET, ControlClient
+from pykcm.admin.client import ControlClient
 from pykcm.admin.messages import ControlError
+from pykcm.config import DEFAULT_CONTROL_SOCKET
 
 # In seconds: whoever presses Tab does not wait.
 _PATIENCE = 1.0
@@ -51,7 +52,7 @@ def offered(
 
 
 def _ccaches(context: click.Context) -> Iterator[dict[str, Any]]:
-    path = context.find_root().params.get("path") or DEFAULT_SOCKET
+    path = context.find_root().params.get("path") or DEFAULT_CONTROL_SOCKET
     for item in ControlClient(path).ask("list"):
         if "ccache" in item:
             yield item["ccache"]

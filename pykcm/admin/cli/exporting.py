@@ -10,7 +10,7 @@ import click
 from pykcm.admin.archive import pack_archive
 from pykcm.admin.cli import files, sealing, secrecy
 from pykcm.admin.cli.names import UidType, ccache_shown
-from pykcm.admin.cli.output import print_json
+from pykcm.admin.cli.output import print_json, shown_number
 from pykcm.admin.cli.progress import followed
 from pykcm.admin.client import ControlClient
 
@@ -86,7 +86,7 @@ def _report(outgoing: _Outgoing, *, as_json: bool) -> None:
     if as_json:
         print_json({"exported": outgoing.exported, "left_out": left_out})
     else:
-        click.echo(f"{outgoing.exported} ccaches exported", err=True)
+        click.echo(f"{shown_number(outgoing.exported, 'ccache')} exported", err=True)
     if left_out:
         raise click.exceptions.Exit(1)
 

@@ -1,5 +1,6 @@
 """Files with secrets in them: written whole or not at all, and read only where they are what they seem."""
 
+import errno
 import fcntl
 import io
 import os
@@ -16,6 +17,9 @@ from typing import BinaryIO, NamedTuple
 from pykcm.store.disk import sync_folder
 
 STANDARD = "-"
+
+# What a file system says that has none, vfat among them.
+_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS}
 
 # A passphrase or identity file is a few lines.
 _LARGEST_KEY_FILE = 64 * 1024
@@ -34,32 +38,40 @@ class FileError(Exception):
 
 @contextmanager
 def written(path: str, *, force: bool) -> Iterator[BinaryIO]:
-    """A file to be written, of mode 0600, that is at `path` only when everything was written and synced.
-
-    `-` is stdout. Raises FileError, where `path` is there already unless it is a file and `force` is given.
-    """
-    if path == STANDARD:
-        if sys.stdout.isatty():
-            raise FileError("an export is nothing for a terminal: name a file, or use a pipe")
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
-        return
-    target = Path(path)
-    _check_free(target, force=force)
-    unfinished = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        with open(os.open(unfinished, flags, 0o600), "wb") as file:  # noqa: PTH123
+    """As written_file(), but `-` is stdout."""
+    if path != STANDARD:
+        with written_file(Path(path), force=force) as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        _check_free(target, force=force)
+        return
+    if sys.stdout is None:
+        raise FileError("stdout is closed")
+    if sys.stdout.isatty():
+        raise FileError("an export is nothing for a terminal: name a file, or use a pipe")
+    yield sys.stdout.buffer
+    sys.stdout.buffer.flush()
+
+
+@contextmanager
+def written_file(target: Path, *, force: bool) -> Iterator[BinaryIO]:
+    """A file to be written and read, of mode 0600, that is at `target` only when all was written and synced.
+
+    Raises FileError, where `target` is there already unless it is a file and `force` is given.
+    """
+    check_free(target, force=force)
+    unfinished = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        with open(os.open(unfinished, flags, 0o600), "w+b") as file:  # noqa: PTH123
+            yield file
+            make_durable(file)
         if force:
+            check_free(target, force=True)
             unfinished.rename(target)
         else:
-            # Unlike a rename it takes nobody's place.
-            os.link(unfinished, target)
-            unfinished.unlink()
+            try:
+                _take_name(unfinished, target)
+            except FileExistsError:
+                raise FileError(f"{target} has come meanwhile: nothing was written") from None
         sync_folder(target.parent)
     except BaseException:
         with suppress(OSError):
@@ -67,7 +79,33 @@ def written(path: str, *, force: bool) -> Iterator[BinaryIO]:
         raise
 
 
-def _check_free(target: Path, *, force: bool) -> None:
+def _take_name(unfinished: Path, target: Path) -> None:
+    """Rename the file, but take nobody's place; raises FileExistsError."""
+    try:
+        os.link(unfinished, target)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+    else:
+        unfinished.unlink()
+        return
+    # What is carried to another host is often on a disk without links: the name is taken by an empty file.
+    target.touch(0o600, exist_ok=False)
+    try:
+        unfinished.rename(target)
+    except BaseException:
+        target.unlink()
+        raise
+
+
+def make_durable(file: BinaryIO) -> None:
+    """What was written to it so far; raises OSError."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def check_free(target: Path, *, force: bool) -> None:
+    """Whether a file may be written there; raises FileError."""
     try:
         status = target.lstat()
     except FileNotFoundError:
@@ -114,30 +152,30 @@ class Owned(NamedTuple):
     label: str | None
 
 
-def read_owned(path: str, folder: int | None = None) -> Owned:
-    """A ccache file as it is at one moment; `path` may be relative to the descriptor `folder`.
+def read_owned(name: str, folder: int) -> Owned:
+    """A ccache file as it is at one moment, in the folder that the descriptor is of.
 
     The folder may be one where everybody writes: nothing is followed, and no device or pipe is waited for.
     Raises FileError, OSError.
     """
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-    descriptor = os.open(path, flags, dir_fd=folder)
+    descriptor = os.open(name, flags, dir_fd=folder)
     with open(descriptor, "rb", buffering=0) as file:  # noqa: PTH123
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise FileError(f"{path} is no file")
+            raise FileError(f"{name} is no file")
         if status.st_nlink != 1:
-            raise FileError(f"{path} has {status.st_nlink} names: who made the others is not known")
+            raise FileError(f"{name} has {status.st_nlink} names: who made the others is not known")
         if status.st_size > LARGEST_CCACHE_FILE:
-            raise FileError(f"{path} is too large for a ccache: {status.st_size} bytes")
-        _lock(file, path)
+            raise FileError(f"{name} is too large for a ccache: {status.st_size} bytes")
+        _lock(file, name)
         content = _read_bounded(file)
         if len(content) > LARGEST_CCACHE_FILE:
-            raise FileError(f"{path} is too large for a ccache")
+            raise FileError(f"{name} is too large for a ccache")
         return Owned(content, status.st_uid, _label(descriptor))
 
 
-def _lock(file: io.FileIO, path: str) -> None:
+def _lock(file: io.FileIO, name: str) -> None:
     """Wait until no client writes to it, but not for ever: whose file it is may hold the lock for good."""
     deadline = time.monotonic() + _PATIENCE_WITH_A_LOCK
     while True:
@@ -145,7 +183,7 @@ def _lock(file: io.FileIO, path: str) -> None:
             fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() > deadline:
-                raise FileError(f"{path} is in use: try again") from None
+                raise FileError(f"{name} is in use: try again") from None
             time.sleep(_RETRY)
         else:
             return

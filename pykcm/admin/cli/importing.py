@@ -246,7 +246,7 @@ def _shown(
         "name": name,
         "principal": principal,
         "default": default,
-        "reason": reason,
+        "reason": reason or None,
     }
 
 
@@ -257,8 +257,8 @@ def _counted(results: Iterable[dict[str, Any]], totals: Counter[str]) -> Iterato
 
 
 def _row(result: dict[str, Any]) -> list[str]:
-    cells = (result[key] for key in ("result", "user", "uid", "name", "principal", "reason"))
-    return ["-" if cell is None else str(cell) for cell in cells]
+    cells = (result[key] for key in ("result", "user", "uid", "name", "principal"))
+    return [*("-" if cell is None else str(cell) for cell in cells), result["reason"] or ""]
 
 
 COMMANDS = (import_command,)

@@ -6,19 +6,23 @@ import os
 import shutil
 import stat
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from shlex import quote
+from typing import Any, BinaryIO
 
 import click
 
+from pykcm.admin.cli import files, secrecy
 from pykcm.admin.cli.output import print_json, shown_size
 from pykcm.admin.client import ControlClient
 from pykcm.admin.messages import ControlError, Trouble
+from pykcm.store.names import CREDENTIAL, KEY_SIZE
 
-_KEY_SIZE = 32
+# Where rekey proposes to make the new key.
+NEW_KEY = f"/root/{CREDENTIAL}"
+
 _PIECE = 1024 * 1024
 _SYNCED_AT_A_TIME = 8 * 1024 * 1024
 
@@ -35,33 +39,22 @@ def backup_command(client: ControlClient, file: Path, *, force: bool, as_json: b
 
     The copy is encrypted as the database is; the key is not in it, and without it nobody can use the copy.
     """
-    if not force and os.path.lexists(file):
-        raise click.UsageError(f"{file} is there already: choose another name, or give --force")
-    answer = client.ask("backup")
-    items = iter(answer)
-    size = next(items)["size"]
+    if str(file) == "-":
+        raise click.UsageError("a backup is checked on the disk that it is for: name a file")
     try:
-        _check_room(file, size)
-        with _unfinished(file) as unfinished:
-            with _progress("Copying", size) as show:
-                done = synced = 0
-                for each in items:
-                    unfinished.write(each["data"])
-                    done += len(each["data"])
-                    # All at once in the end, it would be in the way of the daemon's own syncs.
-                    if done - synced >= _SYNCED_AT_A_TIME:
-                        _make_durable(unfinished)
-                        synced = done
-                    show(done)
-            _make_durable(unfinished)
-            if done != size or _digest(unfinished) != answer.summary["sha256"]:
-                raise click.ClickException(f"{file} is not what the daemon has sent: see to the disk")
-            if not force and os.path.lexists(file):
-                raise click.ClickException(f"{file} has come meanwhile: nothing was written")
-            Path(unfinished.name).rename(file)
-        _sync_folder(file)
-    except OSError as error:
-        raise click.ClickException(f"{error.filename or file}: {error.strerror}") from error
+        files.check_free(file, force=force)
+    except files.FileError as error:
+        raise click.UsageError(str(error)) from None
+    answer = client.ask("backup")
+    try:
+        items = iter(answer)
+        size = next(items)["size"]
+        with secrecy.reported():
+            _check_room(file, size)
+            with files.written_file(file, force=force) as copy:
+                _receive(copy, items, size)
+                if copy.tell() != size or _digest(copy) != answer.summary["sha256"]:
+                    raise click.ClickException(f"{file} is not what the daemon has sent: see to the disk")
     finally:
         answer.close()
     key = answer.summary["key"]
@@ -80,22 +73,21 @@ def _check_room(file: Path, size: int) -> None:
         raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {shown_size(size)} are needed", str(file))
 
 
-@contextmanager
-def _unfinished(file: Path) -> Iterator[IO[bytes]]:
-    """A file beside it with mode 0600, removed where it is not renamed."""
-    with tempfile.NamedTemporaryFile(prefix=f".{file.name}.", dir=file.parent, delete=False) as unfinished:
-        try:
-            yield unfinished
-        finally:
-            Path(unfinished.name).unlink(missing_ok=True)
+def _receive(copy: BinaryIO, items: Iterator[Any], size: int) -> None:
+    with _progress("Copying", size) as show:
+        done = synced = 0
+        for each in items:
+            copy.write(each["data"])
+            done += len(each["data"])
+            # All at once in the end, it would be in the way of the daemon's own syncs.
+            if done - synced >= _SYNCED_AT_A_TIME:
+                files.make_durable(copy)
+                synced = done
+            show(done)
+    files.make_durable(copy)
 
 
-def _make_durable(file: IO[bytes]) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _digest(file: IO[bytes]) -> bytes:
+def _digest(file: BinaryIO) -> bytes:
     """Of what the disk has, as far as one can be made to tell."""
     with suppress(OSError):
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
@@ -104,14 +96,6 @@ def _digest(file: IO[bytes]) -> bytes:
     while piece := file.read(_PIECE):
         digest.update(piece)
     return digest.digest()
-
-
-def _sync_folder(file: Path) -> None:
-    folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 @contextmanager
@@ -146,8 +130,8 @@ def rekey_command(client: ControlClient, new_key: Path | None, *, as_json: bool)
     except ControlError as error:
         if raw is None and error.code == Trouble.UNSUPPORTED:
             error.message += (
-                "\n\n    (umask 077; head -c 32 /dev/urandom >/root/pykcm.key)"
-                "\n    pykcmctl rekey --new-key /root/pykcm.key"
+                f"\n\n    (umask 077; head -c {KEY_SIZE} /dev/urandom >{NEW_KEY})"
+                f"\n    pykcmctl rekey --new-key {NEW_KEY}"
             )
         raise
     finally:
@@ -172,11 +156,11 @@ def _tell(summary: dict[str, Any], new_key: Path | None) -> None:
     if not summary["pending"]:
         click.echo(f"The database has a new key: {summary['key']}", err=True)
     else:
-        file = new_key or "FILE"
+        file = quote(str(new_key or "FILE"))
         place = (
-            f"systemd-creds encrypt --name=pykcm.key {file} /etc/credstore.encrypted/pykcm.key"
+            f"systemd-creds encrypt --name={CREDENTIAL} {file} /etc/credstore.encrypted/{CREDENTIAL}"
             if summary["credential"]
-            else f"install -m 0600 -o pykcm -g pykcm {file} {summary['place']}"
+            else f"install -m 0600 -o pykcm -g pykcm {file} {quote(summary['place'])}"
         )
         click.echo(
             "The database has the new key. Now put it where the old one came from; until the daemon has been "
@@ -194,9 +178,9 @@ def _read_key(path: Path) -> bytes:
             raise click.UsageError(f"{path} is no regular file")
         if stat.S_IMODE(status.st_mode) & 0o077:
             raise click.UsageError(f"{path}: others than its owner have access to the key; chmod 0600")
-        raw = file.read(_KEY_SIZE + 1)
-    if len(raw) != _KEY_SIZE:
-        raise click.UsageError(f"{path}: a key must be exactly {_KEY_SIZE} raw bytes")
+        raw = file.read(KEY_SIZE + 1)
+    if len(raw) != KEY_SIZE:
+        raise click.UsageError(f"{path}: a key must be exactly {KEY_SIZE} raw bytes")
     return raw
 
 

@@ -19,8 +19,9 @@ from pykcm.admin.cli import (
     watching,
 )
 from pykcm.admin.cli.doctor import command as doctor
-from pykcm.admin.client import DEFAULT_SOCKET, ControlClient
+from pykcm.admin.client import ControlClient
 from pykcm.admin.messages import ControlError, Trouble
+from pykcm.config import DEFAULT_CONTROL_SOCKET
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -38,7 +39,7 @@ _CODES = {Trouble.PERMISSION: EXIT_PERMISSION, Trouble.NOT_FOUND: EXIT_NOT_FOUND
 @click.option(
     "--socket",
     "path",
-    default=DEFAULT_SOCKET,
+    default=DEFAULT_CONTROL_SOCKET,
     show_default=True,
     metavar="PATH",
     envvar="PYKCM_CONTROL_SOCKET",

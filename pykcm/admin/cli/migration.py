@@ -10,15 +10,15 @@ from pathlib import Path
 
 import click
 
-from pykcm.admin.cli.doctor.profile import ProfileError, read_profile
 from pykcm.admin.cli.importing import Found, ImportOptions, from_server_of, import_options, transfer
 from pykcm.admin.cli.names import UidType
+from pykcm.admin.cli.profile import ProfileError, read_profile
 from pykcm.admin.cli.sources import SourceError, from_file, from_folder, uids_of_server
 from pykcm.admin.client import ControlClient
 from pykcm.client import KcmClient
+from pykcm.config import DEFAULT_SOCKET
 from pykcm.protocol.codes import KcmError
 
-_SOCKET = "/run/.heim_org.h5l.kcm-socket"
 _SSSD_DATABASE = "/var/lib/sss/secrets/secrets.ldb"
 _KRB5_CONF = "/etc/krb5.conf"
 
@@ -45,7 +45,7 @@ _USERS_OWN = {"uid", "euid", "USERID", "username"}
 @click.option("--uid", "uids", type=UidType(), multiple=True, help="Of this user; by default of all users.")
 @click.option(
     "--source-socket",
-    default=_SOCKET,
+    default=DEFAULT_SOCKET,
     show_default=True,
     metavar="PATH",
     help="The other KCM server's socket.",

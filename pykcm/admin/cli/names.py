@@ -8,7 +8,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from pykcm.admin.cli.completion import offered
-from pykcm.protocol.text import shown
+from pykcm.protocol.text import meant, shown
 
 PREFIX = "KCM:"
 
@@ -51,8 +51,8 @@ class CCacheType(click.ParamType):  # type: ignore[type-arg]
         name: str = value.removeprefix(PREFIX)
         if not name:
             self.fail("a name such as KCM:1000 is needed: KCM: alone is a whole collection", param, ctx)
-        # Bytes that are no text come from the command line as surrogates.
-        return name.encode("utf-8", "surrogateescape")
+        # As list has it, --json included, or as it is: bytes that are no text come here as surrogates.
+        return meant(name)
 
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
@@ -68,6 +68,11 @@ def user_of(uid: int) -> str | None:
         return pwd.getpwuid(uid).pw_name
     except (KeyError, OverflowError):
         return None
+
+
+def user_shown(uid: int) -> str:
+    name = user_of(uid)
+    return f"UID {uid}" if name is None else f"{name} (UID {uid})"
 
 
 def ccache_shown(name: bytes) -> str:

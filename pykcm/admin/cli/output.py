@@ -12,6 +12,14 @@ import click
 # A table's columns are as wide as what is in them: so many rows are looked at together.
 _ROWS_AT_A_TIME = 500
 
+# What is folded is never narrower than this, and what is a time than its date: it could not be read any more.
+_NARROWEST = 12
+_DATE = len("2026-11-22")
+
+# Between two columns and at both edges, in a table that has room and in one that has none.
+_GAP, _EDGES = 3, 2
+_SMALL_GAP = 1
+
 _KIB = 1024
 
 
@@ -28,7 +36,8 @@ class Column(NamedTuple):
 
 
 def is_terminal() -> bool:
-    return sys.stdout.isatty()
+    # There is no stdout at all where it was closed.
+    return sys.stdout is not None and sys.stdout.isatty()
 
 
 def print_rows(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> None:
@@ -42,25 +51,47 @@ def print_rows(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> None
         _print_table(columns, some)
 
 
-def _print_table(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> None:
+def _print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+    """As wide as the terminal; where that is too little the terminal breaks the lines: nothing is lost."""
     # Imported by those who see it: it takes longer than all the rest.
     from rich.box import SIMPLE_HEAD  # noqa: PLC0415
+    from rich.cells import cell_len  # noqa: PLC0415
     from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
+    console = Console()
+    widest = [
+        max(cell_len(column.heading), *(cell_len(row[number]) for row in rows))
+        for number, column in enumerate(columns)
+    ]
+    floors = [
+        width if column.is_short else min(width, _NARROWEST)
+        for column, width in zip(columns, widest, strict=True)
+    ]
+    is_narrow = sum(floors) + _GAP * (len(columns) - 1) + _EDGES > console.width
+    if is_narrow:
+        floors = [
+            min(floor, _DATE) if column.is_time else floor
+            for column, floor in zip(columns, floors, strict=True)
+        ]
+        console.width = max(console.width, sum(floors) + _SMALL_GAP * (len(columns) - 1))
+    table = Table(
+        box=SIMPLE_HEAD, pad_edge=False, show_edge=not is_narrow, padding=(0, 0) if is_narrow else (0, 1)
+    )
+    for column, floor in zip(columns, floors, strict=True):
         table.add_column(
             column.heading,
             justify="right" if column.is_number else "left",
             overflow="fold",
-            no_wrap=column.is_short,
+            no_wrap=column.is_number or (column.is_time and not is_narrow),
+            width=floor if column.is_short else None,
+            min_width=floor,
         )
     for row in rows:
         # As it is: what others have named is no markup.
         table.add_row(*map(Text, row))
-    Console().print(table)
+    console.print(table)
 
 
 def print_json(value: Any) -> None:

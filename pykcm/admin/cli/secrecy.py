@@ -23,7 +23,8 @@ def reported() -> Iterator[None]:
         yield
     except (ArchiveError, FileError, sealing.SealError) as error:
         raise click.ClickException(str(error)) from None
-    except BrokenPipeError:
+    except ConnectionError:
+        # The daemon's, or of whoever reads stdout: no fault of a file.
         raise
     except OSError as error:
         name = f"{error.filename}: " if error.filename else ""
@@ -40,7 +41,11 @@ def passphrase(path: str | None, *, is_new: bool) -> str:
         return given
     if not sys.stdin.isatty():
         raise click.UsageError("no terminal to ask for the passphrase on: give --passphrase-file")
-    asked: str = click.prompt("Passphrase", hide_input=True, confirmation_prompt=is_new, err=True)
+    try:
+        asked: str = click.prompt("Passphrase", hide_input=True, confirmation_prompt=is_new, err=True)
+        asked.encode()
+    except UnicodeError:
+        raise click.ClickException("the passphrase is no UTF-8: see what `locale charmap` says") from None
     return asked
 
 

@@ -3,19 +3,20 @@
 import os
 import pwd
 import re
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
 from pykcm.admin.cli.files import FileError, read_owned
+from pykcm.admin.cli.folders import Folder, opened_folder
 from pykcm.admin.records import CCacheRecord, PrincipalRecord
 from pykcm.client import KcmClient
+from pykcm.peer.identity import ROOT
+from pykcm.peer.labels import SYSTEM_LOW, LabelError, parse_label
 from pykcm.peer.names import owner_of
 from pykcm.protocol.ccache_file import parse_ccache_file
 from pykcm.protocol.codes import Code, KcmError
 from pykcm.protocol.wire import FormatError
-
-_ROOT = 0
 
 # libkrb5's names for the files in a folder.
 _PRIMARY = "primary"
@@ -41,42 +42,40 @@ def from_file(path: str, uid: int | None = None) -> CCacheRecord:
 
     Raises SourceError.
     """
-    return _from_file(path, f"FILE:{path}", uid, {_ROOT, uid})
+    where = f"FILE:{path}"
+    parent, slash, name = path.rpartition("/")
+    try:
+        with opened_folder(parent + slash or ".") as folder:
+            return _from_file(name, where, uid, folder)
+    except OSError as error:
+        raise SourceError(where, uid, error.strerror or str(error)) from None
 
 
 def from_folder(path: str, uid: int | None = None) -> Iterator[CCacheRecord | SourceError]:
     """The ccaches in a folder (`DIR:`), the primary one first, and each that cannot be read in its place."""
     where = f"DIR:{path}"
     try:
-        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with opened_folder(path) as folder:
+            if uid is None:
+                uid = folder.uid
+            elif folder.uid not in {uid, ROOT}:
+                yield SourceError(where, uid, f"it belongs to UID {folder.uid}, neither to {uid} nor to root")
+                return
+            primary = _primary(folder)
+            members = [name for name in folder.names() if _MEMBER.fullmatch(name)][:_MOST_MEMBERS]
+            for name in sorted(members, key=lambda each: (each != primary, each)):
+                try:
+                    yield _from_file(name, f"{where}/{name}", uid, folder, is_default=name == primary)
+                except SourceError as error:
+                    yield error
     except OSError as error:
         yield SourceError(where, uid, error.strerror or str(error))
-        return
-    try:
-        owner = os.fstat(folder).st_uid
-        if uid is None:
-            uid = owner
-        elif owner not in {uid, _ROOT}:
-            yield SourceError(where, uid, f"it belongs to UID {owner}, neither to {uid} nor to root")
-            return
-        # Root's file in a user's folder may be one that the user has moved there.
-        owners = {uid, owner}
-        primary = _primary(folder)
-        names = os.listdir(folder)  # noqa: PTH208 - a descriptor
-        members = [name for name in names if _MEMBER.fullmatch(name)][:_MOST_MEMBERS]
-        for name in sorted(members, key=lambda each: (each != primary, each)):
-            try:
-                yield _from_file(name, f"{where}/{name}", uid, owners, folder, is_default=name == primary)
-            except SourceError as error:
-                yield error
-    finally:
-        os.close(folder)
 
 
-def _primary(folder: int) -> str:
+def _primary(folder: Folder) -> str:
     """The name of the folder's default ccache; libkrb5 takes `tkt` where nothing else is said."""
     try:
-        content = read_owned(_PRIMARY, folder).content
+        content = read_owned(_PRIMARY, folder.descriptor).content
         name = content.removesuffix(b"\n").decode("utf-8", "surrogateescape")
     except (FileError, OSError):
         return "tkt"
@@ -84,18 +83,11 @@ def _primary(folder: int) -> str:
 
 
 def _from_file(
-    path: str,
-    where: str,
-    uid: int | None,
-    owners: Container[int | None],
-    folder: int | None = None,
-    *,
-    is_default: bool = False,
+    name: str, where: str, uid: int | None, folder: Folder, *, is_default: bool = False
 ) -> CCacheRecord:
     try:
-        content, owner, label = read_owned(path, folder)
-        if uid is not None and owner not in owners:
-            raise SourceError(where, uid, f"it belongs to UID {owner}: it cannot become {uid}'s")
+        content, owner, label = read_owned(name, folder.descriptor)
+        _check_given(where, owner, uid, folder)
         file = parse_ccache_file(content)
     except FormatError as error:
         raise SourceError(where, uid, error.reason) from None
@@ -108,9 +100,35 @@ def _from_file(
         principal=PrincipalRecord.of(file.principal),
         credentials=file.credentials,
         kdc_offset=file.kdc_offset,
-        label=label,
+        label=_with_categories(label),
         default=is_default,
     )
+
+
+def _with_categories(label: str | None) -> str | None:
+    """A file's label, where it tells who may read the file.
+
+    At the lowest level it is the file's type that keeps containers away, and types play no part in pykcm.
+    """
+    try:
+        is_lowest = label is not None and parse_label(label).level in {None, SYSTEM_LOW}
+    except LabelError:
+        # For the daemon to refuse.
+        return label
+    return None if is_lowest else label
+
+
+def _check_given(where: str, owner: int, uid: int | None, folder: Folder) -> None:
+    """The owner's file may become `uid`'s; raises SourceError."""
+    if uid is None or owner == uid:
+        return
+    if owner != ROOT:
+        raise SourceError(where, uid, f"it belongs to UID {owner}: it cannot become {uid}'s")
+    if not folder.is_ours:
+        # They may have moved there what root has in a folder of theirs.
+        raise SourceError(
+            where, uid, f"it is root's, but others can put files there: it cannot become {uid}'s"
+        )
 
 
 class KcmCCache(NamedTuple):
@@ -153,14 +171,14 @@ def from_server(path: str, uid: int) -> Iterator[KcmCCache | SourceError]:
 
 def uids_of_server(path: str) -> set[int]:
     """Whose ccaches a KCM server lists to root; raises OSError, KcmError."""
-    with _connect_as(path, _ROOT) as kcm:
+    with _connect_as(path, ROOT) as kcm:
         names = map(kcm.get_cache_by_uuid, kcm.get_cache_uuid_list())
-        return {_ROOT, *(owner for name in names if (owner := owner_of(name)) is not None)}
+        return {ROOT, *(owner for name in names if (owner := owner_of(name)) is not None)}
 
 
 def _from_kcm(kcm: KcmClient, name: bytes, uid: int, *, is_default: bool) -> CCacheRecord:
     # A name of no UID is root's here, where it may have been a user's.
-    kept = name if owner_of(name) == uid or uid == _ROOT else None
+    kept = name if owner_of(name) == uid or uid == ROOT else None
     return CCacheRecord(
         uid=uid,
         principal=PrincipalRecord.of(kcm.get_principal(name)),

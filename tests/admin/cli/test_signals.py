@@ -1,4 +1,4 @@
-"""pykcmctl that is ended from outside, in the middle of what it does."""
+"""pykcmctl, or the daemon, that is ended in the middle of what it does."""
 
 import signal
 import socket
@@ -35,4 +35,30 @@ def test_an_export_that_is_ended(tmp_path: Path, number: signal.Signals) -> None
                     assert exporting.wait(30) == 128 + number
             finally:
                 exporting.kill()
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", ["--plain", "--passphrase-file"])
+def test_a_daemon_that_ends(tmp_path: Path, option: str) -> None:
+    """An export says so as other commands do, with their exit status, and leaves nothing."""
+    folder = tmp_path / "exports"
+    folder.mkdir()
+    path = tmp_path / "control.sock"
+    passphrase = tmp_path / "passphrase"
+    passphrase.touch(0o600)
+    passphrase.write_text("a passphrase\n")
+    options = [option, *([str(passphrase)] if option == "--passphrase-file" else [])]
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+        command = [sys.executable, "-m", "pykcm.admin.cli.main", "--socket", str(path), "export", *options]
+        with subprocess.Popen([*command, str(folder / "tickets")], stderr=subprocess.PIPE) as exporting:
+            try:
+                server, _ = listening.accept()
+                with server:
+                    server.sendall(encode({"item": {"count": 1}}))
+                _, errors = exporting.communicate(timeout=30)
+            finally:
+                exporting.kill()
+    assert (exporting.returncode, b"the connection broke off" in errors) == (3, True), errors
     assert list(folder.iterdir()) == []

@@ -1,10 +1,13 @@
 """What the clients go by: krb5.conf, and the environment."""
 
-import shlex
+import re
+from shlex import quote
 
 from pykcm.admin.cli.doctor.outcomes import Check, Outcome, failed, ok, skipped, warning
-from pykcm.admin.cli.doctor.profile import ProfileError
+from pykcm.admin.cli.doctor.sockets import Holder, command_of, holder_of
+from pykcm.admin.cli.doctor.systemd import KCM_SOCKET
 from pykcm.admin.cli.doctor.where import Where
+from pykcm.admin.cli.profile import ProfileError
 from pykcm.config import DEFAULT_SOCKET
 
 _PLAIN = "KCM:"
@@ -29,7 +32,9 @@ def profile(where: Where) -> Outcome:
         files = where.profile.files
     except ProfileError as error:
         file, line = str(error).split(":")[:2]
-        return failed(f"{error}: no program of Kerberos works with it", f"${{EDITOR:-vi}} +{line} {file}")
+        return failed(
+            f"{error}: no program of Kerberos works with it", f"${{EDITOR:-vi}} +{line} {quote(file)}"
+        )
     return ok(f"read from {', '.join(files)}" if files else "no krb5.conf: libkrb5 has its defaults")
 
 
@@ -42,20 +47,37 @@ def socket_path(where: Where) -> Outcome:
     found = where.profile.get("libdefaults", "kcm_socket")
     if used in served:
         return ok(f"clients connect to {used}, where the daemon listens")
+    by_hand = _started_by_hand(where)
+    if by_hand is not None:
+        return warning(
+            f"clients connect to {used}, where {by_hand} listens: by its command line, as the configuration "
+            f"says {', '.join(served)}"
+        )
     what = "to no socket at all" if used == "-" else f"to {used}"
     listens = f"the daemon listens at {', '.join(served)}"
     if found is not None:
-        file = shlex.quote(found.file)
-        wanted = served[0].replace("#", r"\#")
+        # What means something to sed, behind its s, means itself.
+        wanted = re.sub(r"[\\&#\n]", r"\\\g<0>", served[0])
         return failed(
             f"clients connect {what} (kcm_socket in {found.file}:{found.line}), but {listens}",
-            f"sed -i '{found.line}s#=.*#= {wanted}#' {file}",
+            f"sed -i {quote(f'{found.line}s#=.*#= {wanted}#')} {quote(found.file)}",
         )
     return failed(
         f"clients connect {what} (kcm_socket is not set), but {listens}",
-        f"printf '[libdefaults]\\n    kcm_socket = {served[0]}\\n' >{_FOLDER}/kcm_socket",
+        f"printf '[libdefaults]\\n    kcm_socket = %s\\n' {quote(served[0])} >{_FOLDER}/kcm_socket",
         *_missing_include(where),
     )
+
+
+def _started_by_hand(where: Where) -> Holder | None:
+    """The pykcmd that listens where clients connect, though neither systemd nor its configuration says so."""
+    if where.unit(KCM_SOCKET).loaded:
+        return None
+    try:
+        holder = holder_of(where.path(where.client_socket))
+    except OSError:
+        return None
+    return holder if holder.pid and command_of(holder.pid) == "pykcmd" else None
 
 
 def default_ccache(where: Where) -> Outcome:
@@ -71,7 +93,7 @@ def default_ccache(where: Where) -> Outcome:
     place = f"{found.file}:{found.line}"
     if found.value == _PLAIN:
         return ok(f"{_PLAIN} ({place})")
-    mend = f"sed -i '{found.line}s/=.*/= {_PLAIN}/' {shlex.quote(found.file)}"
+    mend = f"sed -i '{found.line}s/=.*/= {_PLAIN}/' {quote(found.file)}"
     if found.value.startswith(_PLAIN):
         return failed(
             f"{found.value} ({place}) is one single ccache: a second kinit overwrites the first one's "
@@ -132,7 +154,7 @@ def heimdal(where: Where) -> Outcome:
         return ok(f"Heimdal's programs find {DEFAULT_SOCKET}")
     return warning(
         f"Heimdal is installed, and its programs know {DEFAULT_SOCKET} alone: they do not find pykcm",
-        f"ln -s {served[0]} {DEFAULT_SOCKET}",
+        f"ln -s {quote(served[0])} {DEFAULT_SOCKET}",
     )
 
 

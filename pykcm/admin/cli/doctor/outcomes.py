@@ -4,8 +4,8 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import NamedTuple
 
-from pykcm.admin.cli.doctor.profile import ProfileError
 from pykcm.admin.cli.doctor.where import Where
+from pykcm.admin.cli.profile import ProfileError
 from pykcm.config import ConfigError
 
 

@@ -5,6 +5,7 @@ import os
 import socket
 import stat
 from pathlib import Path
+from shlex import quote
 from struct import Struct
 from typing import NamedTuple
 
@@ -45,7 +46,7 @@ def holder_of(path: Path) -> Holder:
     return Holder(pid, uid)
 
 
-def _command(pid: int) -> str:
+def command_of(pid: int) -> str:
     try:
         return Path(f"/proc/{pid}/comm").read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
@@ -65,13 +66,20 @@ def kcm_socket(where: Where) -> Outcome:
     except FileNotFoundError:
         return failed(f"{name}: is not there: no KCM server runs", _start(where, KCM_SOCKET))
     if not stat.S_ISSOCK(status.st_mode):
-        return failed(f"{name}: is no socket", f"ls -l {name}", f"rm -r {name}", _start(where, KCM_SOCKET))
+        # An engine's mount point is an empty folder: what has anything in it is not to go.
+        remove = "rmdir" if stat.S_ISDIR(status.st_mode) else "rm"
+        return failed(
+            f"{name}: is no socket",
+            f"ls -l {quote(name)}",
+            f"{remove} {quote(name)}",
+            _start(where, KCM_SOCKET),
+        )
     if status.st_mode & 0o222 != 0o222:
         mode = stat.S_IMODE(status.st_mode)
-        return failed(f"{name}: not everyone may connect (mode {mode:04o})", f"chmod 0666 {name}")
+        return failed(f"{name}: not everyone may connect (mode {mode:04o})", f"chmod 0666 {quote(name)}")
     closed = _closed_folder(where, path)
     if closed is not None:
-        return failed(f"{name}: not everyone may enter {closed}", f"chmod o+x {closed}")
+        return failed(f"{name}: not everyone may enter {closed}", f"chmod o+x {quote(str(closed))}")
     try:
         holder = holder_of(path)
     except OSError as error:
@@ -90,14 +98,17 @@ def _closed_folder(where: Where, path: Path) -> Path | None:
 
 def _refused(name: str, error: OSError, start: str) -> Outcome:
     if error.errno == errno.ECONNREFUSED:
-        return failed(f"{name}: a dead server's socket: nobody listens", f"rm {name}", start)
+        return failed(f"{name}: a dead server's socket: nobody listens", f"rm {quote(name)}", start)
     if isinstance(error, TimeoutError | BlockingIOError):
         return failed(f"{name}: whoever listens there does not take connections", start)
-    return failed(f"{name}: cannot be connected to: {error.strerror}", f"ls -lZd {name} {Path(name).parent}")
+    return failed(
+        f"{name}: cannot be connected to: {error.strerror}",
+        f"ls -lZd {quote(name)} {quote(str(Path(name).parent))}",
+    )
 
 
 def _judged(where: Where, name: str, holder: Holder) -> Outcome:
-    rival = _RIVALS.get(_command(holder.pid)) if holder.pid else None
+    rival = _RIVALS.get(command_of(holder.pid)) if holder.pid else None
     if rival is not None:
         return failed(
             f"{name}: {rival} listens ({holder}), not pykcm", "pykcmctl doctor  # see other KCM servers"
@@ -125,16 +136,18 @@ def control_socket(where: Where) -> Outcome:
         if served != name:
             return warning(
                 f"{name}: is not there: the daemon's control socket is {served}",
-                f"export PYKCM_CONTROL_SOCKET={served}",
+                f"export PYKCM_CONTROL_SOCKET={quote(served)}",
             )
         return warning(f"{name}: is not there: pykcmctl finds no daemon", _start(where, CONTROL_SOCKET))
     if not stat.S_ISSOCK(status.st_mode):
-        return failed(f"{name}: is no socket", f"ls -l {name}")
+        return failed(f"{name}: is no socket", f"ls -l {quote(name)}")
     mode = stat.S_IMODE(status.st_mode)
     if mode & 0o077:
-        return failed(f"{name}: others than its owner may connect (mode {mode:04o})", f"chmod 0600 {name}")
+        return failed(
+            f"{name}: others than its owner may connect (mode {mode:04o})", f"chmod 0600 {quote(name)}"
+        )
     if status.st_uid not in {0, where.service_uid}:
-        return warning(f"{name}: belongs to UID {status.st_uid}, not to root", f"chown root: {name}")
+        return warning(f"{name}: belongs to UID {status.st_uid}, not to root", f"chown root: {quote(name)}")
     if where.uid != 0:
         return skipped(f"needs root: {name} is for root alone, as it should be")
     try:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from pykcm.admin.cli.doctor.profile import Profile, read_profile
 from pykcm.admin.cli.doctor.systemd import KCM_SOCKET, SERVICE, Unit, read_units
+from pykcm.admin.cli.profile import Profile, read_profile
 from pykcm.config import DEFAULT_CONTROL_SOCKET, DEFAULT_SOCKET, Config, config_files, load_config
 from pykcm.peer.selinux import Policy, load_policy
 

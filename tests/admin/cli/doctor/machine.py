@@ -1,5 +1,6 @@
 """A machine for the doctor: a folder with files and sockets, and units as systemd would show them."""
 
+import shlex
 import socket
 import subprocess
 from collections.abc import Sequence
@@ -7,10 +8,19 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from pykcm.admin.cli.doctor.outcomes import Outcome
 from pykcm.admin.cli.doctor.where import Where
 from pykcm.config import DEFAULT_SOCKET
 
 CONTROL = "/run/pykcm/control.sock"
+
+# A name in which a shell, sed and printf see more than a name.
+ODD = r"it's $(false) #1 %s & \co;"
+
+
+def words(outcome: Outcome) -> list[list[str]]:
+    """Of each command of the remedy, as a shell has them."""
+    return [shlex.split(command) for command in outcome.remedy]
 
 
 class Machine:

@@ -1,5 +1,7 @@
 """What the doctor says of krb5.conf and the environment, and that its remedies are ones."""
 
+import json
+import os
 from collections.abc import Callable
 
 import pytest
@@ -10,7 +12,7 @@ from pykcm.admin.cli.doctor.where import Where
 from pykcm.config import DEFAULT_SOCKET
 from tests.e2e.clients import why_no_mount_namespace
 
-from .machine import Machine
+from .machine import ODD, Machine, words
 
 SNIPPET = "/etc/krb5.conf.d/kcm_default_ccache"
 INCLUDES = "includedir /etc/krb5.conf.d/\n"
@@ -176,12 +178,41 @@ def test_another_socket_of_the_daemon(machine: Machine) -> None:
     assert "kcm_socket is not set" in check_mends(machine, clients.socket_path).text
 
 
+@pytest.mark.parametrize("before", ["", "    kcm_socket = /run/kcm/kcm.sock\n"])
+@pytest.mark.usefixtures("mount_namespaces")
+def test_an_odd_socket_of_the_daemon(machine: Machine, before: str) -> None:
+    """The remedy names the daemon's socket, whatever is in its name."""
+    machine.write("/etc/pykcm/pykcm.toml", f"socket_path = {json.dumps(f'/run/{ODD}')}\n")
+    machine.folder("/etc/krb5.conf.d")
+    machine.write("/etc/krb5.conf", f"{INCLUDES}[libdefaults]\n{before}")
+    check_mends(machine, clients.socket_path)
+    assert machine.where().client_socket == f"/run/{ODD}"
+
+
+def test_an_odd_file(machine: Machine) -> None:
+    """A file that cannot be read is one word of the command, whatever is in its name."""
+    machine.write(f"/etc/{ODD}", "[libdefaults]\nnonsense\n")
+    machine.environment["KRB5_CONFIG"] = f"/etc/{ODD}"
+    assert words(clients.profile(machine.where()))[0][1:] == ["+2", f"/etc/{ODD}"]
+
+
 def test_one_of_the_units_sockets(machine: Machine) -> None:
     """Any path at which systemd listens for the daemon will do; socket_path is not what counts then."""
     machine.installed()
     machine.units["pykcm.socket"]["Listen"] = [f"{DEFAULT_SOCKET} (Stream)", "/run/kcm/kcm.sock (Stream)"]
     machine.write("/etc/krb5.conf", "[libdefaults]\n    kcm_socket = /run/kcm/kcm.sock\n")
     assert clients.socket_path(machine.where()).level is Level.OK
+
+
+def test_a_daemon_started_by_hand(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--socket-path counts more than the configuration: a krb5.conf that works is not to be changed."""
+    machine.write("/etc/krb5.conf", "[libdefaults]\n    kcm_socket = /run/kcm/kcm.sock\n")
+    machine.listen("/run/kcm/kcm.sock")
+    assert clients.socket_path(machine.where()).level is Level.FAILED
+    monkeypatch.setattr(clients, "command_of", lambda _: "pykcmd")
+    outcome = clients.socket_path(machine.where())
+    assert (outcome.level, outcome.remedy) == (Level.WARNING, ())
+    assert f"where process {os.getpid()} (" in outcome.text
 
 
 def test_in_a_container(machine: Machine) -> None:
@@ -203,6 +234,9 @@ def test_heimdal(machine: Machine) -> None:
     outcome = clients.heimdal(machine.where())
     assert outcome.level is Level.WARNING
     assert outcome.remedy == (f"ln -s /run/kcm/kcm.sock {DEFAULT_SOCKET}",)
+    machine.write("/etc/pykcm/pykcm.toml", f"socket_path = {json.dumps(f'/run/{ODD}')}\n")
+    assert words(clients.heimdal(machine.where())) == [["ln", "-s", f"/run/{ODD}", DEFAULT_SOCKET]]
+    machine.write("/etc/pykcm/pykcm.toml", 'socket_path = "/run/kcm/kcm.sock"\n')
     machine.path(DEFAULT_SOCKET).symlink_to(machine.path("/run/kcm/kcm.sock"))
     assert clients.heimdal(machine.where()).level is Level.OK
 

@@ -1,5 +1,7 @@
 """What the doctor says of the sockets, which are real ones here."""
 
+import errno
+import json
 import os
 import subprocess
 import sys
@@ -13,7 +15,7 @@ from pykcm.admin.cli.doctor import sockets
 from pykcm.admin.cli.doctor.outcomes import Level
 from pykcm.config import DEFAULT_SOCKET
 
-from .machine import CONTROL, Machine
+from .machine import CONTROL, ODD, Machine, words
 
 ELSEWHERE = "[libdefaults]\n    kcm_socket = /run/kcm/kcm.sock\n"
 
@@ -57,7 +59,49 @@ def test_a_dead_socket(machine: Machine) -> None:
 def test_no_socket_but_a_folder(machine: Machine) -> None:
     """A folder at the path, as container engines make one for a missing socket, fails."""
     machine.folder(DEFAULT_SOCKET)
-    assert "is no socket" in sockets.kcm_socket(machine.where()).text
+    outcome = sockets.kcm_socket(machine.where())
+    assert "is no socket" in outcome.text
+    assert f"rmdir {DEFAULT_SOCKET}" in outcome.remedy
+
+
+def test_no_socket_but_something_else(machine: Machine) -> None:
+    """Whatever kcm_socket names, no remedy takes anything away with what is in it."""
+    machine.write("/etc/krb5.conf", "[libdefaults]\n    kcm_socket = /var/lib\n")
+    machine.folder("/var/lib/precious")
+    outcome = sockets.kcm_socket(machine.where())
+    assert outcome.remedy[:2] == ("ls -l /var/lib", "rmdir /var/lib")
+    machine.write("/etc/krb5.conf", "[libdefaults]\n    kcm_socket = /run/text\n")
+    machine.write("/run/text", "")
+    assert sockets.kcm_socket(machine.where()).remedy[:2] == ("ls -l /run/text", "rm /run/text")
+
+
+def test_an_odd_path(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every command has the path as one word, whatever is in it."""
+    odd = f"/run/{ODD}/s"
+    machine.write("/etc/krb5.conf", f"[libdefaults]\n    kcm_socket = {odd}\n")
+    machine.write("/etc/pykcm/pykcm.toml", f"control_socket_path = {json.dumps(odd)}\n")
+    machine.folder(odd)
+    where = machine.where(control_path=odd)
+    assert words(sockets.kcm_socket(machine.where()))[:2] == [["ls", "-l", odd], ["rmdir", odd]]
+    assert words(sockets.control_socket(where)) == [["ls", "-l", odd]]
+    assert words(sockets.control_socket(machine.where()))[0][1] == f"PYKCM_CONTROL_SOCKET={odd}"
+    machine.path(odd).rmdir()
+    listening = machine.listen(odd, 0o600)
+    assert words(sockets.kcm_socket(machine.where())) == [["chmod", "0666", odd]]
+    machine.path(odd).chmod(0o666)
+    assert words(sockets.control_socket(where)) == [["chmod", "0600", odd]]
+    folder = machine.path(odd).parent
+    folder.chmod(0o700)
+    assert words(sockets.kcm_socket(machine.where())) == [["chmod", "o+x", str(folder)]]
+    folder.chmod(0o755)
+    listening.close()
+    assert words(sockets.kcm_socket(machine.where()))[0] == ["rm", odd]
+    monkeypatch.setattr(sockets, "holder_of", refuse)
+    assert words(sockets.kcm_socket(machine.where())) == [["ls", "-lZd", odd, f"/run/{ODD}"]]
+
+
+def refuse(_: Path) -> sockets.Holder:
+    raise PermissionError(errno.EACCES, "Permission denied")
 
 
 def test_closed_to_others(machine: Machine) -> None:

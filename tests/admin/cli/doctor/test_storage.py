@@ -1,5 +1,6 @@
 """What the doctor says of the state folder, the key, the disk and SELinux."""
 
+import json
 import os
 from types import SimpleNamespace
 
@@ -10,7 +11,7 @@ from pykcm.admin.cli.doctor.outcomes import Level
 from pykcm.peer.selinux import Policy, PolicyUnusableError
 from tests.peer.mcs import Mcs
 
-from .machine import Machine
+from .machine import ODD, Machine, words
 
 STATE = "/var/lib/pykcm"
 KEY = f"{STATE}/key"
@@ -138,9 +139,9 @@ MIB = 1024 * 1024
 def test_disk_space(room: int, inodes: int, flags: int, level: Level) -> None:
     """Little room, few inodes and a read-only disk are told, the last ones of them as failures."""
     disk = SimpleNamespace(f_bavail=room * 256, f_frsize=4096, f_files=10_000, f_favail=inodes, f_flag=flags)
-    outcome = storage.judged_space(STATE, disk)  # type: ignore[arg-type]
+    outcome = storage.judged_space(f"/srv/{ODD}", disk)  # type: ignore[arg-type]
     assert outcome.level is level, outcome
-    assert bool(outcome.remedy) == (level is not Level.OK)
+    assert [command[-1] for command in words(outcome)][:1] == [f"/srv/{ODD}"] * (level is not Level.OK)
 
 
 def test_a_disk_without_inodes() -> None:
@@ -180,6 +181,42 @@ def test_a_change_of_keys(state: Machine, configuration: str, credential: bool, 
     assert f"{STATE}/key.next" in outcome.text
     assert outcome.remedy[0] == remedy
     assert outcome.remedy[-1] == "systemctl restart pykcm.service"
+
+
+def test_odd_paths(machine: Machine) -> None:
+    """Every command has the paths that are configured as one word each, whatever is in them."""
+    state, key = f"/srv/{ODD}", f"/etc/{ODD}"
+    machine.write("/etc/pykcm/pykcm.toml", f"state_dir = {json.dumps(state)}\nkey_file = {json.dumps(key)}\n")
+    machine.write(f"{state}/pykcm.db", b"", 0o600)
+    machine.write(f"{state}/key.next", b"", 0o600)
+    assert words(storage.state_folder(machine.where())) == [["chmod", "0700", state]]
+    assert words(storage.key_source(machine.where())) == [
+        ["mkdir", "-m", "0700", f"{state}/damaged"],
+        ["mv", f"{state}/pykcm.db*", f"{state}/damaged/"],
+    ]
+    assert words(storage.change_of_keys(machine.where()))[0][-1] == key
+    machine.write(key, b"", 0o600)
+    assert words(storage.key_source(machine.where())) == [["ls", "-l", key]]
+    machine.write(key, bytes(32), 0o644)
+    assert words(storage.key_source(machine.where())) == [["chmod", "0600", key]]
+    machine.write(CREDENTIAL, b"encrypted", 0o600)
+    assert words(storage.key_source(machine.where()))[0][-1] == key
+
+
+@only_root
+def test_odd_paths_of_others(machine: Machine) -> None:
+    """So it is of the commands that give them to the service."""
+    state, key = f"/srv/{ODD}", f"/etc/{ODD}"
+    machine.installed()
+    machine.write("/etc/pykcm/pykcm.toml", f"state_dir = {json.dumps(state)}\nkey_file = {json.dumps(key)}\n")
+    folder = machine.folder(state, 0o700)
+    database = machine.write(f"{state}/pykcm.db", b"", 0o600)
+    os.chown(machine.write(key, bytes(32), 0o600), 991, 991)
+    assert words(storage.state_folder(machine.where())) == [["chown", "-R", "pykcm:", state]]
+    assert words(storage.key_source(machine.where())) == [["chown", "pykcm:", key]]
+    os.chown(folder, 990, 990)
+    os.chown(database, 991, 991)
+    assert words(storage.state_folder(machine.where())) == [["chown", "-R", "pykcm:", state]]
 
 
 def test_no_selinux(machine: Machine) -> None:

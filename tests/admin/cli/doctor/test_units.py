@@ -1,5 +1,7 @@
 """What the doctor says of systemd's units."""
 
+import json
+import subprocess
 from collections.abc import Callable
 
 import pytest
@@ -9,7 +11,7 @@ from pykcm.admin.cli.doctor.outcomes import Level, Outcome
 from pykcm.admin.cli.doctor.where import Where
 from pykcm.config import DEFAULT_SOCKET
 
-from .machine import Machine
+from .machine import ODD, Machine, words
 
 ALL = [units.kcm_socket_unit, units.control_socket_unit, units.service_unit, units.rivals]
 AUDIT = "pykcm-audit.socket"
@@ -171,3 +173,16 @@ def test_a_socket_path_that_does_not_count(machine: Machine) -> None:
     outcome = configuration.configuration(machine.where())
     assert outcome.level is Level.WARNING
     assert f"systemd listens at {DEFAULT_SOCKET}" in outcome.text
+    machine.write("/etc/pykcm/pykcm.toml", f"socket_path = {json.dumps(f'/run/{ODD}')}\n")
+    prints = configuration.configuration(machine.where()).remedy[1].partition(">")[0]
+    printed = subprocess.run(["sh", "-c", prints], capture_output=True, text=True, check=True).stdout
+    assert printed == f"[Socket]\nListenStream=\nListenStream=/run/{ODD}\n"
+
+
+def test_odd_files_of_the_configuration(machine: Machine) -> None:
+    """Each is one word of the command, whatever is in its name."""
+    machine.installed()
+    odd = machine.write(f"/etc/pykcm/conf.d/{ODD}.toml", "", 0o600)
+    assert words(configuration.configuration(machine.where())) == [["chmod", "o+r", str(odd)]]
+    odd.write_text("nonsense")
+    assert words(configuration.configuration(machine.where()))[0][1:] == [str(odd)]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pykcm.admin.cli.doctor.profile import ProfileError, read_profile
+from pykcm.admin.cli.profile import ProfileError, read_profile
 
 
 class Refused:

@@ -1,0 +1,180 @@
+"""Files that are written whole or not at all, and take nobody's place: an export's, and a backup's."""
+
+import errno
+import hashlib
+import os
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from pykcm.admin.cli import files, secrecy
+from pykcm.admin.cli.keeping import backup_command
+from pykcm.admin.client import ControlClient
+from pykcm.admin.items import encode
+
+CONTENT = b"a database" * 1000
+SUMMARY = {"size": len(CONTENT), "sha256": hashlib.sha256(CONTENT).digest(), "key": "/key", "pending": False}
+
+
+@contextmanager
+def answering(path: Path, *messages: object) -> Iterator[ControlClient]:
+    """A client of a daemon that answers one request with these."""
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+
+        def answer() -> None:
+            accepted, _ = listening.accept()
+            # Who asks may have gone, or never come.
+            with accepted, suppress(OSError):
+                accepted.sendall(b"".join(map(encode, messages)))
+                while accepted.recv(1 << 16):
+                    pass
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        try:
+            yield ControlClient(path)
+        finally:
+            with socket.socket(socket.AF_UNIX) as last:
+                last.connect(str(path))
+            thread.join(20)
+            path.unlink()
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A folder for what is written."""
+    path = tmp_path / "place"
+    path.mkdir()
+    return path
+
+
+def backup(tmp_path: Path, *arguments: str, content: bytes = CONTENT) -> Result:
+    items = [
+        {"item": {"size": len(CONTENT)}},
+        {"item": {"data": content[:99]}},
+        {"item": {"data": content[99:]}},
+    ]
+    with answering(tmp_path / "control.sock", *items, {"end": SUMMARY}) as client:
+        return CliRunner().invoke(backup_command, arguments, obj=client)
+
+
+@click.command
+@click.option("--force", is_flag=True)
+@click.argument("path")
+def export_command(path: str, *, force: bool) -> None:
+    """What export does with its file."""
+    with secrecy.reported(), files.written(path, force=force) as file:
+        file.write(CONTENT)
+
+
+def export(_: Path, *arguments: str) -> Result:
+    return CliRunner().invoke(export_command, arguments)
+
+
+BOTH = pytest.mark.parametrize("write", [backup, export])
+
+
+@BOTH
+def test_written(tmp_path: Path, place: Path, write: Callable[..., Result]) -> None:
+    """All of it is there, for its owner alone, and nothing else."""
+    done = write(tmp_path, str(place / "file"))
+    assert done.exit_code == 0, done.output
+    assert (place / "file").read_bytes() == CONTENT
+    assert (place / "file").stat().st_mode & 0o777 == 0o600
+    assert [path.name for path in place.iterdir()] == ["file"]
+
+
+@BOTH
+def test_what_comes_at_the_last_moment(
+    tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[..., Result]
+) -> None:
+    """A file that appears just before the end is not replaced without --force."""
+    for name in ("link", "rename"):
+        real = getattr(os, name)
+
+        def late(source: str, target: str, real: Callable[[str, str], None] = real) -> None:
+            (place / "file").write_text("another's")
+            real(source, target)
+
+        monkeypatch.setattr(os, name, late)
+    done = write(tmp_path, str(place / "file"))
+    assert (place / "file").read_text() == "another's"
+    assert done.exit_code == 1
+    assert "has come meanwhile" in done.output
+    assert [path.name for path in place.iterdir()] == ["file"]
+
+
+@BOTH
+def test_force(tmp_path: Path, place: Path, write: Callable[..., Result]) -> None:
+    """With --force a file is replaced; a link, a folder or a device never is."""
+    (place / "file").write_text("before")
+    assert write(tmp_path, "--force", str(place / "file")).exit_code == 0
+    assert (place / "file").read_bytes() == CONTENT
+    (place / "link").symlink_to("file")
+    refused = write(tmp_path, "--force", str(place / "link"))
+    assert "no file" in refused.output
+    assert (place / "link").is_symlink()
+
+
+@pytest.fixture
+def _no_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    def link(*_: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", link)
+
+
+@BOTH
+@pytest.mark.usefixtures("_no_links")
+def test_a_disk_without_links(tmp_path: Path, place: Path, write: Callable[..., Result]) -> None:
+    """On vfat, for one, the file is written as well."""
+    assert write(tmp_path, str(place / "file")).exit_code == 0
+    assert (place / "file").read_bytes() == CONTENT
+    assert [path.name for path in place.iterdir()] == ["file"]
+
+
+@BOTH
+@pytest.mark.usefixtures("_no_links")
+def test_what_comes_at_the_last_moment_without_links(
+    tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[..., Result]
+) -> None:
+    """Nor is one replaced there."""
+    (place / "file").write_text("another's")
+    monkeypatch.setattr(files, "check_free", lambda *_, **__: None)
+    done = write(tmp_path, str(place / "file"))
+    assert (place / "file").read_text() == "another's"
+    assert "has come meanwhile" in done.output
+    assert [path.name for path in place.iterdir()] == ["file"]
+
+
+def test_stdout_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is said, and nothing is written to what happens to have its number."""
+    monkeypatch.setattr(sys, "stdout", None)
+    with pytest.raises(files.FileError, match="stdout is closed"), files.written("-", force=False):
+        pass
+
+
+@pytest.mark.parametrize("content", [CONTENT[:-1], CONTENT + b"x", b"b" + CONTENT[1:]])
+def test_another_content(tmp_path: Path, place: Path, content: bytes) -> None:
+    """A backup that is not what the daemon has sent is told of and not kept."""
+    done = backup(tmp_path, str(place / "file"), content=content)
+    assert done.exit_code == 1
+    assert "not what the daemon has sent" in done.output
+    assert list(place.iterdir()) == []
+
+
+def test_a_daemon_that_ends(tmp_path: Path, place: Path) -> None:
+    """Neither is one whose end has not come; it is the daemon that is at fault, not the file."""
+    with answering(tmp_path / "control.sock", {"item": {"size": 9}}, {"item": {"data": b"some"}}) as client:
+        done = CliRunner().invoke(backup_command, [str(place / "file")], obj=client)
+    assert isinstance(done.exception, ConnectionError)
+    assert list(place.iterdir()) == []
