@@ -23,10 +23,6 @@ class Lanes:
         """How many wait for their lane."""
         return sum(map(len, self._queues.values()))
 
-    @property
-    def all_free(self) -> bool:
-        return not self._queues
-
     def enter_if_free(self, uid: int) -> bool:
         """Enter the lane where nobody has to be waited for; tells whether it was entered."""
         if uid in self._queues:

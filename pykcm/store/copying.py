@@ -31,6 +31,9 @@ _MOST_MEANWHILE = 256 * 1024 * 1024
 # What a change takes in memory besides its value.
 _CHANGE = 500
 
+# Of SQLite, between two looks at whether it is to end.
+_STEPS = 100
+
 _PAGES_AT_A_TIME = 2048
 _PAGE = 4096
 
@@ -52,7 +55,7 @@ class Standstill:
         self._is_broken = False
 
     def __enter__(self) -> Self:
-        if self._store.on_commit is not None:
+        if self._store.on_commit is not None or self._store.is_copying_journal:
             raise StoreBusyError("a backup or a change of keys is under way: try again when it has ended")
         self._store.hold_journal()
         self._store.on_commit = self._note
@@ -75,18 +78,27 @@ class Standstill:
         if self._is_broken:
             raise StoreError("given up: too much was written meanwhile; try again when there is less to do")
 
+    def take(self, number: int) -> list[SecretChange]:
+        """The first so many that were recorded, which then are not any more."""
+        taken = self.recorded[:number]
+        del self.recorded[:number]
+        self._weight -= _weight(taken)
+        return taken
+
     def _note(self, changes: Sequence[SecretChange]) -> None:
         if self._is_broken:
             return
         if self._records:
             self.recorded += changes
-            self._weight += sum(
-                _CHANGE + (len(change.value) if isinstance(change, Put) else 0) for change in changes
-            )
+            self._weight += _weight(changes)
         if self._weight > _MOST_MEANWHILE or (self._is_held and size_of(self._journal) > _MOST_MEANWHILE):
             self._is_broken = True
             self.recorded.clear()
             self.release()
+
+
+def _weight(changes: Sequence[SecretChange]) -> int:
+    return sum(_CHANGE + (len(change.value) if isinstance(change, Put) else 0) for change in changes)
 
 
 class Progress:
@@ -99,14 +111,20 @@ class Progress:
     def stop(self) -> None:
         self._stopped.set()
 
+    def is_stopped(self) -> bool:
+        return self._stopped.is_set()
+
     def check(self) -> None:
         """Raises StoreError where it is to end."""
-        if self._stopped.is_set():
+        if self.is_stopped():
             raise StoreError("stopped")
 
 
 class Beside:
-    """Within `async with`, work is done in a thread of its own; when that is left early, it is stopped."""
+    """Within `async with`, work is done in a thread of its own; when that is left early, it is stopped.
+
+    Leaving takes at most as long as SQLCipher looks at each page's HMAC, which cannot be stopped.
+    """
 
     def __init__(self, work: Callable[[Progress], None]) -> None:
         self.progress = Progress()
@@ -137,7 +155,7 @@ def check_file(path: Path, key: Key, progress: Progress) -> None:
     """Look at every page of a database that stands still; raises StoreError."""
     try:
         with closing(_beside_its_owner(path, key)) as db:
-            _check(db)
+            _check(db, progress)
     except sqlcipher.Error as error:
         raise store_error(error) from error
 
@@ -161,7 +179,7 @@ def copy_file(path: Path, key: Key, to: Path, new_key: Key, progress: Progress) 
             copy.execute("PRAGMA synchronous = OFF")
             db.backup(copy, pages=_PAGES_AT_A_TIME, progress=tell)
             progress.check()
-            _check(copy)
+            _check(copy, progress)
     except sqlcipher.Error as error:
         raise store_error(error) from error
     except OSError as error:
@@ -173,7 +191,8 @@ def _beside_its_owner(path: Path, key: Key) -> Any:
     return connect(path, key, "ro&immutable=1")
 
 
-def _check(db: Any) -> None:
+def _check(db: Any, progress: Progress) -> None:
+    db.set_progress_handler(progress.is_stopped, _STEPS)
     try:
         check_version(db)
         check_pages(db, closed_in_order=True)

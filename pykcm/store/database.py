@@ -42,6 +42,9 @@ _ERRNO = {
     "SQLITE_NOMEM": errno.ENOMEM,
 }
 
+# The mode of the process that has the database: its connections have the journal's index in memory together.
+OWNED = "rw&vfs=unix-excl"
+
 _BEGIN_ANEW = "or move the database away to begin with an empty one"
 
 
@@ -53,8 +56,9 @@ def connect(path: Path, key: Key, mode: str) -> Any:
     db.execute(f"PRAGMA key = \"x'{key.raw.hex()}'\"")
     # As strong for pages of this size as the default, SHA-512, and twice as fast where the CPU knows it.
     db.execute("PRAGMA cipher_hmac_algorithm = HMAC_SHA256")
-    # One process has it: no shared memory file, no lock for each transaction.
-    db.execute("PRAGMA locking_mode = EXCLUSIVE")
+    if mode != OWNED:
+        # One connection has it: no shared memory file, no lock for each transaction.
+        db.execute("PRAGMA locking_mode = EXCLUSIVE")
     return db
 
 

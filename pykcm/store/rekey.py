@@ -64,6 +64,7 @@ async def rekey(store: SQLCipherStore, raw: bytes | None) -> AsyncGenerator[Copi
                     still.check()
                     yield Copied(copying.progress.done, size)
             still.release()
+            await store.journal_copied()
             with closing(connect(copy_path, new, "rw")) as db:
                 copy = _Copy(db)
                 await copy.follow(still)
@@ -144,8 +145,7 @@ class _Copy:
     async def follow(self, still: Standstill) -> None:
         """Until hardly anything is missing; others have their turn in between."""
         while len(still.recorded) > _CHANGES_AT_A_TIME:
-            self._apply(still.recorded[:_CHANGES_AT_A_TIME])
-            del still.recorded[:_CHANGES_AT_A_TIME]
+            self._apply(still.take(_CHANGES_AT_A_TIME))
             await asyncio.sleep(0)
         still.check()
 

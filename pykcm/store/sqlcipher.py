@@ -5,6 +5,7 @@ keeps it.
 """
 
 import asyncio
+import concurrent.futures
 import errno
 import logging
 import os
@@ -17,6 +18,7 @@ from sqlcipher3 import dbapi2 as sqlcipher
 
 from pykcm.store.applying import Applier
 from pykcm.store.database import (
+    OWNED,
     SCHEMA_VERSION,
     UnfitError,
     cause,
@@ -32,6 +34,7 @@ from pykcm.store.database import (
 )
 from pykcm.store.disk import sync_folder, why_refused
 from pykcm.store.interface import Backup, Copied, Rekeyed, StoreError, StoreUnusableError
+from pykcm.store.journal import copy_journal
 from pykcm.store.keys import Key
 from pykcm.store.succession import is_unsettled, settle
 from pykcm.store.tree import Expired, Secret, SecretChange, uid_container, uid_of_container
@@ -72,6 +75,9 @@ _OPENED_AGAIN_AFTER = 1.0
 # SQLite's own default, in pages.
 _AUTOCHECKPOINT = 1000
 
+# A longer journal is copied beside the loop, in bytes; this much takes about as long as a few commits.
+_COPIED_AT_ONCE = 8 * 1024 * 1024
+
 _SYNCHRONOUS = {"full": "FULL", "normal": "NORMAL"}
 
 
@@ -94,6 +100,8 @@ class SQLCipherStore:
         self._covering: asyncio.TimerHandle | None = None
         self._opening: asyncio.TimerHandle | None = None
         self._reading: int | None = None
+        self._copying: concurrent.futures.Future[None] | None = None
+        self._copied: asyncio.Future[None]
         try:
             if has_tickets(path):
                 inspect(path, self.key)
@@ -106,8 +114,10 @@ class SQLCipherStore:
             raise StoreUnusableError(f"{path}: {cause(error)}") from error
 
     def _open(self) -> None:
-        self._db = connect(self.path, self.key, "rw")
+        self._db = connect(self.path, self.key, OWNED)
         self._applier = Applier(self._db)
+        # Where SQLite could not open the file for writing it would go on, and make a file of shared memory.
+        self._db.executescript(f"BEGIN; {_COVER}; ROLLBACK")
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute(f"PRAGMA synchronous = {_SYNCHRONOUS[self._durability]}")
         self._db.execute("PRAGMA secure_delete = ON")
@@ -213,7 +223,33 @@ class SQLCipherStore:
         self._db.execute("PRAGMA wal_autocheckpoint = 0")
 
     def release_journal(self) -> None:
-        """From now on the journal is copied into the database as usual."""
+        """The journal is copied into the database, and from then on as usual."""
+        if size_of(journal_of(self.path)) <= _COPIED_AT_ONCE:
+            self._journal_as_usual()
+            return
+        executor = concurrent.futures.ThreadPoolExecutor(1)
+        self._copying = executor.submit(copy_journal, self.path, self.key, self.descriptor)
+        executor.shutdown(wait=False)
+        self._copied = asyncio.wrap_future(self._copying)
+        self._copied.add_done_callback(self._end_copying)
+
+    @property
+    def is_copying_journal(self) -> bool:
+        return self._copying is not None
+
+    async def journal_copied(self) -> None:
+        """Until a journal that was released is copied, as far as it can be."""
+        if self._copying is not None:
+            await asyncio.wait([self._copied])
+
+    def _end_copying(self, copied: asyncio.Future[None]) -> None:
+        # Where it has failed the next commits try it again, as usual.
+        copied.exception()
+        if self._copying is not None:
+            self._copying = None
+            self._journal_as_usual()
+
+    def _journal_as_usual(self) -> None:
         with suppress(sqlcipher.Error):
             self._db.execute(f"PRAGMA wal_autocheckpoint = {_AUTOCHECKPOINT}")
         # As usual, too, where it fails: the next commit tries it again.
@@ -275,6 +311,9 @@ class SQLCipherStore:
         if self._opening is not None:
             self._opening.cancel()
             self._opening = None
+        if self._copying is not None:
+            concurrent.futures.wait([self._copying])
+            self._copying = None
         self._db.close()
         if self._reading is not None:
             os.close(self._reading)

@@ -81,15 +81,24 @@ def finish(path: Path, key: Key, raw: bytes) -> Key:
     if is_replaceable(key):
         try:
             write_key(key.source, raw)
-            remove_unfinished(path)
-            remove_successor(path)
         except OSError as error:
             log.error(  # noqa: TRY400
                 "%s: cannot take the new key (%s); the old one works until then", key.source, error.strerror
             )
         else:
+            _tidy_up(path)
             return Key(raw, key.source)
     return Key(raw, successor_of(path))
+
+
+def _tidy_up(path: Path) -> None:
+    try:
+        remove_unfinished(path)
+        remove_successor(path)
+    except OSError as error:
+        log.error(  # noqa: TRY400
+            "%s: cannot be removed, and is at the next start: %s", successor_of(path), error.strerror
+        )
 
 
 def settle(path: Path, key: Key) -> Key:

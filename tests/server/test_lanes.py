@@ -25,7 +25,7 @@ def test_a_free_lane_is_entered_at_once() -> None:
     assert lanes.is_free(2000)
     lanes.leave(1000)
     assert lanes.is_free(1000)
-    assert lanes.all_free
+    assert not lanes.occupied
     assert lanes._queues == {}
 
 
@@ -37,7 +37,7 @@ def test_one_at_a_time_in_order() -> None:
         log: list[str] = []
         await asyncio.gather(*[pass_through(lanes, 1000, name, log) for name in "abcd"])
         assert log == [f"{name} {what}" for name in "abcd" for what in ("in", "out")]
-        assert lanes.all_free
+        assert not lanes.occupied
 
     asyncio.run(scenario())
 
@@ -73,7 +73,7 @@ def test_lanes_beside_each_other() -> None:
         assert log == ["other in", "other out"]
         lanes.leave(1000)
         await waiting
-        assert lanes.all_free
+        assert not lanes.occupied
 
     asyncio.run(scenario())
 
@@ -93,7 +93,7 @@ def test_one_that_gives_up() -> None:
         lanes.leave(1000)
         await tasks[2]
         assert log == ["c in", "c out"]
-        assert lanes.all_free
+        assert not lanes.occupied
 
     asyncio.run(scenario())
 
@@ -109,7 +109,7 @@ def test_only_one_that_gives_up() -> None:
         task.cancel()
         await asyncio.wait([task])
         lanes.leave(1000)
-        assert lanes.all_free
+        assert not lanes.occupied
 
     asyncio.run(scenario())
 
@@ -129,6 +129,6 @@ def test_one_that_gives_up_when_it_is_its_turn() -> None:
         await asyncio.wait([first])
         await settle()
         assert second.done()
-        assert lanes.all_free
+        assert not lanes.occupied
 
     asyncio.run(scenario())

@@ -363,4 +363,4 @@ def test_cancelled_in_the_middle(server: Server, caplog: pytest.LogCaptureFixtur
     server.runner.run(scenario())
     assert len(server.runner.run(server.store.uids())) == 1
     assert len([record for record in caplog.records if "removed" in record.getMessage()]) == 1
-    assert server.service._lanes.all_free
+    assert not server.service._lanes.occupied

@@ -107,7 +107,7 @@ def test_root_and_a_user_take_turns(server: Server, root: Asking, alice: Asking)
     replies = server.answers(requests)
     assert [code for code, _ in replies] == [0] * 12
     assert alice.get_principal(b"1000") == ALICE
-    assert server.service._lanes.all_free
+    assert not server.service._lanes.occupied
 
 
 # A commit that fails
@@ -256,7 +256,7 @@ def test_a_bug_after_a_change(server: Server, alice: Asking, caplog: pytest.LogC
     assert alice.answer(*store_ticket(1000)[1:]) == (errno.EIO, b"")
     assert alice.get_cred_list(b"1000") == []
     assert server.store.commits == []
-    assert server.service._lanes.all_free
+    assert not server.service._lanes.occupied
     assert "session key" not in caplog.text
 
 

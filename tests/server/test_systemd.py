@@ -187,22 +187,19 @@ def test_nobody_to_notify(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     notifier = Notifier()
     notifier.ready("ready")
-    notifier.status("working")
     notifier.stopping()
 
 
 @pytest.mark.usefixtures("has_systemd")
 def test_notified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Readiness, status and the end are told to whoever set NOTIFY_SOCKET."""
+    """Readiness with a status, and the end, are told to whoever set NOTIFY_SOCKET."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as waiting:
         waiting.bind(str(tmp_path / "notify"))
         waiting.settimeout(20)
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
         notifier = Notifier()
         notifier.ready("Serving")
-        notifier.status("Still serving")
         notifier.stopping()
-        messages = [waiting.recv(1000).decode().splitlines() for _ in range(3)]
+        messages = [waiting.recv(1000).decode().splitlines() for _ in range(2)]
     assert messages[0] == ["READY=1", "STATUS=Serving"]
-    assert messages[1] == ["STATUS=Still serving"]
-    assert messages[2][0] == "STOPPING=1"
+    assert messages[1][0] == "STOPPING=1"

@@ -1,4 +1,4 @@
-"""File systems so small that they are full when a test wants it."""
+"""File systems so small that they are full when a test wants it, and journals copied when it says so."""
 
 import os
 import shutil
@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.store.copying import Copying
 
 
 @pytest.fixture
@@ -34,3 +36,12 @@ def full_disk(mount_disk: Callable[[int], Path]) -> Path:
     disk = mount_disk(4)
     (disk / "ballast").write_bytes(bytes(4096))
     return disk
+
+
+@pytest.fixture
+def copying(monkeypatch: pytest.MonkeyPatch) -> Copying:
+    """Even a short journal is copied beside the loop, when the test says so."""
+    copying = Copying()
+    monkeypatch.setattr("pykcm.store.sqlcipher._COPIED_AT_ONCE", 0)
+    monkeypatch.setattr("pykcm.store.sqlcipher.copy_journal", copying.copy)
+    return copying

@@ -3,20 +3,35 @@
 import asyncio
 import hashlib
 import os
+import subprocess
+import sys
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pykcm.store.copying import Progress, check_file
 from pykcm.store.interface import StoreBusyError, StoreError, StoreUnusableError, UnsupportedError
 from pykcm.store.keys import Key
 from pykcm.store.memory import MemoryStore
 from pykcm.store.sqlcipher import SQLCipherStore
 from pykcm.store.tree import Put, uid_container
+from tests.disk.storing import ROOT
 from tests.processes import in_child
+from tests.server.waiting import until
+from tests.store.copying import Copying
 
 UID = 1000
 MANY = 300
+
+_OPEN = """
+import sys
+from pathlib import Path
+from pykcm.store.keys import Key
+from pykcm.store.sqlcipher import SQLCipherStore
+SQLCipherStore(Path(sys.argv[1]), Key(bytes.fromhex(sys.argv[2]), Path("key")))
+"""
 
 
 def put(number: int) -> Put:
@@ -91,6 +106,86 @@ def test_the_journal_goes_on(store: SQLCipherStore) -> None:
     store.close()
 
 
+async def back_up_and_commit(store: SQLCipherStore) -> None:
+    with store.backup():
+        await store.commit([put(number) for number in range(MANY, 2 * MANY)])
+
+
+def test_a_long_journal(store: SQLCipherStore, copying: Copying) -> None:
+    """Commits and reads go on while a long journal is copied; the next backup has to wait for that."""
+    journal = store.path.with_name("pykcm.db-wal")
+
+    async def run() -> None:
+        await back_up_and_commit(store)
+        long = journal.stat().st_size
+        with pytest.raises(StoreBusyError, match="under way"), store.backup():
+            pass
+        await store.commit([put(2 * MANY)])
+        assert journal.stat().st_size > long
+        copying.may_begin.set()
+        number = 2 * MANY
+        while store.is_copying_journal:
+            number += 1
+            await store.commit([put(number)])
+            await asyncio.sleep(0)
+        assert journal.stat().st_size < long
+        assert len(await store.load(UID)) == number + 1
+        with store.backup() as copy:
+            assert copy.size > long
+
+    asyncio.run(run())
+    assert store._db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    assert store._db.execute("PRAGMA wal_autocheckpoint").fetchall() == [(1000,)]
+    store.close()
+
+
+def test_a_long_journal_that_cannot_be_copied(
+    store: SQLCipherStore, copying: Copying, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the copying fails all that was committed is there, and the store does as usual."""
+
+    def fails(*_: object) -> Any:
+        raise OSError(5, "injected")
+
+    copying.may_begin.set()
+    monkeypatch.setattr("tests.store.copying.copy_journal", fails)
+
+    async def run() -> None:
+        await back_up_and_commit(store)
+        await until(lambda: not store.is_copying_journal)
+        assert len(await store.load(UID)) == 2 * MANY
+
+    asyncio.run(run())
+    assert store.path.with_name("pykcm.db-wal").stat().st_size == 0
+    store.close()
+
+
+def test_the_end_while_a_long_journal_is_copied(store: SQLCipherStore, key: Key, copying: Copying) -> None:
+    """A store that is closed meanwhile has lost nothing, and leaves no journal."""
+
+    async def run() -> None:
+        await back_up_and_commit(store)
+        asyncio.get_running_loop().run_in_executor(None, copying.may_begin.set)
+        store.close()
+        assert copying.has_ended.is_set()
+
+    asyncio.run(run())
+    assert not store.path.with_name("pykcm.db-wal").exists()
+    again = SQLCipherStore(store.path, key)
+    assert len(asyncio.run(again.load(UID))) == 2 * MANY
+    again.close()
+
+
+def test_a_check_that_is_stopped(store: SQLCipherStore) -> None:
+    """Looking at every page ends early when it is told to."""
+    store.close()
+    progress = Progress()
+    check_file(store.path, store.key, progress)
+    progress.stop()
+    with pytest.raises(StoreError, match="interrupted"):
+        check_file(store.path, store.key, progress)
+
+
 def test_broken_off(store: SQLCipherStore) -> None:
     """Whoever breaks it off leaves the store as it was; the next one can begin."""
 
@@ -122,8 +217,10 @@ def test_the_lock_stays(store: SQLCipherStore) -> None:
     """It reads the file without ending the lock that keeps other processes out of the database."""
 
     def locked() -> None:
-        with pytest.raises(StoreUnusableError, match="locked"):
-            SQLCipherStore(store.path, store.key)
+        # No fork: SQLite would take its child for the owner.
+        other = [sys.executable, "-c", _OPEN, str(store.path), store.key.raw.hex()]
+        done = subprocess.run(other, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert "database is locked" in done.stderr
 
     async def run() -> None:
         with store.backup() as copy:
@@ -131,9 +228,9 @@ def test_the_lock_stays(store: SQLCipherStore) -> None:
                 async for _ in pieces:
                     pass
 
-    in_child(locked)
+    locked()
     asyncio.run(run())
-    in_child(locked)
+    locked()
     store.close()
 
 

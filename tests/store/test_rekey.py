@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from pykcm.store import rekey as rekey_module
+from pykcm.store.copying import Standstill
 from pykcm.store.database import connect
 from pykcm.store.interface import (
     Copied,
@@ -42,7 +44,8 @@ from tests.disk.rekeying import (
     rekeying,
     secrets,
 )
-from tests.server.waiting import until
+from tests.server.waiting import settle, until
+from tests.store.copying import Copying
 
 NEW = bytes(range(100, 132))
 SEED = 20261121
@@ -346,6 +349,72 @@ def test_too_much_meanwhile(state: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("pykcm.store.copying._MOST_MEANWHILE", 10_000)
     with pytest.raises(StoreError, match="too much was written"):
         asyncio.run(rekey(state))
+    assert files(state) == {"key", DATABASE}
+    assert asyncio.run(secrets(state)) == list(range(BEFORE + DURING))
+
+
+def test_what_was_done_again_leaves_room(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what still has to be done again counts as written meanwhile, not all that ever was."""
+    monkeypatch.setattr("pykcm.store.copying._MOST_MEANWHILE", 10_000)
+    store = open_store(state)
+
+    async def run() -> None:
+        with Standstill(store, records=True) as still:
+            still.release()
+            for number in range(10):
+                await store.commit([Put(uid_container(UID), f"{number}", bytes(6000))])
+                assert len(still.take(100)) == 1
+            still.check()
+            for number in range(2):
+                await store.commit([Put(uid_container(UID), f"{number}", bytes(6000))])
+            with pytest.raises(StoreError, match="too much was written"):
+                still.check()
+
+    asyncio.run(run())
+    store.close()
+
+
+def test_a_successor_that_cannot_be_removed(
+    state: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The new key is where the old one was, and that is told; the next start removes what is left."""
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("pykcm.store.succession.remove_successor", refuse)
+        rekeyed = asyncio.run(rekey(state, NEW))
+    assert (rekeyed.key, rekeyed.is_pending) == (state / "key", False)
+    assert "cannot take the new key" not in caplog.text
+    assert "key.next: cannot be removed" in caplog.text
+    assert files(state) == {"key", DATABASE, "key.next"}
+    assert (state / "key").read_bytes() == NEW
+    assert asyncio.run(secrets(state)) == list(range(BEFORE + DURING))
+    assert files(state) == {"key", DATABASE}
+
+
+def test_a_long_journal(state: Path, copying: Copying, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a long journal is copied the change of keys waits; nothing is lost."""
+    begun = []
+    follow = rekey_module._Copy.follow
+
+    async def tell(*arguments: Any) -> None:
+        begun.append(True)
+        await follow(*arguments)
+
+    monkeypatch.setattr(rekey_module._Copy, "follow", tell)
+
+    async def change() -> None:
+        changing = asyncio.ensure_future(rekey(state))
+        await until(lambda: copying.is_asked_for)
+        await settle()
+        assert not begun
+        copying.may_begin.set()
+        assert not (await changing).is_pending
+
+    asyncio.run(change())
+    assert begun
     assert files(state) == {"key", DATABASE}
     assert asyncio.run(secrets(state)) == list(range(BEFORE + DURING))
 
