@@ -226,11 +226,11 @@ class ControlConnection(asyncio.Protocol):
             self._transport.close()
         except ControlError as trouble:
             self._give_up(trouble)
+        except StoreError as failed:
+            where = self._controls.administration.config.state_dir
+            self._give_up(ControlError(Trouble.STORE, f"{where}: {failed}"))
         except KcmError as failed:
-            code = (
-                Trouble.STORE if isinstance(failed, StoreError) else _CODES.get(failed.code, Trouble.INTERNAL)
-            )
-            self._give_up(ControlError(code, str(failed)))
+            self._give_up(ControlError(_CODES.get(failed.code, Trouble.INTERNAL), str(failed)))
         except Exception:
             log.exception("a request on the control socket failed by an error in pykcm")
             self._give_up(ControlError(Trouble.INTERNAL, "an error in pykcm; its log says more"))

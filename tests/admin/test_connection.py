@@ -22,6 +22,7 @@ from pykcm.admin.requests import REQUESTS
 from pykcm.peer.identity import Kernel
 from pykcm.protocol.codes import KcmError
 from pykcm.server.connections import Connections
+from pykcm.store.interface import StoreError
 from pykcm.store.memory import MemoryStore
 from tests.admin.controlling import Controlling
 from tests.e2e.conftest import public_folder
@@ -52,6 +53,7 @@ class Listening:
                 "echo": Request(NoArguments, echo),
                 "impatient": Request(NoArguments, impatient),
                 "many": Request(NoArguments, many),
+                "full": Request(NoArguments, full),
                 "for ever": Request(NoArguments, for_ever),
             },
             kernel,
@@ -89,6 +91,10 @@ async def broken(call: Call) -> None:
 
 async def damaged(call: Call) -> None:
     raise KcmError(errno.EIO, "cannot be read")
+
+
+async def full(call: Call) -> None:
+    raise StoreError("the disk is full", errno.ENOSPC)
 
 
 async def echo(call: Call) -> AsyncIterator[Any]:
@@ -264,11 +270,13 @@ def test_a_bug(play: Play, caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_a_damaged_ccache(play: Play) -> None:
-    """What fails in what is stored is no error in pykcm."""
+    """What fails in what is stored is no error in pykcm, and where the disk fails it is named."""
 
     async def scenario(listening: Listening) -> None:
         code, message = await listening.error(encode(request("damaged", {})))
         assert (code, message) == ("store", "EIO: cannot be read")
+        code, message = await listening.error(encode(request("full", {})))
+        assert (code, message) == ("store", "/var/lib/pykcm: ENOSPC: the disk is full")
 
     play(scenario)
 

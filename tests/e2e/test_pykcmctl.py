@@ -243,6 +243,15 @@ def test_a_daemon_that_does_not_answer(pykcmd: Pykcmd, ctl: Pykcmctl) -> None:
     assert process.returncode == 0
 
 
+def test_a_full_disk(ctl: Pykcmctl) -> None:
+    """Output that cannot be written is told of in words."""
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            ctl.argv("list", "--json"), stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert (done.returncode, done.stderr) == (1, "pykcmctl: No space left on device\n")
+
+
 def test_a_principal_that_is_no_text(pykcmd: Pykcmd, ctl: Pykcmctl) -> None:
     """In the document its bytes are there, not to be mistaken for others."""
     odd = (b"ol\xe9", b"ol\\xe9", "olé".encode())

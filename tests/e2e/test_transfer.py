@@ -378,6 +378,13 @@ def test_a_folder_of_kinits(pykcmd: Pykcmd, mit: MitClient, ctl: Pykcmctl) -> No
     assert contents(pykcmd, USER) == []
 
 
+def test_a_keytab(ctl: Pykcmctl, kept: Path) -> None:
+    """It begins as a ccache does, and is none."""
+    for content, said in ((b"\5\2" + bytes(40), "not an export"), (b"\5\4" + bytes(40), "name it FILE:")):
+        (kept / "file").write_bytes(content)
+        assert said in ctl.run("import", str(kept / "file")).errors
+
+
 def test_a_source_without_a_path(ctl: Pykcmctl) -> None:
     """It is not taken for a server or a file that is not there."""
     for kind in ("FILE", "DIR", "KCM"):

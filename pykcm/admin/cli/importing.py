@@ -25,7 +25,8 @@ from pykcm.admin.client import ControlClient
 from pykcm.admin.records import CCacheRecord, to_item
 from pykcm.protocol.codes import KcmError
 
-_CCACHE_FILE = b"\x05"
+# Of the formats that can be read; a keytab begins with 5 and 2.
+_CCACHE_FILES = (b"\x05\x03", b"\x05\x04")
 
 # Nothing that an administrator needs to look at.
 _AS_WANTED = ("imported", "unchanged")
@@ -144,8 +145,8 @@ def _import_export(
     with ExitStack() as at_end:
         with secrecy.reported():
             file = at_end.enter_context(files.readable_twice(path))
-            beginning = file.read(1)
-        if beginning == _CCACHE_FILE:
+            beginning = file.read(2)
+        if beginning in _CCACHE_FILES:
             raise click.UsageError(f"{path} is a ccache and no export: name it FILE:{path}")
         sealed = Sealed(file)
         secrecy.unlock(sealed, identities, passphrase_file)

@@ -119,7 +119,8 @@ def _no_daemon(error: OSError) -> int:
     if error.errno in {errno.EACCES, errno.EPERM}:
         click.echo("pykcmctl: only root may use the control socket: try sudo", err=True)
         return EXIT_PERMISSION
-    click.echo(f"pykcmctl: {error}", err=True)
+    where = f"{error.filename}: " if error.filename else ""
+    click.echo(f"pykcmctl: {where}{error.strerror or error}", err=True)
     return EXIT_FAILED
 
 
