@@ -4,6 +4,7 @@ import asyncio
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -177,52 +178,47 @@ def test_no_server(tmp_path: Path) -> None:
         KcmClient(path)
 
 
+@contextmanager
+def connected(folder: Path) -> Iterator[tuple[KcmClient, socket.socket]]:
+    """A client, and the other end of its connection."""
+    path = folder / "kcm.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        with KcmClient(path, timeout=20) as client:
+            accepted, _ = listener.accept()
+            with accepted:
+                yield client, accepted
+
+
 @pytest.mark.parametrize(
     "answer", [b"", b"\0\0\0\4\0\0", b"\0\0\0\x08\0\0\0\0\0\0\0\0\0\0", b"\0\0\0\3\0\0\0\0\0\0\0"]
 )
 def test_a_server_that_closes(tmp_path: Path, answer: bytes) -> None:
     """A connection that closes before a reply is whole, or whose reply has no code, is a ConnectionError."""
-    path = tmp_path / "kcm.sock"
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(path))
-        listener.listen()
-        with KcmClient(path, timeout=20) as client:
-            accepted, _ = listener.accept()
-            with accepted:
-                accepted.send(answer)
-                accepted.shutdown(socket.SHUT_WR)
-                with pytest.raises(ConnectionError):
-                    client.noop()
+    with connected(tmp_path) as (client, accepted):
+        accepted.send(answer)
+        accepted.shutdown(socket.SHUT_WR)
+        with pytest.raises(ConnectionError):
+            client.noop()
 
 
 def test_a_reply_that_is_too_long(tmp_path: Path) -> None:
     """What is announced as longer than any client takes is refused before it is waited for."""
-    path = tmp_path / "kcm.sock"
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(path))
-        listener.listen()
-        with KcmClient(path, timeout=20) as client:
-            accepted, _ = listener.accept()
-            with accepted:
-                accepted.sendall((MAX_REPLY_SIZE + 1).to_bytes(4) + bytes(100))
-                with pytest.raises(ConnectionError, match=str(MAX_REPLY_SIZE + 1)):
-                    client.noop()
+    with connected(tmp_path) as (client, accepted):
+        accepted.sendall((MAX_REPLY_SIZE + 1).to_bytes(4) + bytes(100))
+        with pytest.raises(ConnectionError, match=str(MAX_REPLY_SIZE + 1)):
+            client.noop()
 
 
 def test_a_reply_that_is_as_long_as_may_be(tmp_path: Path) -> None:
     """One byte less is taken."""
-    path = tmp_path / "kcm.sock"
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(path))
-        listener.listen()
-        with KcmClient(path, timeout=20) as client:
-            accepted, _ = listener.accept()
-            with accepted:
-                reply = MAX_REPLY_SIZE.to_bytes(4) + bytes(4 + MAX_REPLY_SIZE)
-                sending = threading.Thread(target=accepted.sendall, args=(reply,))
-                sending.start()
-                assert len(client.call(Opcode.NOOP)) == MAX_REPLY_SIZE - 4
-                sending.join(20)
+    with connected(tmp_path) as (client, accepted):
+        reply = MAX_REPLY_SIZE.to_bytes(4) + bytes(4 + MAX_REPLY_SIZE)
+        sending = threading.Thread(target=accepted.sendall, args=(reply,))
+        sending.start()
+        assert len(client.call(Opcode.NOOP)) == MAX_REPLY_SIZE - 4
+        sending.join(20)
 
 
 def test_a_server_that_does_not_answer(tmp_path: Path) -> None:
