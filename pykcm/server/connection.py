@@ -13,6 +13,7 @@ from pykcm.protocol.framing import Frame, FrameReader, FramingError, Sendable
 from pykcm.server.deadlines import Deadlines
 from pykcm.server.rota import Rota
 from pykcm.server.service import Service
+from pykcm.server.sessions import Session
 from pykcm.server.stepping import step
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class Connection(asyncio.Protocol):
         "_reader",
         "_rota",
         "_service",
+        "_session",
         "_transport",
         "uid",
     )
@@ -74,6 +76,7 @@ class Connection(asyncio.Protocol):
         self._frames: list[Frame] = []  # those that wait, the next one last
         self._performing: Frame | None = None  # begun, and not yet answered
         self._peer: Peer
+        self._session: Session | None = None
         self._transport: asyncio.Transport
         self._held = 0  # bytes of requests, as they have been counted
         self._owed = 0  # bytes of replies, as they have been counted
@@ -101,7 +104,9 @@ class Connection(asyncio.Protocol):
             return
         self.uid = self._peer.uid
         self._last_heard = self._rota.clock()
-        if not self._common.connections.add(self):
+        if self._common.connections.add(self):
+            self._session = self._service.sessions.open(self._peer)
+        else:
             self._service.connection_refused(self.uid, self._peer.label, "no room for another connection")
             self._transport.abort()
 
@@ -134,6 +139,7 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """Keep the connection until what has begun is answered."""
         self._has_ended = True
+        self._end_session()
         return self._performing is not None or bool(self._frames)
 
     def pause_writing(self) -> None:
@@ -183,7 +189,7 @@ class Connection(asyncio.Protocol):
     def _serve(self, frame: Frame) -> None:
         rota = self._rota
         self._last_heard = rota.now
-        reply = step(self._service.perform(self._peer, frame), self._reply_late)
+        reply = step(self._service.perform(self._peer, frame, self._session), self._reply_late)
         if reply is None:
             self._performing = frame
             self._is_at_rest = False
@@ -257,6 +263,7 @@ class Connection(asyncio.Protocol):
     def _end(self) -> None:
         """Take nothing more, and give back at once what has been taken."""
         self._has_ended = True
+        self._end_session()
         self._frames.clear()
         self._reader = FrameReader(self._common.max_request)
         self._common.deadlines.end(self)
@@ -265,6 +272,10 @@ class Connection(asyncio.Protocol):
             self._held = 0
         if self._owed:
             self._owe(0)
+
+    def _end_session(self) -> None:
+        if self._session is not None:
+            self._service.sessions.close(self._session)
 
     @property
     def idle_since(self) -> float | None:

@@ -21,6 +21,7 @@ from pykcm.server.operations import EVERYONE, OPERATIONS, Operation, Turn
 from pykcm.server.persistence import secret_changes
 from pykcm.server.removals import log_removals
 from pykcm.server.residents import Residents
+from pykcm.server.sessions import Session, Sessions
 from pykcm.server.statistics import Statistics
 from pykcm.store.interface import Store, StoreError
 
@@ -66,6 +67,7 @@ class Service:
         self._traces = log.isEnabledFor(logging.DEBUG)
         self._quota_warnings = Throttle(1)
         self._store_errors = Throttle(10)
+        self.sessions = Sessions()
         self.statistics = Statistics(OPERATIONS)
         self._counted = self.statistics.operations
         self.watchers: list[Watch] = []
@@ -83,8 +85,11 @@ class Service:
     def lanes(self) -> Lanes:
         return self._lanes
 
-    async def perform(self, peer: Peer, frame: Frame) -> Sendable:
-        """The packed reply to one request. Never raises."""
+    async def perform(self, peer: Peer, frame: Frame, session: Session | None = None) -> Sendable:
+        """The packed reply to one request. Never raises.
+
+        `session`: of the connection that the request came on, see sessions; None: nothing is remembered.
+        """
         opcode = frame.opcode
         operation = OPERATIONS.get(opcode)
         if operation is None:

@@ -14,6 +14,7 @@ from pykcm.protocol.opcodes import Opcode
 from pykcm.server.connection import Connection
 from pykcm.server.connections import Limits
 from pykcm.server.rota import Servable
+from pykcm.server.sessions import Session
 from tests.builders import ALICE, credential_of_size, principal_bytes
 from tests.server.conftest import Play
 from tests.server.listening import (
@@ -470,10 +471,10 @@ def test_what_takes_long_waits(play: Play, monkeypatch: pytest.MonkeyPatch, kind
         clock.time += 1
         perform, wait = listening.service.perform, listening.rota.wait
 
-        async def performing(peer: Peer, frame: Frame) -> Sendable:
+        async def performing(peer: Peer, frame: Frame, session: Session | None) -> Sendable:
             if kind == "long":
                 clock.time += 0.000_2
-            return await perform(peer, frame)
+            return await perform(peer, frame, session)
 
         def waits(uid: int, servable: Servable) -> None:
             waiting.append(uid)

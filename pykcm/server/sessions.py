@@ -1,0 +1,86 @@
+"""Remembers, as long as a client's connections are open, which default it was given or has chosen.
+
+A process that has been given a name which no ccache has is about to fill it; sshd chooses such a name and
+fills it afterwards. Meanwhile no other ccache may take the default's place for that process.
+"""
+
+from pykcm.peer.identity import Peer
+
+
+class Process:
+    """A process of a UID, known by its PID when it connected.
+
+    `default` is the name that it chose or was given last; `is_missing`: as far as the process knows, no
+    ccache has that name. `connections` is how many it has open.
+    """
+
+    __slots__ = ("connections", "default", "is_missing")
+
+    def __init__(self) -> None:
+        self.connections = 0
+        self.default: bytes | None = None
+        self.is_missing = False
+
+
+class Session:
+    """One connection: `given` is the name that GET_DEFAULT_CACHE answered last on it."""
+
+    __slots__ = ("given", "is_open", "key", "process")
+
+    def __init__(self, key: tuple[int, int], process: Process) -> None:
+        self.key = key
+        self.process = process
+        self.is_open = True
+        self.given: bytes | None = None
+
+    def chose(self, name: bytes, *, exists: bool) -> None:
+        """Note that the process has chosen this default, or was given the chosen one."""
+        self.process.default = name
+        self.process.is_missing = not exists
+
+    def filled(self, name: bytes) -> None:
+        """Note that the process has created the ccache or written over it."""
+        if name == self.process.default:
+            self.process.is_missing = False
+
+    def destroyed(self, name: bytes) -> None:
+        """Note that the process has destroyed the ccache."""
+        if name == self.process.default:
+            self.process.is_missing = True
+
+    def awaits(self, name: bytes) -> bool:
+        """Whether the process goes on with this default although no ccache has the name.
+
+        Not after others removed the ccache: the process does not know that, and another ccache serves it.
+        """
+        return self.process.is_missing and self.process.default == name
+
+
+class Sessions:
+    """The sessions of all open connections. There are never more processes than connections."""
+
+    def __init__(self) -> None:
+        self._processes: dict[tuple[int, int], Process] = {}
+
+    def __len__(self) -> int:
+        """The number of processes that are remembered."""
+        return len(self._processes)
+
+    def open(self, peer: Peer) -> Session:
+        """Begin the session of a connection. A process of another PID namespace (PID 0) has only this one."""
+        key = (peer.uid, peer.pid)
+        process = self._processes.get(key) if peer.pid else None
+        if process is None:
+            process = Process()
+            if peer.pid:
+                self._processes[key] = process
+        process.connections += 1
+        return Session(key, process)
+
+    def close(self, session: Session) -> None:
+        """End the session; a process is forgotten with its last one. Closing again does nothing."""
+        if session.is_open:
+            session.is_open = False
+            session.process.connections -= 1
+            if not session.process.connections:
+                self._processes.pop(session.key, None)

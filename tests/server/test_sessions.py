@@ -1,0 +1,111 @@
+"""What is remembered of processes, for as long as their connections are open and no longer."""
+
+import pytest
+
+from pykcm.server.sessions import Session, Sessions
+from tests.builders import peer
+from tests.server.conftest import Play
+from tests.server.listening import INITIALIZE, NOOP, UID, Listening
+from tests.server.waiting import until
+
+NAME = b"1000:chosen"
+
+
+@pytest.fixture
+def sessions() -> Sessions:
+    return Sessions()
+
+
+def opened(sessions: Sessions, pid: int, uid: int = 1000) -> Session:
+    return sessions.open(peer(uid)._replace(pid=pid))
+
+
+def test_connections_of_one_process_share_its_choice(sessions: Sessions) -> None:
+    """What a process chose on one connection counts on its others, of the same UID alone."""
+    first, second = opened(sessions, 1), opened(sessions, 1)
+    first.chose(NAME, exists=False)
+    assert second.awaits(NAME)
+    assert not second.awaits(b"1000")
+    assert not opened(sessions, 2).awaits(NAME)
+    assert not opened(sessions, 1, uid=2000).awaits(NAME)
+
+
+def test_process_is_remembered_until_its_last_connection_ends(sessions: Sessions) -> None:
+    """One open connection is enough; with the last one everything is forgotten."""
+    first, second = opened(sessions, 1), opened(sessions, 1)
+    first.chose(NAME, exists=False)
+    sessions.close(first)
+    sessions.close(first)
+    assert opened(sessions, 1).awaits(NAME)
+    sessions.close(second)
+    assert len(sessions) == 1
+
+
+def test_process_is_forgotten_with_its_last_connection(sessions: Sessions) -> None:
+    """A later connection of the same PID knows nothing."""
+    first = opened(sessions, 1)
+    first.chose(NAME, exists=False)
+    sessions.close(first)
+    assert len(sessions) == 0
+    assert not opened(sessions, 1).awaits(NAME)
+
+
+def test_connections_without_a_pid_stand_alone(sessions: Sessions) -> None:
+    """PID 0 stands for every process of another PID namespace: each connection is known by itself."""
+    first, second = opened(sessions, 0), opened(sessions, 0)
+    first.chose(NAME, exists=False)
+    assert first.awaits(NAME)
+    assert not second.awaits(NAME)
+    assert len(sessions) == 0
+    sessions.close(first)
+    sessions.close(second)
+
+
+def test_a_filled_default_is_awaited_no_more(sessions: Sessions) -> None:
+    """A default that exists is awaited only after the process itself has destroyed it."""
+    session = opened(sessions, 1)
+    session.chose(NAME, exists=True)
+    assert not session.awaits(NAME)
+    session.destroyed(b"1000:other")
+    assert not session.awaits(NAME)
+    session.destroyed(NAME)
+    assert session.awaits(NAME)
+    session.filled(b"1000:other")
+    assert session.awaits(NAME)
+    session.filled(NAME)
+    assert not session.awaits(NAME)
+
+
+def test_memory_is_bounded_by_open_connections(play: Play) -> None:
+    """A session ends when the client closes, sends no more, or is cut off."""
+
+    async def scenario(listening: Listening) -> None:
+        sessions = listening.service.sessions
+        # All of them are this process's.
+        clients = [await listening.connected() for _ in range(3)]
+        for client in clients:
+            assert await client.ask(NOOP) == (0, b"")
+        (key,) = sessions._processes
+        assert key[0] == UID
+        assert sessions._processes[key].connections == 3
+        clients[0].close()
+        clients[1].socket.shutdown(1)
+        await until(lambda: sessions._processes[key].connections == 1)
+        await clients[2].send(b"\xff" * 8)
+        await until(lambda: not sessions._processes)
+
+    play(scenario)
+
+
+def test_half_closed_client_still_gets_its_replies(play: Play) -> None:
+    """A client that sends no more is forgotten at once, and what it sent is answered."""
+
+    async def scenario(listening: Listening) -> None:
+        client = await listening.connected()
+        await client.send(NOOP + INITIALIZE + NOOP)
+        client.socket.shutdown(1)
+        assert [await client.reply() for _ in range(3)] == [(0, b"")] * 3
+        assert await client.is_closed()
+        assert len(listening.service.sessions) == 0
+
+    play(scenario)
