@@ -14,9 +14,12 @@ import struct
 import sys
 from collections.abc import Callable
 
-from pykcm.logs import Throttle, set_up_logging
+from pykcm.logs import LINE_COUNTS, LimitedLog, set_up_logging
 
 log = logging.getLogger(__name__)
+
+_DROPS = LimitedLog(log, "messages that were dropped", 1)
+_FAILURES = LimitedLog(log, "records that the kernel did not take", 1)
 
 # Seconds without a message.
 _IDLE = 10.0
@@ -73,22 +76,20 @@ def relay(incoming: socket.socket, write: Callable[[bytes], None]) -> None:
 
     What is no message of the policy is dropped. `write` may raise OSError.
     """
-    drops, failures = Throttle(1), Throttle(1)
     while True:
         try:
             # One byte more than may come, to see what is longer.
             message = incoming.recv(_LONGEST + 1)
         except TimeoutError:
+            LINE_COUNTS.summarize()
             return
         if len(message) > _LONGEST or not _MESSAGE.fullmatch(message):
-            if drops.is_due(0):
-                log.warning("dropped: what came is no message of the SELinux policy")
+            _DROPS.write(logging.WARNING, None, "dropped: what came is no message of the SELinux policy")
             continue
         try:
             write(message)
         except OSError as error:
-            if failures.is_due(0):
-                log.error("the kernel takes no record: %s", error.strerror or error)  # noqa: TRY400
+            _FAILURES.write(logging.ERROR, None, "the kernel takes no record: %s", error.strerror or error)
 
 
 def write_record(message: bytes, program: str) -> None:

@@ -27,7 +27,7 @@ from pykcm.config import (
     load_config,
 )
 from pykcm.dumps import DumpsError, forbid_dumps
-from pykcm.logs import set_level, set_up_logging
+from pykcm.logs import LINE_COUNTS, set_level, set_up_logging
 from pykcm.peer.access import Access
 from pykcm.peer.identity import Kernel, KernelUnreadableError, read_kernel
 from pykcm.peer.messages import Reporter, take_messages
@@ -178,7 +178,7 @@ def _run(config: Config) -> int:
             if not sockets.control:
                 sockets.control.extend(_control_sockets(config, at_end))
         store = _open_store(config, at_end)
-        with _runner() as runner:
+        with _runner() as runner, LINE_COUNTS.scheduled(runner.get_loop().call_later):
             runner.run(_serve(config, kernel, access, store, sockets, notifier, activated=activated))
     return 0
 

@@ -1,37 +1,208 @@
-"""Where the log goes, and what a line looks like."""
+"""Where the log goes, what a line looks like, and how many a user can cause."""
 
 import logging
 import os
 import sys
 import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from pykcm.protocol.text import printable
+
+_MINUTE = 60.0
+
+# UIDs and kinds of lines that are counted one by one at a time. Those beyond are counted together for each
+# kind: a user may have a range of 65,536 subordinate UIDs.
+_MOST_COUNTED = 512
+
+Schedule = Callable[[float, Callable[[], None]], object]
 
 
-class Throttle:
-    """Lets so many lines a minute through about each UID: a user may cause thousands a second."""
+class LimitedLog:
+    """Lines of one kind that a user can cause: about each UID at most `lines` in a minute.
 
-    _MINUTE = 60.0
+    When the minute is over, a summary says how many lines were left out; it has `fields` as well. `kind`
+    names the lines in the summary. Only the event loop's thread may write.
+    """
 
-    def __init__(self, lines: int) -> None:
-        self._lines = lines
-        # When the UID's minute began, and how many lines there were in it.
-        self._minutes: dict[int, tuple[float, int]] = {}
+    def __init__(
+        self, log: logging.Logger, kind: str, lines: int, fields: Mapping[str, object] | None = None
+    ) -> None:
+        self.log = log
+        self.kind = kind
+        self.lines = lines
+        self.fields = {} if fields is None else fields
 
-    def is_due(self, uid: int) -> bool:
-        now = time.monotonic()
-        began, lines = self._minutes.get(uid, (now, 0))
-        if now - began >= self._MINUTE:
-            began, lines = now, 0
-        self._minutes[uid] = (began, lines + 1)
-        return lines < self._lines
+    def write(
+        self,
+        level: int,
+        about: int | str | None,
+        message: str,
+        *args: object,
+        fields: Mapping[str, object] | None = None,
+        with_traceback: bool = False,
+    ) -> bool:
+        """Log one line about a UID (or an SELinux context, or None for nobody's) unless there were too many.
+
+        Returns whether it was logged. `fields` go to the journal.
+        """
+        if not LINE_COUNTS.count(self, level, about):
+            return False
+        self.log.log(level, message, *args, extra=fields, exc_info=with_traceback, stacklevel=2)
+        return True
+
+
+class _Key(NamedTuple):
+    # By its identity: there are as many as the code has.
+    lines: LimitedLog
+    about: int | str | None
+    is_of_many: bool = False
+
+
+class _Count:
+    """Lines of one kind about one UID since `began`, in seconds of the clock."""
+
+    __slots__ = ("began", "left_out", "level", "written")
+
+    def __init__(self, began: float) -> None:
+        self.began = began
+        self.written = 0
+        self.left_out = 0
+        self.level = logging.INFO
+
+
+class LineCounts:
+    """Counts the lines of every LimitedLog. Memory is bounded, whatever number of UIDs there are."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        # In the order in which their minutes began.
+        self._counts: dict[_Key, _Count] = {}
+        self._schedule: Schedule | None = None
+        self._is_scheduled = False
+
+    def __len__(self) -> int:
+        return len(self._counts)
+
+    def clear(self) -> None:
+        """Forget all lines, without a summary."""
+        self._counts.clear()
+
+    def count(self, lines: LimitedLog, level: int, about: int | str | None) -> bool:
+        """Whether one more line may be logged."""
+        now = self.clock()
+        self._end_minutes(now)
+        key = _Key(lines, about)
+        if key not in self._counts and len(self._counts) >= _MOST_COUNTED:
+            key = _Key(lines, None, is_of_many=True)
+        count = self._counts.get(key)
+        if count is None:
+            count = self._counts[key] = _Count(now)
+        if count.written < lines.lines:
+            count.written += 1
+            return True
+        count.left_out += 1
+        count.level = max(count.level, level)
+        self._plan(now)
+        return False
+
+    def summarize(self) -> None:
+        """Write the summaries of all lines that were left out, and begin to count anew."""
+        now = self.clock()
+        counts, self._counts = self._counts, {}
+        for key, count in counts.items():
+            _write_summary(key, count, now)
+
+    @contextmanager
+    def scheduled(self, schedule: Schedule) -> Iterator[None]:
+        """Write summaries in time, also when no further line comes, and the last ones at the end.
+
+        `schedule` is an event loop's call_later.
+        """
+        self._schedule = schedule
+        try:
+            yield
+        finally:
+            self._schedule = None
+            self._is_scheduled = False
+            self.summarize()
+
+    def _end_minutes(self, now: float) -> None:
+        while self._counts:
+            key, count = next(iter(self._counts.items()))
+            if now - count.began < _MINUTE:
+                return
+            del self._counts[key]
+            _write_summary(key, count, now)
+
+    def _plan(self, now: float) -> None:
+        """Have the next summary written when its minute is over."""
+        if self._schedule is None or self._is_scheduled:
+            return
+        began = next((count.began for count in self._counts.values() if count.left_out), None)
+        if began is not None:
+            self._is_scheduled = True
+            self._schedule(max(0.0, began + _MINUTE - now), self._on_time)
+
+    def _on_time(self) -> None:
+        self._is_scheduled = False
+        now = self.clock()
+        self._end_minutes(now)
+        self._plan(now)
+
+
+def _write_summary(key: _Key, count: _Count, now: float) -> None:
+    if not count.left_out:
+        return
+    fields = {**key.lines.fields, "KCM_LEFT_OUT": count.left_out}
+    if key.is_of_many:
+        about = "further UIDs: "
+    elif isinstance(key.about, int):
+        about = f"UID {key.about}: "
+        fields["KCM_UID"] = key.about
+    else:
+        about = "" if key.about is None else f"{key.about}: "
+    key.lines.log.log(
+        count.level,
+        "%s%d further lines like it in the last %.0f s were left out: %s",
+        about,
+        count.left_out,
+        max(1.0, now - count.began),
+        key.lines.kind,
+        extra=fields,
+    )
+
+
+LINE_COUNTS = LineCounts()
+
+# asyncio has a line for each accept() that fails, for example.
+_LIBRARIES = LimitedLog(logging.getLogger(__name__), "lines of libraries", 60)
+
+
+def _is_due(record: logging.LogRecord) -> bool:
+    """A handler's filter: what libraries log of themselves is limited as well."""
+    is_ours = record.name.partition(".")[0] in {"pykcm", "__main__"}
+    return is_ours or LINE_COUNTS.count(_LIBRARIES, record.levelno, record.name)
 
 
 class _Lines(logging.Formatter):
-    def __init__(self, program: str) -> None:
+    """Lines that hold nothing a terminal would obey: no text from outside begins a line of its own."""
+
+    def __init__(self, program: str | None = None) -> None:
         super().__init__()
         self._program = program
 
     def format(self, record: logging.LogRecord) -> str:
-        return f"{self._program}: {record.levelname.lower()}: {super().format(record)}"
+        text = super().format(record)
+        return text if self._program is None else f"{self._program}: {record.levelname.lower()}: {text}"
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        return printable(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802
+        # An exception's own message may have lines as well.
+        return "\n".join(f"  {printable(line)}" for line in super().formatException(ei).split("\n"))
 
 
 def set_up_logging(program: str = "pykcmd") -> None:
@@ -40,6 +211,9 @@ def set_up_logging(program: str = "pykcmd") -> None:
     if handler is None:
         handler = logging.StreamHandler()
         handler.setFormatter(_Lines(program))
+    else:
+        handler.setFormatter(_Lines())
+    handler.addFilter(_is_due)
     # Not what the process is called or which thread it was: there is one of each.
     logging.logThreads = logging.logMultiprocessing = False
     root = logging.getLogger()

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from pykcm.logs import LINE_COUNTS
 from pykcm.store.interface import Store
 from pykcm.store.keys import Key
 from pykcm.store.memory import MemoryStore
@@ -20,6 +21,12 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("deterministic")
+
+
+@pytest.fixture(autouse=True)
+def _no_lines_counted() -> None:
+    """Which lines are logged does not depend on the tests before."""
+    LINE_COUNTS.clear()
 
 
 @pytest.fixture

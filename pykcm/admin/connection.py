@@ -27,12 +27,15 @@ from pykcm.admin.messages import (
     item,
     read_envelope,
 )
-from pykcm.logs import Throttle
+from pykcm.logs import LimitedLog
 from pykcm.peer.identity import ROOT, Kernel, Peer, PeerRefusedError, identify
 from pykcm.protocol.codes import Code, KcmError
 from pykcm.store.interface import StoreError
 
 log = logging.getLogger(__name__)
+
+# Lines that a peer can cause where the socket is open to others than root.
+_REFUSALS = LimitedLog(log, "refused at the control socket", 10)
 
 # In bytes: what all clients together have sent and is not yet taken.
 _MOST_UNTAKEN = 2 * LARGEST_REQUEST
@@ -65,7 +68,6 @@ class Controls:
         self.kernel = kernel
         self._connections = administration.connections
         self.open: set[ControlConnection] = set()
-        self.refusal_warnings = Throttle(10)
 
     def add(self, connection: "ControlConnection") -> bool:
         """Count the connection in; False where there are too many."""
@@ -266,10 +268,8 @@ class ControlConnection(asyncio.Protocol):
 
     def _refuse(self, uid: int | None, why: str) -> None:
         whose = "a peer" if uid is None else f"UID {uid}"
-        if self._controls.refusal_warnings.is_due(-1 if uid is None else uid):
-            log.warning(
-                "control socket: %s refused: %s", whose, why, extra={} if uid is None else {"KCM_UID": uid}
-            )
+        fields = {} if uid is None else {"KCM_UID": uid}
+        _REFUSALS.write(logging.WARNING, uid, "control socket: %s refused: %s", whose, why, fields=fields)
         self._give_up(ControlError(Trouble.PERMISSION, why))
 
     def _break_off(self, trouble: Trouble, why: str) -> None:

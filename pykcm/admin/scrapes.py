@@ -15,9 +15,13 @@ from typing import NamedTuple, cast
 from pykcm.admin.calls import MOST_SCRAPES, Administration
 from pykcm.admin.openmetrics import CONTENT_TYPE, openmetrics
 from pykcm.admin.statistics import failing_part, gather
+from pykcm.logs import LimitedLog
 from pykcm.server.listener import BACKLOG, BoundSocket, ListenError
 
 log = logging.getLogger(__name__)
+
+# Lines that whoever reaches metrics_listen can cause.
+_FAULTS = LimitedLog(log, "scrapes that failed by an error in pykcm", 10)
 
 _LARGEST_HEAD = 8 * 1024
 
@@ -170,8 +174,10 @@ class Scrape(asyncio.Protocol):
         else:
             try:
                 _, status, text, kind = await self._scrapes.page(target)
-            except Exception:
-                log.exception("a scrape failed by an error in pykcm")
+            except Exception:  # noqa: BLE001 - logged with its traceback
+                _FAULTS.write(
+                    logging.ERROR, None, "a scrape failed by an error in pykcm", with_traceback=True
+                )
                 status, text, kind = 500, "an error in pykcm; its log says more\n", _PLAIN
             self._answer(status, text, kind=kind, has_body=method == b"GET")
 

@@ -2,7 +2,7 @@
 
 import logging
 
-from pykcm.logs import Throttle
+from pykcm.logs import LimitedLog
 from pykcm.peer.identity import ROOT, Peer
 from pykcm.peer.labels import (
     SYSTEM_LOW,
@@ -20,6 +20,9 @@ from pykcm.protocol.text import shown
 
 log = logging.getLogger(__name__)
 
+# Lines that users cause.
+_FAILURES = LimitedLog(log, "no answer from the SELinux policy", 1)
+
 
 class Access:
     """The rules, by name and by label. No name at all means the peer's default ccache.
@@ -31,7 +34,6 @@ class Access:
     def __init__(self, *, root_lists_all: bool = False, policy: Policy | None = None) -> None:
         self._root_lists_all = root_lists_all
         self._policy = policy
-        self._warnings = Throttle(1)
 
     def collection_to_read(self, peer: Peer, name: bytes) -> int:
         """The UID whose collection `name` is in; another's is answered as if it did not exist."""
@@ -94,16 +96,17 @@ class Access:
             return policy.allows(asking, target, permission)
         # Whatever keeps the policy from answering, nobody gets access by it.
         except Exception as error:  # noqa: BLE001
-            if self._warnings.is_due(peer.uid):
-                log.error(  # noqa: TRY400 - the cause is outside
-                    "UID %d: no answer from the SELinux policy, so denied to %s: %s of a ccache of %s: %s",
-                    peer.uid,
-                    _shown(peer.label),
-                    permission,
-                    _shown(label),
-                    error,
-                    extra={"KCM_UID": peer.uid},
-                )
+            _FAILURES.write(
+                logging.ERROR,
+                peer.uid,
+                "UID %d: no answer from the SELinux policy, so denied to %s: %s of a ccache of %s: %s",
+                peer.uid,
+                _shown(peer.label),
+                permission,
+                _shown(label),
+                error,
+                fields={"KCM_UID": peer.uid},
+            )
             return False
 
     def range_of(self, peer: Peer) -> str | None:

@@ -6,10 +6,15 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from pykcm.logs import Throttle
+from pykcm.logs import LimitedLog
 from pykcm.protocol.text import shown
 
 log = logging.getLogger(__name__)
+
+# Lines that users cause: each request that the policy denies is audited.
+_AVC_MESSAGES = LimitedLog(log, "messages of the SELinux policy", 60)
+_OTHER_MESSAGES = LimitedLog(log, "messages of libselinux", 60)
+_LOSSES = LimitedLog(log, "messages that did not reach the audit log", 1)
 
 # A message's kind (SELINUX_ERROR and so on), and the level that it is logged at.
 _LEVELS = {0: logging.ERROR, 1: logging.WARNING, 2: logging.INFO, 4: logging.INFO, 5: logging.INFO}
@@ -37,7 +42,6 @@ class Reporter:
     def __init__(self, audit_socket_path: str) -> None:
         self._audit_socket_path = audit_socket_path
         self._is_heard = True
-        self._warnings = Throttle(1)
 
     def report(self, kind: int, message: bytes) -> None:
         """`kind` is one of libselinux's types of messages."""
@@ -45,17 +49,19 @@ class Reporter:
         if kind == AVC:
             self._report_avc(message)
         else:
-            log.log(_LEVELS.get(kind, logging.WARNING), "libselinux: %s", shown(message))
+            level = _LEVELS.get(kind, logging.WARNING)
+            _OTHER_MESSAGES.write(level, None, "libselinux: %s", shown(message))
 
     def _report_avc(self, message: bytes) -> None:
-        fields, level = {}, logging.WARNING
+        fields, level, source = {}, logging.WARNING, ""
         if found := _AVC_MESSAGE.match(message):
             result, source, target = map(shown, found.groups())
             fields = {"KCM_AVC": result, "KCM_SCONTEXT": source, "KCM_TCONTEXT": target}
             if result == "granted":
                 level = logging.INFO
-        log.log(level, "%s", shown(message), extra=fields)
-        self._send(message)
+        # The kernel's audit log must not be flooded either.
+        if _AVC_MESSAGES.write(level, source, "%s", shown(message), fields=fields):
+            self._send(message)
 
     def _send(self, message: bytes) -> None:
         try:
@@ -64,8 +70,10 @@ class Reporter:
                 sending.setblocking(False)
                 sending.sendto(message, self._audit_socket_path)
         except OSError as error:
-            if self._is_heard and self._warnings.is_due(0):
-                log.warning(
+            if self._is_heard:
+                _LOSSES.write(
+                    logging.WARNING,
+                    None,
                     "messages of the SELinux policy do not reach the audit log: %s: %s",
                     self._audit_socket_path,
                     error.strerror or error,

@@ -8,6 +8,12 @@ _PRINCIPAL = _BACKSLASH | {"/": "\\/", "@": "\\@", "\0": "\\0", "\n": "\\n", "\t
 
 _ESCAPE = re.compile(rb"\\(?:\\|x([0-9a-f]{2}))")
 
+# Characters that Python takes for printable and that show nothing: Unicode's Default_Ignorable_Code_Point,
+# and the blank pattern of Braille. Two names that differ in them alone would look the same.
+_INVISIBLE = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0000-\U000e0fff]"
+)
+
 # In bytes. A name that is longer is nobody's, but may be as long as a request is.
 _LONGEST_SHOWN = 1024
 
@@ -29,6 +35,17 @@ def meant(text: str) -> bytes:
     return value if _escaped(value, _BACKSLASH) == text else raw
 
 
+def printable(text: str) -> str:
+    r"""Text that is put together of several parts, with what cannot be seen as \xNN: it stays one line.
+
+    Backslashes stay as they are, so that text which has been escaped does not change.
+    """
+    # Nearly all text is.
+    if text.isprintable() and not _INVISIBLE.search(text):
+        return text
+    return "".join([c if _is_visible(c) else _numbers(c) for c in text])
+
+
 def shown_in_principal(value: bytes) -> str:
     """A realm or component, with the separators quoted as krb5_unparse_name does."""
     return _escaped(value, _PRINCIPAL)
@@ -37,8 +54,17 @@ def shown_in_principal(value: bytes) -> str:
 def _escaped(value: bytes, quoted: dict[str, str]) -> str:
     # A byte that is no UTF-8 becomes a lone surrogate, and that byte again when it is encoded.
     text = value.decode("utf-8", "surrogateescape")
-    return "".join([quoted.get(c) or (c if c.isprintable() else _numbers(c)) for c in text])
+    return "".join([quoted.get(c) or (c if _is_visible(c) else _numbers(c)) for c in text])
+
+
+def _is_visible(character: str) -> bool:
+    return character.isprintable() and (character.isascii() or not _INVISIBLE.match(character))
 
 
 def _numbers(character: str) -> str:
-    return "".join([f"\\x{byte:02x}" for byte in character.encode("utf-8", "surrogateescape")])
+    """The bytes of one character; a lone surrogate that stands for a byte is that byte."""
+    try:
+        raw = character.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raw = character.encode("utf-8", "surrogatepass")
+    return "".join([f"\\x{byte:02x}" for byte in raw])

@@ -8,6 +8,7 @@ from struct import calcsize
 from termios import FIONREAD
 from typing import TYPE_CHECKING, NamedTuple, cast
 
+from pykcm.logs import LimitedLog
 from pykcm.peer.identity import Kernel, Peer, PeerRefusedError, identify
 from pykcm.protocol.framing import Frame, FrameReader, FramingError, Sendable
 from pykcm.server.deadlines import Deadlines
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from pykcm.server.connections import Connections
 
 log = logging.getLogger(__name__)
+
+# Lines that users cause.
+_REFUSALS = LimitedLog(log, "connections refused, peer not known", 1)
+_BROKEN_OFF = LimitedLog(log, "connections closed at a limit", 30)
 
 # In bytes: requests below are not counted towards what a UID may have waiting; there may be one for each
 # connection, and whatever comes behind it stays in the kernel.
@@ -97,8 +102,13 @@ class Connection(asyncio.Protocol):
             self._peer = identify(transport.get_extra_info("socket"), self._common.kernel)
         except PeerRefusedError as refusal:
             self._common.connections.unidentified += 1
-            if self._common.connections.refusal_warnings.is_due(refusal.uid):
-                log.warning("connection refused: %s", refusal, extra={"KCM_UID": refusal.uid})
+            _REFUSALS.write(
+                logging.WARNING,
+                refusal.uid,
+                "connection refused: %s",
+                refusal,
+                fields={"KCM_UID": refusal.uid},
+            )
             self._service.connection_refused(refusal.uid, None, str(refusal))
             self._transport.abort()
             return
@@ -255,8 +265,15 @@ class Connection(asyncio.Protocol):
 
     def _break_off(self, limit: str, why: str) -> None:
         self._common.connections.broken_off[limit] += 1
-        if self._common.connections.broken_off_warnings.is_due(self.uid):
-            log.warning("UID %d (process %d): connection closed: %s", self.uid, self._peer.pid, why)
+        _BROKEN_OFF.write(
+            logging.WARNING,
+            self.uid,
+            "UID %d (process %d): connection closed: %s",
+            self.uid,
+            self._peer.pid,
+            why,
+            fields={"KCM_UID": self.uid, "KCM_PID": self._peer.pid},
+        )
         self._end()
         self._transport.abort()
 

@@ -6,9 +6,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol
 
-from pykcm.logs import Throttle
+from pykcm.logs import LimitedLog
 
 log = logging.getLogger(__name__)
+
+# Lines that users cause.
+_EVICTIONS = LimitedLog(log, "connections that made room", 1)
+_REFUSALS = LimitedLog(log, "connections refused at a limit", 1)
 
 
 class Limits(NamedTuple):
@@ -63,10 +67,6 @@ class Connections:
         self._timer: asyncio.TimerHandle | None = None
         self._others = 0  # connections elsewhere that keep the daemon from being idle
         self._is_ending = False
-        self._limit_warnings = Throttle(1)
-        self._eviction_warnings = Throttle(1)
-        self.broken_off_warnings = Throttle(100)
-        self.refusal_warnings = Throttle(1)
         self._all_closed = asyncio.Event()
         self._all_closed.set()
         # Those counted in, those that gave way to others, those for which there was no room, those whose
@@ -143,25 +143,27 @@ class Connections:
         for uid in giving:
             longest = self._longest_idle(uid)
             if longest is not None:
-                if self._eviction_warnings.is_due(asking):
-                    log.warning(
-                        "UID %d: %s reached: UID %d's longest idle connection was closed",
-                        asking,
-                        limit,
-                        uid,
-                        extra={"KCM_UID": asking},
-                    )
+                _EVICTIONS.write(
+                    logging.WARNING,
+                    asking,
+                    "UID %d: %s reached: UID %d's longest idle connection was closed",
+                    asking,
+                    limit,
+                    uid,
+                    fields={"KCM_UID": asking},
+                )
                 longest.give_way()
                 self.discard(longest)
                 self.evicted += 1
                 return True
-        if self._limit_warnings.is_due(asking):
-            log.warning(
-                "UID %d: connection refused: %s reached, and each has a request under way",
-                asking,
-                limit,
-                extra={"KCM_UID": asking},
-            )
+        _REFUSALS.write(
+            logging.WARNING,
+            asking,
+            "UID %d: connection refused: %s reached, and each has a request under way",
+            asking,
+            limit,
+            fields={"KCM_UID": asking},
+        )
         return False
 
     def _longest_idle(self, uid: int) -> Member | None:

@@ -15,6 +15,7 @@ from pykcm.ccaches.changes import (
     DefaultChanged,
 )
 from pykcm.ccaches.collection import Collection
+from pykcm.logs import LimitedLog
 from pykcm.protocol.codes import KcmError
 from pykcm.protocol.credential import parse_credential
 from pykcm.protocol.text import shown
@@ -22,6 +23,9 @@ from pykcm.store import documents, tree
 from pykcm.store.documents import UnreadableSecretError
 
 log = logging.getLogger(__name__)
+
+# They come again each time that the collection is read.
+_UNREADABLE = LimitedLog(log, "secrets that cannot be read", 30)
 
 
 def secret_changes(uid: int, changes: Sequence[Change]) -> list[tree.SecretChange]:
@@ -140,12 +144,14 @@ def _set_aside(collection: Collection, ccache: str, secret: tree.Secret, error: 
     except ValueError:
         # One that no name leads to stays where it is.
         outcome = "the default is forgotten" if ccache == tree.DEFAULT else "nothing leads to it"
-    log.error(
+    _UNREADABLE.write(
+        logging.ERROR,
+        collection.uid,
         "UID %d: secret %s/%s cannot be read (%s): %s",
         collection.uid,
         shown(secret.container.encode()),
         shown(secret.name.encode()),
         error,
         outcome,
-        extra={"KCM_UID": collection.uid, "KCM_CCACHE": "" if name is None else shown(name)},
+        fields={"KCM_UID": collection.uid, "KCM_CCACHE": "" if name is None else shown(name)},
     )

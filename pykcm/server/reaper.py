@@ -9,11 +9,15 @@ from contextlib import suppress
 from typing import NoReturn
 
 from pykcm.ccaches.collection import Clock
+from pykcm.logs import LimitedLog
 from pykcm.server.service import Service
 from pykcm.store.interface import Store, StoreError
 from pykcm.store.tree import Expired, split_ccache_name
 
 log = logging.getLogger(__name__)
+
+# With a failing store there is one for each user who has an expired ccache.
+_FAILURES = LimitedLog(log, "expired ccaches that cannot be removed", 10)
 
 # The client whose request has started the daemon comes first; in seconds.
 _WAIT_AT_START = 1.0
@@ -72,9 +76,18 @@ class Reaper:
         try:
             return await self._service.change(uid, lambda collection: collection.remove_expired(uuids, until))
         except StoreError as error:
-            log.error("UID %d: expired ccaches cannot be removed: %s", uid, error, extra=fields)  # noqa: TRY400
-        except Exception:
-            log.exception("UID %d: expired ccaches not removed by an error in pykcm", uid, extra=fields)
+            _FAILURES.write(
+                logging.ERROR, uid, "UID %d: expired ccaches cannot be removed: %s", uid, error, fields=fields
+            )
+        except Exception:  # noqa: BLE001 - logged with its traceback
+            _FAILURES.write(
+                logging.ERROR,
+                uid,
+                "UID %d: expired ccaches not removed by an error in pykcm",
+                uid,
+                fields=fields,
+                with_traceback=True,
+            )
         return 0
 
 

@@ -8,7 +8,7 @@ from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from pykcm.ccaches.collection import Collection
-from pykcm.logs import Throttle
+from pykcm.logs import LimitedLog
 from pykcm.peer.access import Access
 from pykcm.peer.identity import Peer
 from pykcm.protocol.codes import Code, KcmError, name_of
@@ -29,6 +29,12 @@ if TYPE_CHECKING:
     from pykcm.server.events import Watch
 
 log = logging.getLogger(__name__)
+
+# Lines that users cause.
+_QUOTA_WARNINGS = LimitedLog(log, "requests refused by a quota", 1)
+_STORE_ERRORS = LimitedLog(log, "requests that failed in the store", 10)
+_FAULTS = LimitedLog(log, "requests that failed by an error in pykcm", 10)
+_FAULTS_OF_OBSERVERS = LimitedLog(log, "those who look on were not told", 10)
 
 T = TypeVar("T")
 
@@ -65,8 +71,6 @@ class Service:
         self._lanes = Lanes()
         self._committer = Committer(store)
         self._traces = log.isEnabledFor(logging.DEBUG)
-        self._quota_warnings = Throttle(1)
-        self._store_errors = Throttle(10)
         self.sessions = Sessions()
         self.statistics = Statistics(OPERATIONS)
         self._counted = self.statistics.operations
@@ -118,13 +122,16 @@ class Service:
         except KcmError as error:
             code, reason = error.code, error.reason
             self._report(operation, peer, arguments, error)
-        except Exception:
+        except Exception:  # noqa: BLE001 - logged with its traceback
             code, reason = errno.EIO, "an error in pykcm"
-            log.exception(
+            _FAULTS.write(
+                logging.ERROR,
+                peer.uid,
                 "UID %d: %s failed by an error in pykcm",
                 peer.uid,
                 operation.name,
-                extra=_fields(operation, peer, arguments, errno.EIO),
+                fields=_fields(operation, peer, arguments, errno.EIO),
+                with_traceback=True,
             )
         duration = perf_counter_ns() - begun
         # As Durations.add does: a call would cost as much again.
@@ -265,22 +272,24 @@ class Service:
             _tell(watcher.refused, peer, name, error)
         if isinstance(error, StoreError):
             self.statistics.store_errors += 1
-            if not self._store_errors.is_due(peer.uid):
-                return
-            log.error(
+            _STORE_ERRORS.write(
+                logging.ERROR,
+                peer.uid,
                 "UID %d: %s failed in the store: %s",
                 peer.uid,
                 operation.name,
                 error,
-                extra=_fields(operation, peer, arguments, error.code),
+                fields=_fields(operation, peer, arguments, error.code),
             )
-        elif error.code == errno.EDQUOT and self._quota_warnings.is_due(peer.uid):
-            log.warning(
+        elif error.code == errno.EDQUOT:
+            _QUOTA_WARNINGS.write(
+                logging.WARNING,
+                peer.uid,
                 "UID %d: %s refused: %s",
                 peer.uid,
                 operation.name,
                 error,
-                extra=_fields(operation, peer, arguments, error.code),
+                fields=_fields(operation, peer, arguments, error.code),
             )
 
     def connection_refused(self, uid: int, label: str | None, why: str) -> None:
@@ -313,8 +322,13 @@ def _tell(told: Callable[..., None], *what: Any) -> None:
     """Tell one of those who look on: what goes wrong there must not concern the request."""
     try:
         told(*what)
-    except Exception:
-        log.exception("those who look on were not told by an error in pykcm")
+    except Exception:  # noqa: BLE001 - logged with its traceback
+        _FAULTS_OF_OBSERVERS.write(
+            logging.ERROR,
+            None,
+            "those who look on were not told by an error in pykcm",
+            with_traceback=True,
+        )
 
 
 def _fields(operation: Operation, peer: Peer, arguments: list[Any], code: int) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """libselinux's messages: in the log, and those of the policy on their way to the audit log."""
 
+import contextlib
 import ctypes
 import logging
 import socket
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pykcm.logs import LINE_COUNTS
 from pykcm.peer.messages import Reporter, take_messages
 
 ROOT = Path(__file__).parents[2]
@@ -66,6 +68,24 @@ def test_what_the_policy_audits(
     fields = {"KCM_AVC": result, "KCM_SCONTEXT": SOURCE, "KCM_TCONTEXT": TARGET}
     assert fields.items() <= vars(record).items()
     assert listener.recv(10_000) == message.encode()
+
+
+def test_denials_of_one_context_are_limited(
+    reporter: Reporter, listener: socket.socket, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A context that is denied all the time floods neither the log nor the audit log; others are heard."""
+    other = DENIED.replace(SOURCE, "u:r:t:s0:c9")
+    received = []
+    for message in [DENIED] * 500 + [other]:
+        reporter.report(AVC, message.encode())
+        # At once: its queue is short.
+        with contextlib.suppress(BlockingIOError):
+            received.append(listener.recv(10_000))
+    assert received.count(DENIED.encode()) == 60
+    assert received.count(other.encode()) == 1
+    assert len(caplog.records) == 61
+    LINE_COUNTS.summarize()
+    assert caplog.messages[-1].startswith(f"{SOURCE}: 440 further lines like it")
 
 
 @pytest.mark.parametrize(
@@ -152,6 +172,7 @@ def test_what_is_lost_is_told_once_a_minute(
 
 TAKEN = """
 import ctypes, errno, logging, os, sys
+from pykcm.logs import LINE_COUNTS
 from pykcm.peer.messages import take_messages
 
 logging.basicConfig(stream=sys.stdout, format="log: %(levelname)s %(message)s")

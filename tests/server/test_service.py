@@ -5,12 +5,12 @@ import errno
 import logging
 import tracemalloc
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from pykcm.ccaches.quotas import Quotas
+from pykcm.logs import LINE_COUNTS
 from pykcm.protocol.codes import Code
 from pykcm.protocol.opcodes import Opcode
 from pykcm.protocol.principal import Principal
@@ -303,7 +303,7 @@ def test_quota_is_logged_once(
 ) -> None:
     """A user at a quota is told to the administrator once in a while, with option, user and ccache."""
     now = 1000.0
-    monkeypatch.setattr("pykcm.logs.time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(LINE_COUNTS, "clock", lambda: now)
     server = Server(runner, store, quotas=Quotas(max_uid_ccaches=1))
     for uid in (1000, 2000):
         server.ask_as(uid).initialize(b"%d" % uid, ALICE)
@@ -321,7 +321,11 @@ def test_quota_is_logged_once(
     now += 3600
     with refused(errno.EDQUOT):
         server.ask_as(1000).initialize(b"1000:a", ALICE)
-    assert len(quota_warnings(caplog)) == 3
+    *_, summary, last = [record.getMessage() for record in quota_warnings(caplog)]
+    assert summary == (
+        "UID 1000: 4 further lines like it in the last 3600 s were left out: requests refused by a quota"
+    )
+    assert "max_uid_ccaches" in last
 
 
 def test_store_errors_are_logged(failing: Server, alice: Asking, caplog: pytest.LogCaptureFixture) -> None:

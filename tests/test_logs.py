@@ -1,0 +1,215 @@
+"""How many lines a user can cause, what becomes of the others, and what a line can hold."""
+
+import io
+import logging
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from pykcm import logs
+from pykcm.logs import LimitedLog, LineCounts
+
+LOG = logging.getLogger("pykcm.tests")
+
+
+class FakeTime:
+    """A clock and an event loop's call_later that go on when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 5000.0
+        self.due: list[tuple[float, Callable[[], None]]] = []
+
+    def clock(self) -> float:
+        return self.now
+
+    def call_later(self, delay: float, called: Callable[[], None]) -> None:
+        self.due.append((self.now + delay, called))
+
+    def pass_by(self, seconds: float) -> None:
+        end = self.now + seconds
+        while self.due and min(self.due, key=lambda each: each[0])[0] <= end:
+            first = min(self.due, key=lambda each: each[0])
+            self.due.remove(first)
+            self.now = max(self.now, first[0])
+            first[1]()
+        self.now = end
+
+
+@pytest.fixture
+def fake_time() -> FakeTime:
+    return FakeTime()
+
+
+@pytest.fixture
+def counts(
+    fake_time: FakeTime, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> LineCounts:
+    """The counts that every LimitedLog goes by, with a fake clock."""
+    caplog.set_level(logging.INFO)
+    counts = LineCounts(fake_time.clock)
+    monkeypatch.setattr(logs, "LINE_COUNTS", counts)
+    return counts
+
+
+@pytest.fixture
+def running(counts: LineCounts, fake_time: FakeTime) -> Iterator[LineCounts]:
+    """The same as the daemon has them while it runs."""
+    with counts.scheduled(fake_time.call_later):
+        yield counts
+
+
+def write(lines: LimitedLog, about: int | str | None, number: int = 1) -> int:
+    """How many of the lines were logged."""
+    return sum(lines.write(logging.INFO, about, "a line about %s", about) for _ in range(number))
+
+
+def summary(about: str, number: int, seconds: int, kind: str = "lines of a test") -> str:
+    return f"{about}{number} further lines like it in the last {seconds} s were left out: {kind}"
+
+
+@pytest.mark.usefixtures("counts")
+def test_each_uid_and_kind_has_its_own_limit(caplog: pytest.LogCaptureFixture) -> None:
+    """A user who causes many lines takes none from another user, nor from another kind of line."""
+    lines, others = LimitedLog(LOG, "lines of a test", 3), LimitedLog(LOG, "others", 2)
+    assert write(lines, 1000, 50) == 3
+    assert write(lines, 2000, 50) == 3
+    assert write(others, 1000, 50) == 2
+    assert len(caplog.records) == 8
+
+
+@pytest.mark.usefixtures("running")
+def test_summary_is_written_although_the_user_stops(
+    fake_time: FakeTime, caplog: pytest.LogCaptureFixture
+) -> None:
+    """When the minute is over a summary tells how many lines were left out, though no further one comes."""
+    lines = LimitedLog(LOG, "lines of a test", 2, {"KCM_REASON": "a quota"})
+    write(lines, 1000, 12)
+    fake_time.pass_by(59)
+    assert len(caplog.records) == 2
+    fake_time.pass_by(1)
+    record = caplog.records[-1]
+    assert record.getMessage() == summary("UID 1000: ", 10, 60)
+    fields = {"KCM_UID": 1000, "KCM_REASON": "a quota", "KCM_LEFT_OUT": 10}
+    assert fields.items() <= vars(record).items()
+    fake_time.pass_by(3600)
+    assert len(caplog.records) == 3
+    assert not fake_time.due
+
+
+@pytest.mark.usefixtures("running")
+def test_summary_for_every_minute_of_a_flood(fake_time: FakeTime, caplog: pytest.LogCaptureFixture) -> None:
+    """A flood that goes on is the limit's lines and one summary in each minute, and each line is counted."""
+    lines = LimitedLog(LOG, "lines of a test", 2)
+    logged = 0
+    for _ in range(300):
+        logged += write(lines, 1000, 100)
+        fake_time.pass_by(1)
+    fake_time.pass_by(60)
+    summaries = [record for record in caplog.records if "KCM_LEFT_OUT" in vars(record)]
+    assert (logged, len(summaries)) == (10, 5)
+    assert logged + sum(vars(each)["KCM_LEFT_OUT"] for each in summaries) == 300 * 100
+
+
+@pytest.mark.usefixtures("running")
+def test_summaries_of_several_users_come_each_in_its_time(
+    fake_time: FakeTime, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each user's minute begins with that user's first line."""
+    lines = LimitedLog(LOG, "lines of a test", 1)
+    write(lines, 1000, 3)
+    fake_time.pass_by(20)
+    write(lines, 2000, 4)
+    caplog.clear()
+    fake_time.pass_by(40)
+    assert caplog.messages == [summary("UID 1000: ", 2, 60)]
+    fake_time.pass_by(20)
+    assert caplog.messages == [summary("UID 1000: ", 2, 60), summary("UID 2000: ", 3, 60)]
+
+
+@pytest.mark.usefixtures("counts")
+def test_next_line_brings_a_late_summary(fake_time: FakeTime, caplog: pytest.LogCaptureFixture) -> None:
+    """Without an event loop the summary comes ahead of the next line of any user."""
+    lines = LimitedLog(LOG, "lines of a test", 1)
+    write(lines, "u:r:t:s0", 2)
+    fake_time.pass_by(90)
+    write(lines, 1000)
+    assert caplog.messages[1:] == [summary("u:r:t:s0: ", 1, 90), "a line about 1000"]
+
+
+def test_last_summaries_are_written_at_the_end(
+    counts: LineCounts, fake_time: FakeTime, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The daemon does not end with lines that are left out and not told of."""
+    with counts.scheduled(fake_time.call_later):
+        write(LimitedLog(LOG, "lines of a test", 1), 1000, 5)
+        fake_time.pass_by(7)
+    assert caplog.messages[1:] == [summary("UID 1000: ", 4, 7)]
+
+
+@pytest.mark.usefixtures("running")
+def test_many_uids_are_counted_together(
+    counts: LineCounts, fake_time: FakeTime, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A range of subordinate UIDs has neither the memory nor the lines of so many users."""
+    lines = LimitedLog(LOG, "lines of a test", 2)
+    logged = sum(write(lines, uid, 2) for uid in range(100_000, 165_536))
+    assert len(counts) < 600
+    assert logged < 1200
+    caplog.clear()
+    fake_time.pass_by(60)
+    assert caplog.messages == [summary("further UIDs: ", 2 * 65_536 - logged, 60)]
+    assert len(counts) == 0
+    assert write(lines, 165_535) == 1
+
+
+@pytest.mark.usefixtures("counts")
+def test_summary_has_the_level_of_its_lines(caplog: pytest.LogCaptureFixture) -> None:
+    """A summary of errors is an error."""
+    lines = LimitedLog(LOG, "lines of a test", 1)
+    for level in (logging.INFO, logging.ERROR, logging.WARNING):
+        lines.write(level, 1000, "a line")
+    logs.LINE_COUNTS.summarize()
+    assert caplog.records[-1].levelno == logging.ERROR
+
+
+@pytest.fixture
+def stderr(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
+    """What the log writes, set up as the daemon sets it up."""
+    root = logging.getLogger()
+    before = (root.handlers[:], root.level, logging.logThreads, logging.logMultiprocessing)
+    stderr = io.StringIO()
+    monkeypatch.setattr("sys.stderr", stderr)
+    logs.set_up_logging()
+    yield stderr
+    root.handlers[:], root.level, logging.logThreads, logging.logMultiprocessing = before
+
+
+def test_lines_of_libraries_are_limited(stderr: io.StringIO, counts: LineCounts) -> None:
+    """Lines of asyncio (a failing accept(), for example) are limited; those of pykcm are not dropped here."""
+    for _ in range(500):
+        logging.getLogger("asyncio").error("socket.accept() out of system resource")
+    for _ in range(500):
+        logging.getLogger("pykcm.store").error("the disk is full")
+    counts.summarize()
+    text = stderr.getvalue()
+    assert text.count("out of system resource") == 60
+    assert text.count("the disk is full") == 500
+    assert "440 further lines" in text
+
+
+def test_no_text_from_outside_makes_a_line(stderr: io.StringIO) -> None:
+    """Whatever a message or an exception holds, it forges no line and does nothing to a terminal."""
+    hostile = "a\npykcmd: info: forged \x1b[2J \x9b31m \u202e \u2028 \udcff"
+    LOG.warning("%s", hostile)
+    try:
+        hostile.encode()
+    except UnicodeEncodeError as error:
+        error.reason = hostile
+        LOG.exception("failed")
+    lines = stderr.getvalue().split("\n")
+    assert all(line.isprintable() for line in lines)
+    assert [line for line in lines if line.startswith("pykcmd: info")] == []
+    assert lines[0] == (
+        r"pykcmd: warning: a\x0apykcmd: info: forged \x1b[2J \xc2\x9b31m \xe2\x80\xae \xe2\x80\xa8 \xff"
+    )
+    assert "  Traceback (most recent call last):" in lines
