@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from pykcm import config, daemon
+from pykcm import command_line, config
 from pykcm.admin.cli import main
 
 _HERE = Path(__file__).parent
@@ -55,7 +55,7 @@ def _plain(text: str) -> str:
 def daemon_options() -> str:
     """The options of pykcmd."""
     # argparse has no other way to them.
-    actions: list[argparse.Action] = daemon._parser()._actions  # noqa: SLF001
+    actions: list[argparse.Action] = command_line.parser()._actions  # noqa: SLF001
     return "".join(_definition(*_of_argparse(action)) for action in actions)
 
 

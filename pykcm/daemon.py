@@ -1,6 +1,9 @@
-"""pykcmd: the command line, and the daemon put together from its parts."""
+"""pykcmd: the daemon put together from its parts.
 
-import argparse
+Tickets come first: a part that they do not need (the control socket, metrics, the faster event loop) may be
+missing, and the daemon says so and serves. A part that protects them ends the start where it fails.
+"""
+
 import asyncio
 import gc
 import logging
@@ -18,14 +21,8 @@ from pykcm import __version__
 from pykcm.admin.calls import MOST_CONNECTIONS, MOST_SCRAPES, Administration
 from pykcm.admin.entrance import Entrance
 from pykcm.ccaches.quotas import Quotas
-from pykcm.config import (
-    DEFAULT_CONTROL_SOCKET,
-    DEFAULT_FILE,
-    DEFAULT_SOCKET,
-    Config,
-    ConfigError,
-    load_config,
-)
+from pykcm.command_line import parser
+from pykcm.config import DEFAULT_CONTROL_SOCKET, DEFAULT_SOCKET, Config, ConfigError, load_config
 from pykcm.dumps import DumpsError, forbid_dumps
 from pykcm.logs import LINE_COUNTS, set_level, set_up_logging
 from pykcm.peer.access import Access
@@ -42,6 +39,7 @@ from pykcm.server.residents import Residents
 from pykcm.server.rota import Rota
 from pykcm.server.service import Service
 from pykcm.server.systemd import Activated, Notifier, activated_sockets
+from pykcm.stop_signals import on_signals
 from pykcm.store.interface import Store, StoreUnusableError
 from pykcm.store.memory import MemoryStore
 
@@ -79,7 +77,7 @@ _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 def main(arguments: list[str] | None = None) -> int:
     """Run pykcmd; returns its exit status."""
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     _occupy_standard_descriptors()
     os.umask(0o077)
     set_up_logging()
@@ -116,50 +114,6 @@ def _occupy_standard_descriptors() -> None:
     os.close(fd)
 
 
-def _path(text: str) -> Path:
-    if not text:
-        raise argparse.ArgumentTypeError("an empty path")
-    return Path(text)
-
-
-def _path_or_none(text: str) -> str:
-    return str(Path(text).absolute()) if text else ""
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="pykcmd",
-        description="Keep the Kerberos credential caches of KRB5CCNAME=KCM: (a KCM server).",
-        epilog="Runs in the foreground until SIGTERM. Started by systemd it takes the socket from there; "
-        "by hand it binds its own. To try it: pykcmd --socket-path /tmp/kcm.sock --store memory, and in "
-        "krb5.conf, [libdefaults]: kcm_socket = /tmp/kcm.sock",
-    )
-    parser.add_argument(
-        "--config",
-        type=_path,
-        metavar="FILE",
-        help=f"configuration (default: {DEFAULT_FILE}); conf.d/*.toml beside it is read after it",
-    )
-    parser.add_argument("--socket-path", type=_path, metavar="PATH", help="Unix socket to listen on")
-    parser.add_argument(
-        "--control-socket-path",
-        type=_path_or_none,
-        metavar="PATH",
-        help=f"Unix socket for pykcmctl (default: {DEFAULT_CONTROL_SOCKET}); '' for none",
-    )
-    parser.add_argument("--state-dir", type=_path, metavar="DIR", help="folder of the database and its key")
-    parser.add_argument(
-        "--store",
-        choices=["sqlcipher", "memory"],
-        help="an encrypted file, or nothing that outlives the daemon",
-    )
-    parser.add_argument(
-        "--log-level", choices=["debug", "info", "warning", "error"], help="the least that is logged"
-    )
-    parser.add_argument("--version", action="version", version=f"pykcmd {__version__}")
-    return parser
-
-
 def _run(config: Config) -> int:
     # Until the event loop takes them over: an end while starting is an orderly one, too.
     for number in _STOP_SIGNALS:
@@ -184,7 +138,7 @@ def _run(config: Config) -> int:
 
 
 def _control_sockets(config: Config, at_end: ExitStack) -> list[socket.socket]:
-    """The socket for pykcmctl, bound here; none where it cannot be had and nobody has asked for it."""
+    """The socket for pykcmctl, bound here; none where it cannot be had: tickets are served without it."""
     path = config.control_socket_path
     is_asked_for = path is not None
     if path is None:
@@ -197,9 +151,8 @@ def _control_sockets(config: Config, at_end: ExitStack) -> list[socket.socket]:
             _make_folder(Path(path).parent)
         bound = BoundSocket(Path(path), 0o600)
     except ListenError as error:
-        if is_asked_for:
-            raise
-        log.warning("no socket for pykcmctl: %s", error)
+        level = logging.ERROR if is_asked_for else logging.WARNING
+        log.log(level, "pykcmctl cannot reach this daemon: no control socket: %s", error)
         return []
     at_end.callback(bound.close)
     return [bound.socket]
@@ -221,14 +174,23 @@ def _load_policy(config: Config, kernel: Kernel) -> Policy | None:
 
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    log.info("stopping before the start is complete: %s", signal.Signals(number).name)
     raise SystemExit(0)
 
 
 def _allow_many_descriptors() -> None:
     """Each client is a descriptor: as many as the service may have, not the shell's habitual 1,024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
+    if soft == hard:
+        return
+    try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError) as error:
+        # ValueError: Python's word for EPERM, which a seccomp filter answers.
+        log.warning(
+            "the limit of open files stays at %d, although %d are allowed: %s; set LimitNOFILE=%d:%d",
+            *(soft, hard, error, hard, hard),
+        )
 
 
 def _limits(config: Config) -> Limits:
@@ -269,11 +231,19 @@ def _open_store(config: Config, at_end: ExitStack) -> Store:
 
 
 def _runner() -> asyncio.Runner:
+    """An event loop of uvloop's where it is installed and works, else asyncio's own."""
     try:
         import uvloop  # noqa: PLC0415 - optional
-    except ImportError:
+
+        loop = uvloop.new_event_loop()
+    except ModuleNotFoundError:
         return asyncio.Runner()
-    return asyncio.Runner(loop_factory=uvloop.new_event_loop)
+    except Exception as error:  # noqa: BLE001 - a version that does not fit Python's fails in any way
+        log.warning(
+            "uvloop does not work here, asyncio's event loop serves: %s: %s", type(error).__name__, error
+        )
+        return asyncio.Runner()
+    return asyncio.Runner(loop_factory=lambda: loop)
 
 
 async def _serve(
@@ -286,18 +256,15 @@ async def _serve(
     *,
     activated: bool,
 ) -> None:
-    loop = asyncio.get_running_loop()
     stop = asyncio.Event()
-    is_told = False
+    received = ""
 
-    def obey() -> None:
-        nonlocal is_told
-        is_told = True
+    def obey(stop_signal: str) -> None:
+        nonlocal received
+        received = received or stop_signal
         stop.set()
 
-    for number in _STOP_SIGNALS:
-        loop.add_signal_handler(number, obey)
-
+    on_signals(_STOP_SIGNALS, obey)
     service = Service(store, Residents(store, _quotas(config), config.collection_cache_size * MIB), access)
     # Without socket activation nothing would start the daemon again, and without a persistent store its
     # end is the end of the tickets.
@@ -318,7 +285,6 @@ async def _serve(
 
     reaper = Reaper(store, service, config.expired_retention)
     administration = Administration(config, service, store, access, reaper, connections, rota)
-    scrapes = await _start_scrapes(config, administration)
     entrance = Entrance(administration, kernel)
     listener = Listener(
         [
@@ -327,6 +293,7 @@ async def _serve(
         ]
     )
     await listener.begin()
+    scrapes = await _start_scrapes(config, administration)
     connections.start_timer()
     reaping = _start_reaping(config, reaper)
     _announce(config, kernel, sockets.kcm, notifier)
@@ -337,14 +304,14 @@ async def _serve(
 
     await stop.wait()
     await listener.stop()
-    while not connections.are_idle and not is_told:
+    while not connections.are_idle and not received:
         # Idle it was, until somebody came in this very moment, who has a claim to be served.
         stop.clear()
         await listener.begin()
         await stop.wait()
         await listener.stop()
     listener.close()
-    log.info("stopping")
+    log.info("stopping: %s", received or f"idle for {idle_timeout:g} s (responder_idle_timeout)")
     notifier.stopping()
     if scrapes is not None:
         scrapes.close()
@@ -354,17 +321,28 @@ async def _serve(
     await entrance.finish()
     late = await connections.finish(_PATIENCE_AT_END)
     if late:
-        log.warning("connections cut off because their clients did not take their replies: %d", late)
+        log.warning(
+            "connections cut off because their clients did not take their replies within %g s: %d",
+            *(_PATIENCE_AT_END, late),
+        )
 
 
 async def _start_scrapes(config: Config, administration: Administration) -> "Scrapes | None":
+    """Serve the metrics. Where that fails, for whatever reason, the log says so, and tickets are served."""
     if not config.metrics_listen:
         return None
-    from pykcm.admin.scrapes import Scrapes  # noqa: PLC0415 - rarely wanted
+    try:
+        from pykcm.admin.scrapes import Scrapes  # noqa: PLC0415 - rarely wanted
 
-    scrapes = Scrapes(config.metrics_listen, administration)
-    await scrapes.start()
-    return scrapes
+        scrapes = Scrapes(config.metrics_listen, administration)
+        await scrapes.start()
+    except (ListenError, OSError) as error:
+        log.error("no metrics, but tickets are served: %s", error)  # noqa: TRY400 - the cause is outside
+    except Exception:
+        log.exception("no metrics, but tickets are served: an error in pykcm")
+    else:
+        return scrapes
+    return None
 
 
 def _start_reaping(config: Config, reaper: Reaper) -> asyncio.Task[NoReturn] | None:

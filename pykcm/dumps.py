@@ -21,7 +21,7 @@ def forbid_dumps() -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         if _prctl(_PR_SET_DUMPABLE, 0) != 0 or _prctl(_PR_GET_DUMPABLE, 0) != 0:
             raise DumpsError("core dumps cannot be ruled out: the kernel refuses PR_SET_DUMPABLE")
-    except (ImportError, OSError) as error:
+    except (ImportError, OSError, ValueError) as error:
         raise DumpsError(f"core dumps cannot be ruled out: {error}") from error
 
 

@@ -4,6 +4,7 @@ Whoever scrapes is no client: the daemon is idle all the same.
 """
 
 import asyncio
+import errno
 import logging
 import re
 import socket
@@ -56,31 +57,71 @@ class _Page(NamedTuple):
     kind: str
 
 
+# Why there is no socket, and the way out.
+_NO_ADDRESS_FAMILY = (
+    "pykcm.service has no network: give it one with the drop-in in docs/metrics.md, or use a Unix socket"
+)
+_WAYS_OUT = {
+    errno.EAFNOSUPPORT: _NO_ADDRESS_FAMILY,
+    # A seccomp filter with SystemCallErrorNumber=EPERM.
+    errno.EPERM: _NO_ADDRESS_FAMILY,
+    errno.EACCES: "choose a port from 1024 on; on SELinux hosts see docs/metrics.md",
+    errno.EADDRINUSE: "another program listens there: stop it, or choose another port",
+    errno.EADDRNOTAVAIL: "this machine does not have the address: choose 127.0.0.1 or a Unix socket",
+}
+_WAY_OUT_OF_A_PATH = "choose a path in a folder that the daemon may write to (see docs/metrics.md)"
+
+
 class Scrapes:
-    """Listens at `where`, as `metrics_listen` has it; raises ListenError."""
+    """Listens at `where`, as `metrics_listen` has it.
+
+    Raises ListenError, which says what to do, and OSError.
+    """
 
     def __init__(self, where: str, administration: Administration) -> None:
         self.administration = administration
-        self.open: set[Scrape] = set()
+        # The oldest first.
+        self.open: dict[Scrape, None] = {}
         self._pages: dict[bytes, _Page] = {}
         self._making = asyncio.Lock()
         self._bound: BoundSocket | None = None
         self._server: asyncio.Server | None = None
         if where.startswith(_UNIX):
             # The daemon's own group may read, too: a scraper need not be root.
-            self._bound = BoundSocket(Path(where.removeprefix(_UNIX)), 0o660)
+            try:
+                self._bound = BoundSocket(Path(where.removeprefix(_UNIX)), 0o660)
+            except ListenError as error:
+                raise ListenError(f"metrics_listen: {error}; {_WAY_OUT_OF_A_PATH}") from error
             self.socket = self._bound.socket
         else:
             self.socket = _tcp_socket(where)
 
     async def start(self) -> None:
         loop = asyncio.get_running_loop()
-        if self._bound is None:
-            self._server = await loop.create_server(lambda: Scrape(self), sock=self.socket)
-        else:
-            self._server = await loop.create_unix_server(
-                lambda: Scrape(self), sock=self.socket, backlog=BACKLOG
-            )
+        try:
+            if self._bound is None:
+                self._server = await loop.create_server(lambda: Scrape(self), sock=self.socket)
+            else:
+                self._server = await loop.create_unix_server(
+                    lambda: Scrape(self), sock=self.socket, backlog=BACKLOG
+                )
+        except BaseException:
+            self.close()
+            raise
+
+    def admit(self, scrape: "Scrape") -> bool:
+        """Count a connection in. At the limit the oldest one that has not asked anything gives way.
+
+        False where there is none: then there is no room.
+        """
+        if len(self.open) >= MOST_SCRAPES:
+            idle = next((each for each in self.open if not each.has_asked), None)
+            if idle is None:
+                return False
+            del self.open[idle]
+            idle.abort()
+        self.open[scrape] = None
+        return True
 
     async def page(self, target: bytes) -> "_Page":
         """What is at `/metrics` or `/health`."""
@@ -102,6 +143,8 @@ class Scrapes:
             self._server.close()
         if self._bound is not None:
             self._bound.close()
+        else:
+            self.socket.close()
         for scrape in list(self.open):
             scrape.abort()
 
@@ -109,13 +152,18 @@ class Scrapes:
 def _tcp_socket(where: str) -> socket.socket:
     host, _, port = where.rpartition(":")
     host = host.strip("[]")
-    listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    listening: socket.socket | None = None
     try:
+        listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((host, int(port)))
+        # Two may be bound to a port, and only one may listen.
+        listening.listen(BACKLOG)
     except OSError as error:
-        listening.close()
-        raise ListenError(f"metrics_listen {where}: {error.strerror}") from error
+        if listening is not None:
+            listening.close()
+        way_out = _WAYS_OUT.get(error.errno or 0, "choose another address, or a Unix socket")
+        raise ListenError(f"metrics_listen {where}: {error.strerror or error}; {way_out}") from error
     return listening
 
 
@@ -131,18 +179,22 @@ class Scrape(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        if len(self._scrapes.open) >= MOST_SCRAPES:
+        if not self._scrapes.admit(self):
             self._transport.abort()
             return
-        self._scrapes.open.add(self)
         self._timer = asyncio.get_running_loop().call_later(_PATIENCE, self._transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._scrapes.open.discard(self)
+        self._scrapes.open.pop(self, None)
         if self._timer is not None:
             self._timer.cancel()
         if self._task is not None:
             self._task.cancel()
+
+    @property
+    def has_asked(self) -> bool:
+        """Whether the request is complete."""
+        return self._task is not None
 
     def abort(self) -> None:
         self._transport.abort()
@@ -159,7 +211,7 @@ class Scrape(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         # Some close their side when they have asked.
-        return self._task is not None
+        return self.has_asked
 
     async def _serve(self) -> None:
         match = _REQUEST_LINE.fullmatch(self._head.partition(b"\r\n")[0])

@@ -37,9 +37,16 @@ def activated_sockets() -> Activated:
     number = os.environ.get("LISTEN_FDS")
     try:
         for fd, name in daemon.listen_fds_with_names(unset_environment=True).items():
+            is_control = name == _CONTROL
             if not daemon.is_socket_unix(fd, socket.SOCK_STREAM, 1):
-                raise ListenError(f"descriptor {fd} from LISTEN_FDS is not a listening Unix stream socket")
-            (sockets.control if name == _CONTROL else sockets.kcm).append(socket.socket(fileno=fd))
+                wrong = f"descriptor {fd} from LISTEN_FDS is not a listening Unix stream socket"
+                if not is_control:
+                    raise ListenError(wrong)
+                # Tickets are served without it.
+                log.error("pykcmctl cannot reach this daemon: %s; see to pykcm-control.socket", wrong)
+                os.close(fd)
+                continue
+            (sockets.control if is_control else sockets.kcm).append(socket.socket(fileno=fd))
     except OSError as error:
         raise ListenError(f"LISTEN_FDS={number} does not give sockets: {error.strerror}") from error
     return sockets

@@ -222,20 +222,50 @@ def test_one_that_asks_nothing(play: Play, monkeypatch: pytest.MonkeyPatch) -> N
     play(scenario)
 
 
-def test_too_many(play: Play) -> None:
-    """There are sixteen connections at most; one more is closed at once, and there is room again."""
+def test_the_oldest_idle_connection_gives_way(play: Play) -> None:
+    """There are sixteen connections at most: for one more, the oldest that has not asked is closed."""
 
     async def scenario(pages: Listening) -> None:
-        idle = [await asyncio.open_unix_connection(str(pages.path)) for _ in range(16)]
-        await until(lambda: len(pages.scrapes.open) == 16)
+        idle = []
+        for _ in range(16):
+            idle.append(await asyncio.open_unix_connection(str(pages.path)))
+            await until(lambda: len(pages.scrapes.open) == len(idle))
+        for oldest in range(3):
+            assert (await pages.get("/health"))[0] == 200
+            with suppress(ConnectionResetError):
+                assert await idle[oldest][0].read() == b""
+            await until(lambda: len(pages.scrapes.open) == 15)
+            idle.append(await asyncio.open_unix_connection(str(pages.path)))
+            await until(lambda: len(pages.scrapes.open) == 16)
+        for reader, writer in idle[3:]:
+            writer.write(b"GET /health HTTP/1.1\r\n\r\n")
+            assert (await reader.read()).endswith(b"ok\n")
+        for _, writer in idle:
+            writer.close()
+
+    play(scenario)
+
+
+def test_no_connection_that_has_asked_gives_way(play: Play) -> None:
+    """Where all sixteen have asked and wait for their answer, one more is closed at once."""
+
+    async def scenario(pages: Listening) -> None:
+        may_answer = asyncio.Event()
+        really = pages.server.store.count_ccaches
+
+        async def count() -> int:
+            await may_answer.wait()
+            return await really()
+
+        pages.server.store.count_ccaches = count  # type: ignore[method-assign]
+        asking = [asyncio.ensure_future(pages.get("/health")) for _ in range(16)]
+        await until(lambda: sum(each.has_asked for each in pages.scrapes.open) == 16)
         reader, writer = await asyncio.open_unix_connection(str(pages.path))
         with suppress(ConnectionResetError):
             assert await reader.read() == b""
         writer.close()
-        for _, each in idle:
-            each.close()
-        await until(lambda: not pages.scrapes.open)
-        assert (await pages.get("/health"))[0] == 200
+        may_answer.set()
+        assert [status for status, _, _ in await asyncio.gather(*asking)] == [200] * 16
 
     play(scenario)
 

@@ -1,8 +1,10 @@
 """SIGTERM: what has been received is answered, what has been answered is kept, and the exit code is 0."""
 
 import os
+import pty
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
@@ -45,6 +47,53 @@ def test_idle_and_busy_clients(pykcmd: Pykcmd, number: signal.Signals) -> None:
         assert idle.is_closed()
         assert half.is_closed()
     assert not pykcmd.socket_path.exists()
+    sender = f"process {os.getpid()} ({comm()}) of UID {os.geteuid()}"
+    assert f"\npykcmd: info: stopping: {number.name} from {sender}\n" in pykcmd.log
+
+
+def comm() -> str:
+    return Path("/proc/self/comm").read_text().strip()
+
+
+def test_the_terminal_is_named_as_the_kernel(stopped_pykcmd: Pykcmd) -> None:
+    """A daemon whose terminal sends Ctrl+C says that the kernel has sent SIGINT, and ends in order."""
+    ours, theirs = pty.openpty()
+    try:
+        # A session of its own, whose terminal this becomes.
+        takes = (
+            "import fcntl, os, sys, termios; os.setsid(); fcntl.ioctl(int(sys.argv[1]), termios.TIOCSCTTY); "
+        )
+        program = takes + "os.execv(sys.argv[2], sys.argv[2:])"
+        process = stopped_pykcmd.launch(
+            wrapper=(sys.executable, "-c", program, str(theirs)), pass_fds=[theirs]
+        )
+        while not stopped_pykcmd.answers():
+            with suppress(subprocess.TimeoutExpired):
+                pytest.fail(f"exit code {process.wait(0.01)}")
+        os.write(ours, b"\x03")
+        assert stopped_pykcmd.wait() == 0
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert "stopping: SIGINT from the kernel" in stopped_pykcmd.log
+
+
+def test_an_idle_end_says_how_long(stopped_pykcmd: Pykcmd) -> None:
+    """A daemon that ends because nobody is connected says so, with the time."""
+    stopped_pykcmd.configure("responder_idle_timeout = 0.25\n")
+    with listening(stopped_pykcmd.socket_path) as listener:
+        launch_with(stopped_pykcmd, [listener])
+        assert stopped_pykcmd.wait() == 0
+    assert "pykcmd: info: stopping: idle for 0.25 s (responder_idle_timeout)\n" in stopped_pykcmd.log
+
+
+def test_a_second_signal_does_not_hurry_the_end(pykcmd: Pykcmd) -> None:
+    """Signals that come while the daemon ends change nothing: it ends in order."""
+    assert pykcmd.process is not None
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        pykcmd.process.send_signal(number)
+    assert pykcmd.wait() == 0
+    assert pykcmd.log.count("stopping: ") == 1
 
 
 def test_without_standard_streams(stopped_pykcmd: Pykcmd) -> None:

@@ -263,14 +263,6 @@ def test_metrics_listen(stopped_pykcmd: Pykcmd, where: str) -> None:
     assert not path.exists()
 
 
-def test_metrics_listen_where_it_cannot(stopped_pykcmd: Pykcmd) -> None:
-    """A daemon that cannot listen there does not start, and says why."""
-    stopped_pykcmd.configure('metrics_listen = "unix:/nonexistent/metrics.sock"\n')
-    refusal = stopped_pykcmd.refusal()
-    assert refusal.code == 1
-    assert "/nonexistent/metrics.sock: No such file or directory" in refusal.message
-
-
 def test_a_scrape_keeps_nobody_awake(stopped_pykcmd: Pykcmd) -> None:
     """A daemon that is idle ends, however often it is scraped meanwhile."""
     path = stopped_pykcmd.folder / "metrics.sock"

@@ -12,8 +12,8 @@ import click
 import pytest
 
 from pykcm.admin.cli import main
+from pykcm.command_line import parser
 from pykcm.config import OPTIONS, Config, load_config
-from pykcm.daemon import _parser
 
 ROOT = Path(__file__).parents[2]
 PAGES = ["man8/pykcmd.8", "man8/pykcmctl.8", "man5/pykcm.toml.5", "man7/pykcm.7"]
@@ -121,7 +121,7 @@ def test_exit_statuses(pages: Path) -> None:
 def test_options_of_the_daemon(pages: Path) -> None:
     """Every option of pykcmd stands in pykcmd(8)."""
     text = text_of(pages / "man8/pykcmd.8")
-    options = [opt for action in _parser()._actions for opt in action.option_strings]
+    options = [opt for action in parser()._actions for opt in action.option_strings]
     assert "--config" in options
     assert [opt for opt in options if not re.search(rf"^ +(.*, )?{opt}\b", text, re.MULTILINE)] == []
 

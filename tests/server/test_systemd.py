@@ -135,6 +135,18 @@ def test_wrong_descriptors(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.usefixtures("has_systemd")
+def test_a_wrong_control_socket_is_done_without(tmp_path: Path) -> None:
+    """A control socket that does not listen is closed, and the one for tickets is taken over."""
+    with listening(tmp_path / "kcm") as kcm, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as control:
+        control.bind(str(tmp_path / "control"))
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(tmp_path / "kcm"))
+            client.send(b"hello")
+            lines = activate([control, kcm], names="control:kcm")
+    assert lines == [f"{[(FIRST_FD + 1, str(tmp_path / 'kcm'))]} []", "b'hello'"]
+
+
+@pytest.mark.usefixtures("has_systemd")
 @pytest.mark.parametrize("number", ["1", "99999", "abc", "-1", "0"])
 def test_wrong_numbers_of_descriptors(number: str) -> None:
     """A LISTEN_FDS that does not lead to sockets is refused, and the message quotes it."""

@@ -1,0 +1,51 @@
+"""The command line of pykcmd."""
+
+import argparse
+from pathlib import Path
+
+from pykcm import __version__
+from pykcm.config import DEFAULT_CONTROL_SOCKET, DEFAULT_FILE
+
+
+def _path(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("an empty path")
+    return Path(text)
+
+
+def _path_or_none(text: str) -> str:
+    return str(Path(text).absolute()) if text else ""
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="pykcmd",
+        description="Keep the Kerberos credential caches of KRB5CCNAME=KCM: (a KCM server).",
+        epilog="Runs in the foreground until SIGTERM. Started by systemd it takes the socket from there; "
+        "by hand it binds its own. To try it: pykcmd --socket-path /tmp/kcm.sock --store memory, and in "
+        "krb5.conf, [libdefaults]: kcm_socket = /tmp/kcm.sock",
+    )
+    made.add_argument(
+        "--config",
+        type=_path,
+        metavar="FILE",
+        help=f"configuration (default: {DEFAULT_FILE}); conf.d/*.toml beside it is read after it",
+    )
+    made.add_argument("--socket-path", type=_path, metavar="PATH", help="Unix socket to listen on")
+    made.add_argument(
+        "--control-socket-path",
+        type=_path_or_none,
+        metavar="PATH",
+        help=f"Unix socket for pykcmctl (default: {DEFAULT_CONTROL_SOCKET}); '' for none",
+    )
+    made.add_argument("--state-dir", type=_path, metavar="DIR", help="folder of the database and its key")
+    made.add_argument(
+        "--store",
+        choices=["sqlcipher", "memory"],
+        help="an encrypted file, or nothing that outlives the daemon",
+    )
+    made.add_argument(
+        "--log-level", choices=["debug", "info", "warning", "error"], help="the least that is logged"
+    )
+    made.add_argument("--version", action="version", version=f"pykcmd {__version__}")
+    return made
