@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from pykcm.protocol.credential import Credential, parse_credential, read_credential
-from pykcm.protocol.framing import HEADER_SIZE, Pieces
+from pykcm.protocol.framing import HEADER_SIZE, Frame, Pieces
 from pykcm.protocol.opcodes import Opcode
 from pykcm.protocol.principal import Principal, read_principal
 from pykcm.protocol.tag import Tag, read_tag
@@ -151,6 +151,25 @@ def read_arguments(fields: tuple[Field, ...], message: bytes) -> list[Any]:
     """The arguments in a request's message (see Frame); raises FormatError."""
     reader = Reader(message, HEADER_SIZE)
     return [field.read(reader) for field in fields]
+
+
+# The operations that MIT's client alone asks for, or in a way of its own.
+MITS_OPCODES = frozenset({Opcode.RETRIEVE, Opcode.GET_CRED_LIST, Opcode.REPLACE})
+
+# KCM_GC_CACHED: "do not ask a KDC". Heimdal's matching flags are all in the upper half of the word.
+_GC_CACHED = 1
+
+
+def shows_mits_client(frame: Frame) -> bool:
+    """Whether this request, of one of MITS_OPCODES, comes from MIT's client; never raises."""
+    if frame.opcode != Opcode.RETRIEVE:
+        return True
+    reader = Reader(frame.message, HEADER_SIZE)
+    try:
+        reader.name()
+        return bool(reader.u32() & _GC_CACHED)
+    except FormatError:
+        return False
 
 
 def pack_arguments(fields: tuple[Field, ...], values: tuple[Any, ...]) -> bytes:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 from pykcm.logs import LimitedLog
 from pykcm.peer.identity import Kernel, Peer, PeerRefusedError, identify
 from pykcm.protocol.framing import Frame, FrameReader, FramingError, Sendable
+from pykcm.protocol.messages import MITS_OPCODES, shows_mits_client
 from pykcm.server.deadlines import Deadlines
 from pykcm.server.rota import Rota
 from pykcm.server.service import Service
@@ -70,6 +71,8 @@ class Connection(asyncio.Protocol):
         "_service",
         "_session",
         "_transport",
+        "is_mits",
+        "pid",
         "uid",
     )
 
@@ -93,6 +96,8 @@ class Connection(asyncio.Protocol):
         self._is_paused = False
         self._is_at_rest = True  # nothing has begun, waits or is in the way
         self.uid = -1
+        self.pid = 0
+        self.is_mits = False  # a request has shown MIT's client
 
     # What the event loop calls
 
@@ -112,7 +117,7 @@ class Connection(asyncio.Protocol):
             self._service.connection_refused(refusal.uid, None, str(refusal))
             self._transport.abort()
             return
-        self.uid = self._peer.uid
+        self.uid, self.pid = self._peer.uid, self._peer.pid
         self._last_heard = self._rota.clock()
         if self._common.connections.add(self):
             self._session = self._service.sessions.open(self._peer)
@@ -199,6 +204,8 @@ class Connection(asyncio.Protocol):
     def _serve(self, frame: Frame) -> None:
         rota = self._rota
         self._last_heard = rota.now
+        if not self.is_mits and frame.opcode in MITS_OPCODES:
+            self.is_mits = shows_mits_client(frame)
         reply = step(self._service.perform(self._peer, frame, self._session), self._reply_late)
         if reply is None:
             self._performing = frame

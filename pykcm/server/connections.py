@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol
 
@@ -13,6 +13,9 @@ log = logging.getLogger(__name__)
 # Lines that users cause.
 _EVICTIONS = LimitedLog(log, "connections that made room", 1)
 _REFUSALS = LimitedLog(log, "connections refused at a limit", 1)
+
+# Processes remembered as having connected, at most: a preference rests on them, nothing else.
+_REMEMBERED_PROCESSES = 4096
 
 
 class Limits(NamedTuple):
@@ -34,6 +37,11 @@ class Member(Protocol):
     """What is asked of a connection."""
 
     uid: int
+    pid: int
+
+    @property
+    def is_mits(self) -> bool:
+        """Whether its requests have shown MIT's client."""
 
     @property
     def idle_since(self) -> float | None:
@@ -61,6 +69,7 @@ class Connections:
         self._on_idle = on_idle
         self._limits = limits
         self._open: dict[int, set[Member]] = {}
+        self._processes = _Processes()
         self._count = 0
         self._bytes: dict[int, int] = {}
         self._unread: dict[int, int] = {}
@@ -103,6 +112,7 @@ class Connections:
             return False
         self.accepted += 1
         self._open.setdefault(connection.uid, set()).add(connection)
+        self._processes.count(connection)
         self._count += 1
         if self._count == 1:
             self._all_closed.clear()
@@ -139,21 +149,22 @@ class Connections:
         return True
 
     def _make_room(self, asking: int, giving: Iterable[int], limit: str) -> bool:
-        """Close the longest idle connection of the first UID that has one; False where none has."""
+        """Close an idle connection of the first UID that has one; False where none has."""
         for uid in giving:
-            longest = self._longest_idle(uid)
-            if longest is not None:
+            chosen = self._choose_idle(uid)
+            if chosen is not None:
                 _EVICTIONS.write(
                     logging.WARNING,
                     asking,
-                    "UID %d: %s reached: UID %d's longest idle connection was closed",
+                    "UID %d: %s reached: an idle connection of UID %d (process %d) was closed",
                     asking,
                     limit,
                     uid,
+                    chosen.pid,
                     fields={"KCM_UID": asking},
                 )
-                longest.give_way()
-                self.discard(longest)
+                chosen.give_way()
+                self.discard(chosen)
                 self.evicted += 1
                 return True
         _REFUSALS.write(
@@ -166,16 +177,23 @@ class Connections:
         )
         return False
 
-    def _longest_idle(self, uid: int) -> Member | None:
+    def _choose_idle(self, uid: int) -> Member | None:
+        """The UID's longest idle connection, first among those whose client will connect again.
+
+        MIT's client does. Heimdal's does not, and SIGPIPE ends its process at the next request.
+        """
         idle = [
-            (since, connection)
+            (not self._connects_again(connection), since, connection)
             for connection in self._open[uid]
             if (since := connection.idle_since) is not None
         ]
-        for _, connection in sorted(idle, key=lambda each: each[0]):
+        for _, _, connection in sorted(idle, key=lambda each: each[:2]):
             if not connection.has_unread:
                 return connection
         return None
+
+    def _connects_again(self, connection: Member) -> bool:
+        return connection.is_mits or self._processes.has_connected_again(connection)
 
     def hold(self, uid: int, more: int) -> bool:
         """Count bytes of requests that wait or are incomplete; False where the UID has too many."""
@@ -229,6 +247,29 @@ class Connections:
 
     def _all(self) -> list[Member]:
         return [connection for own in self._open.values() for connection in own]
+
+
+class _Processes:
+    """Which processes have connected more than once: a process of Heimdal's client connects once."""
+
+    def __init__(self) -> None:
+        # By UID and PID, the one that connected last at the end: the kernel gives out a PID again.
+        self._have_connected_again: OrderedDict[tuple[int, int], bool] = OrderedDict()
+
+    def count(self, connection: Member) -> None:
+        """The process has connected once more."""
+        # A process in another PID namespace is not known.
+        if not connection.pid:
+            return
+        process = connection.uid, connection.pid
+        known = self._have_connected_again
+        known[process] = process in known
+        known.move_to_end(process)
+        if len(known) > _REMEMBERED_PROCESSES:
+            known.popitem(last=False)
+
+    def has_connected_again(self, connection: Member) -> bool:
+        return self._have_connected_again.get((connection.uid, connection.pid), False)
 
 
 def _add(by_uid: dict[int, int], uid: int, more: int, limit: int) -> bool:

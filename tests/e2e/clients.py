@@ -62,8 +62,13 @@ class Client:
     def argv(self, command: tuple[str, ...]) -> list[str]:
         return list(command)
 
-    def run(self, *command: str, ccache: str | bytes | None = None, stdin: str = "") -> Ran:
-        environment: dict[str, str | bytes] = {
+    def with_socket(self, program: list[str]) -> list[str]:
+        """How to start, as the caller, a program that finds the test's socket."""
+        return program
+
+    @property
+    def environment(self) -> dict[str, str | bytes]:
+        return {
             "PATH": SYSTEM_PATH,
             "LC_ALL": "C",
             "TZ": "UTC",
@@ -71,6 +76,9 @@ class Client:
             "KRB5_CONFIG": str(self.krb5_conf),
             "KRB5_TRACE": str(self.trace),
         }
+
+    def run(self, *command: str, ccache: str | bytes | None = None, stdin: str = "") -> Ran:
+        environment = self.environment
         if ccache is not None:
             environment["KRB5CCNAME"] = ccache
         done = self._start(self.argv(command), environment, stdin)
@@ -161,12 +169,11 @@ class HeimdalClient(Client):
 
     def argv(self, command: tuple[str, ...]) -> list[str]:
         program, *arguments = command
-        return [
-            *("unshare", "--mount", "sh", "-c", _IN_OWN_RUN, "sh", str(self.socket_path)),
-            *("setpriv", f"--reuid={self.uid}", f"--regid={self.uid}", "--clear-groups"),
-            *heimdal_program(program),
-            *arguments,
-        ]
+        as_user = ["setpriv", f"--reuid={self.uid}", f"--regid={self.uid}", "--clear-groups"]
+        return self.with_socket([*as_user, *heimdal_program(program), *arguments])
+
+    def with_socket(self, program: list[str]) -> list[str]:
+        return ["unshare", "--mount", "sh", "-c", _IN_OWN_RUN, "sh", str(self.socket_path), *program]
 
     def klist_l(self) -> list[tuple[str, str, str]]:
         """`klist -l`: the default's mark or a space, principal and ccache of each."""

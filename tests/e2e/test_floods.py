@@ -147,4 +147,4 @@ def test_another_users_connections_are_not_counted(several_uids: None, stopped_p
                 assert [connection.ask(Opcode.NOOP) for connection in connections[1:]] == [0, 0]
         for connection in connections:
             connection.__exit__()
-        assert f"UID {OTHER}: max_connections (4) reached: UID {USER}'s" in pykcmd.log
+        assert f"UID {OTHER}: max_connections (4) reached: an idle connection of UID {USER} " in pykcmd.log

@@ -11,12 +11,16 @@ class FakeConnection:
         connections: Connections,
         uid: int = 1000,
         *,
+        pid: int = 0,
+        is_mits: bool = False,
         idle_since: float | None = None,
         has_unread: bool = False,
         good: bool = True,
     ) -> None:
         self.connections = connections
         self.uid = uid
+        self.pid = pid
+        self.is_mits = is_mits
         self.idle_since = idle_since
         self.has_unread = has_unread
         self.good = good

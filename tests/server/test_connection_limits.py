@@ -19,9 +19,13 @@ def limited(**limits: int) -> Connections:
     return Connections(0, never, Limits(**limits))
 
 
-def filled(connections: Connections, uid: int, *idle_since: float | None) -> list[FakeConnection]:
+def filled(
+    connections: Connections, uid: int, *idle_since: float | None, pid: int = 0, is_mits: bool = False
+) -> list[FakeConnection]:
     """Connections that are added, one for each time since which it is idle."""
-    members = [FakeConnection(connections, uid, idle_since=since) for since in idle_since]
+    members = [
+        FakeConnection(connections, uid, pid=pid, is_mits=is_mits, idle_since=since) for since in idle_since
+    ]
     assert all(connections.add(member) for member in members)
     return members
 
@@ -80,6 +84,75 @@ def test_what_has_arrived_is_under_way() -> None:
     third.has_unread = True
     assert not connections.add(FakeConnection(connections, UID))
     assert gave_way([own[0], third]) == [False, False]
+
+
+def test_mits_connections_give_way_first() -> None:
+    """A connection whose requests have shown MIT's client gives way before ones that are idle for longer."""
+    connections = limited(uid_connections=4)
+    unknown = filled(connections, UID, 1.0, 2.0)
+    mits = filled(connections, UID, 4.0, 3.0)
+    for member in mits:
+        member.is_mits = True
+    for expected in ([False, True], [True, True]):
+        filled(connections, UID, None)
+        assert gave_way(mits) == expected
+    filled(connections, UID, None)
+    assert gave_way(unknown) == [True, False]
+
+
+@pytest.mark.parametrize("is_open", [True, False], ids=["open", "closed"])
+def test_a_process_that_has_connected_again_gives_way_first(is_open: bool) -> None:
+    """So does one of a process that has connected more than once, whether or not its first one is open."""
+    connections = limited(uid_connections=4)
+    (once,) = filled(connections, UID, 1.0, pid=100)
+    (first,) = filled(connections, UID, None, pid=200)
+    if not is_open:
+        connections.discard(first)
+    (again,) = filled(connections, UID, 2.0, pid=200)
+    filled(connections, UID, *[None] * (4 - connections.open), pid=300)
+    filled(connections, UID, None, pid=400)
+    assert gave_way([once, first, again]) == [False, False, True]
+
+
+def test_processes_that_are_not_known() -> None:
+    """Connections of processes in other PID namespaces are those of one process by no means."""
+    connections = limited(uid_connections=3)
+    (mits,) = filled(connections, UID, 3.0, is_mits=True)
+    others = filled(connections, UID, 1.0, 2.0, pid=0)
+    filled(connections, UID, None)
+    assert gave_way([mits, *others]) == [True, False, False]
+
+
+def test_the_same_pid_of_another_uid() -> None:
+    """A process of another UID says nothing about this one's: a PID is given out again."""
+    connections = limited(uid_connections=2)
+    filled(connections, OTHER, 1.0, pid=100)
+    (reused,) = filled(connections, UID, 1.0, pid=100)
+    (mits,) = filled(connections, UID, 2.0, pid=200, is_mits=True)
+    filled(connections, UID, None)
+    assert gave_way([reused, mits]) == [False, True]
+
+
+def test_processes_are_forgotten() -> None:
+    """What is remembered of processes does not grow with them; those that connected last are remembered."""
+    connections = limited(uid_connections=2)
+    for pid in range(1, 10_000):
+        (connection,) = filled(connections, OTHER, 1.0, pid=pid)
+        connections.discard(connection)
+    assert len(connections._processes._have_connected_again) <= 4096
+    (once,) = filled(connections, OTHER, 1.0, pid=1)
+    (again,) = filled(connections, OTHER, 2.0, pid=9_999)
+    filled(connections, OTHER, None)
+    assert gave_way([once, again]) == [False, True]
+
+
+def test_fairness_goes_before_the_client() -> None:
+    """At max_connections the UID with the most gives way, though another one's connections are MIT's."""
+    connections = limited(connections=3)
+    most = filled(connections, UID, 1.0, 2.0)
+    (mits,) = filled(connections, OTHER, 0.5, is_mits=True)
+    filled(connections, THIRD, 3.0)
+    assert gave_way([*most, mits]) == [True, False, False]
 
 
 def test_who_has_the_most_gives_way() -> None:
@@ -156,7 +229,7 @@ def test_the_log_tells_who(caplog: pytest.LogCaptureFixture) -> None:
     assert not connections.add(FakeConnection(connections, OTHER))
     assert not connections.add(FakeConnection(connections, OTHER))
     assert [record.getMessage() for record in caplog.records] == [
-        "UID 1000: max_uid_connections (2) reached: UID 1000's longest idle connection was closed",
+        "UID 1000: max_uid_connections (2) reached: an idle connection of UID 1000 (process 0) was closed",
         "UID 2000: connection refused: max_uid_connections (2) reached, and each has a request under way",
     ]
     assert {record.levelno for record in caplog.records} == {logging.WARNING}
@@ -179,7 +252,7 @@ def test_the_log_tells_of_the_limit_of_all(caplog: pytest.LogCaptureFixture) -> 
     filled(connections, UID, 1.0, 2.0, 3.0)
     filled(connections, OTHER, 1.0)
     assert [record.getMessage() for record in caplog.records] == [
-        "UID 2000: max_connections (3) reached: UID 1000's longest idle connection was closed"
+        "UID 2000: max_connections (3) reached: an idle connection of UID 1000 (process 0) was closed"
     ]
 
 

@@ -3,12 +3,14 @@
 import asyncio
 import os
 import resource
+import socket
 import struct
 import time
+from itertools import count
 
 import pytest
 
-from pykcm.peer.identity import Peer
+from pykcm.peer.identity import Kernel, Peer, identify
 from pykcm.protocol.framing import Frame, Sendable
 from pykcm.protocol.opcodes import Opcode
 from pykcm.server.connection import Connection
@@ -77,6 +79,55 @@ def test_the_longest_idle_connection_gives_way(play: Play) -> None:
         assert [await clients[index].ask(NOOP) for index in (3, 1)] == [(0, b"")] * 2
 
     play(scenario, limits=Limits(uid_connections=4))
+
+
+MITS_RETRIEVE = request(Opcode.RETRIEVE, NAME + b"\0" + struct.pack(">II", 1, 0))
+HEIMDALS_RETRIEVE = request(Opcode.RETRIEVE, NAME + b"\0" + struct.pack(">II", 1 << 30, 0))
+BROKEN_RETRIEVE = request(Opcode.RETRIEVE, NAME)
+REPLACE = request(Opcode.REPLACE, NAME + b"\0" + bytes(4) + principal_bytes(ALICE) + bytes(4))
+
+
+@pytest.mark.parametrize(
+    ("message", "is_mits"),
+    [
+        (GET_CRED_LIST, True),
+        (REPLACE, True),
+        (MITS_RETRIEVE, True),
+        (HEIMDALS_RETRIEVE, False),
+        (BROKEN_RETRIEVE, False),
+        (GET_PRINCIPAL, False),
+    ],
+    ids=[
+        "GET_CRED_LIST",
+        "REPLACE",
+        "MIT's RETRIEVE",
+        "another RETRIEVE",
+        "broken RETRIEVE",
+        "GET_PRINCIPAL",
+    ],
+)
+@pytest.mark.parametrize("limits", [Limits(uid_connections=2), Limits(connections=2)], ids=["uid", "all"])
+def test_mits_connection_gives_way_first(
+    play: Play, monkeypatch: pytest.MonkeyPatch, message: bytes, is_mits: bool, limits: Limits
+) -> None:
+    """A connection that has shown MIT's client gives way before one that has been idle for longer."""
+    pids = count(100)
+
+    def identified(sock: socket.socket, kernel: Kernel) -> Peer:
+        return identify(sock, kernel)._replace(pid=next(pids))
+
+    async def scenario(listening: Listening) -> None:
+        monkeypatch.setattr("pykcm.server.connection.identify", identified)
+        unknown, shown = await listening.connected(), await listening.connected()
+        await unknown.ask(NOOP)
+        await shown.ask(message)
+        await shown.ask(NOOP)
+        assert await listening.client().ask(NOOP) == (0, b"")
+        gone, kept = (shown, unknown) if is_mits else (unknown, shown)
+        assert await gone.is_closed()
+        assert await kept.ask(NOOP) == (0, b"")
+
+    play(scenario, limits=limits)
 
 
 @pytest.mark.parametrize("limits", [Limits(uid_connections=2), Limits(connections=2)], ids=["uid", "all"])
