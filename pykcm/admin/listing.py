@@ -10,9 +10,9 @@ from pykcm.admin.calls import Call, collection_of
 from pykcm.admin.messages import ControlError, Trouble
 from pykcm.ccaches.ccache import CCache
 from pykcm.ccaches.collection import Collection
-from pykcm.ccaches.expiry import expiry
+from pykcm.ccaches.expiry import is_ticket
 from pykcm.protocol.credential import Credential
-from pykcm.protocol.principal import is_configuration, is_tgs
+from pykcm.protocol.principal import is_tgs
 
 Uid = records.Uid
 
@@ -79,7 +79,7 @@ def _row(collection: Collection, ccache: CCache) -> dict[str, Any]:
         "uuid": ccache.uuid,
         "principal": str(ccache.principal),
         "default": collection.is_default(ccache.name),
-        "tickets": sum(not is_configuration(each.equality.server) for each in ccache.credentials),
+        "tickets": sum(map(is_ticket, ccache.credentials)),
         "size": ccache.size,
         "tgt_expires": None if times is None else _at(times.endtime, ccache),
         "renew_till": None if times is None else _at(times.renew_till, ccache),
@@ -107,13 +107,17 @@ def _damaged(collection: Collection, name: bytes, uuid: bytes) -> dict[str, Any]
 
 
 def _at(time: int, ccache: CCache) -> int | None:
-    """A time of the KDC's clock by this machine's, in seconds since the epoch; None where it is not set."""
-    return expiry(time, ccache.kdc_offset) if time else None
+    """A time of the KDC's clock by this machine's, in seconds since the epoch; None where it is not set.
+
+    The KDC offset counts in either direction, as clients reckon. The ccache's own expiry takes the later of
+    two times, because a removal cannot be undone.
+    """
+    return time - ccache.kdc_offset if time else None
 
 
 def tgt_of(ccache: CCache) -> Credential | None:
     """The TGT of the principal's own realm, the latest where there are several; else one of another realm."""
-    tgts = [each for each in ccache.credentials if is_tgs(each.equality.server)]
+    tgts = [each for each in ccache.credentials if is_tgs(each.equality.server) and is_ticket(each)]
     realm = ccache.principal.realm
     return max(tgts, key=lambda each: (each.equality.server[1][1:] == (realm,), each.endtime), default=None)
 
@@ -141,7 +145,7 @@ def _details(collection: Collection, call: Call, wanted: ShowArguments) -> Itera
             "uuid": uuid,
             "client": str(credential.client),
             "server": str(credential.server),
-            "configuration": is_configuration(credential.equality.server),
+            "configuration": not is_ticket(credential),
             "enctype": credential.enctype,
             "flags": credential.flags,
             "times": list(credential.times),

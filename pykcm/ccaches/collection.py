@@ -333,6 +333,10 @@ class Collection:
                 self.destroy(ccache.name)
         return before - len(self)
 
+    def write_expiries(self) -> None:
+        """Record every ccache as written: the store then has the expiry that follows from its credentials."""
+        self._changes += map(CCacheWritten, self)
+
     def store(self, ccache: CCache, credential: Credential) -> None:
         """Replace the stored credential that equals this one where it stands, else add it at the end."""
         credentials = ccache.credentials

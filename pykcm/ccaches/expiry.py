@@ -1,13 +1,14 @@
 """When a ccache expires: with the last of its tickets.
 
-Configuration entries are no tickets: they expire with their ccache and never keep one alive. A ticket whose
-endtime is not set never ends, because it may be in use.
+Programs also keep data of their own in a ccache, written as credentials (see is_ticket). These entries expire
+with their ccache and never keep one alive. A ticket whose endtime is not set never ends, because it may be in
+use.
 """
 
 from collections.abc import Iterable
 
 from pykcm.protocol.credential import Credential
-from pykcm.protocol.principal import is_configuration
+from pykcm.protocol.principal import has_pseudo_realm, is_tgs
 
 # Later than any endtime that a ticket can have.
 NO_END = 2**32
@@ -17,11 +18,22 @@ NO_END = 2**32
 EMPTY_LIFETIME = 3600
 
 
+def is_ticket(credential: Credential) -> bool:
+    """Whether a credential is a ticket, and not an entry in which a program keeps data of its own.
+
+    An entry is known by its realm. Entries in a real realm have none of the four times set, because every KDC
+    sets authtime and endtime in the tickets that it issues. A credential for the KDC's own principal, krbtgt,
+    is a ticket even so: if it is in use, its loss would cost the user the login.
+    """
+    server = credential.equality.server
+    if has_pseudo_realm(server):
+        return False
+    return credential.endtime != 0 or is_tgs(server) or any(credential.times)
+
+
 def end_of(credential: Credential) -> int | None:
     """When it ends, in seconds since the epoch by the KDC's clock, or NO_END; None: it is no ticket."""
-    if is_configuration(credential.equality.server):
-        return None
-    return credential.endtime or NO_END
+    return credential.endtime or NO_END if is_ticket(credential) else None
 
 
 def expiry(latest_end: int, kdc_offset: int) -> int | None:

@@ -3,8 +3,9 @@
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator
 
+from pykcm.ccaches.expiry import is_ticket
 from pykcm.protocol.credential import Credential
-from pykcm.protocol.principal import is_configuration, is_tgs
+from pykcm.protocol.principal import is_tgs
 
 # When it was issued, its place among the others as they were stored, its UUID.
 _Entry = tuple[int, int, bytes]
@@ -13,8 +14,8 @@ _Entry = tuple[int, int, bytes]
 class ServiceTickets:
     """The UUIDs of those of the credentials that are service tickets, the one issued first ahead.
 
-    Neither TGTs nor configuration entries are; of those issued at once the one stored first is ahead. A
-    ccache that is full stays full, and so the order is kept up and not made anew for each that comes.
+    Neither TGTs nor entries that are no tickets are; of those issued at once the one stored first is ahead.
+    A ccache that is full stays full, and so the order is kept up and not made anew for each that comes.
     """
 
     __slots__ = ("_entries", "_in_order", "_next_place")
@@ -31,8 +32,7 @@ class ServiceTickets:
 
     def put(self, uuid: bytes, credential: Credential) -> None:
         """Take in a credential, new or in the place of the one of its UUID; what is no such ticket is not."""
-        server = credential.equality.server
-        if is_tgs(server) or is_configuration(server):
+        if is_tgs(credential.equality.server) or not is_ticket(credential):
             return
         place = self._remove(uuid)
         if place is None:

@@ -12,8 +12,6 @@ MAX_COMPONENTS = 256
 # name type, number of components, length of the realm
 _HEADER = Struct(">III")
 
-CONFIGURATION_REALM = b"X-CACHECONF:"
-CONFIGURATION_COMPONENT = b"krb5_ccache_conf_data"
 _TGS_COMPONENT = b"krbtgt"
 
 
@@ -21,10 +19,14 @@ _TGS_COMPONENT = b"krbtgt"
 Identity = tuple[bytes, tuple[bytes, ...]]
 
 
-def is_configuration(server: Identity) -> bool:
-    """Whether a credential for this server is libkrb5's configuration and no ticket."""
-    realm, components = server
-    return realm == CONFIGURATION_REALM and components[:1] == (CONFIGURATION_COMPONENT,)
+def has_pseudo_realm(server: Identity) -> bool:
+    """Whether the server's realm is one that programs made up to keep data of their own in a ccache.
+
+    These are libkrb5's X-CACHECONF: and X-RMED-CONF:, gssproxy's X-GSSPROXY: and the like: a prefix as RFC
+    4120 gives to realms of other name systems, with no name behind it. No KDC has such a realm.
+    """
+    realm = server[0]
+    return realm.startswith(b"X-") and realm.endswith(b":")
 
 
 def is_tgs(server: Identity) -> bool:
@@ -42,11 +44,6 @@ class Principal(NamedTuple):
     @property
     def identity(self) -> Identity:
         return self[1:]
-
-    @property
-    def is_configuration(self) -> bool:
-        """Whether a credential for this server is libkrb5's configuration and no ticket."""
-        return is_configuration(self.identity)
 
     def pack(self) -> bytes:
         parts = [U32.pack(self.name_type), U32.pack(len(self.components)), pack_data(self.realm)]

@@ -1,7 +1,7 @@
 """Between domain and store: changes become puts and deletes, secrets become a collection."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from pykcm.ccaches.ccache import CCache
 from pykcm.ccaches.changes import (
@@ -15,6 +15,7 @@ from pykcm.ccaches.changes import (
     DefaultChanged,
 )
 from pykcm.ccaches.collection import Collection
+from pykcm.ccaches.expiry import EMPTY_LIFETIME
 from pykcm.logs import LimitedLog
 from pykcm.protocol.codes import KcmError
 from pykcm.protocol.credential import parse_credential
@@ -124,7 +125,18 @@ def restore(collection: Collection, secrets: Sequence[tree.Secret]) -> None:
             del ccaches[secret.container]
             collection.unavailable_labels[owner.name] = owner.label
             _set_aside(collection, secret.container.rpartition("/")[2], secret, error)
+    _limit_empty(ccaches.values(), collection.now)
     collection.restore(list(ccaches.values()), default, own_defaults)
+
+
+def _limit_empty(ccaches: Iterable[CCache], now: float) -> None:
+    """Give those without tickets an end that an older version has stored as never expiring.
+
+    It took an entry in them for a ticket that never ends.
+    """
+    for ccache in ccaches:
+        if ccache.expires is None and not ccache.has_tickets:
+            ccache.empty_expires = int(now) + EMPTY_LIFETIME
 
 
 def _ccache(secret: tree.Secret) -> CCache:

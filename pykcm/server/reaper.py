@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import NoReturn
 
-from pykcm.ccaches.collection import Clock
+from pykcm.ccaches.collection import Clock, Collection
 from pykcm.logs import LimitedLog
 from pykcm.server.service import Service
 from pykcm.store.interface import Store, StoreError
@@ -30,6 +30,9 @@ class Reaper:
 
     The store tells which those are: the others are not looked at. What cannot be removed is logged and
     tried again the next time.
+
+    An older version took some entries for tickets that never end, and stored their ccaches as never expiring.
+    run() first stores those again, with the expiry that follows from their tickets.
     """
 
     def __init__(self, store: Store, service: Service, retention: float, clock: Clock = time.time) -> None:
@@ -43,9 +46,11 @@ class Reaper:
     ) -> NoReturn:
         """Reap at start and every `interval` seconds, until cancelled."""
         pause = _WAIT_AT_START
+        are_expiries_right = False
         while True:
             await sleep(pause)
             try:
+                are_expiries_right = are_expiries_right or await self._correct_expiries()
                 await self.reap()
             except Exception:
                 log.exception("expired ccaches are not removed by an error in pykcm")
@@ -70,6 +75,20 @@ class Reaper:
             if len(due) < _AT_A_TIME:
                 return removed
             last = due[-1]
+
+    async def _correct_expiries(self) -> bool:
+        """Store the ccaches again that are stored as never expiring; tells whether that worked for all."""
+        part: int | None = 0
+        try:
+            while part is not None:
+                uids, part = await self._store.uids_without_expiry(part)
+                for uid in uids:
+                    await self._service.change(uid, Collection.write_expiries)
+                await asyncio.sleep(0)
+        except StoreError as error:
+            log.error("expired ccaches of an older version cannot be looked for: %s", error)  # noqa: TRY400
+            return False
+        return True
 
     async def _reap_one(self, uid: int, uuids: list[bytes], until: int) -> int:
         fields = {"KCM_UID": uid}

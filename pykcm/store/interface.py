@@ -96,6 +96,13 @@ class Store(Protocol):
         secrets that are not told of.
         """
 
+    async def uids_without_expiry(self, after: int) -> tuple[list[int], int | None]:
+        """UIDs that have a ccache which never expires, in one part of the store; raises StoreError.
+
+        `after` is 0 for the first part, else the second value of the answer before; that is None where no
+        part is left. The work for one part is bounded.
+        """
+
     async def count_ccaches(self) -> int:
         """How many ccaches there are of all UIDs; raises StoreError."""
 

@@ -67,6 +67,21 @@ class MemoryStore:
         end = bisect_right(self._expiring, until, key=lambda each: each.expires)
         return self._expiring[begin : min(end, begin + limit)]
 
+    async def uids_without_expiry(self, after: int) -> tuple[list[int], int | None]:
+        uids = [
+            uid
+            for uid, tree in self._trees.items()
+            if uid is not None
+            and any(
+                secret.expires is None
+                for path, secrets in tree.items()
+                if is_ccaches_container(path)
+                for secret in secrets.values()
+            )
+        ]
+        # In one part: a store that is empty at each start has nothing that was written by an older rule.
+        return sorted(uids), None
+
     async def count_ccaches(self) -> int:
         return sum(
             len(secrets)

@@ -37,7 +37,14 @@ from pykcm.store.interface import Backup, Copied, Rekeyed, StoreError, StoreUnus
 from pykcm.store.journal import copy_journal
 from pykcm.store.keys import Key
 from pykcm.store.succession import is_unsettled, settle
-from pykcm.store.tree import Expired, Secret, SecretChange, uid_container, uid_of_container
+from pykcm.store.tree import (
+    Expired,
+    Secret,
+    SecretChange,
+    is_ccaches_container,
+    uid_container,
+    uid_of_container,
+)
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +69,12 @@ _EXPIRED = """
     WHERE expires <= ? AND (expires, name) > (?, ?)
     ORDER BY expires, name LIMIT ?
 """
+
+_CONTAINERS = "SELECT id, path FROM containers WHERE id > ? ORDER BY id LIMIT ?"
+_HAS_LASTING = "SELECT EXISTS (SELECT 1 FROM secrets WHERE container = ? AND expires IS NULL)"
+
+# Most are containers of credentials, of which nothing is read but the path.
+_CONTAINERS_AT_A_TIME = 500
 
 _BEFORE_ALL = (-(2**63), "")
 
@@ -192,6 +205,17 @@ class SQLCipherStore:
         rows = self._query(_EXPIRED, (until, *begin, limit))
         expired = ((expires, name, uid_of_container(path)) for expires, name, path in rows)
         return [Expired(expires, name, uid) for expires, name, uid in expired if uid is not None]
+
+    async def uids_without_expiry(self, after: int) -> tuple[list[int], int | None]:
+        containers = self._query(_CONTAINERS, (after, _CONTAINERS_AT_A_TIME))
+        uids = []
+        for container, path in containers:
+            uid = uid_of_container(path)
+            if uid is not None and is_ccaches_container(path):
+                [(is_one,)] = self._query(_HAS_LASTING, (container,))
+                if is_one:
+                    uids.append(uid)
+        return uids, containers[-1][0] if len(containers) == _CONTAINERS_AT_A_TIME else None
 
     async def count_ccaches(self) -> int:
         [(count,)] = self._query(_COUNT_CCACHES)

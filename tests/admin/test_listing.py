@@ -11,11 +11,13 @@ from pykcm.protocol.principal import Principal
 from pykcm.store.interface import Store
 from pykcm.store.tree import Put, Secret, ccache_container, split_ccache_name
 from tests.admin.controlling import Controlling
-from tests.builders import ALICE, BOB, HTTP, TGS, credential_bytes, principal
+from tests.builders import ALICE, BOB, HTTP, TGS, credential_bytes, principal, service
 from tests.peer.mcs import CONTAINER_1, CONTAINER_2, HOST, Mcs
 from tests.server.asking import Server
 
 CONFIGURATION = Principal(1, b"X-CACHECONF:", (b"krb5_ccache_conf_data", b"fast_avail"))
+GSSPROXY = Principal(1, b"X-GSSPROXY:", (b"Encrypted", b"Credentials", b"v1"))
+NO_TIMES = (0, 0, 0, 0)
 
 
 def rows(control: Controlling, **arguments: Any) -> list[dict[str, Any]]:
@@ -37,7 +39,8 @@ def test_one_row(server: Server, control: Controlling) -> None:
     client = server.ask_as(1000)
     client.initialize(b"1000:a", ALICE)
     tgt = credential_bytes(TGS, times=(1000, 1200, 5000, 9000))
-    blobs = [tgt, credential_bytes(HTTP), credential_bytes(CONFIGURATION, times=(0, 0, 0, 0))]
+    entries = [credential_bytes(each, times=NO_TIMES) for each in (CONFIGURATION, GSSPROXY, service(1))]
+    blobs = [tgt, credential_bytes(HTTP), *entries]
     for blob in blobs:
         client.store(b"1000:a", blob)
     (uuid,) = client.get_cache_uuid_list()
@@ -184,19 +187,30 @@ def test_a_damaged_one(server: Server, control: Controlling) -> None:
     assert rows(control) == []
 
 
+@pytest.mark.parametrize("offset", [-10800, 10800, 40 * 86400, -40 * 86400, 5])
+def test_times_are_by_this_machines_clock(server: Server, control: Controlling, offset: int) -> None:
+    """The times of a row are what they are by this machine's clock, whichever way the KDC's is off."""
+    tgt = credential_bytes(TGS, times=(10**9, 10**9 + 10, 10**9 + 20, 10**9 + 30))
+    server.ask_as(1000).replace(b"1000", offset, ALICE, [tgt])
+    (row,) = rows(control)
+    times = row["last_renewal"], row["tgt_expires"], row["renew_till"]
+    assert times == tuple(10**9 + later - offset for later in (10, 20, 30))
+
+
 def test_show(server: Server, control: Controlling) -> None:
     """The ccache, then its credentials in stored order, configuration marked; bytes only where asked for."""
     client = server.ask_as(1000)
     client.initialize(b"1000", ALICE)
     client.set_kdc_offset(b"1000", -5)
-    blobs = [credential_bytes(TGS), credential_bytes(CONFIGURATION, times=(0, 0, 0, 0))]
+    entries = [credential_bytes(each, times=NO_TIMES) for each in (CONFIGURATION, GSSPROXY, service(1))]
+    blobs = [credential_bytes(TGS), *entries]
     for blob in blobs:
         client.store(b"1000", blob)
     head, *credentials = control.ask("show", name=b"1000")
     (row,) = rows(control)
     about = {"kdc_offset": -5, "principal_type": 1, "realm": b"PYKCM.TEST", "components": [b"alice"]}
     assert head == {"ccache": row | about}
-    tgt, configuration = [each["credential"] for each in credentials]
+    tgt, *others = [each["credential"] for each in credentials]
     assert tgt == {
         "uuid": client.get_cred_uuid_list(b"1000")[0],
         "client": "alice@PYKCM.TEST",
@@ -207,7 +221,7 @@ def test_show(server: Server, control: Controlling) -> None:
         "times": [1000, 1000, 2**32 - 1, 2**32 - 1],
         "size": len(blobs[0]),
     }
-    assert configuration["configuration"] is True
+    assert [each["configuration"] for each in others] == [True, True, True]
     shown = control.ask("show", name=b"1000", payload=True)[1:]
     assert [each["credential"]["payload"] for each in shown] == blobs
 

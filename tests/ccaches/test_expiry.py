@@ -4,11 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pykcm.ccaches import room
 from pykcm.ccaches.changes import CCacheWritten, Removal
 from pykcm.ccaches.collection import Collection, move
 from pykcm.ccaches.expiry import EMPTY_LIFETIME, NO_END, LatestEnd, end_of
 from pykcm.protocol.credential import parse_credential
-from pykcm.protocol.principal import CONFIGURATION_REALM, Principal
+from pykcm.protocol.principal import Principal
 from pykcm.protocol.tag import Match, Tag
 from tests.builders import (
     ALICE,
@@ -17,8 +18,10 @@ from tests.builders import (
     Clock,
     configuration,
     credential_bytes,
+    principal,
     service,
     tag_for,
+    tgs,
     ticket,
 )
 from tests.ccaches import contents
@@ -26,6 +29,9 @@ from tests.ccaches.contents import existing, names
 
 NOW = 1500
 LAST = 2**32 - 1
+NO_TIMES = (0, 0, 0, 0)
+# gssproxy keeps its encrypted credentials under this name.
+GSSPROXY = principal("Encrypted/Credentials/v1@X-GSSPROXY:")
 
 
 @pytest.fixture
@@ -60,7 +66,7 @@ def test_the_last_ticket_counts(collection: Collection, ends: list[int], expecte
 
 def test_configuration_does_not_count(collection: Collection) -> None:
     """Configuration entries keep no ccache alive, whatever endtime they have, and do not expire either."""
-    lasting = ticket(Principal(0, CONFIGURATION_REALM, (b"krb5_ccache_conf_data", b"x")), ends=LAST)
+    lasting = ticket(Principal(0, b"X-CACHECONF:", (b"krb5_ccache_conf_data", b"x")), ends=LAST)
     plain = configuration(b"refresh_time", b"1700")
     assert end_of(lasting) is None
     assert end_of(plain) is None
@@ -68,11 +74,51 @@ def test_configuration_does_not_count(collection: Collection) -> None:
     assert expires(collection) == 1600
 
 
-def test_only_configurations_own_realm_and_component(collection: Collection) -> None:
-    """A ticket is no configuration entry for having half of its name."""
-    for realm, component in [(CONFIGURATION_REALM, b"x"), (b"PYKCM.TEST", b"krb5_ccache_conf_data")]:
-        assert end_of(ticket(Principal(0, realm, (component,)), ends=7)) == 7
-    assert end_of(ticket(Principal(0, CONFIGURATION_REALM, ()), ends=7)) == 7
+@pytest.mark.parametrize("server", [HTTP, TGS, principal("krb5_ccache_conf_data/x")])
+def test_tickets_have_an_end(server: Principal) -> None:
+    """A credential in a real realm that has any time set is a ticket; without an endtime it never ends."""
+    assert end_of(ticket(server, ends=7)) == 7
+    for times in [(1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 0, 1)]:
+        assert end_of(parse_credential(credential_bytes(server, times=times))) == NO_END
+
+
+@pytest.mark.parametrize("server", [GSSPROXY, principal("krbtgt/R@X-OTHER:"), principal("@X-GSSPROXY:")])
+def test_entries_in_a_pseudo_realm_are_no_tickets(server: Principal) -> None:
+    """A credential of a pseudo-realm is no ticket, whatever its name and times."""
+    for times in [(0, 0, 0, 0), (1, 1, LAST, LAST)]:
+        assert end_of(parse_credential(credential_bytes(server, times=times))) is None
+
+
+def test_entries_without_times_are_no_tickets() -> None:
+    """A credential without any of the four times is no ticket, except one for a ticket-granting service."""
+    for server in (HTTP, principal("kadmin/changepw"), principal("")):
+        assert end_of(parse_credential(credential_bytes(server, times=NO_TIMES))) is None
+    for server in (TGS, tgs(1)):
+        assert end_of(parse_credential(credential_bytes(server, times=NO_TIMES))) == NO_END
+
+
+@pytest.mark.parametrize("server", [GSSPROXY, HTTP])
+def test_entries_do_not_keep_a_ccache(collection: Collection, clock: Clock, server: Principal) -> None:
+    """A ccache expires with its last ticket, whatever entries it has; with nothing else as an empty one."""
+    entry = parse_credential(credential_bytes(server, times=NO_TIMES))
+    collection.replace(b"1000", ALICE, 0, [entry, ticket(ends=1600)], None)
+    ccache = existing(collection, b"1000")
+    assert (ccache.expires, ccache.has_tickets) == (1600, True)
+    assert room.expired_ccaches([ccache], 1600) == [ccache]
+    clock.now = 1700
+    collection.remove_credentials(ccache, tag_for(TGS), 0)
+    assert (ccache.expires, ccache.has_tickets) == (1700 + EMPTY_LIFETIME, False)
+    collection.store(ccache, entry)
+    assert ccache.expires == 1700 + EMPTY_LIFETIME
+
+
+def test_an_entry_that_a_ticket_replaces(collection: Collection) -> None:
+    """A ticket in the place of an entry of its name is a ticket, and the entry in its place is none."""
+    ccache = collection.initialize(b"1000", ALICE, None)
+    entry = parse_credential(credential_bytes(HTTP, times=NO_TIMES))
+    for stored, expected in [(entry, 1500 + EMPTY_LIFETIME), (ticket(HTTP, ends=1600), 1600)] * 2:
+        collection.store(ccache, stored)
+        assert ccache.expires == expected
 
 
 def test_a_clock_that_was_wrong(collection: Collection) -> None:
@@ -162,7 +208,7 @@ def test_the_greatest_of_any_that_come_and_go(steps: list[tuple[int, int | str |
 def _server(number: int, end: int | None) -> Principal:
     """A service; where there is no end, the like of it among the configuration entries."""
     if end is None:
-        return Principal(0, CONFIGURATION_REALM, (b"krb5_ccache_conf_data", b"%d" % number))
+        return Principal(0, b"X-CACHECONF:", (b"krb5_ccache_conf_data", b"%d" % number))
     return service(number)
 
 

@@ -213,6 +213,8 @@ def test_move_makes_room() -> None:
 OLD, OLDER, OLDEST = (ticket(service(n), issued=1000 - n) for n in range(3))
 CROSS_REALM = ticket(principal("krbtgt/OTHER.TEST"), issued=1)
 CONFIGURATION = configuration(b"fast_avail", b"yes" + bytes(50))
+GSSPROXY = ticket(principal("Encrypted/Credentials/v1@X-GSSPROXY:"), issued=1)
+WITHOUT_TIMES = ticket(service(1), authtime=0, issued=0, ends=0)
 
 
 @pytest.mark.parametrize("option", ["max_ccache_size", "max_uid_size"])
@@ -230,9 +232,9 @@ def test_the_ticket_issued_first_goes(option: str) -> None:
     assert collection.take_removals() == [Removal(b"1000", option, 2)]
 
 
-def test_tgts_and_configuration_stay() -> None:
-    """Neither a TGT, of any realm, nor a configuration entry makes room, however old."""
-    kept = [CONFIGURATION, ticket(TGS, issued=1, ends=2), CROSS_REALM]
+def test_tgts_and_other_entries_stay() -> None:
+    """Neither a TGT, of any realm, nor an entry that is no ticket makes room, however old."""
+    kept = [CONFIGURATION, GSSPROXY, WITHOUT_TIMES, ticket(TGS, issued=1, ends=2), CROSS_REALM]
     size = P + sum(len(credential.blob) for credential in kept)
     collection = collection_of({b"1000": kept}, Quotas(max_ccache_size=size))
     ccache = existing(collection, b"1000")

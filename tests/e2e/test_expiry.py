@@ -3,6 +3,7 @@
 import time
 
 from pykcm.client import KcmClient
+from tests.builders import credential_bytes, principal
 
 from .clients import Listed, MitClient
 from .conftest import USER, started
@@ -48,6 +49,27 @@ def test_short_tickets_are_reaped(pykcmd: Pykcmd, mit: MitClient) -> None:
     assert mit.klist_all() == [Listed(bobs, f"bob@{REALM}", [TGT])]
     # The default is bob's all the while.
     assert mit.klist().ccache == bobs
+
+
+def test_a_database_of_an_older_version(pykcmd: Pykcmd, mit: MitClient) -> None:
+    """A ccache that was stored as never expiring for an entry goes after a restart, and a valid one stays."""
+    mit.kinit("alice", ccache=f"{OWN}:gssproxy")
+    mit.kinit("bob", ccache=f"{OWN}:valid")
+    _expire(pykcmd, b"%d:gssproxy" % USER, ago=1)
+    entry = credential_bytes(principal("Encrypted/Credentials/v1@X-GSSPROXY:"), times=(0, 0, 0, 0))
+    with effective_uid(USER), KcmClient(pykcmd.socket_path) as kcm:
+        for name in (b"gssproxy", b"valid"):
+            kcm.store(b"%d:%s" % (USER, name), entry)
+    assert pykcmd.stop() == 0
+    with open_database(pykcmd.state_dir) as database:
+        assert database.execute("UPDATE secrets SET expires = NULL WHERE expires > 0").rowcount == 2
+    pykcmd.configure(AT_ONCE)
+    pykcmd.start()
+    _wait_for_log(pykcmd, f"expired ccache {USER}:gssproxy removed (expired_retention)")
+    assert [listed.ccache for listed in mit.klist_all()] == [f"{OWN}:valid"]
+    assert pykcmd.stop() == 0
+    with open_database(pykcmd.state_dir) as database:
+        assert database.execute("SELECT count(*) FROM secrets WHERE expires > 0").fetchall() == [(1,)]
 
 
 def test_reaped_by_the_interval(stopped_pykcmd: Pykcmd, mit: MitClient) -> None:

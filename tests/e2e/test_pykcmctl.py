@@ -113,7 +113,7 @@ def test_show(mit_as: Callable[[int], MitClient], ctl: Pykcmctl) -> None:
     assert "aes256-cts-hmac-sha1-96" in shown
     assert "host/server.pykcm.test@PYKCM.TEST" in shown
     assert "Tickets: 2" in shown
-    assert "Configuration entries: " in shown
+    assert "Other entries: " in shown
     document = ctl.json("show", str(USER))
     assert set(document) == {"version", "kdc_offset", "principal", "creds"}
     assert document["principal"] == {"type": 1, "realm": "PYKCM.TEST", "components": ["alice"]}

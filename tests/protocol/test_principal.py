@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given
 
-from pykcm.protocol.principal import MAX_COMPONENTS, Principal, is_tgs, read_principal
+from pykcm.protocol.principal import MAX_COMPONENTS, Principal, has_pseudo_realm, is_tgs, read_principal
 from pykcm.protocol.wire import FormatError, Reader
 from tests.builders import data
 from tests.protocol.bad_input import (
@@ -46,19 +46,24 @@ def test_the_name_type_is_no_part_of_the_identity() -> None:
 
 
 @pytest.mark.parametrize(
-    ("realm", "parts", "is_configuration"),
+    ("realm", "is_pseudo"),
     [
-        (b"X-CACHECONF:", (CONFIGURATION,), True),
-        (b"X-CACHECONF:", (CONFIGURATION, b"fast_avail", b"krbtgt/R@R"), True),
-        (b"X-CACHECONF:", (), False),
-        (b"X-CACHECONF:", (b"fast_avail", CONFIGURATION), False),
-        (b"X-CACHECONF", (CONFIGURATION,), False),
-        (b"EXAMPLE.TEST", (CONFIGURATION,), False),
+        (b"X-CACHECONF:", True),
+        (b"X-RMED-CONF:", True),
+        (b"X-GSSPROXY:", True),
+        (b"X-:", True),
+        (b"X-CACHECONF", False),
+        (b"x-cacheconf:", False),
+        (b"X-500:C=DE", False),
+        (b"EXAMPLE.TEST:", False),
+        (b"EXAMPLE.TEST", False),
+        (b"", False),
     ],
 )
-def test_configuration(realm: bytes, parts: tuple[bytes, ...], is_configuration: bool) -> None:
-    """libkrb5's configuration is told by realm and first component together."""
-    assert Principal(0, realm, parts).is_configuration is is_configuration
+def test_pseudo_realms(realm: bytes, is_pseudo: bool) -> None:
+    """A pseudo-realm is a prefix with nothing behind it, whatever the components are."""
+    for parts in ((), (CONFIGURATION,), (b"krbtgt", b"EXAMPLE.TEST")):
+        assert has_pseudo_realm((realm, parts)) is is_pseudo
 
 
 @given(principals)

@@ -87,6 +87,9 @@ class ScriptedStore:
     async def expired(self, until: int, after: Expired | None, limit: int) -> list[Expired]:
         return await self.inner.expired(until, after, limit)
 
+    async def uids_without_expiry(self, after: int) -> tuple[list[int], int | None]:
+        return await self.inner.uids_without_expiry(after)
+
     async def count_ccaches(self) -> int:
         return await self.inner.count_ccaches()
 

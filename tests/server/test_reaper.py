@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pykcm.ccaches.expiry import EMPTY_LIFETIME
 from pykcm.protocol.codes import Code
 from pykcm.protocol.opcodes import Opcode
 from pykcm.server import reaper as reaper_module
@@ -15,7 +16,7 @@ from pykcm.server.reaper import Reaper
 from pykcm.store.interface import StoreError
 from pykcm.store.sqlcipher import SQLCipherStore
 from pykcm.store.tree import Put, Secret, ccaches_container
-from tests.builders import ALICE, TGS, peer, refused, ticket
+from tests.builders import ALICE, TGS, credential_bytes, peer, principal, refused, ticket
 from tests.server.asking import Asking, Server, frame, unpack
 from tests.server.waiting import settle, until
 
@@ -91,6 +92,83 @@ def test_the_default_stays_right(server: Server) -> None:
     reap(server, DUE + 10)
     for each in (alice, server.restarted().ask_as(1000)):
         assert (each.get_default_cache(), listed(each)) == (b"1000", [])
+
+
+def forget_expiries(server: Server, uid: int) -> None:
+    """Leave the UID's ccaches in the store as never expiring."""
+    runner, store = server.runner, server.store.inner
+    secrets = runner.run(store.load(uid))
+    ccaches = [each for each in secrets if each.container == ccaches_container(uid)]
+    runner.run(store.commit([Put(each.container, each.name, each.value) for each in ccaches]))
+
+
+def run_at(server: Server, *times: int) -> None:
+    """Let the reaper of a daemon that has just started run at these times."""
+    left = iter(times)
+
+    async def sleep(_: float) -> None:
+        try:
+            server.clock.now = next(left)
+        except StopIteration:
+            raise asyncio.CancelledError from None
+
+    with pytest.raises(asyncio.CancelledError):
+        server.runner.run(reaper_of(server).run(1, sleep))
+
+
+ENTRY = credential_bytes(principal("Encrypted/Credentials/v1@X-GSSPROXY:"), times=(0, 0, 0, 0))
+
+
+def test_what_an_older_version_kept_for_ever(server: Server) -> None:
+    """Ccaches stored as never expiring for an entry in them go in time after a restart, and no other does."""
+    fill(server, 1000, 2000, 3000)
+    for uid in (1000, 3000):
+        server.ask_as(uid).store(b"%d" % uid, ENTRY)
+    server.ask_as(1000).replace(b"1000:entry alone", 0, ALICE, [ENTRY])
+    server.ask_as(1000).replace(b"1000:unending", 0, ALICE, [ticket(ends=0).blob])
+    server.ask_as(1000).replace(b"1000:lasting", 0, ALICE, [LASTING, ENTRY])
+    for uid in (1000, 3000):
+        forget_expiries(server, uid)
+    server = server.restarted()
+    run_at(server, DUE - 1)
+    assert listed(server.ask_as(3000)) == [b"3000"]
+    run_at(server, DUE)
+    assert [listed(server.ask_as(uid)) for uid in (2000, 3000)] == [[], []]
+    left = [b"1000:entry alone", b"1000:unending", b"1000:lasting"]
+    assert listed(server.ask_as(1000)) == left
+    # An hour, as an empty one has, begins with the first start of this version.
+    run_at(server.restarted(), DUE - 1 + EMPTY_LIFETIME + RETENTION)
+    assert listed(server.restarted().ask_as(1000)) == [b"1000:unending", b"1000:lasting"]
+    run_at(server.restarted(), 10 * ENDS + RETENTION)
+    assert listed(server.restarted().ask_as(1000)) == [b"1000:unending"]
+
+
+def test_expiries_are_corrected_once(server: Server) -> None:
+    """A daemon reads the ccaches that never expire once, and those of nobody else."""
+    fill(server, 1000, 2000, blob=LASTING)
+    forget_expiries(server, 1000)
+    server = server.restarted()
+    run_at(server, DUE, DUE, DUE)
+    assert server.store.loads == [1000]
+    assert server.residents.present(1000) is None
+    server = server.restarted()
+    run_at(server, DUE)
+    assert server.store.loads == []
+
+
+def test_expiries_that_cannot_be_corrected(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    """Where the store refuses, the rest is reaped, users are not concerned, and it is tried the next time."""
+    fill(server, 1000, 2000)
+    forget_expiries(server, 1000)
+    server = server.restarted()
+    server.store.refusal = lambda changes: StoreError("full") if Put in map(type, changes) else None
+    run_at(server, DUE)
+    assert listed(server.ask_as(2000)) == []
+    assert listed(server.ask_as(1000)) == [b"1000"]
+    server.store.refusal = lambda _: None
+    assert "full" in caplog.text
+    run_at(server, DUE)
+    assert listed(server.ask_as(1000)) == []
 
 
 def test_a_collection_read_for_the_reaper_is_let_go(server: Server) -> None:

@@ -316,6 +316,28 @@ def test_what_is_gone_has_not_expired(store: Store) -> None:
     assert [each.expires for each in expired(store, 50)] == [20]
 
 
+def test_uids_without_expiry(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """UIDs with a ccache that never expires are told in parts, once each; credentials do not count."""
+    monkeypatch.setattr("pykcm.store.sqlcipher._CONTAINERS_AT_A_TIME", 3)
+    for uid in range(1000, 1010):
+        name = ccache_name(UUID, b"%d" % uid)
+        inside = ccache_container(uid, UUID, b"%d" % uid)
+        commit(store, Put(ccaches_container(uid), name, b"a", 7), Put(inside, UUID.hex(), b"ticket"))
+        commit(store, Put(uid_container(uid), "default", b"d"))
+    for uid in (1009, 1003):
+        commit(store, *(Put(ccaches_container(uid), ccache_name(UUID, name), b"b") for name in (b"x", b"y")))
+
+    async def all_parts() -> list[int]:
+        found = []
+        part: int | None = 0
+        while part is not None:
+            uids, part = await store.uids_without_expiry(part)
+            found += uids
+        return found
+
+    assert asyncio.run(all_parts()) == [1003, 1009]
+
+
 def test_expired_ones_are_found_by_an_index(open_sqlcipher: Callable[[], SQLCipherStore]) -> None:
     """The database looks at what has expired alone, and has no need to sort it."""
     plan = open_sqlcipher()._db.execute(f"EXPLAIN QUERY PLAN {_EXPIRED}", (50, 0, "", 10)).fetchall()

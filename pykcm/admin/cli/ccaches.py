@@ -139,7 +139,7 @@ def _print_totals(answer: Answer, uses: list[dict[str, int]]) -> None:
 )
 @click.pass_obj
 def show_command(client: ControlClient, ccache: bytes, *, as_json: bool) -> None:
-    """Show what is in one ccache: its tickets, and its configuration entries apart."""
+    """Show what is in one ccache: its tickets, then the entries that are no tickets."""
     items = iter(client.ask("show", name=ccache, payload=as_json))
     head = next(items)["ccache"]
     credentials = [item["credential"] for item in items]
@@ -156,7 +156,7 @@ def show_command(client: ControlClient, ccache: bytes, *, as_json: bool) -> None
         click.echo(f"Label:       {head['label']}")
     click.echo(f"Size:        {shown_size(head['size'])}")
     tickets = [each for each in credentials if not each["configuration"]]
-    configuration = [each for each in credentials if each["configuration"]]
+    entries = [each for each in credentials if each["configuration"]]
     click.echo(f"\nTickets: {len(tickets)}")
     print_rows(
         [
@@ -171,9 +171,9 @@ def show_command(client: ControlClient, ccache: bytes, *, as_json: bool) -> None
         ],
         map(_ticket_row, tickets),
     )
-    if configuration:
-        click.echo(f"\nConfiguration entries: {len(configuration)}")
-        rows = ([each["server"], shown_size(each["size"])] for each in configuration)
+    if entries:
+        click.echo(f"\nOther entries: {len(entries)}")
+        rows = ([each["server"], shown_size(each["size"])] for each in entries)
         print_rows([Column("Entry"), Column("Size", is_number=True)], rows)
 
 
