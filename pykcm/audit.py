@@ -56,7 +56,7 @@ def main() -> int:
             incoming.settimeout(_IDLE)
             relay(incoming, lambda message: write_record(message, program))
     except OSError as error:
-        log.critical("%s", error.strerror or error)
+        log.critical("cannot take messages of the SELinux policy: %s", error.strerror or error)
         return EXIT_UNUSABLE
     return 0
 
@@ -89,7 +89,12 @@ def relay(incoming: socket.socket, write: Callable[[bytes], None]) -> None:
         try:
             write(message)
         except OSError as error:
-            _FAILURES.write(logging.ERROR, None, "the kernel takes no record: %s", error.strerror or error)
+            _FAILURES.write(
+                logging.ERROR,
+                None,
+                "the kernel takes no record, and a message of the SELinux policy is lost: %s",
+                error.strerror or error,
+            )
 
 
 def write_record(message: bytes, program: str) -> None:

@@ -199,7 +199,11 @@ def _limits(config: Config) -> Limits:
         descriptors = sys.maxsize
     most = max(1, descriptors - _OWN_DESCRIPTORS)
     if config.max_connections > most:
-        log.warning("max_connections is %d, but descriptors allow only %d", config.max_connections, most)
+        log.warning(
+            "max_connections is %d, but descriptors allow only %d: the limit of open files is %d; raise "
+            "LimitNOFILE, or lower max_connections",
+            *(config.max_connections, most, descriptors),
+        )
     return Limits(
         min(config.max_connections or most, most),
         config.max_uid_connections,

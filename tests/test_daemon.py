@@ -373,6 +373,21 @@ def test_started_by_hand(daemon: Daemon) -> None:
     assert "Traceback" not in daemon.log
 
 
+def test_a_new_database_beside_an_old_key_is_a_warning(daemon: Daemon) -> None:
+    """A first start says that it makes a database; one that finds only the key warns."""
+    database = daemon.state_dir / "pykcm.db"
+    assert end(daemon.start()) == 0
+    assert f"pykcmd: info: {database}: a new, empty database was made, with a new key" in daemon.log
+    assert "pykcmd: warning: " not in daemon.log
+    assert end(daemon.start()) == 0
+    assert daemon.log.count("new, empty") == 1
+    database.unlink()
+    assert end(daemon.start()) == 0
+    (line,) = [line for line in daemon.log.splitlines() if line.startswith("pykcmd: warning: ")]
+    assert f"{database}: there was no database, and a new, empty one was made, although its key, " in line
+    assert f"{daemon.state_dir / 'key'}, is older" in line
+
+
 def test_options_go_before_configuration(daemon: Daemon) -> None:
     """Options of the command line have precedence; relative paths are under the current folder."""
     daemon.socket_path = daemon.folder / "other.sock"
@@ -526,7 +541,8 @@ def test_connections_have_descriptors(
     limits = _limits(config)
     assert limits == Limits(allowed, 7, 4 * 100 * 1024, 100 * 1024 * 1024)
     told = f"max_connections is {max_connections}, but descriptors allow only {allowed}"
-    assert caplog.messages == [told] * is_told
+    assert [message.partition(":")[0] for message in caplog.messages] == [told] * is_told
+    assert all(f": the limit of open files is {descriptors}; " in message for message in caplog.messages)
 
 
 def test_what_is_not_loaded() -> None:

@@ -229,8 +229,7 @@ class ControlConnection(asyncio.Protocol):
         except ControlError as trouble:
             self._give_up(trouble)
         except StoreError as failed:
-            where = self._controls.administration.config.state_dir
-            self._give_up(ControlError(Trouble.STORE, f"{where}: {failed}"))
+            self._give_up(ControlError(Trouble.STORE, str(failed)))
         except KcmError as failed:
             self._give_up(ControlError(_CODES.get(failed.code, Trouble.INTERNAL), str(failed)))
         except Exception:

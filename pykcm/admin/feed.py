@@ -5,6 +5,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from pykcm.admin.messages import ControlError, Trouble
+
 # So many items may wait for one client.
 MOST_WAITING = 10_000
 
@@ -20,6 +22,7 @@ class Feed:
         self._waiting: deque[dict[str, Any]] = deque()
         self._lost = 0
         self._arrived = asyncio.Event()
+        self._has_failed = False
 
     def put(self, make: Callable[[], dict[str, Any]]) -> None:
         """Take in the item that `make` gives; it is not made where it would be lost."""
@@ -29,9 +32,16 @@ class Feed:
         self._waiting.append(make())
         self._arrived.set()
 
+    def fail(self) -> None:
+        """No more items will come, by an error in pykcm."""
+        self._has_failed = True
+        self._arrived.set()
+
     async def next(self) -> dict[str, Any]:
-        """The next item, when there is one."""
-        if not self._waiting and not self._lost:
+        """The next item, when there is one; raises ControlError when no more will come."""
+        while not self._waiting and not self._lost:
+            if self._has_failed:
+                raise ControlError(Trouble.INTERNAL, "an error in pykcm; its log says more")
             self._arrived.clear()
             await self._arrived.wait()
         if self._waiting:

@@ -9,6 +9,7 @@ import msgspec
 
 from pykcm.admin.calls import Call
 from pykcm.admin.messages import ControlError, Trouble
+from pykcm.processes import shown_process
 from pykcm.store.interface import Copied, StoreBusyError, UnsupportedError
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,10 @@ async def backup(call: Call) -> AsyncIterator[dict[str, Any]]:
             "key": str(copy.key),
             "pending": copy.is_pending,
         }
-        log.info("a backup of the database was made: %d bytes", copy.size)
+        log.info(
+            "a backup of the database in %s was made for %s: %d bytes, encrypted with the key in %s",
+            *(call.administration.config.state_dir, _asking(call), copy.size, copy.key),
+        )
 
 
 class RekeyArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -65,7 +69,14 @@ async def rekey(call: Call) -> AsyncIterator[dict[str, Any]]:
                     "pending": step.is_pending,
                     "pause": step.pause,
                 }
-                log.info("the database has a new key, in %s (%.0f ms)", step.key, step.pause * 1000)
+                log.info(
+                    "the database in %s has a new key, in %s, by order of %s; clients waited for %.0f ms",
+                    *(call.administration.config.state_dir, step.key, _asking(call), step.pause * 1000),
+                )
+
+
+def _asking(call: Call) -> str:
+    return f"{shown_process(call.peer.pid)} of UID {call.peer.uid}"
 
 
 @contextmanager

@@ -49,13 +49,13 @@ async def watch(call: Call) -> AsyncIterator[dict[str, Any]]:
 
     watchers = call.administration.service.watchers
     watcher = Watch(tell)
-    watchers.append(watcher)
+    watchers.add(watcher, feed.fail)
     try:
         yield {"watching": True}
         while True:
             yield await feed.next()
     finally:
-        watchers.remove(watcher)
+        watchers.discard(watcher)
 
 
 class TraceArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -79,10 +79,10 @@ async def trace(call: Call) -> AsyncIterator[dict[str, Any]]:
             feed.put(lambda: exchange_item(exchange))
 
     tracers = call.administration.service.tracers
-    tracers.append(tell)
+    tracers.add(tell, feed.fail)
     try:
         yield {"tracing": True}
         while True:
             yield await feed.next()
     finally:
-        tracers.remove(tell)
+        tracers.discard(tell)

@@ -25,11 +25,12 @@ from pykcm.ccaches.changes import (
 )
 from pykcm.ccaches.defaults import Defaults, Follows
 from pykcm.ccaches.expiry import EMPTY_LIFETIME
-from pykcm.ccaches.quotas import NO_LIMITS, Census, Quotas
+from pykcm.ccaches.quotas import NO_LIMITS, Census, Quotas, shown_excess
 from pykcm.protocol.codes import Code, KcmError
 from pykcm.protocol.credential import Credential
 from pykcm.protocol.principal import Principal
 from pykcm.protocol.tag import Tag
+from pykcm.protocol.text import shown
 from pykcm.protocol.wire import UUID_SIZE
 
 _UID_SIZE = 4
@@ -429,9 +430,12 @@ class Collection:
         others = [ccache for ccache in self if ccache.name != name]
         plan = room.make_plan(self._quotas, wanted, room.expired_ccaches(others, self._clock()), tickets)
         if plan.lacking:
-            whose = {"max_ccaches": "all users together", "max_ccache_size": f"ccache {name!r}"}
+            whose = {"max_ccaches": "all users together", "max_ccache_size": f"ccache {shown(name)}"}
             owner = whose.get(plan.lacking, f"UID {self.uid}")
-            raise KcmError(errno.EDQUOT, f"{plan.lacking} reached by {owner}")
+            excess = shown_excess(
+                plan.lacking, getattr(wanted, plan.lacking), getattr(self._quotas, plan.lacking)
+            )
+            raise KcmError(errno.EDQUOT, f"{plan.lacking} reached by {owner}: {excess}")
         return plan
 
 

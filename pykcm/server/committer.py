@@ -46,13 +46,15 @@ class Committer:
         step(self._commit_waiting(), lambda _: None)
 
     async def _commit_waiting(self) -> None:
-        while self._waiting:
-            batch, self._waiting = self._waiting, []
-            if len(batch) == 1 or not await self._commit_together(batch):
-                # One whose changes cannot be made must not take the others with it.
-                for changes, durable in batch:
-                    await self._commit_alone(changes, durable)
-        self._is_due = False
+        try:
+            while self._waiting:
+                batch, self._waiting = self._waiting, []
+                if len(batch) == 1 or not await self._commit_together(batch):
+                    # One whose changes cannot be made must not take the others with it.
+                    for changes, durable in batch:
+                        await self._commit_alone(changes, durable)
+        finally:
+            self._is_due = False
 
     async def _commit_together(self, batch: list[_Entry]) -> bool:
         begun = perf_counter_ns()
@@ -61,9 +63,10 @@ class Committer:
         except Exception:  # noqa: BLE001 - each is told by its own attempt
             self._count_failure()
             return False
-        self._count(begun, len(batch))
+        # Those who wait are told first: whatever else is done with a commit must not concern them.
         for _, durable in batch:
             _settle(durable, None)
+        self._count(begun, len(batch))
         return True
 
     async def _commit_alone(self, changes: Sequence[SecretChange], durable: asyncio.Future[None]) -> None:
@@ -74,8 +77,8 @@ class Committer:
             self._count_failure()
             _settle(durable, error)
         else:
-            self._count(begun, 1)
             _settle(durable, None)
+            self._count(begun, 1)
 
     def _count(self, begun: int, operations: int) -> None:
         self.is_failing = False

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from pykcm.ccaches.changes import Change
 from pykcm.ccaches.collection import Collection
 from pykcm.logs import LimitedLog
 from pykcm.peer.access import Access
@@ -17,6 +18,7 @@ from pykcm.protocol.messages import NAME, read_arguments
 from pykcm.protocol.text import shown
 from pykcm.server.committer import Committer
 from pykcm.server.lanes import Lanes
+from pykcm.server.observers import Observers
 from pykcm.server.operations import EVERYONE, OPERATIONS, Operation, Turn
 from pykcm.server.persistence import secret_changes
 from pykcm.server.removals import log_removals
@@ -34,7 +36,6 @@ log = logging.getLogger(__name__)
 _QUOTA_WARNINGS = LimitedLog(log, "requests refused by a quota", 1)
 _STORE_ERRORS = LimitedLog(log, "requests that failed in the store", 10)
 _FAULTS = LimitedLog(log, "requests that failed by an error in pykcm", 10)
-_FAULTS_OF_OBSERVERS = LimitedLog(log, "those who look on were not told", 10)
 
 T = TypeVar("T")
 
@@ -74,8 +75,8 @@ class Service:
         self.sessions = Sessions()
         self.statistics = Statistics(OPERATIONS)
         self._counted = self.statistics.operations
-        self.watchers: list[Watch] = []
-        self.tracers: list[Callable[[Exchange], None]] = []
+        self.watchers: Observers[Watch] = Observers()
+        self.tracers: Observers[Callable[[Exchange], None]] = Observers()
 
     @property
     def residents(self) -> Residents:
@@ -129,7 +130,7 @@ class Service:
                 peer.uid,
                 "UID %d: %s failed by an error in pykcm",
                 peer.uid,
-                operation.name,
+                _call_of(operation, arguments),
                 fields=_fields(operation, peer, arguments, errno.EIO),
                 with_traceback=True,
             )
@@ -165,7 +166,15 @@ class Service:
         finally:
             for uid in wanted[:entered]:
                 self._lanes.leave(uid)
+            self._make_room()
+
+    def _make_room(self) -> None:
+        try:
             self._residents.make_room(self._lanes.is_free)
+        except Exception:  # noqa: BLE001 - logged with its traceback
+            _FAULTS.write(
+                logging.ERROR, None, "no room made in the cache, by an error in pykcm", with_traceback=True
+            )
 
     def _present(self, uids: tuple[int, ...]) -> list[Collection] | None:
         present = []
@@ -211,38 +220,58 @@ class Service:
 
     async def _make_durable(self, collections: Sequence[Collection], change: Callable[[], T]) -> T:
         """Make the change, commit what it has changed, and tell of what went by the way."""
-        changed: set[int] = set()
-        befores = (
-            [(watcher, watcher.before(collections)) for watcher in self.watchers] if self.watchers else []
-        )
+        befores = self.watchers.each(lambda watcher: watcher.before(collections)) if self.watchers else []
+        taken: list[tuple[Collection, list[Change]]] = []
         try:
             try:
                 result = change()
             finally:
-                todo = []
-                for collection in collections:
-                    changes = collection.take_changes()
-                    if changes:
-                        changed.add(collection.uid)
-                        self._residents.weigh(collection)
-                        todo += secret_changes(collection.uid, changes)
+                taken += [(each, changes) for each in collections if (changes := each.take_changes())]
+            todo = [
+                secret_change
+                for collection, changes in taken
+                for secret_change in secret_changes(collection.uid, changes)
+            ]
             if todo:
                 await self._committer.commit(todo)
         except BaseException:
             # Memory has what the store has not: read again.
-            for uid in changed:
-                self._residents.drop(uid)
+            for collection, _ in taken:
+                self._residents.drop(collection.uid)
             raise
-        removals = {}
-        for collection in collections:
-            if gone := collection.take_removals():
-                removals[collection.uid] = gone
-                log_removals(collection.uid, gone)
-                self.statistics.count_removals(gone)
-        if todo:
-            for watcher, before in befores:
-                _tell(watcher.changed, before, removals)
+        if taken:
+            self._note_changed(collections, taken, befores)
         return result
+
+    def _note_changed(
+        self,
+        collections: Sequence[Collection],
+        taken: list[tuple[Collection, list[Change]]],
+        befores: "list[tuple[Watch, Any]]",
+    ) -> None:
+        """Weigh, log, count and tell what has changed. It is durable: nothing here may fail the operation."""
+        try:
+            removals = {}
+            for collection, _ in taken:
+                self._residents.weigh(collection)
+            for collection in collections:
+                if gone := collection.take_removals():
+                    removals[collection.uid] = gone
+                    log_removals(collection.uid, gone)
+                    self.statistics.count_removals(gone)
+            for watcher, before in befores:
+                self.watchers.tell(watcher, watcher.changed, before, removals)
+        except Exception:  # noqa: BLE001 - logged with its traceback
+            for collection, _ in taken:
+                self._residents.drop(collection.uid)
+            _FAULTS.write(
+                logging.ERROR,
+                collections[0].uid,
+                "UID %d: a change is durable, but was not counted, logged or told, by an error in pykcm",
+                collections[0].uid,
+                fields={"KCM_UID": collections[0].uid},
+                with_traceback=True,
+            )
 
     def _call(
         self, operation: Operation, peer: Peer, collections: list[Collection], arguments: list[Any]
@@ -267,9 +296,9 @@ class Service:
 
     def _report(self, operation: Operation, peer: Peer, arguments: list[Any], error: KcmError) -> None:
         """Tell the administrator what needs attention; what merely was not found is nobody's business."""
-        for watcher in self.watchers:
-            name = arguments[0] if arguments and operation.names_ccache else b""
-            _tell(watcher.refused, peer, name, error)
+        if self.watchers:
+            name = _ccache_of(operation, arguments)
+            self.watchers.each(lambda watcher: watcher.refused(peer, name, error))
         if isinstance(error, StoreError):
             self.statistics.store_errors += 1
             _STORE_ERRORS.write(
@@ -277,7 +306,7 @@ class Service:
                 peer.uid,
                 "UID %d: %s failed in the store: %s",
                 peer.uid,
-                operation.name,
+                _call_of(operation, arguments),
                 error,
                 fields=_fields(operation, peer, arguments, error.code),
             )
@@ -287,19 +316,17 @@ class Service:
                 peer.uid,
                 "UID %d: %s refused: %s",
                 peer.uid,
-                operation.name,
+                _call_of(operation, arguments),
                 error,
                 fields=_fields(operation, peer, arguments, error.code),
             )
 
     def connection_refused(self, uid: int, label: str | None, why: str) -> None:
         """Tell those who watch; there is no label where the peer cannot be known for certain."""
-        for watcher in self.watchers:
-            _tell(watcher.connection_refused, uid, label, why)
+        self.watchers.each(lambda watcher: watcher.connection_refused(uid, label, why))
 
     def _tell_tracers(self, exchange: Exchange) -> None:
-        for tracer in self.tracers:
-            _tell(tracer, exchange)
+        self.tracers.each(lambda tracer: tracer(exchange))
 
     @staticmethod
     def _trace(
@@ -307,10 +334,9 @@ class Service:
     ) -> None:
         fields = _fields(operation, peer, arguments, code)
         log.debug(
-            "UID %d: %s%s: %s%s (%.0f us)",
+            "UID %d: %s: %s%s (%.0f us)",
             peer.uid,
-            operation.name,
-            f" {fields['KCM_CCACHE']}" if operation.names_ccache else "",
+            _call_of(operation, arguments),
             fields["KCM_RESULT"],
             f" ({reason})" if reason else "",
             duration / 1e3,
@@ -318,25 +344,21 @@ class Service:
         )
 
 
-def _tell(told: Callable[..., None], *what: Any) -> None:
-    """Tell one of those who look on: what goes wrong there must not concern the request."""
-    try:
-        told(*what)
-    except Exception:  # noqa: BLE001 - logged with its traceback
-        _FAULTS_OF_OBSERVERS.write(
-            logging.ERROR,
-            None,
-            "those who look on were not told by an error in pykcm",
-            with_traceback=True,
-        )
+def _ccache_of(operation: Operation, arguments: list[Any]) -> bytes:
+    name: bytes = arguments[0] if arguments and operation.names_ccache else b""
+    return name
+
+
+def _call_of(operation: Operation, arguments: list[Any]) -> str:
+    """The operation's name, and the ccache's where it has one."""
+    return f"{operation.name} {shown(_ccache_of(operation, arguments))}".rstrip()
 
 
 def _fields(operation: Operation, peer: Peer, arguments: list[Any], code: int) -> dict[str, Any]:
-    name = arguments[0] if arguments and operation.names_ccache else b""
     return {
         "KCM_OP": operation.name,
         "KCM_UID": peer.uid,
         "KCM_PID": peer.pid,
-        "KCM_CCACHE": shown(name),
+        "KCM_CCACHE": shown(_ccache_of(operation, arguments)),
         "KCM_RESULT": name_of(code),
     }

@@ -70,7 +70,11 @@ class Notifier:
         try:
             self._daemon.notify(message)
         except OSError as error:
-            log.warning("NOTIFY_SOCKET cannot be told: %s", error)
+            state = message.partition("\n")[0]
+            log.warning(
+                "systemd (NOTIFY_SOCKET=%s) cannot be told %s: %s; it may wait for that, and end the service",
+                *(os.environ.get("NOTIFY_SOCKET"), state, error),
+            )
 
 
 def _daemon(variable: str) -> ModuleType:

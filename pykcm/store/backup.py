@@ -1,7 +1,6 @@
 """A copy of the database for elsewhere: the file as it is, read while it stands still."""
 
 import asyncio
-import errno
 import hashlib
 import os
 from collections.abc import AsyncGenerator, Iterator
@@ -9,7 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 
 from pykcm.store.copying import Beside, Standstill, check_file
-from pykcm.store.database import size_of
+from pykcm.store.database import file_error, size_of
 from pykcm.store.interface import StoreError
 from pykcm.store.sqlcipher import SQLCipherStore
 from pykcm.store.succession import successor_of
@@ -58,7 +57,7 @@ class FileBackup:
         try:
             piece = os.pread(self._store.descriptor(), size, at)
         except OSError as error:
-            raise StoreError(f"{self._store.path}: {error.strerror}", error.errno or errno.EIO) from error
+            raise file_error(error, self._store.path) from error
         if len(piece) != size:
             raise StoreError(f"{self._store.path}: shorter than it was")
         self._digest.update(piece)

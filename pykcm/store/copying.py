@@ -1,8 +1,8 @@
 """Copying the database while it is in use: its file stands still, and work on it is done beside the loop."""
 
 import asyncio
-import errno
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -15,9 +15,11 @@ from pykcm.store.database import (
     check_pages,
     check_version,
     connect,
+    file_error,
     journal_of,
     size_of,
     store_error,
+    write_error,
 )
 from pykcm.store.disk import sync_file
 from pykcm.store.interface import StoreBusyError, StoreError
@@ -41,30 +43,31 @@ _PAGE = 4096
 class Standstill:
     """Within `with`, the database file is as it was at the beginning, with all that was committed by then.
 
-    Commits go on, in the journal; with `records` they are listed in `recorded`. Raises StoreError, and
+    Commits go on, in the journal; with `records` they are recorded, and can be taken. Raises StoreError, and
     StoreBusyError where there is one already.
     """
 
     def __init__(self, store: SQLCipherStore, *, records: bool = False) -> None:
-        self.recorded: list[SecretChange] = []
         self._store = store
         self._journal = journal_of(store.path)
         self._records = records
+        self._recorded: deque[SecretChange] = deque()
         self._weight = 0
         self._is_held = False
-        self._is_broken = False
+        # Why it was given up.
+        self._broken = ""
 
     def __enter__(self) -> Self:
-        if self._store.on_commit is not None or self._store.is_copying_journal:
+        if self._store.commit_observer is not None or self._store.is_copying_journal:
             raise StoreBusyError("a backup or a change of keys is under way: try again when it has ended")
         self._store.hold_journal()
-        self._store.on_commit = self._note
+        self._store.commit_observer = self
         self._is_held = True
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._store.on_commit = None
-        self.recorded.clear()
+        self._store.commit_observer = None
+        self._recorded.clear()
         self.release()
 
     def release(self) -> None:
@@ -74,31 +77,41 @@ class Standstill:
             self._store.release_journal()
 
     def check(self) -> None:
-        """Raises StoreError where so much was written meanwhile that it was given up."""
-        if self._is_broken:
-            raise StoreError("given up: too much was written meanwhile; try again when there is less to do")
+        """Raises StoreError where it was given up."""
+        if self._broken:
+            raise StoreError(f"{self._store.path}: {self._broken}")
 
-    def take(self, number: int) -> list[SecretChange]:
-        """The first so many that were recorded, which then are not any more."""
-        taken = self.recorded[:number]
-        del self.recorded[:number]
-        self._weight -= _weight(taken)
-        return taken
+    def take(self) -> SecretChange | None:
+        """The first change that is recorded, which then is not any more."""
+        if not self._recorded:
+            return None
+        change = self._recorded.popleft()
+        self._weight -= _weight(change)
+        return change
 
-    def _note(self, changes: Sequence[SecretChange]) -> None:
-        if self._is_broken:
+    # Implements CommitObserver
+
+    def committed(self, changes: Sequence[SecretChange]) -> None:
+        if self._broken:
             return
         if self._records:
-            self.recorded += changes
-            self._weight += _weight(changes)
+            self._recorded += changes
+            self._weight += sum(map(_weight, changes))
         if self._weight > _MOST_MEANWHILE or (self._is_held and size_of(self._journal) > _MOST_MEANWHILE):
-            self._is_broken = True
-            self.recorded.clear()
-            self.release()
+            self._give_up("given up: too much was written meanwhile; try again when there is less to do")
+
+    def fail(self) -> None:
+        self._give_up("given up by an error in pykcm; its log says more")
+
+    def _give_up(self, why: str) -> None:
+        self._broken = why
+        self._recorded.clear()
+        self.release()
 
 
-def _weight(changes: Sequence[SecretChange]) -> int:
-    return sum(_CHANGE + (len(change.value) if isinstance(change, Put) else 0) for change in changes)
+def _weight(change: SecretChange) -> int:
+    """Bytes of memory that a recorded change takes, about."""
+    return _CHANGE + (len(change.value) if isinstance(change, Put) else 0)
 
 
 class Progress:
@@ -117,7 +130,7 @@ class Progress:
     def check(self) -> None:
         """Raises StoreError where it is to end."""
         if self.is_stopped():
-            raise StoreError("stopped")
+            raise StoreError("the copy was stopped before its end")
 
 
 class Beside:
@@ -155,9 +168,9 @@ def check_file(path: Path, key: Key, progress: Progress) -> None:
     """Look at every page of a database that stands still; raises StoreError."""
     try:
         with closing(_beside_its_owner(path, key)) as db:
-            _check(db, progress)
+            _check(db, path, progress)
     except sqlcipher.Error as error:
-        raise store_error(error) from error
+        raise store_error(error, path) from error
 
 
 def copy_file(path: Path, key: Key, to: Path, new_key: Key, progress: Progress) -> None:
@@ -179,11 +192,11 @@ def copy_file(path: Path, key: Key, to: Path, new_key: Key, progress: Progress) 
             copy.execute("PRAGMA synchronous = OFF")
             db.backup(copy, pages=_PAGES_AT_A_TIME, progress=tell)
             progress.check()
-            _check(copy, progress)
+            _check(copy, to, progress)
     except sqlcipher.Error as error:
-        raise store_error(error) from error
+        raise write_error(error, to) from error
     except OSError as error:
-        raise StoreError(f"{to}: {error.strerror}", error.errno or errno.EIO) from error
+        raise file_error(error, to) from error
 
 
 def _beside_its_owner(path: Path, key: Key) -> Any:
@@ -191,10 +204,10 @@ def _beside_its_owner(path: Path, key: Key) -> Any:
     return connect(path, key, "ro&immutable=1")
 
 
-def _check(db: Any, progress: Progress) -> None:
+def _check(db: Any, path: Path, progress: Progress) -> None:
     db.set_progress_handler(progress.is_stopped, _STEPS)
     try:
         check_version(db)
         check_pages(db, closed_in_order=True)
     except UnfitError as unfit:
-        raise StoreError(str(unfit)) from None
+        raise StoreError(f"{path}: {unfit}") from None

@@ -5,6 +5,7 @@ because an ordinary one would write to the files even on its way out.
 """
 
 import errno
+import os
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from urllib.parse import quote
 
 from sqlcipher3 import dbapi2 as sqlcipher
 
-from pykcm.store.disk import sync_folder
+from pykcm.store.disk import sync_folder, why_refused
 from pykcm.store.interface import StoreError, StoreUnusableError
 from pykcm.store.keys import Key
 
@@ -42,6 +43,12 @@ _ERRNO = {
     "SQLITE_NOMEM": errno.ENOMEM,
 }
 
+_WAYS_OUT = {
+    errno.ENOSPC: "; the disk is full: make room on it",
+    errno.EROFS: "; its file system is read-only: see the kernel's log",
+    errno.EIO: "; see to the disk and the kernel's log",
+}
+
 # The mode of the process that has the database: its connections have the journal's index in memory together.
 OWNED = "rw&vfs=unix-excl"
 
@@ -49,17 +56,34 @@ _BEGIN_ANEW = "or move the database away to begin with an empty one"
 
 
 def connect(path: Path, key: Key, mode: str) -> Any:
+    """A connection that has its key; raises sqlcipher.Error."""
     uri = f"file:{quote(str(path.absolute()))}?mode={mode}"
     db = sqlcipher.connect(uri, uri=True, isolation_level=None, cached_statements=64)
-    # SQLCipher writes to stderr otherwise, and its messages say nothing that the exceptions do not.
-    db.execute("PRAGMA cipher_log_level = NONE")
-    db.execute(f"PRAGMA key = \"x'{key.raw.hex()}'\"")
-    # As strong for pages of this size as the default, SHA-512, and twice as fast where the CPU knows it.
-    db.execute("PRAGMA cipher_hmac_algorithm = HMAC_SHA256")
-    if mode != OWNED:
-        # One connection has it: no shared memory file, no lock for each transaction.
-        db.execute("PRAGMA locking_mode = EXCLUSIVE")
+    try:
+        # SQLCipher writes to stderr otherwise, and its messages say nothing that the exceptions do not.
+        db.execute("PRAGMA cipher_log_level = NONE")
+        db.execute(f"PRAGMA key = \"x'{key.raw.hex()}'\"")
+        # As strong for pages of this size as the default, SHA-512, and twice as fast where the CPU knows it.
+        # An SQLite that cannot encrypt would take the key in silence, but does not know this.
+        set_pragma(db, "cipher_hmac_algorithm", "HMAC_SHA256", "HMAC_SHA256")
+        if mode != OWNED:
+            # One connection has it: no shared memory file, no lock for each transaction.
+            set_pragma(db, "locking_mode", "EXCLUSIVE", "exclusive")
+    except BaseException:
+        db.close()
+        raise
     return db
+
+
+def set_pragma(db: Any, name: str, value: str, wanted: object) -> None:
+    """Set it and read it back: SQLite takes an unknown or refused PRAGMA in silence.
+
+    Raises sqlcipher.Error unless it then reads as `wanted`.
+    """
+    db.execute(f"PRAGMA {name} = {value}")
+    rows = db.execute(f"PRAGMA {name}").fetchall()
+    if rows != [(wanted,)]:
+        raise sqlcipher.NotSupportedError(f"PRAGMA {name} = {value} has no effect: {rows}")
 
 
 def schema_version(db: Any) -> int:
@@ -158,8 +182,24 @@ def cause(error: sqlcipher.Error) -> str:
     return f"{error} ({error_name(error)})"
 
 
-def store_error(error: sqlcipher.Error) -> StoreError:
+def store_error(error: sqlcipher.Error, path: Path) -> StoreError:
+    """The answer to an error in the database at `path`: which file, why, and what to do."""
     name = error_name(error)
     # Extended names begin with the plain one: SQLITE_IOERR_FSYNC, SQLITE_READONLY_DBMOVED.
     code = next((code for plain, code in _ERRNO.items() if name.startswith(plain)), errno.EIO)
-    return StoreError(cause(error), code)
+    return StoreError(f"{path}: {cause(error)}{_WAYS_OUT.get(code, '')}", code)
+
+
+def write_error(error: sqlcipher.Error, path: Path) -> StoreError:
+    """As `store_error`, of something that writes: the disk is asked why it refused that."""
+    if not error_name(error).startswith("SQLITE_IOERR"):
+        return store_error(error, path)
+    code = why_refused(path.parent)
+    return StoreError(f"{path}: {cause(error)}: {os.strerror(code)}{_WAYS_OUT[code]}", code)
+
+
+def file_error(error: OSError, path: Path) -> StoreError:
+    """The answer to an error of the system's about the file that it names, or else `path`."""
+    # EDQUOT is another's answer: to its user it says that a limit of pykcm's is reached.
+    code = errno.ENOSPC if error.errno == errno.EDQUOT else error.errno or errno.EIO
+    return StoreError(f"{error.filename or path}: {error.strerror}{_WAYS_OUT.get(code, '')}", code)

@@ -15,10 +15,11 @@ from pykcm.store.names import CREDENTIAL, KEY_SIZE
 
 
 class Key(NamedTuple):
-    """`source` is the file it came from, for messages."""
+    """`source` is the file it came from, for messages; `is_new`: it was made just now."""
 
     raw: bytes
     source: Path
+    is_new: bool = False
 
     def __repr__(self) -> str:
         return f"<Key from {self.source}>"
@@ -40,11 +41,12 @@ def load_key(key_file: Path, *, may_create: bool) -> Key:
         if is_there:
             return Key(_read(credential, private=False), credential)
     try:
-        if may_create and not key_file.exists():
+        is_new = may_create and not key_file.exists()
+        if is_new:
             write_key(key_file, secrets.token_bytes(KEY_SIZE))
     except OSError as error:
         raise StoreUnusableError(f"{key_file}: cannot be made: {error.strerror}") from error
-    return Key(_read(key_file, private=True), key_file)
+    return Key(_read(key_file, private=True), key_file, is_new)
 
 
 def is_credential(key: Key) -> bool:

@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import closing
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from sqlcipher3 import dbapi2 as sqlcipher
 
 from pykcm.store.applying import Applier
 from pykcm.store.copying import Beside, Standstill, copy_file
-from pykcm.store.database import connect, size_of, store_error
+from pykcm.store.database import connect, file_error, set_pragma, size_of, write_error
 from pykcm.store.disk import sync_file
 from pykcm.store.interface import Copied, Rekeyed, StoreBusyError, StoreError, UnsupportedError
 from pykcm.store.keys import Key, is_credential, is_replaceable
@@ -33,13 +34,14 @@ from pykcm.store.succession import (
     unfinished_of,
     write_successor,
 )
-from pykcm.store.tree import SecretChange
 
 # In seconds, between two looks at how far the copy has come.
 _LOOK = 0.1
 
-# So many changes are done again between two turns of the loop.
-_CHANGES_AT_A_TIME = 100
+# Changes are done again for so long between two turns of the loop, in seconds: at first, and at most, where
+# each turn brings more than can be done again in the time of the one before.
+_SLICE = 0.005
+_LONGEST_SLICE = 0.04
 
 # What a disk must have left beside the copy, for what is stored meanwhile.
 _ROOM_LEFT = 32 * 1024 * 1024
@@ -76,11 +78,9 @@ async def rekey(store: SQLCipherStore, raw: bytes | None) -> AsyncGenerator[Copi
                 copy.complete(still)
             store.replace(copy_path, new)
         except sqlcipher.Error as error:
-            raise store_error(error) from error
+            raise write_error(error, copy_path) from error
         except OSError as error:
-            raise StoreError(
-                f"{error.filename or path}: {error.strerror}", error.errno or errno.EIO
-            ) from error
+            raise file_error(error, path) from error
         finally:
             if store.key is old:
                 _take_back(path)
@@ -139,30 +139,41 @@ class _Copy:
         self._db = db
         self._applier = Applier(db)
         # What is not complete is never used.
-        db.execute("PRAGMA synchronous = OFF")
-        db.execute("PRAGMA secure_delete = ON")
+        set_pragma(db, "synchronous", "OFF", 0)
+        set_pragma(db, "secure_delete", "ON", 1)
 
     async def follow(self, still: Standstill) -> None:
-        """Until hardly anything is missing; others have their turn in between."""
-        while len(still.recorded) > _CHANGES_AT_A_TIME:
-            self._apply(still.take(_CHANGES_AT_A_TIME))
+        """Do again all that is recorded, in slices of time; others have their turn in between.
+
+        Returns in the turn of the loop in which nothing was missing any more.
+        """
+        slice_ = _SLICE
+        while not self._catch_up(still, slice_):
+            still.check()
+            slice_ = min(2 * slice_, _LONGEST_SLICE)
             await asyncio.sleep(0)
         still.check()
 
     def complete(self, still: Standstill) -> None:
         """All that is missing, durable."""
         still.check()
-        self._db.execute("PRAGMA synchronous = FULL")
-        self._apply(still.recorded)
+        set_pragma(self._db, "synchronous", "FULL", 2)
+        self._catch_up(still, inf)
         self.empty_journal()
 
-    def _apply(self, changes: list[SecretChange]) -> None:
+    def _catch_up(self, still: Standstill, seconds: float) -> bool:
+        """Do again for so long what is recorded; whether that was all."""
+        end = time.perf_counter() + seconds
         self._db.execute("BEGIN IMMEDIATE")
-        for change in changes:
+        while has_time := time.perf_counter() < end:
+            change = still.take()
+            if change is None:
+                break
             self._applier.apply(change)
         self._db.execute("COMMIT")
+        return has_time
 
     def empty_journal(self) -> None:
         [(is_busy, *_)] = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         if is_busy:
-            raise StoreError("the copy's journal cannot be copied into it")
+            raise StoreError("the journal of the copy cannot be copied into it")

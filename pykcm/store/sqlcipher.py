@@ -6,13 +6,12 @@ keeps it.
 
 import asyncio
 import concurrent.futures
-import errno
 import logging
 import os
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from sqlcipher3 import dbapi2 as sqlcipher
 
@@ -25,14 +24,16 @@ from pykcm.store.database import (
     check_version,
     connect,
     create,
-    error_name,
+    file_error,
     has_tickets,
     inspect,
     journal_of,
+    set_pragma,
     size_of,
     store_error,
+    write_error,
 )
-from pykcm.store.disk import sync_folder, why_refused
+from pykcm.store.disk import sync_folder
 from pykcm.store.interface import Backup, Copied, Rekeyed, StoreError, StoreUnusableError
 from pykcm.store.journal import copy_journal
 from pykcm.store.keys import Key
@@ -91,7 +92,18 @@ _AUTOCHECKPOINT = 1000
 # A longer journal is copied beside the loop, in bytes; this much takes about as long as a few commits.
 _COPIED_AT_ONCE = 8 * 1024 * 1024
 
-_SYNCHRONOUS = {"full": "FULL", "normal": "NORMAL"}
+# How it is set, and how it reads then.
+_SYNCHRONOUS = {"full": ("FULL", 2), "normal": ("NORMAL", 1)}
+
+
+class CommitObserver(Protocol):
+    """Is told what is committed while a copy of the database is made."""
+
+    def committed(self, changes: Sequence[SecretChange]) -> None:
+        """These changes are durable."""
+
+    def fail(self) -> None:
+        """`committed` has raised; it is not called again."""
 
 
 class SQLCipherStore:
@@ -106,12 +118,13 @@ class SQLCipherStore:
     def __init__(self, path: Path, key: Key, durability: str = "full") -> None:
         self.path = path
         self.key = settle(path, key) if is_unsettled(path) else key
-        # Told of the changes of each commit; only a copy that is being made wants to know.
-        self.on_commit: Callable[[Sequence[SecretChange]], None] | None = None
+        # Only a copy that is being made wants to know.
+        self.commit_observer: CommitObserver | None = None
         self._folder = path.parent
         self._durability = durability
         self._covering: asyncio.TimerHandle | None = None
         self._opening: asyncio.TimerHandle | None = None
+        self._is_opening_again = False
         self._reading: int | None = None
         self._copying: concurrent.futures.Future[None] | None = None
         self._copied: asyncio.Future[None]
@@ -120,6 +133,7 @@ class SQLCipherStore:
                 inspect(path, self.key)
             else:
                 create(path, self.key)
+                _tell_created(path, key)
             self._open()
         except UnfitError as error:
             raise StoreUnusableError(f"{path}: {error}") from None
@@ -127,24 +141,32 @@ class SQLCipherStore:
             raise StoreUnusableError(f"{path}: {cause(error)}") from error
 
     def _open(self) -> None:
-        self._db = connect(self.path, self.key, OWNED)
-        self._applier = Applier(self._db)
-        # Where SQLite could not open the file for writing it would go on, and make a file of shared memory.
-        self._db.executescript(f"BEGIN; {_COVER}; ROLLBACK")
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute(f"PRAGMA synchronous = {_SYNCHRONOUS[self._durability]}")
-        self._db.execute("PRAGMA secure_delete = ON")
-        self._db.execute("PRAGMA temp_store = MEMORY")
-        check_version(self._db)
+        """Raises sqlcipher.Error, UnfitError; then there is no connection, or the one from before."""
+        db = connect(self.path, self.key, OWNED)
+        try:
+            # Where SQLite could not open the file for writing it would make a file of shared memory.
+            db.executescript(f"BEGIN; {_COVER}; ROLLBACK")
+            set_pragma(db, "journal_mode", "WAL", "wal")
+            set_pragma(db, "synchronous", *_SYNCHRONOUS[self._durability])
+            set_pragma(db, "secure_delete", "ON", 1)
+            set_pragma(db, "temp_store", "MEMORY", 2)
+            check_version(db)
+        except BaseException:
+            db.close()
+            raise
+        # Not before: nothing may be committed by a connection that is half set up.
+        self._db = db
+        self._applier = Applier(db)
 
     async def load(self, uid: int) -> list[Secret]:
         return [Secret(*row) for row in self._query(_LOAD, (uid_container(uid),))]
 
     async def commit(self, changes: Iterable[SecretChange]) -> None:
-        db = self._db
-        on_commit = self.on_commit
-        if on_commit is not None:
+        observer = self.commit_observer
+        if observer is not None:
             changes = list(changes)
+        self._check_open()
+        db = self._db
         may_be_written = False
         try:
             db.execute("BEGIN IMMEDIATE")
@@ -156,17 +178,31 @@ class SQLCipherStore:
             self._roll_back()
             if may_be_written:
                 self._cover()
-            raise self._refusal(error) from error
+            raise write_error(error, self.path) from error
         except BaseException:
             self._roll_back()
             raise
-        if on_commit is not None:
-            on_commit(cast("list[SecretChange]", changes))
+        if observer is not None:
+            self._tell(observer, cast("list[SecretChange]", changes))
+
+    def _tell(self, observer: CommitObserver, changes: list[SecretChange]) -> None:
+        """Tell what was committed. That is durable: an error of the observer's ends only the observer."""
+        try:
+            observer.committed(changes)
+        except Exception:
+            log.exception("%s: its copy is given up by an error in pykcm; commits go on", self.path)
+            self.commit_observer = None
+            with suppress(Exception):
+                observer.fail()
+
+    def _check_open(self) -> None:
+        if self._opening is not None:
+            raise StoreError(f"{self.path}: could not be opened again after the change of keys; see the log")
 
     def _roll_back(self) -> None:
         # What was remembered may never have been there.
         self._applier.forget()
-        if self._opening is None and self._db.in_transaction:
+        if self._db.in_transaction:
             self._db.execute("ROLLBACK")
 
     def _cover(self) -> None:
@@ -190,11 +226,6 @@ class SQLCipherStore:
         if self._covering is not None:
             self._covering.cancel()
             self._covering = None
-
-    def _refusal(self, error: sqlcipher.Error) -> StoreError:
-        if error_name(error).startswith("SQLITE_IOERR"):
-            return StoreError(cause(error), why_refused(self._folder))
-        return store_error(error)
 
     async def uids(self) -> list[int]:
         uids = (uid_of_container(path) for (path,) in self._query(_WITH_CCACHES))
@@ -222,10 +253,11 @@ class SQLCipherStore:
         return int(count)
 
     def _query(self, statement: str, parameters: tuple[Any, ...] = ()) -> list[Any]:
+        self._check_open()
         try:
             rows: list[Any] = self._db.execute(statement, parameters).fetchall()
         except sqlcipher.Error as error:
-            raise store_error(error) from error
+            raise store_error(error, self.path) from error
         return rows
 
     # For copies of the database, which are made while it is in use
@@ -243,8 +275,12 @@ class SQLCipherStore:
 
     def hold_journal(self) -> None:
         """From now on the database file is left as it is, with all that was committed; raises StoreError."""
+        self._check_open()
         self._empty_journal()
-        self._db.execute("PRAGMA wal_autocheckpoint = 0")
+        try:
+            set_pragma(self._db, "wal_autocheckpoint", "0", 0)
+        except sqlcipher.Error as error:
+            raise store_error(error, self.path) from error
 
     def release_journal(self) -> None:
         """The journal is copied into the database, and from then on as usual."""
@@ -252,8 +288,14 @@ class SQLCipherStore:
             self._journal_as_usual()
             return
         executor = concurrent.futures.ThreadPoolExecutor(1)
-        self._copying = executor.submit(copy_journal, self.path, self.key, self.descriptor)
-        executor.shutdown(wait=False)
+        try:
+            self._copying = executor.submit(copy_journal, self.path, self.key, self.descriptor)
+        except RuntimeError:
+            # No thread can be had. To copy it here takes long, but it must not grow for ever.
+            self._journal_as_usual()
+            return
+        finally:
+            executor.shutdown(wait=False)
         self._copied = asyncio.wrap_future(self._copying)
         self._copied.add_done_callback(self._end_copying)
 
@@ -284,9 +326,9 @@ class SQLCipherStore:
         try:
             [(is_busy, *_)] = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         except sqlcipher.Error as error:
-            raise self._refusal(error) from error
+            raise write_error(error, self.path) from error
         if is_busy or size_of(journal_of(self.path)):
-            raise StoreError("the journal cannot be copied into the database")
+            raise StoreError(f"{self.path}: its journal cannot be copied into it; see to the disk")
 
     def descriptor(self) -> int:
         """Of the database file, to read from, for as long as the store is open; raises OSError."""
@@ -310,9 +352,7 @@ class SQLCipherStore:
             self.key = key
             sync_folder(self._folder)
         except OSError as error:
-            raise StoreError(
-                f"{error.filename or self.path}: {error.strerror}", error.errno or errno.EIO
-            ) from error
+            raise file_error(error, self.path) from error
         finally:
             self._open_again()
 
@@ -322,8 +362,18 @@ class SQLCipherStore:
             self._open()
         except (sqlcipher.Error, UnfitError) as error:
             # Meanwhile what needs the disk is refused.
-            log.critical("%s: cannot be opened again, and is tried every second: %s", self.path, error)
+            if not self._is_opening_again:
+                log.critical(
+                    "%s: cannot be opened again after the change of keys: %s; it is tried every %g s, and "
+                    "requests that need it are refused until then: see to the disk (space, permissions)",
+                    *(self.path, error, _OPENED_AGAIN_AFTER),
+                )
+            self._is_opening_again = True
             self._opening = asyncio.get_running_loop().call_later(_OPENED_AGAIN_AFTER, self._open_again)
+            return
+        if self._is_opening_again:
+            log.warning("%s: is open again", self.path)
+        self._is_opening_again = False
 
     def close(self) -> None:
         if self._covering is not None:
@@ -342,3 +392,15 @@ class SQLCipherStore:
         if self._reading is not None:
             os.close(self._reading)
             self._reading = None
+
+
+def _tell_created(path: Path, key: Key) -> None:
+    if key.is_new:
+        log.info("%s: a new, empty database was made, with a new key, %s", path, key.source)
+    else:
+        log.warning(
+            "%s: there was no database, and a new, empty one was made, although its key, %s, is older: if "
+            "there were tickets, the database was removed, or this is another folder than before; to have "
+            "them again, stop the daemon and put the database back",
+            *(path, key.source),
+        )

@@ -83,7 +83,9 @@ def finish(path: Path, key: Key, raw: bytes) -> Key:
             write_key(key.source, raw)
         except OSError as error:
             log.error(  # noqa: TRY400
-                "%s: cannot take the new key (%s); the old one works until then", key.source, error.strerror
+                "%s: cannot take the new key: %s; the database has it all the same, and both the old key and "
+                "%s open it: mend the cause and start the daemon again",
+                *(key.source, error.strerror, successor_of(path)),
             )
         else:
             _tidy_up(path)
@@ -97,7 +99,7 @@ def _tidy_up(path: Path) -> None:
         remove_successor(path)
     except OSError as error:
         log.error(  # noqa: TRY400
-            "%s: cannot be removed, and is at the next start: %s", successor_of(path), error.strerror
+            "%s: cannot be removed: %s; the next start tries again", successor_of(path), error.strerror
         )
 
 
@@ -117,7 +119,11 @@ def settle(path: Path, key: Key) -> Key:
         if raw is None or not _opens(path, Key(raw, key.source)):
             return key
     except (OSError, sqlcipher.Error) as error:
-        log.warning("%s: a change of keys cannot be settled yet: %s", path, error)
+        log.warning(
+            "%s: a change of keys that was begun cannot be ended or taken back yet: %s; the next start tries "
+            "again, see to the disk",
+            *(path, error),
+        )
         return key
     settled = finish(path, key, raw)
     if settled.source == key.source:

@@ -94,7 +94,7 @@ async def damaged(call: Call) -> None:
 
 
 async def full(call: Call) -> None:
-    raise StoreError("the disk is full", errno.ENOSPC)
+    raise StoreError("/var/lib/pykcm/pykcm.db: the disk is full", errno.ENOSPC)
 
 
 async def echo(call: Call) -> AsyncIterator[Any]:
@@ -276,7 +276,7 @@ def test_a_damaged_ccache(play: Play) -> None:
         code, message = await listening.error(encode(request("damaged", {})))
         assert (code, message) == ("store", "EIO: cannot be read")
         code, message = await listening.error(encode(request("full", {})))
-        assert (code, message) == ("store", "/var/lib/pykcm: ENOSPC: the disk is full")
+        assert (code, message) == ("store", "ENOSPC: /var/lib/pykcm/pykcm.db: the disk is full")
 
     play(scenario)
 

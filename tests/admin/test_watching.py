@@ -65,6 +65,26 @@ def test_watch(server: Server, control: Controlling, alice: Asking) -> None:
     assert server.service.watchers == []
 
 
+@pytest.mark.parametrize("request_", ["watch", "trace"])
+def test_following_ends_with_an_error_in_pykcm(
+    server: Server, control: Controlling, alice: Asking, monkeypatch: pytest.MonkeyPatch, request_: str
+) -> None:
+    """Whoever follows gets an error, and not silence, when an item cannot be made; requests go on."""
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("cannot be told")
+
+    for name in ("event_item", "exchange_item"):
+        monkeypatch.setattr(f"pykcm.admin.words.{name}", fail)
+    following = Following(server, control, request_)
+    assert following.first
+    alice.initialize(b"1000", ALICE)
+    with pytest.raises(ControlError, match="an error in pykcm"):
+        following.take(1)
+    assert alice.get_principal(b"1000") == ALICE
+    assert (server.service.watchers, server.service.tracers) == ([], [])
+
+
 def test_watch_one_user(server: Server, control: Controlling, alice: Asking) -> None:
     """With `uid` nothing is told of others."""
     following = Following(server, control, "watch", uid=2000)

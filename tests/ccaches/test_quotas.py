@@ -430,3 +430,27 @@ class UnderTightQuotas(RuleBasedStateMachine):
 
 TestUnderTightQuotas = UnderTightQuotas.TestCase
 TestUnderTightQuotas.settings = settings(max_examples=60, stateful_step_count=30)
+
+
+KIB = 1024
+
+
+@pytest.mark.parametrize(
+    ("quotas", "reason"),
+    [
+        (Quotas(max_uid_ccaches=1), "max_uid_ccaches reached by UID 1000: 1 of 1"),
+        (Quotas(max_ccaches=7), "max_ccaches reached by all users together: 7 of 7"),
+        (
+            Quotas(max_ccache_size=4 * KIB),
+            r"max_ccache_size reached by ccache 1000:\xff: 6 KiB needed, 4 KiB allowed",
+        ),
+        (Quotas(max_uid_size=5 * KIB), "max_uid_size reached by UID 1000: 6 KiB needed, 5 KiB allowed"),
+    ],
+)
+def test_refusal_says_how_much_of_how_much(quotas: Quotas, reason: str) -> None:
+    """A refusal names the option, whose limit it is, what there is or would be, and the limit."""
+    collection = Collection(1000, Clock(), quotas, Census(7))
+    collection.restore(list(collection_of(quotas=Quotas())), None)
+    with pytest.raises(KcmError) as caught:
+        collection.replace(b"1000:\xff", ALICE, 0, [credential_of_size(5 * KIB + 100)], None)
+    assert caught.value.reason == reason

@@ -160,6 +160,10 @@ def test_a_full_disk(cramped_pykcmd: Pykcmd, mit: MitClient, mit_as: Callable[[i
         code, expected = _store_until_refused(kcm)
         assert code == errno.ENOSPC
         assert kcm.get_cred_list(NAME) == expected
+    database = cramped_pykcmd.state_dir / "pykcm.db"
+    failed = f"pykcmd: error: UID {USER}: STORE {USER} failed in the store: ENOSPC: {database}: "
+    assert failed in cramped_pykcmd.log
+    assert "the disk is full: make room on it" in cramped_pykcmd.log
     assert "No space left on device" in _kinit_refused(mit, "carol", f"{OWN}:new")
     assert other.klist() == Listed(f"KCM:{OTHER}", f"bob@{REALM}", [TGT])
     assert len(mit.klist().tickets) == _number_of_tickets(expected)

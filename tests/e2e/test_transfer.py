@@ -311,7 +311,7 @@ def test_quota(pykcmd: Pykcmd, ctl: Pykcmctl, other_pykcmd: Pykcmd, other_ctl: P
     assert said.status == 1
     lines = [line.split("\t") for line in said.output.splitlines()]
     assert [line[0] for line in lines] == expected
-    assert lines[3][-1] == f"max_uid_ccaches reached by UID {USER}"
+    assert lines[3][-1] == f"max_uid_ccaches reached by UID {USER}: 3 of 3"
     assert contents(other_pykcmd, USER) == contents(pykcmd, USER)[:3]
     assert contents(other_pykcmd, OTHER) == contents(pykcmd, OTHER)
 

@@ -163,6 +163,28 @@ def test_one_that_does_not_wait_any_more(store: ScriptedStore) -> None:
     assert stored(store) == ["1", "2", "3"]
 
 
+def test_an_error_in_counting_keeps_nobody_waiting(
+    store: ScriptedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where commits cannot be counted, those who wait for them are told all the same, now and later."""
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("cannot be counted")
+
+    monkeypatch.setattr(Committer, "_count", fail)
+
+    async def scenario() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+        committer = Committer(store)
+        for first in (1, 3):
+            together = asyncio.gather(*(committer.commit([change(number)]) for number in (first, first + 1)))
+            await asyncio.wait_for(together, 20)
+        await asyncio.wait_for(committer.commit([change(5)]), 20)
+
+    run(scenario())
+    assert stored(store) == ["1", "2", "3", "4", "5"]
+
+
 def test_on_sqlcipher(open_sqlcipher: Any) -> None:
     """On the real store, too, a change that cannot be made undoes its own operation's and no other's."""
     store: SQLCipherStore = open_sqlcipher()

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from pykcm.ccaches.changes import Removal
+from pykcm.ccaches.collection import Collection
 from pykcm.ccaches.quotas import Quotas
-from pykcm.protocol.codes import Code
+from pykcm.protocol.codes import Code, KcmError
 from pykcm.server.connections import Limits
 from pykcm.server.events import Event, Kind, Watch
 from pykcm.store.interface import Store, StoreError
@@ -232,7 +234,8 @@ def test_who_fails_to_be_told(
     alice.initialize(b"1000", ALICE)
     assert told.take() == [(Kind.CREATED, b"1000", "")]
     assert alice.get_principal(b"1000") == ALICE
-    assert "those who look on were not told" in caplog.text
+    assert caplog.text.count("an observer (pykcmctl watch or trace) is ended by an error in pykcm") == 1
+    assert broken not in server.service.watchers
 
 
 def test_a_tracer_that_fails(server: Server, alice: Asking, caplog: pytest.LogCaptureFixture) -> None:
@@ -244,7 +247,56 @@ def test_a_tracer_that_fails(server: Server, alice: Asking, caplog: pytest.LogCa
     server.service.tracers.append(fail)
     alice.initialize(b"1000", ALICE)
     assert alice.get_principal(b"1000") == ALICE
-    assert caplog.text.count("those who look on were not told") == 2
+    assert caplog.text.count("an observer (pykcmctl watch or trace) is ended by an error in pykcm") == 1
+    assert server.service.tracers == []
+
+
+@pytest.mark.parametrize("method", ["before", "changed", "refused", "connection_refused"])
+def test_an_error_in_a_watcher_ends_the_watcher_alone(
+    server: Server, alice: Asking, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """Whichever method of a watcher raises, requests are answered as ever, and the watcher learns of it."""
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("cannot be told")
+
+    watcher = Watch(lambda _: None)
+    failures: list[bool] = []
+    server.service.watchers.add(watcher, lambda: failures.append(True))
+    monkeypatch.setattr(Watch, method, fail)
+    alice.initialize(b"1000", ALICE)
+    with pytest.raises(KcmError):
+        alice.get_principal(b"1001")
+    server.service.connection_refused(1000, None, "for a test")
+    alice.destroy(b"1000")
+    assert failures == [True]
+    assert watcher not in server.service.watchers
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        "pykcm.server.residents.Residents.weigh",
+        "pykcm.server.residents.Residents.make_room",
+        "pykcm.server.service.log_removals",
+        "pykcm.server.statistics.Statistics.count_removals",
+    ],
+)
+def test_an_error_in_bookkeeping_does_not_fail_a_durable_change(
+    server: Server, alice: Asking, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    """A change that is durable is answered as such, whatever cannot be counted or logged; reads agree."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("cannot be counted")
+
+    alice.initialize(b"1000", ALICE)
+    with monkeypatch.context() as patched:
+        patched.setattr(part, fail)
+        patched.setattr(Collection, "take_removals", lambda _: [Removal(b"1000:gone", "max_uid_size", 1)])
+        alice.initialize(b"1000:other", BOB)
+    assert alice.get_principal(b"1000:other") == BOB
+    assert server.restarted().ask_as(1000).get_principal(b"1000:other") == BOB
 
 
 def test_nobody_watches(server: Server, alice: Asking, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -194,7 +194,7 @@ def test_broken_off(store: SQLCipherStore) -> None:
             with store.backup() as copy:
                 async with aclosing(copy.pieces()) as pieces:
                     await anext(pieces)
-            assert store.on_commit is None
+            assert store.commit_observer is None
             await store.commit([put(MANY)])
 
     asyncio.run(run())

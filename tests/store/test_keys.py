@@ -51,12 +51,12 @@ def test_made_at_first_start(key_file: Path) -> None:
         key = load_key(key_file, may_create=True)
     finally:
         os.umask(before)
-    assert (len(key.raw), key.source) == (KEY_SIZE, key_file)
+    assert (len(key.raw), key.source, key.is_new) == (KEY_SIZE, key_file, True)
     assert key_file.stat().st_mode & 0o7777 == 0o600
     assert key_file.read_bytes() == key.raw
     assert [path.name for path in key_file.parent.iterdir()] == ["key"]
-    assert load_key(key_file, may_create=True) == key
-    assert load_key(key_file, may_create=False) == key
+    for may_create in (True, False):
+        assert load_key(key_file, may_create=may_create) == key._replace(is_new=False)
 
 
 def test_every_key_is_another(tmp_path: Path) -> None:

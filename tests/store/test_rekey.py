@@ -14,7 +14,7 @@ import pytest
 
 from pykcm.store import rekey as rekey_module
 from pykcm.store.copying import Standstill
-from pykcm.store.database import connect
+from pykcm.store.database import connect, set_pragma
 from pykcm.store.interface import (
     Copied,
     Rekeyed,
@@ -154,7 +154,7 @@ def test_order_and_deletes_meanwhile(state: Path, monkeypatch: pytest.MonkeyPatc
     async def both() -> None:
         steps = store.rekey(None)
         copying = asyncio.ensure_future(anext(steps))
-        await until(lambda: store.on_commit)
+        await until(lambda: store.commit_observer)
         for changes in meanwhile:
             await store.commit(changes)
             await other.commit(changes)
@@ -175,7 +175,7 @@ def test_a_commit_that_is_refused_meanwhile(state: Path) -> None:
     async def run() -> None:
         steps = store.rekey(None)
         copying = asyncio.ensure_future(anext(steps))
-        await until(lambda: store.on_commit)
+        await until(lambda: store.commit_observer)
         with pytest.raises(StoreError):
             await store.commit([put(100), Put(uid_container(UID), "bad", None)])  # type: ignore[arg-type]
         step = await copying
@@ -194,7 +194,7 @@ def test_one_at_a_time(state: Path) -> None:
     async def run() -> None:
         steps = store.rekey(None)
         copying = asyncio.ensure_future(anext(steps))
-        await until(lambda: store.on_commit)
+        await until(lambda: store.commit_observer)
         with pytest.raises(StoreBusyError, match="under way"):
             await anext(store.rekey(None))
         with pytest.raises(StoreBusyError, match="under way"), store.backup():
@@ -223,7 +223,7 @@ def test_given_up(state: Path) -> None:
         await store.commit([put(BEFORE)])
 
     asyncio.run(run())
-    assert store.on_commit is None
+    assert store.commit_observer is None
     assert files(state) == {"key", DATABASE, DATABASE + "-wal"}
     store.close()
     assert (state / "key").read_bytes() == before
@@ -353,6 +353,95 @@ def test_too_much_meanwhile(state: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert asyncio.run(secrets(state)) == list(range(BEFORE + DURING))
 
 
+@pytest.mark.parametrize("changes", [1, 101, 4096])
+def test_rekey_finishes_although_each_turn_brings_many_changes(state: Path, changes: int) -> None:
+    """A change of keys comes to its end while somebody commits this many changes in each turn of the loop."""
+    store = open_store(state)
+    most = 2000
+    commits = 0
+
+    async def write(rekeyed: "asyncio.Future[Rekeyed]") -> None:
+        nonlocal commits
+        while not rekeyed.done() and commits < most:
+            await store.commit([Put(uid_container(UID + 1), f"{n}", b"%d" % commits) for n in range(changes)])
+            commits += 1
+            await asyncio.sleep(0)
+
+    async def change() -> Rekeyed:
+        *_, rekeyed = [step async for step in store.rekey(None)]
+        assert isinstance(rekeyed, Rekeyed)
+        return rekeyed
+
+    async def both() -> Rekeyed:
+        rekeyed = asyncio.ensure_future(change())
+        await write(rekeyed)
+        return await rekeyed
+
+    rekeyed = asyncio.run(asyncio.wait_for(both(), 60))
+    assert 0 < commits < most
+    assert rekeyed.pause < 1
+    written = asyncio.run(store.load(UID + 1))
+    assert {secret.value for secret in written} == {b"%d" % (commits - 1)}
+    assert len(written) == changes
+    store.close()
+    assert asyncio.run(secrets(state)) == list(range(BEFORE))
+
+
+def test_an_error_while_recording_ends_the_rekey_alone(
+    state: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A commit whose recording fails is durable and answered so; the change of keys fails, and says why."""
+    store = open_store(state)
+
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Standstill, "committed", fail)
+
+    async def run() -> None:
+        steps = store.rekey(None)
+        copying = asyncio.ensure_future(anext(steps))
+        await until(lambda: store.commit_observer)
+        await store.commit([put(BEFORE)])
+        await store.commit([put(BEFORE + 1)])
+
+        async def rest() -> None:
+            await copying
+            async for _ in steps:
+                pass
+
+        with pytest.raises(StoreError, match=f"{state}/{DATABASE}: given up by an error in pykcm"):
+            await rest()
+
+    asyncio.run(run())
+    assert "its copy is given up by an error in pykcm; commits go on" in caplog.text
+    assert store._db.execute("PRAGMA wal_autocheckpoint").fetchall() == [(1000,)]
+    store.close()
+    assert asyncio.run(secrets(state)) == list(range(BEFORE + 2))
+    assert files(state) == {"key", DATABASE}
+
+
+def test_an_error_while_recording_ends_the_backup_alone(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backup whose record of the journal fails is given up; the commit is answered as durable."""
+    store = open_store(state)
+
+    def fail(_: Path) -> int:
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+
+    async def run() -> None:
+        with store.backup() as copy:
+            with monkeypatch.context() as patched:
+                patched.setattr("pykcm.store.copying.size_of", fail)
+                await store.commit([put(BEFORE)])
+            with pytest.raises(StoreError, match="given up by an error in pykcm"):
+                async for _ in copy.pieces():
+                    pass
+
+    asyncio.run(run())
+    store.close()
+    assert asyncio.run(secrets(state)) == list(range(BEFORE + 1))
+
+
 def test_what_was_done_again_leaves_room(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only what still has to be done again counts as written meanwhile, not all that ever was."""
     monkeypatch.setattr("pykcm.store.copying._MOST_MEANWHILE", 10_000)
@@ -363,7 +452,8 @@ def test_what_was_done_again_leaves_room(state: Path, monkeypatch: pytest.Monkey
             still.release()
             for number in range(10):
                 await store.commit([Put(uid_container(UID), f"{number}", bytes(6000))])
-                assert len(still.take(100)) == 1
+                assert still.take() is not None
+                assert still.take() is None
             still.check()
             for number in range(2):
                 await store.commit([Put(uid_container(UID), f"{number}", bytes(6000))])
@@ -458,6 +548,55 @@ def test_the_database_does_not_open_at_once(state: Path, monkeypatch: pytest.Mon
     asyncio.run(change())
     store.close()
     assert asyncio.run(secrets(state)) == list(range(BEFORE))
+
+
+SETTINGS = ["cipher_hmac_algorithm", "journal_mode", "synchronous", "secure_delete", "temp_store"]
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_nothing_is_committed_by_a_connection_half_set_up(
+    state: Path, monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    """Where one setting of the reopened database fails, requests are refused until all of them are made."""
+    monkeypatch.setattr("pykcm.store.sqlcipher._OPENED_AGAIN_AFTER", 0.01)
+    store = open_store(state)
+    disk = {"fails": False}
+
+    def failing(db: Any, name: str, value: str, wanted: object) -> None:
+        if disk["fails"] and name == setting:
+            raise sqlite_error()
+        set_pragma(db, name, value, wanted)
+
+    monkeypatch.setattr("pykcm.store.sqlcipher.set_pragma", failing)
+    monkeypatch.setattr("pykcm.store.database.set_pragma", failing)
+    replace = store.replace
+
+    def fail_from_now_on(*arguments: Any) -> None:
+        disk["fails"] = True
+        replace(*arguments)
+
+    monkeypatch.setattr(store, "replace", fail_from_now_on)
+
+    async def change() -> None:
+        async for _ in store.rekey(None):
+            pass
+        for _ in range(2):
+            with pytest.raises(StoreError, match="could not be opened again"):
+                await store.commit([put(BEFORE)])
+            with pytest.raises(StoreError, match="could not be opened again"):
+                await store.load(UID)
+            with pytest.raises(StoreError, match="could not be opened again"), store.backup():
+                pass
+            await settle()
+        disk["fails"] = False
+        await until(lambda: store._opening is None)
+        await store.commit([put(BEFORE)])
+        settings = [store._db.execute(f"PRAGMA {name}").fetchall() for name in SETTINGS]
+        assert settings == [[("HMAC_SHA256",)], [("wal",)], [(2,)], [(1,)], [(2,)]]
+
+    asyncio.run(change())
+    store.close()
+    assert asyncio.run(secrets(state)) == list(range(BEFORE + 1))
 
 
 def sqlite_error() -> Exception:

@@ -496,6 +496,7 @@ def test_errors_of_a_commit(
         put(store, 10)
     assert caught.value.code == code
     assert name in caught.value.reason
+    assert caught.value.reason.startswith(f"{store.path}: ")
     connection.fails = lambda _: None
     assert numbers_in(store) == list(range(10))
     put(store, 11)
