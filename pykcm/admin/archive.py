@@ -16,6 +16,7 @@ import msgspec
 from pykcm.admin.items import ItemReader, ItemsError, encode
 from pykcm.admin.messages import LARGEST_REQUEST
 from pykcm.admin.records import CCacheRecord, read_record
+from pykcm.protocol.text import excerpt
 
 FORMAT = "pykcm export"
 VERSION = 1
@@ -127,7 +128,7 @@ class ArchiveReader:
         self._has_ended = True
 
     def _damaged(self, how: str) -> ArchiveError:
-        return ArchiveError(f"the file is damaged behind {self._number} ccaches: {how}")
+        return ArchiveError(f"the file is damaged behind {self._number} ccaches: {excerpt(how)}")
 
 
 def _read_header(item: Any) -> Header:
@@ -138,5 +139,5 @@ def _read_header(item: Any) -> Header:
     try:
         header: Header = msgspec.convert(item, Header)
     except msgspec.ValidationError as error:
-        raise ArchiveError(f"the file is damaged at its beginning: {error}") from None
+        raise ArchiveError(f"the file is damaged at its beginning: {excerpt(str(error))}") from None
     return header

@@ -9,6 +9,7 @@ from typing import Any
 
 from pykcm.admin.items import ItemReader, ItemsError, encode
 from pykcm.admin.messages import LARGEST_REQUEST, ControlError, Trouble, request
+from pykcm.protocol.text import printable
 
 _PIECE = 256 * 1024
 
@@ -67,7 +68,7 @@ class Answer:
                             self.summary = summary
                             return
                         case {"error": {"code": str(code), "message": str(text)}}:
-                            raise ControlError(code, text)
+                            raise ControlError(code, printable(text))
                         case _:
                             raise ControlError(Trouble.VERSION, "the daemon's answer is of another version")
             raise ConnectionError("the daemon has ended the connection in the middle of its answer")

@@ -21,6 +21,7 @@ from pykcm.peer.labels import LabelError, parse_label
 from pykcm.peer.names import MAX_NAME
 from pykcm.protocol.codes import KcmError
 from pykcm.protocol.credential import parse_credential
+from pykcm.protocol.text import excerpt
 from pykcm.protocol.wire import UUID_SIZE, FormatError
 from pykcm.server.relabelling import relabel_filled
 
@@ -89,7 +90,7 @@ async def read_incoming(item: Any) -> Incoming:
     try:
         record = read_record(item)
     except msgspec.ValidationError as error:
-        raise IncomingError(f"not a ccache's record: {error}") from None
+        raise IncomingError(f"not a ccache's record: {excerpt(str(error))}") from None
     _check(record)
     ccache = CCache(
         bytes(UUID_SIZE), record.name or b"", record.principal.principal, record.label, record.kdc_offset

@@ -13,6 +13,8 @@ from typing import Any
 
 import msgspec
 
+from pykcm.protocol.text import excerpt
+
 VERSION = 1
 
 # In bytes: one ccache as an export has it may be as large as one request of a KCM client.
@@ -68,7 +70,7 @@ def convert(item: Any, shape: Any) -> Any:
         # Without builtin_types text would do where bytes are wanted, as base64.
         return msgspec.convert(item, shape, builtin_types=(bytes,))
     except msgspec.ValidationError as error:
-        raise ControlError(Trouble.ARGUMENTS, f"not as it should be: {error}") from None
+        raise ControlError(Trouble.ARGUMENTS, f"not as it should be: {excerpt(str(error))}") from None
 
 
 def request(name: str, arguments: dict[str, Any]) -> dict[str, Any]:

@@ -32,6 +32,10 @@ class CCacheFile(NamedTuple):
         return f"<CCacheFile of {self.principal}, {len(self.credentials)} credentials>"
 
 
+# A file of the smallest ones would otherwise take seconds to read.
+_MOST_CREDENTIALS = 65_536
+
+
 def parse_ccache_file(content: bytes) -> CCacheFile:
     """The whole file's contents; raises FormatError where anything is missing or cannot be understood.
 
@@ -48,7 +52,11 @@ def parse_ccache_file(content: bytes) -> CCacheFile:
     kdc_offset = _read_header(reader) if version == 4 else 0
     principal = read_principal(reader)
     credentials = []
+    number = 0
     while reader.at < reader.end:
+        number += 1
+        if number > _MOST_CREDENTIALS:
+            raise FormatError(f"more than {_MOST_CREDENTIALS} credentials")
         blob = _read_credential(reader, version)
         if blob is not None:
             credentials.append(blob)

@@ -1,5 +1,6 @@
 """Bytes from outside, made fit for a terminal or a log."""
 
+import os
 import re
 
 _BACKSLASH = {"\\": "\\\\"}
@@ -43,7 +44,17 @@ def printable(text: str) -> str:
     # Nearly all text is.
     if text.isprintable() and not _INVISIBLE.search(text):
         return text
-    return "".join([c if _is_visible(c) else _numbers(c) for c in text])
+    return "".join([c if is_visible(c) else _numbers(c) for c in text])
+
+
+def excerpt(text: str) -> str:
+    """The beginning of a message that quotes something from outside, as one printable line."""
+    return printable(text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}...")
+
+
+def shown_path(path: str | os.PathLike[str]) -> str:
+    """A file's name, which is bytes."""
+    return shown(os.fsencode(path))
 
 
 def shown_in_principal(value: bytes) -> str:
@@ -54,10 +65,11 @@ def shown_in_principal(value: bytes) -> str:
 def _escaped(value: bytes, quoted: dict[str, str]) -> str:
     # A byte that is no UTF-8 becomes a lone surrogate, and that byte again when it is encoded.
     text = value.decode("utf-8", "surrogateescape")
-    return "".join([quoted.get(c) or (c if _is_visible(c) else _numbers(c)) for c in text])
+    return "".join([quoted.get(c) or (c if is_visible(c) else _numbers(c)) for c in text])
 
 
-def _is_visible(character: str) -> bool:
+def is_visible(character: str) -> bool:
+    """Whether the character shows something and does nothing else."""
     return character.isprintable() and (character.isascii() or not _INVISIBLE.match(character))
 
 

@@ -78,10 +78,9 @@ def test_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "label" in refused(path)
 
 
-def test_a_file_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_in_use(tmp_path: Path) -> None:
     """A file that a client writes is waited for, but whoever keeps the lock does not keep root for ever."""
     path = ccache(tmp_path / "cc")
-    monkeypatch.setattr(files, "_PATIENCE_WITH_A_LOCK", 0.1)
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:

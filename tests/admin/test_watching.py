@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pykcm.admin.cli.watching import _event_line, _exchange_line, _json_line
+from pykcm.admin.cli.watching import _event_line, _exchange_line, _json_item
 from pykcm.admin.items import encode
 from pykcm.admin.messages import ControlError, Trouble
 from pykcm.admin.words import _LONGEST
@@ -271,7 +271,7 @@ def test_no_secret_is_told(server: Server, control: Controlling, alice: Asking) 
     alice.answer(999, CANARY)
     items = following.take(11) + events.take(1)
     assert items[3]["answered"]["server"] == "HTTP/www.pykcm.test@PYKCM.TEST"
-    lines = [_exchange_line(item) for item in items[:-1]] + [_json_line(item) for item in items]
+    lines = [_exchange_line(item) for item in items[:-1]] + [json.dumps(_json_item(item)) for item in items]
     said = encode(items) + "\n".join(lines).encode()
     assert said.count(b"RETRIEVE") == 3
     for trace in traces_of(CANARY):
@@ -313,8 +313,8 @@ def test_lines() -> None:
     }
     line = _event_line(event)
     assert line.endswith("  4000000000  evicted  KCM:1000:\\xff  2 service tickets  (max_ccache_size)")
-    assert json.loads(_json_line(event)) == event | {"ccache": "KCM:1000:\\xff"}
-    assert json.loads(_json_line({"lost": 3})) == {"event": "lost", "number": 3}
+    assert _json_item(event) == event | {"ccache": "KCM:1000:\\xff"}
+    assert _json_item({"lost": 3}) == {"event": "lost", "number": 3}
     exchange = {
         "time": 0.25,
         "uid": 4_000_000_000,
@@ -334,4 +334,4 @@ def test_lines() -> None:
         f"uuid={'0f' * 16}",
         *("->", "server=a@B", "enctype=aes256-cts-hmac-sha1-96", "ticket_flags=FRIA", "endtime=-"),
     ]
-    assert json.loads(_json_line(exchange))["asked"] == {"uuid": "0f" * 16}
+    assert _json_item(exchange)["asked"] == {"uuid": "0f" * 16}

@@ -1,7 +1,6 @@
 """list, show, destroy, reap and switch."""
 
 import base64
-import json
 import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -14,6 +13,7 @@ from pykcm.admin.cli.output import (
     peeked,
     print_json,
     print_json_array,
+    print_line,
     print_rows,
     shown_number,
     shown_size,
@@ -118,13 +118,13 @@ def _note(uses: list[dict[str, int]], use: dict[str, int]) -> None:
 
 def _print_totals(answer: Answer, uses: list[dict[str, int]]) -> None:
     summary = answer.summary
-    click.echo(
+    print_line(
         f"{shown_number(summary['ccaches'], 'ccache')} of {shown_number(summary['users'], 'user')}, "
         f"{shown_size(summary['size'])}",
         err=True,
     )
     for use in uses:
-        click.echo(
+        print_line(
             f"{user_of(use['uid']) or use['uid']} has used {_share(use):.0%} of the quota: "
             f"{shown_number(use['ccaches'], 'ccache')} of {use['max_ccaches'] or 'any number'}, "
             f"{shown_size(use['size'])} of {shown_size(use['max_size']) if use['max_size'] else 'any size'}",
@@ -144,20 +144,21 @@ def show_command(client: ControlClient, ccache: bytes, *, as_json: bool) -> None
     head = next(items)["ccache"]
     credentials = [item["credential"] for item in items]
     if as_json:
-        # In ASCII: what is no text to UTF-8 has code points of its own.
-        click.echo(json.dumps(_document(head, credentials), indent=2))
+        # Bytes that are no UTF-8 have code points of their own.
+        print_json(_document(head, credentials))
         return
-    click.echo(f"Ccache:      {ccache_shown(head['name'])}{' (default)' if head['default'] else ''}")
-    click.echo(f"UUID:        {head['uuid'].hex()}")
-    click.echo(f"Owner:       {user_of(head['uid']) or '-'} (UID {head['uid']})")
-    click.echo(f"Principal:   {head['principal']}")
-    click.echo(f"KDC offset:  {head['kdc_offset']} s")
+    print_line(f"Ccache:      {ccache_shown(head['name'])}{' (default)' if head['default'] else ''}")
+    print_line(f"UUID:        {head['uuid'].hex()}")
+    print_line(f"Owner:       {user_of(head['uid']) or '-'} (UID {head['uid']})")
+    print_line(f"Principal:   {head['principal']}")
+    print_line(f"KDC offset:  {head['kdc_offset']} s")
     if head["label"]:
-        click.echo(f"Label:       {head['label']}")
-    click.echo(f"Size:        {shown_size(head['size'])}")
+        print_line(f"Label:       {head['label']}")
+    print_line(f"Size:        {shown_size(head['size'])}")
     tickets = [each for each in credentials if not each["configuration"]]
     entries = [each for each in credentials if each["configuration"]]
-    click.echo(f"\nTickets: {len(tickets)}")
+    print_line()
+    print_line(f"Tickets: {len(tickets)}")
     print_rows(
         [
             Column("Server"),
@@ -172,7 +173,8 @@ def show_command(client: ControlClient, ccache: bytes, *, as_json: bool) -> None
         map(_ticket_row, tickets),
     )
     if entries:
-        click.echo(f"\nOther entries: {len(entries)}")
+        print_line()
+        print_line(f"Other entries: {len(entries)}")
         rows = ([each["server"], shown_size(each["size"])] for each in entries)
         print_rows([Column("Entry"), Column("Size", is_number=True)], rows)
 
@@ -238,10 +240,10 @@ def destroy_command(
         return
     number = 0
     for each in items:
-        click.echo(f"destroyed {ccache_shown(each['name'])}")
+        print_line(f"destroyed {ccache_shown(each['name'])}")
         number += 1
     if not number:
-        click.echo("nothing to destroy", err=True)
+        print_line("nothing to destroy", err=True)
 
 
 @click.command("reap")
@@ -253,7 +255,7 @@ def reap_command(client: ControlClient, *, as_json: bool) -> None:
     if as_json:
         print_json(summary)
     else:
-        click.echo(f"{shown_number(summary['ccaches'], 'expired ccache')} removed")
+        print_line(f"{shown_number(summary['ccaches'], 'expired ccache')} removed")
 
 
 @click.command("switch")

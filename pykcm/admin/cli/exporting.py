@@ -10,7 +10,7 @@ import click
 from pykcm.admin.archive import pack_archive
 from pykcm.admin.cli import files, sealing, secrecy
 from pykcm.admin.cli.names import UidType, ccache_shown
-from pykcm.admin.cli.output import print_json, shown_number
+from pykcm.admin.cli.output import print_json, print_line, shown_number
 from pykcm.admin.cli.progress import followed
 from pykcm.admin.client import ControlClient
 
@@ -82,11 +82,11 @@ class _Outgoing:
 def _report(outgoing: _Outgoing, *, as_json: bool) -> None:
     left_out = [each | {"name": ccache_shown(each["name"])} for each in outgoing.left_out]
     for each in left_out:
-        click.echo(f"left out {each['name']}: {each['reason']}", err=True)
+        print_line(f"left out {each['name']}: {each['reason']}", err=True)
     if as_json:
         print_json({"exported": outgoing.exported, "left_out": left_out})
     else:
-        click.echo(f"{shown_number(outgoing.exported, 'ccache')} exported", err=True)
+        print_line(f"{shown_number(outgoing.exported, 'ccache')} exported", err=True)
     if left_out:
         raise click.exceptions.Exit(1)
 

@@ -26,14 +26,20 @@ _LARGEST_KEY_FILE = 64 * 1024
 
 # In bytes; larger than any ccache that a daemon takes by default.
 LARGEST_CCACHE_FILE = 32 * 1024 * 1024
-_PATIENCE_WITH_A_LOCK = 2.0
-_RETRY = 0.05
+
+# In seconds.
+PATIENCE_WITH_LOCKS = 2.0
+RETRY = 0.05
 
 _SELINUX = Path("/sys/fs/selinux/enforce")
 
 
 class FileError(Exception):
     """A file is not what it has to be; the message names it."""
+
+
+class FileInUseError(FileError):
+    """Another process holds the file's lock."""
 
 
 @contextmanager
@@ -152,11 +158,11 @@ class Owned(NamedTuple):
     label: str | None
 
 
-def read_owned(name: str, folder: int) -> Owned:
+def read_owned(name: str, folder: int, patience: float = 0.0) -> Owned:
     """A ccache file as it is at one moment, in the folder that the descriptor is of.
 
-    The folder may be one where everybody writes: nothing is followed, and no device or pipe is waited for.
-    Raises FileError, OSError.
+    The folder may be one where everybody writes: nothing is followed, and no device or pipe is waited for. A
+    lock is waited for at most `patience` seconds, then FileInUseError is raised. Raises FileError, OSError.
     """
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     descriptor = os.open(name, flags, dir_fd=folder)
@@ -168,23 +174,23 @@ def read_owned(name: str, folder: int) -> Owned:
             raise FileError(f"{name} has {status.st_nlink} names: who made the others is not known")
         if status.st_size > LARGEST_CCACHE_FILE:
             raise FileError(f"{name} is too large for a ccache: {status.st_size} bytes")
-        _lock(file, name)
+        _lock(file, name, patience)
         content = _read_bounded(file)
         if len(content) > LARGEST_CCACHE_FILE:
             raise FileError(f"{name} is too large for a ccache")
         return Owned(content, status.st_uid, _label(descriptor))
 
 
-def _lock(file: io.FileIO, name: str) -> None:
-    """Wait until no client writes to it, but not for ever: whose file it is may hold the lock for good."""
-    deadline = time.monotonic() + _PATIENCE_WITH_A_LOCK
+def _lock(file: io.FileIO, name: str, patience: float) -> None:
+    """Wait until no client writes to it, but not for ever: the file's owner may hold the lock for good."""
+    deadline = time.monotonic() + patience
     while True:
         try:
             fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise FileError(f"{name} is in use: try again") from None
-            time.sleep(_RETRY)
+            if time.monotonic() >= deadline:
+                raise FileInUseError(f"{name} is in use: try again") from None
+            time.sleep(RETRY)
         else:
             return
 

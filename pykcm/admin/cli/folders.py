@@ -1,10 +1,13 @@
 """The way to a folder in which users may have a say: no link of theirs is followed."""
 
 import errno
+import fnmatch
+import glob
 import os
+import re
 import stat
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from pykcm.peer.identity import ROOT
@@ -34,11 +37,13 @@ class Folder:
             is_owned and is_sticky and parent is not None and parent.is_ours
         )
 
-    def names(self) -> list[str]:
-        """Of what is in it; raises OSError."""
+    @contextmanager
+    def entries(self) -> Iterator[Iterator[os.DirEntry[str]]]:
+        """What is in it, one after the other; raises OSError."""
         descriptor = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.descriptor)
         try:
-            return os.listdir(descriptor)  # noqa: PTH208 - a descriptor
+            with os.scandir(descriptor) as entries:
+                yield entries
         finally:
             os.close(descriptor)
 
@@ -48,6 +53,47 @@ def opened_folder(path: str) -> Iterator[Folder]:
     """Symbolic links are followed only in folders that are ours, as /var/run is; raises OSError."""
     with ExitStack() as at_end:
         yield _walked(path, at_end)
+
+
+def matching(pattern: str) -> Iterator[tuple[str, int]]:
+    """Absolute paths that a shell's pattern matches, each with its owner's UID, in no order.
+
+    Folders are entered as opened_folder() does: no user leads the way elsewhere. A path on which there is a
+    user's link is given as it is, to be refused. Folders that cannot be read have nothing in them. The files
+    are never all in memory, however many there are.
+    """
+    return _matching("", pattern.removeprefix("/").split("/"))
+
+
+def _matching(parent: str, parts: list[str]) -> Iterator[tuple[str, int]]:
+    while len(parts) > 1 and not glob.has_magic(parts[0]):
+        parent, parts = f"{parent}/{parts[0]}", parts[1:]
+    name, *rest = parts
+    fits = re.compile(fnmatch.translate(name)).match
+    try:
+        with opened_folder(parent or "/") as folder, folder.entries() as entries:
+            for entry in entries:
+                # As in a shell.
+                if not fits(entry.name) or (entry.name.startswith(".") and not name.startswith(".")):
+                    continue
+                path = f"{parent}/{entry.name}"
+                if rest:
+                    yield from _matching(path, rest)
+                elif (owner := _owner(entry)) is not None:
+                    yield path, owner
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            # For whoever opens it to be told of the link.
+            with suppress(OSError):
+                yield "/".join([parent, *parts]), os.lstat(parent).st_uid
+
+
+def _owner(entry: os.DirEntry[str]) -> int | None:
+    """None: it is gone."""
+    try:
+        return entry.stat(follow_symlinks=False).st_uid
+    except OSError:
+        return None
 
 
 def _walked(path: str, at_end: ExitStack) -> Folder:

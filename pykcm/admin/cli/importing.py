@@ -9,8 +9,9 @@ import click
 
 from pykcm.admin.archive import ArchiveReader
 from pykcm.admin.cli import files, secrecy
+from pykcm.admin.cli.files import PATIENCE_WITH_LOCKS
 from pykcm.admin.cli.names import UidType, ccache_shown, user_of
-from pykcm.admin.cli.output import Column, is_terminal, peeked, print_json_array, print_rows
+from pykcm.admin.cli.output import Column, is_terminal, peeked, print_json_array, print_line, print_rows
 from pykcm.admin.cli.progress import followed
 from pykcm.admin.cli.sealing import Sealed
 from pykcm.admin.cli.sources import (
@@ -19,11 +20,13 @@ from pykcm.admin.cli.sources import (
     from_file,
     from_folder,
     from_server,
+    patiently,
     uids_of_server,
 )
 from pykcm.admin.client import ControlClient
 from pykcm.admin.records import CCacheRecord, to_item
 from pykcm.protocol.codes import KcmError
+from pykcm.protocol.text import printable
 
 # Of the formats that can be read; a keytab begins with 5 and 2.
 _CCACHE_FILES = (b"\x05\x03", b"\x05\x04")
@@ -88,7 +91,11 @@ def import_command(
             raise click.UsageError(f"{kind}: needs a path behind it")
     if colon and kind in {"FILE", "DIR"}:
         try:
-            found = [from_file(path, uid)] if kind == "FILE" else list(from_folder(path, uid))
+            found = (
+                [from_file(path, uid, PATIENCE_WITH_LOCKS)]
+                if kind == "FILE"
+                else list(patiently(from_folder(path, uid)))
+            )
             for each in found:
                 # All or nothing: whoever names one source wants it as it is.
                 if isinstance(each, SourceError):
@@ -197,7 +204,7 @@ def transfer(
             map(_row, shown),
         )
     number = ", ".join(f"{count} {result}" for result, count in sorted(totals.items())) or "nothing found"
-    click.echo(f"{'dry run, nothing has changed: ' if options.dry_run else ''}{number}", err=True)
+    print_line(f"{'dry run, nothing has changed: ' if options.dry_run else ''}{number}", err=True)
     if any(totals[bad] for bad in _BAD):
         raise click.exceptions.Exit(1)
 
@@ -247,7 +254,7 @@ def _shown(
         "name": name,
         "principal": principal,
         "default": default,
-        "reason": reason or None,
+        "reason": printable(reason) or None,
     }
 
 

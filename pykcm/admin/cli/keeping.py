@@ -9,13 +9,12 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from shlex import quote
 from typing import Any, BinaryIO
 
 import click
 
 from pykcm.admin.cli import files, secrecy
-from pykcm.admin.cli.output import print_json, shown_size
+from pykcm.admin.cli.output import print_json, print_line, print_text, quoted, shown_size
 from pykcm.admin.client import ControlClient
 from pykcm.admin.messages import ControlError, Trouble
 from pykcm.store.names import CREDENTIAL, KEY_SIZE
@@ -63,8 +62,8 @@ def backup_command(client: ControlClient, file: Path, *, force: bool, as_json: b
         return
     if answer.summary["pending"]:
         key = "the one that rekey was given last"
-    click.echo(f"{file}: {shown_size(size)}, checked", err=True)
-    click.echo(f"The key is not in it. To restore it the same key is needed: {key}", err=True)
+    print_line(f"{file}: {shown_size(size)}, checked", err=True)
+    print_line(f"The key is not in it. To restore it the same key is needed: {key}", err=True)
 
 
 def _check_room(file: Path, size: int) -> None:
@@ -154,21 +153,21 @@ def _follow(items: Iterator[Any]) -> None:
 
 def _tell(summary: dict[str, Any], new_key: Path | None) -> None:
     if not summary["pending"]:
-        click.echo(f"The database has a new key: {summary['key']}", err=True)
+        print_line(f"The database has a new key: {summary['key']}", err=True)
     else:
-        file = quote(str(new_key or "FILE"))
+        file = quoted(str(new_key or "FILE"))
         place = (
             f"systemd-creds encrypt --name={CREDENTIAL} {file} /etc/credstore.encrypted/{CREDENTIAL}"
             if summary["credential"]
-            else f"install -m 0600 -o pykcm -g pykcm {file} {quote(summary['place'])}"
+            else f"install -m 0600 -o pykcm -g pykcm {file} {quoted(summary['place'])}"
         )
-        click.echo(
+        print_text(
             "The database has the new key. Now put it where the old one came from; until the daemon has been "
             f"started with it, either works:\n\n    {place}\n    systemctl restart pykcm.service\n"
             f"    shred -u {file}\n",
             err=True,
         )
-    click.echo("Backups made before need the old key.", err=True)
+    print_line("Backups made before need the old key.", err=True)
 
 
 def _read_key(path: Path) -> bytes:

@@ -3,6 +3,7 @@
 import errno
 import signal
 import sys
+from io import StringIO
 from typing import NoReturn
 
 import click
@@ -19,9 +20,11 @@ from pykcm.admin.cli import (
     watching,
 )
 from pykcm.admin.cli.doctor import command as doctor
+from pykcm.admin.cli.output import never_fail_to_encode, print_line, print_text
 from pykcm.admin.client import ControlClient
 from pykcm.admin.messages import ControlError, Trouble
 from pykcm.config import DEFAULT_CONTROL_SOCKET
+from pykcm.protocol.text import printable
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -67,17 +70,18 @@ def main() -> NoReturn:
         # What was begun is tidied up: an export that is not complete holds tickets all the same.
         if signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, _end)
+    never_fail_to_encode()
     try:
         # What a command leaves by ctx.exit() comes back, and so does the None of one that merely returns.
         status = cli.main(prog_name="pykcmctl", standalone_mode=False) or 0
     except click.ClickException as wrong:
-        wrong.show()
+        _show(wrong)
         status = wrong.exit_code
     except click.Abort:
-        click.echo("aborted", err=True)
+        print_line("aborted", err=True)
         status = EXIT_FAILED
     except ControlError as error:
-        click.echo(f"pykcmctl: {error.message}", err=True)
+        print_text(f"pykcmctl: {error.message}", err=True)
         status = _CODES.get(Trouble(error.code), EXIT_FAILED) if error.code in list(Trouble) else EXIT_FAILED
     except BrokenPipeError:
         # Whoever read the output has seen enough.
@@ -89,11 +93,21 @@ def main() -> NoReturn:
 
 
 def _tell_of_silence() -> None:
-    click.echo(
+    print_line(
         "pykcmctl: the daemon does not answer yet; waiting for it. Ctrl-C gives up; "
         "`systemctl status pykcm.service` shows what it does",
         err=True,
     )
+
+
+def _show(wrong: click.ClickException) -> None:
+    """Print it as click does; its message may quote arguments, which a shell has made of file names."""
+    text, message = StringIO(), wrong.format_message()
+    wrong.show(text)
+    # A message that is a command's help has lines of its own.
+    is_help = isinstance(wrong, getattr(click.exceptions, "NoArgsIsHelpError", ()))
+    shown = text.getvalue() if is_help else text.getvalue().replace(message, printable(message))
+    print_text(shown.removesuffix("\n"), err=True)
 
 
 def _end(number: int, _: object) -> NoReturn:
@@ -103,24 +117,24 @@ def _end(number: int, _: object) -> NoReturn:
 
 def _no_daemon(error: OSError) -> int:
     if error.errno in {errno.ECONNRESET, None}:
-        click.echo(
+        print_line(
             "pykcmctl: the connection broke off in the middle of the answer: what was done by then stays "
             "done (see `pykcmctl list` and `journalctl -u pykcm.service`); or no pykcmd listens there",
             err=True,
         )
         return EXIT_NO_DAEMON
     if error.errno in {errno.ENOENT, errno.ECONNREFUSED}:
-        click.echo(
+        print_line(
             f"pykcmctl: no daemon answers ({error.strerror or error}): start it with `systemctl start "
             "pykcm-control.socket`, or name its control socket with --socket",
             err=True,
         )
         return EXIT_NO_DAEMON
     if error.errno in {errno.EACCES, errno.EPERM}:
-        click.echo("pykcmctl: only root may use the control socket: try sudo", err=True)
+        print_line("pykcmctl: only root may use the control socket: try sudo", err=True)
         return EXIT_PERMISSION
     where = f"{error.filename}: " if error.filename else ""
-    click.echo(f"pykcmctl: {where}{error.strerror or error}", err=True)
+    print_line(f"pykcmctl: {where}{error.strerror or error}", err=True)
     return EXIT_FAILED
 
 

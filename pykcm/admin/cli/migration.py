@@ -1,19 +1,19 @@
 """migrate: all users' ccaches from what a host had before."""
 
-import glob
 import os
 import pwd
 import re
-from collections.abc import Iterator
-from itertools import chain
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import click
 
+from pykcm.admin.cli.folders import matching
 from pykcm.admin.cli.importing import Found, ImportOptions, from_server_of, import_options, transfer
 from pykcm.admin.cli.names import UidType
 from pykcm.admin.cli.profile import ProfileError, read_profile
-from pykcm.admin.cli.sources import SourceError, from_file, from_folder, uids_of_server
+from pykcm.admin.cli.sources import SourceError, from_file, from_folder, patiently, uids_of_server
 from pykcm.admin.client import ControlClient
 from pykcm.client import KcmClient
 from pykcm.config import DEFAULT_SOCKET
@@ -24,6 +24,10 @@ _KRB5_CONF = "/etc/krb5.conf"
 
 # Where kinit, sshd and pam_krb5 put files, whatever krb5.conf says.
 _USUAL = "FILE:/tmp/krb5cc_*"
+
+# Of one user's files so many are read, and in all for so many seconds.
+_MOST_OF_ONE = 4096
+_MOST_SECONDS = 10.0
 
 # How sssd names what it keeps for a UID; the database is read as the bytes that it is.
 _SSSD_UID = re.compile(rb"cn=(\d{1,10}),cn=persistent,cn=kcm", re.IGNORECASE)
@@ -146,27 +150,83 @@ def _uids_in_sssd(path: str) -> set[int]:
 # Files
 
 
+class _Owner:
+    """A user's files: so many that the one user's cannot keep those of others from being brought over."""
+
+    def __init__(self) -> None:
+        self.places: list[tuple[str, str]] = []  # FILE or DIR, and a path
+        self.left_out = 0
+        self.spent = 0.0  # seconds
+
+
 def _of_files(patterns: list[str], uids: set[int]) -> Iterator[Found]:
+    owners = _owners(dict.fromkeys(map(_expanded, [_USUAL, *patterns])), uids)
+    for each in patiently(_in_rounds(owners)):
+        # The owner may have become another since.
+        if not uids or each.uid in uids:
+            yield each
+    for uid, owner in owners.items():
+        if owner.left_out:
+            yield SourceError(
+                f"files of UID {uid}",
+                uid,
+                f"{owner.left_out} more of them are left out: for one user at most {_MOST_OF_ONE} files are "
+                f"read, and for {_MOST_SECONDS:.0f} s; name them with `pykcmctl import`",
+            )
+
+
+def _owners(patterns: Iterable[tuple[str, str]], uids: set[int]) -> dict[int, _Owner]:
+    owners: dict[int, _Owner] = {}
     seen: set[str] = set()
-    for kind, pattern in chain(map(_expanded, [_USUAL]), map(_expanded, patterns)):
-        for path in sorted(glob.glob(pattern)):  # noqa: PTH207 - a pattern is absolute
-            if path in seen:
+    for kind, pattern in patterns:
+        for path, uid in matching(pattern):
+            if (uids and uid not in uids) or path in seen:
                 continue
-            seen.add(path)
-            try:
-                owner = os.lstat(path).st_uid
-            except OSError:
-                continue
-            if uids and owner not in uids:
-                continue
-            if kind == "DIR":
-                yield from from_folder(path)
-                continue
-            try:
-                yield from_file(path)
-            except SourceError as error:
-                error.uid = owner
-                yield error
+            owner = owners.setdefault(uid, _Owner())
+            if len(owner.places) < _MOST_OF_ONE:
+                owner.places.append((kind, path))
+                seen.add(path)
+            else:
+                owner.left_out += 1
+    return dict(sorted(owners.items()))
+
+
+def _in_rounds(owners: dict[int, _Owner]) -> Iterator[Found]:
+    """The first file of each user, then the second ones, and so on: nobody waits for a user who has many."""
+    for owner in owners.values():
+        owner.places.sort(key=lambda place: (place[0] == "DIR", place[1]))
+    left = dict(owners)
+    number = 0
+    while left:
+        for uid, owner in list(left.items()):
+            if number >= len(owner.places):
+                del left[uid]
+            else:
+                yield from _read(uid, owner, *owner.places[number])
+        number += 1
+
+
+def _read(uid: int, owner: _Owner, kind: str, path: str) -> Iterator[Found]:
+    found = from_folder(path) if kind == "DIR" else _one(path)
+    has_begun = False
+    while owner.spent < _MOST_SECONDS or (has_begun and kind == "FILE"):
+        has_begun = True
+        begun = time.monotonic()
+        each = next(found, None)
+        owner.spent += time.monotonic() - begun
+        if each is None:
+            return
+        if isinstance(each, SourceError) and each.uid is None:
+            each.uid = uid
+        yield each
+    owner.left_out += 1
+
+
+def _one(path: str) -> Iterator[Found]:
+    try:
+        yield from_file(path)
+    except SourceError as error:
+        yield error
 
 
 def _expanded(pattern: str) -> tuple[str, str]:

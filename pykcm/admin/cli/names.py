@@ -8,7 +8,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from pykcm.admin.cli.completion import offered
-from pykcm.protocol.text import meant, shown
+from pykcm.protocol.text import meant, printable, shown
 
 PREFIX = "KCM:"
 
@@ -65,7 +65,8 @@ class CCacheType(click.ParamType):  # type: ignore[type-arg]
 def user_of(uid: int) -> str | None:
     """The name of the user that has this UID."""
     try:
-        return pwd.getpwuid(uid).pw_name
+        # A directory may have names of any kind. A backslash in one (DOMAIN\\user) is no escape.
+        return printable(pwd.getpwuid(uid).pw_name)
     except (KeyError, OverflowError):
         return None
 

@@ -1,6 +1,13 @@
-"""How results are shown: tables on a terminal, plain lines when piped, JSON when asked for."""
+"""How results are shown: tables on a terminal, plain lines when piped, JSON when asked for.
 
+All that pykcmctl prints goes through here, and nothing in it does anything to a terminal: users choose the
+names of ccaches and files, and root reads them.
+"""
+
+import codecs
+import io
 import json
+import shlex
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -8,6 +15,8 @@ from itertools import chain, islice
 from typing import Any, NamedTuple
 
 import click
+
+from pykcm.protocol.text import is_visible, printable
 
 # A table's columns are as wide as what is in them: so many rows are looked at together.
 _ROWS_AT_A_TIME = 500
@@ -40,14 +49,32 @@ def is_terminal() -> bool:
     return sys.stdout is not None and sys.stdout.isatty()
 
 
+def never_fail_to_encode() -> None:
+    """What the locale's encoding lacks is printed as an escape, and ends no command in the middle."""
+    for stream in (sys.stdout, sys.stderr):
+        # There is none where it was closed, and none that can be asked where a program has put its own.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def print_line(text: str = "", *, styled: str = "", err: bool = False) -> None:
+    """One line, whatever is in the text; `styled` stands before it and is our own, by click.style."""
+    click.echo(styled + printable(text), err=err)
+
+
+def print_text(text: str, *, err: bool = False) -> None:
+    """Lines of our own; names in them have been escaped, lest they make a line."""
+    click.echo("\n".join(map(printable, text.split("\n"))), err=err)
+
+
 def print_rows(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> None:
     """A table on a terminal, otherwise lines of columns parted by tabs; rows are shown as they come."""
     left = iter(rows)
     if not is_terminal():
         for row in left:
-            click.echo("\t".join(row))
+            click.echo("\t".join(map(printable, row)))
         return
-    while some := list(islice(left, _ROWS_AT_A_TIME)):
+    while some := [[*map(printable, row)] for row in islice(left, _ROWS_AT_A_TIME)]:
         _print_table(columns, some)
 
 
@@ -94,17 +121,39 @@ def _print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> No
     console.print(table)
 
 
-def print_json(value: Any) -> None:
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+def print_json(value: Any, indent: int | None = 2) -> None:
+    click.echo(_json(value, indent))
 
 
 def print_json_array(values: Iterable[Any]) -> None:
     """An array, one element after the other as they come: they are never all in memory."""
     lead = "["
     for value in values:
-        click.echo(lead + "\n  " + json.dumps(value, ensure_ascii=False), nl=False)
+        click.echo(lead + "\n  " + _json(value), nl=False)
         lead = ","
     click.echo("[]" if lead == "[" else "\n]")
+
+
+def _json(value: Any, indent: int | None = None) -> str:
+    r"""JSON that a terminal can be given: what cannot be seen is \uNNNN, and what stdout cannot encode."""
+    encoding = getattr(sys.stdout, "encoding", None) or "ascii"
+    is_ascii = codecs.lookup(encoding).name != "utf-8"
+    text = json.dumps(value, indent=indent, ensure_ascii=is_ascii)
+    return "\n".join(map(_printable_json, text.split("\n")))
+
+
+def _printable_json(line: str) -> str:
+    if printable(line) == line:
+        return line
+    return "".join([c if is_visible(c) else json.dumps(c)[1:-1] for c in line])
+
+
+def quoted(word: str) -> str:
+    """The word as it is typed in a shell, all of it visible (for which a shell must know $'…')."""
+    if printable(word) == word:
+        return shlex.quote(word)
+    escaped = printable(word.replace("\\", "\\\\").replace("'", "\\'"))
+    return f"$'{escaped}'"
 
 
 def shown_time(seconds: int | None) -> str:

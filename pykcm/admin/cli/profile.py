@@ -16,6 +16,11 @@ _SPACE = " \t\n\v\f\r"
 class ProfileError(Exception):
     """libkrb5 cannot use the configuration, and so no program of Kerberos works; the message says where."""
 
+    def __init__(self, file: str, line: int, what: str) -> None:
+        super().__init__(f"{file}:{line}: {what}")
+        self.file = file
+        self.line = line
+
 
 class Value(NamedTuple):
     """A value, and where it stands; `line` counts from 1."""
@@ -94,7 +99,7 @@ class _Parser:
             self._parse_line(line)
 
     def _error(self, what: str) -> ProfileError:
-        return ProfileError(f"{self._file}:{self._line}: {what}")
+        return ProfileError(self._file, self._line, what)
 
     def _parse_line(self, line: str) -> None:
         for directive, include in (("include", self._include), ("includedir", self._include_folder)):

@@ -3,11 +3,13 @@
 import os
 import pwd
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple
 
-from pykcm.admin.cli.files import FileError, read_owned
+from pykcm.admin.cli.files import PATIENCE_WITH_LOCKS, RETRY, FileError, FileInUseError, read_owned
 from pykcm.admin.cli.folders import Folder, opened_folder
 from pykcm.admin.records import CCacheRecord, PrincipalRecord
 from pykcm.client import KcmClient
@@ -16,6 +18,7 @@ from pykcm.peer.labels import SYSTEM_LOW, LabelError, parse_label
 from pykcm.peer.names import owner_of
 from pykcm.protocol.ccache_file import parse_ccache_file
 from pykcm.protocol.codes import Code, KcmError
+from pykcm.protocol.text import shown_path
 from pykcm.protocol.wire import FormatError
 
 # libkrb5's names for the files in a folder.
@@ -35,25 +38,29 @@ class SourceError(Exception):
         self.where = where
         self.uid = uid
         self.reason = reason
+        # Reads it once more; None where it would be of no use.
+        self.again: Callable[[], CCacheRecord] | None = None
 
 
-def from_file(path: str, uid: int | None = None) -> CCacheRecord:
+def from_file(path: str, uid: int | None = None, patience: float = 0.0) -> CCacheRecord:
     """The ccache in a file, which becomes its owner's; `uid`'s where it is that one's or root's.
 
-    Raises SourceError.
+    A lock is waited for at most `patience` seconds. Raises SourceError.
     """
-    where = f"FILE:{path}"
+    where = f"FILE:{shown_path(path)}"
     parent, slash, name = path.rpartition("/")
     try:
         with opened_folder(parent + slash or ".") as folder:
-            return _from_file(name, where, uid, folder)
+            return _from_file(name, where, uid, folder, patience=patience)
+    except FileInUseError as error:
+        raise _in_use(where, uid, error, partial(from_file, path, uid)) from None
     except OSError as error:
         raise SourceError(where, uid, error.strerror or str(error)) from None
 
 
 def from_folder(path: str, uid: int | None = None) -> Iterator[CCacheRecord | SourceError]:
     """The ccaches in a folder (`DIR:`), the primary one first, and each that cannot be read in its place."""
-    where = f"DIR:{path}"
+    where = f"DIR:{shown_path(path)}"
     try:
         with opened_folder(path) as folder:
             if uid is None:
@@ -62,14 +69,90 @@ def from_folder(path: str, uid: int | None = None) -> Iterator[CCacheRecord | So
                 yield SourceError(where, uid, f"it belongs to UID {folder.uid}, neither to {uid} nor to root")
                 return
             primary = _primary(folder)
-            members = [name for name in folder.names() if _MEMBER.fullmatch(name)][:_MOST_MEMBERS]
+            members, left_out = _members(folder)
             for name in sorted(members, key=lambda each: (each != primary, each)):
                 try:
-                    yield _from_file(name, f"{where}/{name}", uid, folder, is_default=name == primary)
+                    yield _from_file(
+                        name, f"{where}/{shown_path(name)}", uid, folder, is_default=name == primary
+                    )
                 except SourceError as error:
                     yield error
+                except FileInUseError as error:
+                    again = partial(_from_member, path, name, where, uid, is_default=name == primary)
+                    yield _in_use(f"{where}/{shown_path(name)}", uid, error, again)
+            if left_out:
+                yield SourceError(
+                    where, uid, f"{left_out} more files are left out: there are more than {_MOST_MEMBERS}"
+                )
     except OSError as error:
         yield SourceError(where, uid, error.strerror or str(error))
+
+
+def _members(folder: Folder) -> tuple[list[str], int]:
+    """The names of its ccaches, and how many more there are; raises OSError."""
+    members: list[str] = []
+    left_out = 0
+    with folder.entries() as entries:
+        for entry in entries:
+            if not _MEMBER.fullmatch(entry.name):
+                continue
+            if len(members) < _MOST_MEMBERS:
+                members.append(entry.name)
+            else:
+                left_out += 1
+    return members, left_out
+
+
+def _from_member(path: str, name: str, where: str, uid: int, *, is_default: bool) -> CCacheRecord:
+    """One ccache of a folder; raises SourceError."""
+    member = f"{where}/{shown_path(name)}"
+    try:
+        with opened_folder(path) as folder:
+            if folder.uid not in {uid, ROOT}:
+                raise SourceError(where, uid, f"it belongs to UID {folder.uid} now")
+            return _from_file(name, member, uid, folder, is_default=is_default)
+    except FileInUseError as error:
+        again = partial(_from_member, path, name, where, uid, is_default=is_default)
+        raise _in_use(member, uid, error, again) from None
+    except OSError as error:
+        raise SourceError(member, uid, error.strerror or str(error)) from None
+
+
+def _in_use(
+    where: str, uid: int | None, error: FileInUseError, again: Callable[[], CCacheRecord]
+) -> SourceError:
+    refusal = SourceError(where, uid, str(error))
+    refusal.again = again
+    return refusal
+
+
+def patiently(found: Iterable[CCacheRecord | SourceError]) -> Iterator[CCacheRecord | SourceError]:
+    """The same, but files in use come last: they are tried again for a while, which is common to all.
+
+    A user can lock any number of files for good.
+    """
+    locked: list[SourceError] = []
+    for each in found:
+        if isinstance(each, SourceError) and each.again is not None:
+            locked.append(each)
+        else:
+            yield each
+    deadline = time.monotonic() + PATIENCE_WITH_LOCKS
+    while locked and time.monotonic() < deadline:
+        time.sleep(RETRY)
+        still_locked = []
+        for error in locked:
+            assert error.again is not None
+            try:
+                yield error.again()
+            except SourceError as refusal:
+                refusal.uid = error.uid
+                if refusal.again is None:
+                    yield refusal
+                else:
+                    still_locked.append(refusal)
+        locked = still_locked
+    yield from locked
 
 
 def _primary(folder: Folder) -> str:
@@ -83,14 +166,23 @@ def _primary(folder: Folder) -> str:
 
 
 def _from_file(
-    name: str, where: str, uid: int | None, folder: Folder, *, is_default: bool = False
+    name: str,
+    where: str,
+    uid: int | None,
+    folder: Folder,
+    *,
+    is_default: bool = False,
+    patience: float = 0.0,
 ) -> CCacheRecord:
+    """Raises SourceError, FileInUseError."""
     try:
-        content, owner, label = read_owned(name, folder.descriptor)
+        content, owner, label = read_owned(name, folder.descriptor, patience)
         _check_given(where, owner, uid, folder)
         file = parse_ccache_file(content)
     except FormatError as error:
         raise SourceError(where, uid, error.reason) from None
+    except FileInUseError:
+        raise
     except FileError as error:
         raise SourceError(where, uid, str(error)) from None
     except OSError as error:
@@ -140,7 +232,7 @@ class KcmCCache(NamedTuple):
 
 def from_server(path: str, uid: int) -> Iterator[KcmCCache | SourceError]:
     """The ccaches that a KCM server gives to this UID, and each that cannot be read in its place."""
-    where = f"KCM:{path}"
+    where = f"KCM:{shown_path(path)}"
     try:
         kcm = _connect_as(path, uid)
     except OSError as error:

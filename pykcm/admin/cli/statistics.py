@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from pykcm.admin.cli.output import Column, print_json, print_rows, shown_size
+from pykcm.admin.cli.output import Column, print_json, print_line, print_rows, print_text, shown_size
 from pykcm.admin.client import ControlClient
 from pykcm.admin.openmetrics import openmetrics
 
@@ -61,7 +61,7 @@ def stats_command(client: ControlClient, interval: float | None, *, as_json: boo
         ],
         _operation_rows(stats, seconds),
     )
-    click.echo()
+    print_line()
     print_rows([Column("What"), Column("Number", is_number=True), Column("")], _other_rows(stats, seconds))
 
 
@@ -69,7 +69,7 @@ def stats_command(client: ControlClient, interval: float | None, *, as_json: boo
 @click.pass_obj
 def metrics_command(client: ControlClient) -> None:
     """Print the same numbers as OpenMetrics text, as metrics_listen serves it."""
-    click.echo(openmetrics(_ask(client)), nl=False)
+    print_text(openmetrics(_ask(client)).removesuffix("\n"))
 
 
 def _ask(client: ControlClient) -> Stats:

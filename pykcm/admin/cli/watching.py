@@ -1,6 +1,5 @@
 """watch and trace: lines as things happen."""
 
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -9,6 +8,7 @@ from typing import Any
 import click
 
 from pykcm.admin.cli.names import UidType, ccache_shown, user_of
+from pykcm.admin.cli.output import print_json, print_line
 from pykcm.admin.cli.tickets import enctype_name, flag_names
 from pykcm.admin.client import ControlClient
 from pykcm.protocol.text import shown
@@ -23,6 +23,7 @@ _reconnect = click.option(
 )
 
 Item = dict[str, Any]
+Line = Callable[[Item], str]
 
 
 @click.command("watch")
@@ -36,7 +37,7 @@ def watch_command(client: ControlClient, uid: int | None, *, as_json: bool, reco
     Ccaches that are created, replaced, destroyed, expired or evicted (for room), defaults that change, and
     what is refused. When more happens than is read here, a line says how much was lost.
     """
-    _follow(client, "watch", uid, _json_line if as_json else _event_line, reconnect=reconnect)
+    _follow(client, "watch", uid, None if as_json else _event_line, reconnect=reconnect)
 
 
 @click.command("trace")
@@ -50,15 +51,24 @@ def trace_command(client: ControlClient, uid: int | None, *, as_json: bool, reco
     Time, user, process, operation, ccache, result, duration, and what was asked and answered. No key or
     ticket is shown, nor does the daemon send any.
     """
-    _follow(client, "trace", uid, _json_line if as_json else _exchange_line, reconnect=reconnect)
+    _follow(client, "trace", uid, None if as_json else _exchange_line, reconnect=reconnect)
 
 
 def _follow(
-    client: ControlClient, request: str, uid: int | None, line: Callable[[Item], str], *, reconnect: bool
+    client: ControlClient,
+    request: str,
+    uid: int | None,
+    line: Line | None,
+    *,
+    reconnect: bool,
 ) -> None:
+    """Show each item as `line` has it, or as JSON where that is None."""
     try:
         for item in _items(client, request, uid, reconnect=reconnect):
-            click.echo(line(item))
+            if line is None:
+                print_json(_json_item(item), indent=None)
+            else:
+                print_line(line(item))
             sys.stdout.flush()
     except KeyboardInterrupt:
         # What goes on until it is ended has ended well.
@@ -77,7 +87,7 @@ def _items(client: ControlClient, request: str, uid: int | None, *, reconnect: b
                 has_begun = True
                 if is_away:
                     is_away = False
-                    click.echo("pykcmctl: connected again", err=True)
+                    print_line("pykcmctl: connected again", err=True)
                     # What happened meanwhile nobody can tell.
                     yield {"lost": None}
         except OSError:
@@ -85,17 +95,16 @@ def _items(client: ControlClient, request: str, uid: int | None, *, reconnect: b
                 raise
             if not is_away:
                 is_away = True
-                click.echo("pykcmctl: the daemon has ended; waiting for it", err=True)
+                print_line("pykcmctl: the daemon has ended; waiting for it", err=True)
             time.sleep(_PAUSE)
         else:
             return
 
 
-def _json_line(item: Item) -> str:
+def _json_item(item: Item) -> Item:
     if "lost" in item:
-        return json.dumps({"event": "lost", "number": item["lost"]})
-    shown_item = {key: _for_json(key, value) for key, value in item.items()}
-    return json.dumps(shown_item, ensure_ascii=False)
+        return {"event": "lost", "number": item["lost"]}
+    return {key: _for_json(key, value) for key, value in item.items()}
 
 
 def _for_json(key: str, value: Any) -> Any:

@@ -24,8 +24,8 @@ SUMMARY = {"size": len(CONTENT), "sha256": hashlib.sha256(CONTENT).digest(), "ke
 
 
 @contextmanager
-def answering(path: Path, *messages: object) -> Iterator[ControlClient]:
-    """A client of a daemon that answers one request with these."""
+def answering(path: Path, *messages: object, at_end: bool = False) -> Iterator[ControlClient]:
+    """A client of a daemon that answers one request with these, at once or when all items have come."""
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(path))
         listening.listen()
@@ -34,6 +34,8 @@ def answering(path: Path, *messages: object) -> Iterator[ControlClient]:
             accepted, _ = listening.accept()
             # Who asks may have gone, or never come.
             with accepted, suppress(OSError):
+                while at_end and accepted.recv(1 << 16):
+                    pass
                 accepted.sendall(b"".join(map(encode, messages)))
                 while accepted.recv(1 << 16):
                     pass

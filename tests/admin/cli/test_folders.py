@@ -1,9 +1,6 @@
 """The way to users' files: what users do to it gives them nothing of root's."""
 
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,35 +9,12 @@ from pykcm.admin.cli import folders, migration
 from pykcm.admin.cli.folders import Folder, opened_folder
 from pykcm.admin.cli.sources import SourceError, from_file, from_folder
 from pykcm.admin.records import CCacheRecord
+from tests.admin.cli.owned import USER, folder
 from tests.builders import ALICE
 from tests.e2e.daemon import effective_uid
 from tests.protocol.test_ccache_file import file_bytes
 
-USER = 20001
-
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to others")
-
-
-@pytest.fixture
-def top() -> Iterator[Path]:
-    """Root's folder, which everyone may enter."""
-    path = Path(tempfile.mkdtemp(prefix="pykcm-", dir="/tmp"))
-    path.chmod(0o755)
-    yield path
-    shutil.rmtree(path)
-
-
-@pytest.fixture
-def users(top: Path) -> Path:
-    """A user's own folder in it."""
-    return folder(top / "user", USER)
-
-
-def folder(path: Path, owner: int = 0, mode: int = 0o755) -> Path:
-    path.mkdir()
-    os.chown(path, owner, owner)
-    path.chmod(mode)
-    return path
 
 
 def ccache(path: Path, owner: int = 0) -> Path:

@@ -1,12 +1,12 @@
 """What the clients go by: krb5.conf, and the environment."""
 
 import re
-from shlex import quote
 
 from pykcm.admin.cli.doctor.outcomes import Check, Outcome, failed, ok, skipped, warning
 from pykcm.admin.cli.doctor.sockets import Holder, command_of, holder_of
 from pykcm.admin.cli.doctor.systemd import KCM_SOCKET
 from pykcm.admin.cli.doctor.where import Where
+from pykcm.admin.cli.output import quoted
 from pykcm.admin.cli.profile import ProfileError
 from pykcm.config import DEFAULT_SOCKET
 
@@ -31,9 +31,9 @@ def profile(where: Where) -> Outcome:
     try:
         files = where.profile.files
     except ProfileError as error:
-        file, line = str(error).split(":")[:2]
         return failed(
-            f"{error}: no program of Kerberos works with it", f"${{EDITOR:-vi}} +{line} {quote(file)}"
+            f"{error}: no program of Kerberos works with it",
+            f"${{EDITOR:-vi}} +{error.line} {quoted(error.file)}",
         )
     return ok(f"read from {', '.join(files)}" if files else "no krb5.conf: libkrb5 has its defaults")
 
@@ -60,11 +60,11 @@ def socket_path(where: Where) -> Outcome:
         wanted = re.sub(r"[\\&#\n]", r"\\\g<0>", served[0])
         return failed(
             f"clients connect {what} (kcm_socket in {found.file}:{found.line}), but {listens}",
-            f"sed -i {quote(f'{found.line}s#=.*#= {wanted}#')} {quote(found.file)}",
+            f"sed -i {quoted(f'{found.line}s#=.*#= {wanted}#')} {quoted(found.file)}",
         )
     return failed(
         f"clients connect {what} (kcm_socket is not set), but {listens}",
-        f"printf '[libdefaults]\\n    kcm_socket = %s\\n' {quote(served[0])} >{_FOLDER}/kcm_socket",
+        f"printf '[libdefaults]\\n    kcm_socket = %s\\n' {quoted(served[0])} >{_FOLDER}/kcm_socket",
         *_missing_include(where),
     )
 
@@ -93,7 +93,7 @@ def default_ccache(where: Where) -> Outcome:
     place = f"{found.file}:{found.line}"
     if found.value == _PLAIN:
         return ok(f"{_PLAIN} ({place})")
-    mend = f"sed -i '{found.line}s/=.*/= {_PLAIN}/' {quote(found.file)}"
+    mend = f"sed -i '{found.line}s/=.*/= {_PLAIN}/' {quoted(found.file)}"
     if found.value.startswith(_PLAIN):
         return failed(
             f"{found.value} ({place}) is one single ccache: a second kinit overwrites the first one's "
@@ -154,7 +154,7 @@ def heimdal(where: Where) -> Outcome:
         return ok(f"Heimdal's programs find {DEFAULT_SOCKET}")
     return warning(
         f"Heimdal is installed, and its programs know {DEFAULT_SOCKET} alone: they do not find pykcm",
-        f"ln -s {quote(served[0])} {DEFAULT_SOCKET}",
+        f"ln -s {quoted(served[0])} {DEFAULT_SOCKET}",
     )
 
 

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pykcm.admin.cli.output import print_json
+from pykcm.admin.cli.output import print_json, print_line
 from pykcm.admin.client import ControlClient
 from pykcm.config import DEFAULT_FILE
+from pykcm.protocol.text import printable
 
 if TYPE_CHECKING:
     from pykcm.admin.cli.doctor.outcomes import Outcome
@@ -55,17 +56,17 @@ def doctor_command(context: click.Context, config_file: Path | None, *, as_json:
 
 def _show(name: str, outcome: "Outcome") -> None:
     level = click.style(f"{outcome.level:<7}", fg=_COLOURS[outcome.level])
-    click.echo(f"{level}  {name:<{_WIDTH}}  {outcome.text}")
+    print_line(f"  {name:<{_WIDTH}}  {outcome.text}", styled=level)
     for command in outcome.remedy:
-        click.echo(f"{'':9}{'':{_WIDTH}}      {command}")
+        print_line(f"{'':9}{'':{_WIDTH}}      {command}")
 
 
 def _for_json(name: str, outcome: "Outcome") -> dict[str, Any]:
     return {
         "check": name,
         "outcome": outcome.level.value,
-        "text": outcome.text,
-        "remedy": list(outcome.remedy),
+        "text": printable(outcome.text),
+        "remedy": list(map(printable, outcome.remedy)),
     }
 
 

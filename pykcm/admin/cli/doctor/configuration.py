@@ -2,11 +2,11 @@
 
 import os
 import stat
-from shlex import quote
 
 from pykcm.admin.cli.doctor.outcomes import Check, Outcome, failed, ok, skipped, warning
 from pykcm.admin.cli.doctor.systemd import KCM_SOCKET
 from pykcm.admin.cli.doctor.where import Where
+from pykcm.admin.cli.output import quoted
 from pykcm.config import Config, ConfigError
 
 
@@ -20,7 +20,7 @@ def configuration(where: Where) -> Outcome:
             return skipped(f"needs root: {error}")
         return failed(
             f"{error}: the daemon does not start with it",
-            f"${{EDITOR:-vi}} {quote(str(error).partition(':')[0])}",
+            f"${{EDITOR:-vi}} {quoted(str(error).partition(':')[0])}",
             "systemctl restart pykcm.service",
         )
     if where.service_uid is not None:
@@ -28,7 +28,7 @@ def configuration(where: Where) -> Outcome:
         if unreadable:
             return failed(
                 f"the service's user may not read {', '.join(unreadable)}",
-                f"chmod o+r {' '.join(map(quote, unreadable))}",
+                f"chmod o+r {' '.join(map(quoted, unreadable))}",
             )
     unused = _unused_path(where, config)
     if unused is not None:
@@ -52,7 +52,7 @@ def _unused_path(where: Where, config: Config) -> Outcome | None:
     return warning(
         f"socket_path is {config.socket_path}, but systemd listens at {', '.join(listen)}: the unit counts",
         f"mkdir -p /etc/systemd/system/{KCM_SOCKET}.d",
-        f"printf '[Socket]\\nListenStream=\\nListenStream=%s\\n' {quote(config.socket_path)} "
+        f"printf '[Socket]\\nListenStream=\\nListenStream=%s\\n' {quoted(config.socket_path)} "
         f">/etc/systemd/system/{KCM_SOCKET}.d/path.conf",
         "systemctl daemon-reload",
         f"systemctl restart {KCM_SOCKET}",

@@ -5,13 +5,13 @@ import os
 import socket
 import stat
 from pathlib import Path
-from shlex import quote
 from struct import Struct
 from typing import NamedTuple
 
 from pykcm.admin.cli.doctor.outcomes import Check, Outcome, failed, ok, skipped, warning
 from pykcm.admin.cli.doctor.systemd import CONTROL_SOCKET, KCM_SOCKET
 from pykcm.admin.cli.doctor.where import Where
+from pykcm.admin.cli.output import quoted
 from pykcm.config import DEFAULT_CONTROL_SOCKET, DEFAULT_SOCKET
 from pykcm.processes import shown_process
 
@@ -70,16 +70,16 @@ def kcm_socket(where: Where) -> Outcome:
         remove = "rmdir" if stat.S_ISDIR(status.st_mode) else "rm"
         return failed(
             f"{name}: is no socket",
-            f"ls -l {quote(name)}",
-            f"{remove} {quote(name)}",
+            f"ls -l {quoted(name)}",
+            f"{remove} {quoted(name)}",
             _start(where, KCM_SOCKET),
         )
     if status.st_mode & 0o222 != 0o222:
         mode = stat.S_IMODE(status.st_mode)
-        return failed(f"{name}: not everyone may connect (mode {mode:04o})", f"chmod 0666 {quote(name)}")
+        return failed(f"{name}: not everyone may connect (mode {mode:04o})", f"chmod 0666 {quoted(name)}")
     closed = _closed_folder(where, path)
     if closed is not None:
-        return failed(f"{name}: not everyone may enter {closed}", f"chmod o+x {quote(str(closed))}")
+        return failed(f"{name}: not everyone may enter {closed}", f"chmod o+x {quoted(str(closed))}")
     try:
         holder = holder_of(path)
     except OSError as error:
@@ -98,12 +98,12 @@ def _closed_folder(where: Where, path: Path) -> Path | None:
 
 def _refused(name: str, error: OSError, start: str) -> Outcome:
     if error.errno == errno.ECONNREFUSED:
-        return failed(f"{name}: a dead server's socket: nobody listens", f"rm {quote(name)}", start)
+        return failed(f"{name}: a dead server's socket: nobody listens", f"rm {quoted(name)}", start)
     if isinstance(error, TimeoutError | BlockingIOError):
         return failed(f"{name}: whoever listens there does not take connections", start)
     return failed(
         f"{name}: cannot be connected to: {error.strerror}",
-        f"ls -lZd {quote(name)} {quote(str(Path(name).parent))}",
+        f"ls -lZd {quoted(name)} {quoted(str(Path(name).parent))}",
     )
 
 
@@ -136,18 +136,18 @@ def control_socket(where: Where) -> Outcome:
         if served != name:
             return warning(
                 f"{name}: is not there: the daemon's control socket is {served}",
-                f"export PYKCM_CONTROL_SOCKET={quote(served)}",
+                f"export PYKCM_CONTROL_SOCKET={quoted(served)}",
             )
         return warning(f"{name}: is not there: pykcmctl finds no daemon", _start(where, CONTROL_SOCKET))
     if not stat.S_ISSOCK(status.st_mode):
-        return failed(f"{name}: is no socket", f"ls -l {quote(name)}")
+        return failed(f"{name}: is no socket", f"ls -l {quoted(name)}")
     mode = stat.S_IMODE(status.st_mode)
     if mode & 0o077:
         return failed(
-            f"{name}: others than its owner may connect (mode {mode:04o})", f"chmod 0600 {quote(name)}"
+            f"{name}: others than its owner may connect (mode {mode:04o})", f"chmod 0600 {quoted(name)}"
         )
     if status.st_uid not in {0, where.service_uid}:
-        return warning(f"{name}: belongs to UID {status.st_uid}, not to root", f"chown root: {quote(name)}")
+        return warning(f"{name}: belongs to UID {status.st_uid}, not to root", f"chown root: {quoted(name)}")
     if where.uid != 0:
         return skipped(f"needs root: {name} is for root alone, as it should be")
     try:

@@ -3,12 +3,12 @@
 import os
 import stat
 from pathlib import Path
-from shlex import quote
 
 from pykcm.admin.cli.doctor.outcomes import Check, Outcome, failed, ok, skipped, warning
 from pykcm.admin.cli.doctor.systemd import SERVICE
 from pykcm.admin.cli.doctor.where import Where
 from pykcm.admin.cli.keeping import NEW_KEY
+from pykcm.admin.cli.output import quoted
 from pykcm.config import Config
 from pykcm.store.names import CREDENTIAL, DATABASE, KEY, KEY_SIZE, SUCCESSOR
 
@@ -49,12 +49,12 @@ def state_folder(where: Where) -> Outcome:
     folder = where.path(name)
     status = folder.stat()
     if not stat.S_ISDIR(status.st_mode):
-        return failed(f"{name}: is no folder", f"ls -ld {quote(name)}")
+        return failed(f"{name}: is no folder", f"ls -ld {quoted(name)}")
     mode = stat.S_IMODE(status.st_mode)
     if mode & 0o077:
         return failed(
             f"{name}: others than its owner have access (mode {mode:04o}): the daemon does not start",
-            f"chmod 0700 {quote(name)}",
+            f"chmod 0700 {quoted(name)}",
         )
     owner = where.service_uid
     if owner is None:
@@ -63,13 +63,13 @@ def state_folder(where: Where) -> Outcome:
     if status.st_uid != owner:
         return failed(
             f"{name}: belongs to UID {status.st_uid}, not to {user}: the daemon does not start",
-            f"chown -R {user}: {quote(name)}",
+            f"chown -R {user}: {quoted(name)}",
         )
     strangers = [each.name for each in sorted(folder.iterdir()) if each.lstat().st_uid not in {owner, 0}]
     if strangers:
         return failed(
             f"{name}: {', '.join(strangers)} in it belongs to others than {user}",
-            f"chown -R {user}: {quote(name)}",
+            f"chown -R {user}: {quoted(name)}",
         )
     return ok(f"{name}: of {user} alone (mode {mode:04o})")
 
@@ -87,16 +87,16 @@ def key_source(where: Where) -> Outcome:
             return ok(f"the systemd credential {credential}")
         return warning(
             f"the systemd credential {credential} counts, but the key file {name} is still there",
-            f"systemctl restart {SERVICE} && shred -u {quote(name)}",
+            f"systemctl restart {SERVICE} && shred -u {quoted(name)}",
         )
     if not _exists(file):
         if _exists(where.path(config.state_dir) / DATABASE):
-            damaged = quote(f"{config.state_dir}/damaged")
+            damaged = quoted(f"{config.state_dir}/damaged")
             return failed(
                 f"there is a database, but no key: neither {name} nor the systemd credential {CREDENTIAL}; "
                 "put the key back, or move the database away to begin with an empty one",
                 f"mkdir -m 0700 {damaged}",
-                f"mv {quote(f'{config.state_dir}/{DATABASE}')}* {damaged}/",
+                f"mv {quoted(f'{config.state_dir}/{DATABASE}')}* {damaged}/",
             )
         return ok("none yet: the first start makes one")
     return _judged_file(where, config, name, file)
@@ -125,18 +125,18 @@ def _judged_file(where: Where, config: Config, name: str, file: Path) -> Outcome
     mode = stat.S_IMODE(status.st_mode)
     if not stat.S_ISREG(status.st_mode) or status.st_size != KEY_SIZE:
         return failed(
-            f"{name}: is no key of {KEY_SIZE} bytes: the daemon does not start", f"ls -l {quote(name)}"
+            f"{name}: is no key of {KEY_SIZE} bytes: the daemon does not start", f"ls -l {quoted(name)}"
         )
     if mode & 0o077:
         return failed(
             f"{name}: others than its owner can get at the key (mode {mode:04o}): the daemon does not start",
-            f"chmod 0600 {quote(name)}",
+            f"chmod 0600 {quoted(name)}",
         )
     if where.service_uid is not None and status.st_uid not in {where.service_uid, 0}:
         user = where.unit(SERVICE).user
         return failed(
             f"{name}: belongs to UID {status.st_uid}, not to {user}: the daemon does not start",
-            f"chown {user}: {quote(name)}",
+            f"chown {user}: {quoted(name)}",
         )
     if Path(name).parent == Path(config.state_dir):
         return ok(f"the key file {name}; it lies beside the database, so a copy of the folder has both")
@@ -156,7 +156,7 @@ def change_of_keys(where: Where) -> Outcome:
     place = (
         [f"systemd-creds encrypt --name={CREDENTIAL} {NEW_KEY} {credential}"]
         if credential is not None
-        else [f"install -m 0600 -o pykcm -g pykcm {NEW_KEY} {quote(config.key_file)}"]
+        else [f"install -m 0600 -o pykcm -g pykcm {NEW_KEY} {quoted(config.key_file)}"]
         if config.key_file
         else []
     )
@@ -180,16 +180,18 @@ def judged_space(name: str, disk: os.statvfs_result) -> Outcome:
     """What the file system of the folder says, as statvfs() has it."""
     room = disk.f_bavail * disk.f_frsize
     if disk.f_flag & os.ST_RDONLY:
-        return failed(f"{name}: on a disk that is read-only", f"findmnt -T {quote(name)}", "dmesg | tail")
+        return failed(f"{name}: on a disk that is read-only", f"findmnt -T {quoted(name)}", "dmesg | tail")
     if room < _FULL:
-        return failed(f"{name}: {room // 1024} KiB are free: new tickets are refused", f"df -h {quote(name)}")
+        return failed(
+            f"{name}: {room // 1024} KiB are free: new tickets are refused", f"df -h {quoted(name)}"
+        )
     # Some file systems have no fixed number of them, and say 0.
     if disk.f_files and disk.f_favail < 1:
-        return failed(f"{name}: no inode is free", f"df -i {quote(name)}")
+        return failed(f"{name}: no inode is free", f"df -i {quoted(name)}")
     if room < _TIGHT:
-        return warning(f"{name}: only {room // _MIB} MiB are free", f"df -h {quote(name)}")
+        return warning(f"{name}: only {room // _MIB} MiB are free", f"df -h {quoted(name)}")
     if disk.f_files and disk.f_favail < _FEW_INODES:
-        return warning(f"{name}: only {disk.f_favail} inodes are free", f"df -i {quote(name)}")
+        return warning(f"{name}: only {disk.f_favail} inodes are free", f"df -i {quoted(name)}")
     return ok(f"{name}: {room // _MIB} MiB are free")
 
 
