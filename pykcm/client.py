@@ -123,6 +123,7 @@ class KcmClient:
         return reply
 
     def remove_cred(self, name: bytes, how: int, tag: Tag) -> None:
+        """Remove every match; raises CC_NOTFOUND where there is none, unless `tag` is for an entry."""
         self._ask(Opcode.REMOVE_CRED, name, how, tag)
 
     def set_flags(self, name: bytes, flags: int) -> None:

@@ -6,6 +6,9 @@ from pykcm.ccaches.credentials import Credentials
 from pykcm.ccaches.expiry import expiry
 from pykcm.protocol.principal import Principal
 
+# In seconds, either way: a KDC takes a client's time for right within five minutes.
+_SMALL_KDC_OFFSET = 60
+
 # The label of a ccache whose own cannot be read. It is no label at all: where labels count, it is nobody's.
 UNKNOWN_LABEL = ""
 
@@ -42,6 +45,11 @@ class CCache:
     def size(self) -> int:
         """Bytes that count towards quotas: the credentials' and the principal's."""
         return self.credentials.size + len(self.packed_principal)
+
+    @property
+    def needs_kdc_offset(self) -> bool:
+        """Whether a client has to know the KDC offset in order to use the tickets."""
+        return abs(self.kdc_offset) > _SMALL_KDC_OFFSET
 
     @property
     def has_tickets(self) -> bool:

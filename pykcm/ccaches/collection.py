@@ -357,12 +357,14 @@ class Collection:
         if credentials.latest_end != latest_end:
             self._expiry_changed(ccache)
 
-    def remove_credentials(self, ccache: CCache, tag: Tag, how: int) -> None:
-        """Remove every match; none is no error."""
+    def remove_credentials(self, ccache: CCache, tag: Tag, how: int) -> int:
+        """Remove every match; tells how many there were."""
         latest_end = ccache.credentials.latest_end
-        self._remove(ccache, ccache.credentials.find_all(tag, how))
+        matches = ccache.credentials.find_all(tag, how)
+        self._remove(ccache, matches)
         if ccache.credentials.latest_end != latest_end:
             self._expiry_changed(ccache)
+        return len(matches)
 
     def set_kdc_offset(self, ccache: CCache, kdc_offset: int) -> None:
         if kdc_offset != ccache.kdc_offset:

@@ -16,7 +16,7 @@ from pykcm.protocol.credential import Credential
 from pykcm.protocol.framing import MAX_REPLY_SIZE, Pieces, Sendable
 from pykcm.protocol.messages import ARGUMENTS, NAME, Field
 from pykcm.protocol.opcodes import Opcode
-from pykcm.protocol.principal import Principal
+from pykcm.protocol.principal import Principal, has_pseudo_realm
 from pykcm.protocol.tag import Tag
 from pykcm.protocol.wire import I32, pack_name
 from pykcm.server.defaults import PeerDefault
@@ -202,14 +202,24 @@ def store(turn: Turn, name: bytes, credential: Credential) -> bytes:
 
 
 def retrieve(turn: Turn, name: bytes, how: int, tag: Tag) -> bytes:
-    credential = turn.readable(name).credentials.find(tag, how)
+    ccache = turn.readable(name)
+    if ccache.needs_kdc_offset:
+        # MIT's client, which alone sends this request, asks for the offset only when it begins to iterate.
+        raise KcmError(
+            Code.CC_NOSUPP, f"KDC offset {ccache.kdc_offset} s: the client has to iterate to learn it"
+        )
+    credential = ccache.credentials.find(tag, how)
     if credential is None:
         raise KcmError(Code.CC_NOTFOUND)
     return credential.blob
 
 
 def remove_cred(turn: Turn, name: bytes, how: int, tag: Tag) -> bytes:
-    turn.collection.remove_credentials(turn.changeable(name), tag, how)
+    removed = turn.collection.remove_credentials(turn.changeable(name), tag, how)
+    # Heimdal's kdestroy reports a ticket that is not there. An entry is removed before it is set anew, and
+    # libkrb5 takes an error for a failure of that.
+    if not removed and not (tag.server is not None and has_pseudo_realm(tag.server.identity)):
+        raise KcmError(Code.CC_NOTFOUND)
     return NOTHING
 
 

@@ -224,18 +224,18 @@ def test_store_replaces_its_equal(collection: Collection) -> None:
 
 
 def test_remove_credentials(collection: Collection) -> None:
-    """REMOVE_CRED takes every match and leaves the others in order; no match is no error and no change."""
+    """REMOVE_CRED takes every match, tells how many, and leaves the others in order; no match, no change."""
     ccache = collection.initialize(b"1000", ALICE, None)
     for each in (credential(HTTP), credential(TGS), credential(HTTP, BOB)):
         collection.store(ccache, each)
     first, _, third = ccache.credentials.uuids()
     collection.take_changes()
 
-    collection.remove_credentials(ccache, tag_for(HTTP), 0)
+    assert collection.remove_credentials(ccache, tag_for(HTTP), 0) == 2
     assert blobs(ccache) == [credential(TGS).blob]
     assert collection.take_changes() == [CredentialRemoved(ccache, first), CredentialRemoved(ccache, third)]
 
-    collection.remove_credentials(ccache, tag_for(HTTP), 0)
+    assert collection.remove_credentials(ccache, tag_for(HTTP), 0) == 0
     assert collection.take_changes() == []
 
 

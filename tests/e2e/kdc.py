@@ -77,9 +77,13 @@ _KDC_CONF = """\
 
 
 class Kdc:
-    """The KDC, running; `folder` is readable by every UID, its `keytab` holds every principal's key."""
+    """The KDC, running; `folder` is readable by every UID, its `keytab` holds every principal's key.
 
-    def __init__(self) -> None:
+    `clock_offset`: seconds by which its clock is ahead of this machine's, for which libfaketime is needed.
+    """
+
+    def __init__(self, clock_offset: int = 0) -> None:
+        self.clock = other_clock(clock_offset) if clock_offset else {}
         self.folder = Path(tempfile.mkdtemp(prefix="pykcm-kdc-"))
         self.folder.chmod(0o755)
         self.keytab = self.folder / "all.keytab"
@@ -141,7 +145,7 @@ class Kdc:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env=self._environment,
+            env=self._environment | self.clock,
         )
         self._process = process
         assert process.stdout is not None
@@ -183,6 +187,18 @@ def free_port() -> int:
             except OSError:
                 continue
             return port
+
+
+def other_clock(offset: int) -> dict[str, str]:
+    """The environment of a process whose clock is so many seconds ahead; needs libfaketime."""
+    library = find_libfaketime()
+    assert library is not None
+    return {"LD_PRELOAD": library, "FAKETIME": f"{offset:+d}", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+
+
+def find_libfaketime() -> str | None:
+    """Where Debian's package has put it."""
+    return next(map(str, sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))), None)
 
 
 def missing_programs() -> list[str]:

@@ -95,6 +95,18 @@ def test_kdestroy(heimdal: HeimdalClient) -> None:
     assert heimdal.klist_all() == []
 
 
+def test_kdestroy_of_a_credential(heimdal: HeimdalClient) -> None:
+    """`kdestroy --credential` removes that ticket alone, and says when there is none."""
+    heimdal.kinit("alice")
+    heimdal.ok("kgetcred", "host/server.pykcm.test")
+    assert heimdal.ok("kdestroy", "--credential=host/server.pykcm.test") == ""
+    assert heimdal.klist().tickets == [TGT]
+    ran = heimdal.run("kdestroy", "--credential=host/server.pykcm.test")
+    assert ran.code == 1
+    assert "Failed to remove principal host/server.pykcm.test" in ran.output
+    assert heimdal.klist().tickets == [TGT]
+
+
 def test_a_ccache_by_name(heimdal: HeimdalClient) -> None:
     """Commands that are given a ccache's name use that one and leave the default alone."""
     heimdal.kinit("alice")

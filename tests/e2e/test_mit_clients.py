@@ -1,7 +1,9 @@
 """MIT's commands, as a user runs them."""
 
+import os
 import re
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -199,6 +201,34 @@ def test_configuration_entries_are_not_doubled(mit: MitClient) -> None:
     assert entries() == kept
     assert mit.ok("kswitch", "-p", "alice") == ""
     assert entries() == kept
+
+
+_SET_CONFIG = """
+import ctypes, sys
+krb5 = ctypes.CDLL("libkrb5.so.3")
+class Data(ctypes.Structure):
+    _fields_ = (("magic", ctypes.c_int), ("length", ctypes.c_uint), ("data", ctypes.c_char_p))
+context, ccache = ctypes.c_void_p(), ctypes.c_void_p()
+assert krb5.krb5_init_context(ctypes.byref(context)) == 0
+assert krb5.krb5_cc_default(context, ctypes.byref(ccache)) == 0
+for value in (None, b"one", b"two", None, None):
+    data = None if value is None else ctypes.byref(Data(0, len(value), value))
+    print(krb5.krb5_cc_set_config(context, ccache, None, b"pykcm", data))
+"""
+
+
+def test_configuration_that_is_not_there_is_removed(mit: MitClient, folder: Path) -> None:
+    """Setting, replacing and removing configuration succeeds with KCM: as with FILE:, also where none is."""
+    program = folder / "set_config.py"
+    program.write_text(_SET_CONFIG)
+    own = folder / "user"
+    own.mkdir()
+    os.chown(own, USER, USER)
+    for ccache in (f"FILE:{own}/ccache", "KCM:"):
+        mit.kinit("alice", ccache=ccache)
+        before = mit.ok("klist", "-C", ccache=ccache)
+        assert mit.ok("/usr/bin/python3", str(program), ccache=ccache).split() == ["0"] * 5
+        assert mit.ok("klist", "-C", ccache=ccache) == before
 
 
 def test_renewing(mit: MitClient, pykcmd: Pykcmd) -> None:

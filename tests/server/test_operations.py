@@ -21,6 +21,7 @@ from tests.builders import (
     credential_bytes,
     credential_of_size,
     data,
+    principal,
     principal_bytes,
     refused,
     service,
@@ -153,6 +154,56 @@ def test_retrieve(reader: Asking) -> None:
         reader.retrieve(b"1000:missing", Match.GC_CACHED, tag_for(HTTP))
 
 
+OFFSETS = [61, -61, 10800, -10800, 40 * 86400, 2**31 - 1, -(2**31)]
+EITHER_TAG = (tag_for(HTTP), tag_for(service(7)), Tag(ALICE, configuration(b"start_realm", b"").server))
+
+
+def assert_must_iterate(asking: Asking, name: bytes, offset: int) -> None:
+    """RETRIEVE is not supported, whether or not there is a match; iteration gives all, and the offset."""
+    for tag in EITHER_TAG:
+        with refused(Code.CC_NOSUPP):
+            asking.retrieve(name, Match.GC_CACHED, tag)
+    assert asking.get_kdc_offset(name) == offset
+    assert asking.get_cred_list(name) == [TICKET, HTTP_TICKET]
+    uuids = asking.get_cred_uuid_list(name)
+    assert [asking.get_cred_by_uuid(name, uuid) for uuid in uuids] == [TICKET, HTTP_TICKET]
+
+
+@pytest.mark.parametrize("offset", OFFSETS)
+def test_retrieve_where_the_kdc_offset_matters(server: Server, filled: Asking, offset: int) -> None:
+    """RETRIEVE of a ccache whose offset exceeds a minute is not supported, however it got the offset."""
+    filled.set_kdc_offset(b"1000", offset)
+    filled.replace(b"1000:replaced", offset, ALICE, [TICKET, HTTP_TICKET])
+    filled.replace(b"1000:old", offset, ALICE, [TICKET, HTTP_TICKET])
+    filled.initialize(b"1000:moved", BOB)
+    filled.move_cache(b"1000:old", b"1000:moved")
+    filled.set_default_cache(b"1000:moved")
+    for asking in (filled, server.restarted().ask_as(1000)):
+        for name in (b"1000", b"1000:replaced", b"1000:moved", b""):
+            assert_must_iterate(asking, name, offset)
+        with refused(Code.FCC_NOFILE):
+            asking.retrieve(b"1000:missing", Match.GC_CACHED, tag_for(HTTP))
+
+
+@pytest.mark.parametrize("offset", [60, -60, 1, 0])
+def test_retrieve_where_the_kdc_offset_is_small(reader: Asking, offset: int) -> None:
+    """RETRIEVE of a ccache with an offset of up to a minute is served."""
+    reader.set_kdc_offset(b"1000", offset)
+    assert reader.retrieve(b"1000", Match.GC_CACHED, tag_for(HTTP)) == HTTP_TICKET
+
+
+@pytest.mark.parametrize("offset", OFFSETS)
+def test_retrieve_once_the_offset_is_gone(reader: Asking, offset: int) -> None:
+    """RETRIEVE is served again when the offset is set right, or the ccache is filled by a client without."""
+    reader.set_kdc_offset(b"1000", offset)
+    reader.set_kdc_offset(b"1000", 0)
+    assert reader.retrieve(b"1000", 0, tag_for(HTTP)) == HTTP_TICKET
+    reader.set_kdc_offset(b"1000", offset)
+    reader.initialize(b"1000", ALICE)
+    reader.store(b"1000", HTTP_TICKET)
+    assert reader.retrieve(b"1000", 0, tag_for(HTTP)) == HTTP_TICKET
+
+
 def test_retrieve_by_second_ticket(reader: Asking) -> None:
     """An S4U2Proxy look-up names no client and finds the ticket by its second ticket."""
     tickets = [
@@ -207,14 +258,27 @@ def test_get_cred_by_uuid(reader: Asking) -> None:
 
 
 def test_remove_cred(reader: Asking) -> None:
-    """REMOVE_CRED removes every match and is right for none; FCC_NOFILE without a ccache."""
+    """REMOVE_CRED removes every match; CC_NOTFOUND where there is none, FCC_NOFILE without a ccache."""
     reader.store(b"1000", credential_bytes(HTTP, BOB))
     reader.remove_cred(b"1000", 0, tag_for(HTTP))
     assert reader.get_cred_list(b"1000") == [TICKET]
-    reader.remove_cred(b"1000", 0, tag_for(HTTP))
+    missing = [(0, tag_for(HTTP)), (Match.TIMES_EXACT, Tag(ALICE, TGS)), (Match.IS_SKEY, Tag(is_skey=True))]
+    for how, tag in missing:
+        with refused(Code.CC_NOTFOUND):
+            reader.remove_cred(b"1000", how, tag)
     assert reader.get_cred_list(b"1000") == [TICKET]
     with refused(Code.FCC_NOFILE):
         reader.remove_cred(b"1000:missing", 0, tag_for(HTTP))
+
+
+@pytest.mark.parametrize("entry", ["krb5_ccache_conf_data/fast_avail@X-CACHECONF:", "a@X-GSSPROXY:"])
+def test_removing_an_entry_that_is_not_there(reader: Asking, entry: str) -> None:
+    """REMOVE_CRED of an entry that is no ticket is right whether or not there is one."""
+    for tag in (Tag(ALICE, principal(entry)), tag_for(principal(entry))):
+        reader.remove_cred(b"1000", 0, tag)
+    with refused(Code.FCC_NOFILE):
+        reader.remove_cred(b"1000:missing", 0, tag)
+    assert reader.get_cred_list(b"1000") == [TICKET, HTTP_TICKET]
 
 
 def test_configuration_is_set_anew(reader: Asking) -> None:

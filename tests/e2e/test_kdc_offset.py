@@ -1,0 +1,190 @@
+"""A host whose clock is off, beside a KDC whose clock is right: every command works as with a ccache file.
+
+The clients learn the KDC offset from the ccache. What differs from a file is asked for by comparing with one.
+"""
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pykcm.client import KcmClient
+from pykcm.protocol.codes import Code, KcmError
+from pykcm.protocol.tag import Tag
+
+from .clients import HeimdalClient, Listed, MitClient
+from .conftest import USER, started
+from .control import Pykcmctl
+from .daemon import LIMIT, Pykcmd, effective_uid
+from .kdc import REALM, SYSTEM_PATH, Kdc, find_libfaketime, missing_programs
+
+TGT = f"krbtgt/{REALM}"
+ALICE = f"alice@{REALM}"
+SERVICE = "host/server.pykcm.test"
+OTHER_SERVICE = "HTTP/www.pykcm.test"
+OWN = f"KCM:{USER}"
+NAME = b"%d" % USER
+
+HOUR, DAY = 3600, 86400
+# How far apart times may be that are taken in one test.
+ABOUT = 120
+
+PYTHON = "/usr/bin/python3"
+
+
+@pytest.fixture(
+    scope="module", params=[3 * HOUR, -3 * HOUR, 40 * DAY], ids=["KDC +3h", "KDC -3h", "KDC +40d"]
+)
+def offset(request: pytest.FixtureRequest) -> int:
+    """Seconds by which the KDC's clock is ahead."""
+    ahead: int = request.param
+    return ahead
+
+
+@pytest.fixture(scope="module")
+def kdc(offset: int) -> Iterator[Kdc]:
+    """A KDC with another clock, in the place of the session's."""
+    missing = missing_programs()
+    if missing:
+        pytest.skip(f"no KDC here: {', '.join(missing)} missing")
+    if find_libfaketime() is None:
+        pytest.skip("libfaketime is missing")
+    with Kdc(offset) as kdc:
+        yield kdc
+
+
+@pytest.fixture
+def gss_context(folder: Path) -> Path:
+    """The program, where every user can read it."""
+    if shutil.which(PYTHON) is None:
+        pytest.skip(f"no {PYTHON}: others than root cannot run the one in use")
+    return Path(shutil.copy(Path(__file__).with_name("gss_context.py"), folder))
+
+
+def _own_folder(folder: Path) -> Path:
+    """A folder that belongs to the user who runs the clients."""
+    own = folder / "user"
+    own.mkdir()
+    os.chown(own, USER, USER)
+    return own
+
+
+def _context(mit: MitClient, kdc: Kdc, program: Path, ccache: str) -> str:
+    """Whose context a service whose clock is the KDC's has accepted."""
+    token = mit.ok(PYTHON, str(program), "initiate", "host@server.pykcm.test", ccache=ccache)
+    accepted = subprocess.run(
+        [PYTHON, str(program), "accept", token.strip()],
+        env={
+            "PATH": SYSTEM_PATH,
+            "LC_ALL": "C",
+            "KRB5_CONFIG": str(mit.krb5_conf),
+            "KRB5_KTNAME": str(mit.keytab),
+            "KRB5RCACHENAME": "none:",
+            **kdc.clock,
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=LIMIT,
+    )
+    return accepted.stdout + accepted.stderr
+
+
+def _without_times(klist: str) -> list[str]:
+    """What `klist` says of tickets and flags, in order."""
+    lines = [line for line in klist.splitlines() if line.endswith("@" + REALM) or "Flags" in line]
+    words = [line.split() for line in lines]
+    return [" ".join(word for word in line if not word[0].isdigit()) for line in words]
+
+
+def _session(mit: MitClient, kdc: Kdc, program: Path, ccache: str) -> list[object]:
+    """What a user's commands say, all of which have to work."""
+    said: list[object] = []
+    mit.kinit("alice", "-r", "3d", ccache=ccache)
+    said += [mit.run("klist", "-s", ccache=ccache).code, mit.kvno(SERVICE, ccache=ccache)]
+    said.append(_context(mit, kdc, program, ccache))
+    said.append(mit.kvno("--cached-only", SERVICE, ccache=ccache))
+    said.append(mit.run("kvno", "--cached-only", OTHER_SERVICE, ccache=ccache).code)
+    said += [mit.ok("kinit", "-R", ccache=ccache), mit.kvno(OTHER_SERVICE, ccache=ccache)]
+    said.append(_context(mit, kdc, program, ccache))
+    return [*said, _without_times(mit.ok("klist", "-f", ccache=ccache))]
+
+
+def test_as_with_a_file(
+    pykcmd: Pykcmd, mit: MitClient, kdc: Kdc, folder: Path, gss_context: Path, offset: int
+) -> None:
+    """kinit, klist -s, kvno, contexts and `kinit -R` say and do the same with KCM: as with FILE:."""
+    with_file = _session(mit, kdc, gss_context, f"FILE:{_own_folder(folder)}/ccache")
+    said = _session(mit, kdc, gss_context, "KCM:")
+    assert said == with_file
+    assert f"{ALICE}\n" in said
+    with effective_uid(USER), KcmClient(pykcmd.socket_path) as kcm:
+        assert abs(kcm.get_kdc_offset(NAME) - offset) < ABOUT
+        with pytest.raises(KcmError) as caught:
+            kcm.retrieve(NAME, 0, Tag())
+    assert caught.value.code == Code.CC_NOSUPP
+
+
+def test_after_a_restart(pykcmd: Pykcmd, mit: MitClient, kdc: Kdc, gss_context: Path) -> None:
+    """A ccache of before a restart is used as before."""
+    mit.kinit("alice", "-r", "3d")
+    mit.kvno(SERVICE)
+    pykcmd.restart()
+    assert mit.kvno("--cached-only", SERVICE) == [f"{SERVICE}@{REALM}: kvno = 1"]
+    assert _context(mit, kdc, gss_context, "KCM:") == f"{ALICE}\n"
+    assert mit.ok("kinit", "-R") == ""
+    assert mit.kvno(OTHER_SERVICE) == [f"{OTHER_SERVICE}@{REALM}: kvno = 1"]
+
+
+def test_imported_from_a_file(pykcmd: Pykcmd, mit: MitClient, folder: Path) -> None:
+    """An import from a file, and an export and import, keep the offset: the tickets can be used at once."""
+    path = _own_folder(folder) / "ccache"
+    mit.kinit("alice", "-r", "3d", ccache=f"FILE:{path}")
+    control = Pykcmctl(pykcmd.control_path)
+    control.ok("import", f"FILE:{path}")
+    export = folder / "export"
+    for _ in range(2):
+        assert mit.kvno(SERVICE) == [f"{SERVICE}@{REALM}: kvno = 1"]
+        assert mit.ok("kinit", "-R") == ""
+        control.ok("export", "--plain", "--force", str(export))
+        assert mit.ok("kdestroy") == ""
+        control.ok("import", str(export))
+
+
+def test_listed_and_kept(stopped_pykcmd: Pykcmd, mit: MitClient) -> None:
+    """A valid ccache is listed with its end by this machine's clock, and neither expired nor reaped."""
+    stopped_pykcmd.configure("expired_retention = 0\n")
+    with started(stopped_pykcmd):
+        mit.kinit("alice", "-l", "10h", "-r", "3d")
+        control = Pykcmctl(stopped_pykcmd.control_path)
+        (row,) = control.json("list")
+        now = time.time()
+        assert row["tgt_expires"] == pytest.approx(now + 10 * HOUR, abs=ABOUT)
+        assert row["renew_till"] == pytest.approx(now + 3 * DAY, abs=ABOUT)
+        assert control.json("list", "--expired") == []
+        assert control.json("reap") == {"ccaches": 0}
+        assert mit.kvno(SERVICE) == [f"{SERVICE}@{REALM}: kvno = 1"]
+
+
+def test_heimdals_clients(pykcmd: Pykcmd, heimdal: HeimdalClient, mit: MitClient, offset: int) -> None:
+    """Heimdal's clients get service tickets as ever, and MIT's use and renew what Heimdal's kinit got.
+
+    Heimdal's `kinit --renew` is not among them: it asks no KCM server for the offset.
+    """
+    heimdal.ok("kinit", "--renewable", "--renewable-life=3d", "-k", "-t", str(heimdal.keytab), "alice")
+    assert heimdal.run("klist", "--test").code == 0
+    assert heimdal.ok("kgetcred", SERVICE) == ""
+    assert heimdal.ok("kgetcred", SERVICE) == ""
+    assert heimdal.ok("kgetcred", OTHER_SERVICE) == ""
+    ccache = heimdal.klist().ccache
+    assert heimdal.klist() == Listed(ccache, ALICE, [TGT, SERVICE, OTHER_SERVICE])
+    assert mit.kvno("--cached-only", SERVICE) == [f"{SERVICE}@{REALM}: kvno = 1"]
+    # Heimdal's kinit asks for a renewable lifetime that ends 3 days from now by its own clock.
+    if offset < 3 * DAY:
+        assert mit.ok("kinit", "-R") == ""
+    assert heimdal.ok("kgetcred", SERVICE) == ""
+    assert pykcmd.running
