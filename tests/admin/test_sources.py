@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import socket
 import threading
 from pathlib import Path
 
@@ -46,11 +47,20 @@ def test_what_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     """Links are not followed, pipes and devices not waited for; several names or a large size are refused."""
     ccache(tmp_path / "cc")
     (tmp_path / "link").symlink_to(tmp_path / "cc")
-    assert "symbolic links" in refused(tmp_path / "link")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    for link in ("link", "dangling"):
+        wanted = "a symbolic link, which is not followed: name the file that it leads to"
+        assert refused(tmp_path / link) == wanted
     os.mkfifo(tmp_path / "pipe")
-    assert "no file" in refused(tmp_path / "pipe")
-    assert "directory" in refused(tmp_path)
-    assert "no file" in refused(Path("/dev/null"))
+    assert refused(tmp_path / "pipe") == "a pipe and no file"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
+    assert refused(tmp_path / "socket") == "a socket and no file: name a KCM server's with KCM:"
+    (tmp_path / "folder").mkdir()
+    assert refused(tmp_path / "folder") == "a folder and no file: name it with DIR:"
+    assert refused(Path("/dev/null")) == "a device and no file"
+    (tmp_path / "empty").touch()
+    assert refused(tmp_path / "empty") == "an empty file: no ccache has been stored in it"
     assert "No such file" in refused(tmp_path / "none")
     os.link(tmp_path / "cc", tmp_path / "second")
     assert "2 names" in refused(tmp_path / "cc")

@@ -13,6 +13,7 @@ from pathlib import Path
 import pyrage
 import pytest
 
+from pykcm.admin.cli.files import LARGEST_CCACHE_FILE
 from pykcm.client import KcmClient
 from tests.builders import ALICE, TGS, credential_bytes, principal, service
 
@@ -369,13 +370,53 @@ def test_a_folder_of_kinits(pykcmd: Pykcmd, mit: MitClient, ctl: Pykcmctl) -> No
     assert [result for result, _ in results(ctl, "import", collection)] == ["imported", "imported"]
     assert mit.klist().principal == f"bob@{REALM}"
     assert sorted(each.principal for each in mit.klist_all()) == [f"alice@{REALM}", f"bob@{REALM}"]
+
+
+def test_a_folder_with_files_that_cannot_be_read(pykcmd: Pykcmd, mit: MitClient, ctl: Pykcmctl) -> None:
+    """A file that is no ccache is reported with its reason; the others are imported, and the status is 1."""
+    path = pykcmd.folder / "alices"
+    path.mkdir(0o700)
+    os.chown(path, USER, USER)
+    collection = f"DIR:{path}"
+    mit.kinit("alice", ccache=collection)
+    mit.kinit("bob", ccache=collection)
     (path / "tktbroken").write_bytes(b"\5\4\0\0nonsense")
-    os.chown(path / "tktbroken", USER, USER)
-    ctl.ok("destroy", "--yes", "--uid", str(USER))
-    refused = ctl.run("import", collection)
-    assert refused.status == 1
-    assert "tktbroken" in refused.errors
-    assert contents(pykcmd, USER) == []
+    (path / "tktempty").touch()
+    (path / "tktlink").symlink_to(path / "tkt")
+    (path / "tktdangling").symlink_to(path / "tktnone")
+    (path / "tktfolder").mkdir()
+    os.mkfifo(path / "tktpipe")
+    (path / "tktlarge").touch()
+    os.truncate(path / "tktlarge", LARGEST_CCACHE_FILE + 1)
+    for each in path.glob("tkt*"):
+        os.chown(each, USER, USER, follow_symlinks=False)
+    for options in (["--dry-run"], []):
+        said = ctl.run("import", "--json", *options, collection)
+        assert said.status == 1
+        found = {each["name"].rpartition("/")[2]: each for each in json.loads(said.output)}
+        reasons = {name: each["reason"] for name, each in found.items() if each["result"] == "failed"}
+        assert sorted(reasons) == [
+            *("tktbroken", "tktdangling", "tktempty", "tktfolder", "tktlarge", "tktlink", "tktpipe")
+        ]
+        assert {reasons["tktlink"], reasons["tktdangling"]} == {
+            "a symbolic link, which is not followed: name the file that it leads to"
+        }
+        assert "empty" in reasons["tktempty"]
+        assert "too large" in reasons["tktlarge"]
+        assert [each["result"] for each in found.values()].count("imported") == 2
+    assert sorted(each.principal for each in mit.klist_all()) == [f"alice@{REALM}", f"bob@{REALM}"]
+    assert ctl.run("import", collection).status == 1
+    for each in reasons:
+        (path / each).rmdir() if each == "tktfolder" else (path / each).unlink()
+    assert [result for result, _ in results(ctl, "import", collection)] == ["unchanged", "unchanged"]
+
+
+def test_a_folder_that_cannot_be_read(ctl: Pykcmctl, folder: Path) -> None:
+    """A folder that is missing or no folder is named in one line."""
+    (folder / "file").write_text("no folder")
+    for name, reason in (("none", "No such file or directory"), ("file", "Not a directory")):
+        said = ctl.run("import", f"DIR:{folder}/{name}")
+        assert said == (1, "", f"Error: DIR:{folder}/{name}: {reason}\n")
 
 
 def test_a_keytab(ctl: Pykcmctl, kept: Path) -> None:

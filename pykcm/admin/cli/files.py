@@ -165,11 +165,21 @@ def read_owned(name: str, folder: int, patience: float = 0.0) -> Owned:
     lock is waited for at most `patience` seconds, then FileInUseError is raised. Raises FileError, OSError.
     """
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-    descriptor = os.open(name, flags, dir_fd=folder)
-    with open(descriptor, "rb", buffering=0) as file:  # noqa: PTH123
+    try:
+        descriptor = os.open(name, flags, dir_fd=folder)
+    except OSError:
+        # Links and sockets cannot be opened, and what the kernel says of it does not tell that they are such.
+        _check_kind(os.stat(name, dir_fd=folder, follow_symlinks=False))
+        raise
+    try:
         status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise FileError(f"{name} is no file")
+        _check_kind(status)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    with open(descriptor, "rb", buffering=0) as file:  # noqa: PTH123
+        if status.st_size == 0:
+            raise FileError("an empty file: no ccache has been stored in it")
         if status.st_nlink != 1:
             raise FileError(f"{name} has {status.st_nlink} names: who made the others is not known")
         if status.st_size > LARGEST_CCACHE_FILE:
@@ -179,6 +189,23 @@ def read_owned(name: str, folder: int, patience: float = 0.0) -> Owned:
         if len(content) > LARGEST_CCACHE_FILE:
             raise FileError(f"{name} is too large for a ccache")
         return Owned(content, status.st_uid, _label(descriptor))
+
+
+_KINDS = {
+    stat.S_IFLNK: "a symbolic link, which is not followed: name the file that it leads to",
+    stat.S_IFDIR: "a folder and no file: name it with DIR:",
+    stat.S_IFIFO: "a pipe and no file",
+    stat.S_IFSOCK: "a socket and no file: name a KCM server's with KCM:",
+    stat.S_IFCHR: "a device and no file",
+    stat.S_IFBLK: "a device and no file",
+}
+
+
+def _check_kind(status: os.stat_result) -> None:
+    """Raises FileError where it is no regular file."""
+    kind = stat.S_IFMT(status.st_mode)
+    if kind != stat.S_IFREG:
+        raise FileError(_KINDS.get(kind, "no file"))
 
 
 def _lock(file: io.FileIO, name: str, patience: float) -> None:

@@ -16,6 +16,7 @@ from pykcm.admin.cli.progress import followed
 from pykcm.admin.cli.sealing import Sealed
 from pykcm.admin.cli.sources import (
     KcmCCache,
+    NothingReadError,
     SourceError,
     from_file,
     from_folder,
@@ -78,9 +79,10 @@ def import_command(
 ) -> None:
     """Take ccaches from SOURCE: an export (`-` is stdin), FILE:, DIR: or KCM: with a path.
 
-    An export is read as a whole first: a damaged one changes nothing. Each ccache is then taken whole or
-    not at all. One that is there already is replaced only by a newer one of the same principal, unless
-    --replace is given. A KCM: path is the socket of another KCM server.
+    An export is read as a whole first: a damaged one changes nothing. In a folder, each file that cannot be
+    read is reported, and the others are taken. Each ccache is taken whole or not at all. One that is there
+    already is replaced only by a newer one of the same principal, unless --replace is given. A KCM: path is
+    the socket of another KCM server.
     """
     wanted = ImportOptions(**options)
     kind, colon, path = source.partition(":")
@@ -89,24 +91,27 @@ def import_command(
             raise click.UsageError("only an export is encrypted")
         if not path:
             raise click.UsageError(f"{kind}: needs a path behind it")
-    if colon and kind in {"FILE", "DIR"}:
+    if colon and kind == "FILE":
         try:
-            found = (
-                [from_file(path, uid, PATIENCE_WITH_LOCKS)]
-                if kind == "FILE"
-                else list(patiently(from_folder(path, uid)))
-            )
-            for each in found:
-                # All or nothing: whoever names one source wants it as it is.
-                if isinstance(each, SourceError):
-                    raise each
+            record = from_file(path, uid, PATIENCE_WITH_LOCKS)
         except SourceError as error:
             raise click.ClickException(str(error)) from None
-        transfer(client, found, len(found), wanted, as_json=as_json)
+        transfer(client, [record], 1, wanted, as_json=as_json)
+    elif colon and kind == "DIR":
+        found = peeked(_of_folder(path, uid))
+        transfer(client, found, None, wanted, as_json=as_json)
     elif colon and kind == "KCM":
         transfer(client, _of_server(client, path, uid), None, wanted, as_json=as_json)
     else:
         _import_export(client, source, uid, identities, passphrase_file, wanted, as_json=as_json)
+
+
+def _of_folder(path: str, uid: int | None) -> Iterator[Found]:
+    """A folder's ccaches, and each that cannot be read; raises ClickException where the folder cannot be."""
+    for each in patiently(from_folder(path, uid)):
+        if isinstance(each, NothingReadError):
+            raise click.ClickException(str(each))
+        yield each
 
 
 def _of_server(client: ControlClient, path: str, uid: int | None) -> Iterator[Found]:

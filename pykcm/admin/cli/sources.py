@@ -42,6 +42,10 @@ class SourceError(Exception):
         self.again: Callable[[], CCacheRecord] | None = None
 
 
+class NothingReadError(SourceError):
+    """A folder cannot be read at all."""
+
+
 def from_file(path: str, uid: int | None = None, patience: float = 0.0) -> CCacheRecord:
     """The ccache in a file, which becomes its owner's; `uid`'s where it is that one's or root's.
 
@@ -66,7 +70,8 @@ def from_folder(path: str, uid: int | None = None) -> Iterator[CCacheRecord | So
             if uid is None:
                 uid = folder.uid
             elif folder.uid not in {uid, ROOT}:
-                yield SourceError(where, uid, f"it belongs to UID {folder.uid}, neither to {uid} nor to root")
+                reason = f"it belongs to UID {folder.uid}, neither to {uid} nor to root"
+                yield NothingReadError(where, uid, reason)
                 return
             primary = _primary(folder)
             members, left_out = _members(folder)
@@ -85,7 +90,7 @@ def from_folder(path: str, uid: int | None = None) -> Iterator[CCacheRecord | So
                     where, uid, f"{left_out} more files are left out: there are more than {_MOST_MEMBERS}"
                 )
     except OSError as error:
-        yield SourceError(where, uid, error.strerror or str(error))
+        yield NothingReadError(where, uid, error.strerror or str(error))
 
 
 def _members(folder: Folder) -> tuple[list[str], int]:
