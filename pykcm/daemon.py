@@ -296,6 +296,7 @@ async def _serve(
             *((sock, entrance.connection) for sock in sockets.control),
         ]
     )
+    entrance.warn_of_others(sock.getsockname() for sock in sockets.control)
     await listener.begin()
     scrapes = await _start_scrapes(config, administration)
     connections.start_timer()

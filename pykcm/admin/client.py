@@ -8,8 +8,12 @@ from itertools import chain
 from typing import Any
 
 from pykcm.admin.items import ItemReader, ItemsError, encode
+from pykcm.admin.listeners import check_listener
 from pykcm.admin.messages import LARGEST_REQUEST, ControlError, Trouble, request
 from pykcm.protocol.text import printable
+
+# Requests that carry tickets or a key, or after which the database is taken to have a new one.
+_HANDS_OVER_SECRETS = {"import", "rekey"}
 
 _PIECE = 256 * 1024
 
@@ -28,7 +32,8 @@ class Answer:
     """The items that answer one request, as they come; after the last one `summary` is there.
 
     `items` are sent behind the request while answers are read, so that neither side waits for the other.
-    `on_silence` is called once where the daemon says nothing at all for long.
+    `on_silence` is called once where the daemon says nothing at all for long; `check` gets the connected
+    socket before anything is sent, and raises where nothing is to be sent.
     """
 
     def __init__(
@@ -38,6 +43,7 @@ class Answer:
         arguments: dict[str, Any],
         items: Iterable[Any] = (),
         on_silence: Callable[[], None] = _say_nothing,
+        check: Callable[[socket.socket], None] | None = None,
     ) -> None:
         self.summary: dict[str, Any] = {}
         self._on_silence: Callable[[], None] | None = on_silence
@@ -47,6 +53,8 @@ class Answer:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._socket.connect(os.fspath(path))
+            if check is not None:
+                check(self._socket)
             self._socket.setblocking(False)
             self._take_next_piece()
         except BaseException:
@@ -114,15 +122,28 @@ class Answer:
 
 
 class ControlClient:
-    """Asks the daemon at `path`; each request has a connection of its own. `on_silence`: see Answer."""
+    """Asks the daemon at `path`; each request has a connection of its own. `on_silence`: see Answer.
 
-    def __init__(self, path: str | os.PathLike[str], on_silence: Callable[[], None] = _say_nothing) -> None:
+    `daemon_uid`: whom the daemon runs as, where it is none of those that check_listener() knows.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        on_silence: Callable[[], None] = _say_nothing,
+        daemon_uid: int | None = None,
+    ) -> None:
         self.path = path
         self._on_silence = on_silence
+        self._daemon_uid = daemon_uid
 
     def ask(self, name: str, /, *, items: Iterable[Any] = (), **arguments: Any) -> Answer:
-        """Raises OSError where there is no daemon."""
-        return Answer(self.path, name, arguments, items, self._on_silence)
+        """Raises OSError where there is no daemon, ControlError where secrets are not to be handed to it."""
+        check = self._check if name in _HANDS_OVER_SECRETS else None
+        return Answer(self.path, name, arguments, items, self._on_silence, check)
+
+    def _check(self, sock: socket.socket) -> None:
+        check_listener(sock, os.fspath(self.path), self._daemon_uid)
 
     def run(self, name: str, /, **arguments: Any) -> dict[str, Any]:
         """Ask for something that has no items; gives the summary."""

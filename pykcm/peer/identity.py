@@ -92,6 +92,12 @@ def identify(sock: socket.socket, kernel: Kernel) -> Peer:
     return Peer(uid, gid, pid, _label(sock, uid) if kernel.has_selinux else None)
 
 
+def listener_of(sock: socket.socket) -> tuple[int, int]:
+    """PID and UID of the process that began to listen at the other end; 0 for a PID that cannot be seen."""
+    pid, uid, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    return pid, uid
+
+
 def _label(sock: socket.socket, uid: int) -> str:
     try:
         packed = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERSEC, _LABEL_MAX)

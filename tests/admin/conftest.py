@@ -1,7 +1,10 @@
-"""The requests of the control socket, asked of a service on each store in turn."""
+"""The requests of the control socket, asked of a service on each store in turn; and a folder."""
 
 import asyncio
+import shutil
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -27,3 +30,12 @@ def server(runner: asyncio.Runner, store: Store) -> Server:
 def control(server: Server) -> Controlling:
     """The administrator of that service."""
     return Controlling(server)
+
+
+@pytest.fixture
+def top() -> Iterator[Path]:
+    """Root's folder, which everyone may enter."""
+    path = Path(tempfile.mkdtemp(prefix="pykcm-", dir="/tmp"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path)

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from pykcm.admin.archive import pack_archive
+from tests.builders import ALICE, credential_bytes
+
 from .clients import HeimdalClient, MitClient, why_no_heimdal, why_no_mount_namespace
 from .daemon import Pykcmd
 from .kdc import Kdc, missing_programs
@@ -145,3 +148,13 @@ def client_files(kdc: Kdc, folder: Path, socket_path: Path | None = None) -> tup
     trace.touch()
     trace.chmod(0o666)
     return krb5_conf, trace
+
+
+@pytest.fixture
+def export(folder: Path) -> Path:
+    """An export that is not encrypted."""
+    principal = {"type": ALICE.name_type, "realm": ALICE.realm, "components": list(ALICE.components)}
+    record = {"uid": USER, "principal": principal, "credentials": [credential_bytes()]}
+    path = folder / "export"
+    path.write_bytes(b"".join(pack_archive("host", 0, 1, [record])))
+    return path

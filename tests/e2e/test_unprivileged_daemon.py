@@ -12,6 +12,7 @@ import pytest
 
 from .clients import Listed, MitClient
 from .conftest import OTHER, USER, started
+from .control import Pykcmctl
 from .daemon import ROOT, Pykcmd
 from .kdc import REALM
 
@@ -87,3 +88,14 @@ def test_an_unprivileged_daemon(unprivileged_pykcmd: Pykcmd, mit_as: Callable[[i
     assert unprivileged_pykcmd.socket_path.stat().st_uid == DAEMON
     files = list(unprivileged_pykcmd.state_dir.iterdir())
     assert {(path.stat().st_uid, path.stat().st_mode & 0o077) for path in files} == {(DAEMON, 0)}
+
+
+def test_root_hands_tickets_to_it_when_told_to(unprivileged_pykcmd: Pykcmd, export: Path) -> None:
+    """A daemon of a user that pykcmctl does not know gets no import, until the user is named."""
+    ctl = Pykcmctl(unprivileged_pykcmd.control_path)
+    said = ctl.run("import", str(export))
+    assert (said.status, said.output) == (4, "")
+    assert ctl.json("list") == []
+    assert ctl.run("--daemon-user", str(DAEMON), "import", str(export)).status == 0
+    assert ctl.run("import", str(export), environment={"PYKCM_DAEMON_USER": str(DAEMON)}).status == 0
+    assert [each["uid"] for each in ctl.json("list")] == [USER]

@@ -20,6 +20,7 @@ from pykcm.admin.cli import (
     watching,
 )
 from pykcm.admin.cli.doctor import command as doctor
+from pykcm.admin.cli.names import UidType
 from pykcm.admin.cli.output import never_fail_to_encode, print_line, print_text
 from pykcm.admin.client import ControlClient
 from pykcm.admin.messages import ControlError, Trouble
@@ -48,14 +49,21 @@ _CODES = {Trouble.PERMISSION: EXIT_PERMISSION, Trouble.NOT_FOUND: EXIT_NOT_FOUND
     envvar="PYKCM_CONTROL_SOCKET",
     help="The daemon's control socket (its option control_socket_path).",
 )
+@click.option(
+    "--daemon-user",
+    "daemon_uid",
+    type=UidType(),
+    envvar="PYKCM_DAEMON_USER",
+    help="Whom the daemon runs as, if neither as root, pykcm nor you: it may be given tickets and keys.",
+)
 @click.version_option(__version__, message="pykcmctl %(version)s")
 @click.pass_context
-def cli(context: click.Context, path: str) -> None:
+def cli(context: click.Context, path: str, daemon_uid: int | None) -> None:
     """Administer pykcm, the server that keeps Kerberos credential caches (KCM:). For root.
 
     Every command has --help, and those that show something have --json.
     """
-    context.obj = ControlClient(path, _tell_of_silence)
+    context.obj = ControlClient(path, _tell_of_silence, daemon_uid)
 
 
 _SUBJECTS = (ccaches, exporting, importing, migration, keeping, statistics, watching, doctor, completion)

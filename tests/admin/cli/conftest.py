@@ -1,22 +1,10 @@
-"""Folders of root and of a user."""
+"""A folder of a user's."""
 
-import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.admin.cli.owned import USER, folder
-
-
-@pytest.fixture
-def top() -> Iterator[Path]:
-    """Root's folder, which everyone may enter."""
-    path = Path(tempfile.mkdtemp(prefix="pykcm-", dir="/tmp"))
-    path.chmod(0o755)
-    yield path
-    shutil.rmtree(path)
 
 
 @pytest.fixture

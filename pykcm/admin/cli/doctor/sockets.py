@@ -5,17 +5,17 @@ import os
 import socket
 import stat
 from pathlib import Path
-from struct import Struct
 from typing import NamedTuple
 
 from pykcm.admin.cli.doctor.outcomes import Check, Outcome, failed, ok, skipped, warning
 from pykcm.admin.cli.doctor.systemd import CONTROL_SOCKET, KCM_SOCKET
 from pykcm.admin.cli.doctor.where import Where
 from pykcm.admin.cli.output import quoted
+from pykcm.admin.socket_folders import folder_of_others
 from pykcm.config import DEFAULT_CONTROL_SOCKET, DEFAULT_SOCKET
+from pykcm.peer.identity import listener_of
 from pykcm.processes import shown_process
 
-_UCRED = Struct("iII")
 _SYSTEMD = 1
 
 # Other KCM servers, as /proc/PID/comm has them.
@@ -42,8 +42,7 @@ def holder_of(path: Path) -> Holder:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(_PATIENCE)
         probe.connect(os.fspath(path))
-        pid, uid, _ = _UCRED.unpack(probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-    return Holder(pid, uid)
+        return Holder(*listener_of(probe))
 
 
 def command_of(pid: int) -> str:
@@ -148,6 +147,16 @@ def control_socket(where: Where) -> Outcome:
         )
     if status.st_uid not in {0, where.service_uid}:
         return warning(f"{name}: belongs to UID {status.st_uid}, not to root", f"chown root: {quoted(name)}")
+    # What is below a folder that stands for the machine is checked as far as that folder.
+    folder = (
+        folder_of_others(os.fspath(where.path(name)), {0, status.st_uid}) if where.root == Path("/") else None
+    )
+    if folder is not None:
+        return failed(
+            f"{name}: others than root can put another socket in its place, in {folder}",
+            f"chmod go-w {quoted(str(folder))}",
+            f"ls -ld {quoted(str(folder))}",
+        )
     if where.uid != 0:
         return skipped(f"needs root: {name} is for root alone, as it should be")
     try:
