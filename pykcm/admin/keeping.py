@@ -28,9 +28,13 @@ async def backup(call: Call) -> AsyncIterator[dict[str, Any]]:
     call.patience = _PATIENCE_WITH_A_READER
     with _told(), call.administration.store.backup() as copy:
         yield {"size": copy.size}
+        slowed: tuple[int, ...] = ()
         async with aclosing(copy.pieces()) as pieces:
             async for piece in pieces:
-                yield {"data": piece}
+                item: dict[str, Any] = {"data": piece}
+                if copy.slowed != slowed:
+                    item["slowed"] = list(slowed := copy.slowed)
+                yield item
         call.summary = {
             "size": copy.size,
             "sha256": copy.sha256,
@@ -60,7 +64,10 @@ async def rekey(call: Call) -> AsyncIterator[dict[str, Any]]:
         async with aclosing(call.administration.store.rekey(wanted.key)) as steps:
             async for step in steps:
                 if isinstance(step, Copied):
-                    yield {"done": step.done, "size": step.size}
+                    progress: dict[str, Any] = {"done": step.done, "size": step.size}
+                    if step.slowed:
+                        progress["slowed"] = list(step.slowed)
+                    yield progress
                     continue
                 call.summary = {
                     "key": str(step.key),

@@ -33,6 +33,9 @@ class Committer:
 
     async def commit(self, changes: Sequence[SecretChange]) -> None:
         """Return when the changes are durable; raises StoreError when they are not made at all."""
+        delay = self._store.delay(changes)
+        if delay is not None:
+            await delay
         loop = asyncio.get_running_loop()
         durable = loop.create_future()
         self._waiting.append((changes, durable))

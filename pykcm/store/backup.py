@@ -15,6 +15,9 @@ from pykcm.store.succession import successor_of
 
 _PIECE = 256 * 1024
 
+# The check, which goes on at the same time, ends after the last piece was read.
+_SHARE_OF_READING = 0.75
+
 # In seconds; until then the check is asked again whether it has come to its end.
 _CHECK = 1.0
 
@@ -41,6 +44,10 @@ class FileBackup:
     def sha256(self) -> bytes:
         return self._digest.digest()
 
+    @property
+    def slowed(self) -> tuple[int, ...]:
+        return tuple(self._still.pacer.slowed)
+
     async def pieces(self) -> AsyncGenerator[bytes, None]:
         store = self._store
         async with Beside(partial(check_file, store.path, store.key)) as checking:
@@ -48,6 +55,7 @@ class FileBackup:
                 piece = await asyncio.to_thread(self._read, at)
                 self._still.check()
                 yield piece
+                self._still.advance(_SHARE_OF_READING * (at + len(piece)) / self.size)
             while not await checking.is_done(_CHECK):
                 self._still.check()
             self._still.check()

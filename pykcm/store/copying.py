@@ -2,9 +2,10 @@
 
 import asyncio
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,17 +25,27 @@ from pykcm.store.database import (
 from pykcm.store.disk import sync_file
 from pykcm.store.interface import StoreBusyError, StoreError
 from pykcm.store.keys import Key
+from pykcm.store.pacing import WritePacer
 from pykcm.store.sqlcipher import SQLCipherStore
-from pykcm.store.tree import Put, SecretChange
+from pykcm.store.tree import Put, SecretChange, uid_of_container
 
 # What is committed meanwhile stays in the journal, and in memory where it is recorded; in bytes.
-_MOST_MEANWHILE = 256 * 1024 * 1024
+_MOST_IN_JOURNAL = 256 * 1024 * 1024
+_MOST_RECORDED = 64 * 1024 * 1024
+
+# From this share of either on, those who write most wait; the more of the copy is made, the later.
+_PRESSED_AT = 0.25
+
+# When the file may be written to again: so many bytes more than then in the journal, or recorded.
+_PRESSED_AFTER = 4 * 1024 * 1024
 
 # What a change takes in memory besides its value.
 _CHANGE = 500
 
 # Of SQLite, between two looks at whether it is to end.
 _STEPS = 100
+
+_MIB = 1024 * 1024
 
 _PAGES_AT_A_TIME = 2048
 _PAGE = 4096
@@ -43,16 +54,21 @@ _PAGE = 4096
 class Standstill:
     """Within `with`, the database file is as it was at the beginning, with all that was committed by then.
 
-    Commits go on, in the journal; with `records` they are recorded, and can be taken. Raises StoreError, and
-    StoreBusyError where there is one already.
+    Commits go on, in the journal; with `records` they are recorded, and can be taken. Those who write most
+    wait for the copy, as far as it tells how it gets on. Raises StoreError, and StoreBusyError where there is
+    one already.
     """
 
     def __init__(self, store: SQLCipherStore, *, records: bool = False) -> None:
+        self.pacer = WritePacer(store.path, self._is_pressed)
         self._store = store
         self._journal = journal_of(store.path)
+        self._journal_size = 0
+        self._journal_was = 0  # when the file was released
         self._records = records
         self._recorded: deque[SecretChange] = deque()
         self._weight = 0
+        self._progress = 0.0
         self._is_held = False
         # Why it was given up.
         self._broken = ""
@@ -60,26 +76,36 @@ class Standstill:
     def __enter__(self) -> Self:
         if self._store.commit_observer is not None or self._store.is_copying_journal:
             raise StoreBusyError("a backup or a change of keys is under way: try again when it has ended")
-        self._store.hold_journal()
+        self._store.journal.hold()
         self._store.commit_observer = self
+        self._store.pacer = self.pacer
         self._is_held = True
         return self
 
     def __exit__(self, *_: object) -> None:
         self._store.commit_observer = None
         self._recorded.clear()
+        self._weight = 0
         self.release()
+        if not self._store.is_copying_journal:
+            self._store.end_pacing()
 
     def release(self) -> None:
         """Let the file be written to again; what is committed is recorded until the end."""
         if self._is_held:
             self._is_held = False
-            self._store.release_journal()
+            self._journal_was = size_of(self._journal)
+            self._store.journal.release()
 
     def check(self) -> None:
         """Raises StoreError where it was given up."""
         if self._broken:
             raise StoreError(f"{self._store.path}: {self._broken}")
+
+    def advance(self, progress: float) -> None:
+        """Take note of the share of the copy that is made, from 0 to 1."""
+        self._progress = progress
+        self.pacer.look()
 
     def take(self) -> SecretChange | None:
         """The first change that is recorded, which then is not any more."""
@@ -94,11 +120,17 @@ class Standstill:
     def committed(self, changes: Sequence[SecretChange]) -> None:
         if self._broken:
             return
+        self._charge(changes)
         if self._records:
             self._recorded += changes
             self._weight += sum(map(_weight, changes))
-        if self._weight > _MOST_MEANWHILE or (self._is_held and size_of(self._journal) > _MOST_MEANWHILE):
-            self._give_up("given up: too much was written meanwhile; try again when there is less to do")
+        if self._fullness() > 1:
+            most = self.pacer.most()
+            whose = "" if most is None else f", most of it by UID {most[0]} ({most[1] // _MIB} MiB)"
+            self._give_up(
+                f"given up: too much was written meanwhile{whose}; try again when there is less to do"
+            )
+        self.pacer.look()
 
     def fail(self) -> None:
         self._give_up("given up by an error in pykcm; its log says more")
@@ -106,7 +138,33 @@ class Standstill:
     def _give_up(self, why: str) -> None:
         self._broken = why
         self._recorded.clear()
+        self._weight = 0
         self.release()
+
+    def _charge(self, changes: Sequence[SecretChange]) -> None:
+        """To each UID its share of what the journal has grown by: a small change writes whole pages."""
+        before, self._journal_size = self._journal_size, size_of(self._journal)
+        weights: Counter[int | None] = Counter()
+        for container, same in groupby(changes, lambda change: change.container):
+            weights[uid_of_container(container)] += sum(map(_weight, same))
+        total = weights.total()
+        grown = max(total, self._journal_size - before)
+        for uid, weight in weights.items():
+            if uid is not None:
+                self.pacer.charge(uid, grown * weight // total)
+
+    def _fullness(self) -> float:
+        """The share of what may be written meanwhile that was written."""
+        recorded = self._weight / _MOST_RECORDED
+        return max(recorded, size_of(self._journal) / _MOST_IN_JOURNAL) if self._is_held else recorded
+
+    def _is_pressed(self) -> bool:
+        if self._is_held:
+            return self._fullness() > _PRESSED_AT + (1 - _PRESSED_AT) * self._progress
+        copying = self._store.is_copying_journal
+        return self._weight > _PRESSED_AFTER or (
+            copying and size_of(self._journal) > self._journal_was + _PRESSED_AFTER
+        )
 
 
 def _weight(change: SecretChange) -> int:

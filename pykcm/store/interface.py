@@ -1,7 +1,7 @@
 """What every store offers: asynchronous, because one may be far away; the embedded ones never wait."""
 
 import errno
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -30,10 +30,11 @@ class UnsupportedError(Exception):
 
 
 class Copied(NamedTuple):
-    """How far a copy has come, in bytes."""
+    """How far a copy has come, in bytes; `slowed`: the UIDs whose commits have had to wait for it."""
 
     done: int
     size: int
+    slowed: tuple[int, ...] = ()
 
 
 class Rekeyed(NamedTuple):
@@ -55,12 +56,16 @@ class Backup(Protocol):
     """A copy of all that is committed, encrypted with the store's key, which is not in it.
 
     `size`: in bytes. `key`: the file that holds the key; where `is_pending`, it is the one that rekey was
-    given last, and has not come to its place yet. `sha256`: of all pieces, after the last one.
+    given last, and has not come to its place yet. `sha256`: of all pieces, after the last one. `slowed`: the
+    UIDs whose commits have had to wait for it.
     """
 
     size: int
     key: Path
     is_pending: bool
+
+    @property
+    def slowed(self) -> tuple[int, ...]: ...
 
     @property
     def sha256(self) -> bytes: ...
@@ -79,6 +84,12 @@ class Store(Protocol):
 
     async def load(self, uid: int) -> list[Secret]:
         """All secrets in the UID's container and below, in stored order; raises StoreError."""
+
+    def delay(self, changes: Sequence[SecretChange]) -> Awaitable[None] | None:
+        """What a commit of these changes is to wait for first, and nearly always None.
+
+        While the store is copied, those who write most wait, so that the copy comes to its end.
+        """
 
     async def commit(self, changes: Iterable[SecretChange]) -> None:
         """Make all changes, in this order, or none of them; returns when they are durable.

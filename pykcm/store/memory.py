@@ -1,7 +1,7 @@
 """The store that forgets: tickets never touch a disk, and end with the process."""
 
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
 from pykcm.store.interface import UnsupportedError
@@ -30,6 +30,9 @@ class MemoryStore:
 
     async def load(self, uid: int) -> list[Secret]:
         return [secret for secrets in self._trees.get(uid, {}).values() for secret in secrets.values()]
+
+    def delay(self, changes: Sequence[SecretChange]) -> None:
+        return None
 
     async def commit(self, changes: Iterable[SecretChange]) -> None:
         for change in changes:

@@ -43,6 +43,9 @@ _LOOK = 0.1
 _SLICE = 0.005
 _LONGEST_SLICE = 0.04
 
+# Behind it, the copy is looked at whole.
+_SHARE_OF_COPYING = 0.75
+
 # What a disk must have left beside the copy, for what is stored meanwhile.
 _ROOM_LEFT = 32 * 1024 * 1024
 
@@ -64,9 +67,10 @@ async def rekey(store: SQLCipherStore, raw: bytes | None) -> AsyncGenerator[Copi
             async with Beside(partial(copy_file, path, old, copy_path, new)) as copying:
                 while not await copying.is_done(_LOOK):
                     still.check()
-                    yield Copied(copying.progress.done, size)
+                    still.advance(_SHARE_OF_COPYING * min(1.0, copying.progress.done / size))
+                    yield Copied(copying.progress.done, size, tuple(still.pacer.slowed))
             still.release()
-            await store.journal_copied()
+            await store.journal.copied()
             with closing(connect(copy_path, new, "rw")) as db:
                 copy = _Copy(db)
                 await copy.follow(still)
@@ -150,6 +154,7 @@ class _Copy:
         slice_ = _SLICE
         while not self._catch_up(still, slice_):
             still.check()
+            still.pacer.look()
             slice_ = min(2 * slice_, _LONGEST_SLICE)
             await asyncio.sleep(0)
         still.check()

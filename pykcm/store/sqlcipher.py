@@ -5,7 +5,6 @@ keeps it.
 """
 
 import asyncio
-import concurrent.futures
 import logging
 import os
 from collections.abc import AsyncGenerator, Iterable, Sequence
@@ -29,14 +28,14 @@ from pykcm.store.database import (
     inspect,
     journal_of,
     set_pragma,
-    size_of,
     store_error,
     write_error,
 )
 from pykcm.store.disk import sync_folder
 from pykcm.store.interface import Backup, Copied, Rekeyed, StoreError, StoreUnusableError
-from pykcm.store.journal import copy_journal
+from pykcm.store.journal import Journal
 from pykcm.store.keys import Key
+from pykcm.store.pacing import WritePacer
 from pykcm.store.succession import is_unsettled, settle
 from pykcm.store.tree import (
     Expired,
@@ -86,12 +85,6 @@ _COVER = f"PRAGMA user_version = {SCHEMA_VERSION}"
 _COVERED_AGAIN_AFTER = 1.0
 _OPENED_AGAIN_AFTER = 1.0
 
-# SQLite's own default, in pages.
-_AUTOCHECKPOINT = 1000
-
-# A longer journal is copied beside the loop, in bytes; this much takes about as long as a few commits.
-_COPIED_AT_ONCE = 8 * 1024 * 1024
-
 # How it is set, and how it reads then.
 _SYNCHRONOUS = {"full": ("FULL", 2), "normal": ("NORMAL", 1)}
 
@@ -120,14 +113,13 @@ class SQLCipherStore:
         self.key = settle(path, key) if is_unsettled(path) else key
         # Only a copy that is being made wants to know.
         self.commit_observer: CommitObserver | None = None
+        self.pacer: WritePacer | None = None
         self._folder = path.parent
         self._durability = durability
         self._covering: asyncio.TimerHandle | None = None
         self._opening: asyncio.TimerHandle | None = None
         self._is_opening_again = False
         self._reading: int | None = None
-        self._copying: concurrent.futures.Future[None] | None = None
-        self._copied: asyncio.Future[None]
         try:
             if has_tickets(path):
                 inspect(path, self.key)
@@ -157,6 +149,7 @@ class SQLCipherStore:
         # Not before: nothing may be committed by a connection that is half set up.
         self._db = db
         self._applier = Applier(db)
+        self._journal = Journal(db, self.path, self.key, self.descriptor, self._has_copied_journal)
 
     async def load(self, uid: int) -> list[Secret]:
         return [Secret(*row) for row in self._query(_LOAD, (uid_container(uid),))]
@@ -184,6 +177,19 @@ class SQLCipherStore:
             raise
         if observer is not None:
             self._tell(observer, cast("list[SecretChange]", changes))
+
+    def delay(self, changes: Sequence[SecretChange]) -> "asyncio.Future[None] | None":
+        return None if self.pacer is None else self.pacer.delay(changes)
+
+    def _has_copied_journal(self) -> None:
+        if self.commit_observer is None:
+            self.end_pacing()
+
+    def end_pacing(self) -> None:
+        """No copy is made any more: nobody waits for it."""
+        if self.pacer is not None:
+            self.pacer.end()
+            self.pacer = None
 
     def _tell(self, observer: CommitObserver, changes: list[SecretChange]) -> None:
         """Tell what was committed. That is durable: an error of the observer's ends only the observer."""
@@ -273,62 +279,16 @@ class SQLCipherStore:
 
         return rekey(self, raw)
 
-    def hold_journal(self) -> None:
-        """From now on the database file is left as it is, with all that was committed; raises StoreError."""
-        self._check_open()
-        self._empty_journal()
-        try:
-            set_pragma(self._db, "wal_autocheckpoint", "0", 0)
-        except sqlcipher.Error as error:
-            raise store_error(error, self.path) from error
-
-    def release_journal(self) -> None:
-        """The journal is copied into the database, and from then on as usual."""
-        if size_of(journal_of(self.path)) <= _COPIED_AT_ONCE:
-            self._journal_as_usual()
-            return
-        executor = concurrent.futures.ThreadPoolExecutor(1)
-        try:
-            self._copying = executor.submit(copy_journal, self.path, self.key, self.descriptor)
-        except RuntimeError:
-            # No thread can be had. To copy it here takes long, but it must not grow for ever.
-            self._journal_as_usual()
-            return
-        finally:
-            executor.shutdown(wait=False)
-        self._copied = asyncio.wrap_future(self._copying)
-        self._copied.add_done_callback(self._end_copying)
-
     @property
     def is_copying_journal(self) -> bool:
-        return self._copying is not None
+        """Whether a journal that was released is still copied into the database."""
+        return self._journal.is_copying
 
-    async def journal_copied(self) -> None:
-        """Until a journal that was released is copied, as far as it can be."""
-        if self._copying is not None:
-            await asyncio.wait([self._copied])
-
-    def _end_copying(self, copied: asyncio.Future[None]) -> None:
-        # Where it has failed the next commits try it again, as usual.
-        copied.exception()
-        if self._copying is not None:
-            self._copying = None
-            self._journal_as_usual()
-
-    def _journal_as_usual(self) -> None:
-        with suppress(sqlcipher.Error):
-            self._db.execute(f"PRAGMA wal_autocheckpoint = {_AUTOCHECKPOINT}")
-        # As usual, too, where it fails: the next commit tries it again.
-        with suppress(StoreError):
-            self._empty_journal()
-
-    def _empty_journal(self) -> None:
-        try:
-            [(is_busy, *_)] = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        except sqlcipher.Error as error:
-            raise write_error(error, self.path) from error
-        if is_busy or size_of(journal_of(self.path)):
-            raise StoreError(f"{self.path}: its journal cannot be copied into it; see to the disk")
+    @property
+    def journal(self) -> Journal:
+        """The open database's; raises StoreError where that is not open."""
+        self._check_open()
+        return self._journal
 
     def descriptor(self) -> int:
         """Of the database file, to read from, for as long as the store is open; raises OSError."""
@@ -342,7 +302,7 @@ class SQLCipherStore:
 
         `key` tells then whether the name was taken.
         """
-        self._empty_journal()
+        self.journal.empty()
         self._close()
         try:
             # A journal that came back after a loss of power would be taken for the other one's.
@@ -382,12 +342,12 @@ class SQLCipherStore:
 
     def _close(self) -> None:
         self._stop_covering()
+        if self.commit_observer is None:
+            self.end_pacing()
         if self._opening is not None:
             self._opening.cancel()
             self._opening = None
-        if self._copying is not None:
-            concurrent.futures.wait([self._copying])
-            self._copying = None
+        self._journal.close()
         self._db.close()
         if self._reading is not None:
             os.close(self._reading)

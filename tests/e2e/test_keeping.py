@@ -1,10 +1,15 @@
 """pykcmctl backup and rekey, about a daemon that has other things to do meanwhile."""
 
+import itertools
 import json
 import os
 import random
 import shutil
 import signal
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,7 +20,7 @@ from pykcm.store.interface import StoreUnusableError
 from pykcm.store.keys import Key
 from pykcm.store.names import CREDENTIAL
 from pykcm.store.sqlcipher import SQLCipherStore
-from tests.builders import ALICE, credential_bytes, service
+from tests.builders import ALICE, TGS, credential_bytes, service
 from tests.disk.faults import Call, Faults
 from tests.disk.history import Contents
 
@@ -125,6 +130,61 @@ def test_rekey_under_load(crashes: Crashes, ctl: Pykcmctl) -> None:
     daemon.stop()
     assert files(daemon) == {"key", "pykcm.db"}
     assert [key_opens(daemon, raw) for raw in keys] == [False, False, False, True]
+
+
+def connected(daemon: Pykcmd, uid: int) -> KcmClient:
+    with effective_uid(uid):
+        return KcmClient(daemon.socket_path)
+
+
+def write_much(kcm: KcmClient, uid: int, has_ended: threading.Event) -> int:
+    """Replace a ccache of the UID by another one of 3 MB, again and again; gives how often."""
+    name = b"%d" % uid
+    with kcm:
+        for number in itertools.count():
+            if has_ended.is_set():
+                return number
+            kcm.replace(name, 0, ALICE, [credential_bytes(TGS, ticket=random.randbytes(3_000_000))])
+    raise AssertionError
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("number", [1, 8])
+def test_a_busy_user_cannot_prevent_it(crashes: Crashes, ctl: Pykcmctl, number: int) -> None:
+    """Users who write all the time wait for a backup and a rekey, and are named; others do not wait."""
+    daemon = crashes.daemon
+    uids = [STILL + 1 + each for each in range(number)]
+    has_ended = threading.Event()
+    clients = {uid: connected(daemon, uid) for uid in uids}
+    with ThreadPoolExecutor(number) as pool, connected(daemon, OTHER) as other:
+        answer = ControlClient(ctl.control_path).ask("backup")
+        items = iter(answer)
+        size = next(items)["size"]
+        writing = [pool.submit(write_much, kcm, uid, has_ended) for uid, kcm in clients.items()]
+        try:
+            # Nothing of it is taken until somebody has written so much that it would fail.
+            wait_until(lambda: "writes much while it is copied" in daemon.log)
+            other.initialize(b"%d" % OTHER, ALICE)
+            assert other.get_principal(b"%d" % OTHER) == ALICE
+            received = list(items)
+            assert sum(len(item["data"]) for item in received) == size == answer.summary["size"]
+            slowed = {uid for item in received for uid in item.get("slowed", ())}
+            assert slowed
+            assert slowed <= set(uids)
+            # Until what the backup has left in the journal is copied.
+            while (said := ctl.run("rekey")).status:
+                assert "under way" in said.errors
+        finally:
+            has_ended.set()
+        assert all(each.result() for each in writing)
+    assert not crashes.refusals
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 @pytest.mark.timeout(180)

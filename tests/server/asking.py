@@ -2,7 +2,7 @@
 
 import asyncio
 import struct
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -70,6 +70,9 @@ class ScriptedStore:
     async def load(self, uid: int) -> list[Any]:
         self.loads.append(uid)
         return await self.inner.load(uid)
+
+    def delay(self, changes: Sequence[SecretChange]) -> Awaitable[None] | None:
+        return self.inner.delay(changes)
 
     async def commit(self, changes: Any) -> None:
         listed = list(changes)

@@ -124,7 +124,7 @@ def test_a_long_journal(store: SQLCipherStore, copying: Copying) -> None:
         assert journal.stat().st_size > long
         copying.may_begin.set()
         number = 2 * MANY
-        while store.is_copying_journal:
+        while store.journal.is_copying:
             number += 1
             await store.commit([put(number)])
             await asyncio.sleep(0)
@@ -152,7 +152,7 @@ def test_a_long_journal_that_cannot_be_copied(
 
     async def run() -> None:
         await back_up_and_commit(store)
-        await until(lambda: not store.is_copying_journal)
+        await until(lambda: not store.journal.is_copying)
         assert len(await store.load(UID)) == 2 * MANY
 
     asyncio.run(run())
@@ -236,7 +236,7 @@ def test_the_lock_stays(store: SQLCipherStore) -> None:
 
 def test_a_damaged_database(store: SQLCipherStore) -> None:
     """A database with a page that cannot be decrypted makes no backup that counts as one."""
-    store._empty_journal()
+    store.journal.empty()
     with store.path.open("r+b") as file:
         file.seek(100_000)
         file.write(bytes(16))
@@ -253,7 +253,7 @@ def test_a_damaged_database(store: SQLCipherStore) -> None:
 
 def test_too_much_meanwhile(store: SQLCipherStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """When the journal grows too large meanwhile it gives up, and the journal is copied again."""
-    monkeypatch.setattr("pykcm.store.copying._MOST_MEANWHILE", 500_000)
+    monkeypatch.setattr("pykcm.store.copying._MOST_IN_JOURNAL", 500_000)
 
     async def run() -> None:
         with store.backup() as copy:

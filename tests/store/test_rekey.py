@@ -346,7 +346,7 @@ def test_room_that_is_not_known(state: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_too_much_meanwhile(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """When more is written meanwhile than there is room for it gives up, and the commits are there."""
-    monkeypatch.setattr("pykcm.store.copying._MOST_MEANWHILE", 10_000)
+    monkeypatch.setattr("pykcm.store.copying._MOST_RECORDED", 10_000)
     with pytest.raises(StoreError, match="too much was written"):
         asyncio.run(rekey(state))
     assert files(state) == {"key", DATABASE}
@@ -444,7 +444,7 @@ def test_an_error_while_recording_ends_the_backup_alone(state: Path, monkeypatch
 
 def test_what_was_done_again_leaves_room(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only what still has to be done again counts as written meanwhile, not all that ever was."""
-    monkeypatch.setattr("pykcm.store.copying._MOST_MEANWHILE", 10_000)
+    monkeypatch.setattr("pykcm.store.copying._MOST_RECORDED", 10_000)
     store = open_store(state)
 
     async def run() -> None:

@@ -73,17 +73,34 @@ def _check_room(file: Path, size: int) -> None:
 
 
 def _receive(copy: BinaryIO, items: Iterator[Any], size: int) -> None:
+    slowed = _SlowedUids()
     with _progress("Copying", size) as show:
         done = synced = 0
         for each in items:
             copy.write(each["data"])
             done += len(each["data"])
+            slowed.name(each)
             # All at once in the end, it would be in the way of the daemon's own syncs.
             if done - synced >= _SYNCED_AT_A_TIME:
                 files.make_durable(copy)
                 synced = done
             show(done)
     files.make_durable(copy)
+
+
+class _SlowedUids:
+    """Names each UID once whose changes have to wait for the copy, because it writes most."""
+
+    def __init__(self) -> None:
+        self._named: set[int] = set()
+
+    def name(self, item: dict[str, Any]) -> None:
+        for uid in item.get("slowed", ()):
+            if uid not in self._named:
+                self._named.add(uid)
+                # Below a progress bar.
+                before = "\n" if sys.stderr.isatty() else ""
+                click.echo(f"{before}UID {uid} writes much: its changes wait for the copy", err=True)
 
 
 def _digest(file: BinaryIO) -> bytes:
@@ -145,10 +162,13 @@ def _follow(items: Iterator[Any]) -> None:
     first = next(items, None)
     if first is None:
         return
+    slowed = _SlowedUids()
     with _progress("Encrypting", first["size"]) as show:
         show(first["done"])
+        slowed.name(first)
         for each in items:
             show(each["done"])
+            slowed.name(each)
 
 
 def _tell(summary: dict[str, Any], new_key: Path | None) -> None:

@@ -1,0 +1,232 @@
+"""A copy of the database comes to its end however much is written: those who write most wait for it."""
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pykcm.server.committer import Committer
+from pykcm.store.interface import Copied, Rekeyed
+from pykcm.store.keys import load_key
+from pykcm.store.pacing import WritePacer
+from pykcm.store.sqlcipher import SQLCipherStore
+from pykcm.store.tree import Put, uid_container
+from tests.server.waiting import settle, until
+
+FREE = 64 * 1024
+BUSY, LIGHT = 1000, 2000
+EIGHT = range(BUSY, BUSY + 8)
+
+
+def put(uid: int, size: int = 100, name: str = "one") -> Put:
+    # Another value each time: SQLite writes nothing where nothing is different.
+    return Put(uid_container(uid), name, os.urandom(size))
+
+
+@pytest.fixture(autouse=True)
+def _little_is_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Limits that a test reaches within a moment."""
+    monkeypatch.setattr("pykcm.store.pacing._FREE", FREE)
+    monkeypatch.setattr("pykcm.store.copying._MOST_IN_JOURNAL", 4_000_000)
+    monkeypatch.setattr("pykcm.store.copying._MOST_RECORDED", 1_000_000)
+    monkeypatch.setattr("pykcm.store.copying._PRESSED_AFTER", 200_000)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[SQLCipherStore]:
+    """A store of 4 MB: a backup of sixteen pieces."""
+    store = SQLCipherStore(tmp_path / "pykcm.db", load_key(tmp_path / "key", may_create=True))
+    asyncio.run(store.commit([put(LIGHT, 40_000, str(number)) for number in range(100)]))
+    yield store
+    store.close()
+
+
+# Who waits
+
+
+class Pressed:
+    """A pacer that is under pressure when the test says so."""
+
+    def __init__(self) -> None:
+        self.is_pressed = True
+        self.pacer = WritePacer(Path("pykcm.db"), lambda: self.is_pressed)
+        self.pacer.charge(BUSY, FREE + 1)
+        self.pacer.charge(LIGHT, FREE)
+
+
+def play(scenario: Callable[[Pressed], Coroutine[Any, Any, None]]) -> None:
+    async def run() -> None:
+        await scenario(Pressed())
+
+    asyncio.run(run())
+
+
+def test_only_a_uid_that_has_written_much_waits(caplog: pytest.LogCaptureFixture) -> None:
+    """One that has written little is never slowed; the other one waits, and is named once."""
+
+    async def scenario(pressed: Pressed) -> None:
+        pacer = pressed.pacer
+        assert pacer.delay([put(LIGHT)]) is None
+        assert pacer.delay([put(3000)]) is None
+        assert pacer.delay([]) is None
+        assert pacer.delay([put(BUSY), put(LIGHT)]) is None
+        for _ in range(2):
+            assert pacer.delay([put(BUSY)]) is not None
+        assert list(pacer.slowed) == [BUSY]
+
+    play(scenario)
+    (line,) = caplog.messages
+    assert line.startswith("pykcm.db: UID 1000 writes much while it is copied")
+
+
+def test_nobody_waits_without_pressure() -> None:
+    """As long as there is room, a UID may write as much as it likes."""
+
+    async def scenario(pressed: Pressed) -> None:
+        pressed.is_pressed = False
+        assert pressed.pacer.delay([put(BUSY)]) is None
+        assert not pressed.pacer.slowed
+
+    play(scenario)
+
+
+def test_those_who_wait_go_on_one_at_a_time_and_in_order() -> None:
+    """When there is room again one goes on, and the next one when there is still room behind it."""
+
+    async def scenario(pressed: Pressed) -> None:
+        turns = [turn for _ in range(3) if (turn := pressed.pacer.delay([put(BUSY)])) is not None]
+        pressed.pacer.look()
+        assert [turn.done() for turn in turns] == [False, False, False]
+        turns[0].cancel()
+        pressed.is_pressed = False
+        pressed.pacer.look()
+        assert [turn.done() for turn in turns] == [True, True, False]
+        pressed.pacer.look()
+        assert turns[2].done()
+
+    play(scenario)
+
+
+def test_a_wait_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long the pressure lasts, a commit goes on after a while."""
+    monkeypatch.setattr("pykcm.store.pacing._LONGEST_WAIT", 0.01)
+
+    async def scenario(pressed: Pressed) -> None:
+        turn = pressed.pacer.delay([put(BUSY)])
+        assert turn is not None
+        await asyncio.wait_for(turn, 20)
+        assert pressed.is_pressed
+
+    play(scenario)
+
+
+def test_at_the_end_nobody_waits() -> None:
+    """When the copy has ended all go on, though there is no room."""
+
+    async def scenario(pressed: Pressed) -> None:
+        turns = [pressed.pacer.delay([put(BUSY)]) for _ in range(3)]
+        pressed.pacer.end()
+        assert all(turn is not None and turn.done() for turn in turns)
+
+    play(scenario)
+
+
+# Copies
+
+
+class Writers:
+    """UIDs that write all the time, each as fast as it may, and one that writes a little now and then."""
+
+    def __init__(self, store: SQLCipherStore, uids: range) -> None:
+        self.store = store
+        self.committer = Committer(store)
+        self.commits = dict.fromkeys(uids, 0)
+        self.light = 0
+        self._tasks = [asyncio.ensure_future(self._write(uid)) for uid in uids]
+
+    async def _write(self, uid: int) -> None:
+        while True:
+            await self.committer.commit([put(uid, 40_000, str(self.commits[uid] % 3))])
+            self.commits[uid] += 1
+
+    async def write_a_little(self) -> None:
+        """Never waits: within a few turns of the loop it is done."""
+        commit = asyncio.ensure_future(self.committer.commit([put(LIGHT)]))
+        await settle()
+        assert commit.done()
+        self.light += 1
+
+    async def end(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        with suppress(asyncio.CancelledError):
+            await asyncio.gather(*self._tasks)
+
+
+@pytest.mark.parametrize("uids", [range(BUSY, BUSY + 1), EIGHT], ids=["one", "eight"])
+def test_a_backup_ends_although_somebody_writes_all_the_time(store: SQLCipherStore, uids: range) -> None:
+    """Those who write most wait for a slow reader's backup, others never, and afterwards nobody does."""
+
+    async def back_up(writers: Writers) -> tuple[int, ...]:
+        with store.backup() as copy:
+            async for _ in copy.pieces():
+                # The reader takes its time: everybody could write whatever they may.
+                for _ in range(20):
+                    await settle()
+                if writers.light < 3:
+                    await writers.write_a_little()
+            assert copy.sha256
+            return copy.slowed
+
+    async def run() -> None:
+        writers = Writers(store, uids)
+        slowed = await asyncio.wait_for(back_up(writers), 60)
+        assert set(slowed) <= set(uids)
+        assert slowed
+        before = dict(writers.commits)
+        await until(lambda: all(writers.commits[uid] > before[uid] for uid in uids))
+        assert store.pacer is None
+        await writers.end()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("uids", [range(BUSY, BUSY + 1), EIGHT], ids=["one", "eight"])
+def test_a_rekey_ends_although_somebody_writes_all_the_time(
+    store: SQLCipherStore, uids: range, caplog: pytest.LogCaptureFixture
+) -> None:
+    """So it is with a change of keys; whose commits have waited is told, and nothing of them is lost."""
+    caplog.set_level(logging.WARNING)
+
+    async def rekey(writers: Writers) -> tuple[Rekeyed, tuple[int, ...]]:
+        slowed: tuple[int, ...] = ()
+        async for step in store.rekey(None):
+            if isinstance(step, Copied):
+                slowed = step.slowed
+                for _ in range(100):
+                    await settle()
+                await writers.write_a_little()
+            else:
+                return step, slowed
+        raise AssertionError("no end")
+
+    async def run() -> None:
+        writers = Writers(store, uids)
+        rekeyed, slowed = await asyncio.wait_for(rekey(writers), 60)
+        assert rekeyed.pause < 1
+        assert set(slowed) <= set(uids)
+        before = dict(writers.commits)
+        await until(lambda: all(writers.commits[uid] > before[uid] for uid in uids))
+        assert store.pacer is None
+        await writers.end()
+        for uid in uids:
+            assert len(await store.load(uid)) == 3
+
+    asyncio.run(run())
+    named = {uid for uid in uids if f"UID {uid} writes much while it is copied" in caplog.text}
+    assert named
