@@ -98,9 +98,9 @@ class _SlowedUids:
         for uid in item.get("slowed", ()):
             if uid not in self._named:
                 self._named.add(uid)
-                # Below a progress bar.
-                before = "\n" if sys.stderr.isatty() else ""
-                click.echo(f"{before}UID {uid} writes much: its changes wait for the copy", err=True)
+                if sys.stderr.isatty():
+                    print_line(err=True)  # below the progress bar
+                print_line(f"UID {uid} writes much: its changes wait for the copy", err=True)
 
 
 def _digest(file: BinaryIO) -> bytes:
