@@ -192,7 +192,9 @@ def store_error(error: sqlcipher.Error, path: Path) -> StoreError:
 
 def write_error(error: sqlcipher.Error, path: Path) -> StoreError:
     """As `store_error`, of something that writes: the disk is asked why it refused that."""
-    if not error_name(error).startswith("SQLITE_IOERR"):
+    name = error_name(error)
+    # The errors of a copy by SQLite's backup API come without a name.
+    if name.startswith("SQLITE_") and not name.startswith("SQLITE_IOERR"):
         return store_error(error, path)
     code = why_refused(path.parent)
     return StoreError(f"{path}: {cause(error)}: {os.strerror(code)}{_WAYS_OUT[code]}", code)

@@ -330,6 +330,44 @@ def test_no_room(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert files(state) == {"key", DATABASE}
 
 
+def test_a_disk_that_fills_up_meanwhile(
+    mount_disk: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever a full disk stops it, the answer is ENOSPC and names the disk, and all is as it was."""
+    # Others write as well: that there was room at the beginning proves nothing.
+    monkeypatch.setattr("pykcm.store.rekey._ROOM_LEFT", -(2**40))
+    state = mount_disk(4096)
+    asyncio.run(prepare(state))
+    store = open_store(state)
+    asyncio.run(store.commit([Put(uid_container(UID + 1), f"{n}", os.urandom(20_000)) for n in range(30)]))
+    store.journal.empty()
+    size = store.path.stat().st_size
+    before = (state / "key").read_bytes()
+    ballast = state / "ballast"
+    refusals: list[StoreError] = []
+    for free in range(0, 2 * size, 40 * 1024):
+        ballast.write_bytes(b"")
+        room = os.statvfs(state).f_bavail * os.statvfs(state).f_frsize
+        ballast.write_bytes(bytes(room - free))
+        try:
+            run(store)
+        except StoreError as error:
+            refusals.append(error)
+        else:
+            break
+        assert (state / "key").read_bytes() == before
+        assert files(state) - {"ballast", DATABASE + "-wal"} == {"key", DATABASE}
+        assert len(asyncio.run(store.load(UID))) == BEFORE
+    else:
+        pytest.fail("it never worked")
+    assert len(refusals) >= 10
+    assert {error.code for error in refusals} == {errno.ENOSPC}
+    assert all(str(state) in error.reason and "make room on it" in error.reason for error in refusals)
+    ballast.unlink()
+    store.close()
+    assert asyncio.run(secrets(state)) == list(range(BEFORE))
+
+
 def test_room_that_is_not_known(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where that is refused to the daemon, as a policy may, it says so, and all is as it was."""
 
