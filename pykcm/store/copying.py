@@ -76,6 +76,7 @@ class Standstill:
     def __enter__(self) -> Self:
         if self._store.commit_observer is not None or self._store.is_copying_journal:
             raise StoreBusyError("a backup or a change of keys is under way: try again when it has ended")
+        self._store.check_place()
         self._store.journal.hold()
         self._store.commit_observer = self
         self._store.pacer = self.pacer

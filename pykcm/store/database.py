@@ -124,8 +124,10 @@ def create(path: Path, key: Key) -> None:
 def inspect(path: Path, key: Key) -> None:
     """Raise StoreUnusableError unless the database can be read with this key, without changing a byte."""
     if not size_of(path):
+        state = "empty" if path.exists() else "missing"
         raise StoreUnusableError(
-            f"{path}: empty, beside a journal that is not; restore a backup, {_BEGIN_ANEW}"
+            f"{path}: {state}, beside a journal that is not; put the database back, restore a backup, or "
+            f"move {journal_of(path)} away to begin with an empty database"
         )
     closed_in_order = not size_of(journal_of(path))
     try:

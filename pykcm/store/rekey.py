@@ -52,6 +52,7 @@ _ROOM_LEFT = 32 * 1024 * 1024
 
 async def rekey(store: SQLCipherStore, raw: bytes | None) -> AsyncGenerator[Copied | Rekeyed, None]:
     """As Store has it."""
+    store.check_place()
     _check_possible(store, raw)
     path, old = store.path, store.key
     new = Key(raw or secrets.token_bytes(KEY_SIZE), successor_of(path))

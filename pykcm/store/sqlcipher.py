@@ -36,6 +36,7 @@ from pykcm.store.interface import Backup, Copied, Rekeyed, StoreError, StoreUnus
 from pykcm.store.journal import Journal
 from pykcm.store.keys import Key
 from pykcm.store.pacing import WritePacer
+from pykcm.store.placement import Placement
 from pykcm.store.succession import is_unsettled, settle
 from pykcm.store.tree import (
     Expired,
@@ -131,9 +132,11 @@ class SQLCipherStore:
             raise StoreUnusableError(f"{path}: {error}") from None
         except sqlcipher.Error as error:
             raise StoreUnusableError(f"{path}: {cause(error)}") from error
+        except OSError as error:
+            raise StoreUnusableError(f"{error.filename or path}: {error.strerror}") from error
 
     def _open(self) -> None:
-        """Raises sqlcipher.Error, UnfitError; then there is no connection, or the one from before."""
+        """Raises sqlcipher.Error, UnfitError, OSError; then there is no connection, or the one before."""
         db = connect(self.path, self.key, OWNED)
         try:
             # Where SQLite could not open the file for writing it would make a file of shared memory.
@@ -143,12 +146,14 @@ class SQLCipherStore:
             set_pragma(db, "secure_delete", "ON", 1)
             set_pragma(db, "temp_store", "MEMORY", 2)
             check_version(db)
+            placement = Placement(self.path)
         except BaseException:
             db.close()
             raise
         # Not before: nothing may be committed by a connection that is half set up.
         self._db = db
         self._applier = Applier(db)
+        self._placement = placement
         self._journal = Journal(db, self.path, self.key, self.descriptor, self._has_copied_journal)
 
     async def load(self, uid: int) -> list[Secret]:
@@ -159,6 +164,7 @@ class SQLCipherStore:
         if observer is not None:
             changes = list(changes)
         self._check_open()
+        self._placement.check()
         db = self._db
         may_be_written = False
         try:
@@ -279,6 +285,11 @@ class SQLCipherStore:
 
         return rekey(self, raw)
 
+    def check_place(self) -> None:
+        """Raises StoreError where the open database is not the one that has its name any more."""
+        self._check_open()
+        self._placement.check(at_once=True)
+
     @property
     def is_copying_journal(self) -> bool:
         """Whether a journal that was released is still copied into the database."""
@@ -302,6 +313,7 @@ class SQLCipherStore:
 
         `key` tells then whether the name was taken.
         """
+        self.check_place()
         self.journal.empty()
         self._close()
         try:
@@ -320,7 +332,7 @@ class SQLCipherStore:
         self._opening = None
         try:
             self._open()
-        except (sqlcipher.Error, UnfitError) as error:
+        except (sqlcipher.Error, UnfitError, OSError) as error:
             # Meanwhile what needs the disk is refused.
             if not self._is_opening_again:
                 log.critical(
