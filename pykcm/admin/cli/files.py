@@ -61,34 +61,85 @@ def written(path: str, *, force: bool) -> Iterator[BinaryIO]:
 def written_file(target: Path, *, force: bool) -> Iterator[BinaryIO]:
     """A file to be written and read, of mode 0600, that is at `target` only when all was written and synced.
 
-    Raises FileError, where `target` is there already unless it is a file and `force` is given.
+    Where the file system can, it has no name before: even a SIGKILL leaves nothing. Raises FileError, where
+    `target` is there already unless it is a file and `force` is given.
     """
     check_free(target, force=force)
-    unfinished = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    hidden = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    unnamed = _open_unnamed(target.parent)
     try:
-        with open(os.open(unfinished, flags, 0o600), "w+b") as file:  # noqa: PTH123
+        with open(_open_new(hidden) if unnamed is None else unnamed, "w+b") as file:  # noqa: PTH123
             yield file
             make_durable(file)
-        if force:
+            has_target = unnamed is not None and _name(file, target, hidden, force=force)
+        if not has_target and force:
             check_free(target, force=True)
-            unfinished.rename(target)
-        else:
-            try:
-                _take_name(unfinished, target)
-            except FileExistsError:
-                raise FileError(f"{target} has come meanwhile: nothing was written") from None
+            hidden.rename(target)
+        elif not has_target:
+            _take_name(hidden, target)
         sync_folder(target.parent)
+    except _NameTakenError:
+        _remove(hidden)
+        raise FileError(f"{target} has come meanwhile: nothing was written") from None
     except BaseException:
-        with suppress(OSError):
-            unfinished.unlink()
+        _remove(hidden)
         raise
 
 
+class _NameTakenError(Exception):
+    """Another file has the name by now."""
+
+
+def _open_new(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink()
+
+
+def _open_unnamed(folder: Path) -> int | None:
+    """A new file without a name, which is gone when it is closed; None where the file system has none."""
+    # It gets its name by way of /proc.
+    if not Path("/proc/self/fd").is_dir():
+        return None
+    try:
+        return os.open(folder, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+    except OSError:
+        # Where the folder is at fault, a file with a name cannot be made either, and the error is clearer.
+        return None
+
+
+def _name(file: BinaryIO, target: Path, hidden: Path, *, force: bool) -> bool:
+    """Give a file without a name `target`, or `hidden`, to be renamed then; whether it is `target`."""
+    source = f"/proc/self/fd/{file.fileno()}"
+    folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        # With a folder's descriptor, and only then, Python follows the link to the file.
+        wanted = hidden if force else target
+        os.link(source, wanted.name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=True)
+    except FileExistsError:
+        raise _NameTakenError from None
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        with open(_open_new(hidden), "wb") as copy:
+            file.seek(0)
+            shutil.copyfileobj(file, copy)
+            make_durable(copy)
+        return False
+    finally:
+        os.close(folder)
+    return not force
+
+
 def _take_name(unfinished: Path, target: Path) -> None:
-    """Rename the file, but take nobody's place; raises FileExistsError."""
+    """Rename the file, but take nobody's place; raises _NameTakenError."""
     try:
         os.link(unfinished, target)
+    except FileExistsError:
+        raise _NameTakenError from None
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
@@ -96,7 +147,10 @@ def _take_name(unfinished: Path, target: Path) -> None:
         unfinished.unlink()
         return
     # What is carried to another host is often on a disk without links: the name is taken by an empty file.
-    target.touch(0o600, exist_ok=False)
+    try:
+        target.touch(0o600, exist_ok=False)
+    except FileExistsError:
+        raise _NameTakenError from None
     try:
         unfinished.rename(target)
     except BaseException:

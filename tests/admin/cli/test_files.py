@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import click
 import pytest
@@ -85,6 +86,43 @@ def export(_: Path, *arguments: str) -> Result:
 BOTH = pytest.mark.parametrize("write", [backup, export])
 
 
+@pytest.fixture(params=["unnamed", "hidden"], autouse=True)
+def unfinished(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """What an unfinished file is: one without a name, or a hidden one where the file system has no such."""
+    kind: str = request.param
+    if kind == "hidden":
+        monkeypatch.setattr(files, "_open_unnamed", lambda _: None)
+    elif (unnamed := files._open_unnamed(tmp_path)) is None:
+        pytest.skip("the file system has no files without a name")
+    else:
+        os.close(unnamed)
+    return kind
+
+
+@BOTH
+def test_unfinished_files_have_no_name(
+    tmp_path: Path,
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    write: Callable[..., Result],
+    unfinished: str,
+) -> None:
+    """Until it is complete and synced there is nothing that a SIGKILL would leave, where that can be had."""
+    seen: list[list[str]] = []
+    sync = files.make_durable
+
+    def look(file: BinaryIO) -> None:
+        seen.append([path.name for path in place.iterdir()])
+        sync(file)
+
+    monkeypatch.setattr(files, "make_durable", look)
+    assert write(tmp_path, str(place / "file")).exit_code == 0
+    assert seen
+    assert all(len(names) == (unfinished == "hidden") for names in seen)
+    assert [path.name for path in place.iterdir()] == ["file"]
+    assert (place / "file").stat().st_nlink == 1
+
+
 @BOTH
 def test_written(tmp_path: Path, place: Path, write: Callable[..., Result]) -> None:
     """All of it is there, for its owner alone, and nothing else."""
@@ -103,9 +141,9 @@ def test_what_comes_at_the_last_moment(
     for name in ("link", "rename"):
         real = getattr(os, name)
 
-        def late(source: str, target: str, real: Callable[[str, str], None] = real) -> None:
+        def late(source: str, target: str, real: Callable[..., None] = real, **options: object) -> None:
             (place / "file").write_text("another's")
-            real(source, target)
+            real(source, target, **options)
 
         monkeypatch.setattr(os, name, late)
     done = write(tmp_path, str(place / "file"))
@@ -129,7 +167,7 @@ def test_force(tmp_path: Path, place: Path, write: Callable[..., Result]) -> Non
 
 @pytest.fixture
 def _no_links(monkeypatch: pytest.MonkeyPatch) -> None:
-    def link(*_: object) -> None:
+    def link(*_: object, **__: object) -> None:
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
     monkeypatch.setattr(os, "link", link)
