@@ -6,8 +6,9 @@ from typing import Any
 import msgspec
 
 from pykcm.admin.calls import Call, collection_of
-from pykcm.admin.listing import Uid, visible
+from pykcm.admin.listing import visible
 from pykcm.admin.messages import ControlError, Trouble
+from pykcm.admin.records import Uid
 from pykcm.ccaches.collection import Collection
 
 

@@ -13,7 +13,7 @@ import msgspec
 from pykcm.admin.calls import Call, collection_of
 from pykcm.admin.listing import tgt_of
 from pykcm.admin.messages import ControlError
-from pykcm.admin.records import CCacheRecord, read_record
+from pykcm.admin.records import CCacheRecord, principal_text, read_record
 from pykcm.ccaches.ccache import CCache
 from pykcm.ccaches.collection import Collection
 from pykcm.ccaches.expiry import end_of
@@ -62,7 +62,9 @@ class IncomingError(Exception):
         self.result = (
             Result(Outcome.REFUSED, None, None, None, reason)
             if record is None
-            else Result(Outcome.REFUSED, record.uid, record.name, str(record.principal.principal), reason)
+            else Result(
+                Outcome.REFUSED, record.uid, record.name, principal_text(record.principal.principal), reason
+            )
         )
 
 
@@ -81,7 +83,12 @@ class Incoming(NamedTuple):
         self, result: Outcome, reason: str = "", name: bytes | None = None, *, default: bool = False
     ) -> Result:
         return Result(
-            result, self.record.uid, name or self.record.name, str(self.ccache.principal), reason, default
+            result,
+            self.record.uid,
+            name or self.record.name,
+            principal_text(self.ccache.principal),
+            reason,
+            default,
         )
 
 
@@ -179,7 +186,7 @@ class Taker:
             reason = "what is there is not older"
         else:
             gives_way = old.has_expired(collection.now) and not new.has_expired(collection.now)
-            reason = f"there is one of {old.principal}"
+            reason = f"there is one of {principal_text(old.principal)}"
         if gives_way or self._replace:
             return Outcome.REPLACED, ""
         return Outcome.SKIPPED, f"{reason}: --replace puts this one in its place"

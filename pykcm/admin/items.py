@@ -8,6 +8,10 @@ import cbor2
 _MAJOR_BYTES, _MAJOR_TEXT, _MAJOR_ARRAY, _MAJOR_MAP, _MAJOR_TAG = 2, 3, 4, 5, 6
 _DEEPEST = 16
 
+# In bytes; what is longer is never text here. cbor2 before 5.7.1 decodes longer text wrong, and reads where
+# it must not (CVE-2025-64076).
+LONGEST_TEXT = 65_536
+
 # Of all arrays and maps of an item. Decoded, each takes many times its bytes, and its time; so many of the
 # smallest credentials would be 64 MiB.
 _MOST_ELEMENTS = 1 << 20
@@ -25,8 +29,11 @@ def encode(item: Any) -> bytes:
 class ItemReader:
     """Takes in pieces of a stream and gives the items that are complete.
 
-    An item may have `largest` bytes, arrays and maps 16 deep, and 2^20 elements in all of these; lengths must
-    be definite, and tags are refused: nothing on these streams needs them.
+    An item may have `largest` bytes, text of 65,536 bytes each, arrays and maps 16 deep, and 2^20 elements in
+    all of these; lengths must be definite, and tags are refused: nothing on these streams needs them.
+
+    These bounds also keep off what cbor2 before 5.9 does wrong: with long text, with deep nesting
+    (CVE-2026-26209), and with shared values, which are tags (CVE-2025-68131).
     """
 
     def __init__(self, largest: int) -> None:
@@ -77,6 +84,8 @@ class ItemReader:
                 after += value
                 if after > self._largest:
                     raise ItemsError(f"larger than {self._largest} bytes")
+                if major == _MAJOR_TEXT and value > LONGEST_TEXT:
+                    raise ItemsError(f"text of more than {LONGEST_TEXT} bytes")
                 if after > len(buffer):
                     return False
             self._at = after

@@ -5,16 +5,14 @@ from typing import Any
 
 import msgspec
 
-from pykcm.admin import records
 from pykcm.admin.calls import Call, collection_of
 from pykcm.admin.messages import ControlError, Trouble
+from pykcm.admin.records import Uid, principal_text
 from pykcm.ccaches.ccache import CCache
 from pykcm.ccaches.collection import Collection
 from pykcm.ccaches.expiry import is_ticket
 from pykcm.protocol.credential import Credential
 from pykcm.protocol.principal import is_tgs
-
-Uid = records.Uid
 
 
 class ListArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -77,7 +75,7 @@ def _row(collection: Collection, ccache: CCache) -> dict[str, Any]:
         "uid": collection.uid,
         "name": ccache.name,
         "uuid": ccache.uuid,
-        "principal": str(ccache.principal),
+        "principal": principal_text(ccache.principal),
         "default": collection.is_default(ccache.name),
         "tickets": sum(map(is_ticket, ccache.credentials)),
         "size": ccache.size,
@@ -143,8 +141,8 @@ def _details(collection: Collection, call: Call, wanted: ShowArguments) -> Itera
     for uuid, credential in ccache.credentials.items():
         details: dict[str, Any] = {
             "uuid": uuid,
-            "client": str(credential.client),
-            "server": str(credential.server),
+            "client": principal_text(credential.client),
+            "server": principal_text(credential.server),
             "configuration": not is_ticket(credential),
             "enctype": credential.enctype,
             "flags": credential.flags,

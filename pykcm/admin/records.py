@@ -10,6 +10,9 @@ from pykcm.protocol.principal import MAX_COMPONENTS, Principal
 # In bytes: a ccache's credentials and principal. An import sends it in one item, with its name and label.
 LARGEST_RECORD = LARGEST_REQUEST - 256 * 1024
 
+# In bytes.
+_LONGEST_PRINCIPAL = 1024
+
 Uid = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
 
 
@@ -53,6 +56,12 @@ class CCacheRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def size(self) -> int:
         """Bytes of the credentials."""
         return sum(map(len, self.credentials))
+
+
+def principal_text(principal: Principal) -> str:
+    """As people read it. Of one that is longer than any that anything can come of, how long it is."""
+    size = len(principal.realm) + sum(map(len, principal.components))
+    return str(principal) if size <= _LONGEST_PRINCIPAL else f"(a principal of {size} bytes)"
 
 
 def to_item(record: CCacheRecord) -> dict[str, Any]:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from pykcm.admin.calls import MOST_CONNECTIONS, Call
-from pykcm.admin.listing import Uid
 from pykcm.admin.messages import ControlError, Trouble
+from pykcm.admin.records import Uid
 
 if TYPE_CHECKING:
     from pykcm.server.events import Event

@@ -6,6 +6,7 @@ Everything is bounded: many of these wait for a client that is slow.
 import time
 from typing import Any
 
+from pykcm.admin.records import principal_text
 from pykcm.protocol.codes import KcmError, name_of
 from pykcm.protocol.credential import NO_AUTHDATA, Credential, parse_credential
 from pykcm.protocol.messages import (
@@ -24,7 +25,7 @@ from pykcm.protocol.messages import (
     Field,
 )
 from pykcm.protocol.opcodes import Opcode
-from pykcm.protocol.principal import Principal, read_principal
+from pykcm.protocol.principal import read_principal
 from pykcm.protocol.tag import Match, Tag
 from pykcm.protocol.wire import I32, U32, UUID_SIZE, Reader
 from pykcm.server.events import Event
@@ -42,7 +43,7 @@ def event_item(event: Event) -> dict[str, Any]:
     if event.ccache:
         item["ccache"] = event.ccache[:_LONGEST]
     if event.principal is not None:
-        item["principal"] = _principal(event.principal)
+        item["principal"] = principal_text(event.principal)
     if event.tickets is not None:
         item["tickets"] = event.tickets
     if event.reason:
@@ -86,7 +87,7 @@ def _argument(opcode: int, field: Field, value: Any) -> dict[str, Any]:
     if field is NAME:
         return {"to": value[:_LONGEST]}
     if field is PRINCIPAL:
-        return {"principal": _principal(value)}
+        return {"principal": principal_text(value)}
     if field is CREDENTIAL:
         return _credential(value)
     if field is CREDENTIALS:
@@ -114,7 +115,7 @@ def _answered(exchange: Exchange) -> dict[str, Any]:
     if field is UUIDS:
         return {"uuids": len(payload) // UUID_SIZE}
     if field is PRINCIPAL:
-        return {"principal": _principal(read_principal(Reader(payload)))}
+        return {"principal": principal_text(read_principal(Reader(payload)))}
     if field is OFFSET:
         return {"kdc_offset": I32.unpack(payload)[0]}
     assert field is BLOB
@@ -126,8 +127,8 @@ def _answered(exchange: Exchange) -> dict[str, Any]:
 
 def _credential(credential: Credential) -> dict[str, Any]:
     return {
-        "client": _principal(credential.client),
-        "server": _principal(credential.server),
+        "client": principal_text(credential.client),
+        "server": principal_text(credential.server),
         "enctype": credential.enctype,
         "ticket_flags": credential.flags,
         "endtime": credential.endtime,
@@ -137,9 +138,9 @@ def _credential(credential: Credential) -> dict[str, Any]:
 def _tag(tag: Tag) -> dict[str, Any]:
     asked: dict[str, Any] = {}
     if tag.client is not None:
-        asked["client"] = _principal(tag.client)
+        asked["client"] = principal_text(tag.client)
     if tag.server is not None:
-        asked["server"] = _principal(tag.server)
+        asked["server"] = principal_text(tag.server)
     if tag.enctype:
         asked["enctype"] = tag.enctype
     if tag.flags:
@@ -159,8 +160,3 @@ def _match(how: int) -> list[str]:
     names = [flag.name for flag in Match if how & flag and flag.name is not None]
     unknown = how & ~sum(Match)
     return [*names, hex(unknown)] if unknown else names
-
-
-def _principal(principal: Principal) -> str:
-    size = len(principal.realm) + sum(map(len, principal.components))
-    return str(principal) if size <= _LONGEST else f"(a principal of {size} bytes)"

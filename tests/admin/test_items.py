@@ -74,6 +74,19 @@ def test_too_many_elements() -> None:
             ItemReader(largest).feed(head)
 
 
+def test_long_text() -> None:
+    """Text of 65,536 bytes is taken; longer text is refused when its length is read. Bytes may be longer."""
+    largest = 1 << 20
+    for character in ("a", "é", "日", "𝄞"):
+        for lead in ("", "a", "aa", "aaa"):
+            text = lead + character * ((65_536 - len(lead)) // len(character.encode()))
+            assert ItemReader(largest).feed(encode(text)) == [text]
+    for head in (b"\x7a\x00\x01\x00\x01", b"\xa1\x7a\x00\x01\x00\x01", b"\x7b" + bytes(5) + b"\x01\x00\x01"):
+        with pytest.raises(ItemsError, match="text of more than 65536 bytes"):
+            ItemReader(largest).feed(head)
+    assert ItemReader(largest).feed(encode(bytes(65_537))) == [bytes(65_537)]
+
+
 @pytest.mark.parametrize(
     "stream", [b"\xc2\x41\x01", b"\xd8\x1c\x80", b"\x5f", b"\x9f", b"\xbf", b"\xff", b"\x1c", b"\xfc"]
 )

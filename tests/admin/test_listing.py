@@ -61,6 +61,19 @@ def test_one_row(server: Server, control: Controlling) -> None:
     ]
 
 
+def test_long_principals_are_short_text(server: Server, control: Controlling) -> None:
+    """Text is bounded on the control socket: of a very long principal the length is told."""
+    client = server.ask_as(1000)
+    longest, too_long = (Principal(1, b"R" * 24, (b"\xff" * size,)) for size in (1000, 1001))
+    for name, client_principal in ((b"1000:a", longest), (b"1000:b", too_long)):
+        client.initialize(name, client_principal)
+        client.store(name, credential_bytes(client_principal, client_principal))
+    assert [row["principal"] for row in rows(control)] == [str(longest), "(a principal of 1025 bytes)"]
+    _, shown = control.ask("show", name=b"1000:b")
+    credential = shown["credential"]
+    assert (credential["client"], credential["server"]) == ("(a principal of 1025 bytes)",) * 2
+
+
 @pytest.mark.parametrize(
     ("times", "wanted"),
     [
