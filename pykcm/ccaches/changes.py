@@ -28,6 +28,18 @@ class CCacheRemoved(NamedTuple):
     name: bytes
 
 
+class CCacheMoved(NamedTuple):
+    """The ccache is gone. Its credentials are `target`'s now, in the collection of `uid`.
+
+    What credentials `target` had before are gone.
+    """
+
+    uuid: bytes
+    name: bytes
+    uid: int
+    target: "CCache"
+
+
 class CredentialsCleared(NamedTuple):
     """All credentials of the ccache are gone."""
 
@@ -57,6 +69,7 @@ Change = (
     DefaultChanged
     | CCacheWritten
     | CCacheRemoved
+    | CCacheMoved
     | CredentialsCleared
     | CredentialWritten
     | CredentialRemoved

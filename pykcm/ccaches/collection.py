@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pykcm.ccaches import room
 from pykcm.ccaches.ccache import UNKNOWN_LABEL, CCache
 from pykcm.ccaches.changes import (
+    CCacheMoved,
     CCacheRemoved,
     CCacheWritten,
     Change,
@@ -76,6 +77,7 @@ class Collection:
         self._size = 0
         self._credentials = 0
         self._changes: list[Change] = []
+        self._changed_size = 0
         self._removals: list[Removal] = []
 
     def __len__(self) -> int:
@@ -90,6 +92,11 @@ class Collection:
         if changes:
             self._changes = []
         return changes
+
+    def take_changed_size(self) -> int:
+        """The bytes that the changes since the last call write and delete, about."""
+        size, self._changed_size = self._changed_size, 0
+        return size
 
     def take_removals(self) -> list[Removal]:
         """What has gone since the last call without anybody's asking: the changes tell how."""
@@ -262,6 +269,37 @@ class Collection:
 
         One that is overwritten hands on what stays with the name: its UUID and label.
         """
+        overwritten = self._put_in_place(ccache)
+        self._fill_in(
+            ccache, credentials, [] if overwritten is None else list(overwritten.credentials.uuids())
+        )
+
+    def take_over(self, moved: CCache, name: bytes) -> CCache:
+        """Take in a ccache with the contents of another one, which then has to be handed over (see below).
+
+        It is put in the place of the one of this name; no quota is asked.
+        """
+        ccache = CCache(
+            self._new_ccache_uuid(),
+            name,
+            moved.principal,
+            moved.label,
+            moved.kdc_offset,
+            moved.empty_expires,
+            # The same object: nothing grows with the number of credentials.
+            moved.credentials,
+        )
+        self._put_in_place(ccache)
+        return ccache
+
+    def hand_over(self, name: bytes, uid: int, target: CCache) -> None:
+        """Remove the ccache, whose credentials are `target`'s now, in the collection of `uid`."""
+        ccache = self._ccaches[name]
+        self._take_out(ccache)
+        self._removed(CCacheMoved(ccache.uuid, name, uid, target))
+
+    def _put_in_place(self, ccache: CCache) -> CCache | None:
+        """Put the ccache into the place of the one of its name, which is given back."""
         overwritten = self._ccaches.get(ccache.name)
         if overwritten is None:
             self._count(1)
@@ -269,25 +307,13 @@ class Collection:
             ccache.uuid = overwritten.uuid
             ccache.label = overwritten.label
             self._count_out(overwritten)
+            self._changed_size += overwritten.size
         # In place: a ccache that is overwritten keeps its place in the list.
         self._ccaches[ccache.name] = ccache
         self._by_uuid[ccache.uuid] = ccache
         self._count_in(ccache)
         self._changes.append(CCacheWritten(ccache))
-        self._fill_in(
-            ccache, credentials, [] if overwritten is None else list(overwritten.credentials.uuids())
-        )
-
-    def renamed(self, ccache: CCache, name: bytes) -> CCache:
-        """A ccache of this collection with the other one's contents, without its credentials."""
-        return CCache(
-            self._new_ccache_uuid(),
-            name,
-            ccache.principal,
-            ccache.label,
-            ccache.kdc_offset,
-            ccache.empty_expires,
-        )
+        return overwritten
 
     def relabel(self, ccache: CCache, label: str | None) -> None:
         """Give the ccache this label, whatever the creator's was."""
@@ -298,28 +324,32 @@ class Collection:
         """Remove the ccache. A default that named it goes on naming it, unless nothing is left at all."""
         ccache = self._ccaches.get(name)
         if ccache is not None:
-            del self._ccaches[name]
-            del self._by_uuid[ccache.uuid]
-            self._count_out(ccache)
+            self._take_out(ccache)
+            self._changed_size += ccache.size
             uuid = ccache.uuid
         elif name in self.unavailable:
             uuid = self.unavailable.pop(name)
             self.unavailable_labels.pop(name, None)
         else:
             raise KcmError(Code.FCC_NOFILE)
+        self._removed(CCacheRemoved(uuid, name))
+
+    def _take_out(self, ccache: CCache) -> None:
+        del self._ccaches[ccache.name]
+        del self._by_uuid[ccache.uuid]
+        self._count_out(ccache)
+
+    def _removed(self, change: CCacheRemoved | CCacheMoved) -> None:
         self._count(-1)
-        self._changes.append(CCacheRemoved(uuid, name))
+        self._changes.append(change)
         if not self._ccaches and not self.unavailable:
             self._defaults = Defaults()
             self._changes.append(CollectionEmptied())
 
-    def rename(self, old: bytes, renamed: CCache, follows: Follows) -> None:
-        """Put `renamed`, which `old` has become, in its place, with the defaults that follow it."""
-        defaults = self._defaults
-        credentials = tuple(self._ccaches[old].credentials)
-        self.destroy(old)
-        self.fill(renamed, credentials)
-        self._set_defaults(defaults.moved(old, renamed.name, self._own_name, follows))
+    def rename(self, old: bytes, new: bytes, follows: Follows) -> None:
+        """Give the ccache another name, in place of the one that has it, with the defaults that follow it."""
+        self.hand_over(old, self.uid, self.take_over(self._ccaches[old], new))
+        self._set_defaults(self._defaults.moved(old, new, self._own_name, follows))
 
     def remove_expired(self, uuids: Iterable[bytes], until: int) -> int:
         """Remove those of these ccaches that expired at `until`, in seconds since the epoch, or before.
@@ -385,16 +415,19 @@ class Collection:
         credentials = ccache.credentials
         size, count = credentials.size, len(credentials)
         credentials.put(uuid, credential)
+        self._changed_size += len(credential.blob)
         self._size += credentials.size - size
         self._credentials += len(credentials) - count
         self._changes.append(CredentialWritten(ccache, uuid, credential))
 
     def _remove(self, ccache: CCache, uuids: Iterable[bytes]) -> None:
         self._count_out(ccache)
+        before = ccache.size
         for uuid in uuids:
             ccache.credentials.remove(uuid)
             self._changes.append(CredentialRemoved(ccache, uuid))
         self._count_in(ccache)
+        self._changed_size += before - ccache.size
 
     def _expiry_changed(self, ccache: CCache) -> None:
         ccache.empty_expires = self._empty_expires()
@@ -458,11 +491,10 @@ def move(
     target.get(new)
     if old == new:
         return
-    renamed = target.renamed(moved, new)
     if target is source:
-        source.rename(old, renamed, follows)
+        source.rename(old, new, follows)
         return
     plan = target.plan_room(new, moved.size, is_moved=True)
-    target.fill(renamed, tuple(moved.credentials))
+    renamed = target.take_over(moved, new)
     target.make_room(plan, renamed)
-    source.destroy(old)
+    source.hand_over(old, target.uid, renamed)

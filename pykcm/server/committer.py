@@ -1,16 +1,33 @@
-"""Group commit: what one turn of the event loop brings is one transaction and shares one sync."""
+"""Group commit: what one turn of the event loop brings is one transaction and shares one sync.
+
+Large changes are committed apart, so that the small ones of others wait for one of them and never for all.
+"""
 
 import asyncio
+from collections import deque
 from collections.abc import Sequence
 from itertools import chain
 from time import perf_counter_ns
+from typing import NamedTuple
 
 from pykcm.server.statistics import Durations
 from pykcm.server.stepping import step
 from pykcm.store.interface import Store
 from pykcm.store.tree import SecretChange
 
-_Entry = tuple[Sequence[SecretChange], asyncio.Future[None]]
+
+class _Entry(NamedTuple):
+    changes: Sequence[SecretChange]
+    durable: asyncio.Future[None]
+    size: int
+
+
+# In bytes: changes up to the first size, nearly all, are committed together; those up to each of the others
+# have a queue of their own, so that one of 100 KiB does not wait for all that have 4 MiB.
+_SIZES = (16 * 1024, 128 * 1024, 1024 * 1024)
+
+# In bytes: so much of one queue is committed together, or a single larger one.
+_TOGETHER = 1024 * 1024
 
 
 class Committer:
@@ -28,17 +45,25 @@ class Committer:
         self.operations = 0
         self.failures = 0
         self.is_failing = False
-        self._waiting: list[_Entry] = []
+        self._small: list[_Entry] = []
+        self._large: list[deque[_Entry]] = [deque() for _ in _SIZES]
         self._is_due = False
 
-    async def commit(self, changes: Sequence[SecretChange]) -> None:
-        """Return when the changes are durable; raises StoreError when they are not made at all."""
+    async def commit(self, changes: Sequence[SecretChange], size: int = 0) -> None:
+        """Return when the changes are durable; raises StoreError when they are not made at all.
+
+        `size`: bytes that they write and delete, about.
+        """
         delay = self._store.delay(changes)
         if delay is not None:
             await delay
         loop = asyncio.get_running_loop()
         durable = loop.create_future()
-        self._waiting.append((changes, durable))
+        entry = _Entry(changes, durable, size)
+        if size <= _SIZES[0]:
+            self._small.append(entry)
+        else:
+            self._large[sum(size > limit for limit in _SIZES[1:])].append(entry)
         if not self._is_due:
             self._is_due = True
             # Behind everything that this turn of the loop still brings.
@@ -50,37 +75,46 @@ class Committer:
 
     async def _commit_waiting(self) -> None:
         try:
-            while self._waiting:
-                batch, self._waiting = self._waiting, []
-                if len(batch) == 1 or not await self._commit_together(batch):
-                    # One whose changes cannot be made must not take the others with it.
-                    for changes, durable in batch:
-                        await self._commit_alone(changes, durable)
+            while self._small or any(self._large):
+                for queue in self._large:
+                    if self._small:
+                        batch, self._small = self._small, []
+                        await self._commit(batch)
+                    if queue:
+                        await self._commit(_some_of(queue))
+                        # What others have sent meanwhile is next.
+                        await asyncio.sleep(0)
         finally:
             self._is_due = False
+
+    async def _commit(self, batch: list[_Entry]) -> None:
+        if len(batch) == 1 or not await self._commit_together(batch):
+            # One whose changes cannot be made must not take the others with it.
+            for entry in batch:
+                await self._commit_alone(entry)
 
     async def _commit_together(self, batch: list[_Entry]) -> bool:
         begun = perf_counter_ns()
         try:
-            await self._store.commit(chain.from_iterable(changes for changes, _ in batch))
+            await self._store.commit(chain.from_iterable(entry.changes for entry in batch))
         except Exception:  # noqa: BLE001 - each is told by its own attempt
             self._count_failure()
             return False
         # Those who wait are told first: whatever else is done with a commit must not concern them.
-        for _, durable in batch:
-            _settle(durable, None)
+        for entry in batch:
+            _settle(entry.durable, None)
         self._count(begun, len(batch))
         return True
 
-    async def _commit_alone(self, changes: Sequence[SecretChange], durable: asyncio.Future[None]) -> None:
+    async def _commit_alone(self, entry: _Entry) -> None:
         begun = perf_counter_ns()
         try:
-            await self._store.commit(changes)
+            await self._store.commit(entry.changes)
         except Exception as error:  # noqa: BLE001 - it is the operation's to answer
             self._count_failure()
-            _settle(durable, error)
+            _settle(entry.durable, error)
         else:
-            _settle(durable, None)
+            _settle(entry.durable, None)
             self._count(begun, 1)
 
     def _count(self, begun: int, operations: int) -> None:
@@ -92,6 +126,15 @@ class Committer:
     def _count_failure(self) -> None:
         self.failures += 1
         self.is_failing = True
+
+
+def _some_of(queue: deque[_Entry]) -> list[_Entry]:
+    """Take the first entries, so many as are committed together."""
+    batch = [queue.popleft()]
+    size = batch[0].size
+    while queue and (size := size + queue[0].size) <= _TOGETHER:
+        batch.append(queue.popleft())
+    return batch
 
 
 def _settle(durable: asyncio.Future[None], error: Exception | None) -> None:

@@ -1,10 +1,11 @@
 """Between domain and store: changes become puts and deletes, secrets become a collection."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from pykcm.ccaches.ccache import CCache
 from pykcm.ccaches.changes import (
+    CCacheMoved,
     CCacheRemoved,
     CCacheWritten,
     Change,
@@ -28,6 +29,12 @@ log = logging.getLogger(__name__)
 # They come again each time that the collection is read.
 _UNREADABLE = LimitedLog(log, "secrets that cannot be read", 30)
 
+# A slice restores so many secrets that are only looked at, or so many bytes of credentials, where each
+# credential counts as so many more bytes.
+_SECRETS_AT_ONCE = 4096
+_SLICE = 512 * 1024
+_CREDENTIAL = 1024
+
 
 def secret_changes(uid: int, changes: Sequence[Change]) -> list[tree.SecretChange]:
     """What a store has to do for these changes of the UID's collection, in order."""
@@ -47,6 +54,12 @@ def secret_changes(uid: int, changes: Sequence[Change]) -> list[tree.SecretChang
                 )
             case CCacheRemoved(uuid, name):
                 todo.append(tree.DeleteContainer(tree.ccache_container(uid, uuid, name)))
+                todo.append(tree.Delete(tree.ccaches_container(uid), tree.ccache_name(uuid, name)))
+            case CCacheMoved(uuid, name, target_uid, target):
+                container = tree.ccache_container(uid, uuid, name)
+                target_container = _container(target_uid, target)
+                todo.append(tree.DeleteContainer(target_container))
+                todo.append(tree.RenameContainer(container, target_container))
                 todo.append(tree.Delete(tree.ccaches_container(uid), tree.ccache_name(uuid, name)))
             case DefaultChanged(default, own):
                 todo.append(_default_secret(uid, default, own))
@@ -88,33 +101,70 @@ def restore(collection: Collection, secrets: Sequence[tree.Secret]) -> None:
 
     A secret that cannot be read makes its ccache unavailable, and no other; it is logged and kept.
     """
-    uid = collection.uid
-    default: bytes | None = None
-    own_defaults: list[tuple[str, bytes]] = []
-    ccaches: dict[str, CCache] = {}
-    taken: set[tuple[str, bytes]] = set()
+    for _ in restoring(collection, secrets):
+        pass
+
+
+def restoring(collection: Collection, secrets: Sequence[tree.Secret]) -> Iterator[None]:
+    """As restore; yields between slices that take a few milliseconds each."""
+    found = _Found(collection)
     credentials: list[tree.Secret] = []
-    for secret in secrets:
-        try:
-            if secret.container == tree.ccaches_container(uid):
-                ccache = _ccache(secret)
-                own = {("name", ccache.name), ("UUID", ccache.uuid)}
-                if not taken.isdisjoint(own):
-                    raise ValueError("another ccache has its name or UUID")  # noqa: TRY301 - as if unreadable
-                taken |= own
-                ccaches[tree.ccache_container(uid, ccache.uuid, ccache.name)] = ccache
-            elif secret.container == tree.uid_container(uid) and secret.name == tree.DEFAULT:
-                document = documents.read_default(secret.value)
-                default = documents.from_text(document.name)
-                own_defaults = [(range_, documents.from_text(each)) for range_, each in document.own.items()]
-            else:
-                credentials.append(secret)
-        except (UnreadableSecretError, ValueError) as error:
-            _set_aside(collection, secret.name, secret, error)
+    for number, secret in enumerate(secrets, 1):
+        if not found.takes(secret):
+            credentials.append(secret)
+        if not number % _SECRETS_AT_ONCE:
+            yield
+    size = 0
     for secret in credentials:
-        owner = ccaches.get(secret.container)
+        size += _CREDENTIAL + len(secret.value)
+        if size > _SLICE:
+            size = 0
+            yield
+        found.take_credential(secret)
+    _limit_empty(found.ccaches.values(), collection.now)
+    collection.restore(list(found.ccaches.values()), found.default, found.own_defaults)
+
+
+class _Found:
+    """What has been found in a UID's secrets; `ccaches` are by the container of their credentials."""
+
+    def __init__(self, collection: Collection) -> None:
+        self.default: bytes | None = None
+        self.own_defaults: list[tuple[str, bytes]] = []
+        self.ccaches: dict[str, CCache] = {}
+        self._collection = collection
+        self._taken: set[tuple[str, bytes]] = set()
+        self._ccaches_container = tree.ccaches_container(collection.uid)
+        self._uid_container = tree.uid_container(collection.uid)
+
+    def takes(self, secret: tree.Secret) -> bool:
+        """Take a ccache's or the defaults' secret; False for one that is neither."""
+        try:
+            if secret.container == self._ccaches_container:
+                self._take_ccache(_ccache(secret))
+            elif secret.container == self._uid_container and secret.name == tree.DEFAULT:
+                document = documents.read_default(secret.value)
+                self.default = documents.from_text(document.name)
+                self.own_defaults = [
+                    (range_, documents.from_text(each)) for range_, each in document.own.items()
+                ]
+            else:
+                return False
+        except (UnreadableSecretError, ValueError) as error:
+            _set_aside(self._collection, secret.name, secret, error)
+        return True
+
+    def _take_ccache(self, ccache: CCache) -> None:
+        own = {("name", ccache.name), ("UUID", ccache.uuid)}
+        if not self._taken.isdisjoint(own):
+            raise ValueError("another ccache has its name or UUID")
+        self._taken |= own
+        self.ccaches[tree.ccache_container(self._collection.uid, ccache.uuid, ccache.name)] = ccache
+
+    def take_credential(self, secret: tree.Secret) -> None:
+        owner = self.ccaches.get(secret.container)
         if owner is None:
-            continue
+            return
         try:
             credential = parse_credential(secret.value)
             uuid = tree.credential_uuid(secret.name)
@@ -122,11 +172,9 @@ def restore(collection: Collection, secrets: Sequence[tree.Secret]) -> None:
             if owner.credentials.uuid_of_equal(credential) is None:
                 owner.credentials.put(uuid, credential)
         except (KcmError, ValueError) as error:
-            del ccaches[secret.container]
-            collection.unavailable_labels[owner.name] = owner.label
-            _set_aside(collection, secret.container.rpartition("/")[2], secret, error)
-    _limit_empty(ccaches.values(), collection.now)
-    collection.restore(list(ccaches.values()), default, own_defaults)
+            del self.ccaches[secret.container]
+            self._collection.unavailable_labels[owner.name] = owner.label
+            _set_aside(self._collection, secret.container.rpartition("/")[2], secret, error)
 
 
 def _limit_empty(ccaches: Iterable[CCache], now: float) -> None:

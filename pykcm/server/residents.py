@@ -1,17 +1,23 @@
 """The collections in memory: read from the store when asked for, and from then on the truth for reads.
 
-Those that were asked for longest ago make room when all together grow too large; they are read again when
-they are wanted again.
+Some make room when all together grow too large, and are read again when they are wanted again: first the
+large ones, then those that were asked for longest ago. A user who stores much makes no other's collection go.
 """
 
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from itertools import chain
 
 from pykcm.ccaches.collection import Clock, Collection
 from pykcm.ccaches.quotas import Census, Quotas
-from pykcm.server.persistence import restore
+from pykcm.server.persistence import restoring
+from pykcm.server.slices import Slices
 from pykcm.store.interface import Store
+
+# A collection is large that takes up more than this part of the cache. All small collections of some thousand
+# users have room beside them.
+_LARGE = 64
 
 
 class Residents:
@@ -25,11 +31,14 @@ class Residents:
         self._quotas = quotas
         self._cache_size = cache_size
         self._clock = clock
+        self._slices = Slices()
         self._census = Census()
         # The one that was asked for last stands at the end.
         self._collections: OrderedDict[int, Collection] = OrderedDict()
         self._footprints: dict[int, int] = {}
         self._footprint = 0
+        # Those of them that are large, in the same order.
+        self._large: OrderedDict[int, None] = OrderedDict()
         # How often a collection was asked for that was there, was read, and was let go to make room.
         self.hits = 0
         self.misses = 0
@@ -48,6 +57,8 @@ class Residents:
         collection = self._collections.get(uid)
         if collection is not None:
             self._collections.move_to_end(uid)
+            if uid in self._large:
+                self._large.move_to_end(uid)
             self.hits += 1
         return collection
 
@@ -64,16 +75,23 @@ class Residents:
             self._census.total = await self._store.count_ccaches()
         collection = self.present(uid) if is_wanted else self._collections.get(uid)
         if collection is None:
-            collection = Collection(uid, self._clock, self._quotas, self._census)
-            restore(collection, await self._store.load(uid))
+            collection = await self._read(uid)
             self.misses += is_wanted
             self._collections[uid] = collection
             self.weigh(collection)
         return collection
 
+    async def _read(self, uid: int) -> Collection:
+        collection = Collection(uid, self._clock, self._quotas, self._census)
+        async with self._slices.work() as work:
+            for _ in restoring(collection, await self._store.load(uid, work.pause)):
+                await work.pause()
+        return collection
+
     def release(self, uid: int) -> None:
         """Let go of a collection that is as it is stored: the next to ask reads it again."""
         self._collections.pop(uid, None)
+        self._large.pop(uid, None)
         self._footprint -= self._footprints.pop(uid, 0)
 
     def drop(self, uid: int) -> None:
@@ -86,17 +104,27 @@ class Residents:
         footprint = collection.footprint
         self._footprint += footprint - self._footprints.get(collection.uid, 0)
         self._footprints[collection.uid] = footprint
+        if self._cache_size < footprint * _LARGE:
+            self._large[collection.uid] = None
+        else:
+            self._large.pop(collection.uid, None)
 
     def make_room(self, may_go: Callable[[int], bool]) -> None:
-        """Forget collections until they fit, the least recently used first; never the last one used.
+        """Forget collections until they fit, in their order; never the last one used.
 
         `may_go` tells by UID which are in nobody's turn.
         """
         if not self._cache_size or self._footprint <= self._cache_size:
             return
-        for uid in list(self._collections)[:-1]:
-            if may_go(uid):
-                self.release(uid)
-                self.let_go += 1
-                if self._footprint <= self._cache_size:
-                    return
+        last = next(reversed(self._collections), None)
+        excess = self._footprint - self._cache_size
+        going: dict[int, None] = {}
+        for uid in chain(self._large, self._collections):
+            if uid != last and uid not in going and may_go(uid):
+                going[uid] = None
+                excess -= self._footprints[uid]
+                if excess <= 0:
+                    break
+        for uid in going:
+            self.release(uid)
+        self.let_go += len(going)

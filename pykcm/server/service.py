@@ -5,7 +5,7 @@ import errno
 import logging
 from collections.abc import Callable, Sequence
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 from pykcm.ccaches.changes import Change
 from pykcm.ccaches.collection import Collection
@@ -153,7 +153,7 @@ class Service:
         self, operation: Operation, peer: Peer, uids: tuple[int, ...], arguments: list[Any]
     ) -> Sendable:
         if uids is EVERYONE:
-            uids = (peer.uid, *[uid for uid in await self._store.uids() if uid != peer.uid])
+            return await self._list_everyone(operation, peer, arguments)
         # In one order for all, so that two that want the same lanes never wait for each other.
         wanted = sorted(set(uids)) if len(uids) > 1 else uids
         entered = 0
@@ -175,6 +175,19 @@ class Service:
             _FAULTS.write(
                 logging.ERROR, None, "no room made in the cache, by an error in pykcm", with_traceback=True
             )
+
+    async def _list_everyone(self, operation: Operation, peer: Peer, arguments: list[Any]) -> bytes:
+        """The payloads of all UIDs' turns, joined.
+
+        One UID after the other: nobody waits for more than one collection, and none of them stays in memory.
+        """
+        payloads = []
+        for uid in (peer.uid, *[uid for uid in await self._store.uids() if uid != peer.uid]):
+            payload = await self._change(
+                uid, lambda collection: self._call(operation, peer, [collection], arguments)
+            )
+            payloads.append(cast("bytes", payload))
+        return b"".join(payloads)
 
     def _present(self, uids: tuple[int, ...]) -> list[Collection] | None:
         present = []
@@ -227,13 +240,14 @@ class Service:
                 result = change()
             finally:
                 taken += [(each, changes) for each in collections if (changes := each.take_changes())]
+                size = sum(collection.take_changed_size() for collection in collections)
             todo = [
                 secret_change
                 for collection, changes in taken
                 for secret_change in secret_changes(collection.uid, changes)
             ]
             if todo:
-                await self._committer.commit(todo)
+                await self._committer.commit(todo, size)
         except BaseException:
             # Memory has what the store has not: read again.
             for collection, _ in taken:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pykcm.store.tree import Delete, DeleteContainer, Put, SecretChange, is_ccaches_container
+from pykcm.store.tree import Delete, DeleteContainer, Put, RenameContainer, SecretChange, is_ccaches_container
 
 _ADD_CONTAINER = "INSERT OR IGNORE INTO containers (path) VALUES (?)"
 _FIND_CONTAINER = "SELECT id FROM containers WHERE path = ?"
@@ -18,6 +18,7 @@ _PUT_EXPIRING = """
 """
 _DELETE = "DELETE FROM secrets WHERE container = (SELECT id FROM containers WHERE path = ?) AND name = ?"
 _DELETE_SECRETS = "DELETE FROM secrets WHERE container = (SELECT id FROM containers WHERE path = ?)"
+_RENAME_CONTAINER = "UPDATE containers SET path = ? WHERE path = ?"
 _DELETE_CONTAINER = "DELETE FROM containers WHERE path = ?"
 
 # Ids of containers that were written to last, so that a Put need not look for them.
@@ -52,6 +53,10 @@ class Applier:
             case DeleteContainer(container):
                 db.execute(_DELETE_SECRETS, (container,))
                 db.execute(_DELETE_CONTAINER, (container,))
+                self._container_ids.pop(container, None)
+
+            case RenameContainer(container, path):
+                db.execute(_RENAME_CONTAINER, (path, container))
                 self._container_ids.pop(container, None)
 
     def _add_container(self, path: str) -> int:

@@ -1,13 +1,16 @@
 """What every store offers: asynchronous, because one may be far away; the embedded ones never wait."""
 
 import errno
-from collections.abc import AsyncGenerator, Awaitable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from pykcm.protocol.codes import KcmError
 from pykcm.store.tree import Expired, Secret, SecretChange
+
+# Lets others have their turn.
+Pause = Callable[[], Awaitable[None]]
 
 
 class StoreError(KcmError):
@@ -82,8 +85,12 @@ class Store(Protocol):
 
     persistent: bool
 
-    async def load(self, uid: int) -> list[Secret]:
-        """All secrets in the UID's container and below, in stored order; raises StoreError."""
+    async def load(self, uid: int, pause: Pause | None = None) -> list[Secret]:
+        """All secrets in the UID's container and below, in stored order; raises StoreError.
+
+        `pause` is awaited between slices of what takes longer than a few milliseconds: meanwhile others may
+        commit, but nobody may change what is loaded.
+        """
 
     def delay(self, changes: Sequence[SecretChange]) -> Awaitable[None] | None:
         """What a commit of these changes is to wait for first, and nearly always None.

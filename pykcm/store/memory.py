@@ -4,12 +4,13 @@ from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
-from pykcm.store.interface import UnsupportedError
+from pykcm.store.interface import Pause, UnsupportedError
 from pykcm.store.tree import (
     Delete,
     DeleteContainer,
     Expired,
     Put,
+    RenameContainer,
     Secret,
     SecretChange,
     is_ccaches_container,
@@ -28,7 +29,7 @@ class MemoryStore:
         # In order, so that what has expired stands at the beginning.
         self._expiring: list[Expired] = []
 
-    async def load(self, uid: int) -> list[Secret]:
+    async def load(self, uid: int, pause: Pause | None = None) -> list[Secret]:
         return [secret for secrets in self._trees.get(uid, {}).values() for secret in secrets.values()]
 
     def delay(self, changes: Sequence[SecretChange]) -> None:
@@ -50,6 +51,13 @@ class MemoryStore:
                 case DeleteContainer(container):
                     for secret in tree.pop(container, {}).values():
                         self._forget_expiry(uid, secret)
+                case RenameContainer(container, path):
+                    if container in tree:
+                        renamed = {
+                            name: secret._replace(container=path)
+                            for name, secret in tree.pop(container).items()
+                        }
+                        self._trees.setdefault(uid_of_container(path), {})[path] = renamed
             if not tree:
                 del self._trees[uid]
 

@@ -32,9 +32,10 @@ from pykcm.store.database import (
     write_error,
 )
 from pykcm.store.disk import sync_folder
-from pykcm.store.interface import Backup, Copied, Rekeyed, StoreError, StoreUnusableError
+from pykcm.store.interface import Backup, Copied, Pause, Rekeyed, StoreError, StoreUnusableError
 from pykcm.store.journal import Journal
 from pykcm.store.keys import Key
+from pykcm.store.loading import load
 from pykcm.store.pacing import WritePacer
 from pykcm.store.placement import Placement
 from pykcm.store.succession import is_unsettled, settle
@@ -43,17 +44,10 @@ from pykcm.store.tree import (
     Secret,
     SecretChange,
     is_ccaches_container,
-    uid_container,
     uid_of_container,
 )
 
 log = logging.getLogger(__name__)
-
-_LOAD = """
-    SELECT path, name, value, expires FROM containers JOIN secrets ON secrets.container = containers.id
-    WHERE path = ?1 OR path > ?1 || '/' AND path < ?1 || '0'
-    ORDER BY secrets.id
-"""  # '0' is the character after '/'
 
 _CCACHES_CONTAINERS = "path GLOB '/kcm/persistent/*/ccaches'"
 _WITH_CCACHES = f"""
@@ -156,8 +150,8 @@ class SQLCipherStore:
         self._placement = placement
         self._journal = Journal(db, self.path, self.key, self.descriptor, self._has_copied_journal)
 
-    async def load(self, uid: int) -> list[Secret]:
-        return [Secret(*row) for row in self._query(_LOAD, (uid_container(uid),))]
+    async def load(self, uid: int, pause: Pause | None = None) -> list[Secret]:
+        return await load(self._query, uid, pause)
 
     async def commit(self, changes: Iterable[SecretChange]) -> None:
         observer = self.commit_observer

@@ -67,7 +67,17 @@ class DeleteContainer(NamedTuple):
     container: str
 
 
-SecretChange = Put | Delete | DeleteContainer
+class RenameContainer(NamedTuple):
+    """Give a container another path, with everything in it, the containers below it apart.
+
+    There must be no container of that path. One that is missing is none to rename.
+    """
+
+    container: str
+    path: str
+
+
+SecretChange = Put | Delete | DeleteContainer | RenameContainer
 
 
 class Expired(NamedTuple):

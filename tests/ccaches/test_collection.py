@@ -382,6 +382,18 @@ def test_move_overwrites(collection: Collection) -> None:
     assert collection.by_uuid(source.uuid) is None
 
 
+def test_move_copies_no_credential(collection: Collection) -> None:
+    """MOVE_CACHE records the same few changes for a ccache of many credentials as for one of none."""
+    collection.replace(b"1000:tmp", ALICE, 0, [credential(service(number)) for number in range(100)], None)
+    credentials = existing(collection, b"1000:tmp").credentials
+    collection.take_changes()
+    move(collection, b"1000:tmp", collection, b"1000")
+    assert existing(collection, b"1000").credentials is credentials
+    assert len(collection.take_changes()) == 2
+    size = existing(collection, b"1000").size
+    assert collection.size == size
+
+
 @pytest.mark.parametrize("others", [[], [b"1000:other"]], ids=["alone", "beside-others"])
 @pytest.mark.parametrize(
     ("default", "old", "new", "wanted"),

@@ -15,7 +15,7 @@ from pykcm.protocol.codes import KcmError
 from pykcm.protocol.framing import Frame, Sendable
 from pykcm.server.residents import Residents
 from pykcm.server.service import Service
-from pykcm.store.interface import Backup, Copied, Rekeyed, Store
+from pykcm.store.interface import Backup, Copied, Pause, Rekeyed, Store
 from pykcm.store.tree import Expired, SecretChange
 from tests.builders import Clock, peer
 
@@ -67,9 +67,9 @@ class ScriptedStore:
         self.gate: asyncio.Event | None = None
         self.refusal: Callable[[list[SecretChange]], Exception | None] = lambda _: None
 
-    async def load(self, uid: int) -> list[Any]:
+    async def load(self, uid: int, pause: Pause | None = None) -> list[Any]:
         self.loads.append(uid)
-        return await self.inner.load(uid)
+        return await self.inner.load(uid, pause)
 
     def delay(self, changes: Sequence[SecretChange]) -> Awaitable[None] | None:
         return self.inner.delay(changes)

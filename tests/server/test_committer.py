@@ -85,6 +85,45 @@ def test_what_comes_meanwhile_is_the_next(store: ScriptedStore) -> None:
     assert store.commits == [[change(1)], [change(2), change(3)], [change(4)]]
 
 
+def test_large_changes_are_committed_apart(store: ScriptedStore) -> None:
+    """Small changes wait for one large commit and not for all; large ones are committed few at a time."""
+    mib = 1024 * 1024
+
+    async def scenario() -> None:
+        committer = Committer(store)
+        large = [committer.commit([change(number)], 4 * mib) for number in range(10, 13)]
+        middle = [committer.commit([change(number)], 400 * 1024) for number in range(20, 24)]
+        small = [committer.commit([change(number)], 1000) for number in range(30, 33)]
+        await asyncio.gather(*large, *middle, *small)
+
+    run(scenario())
+    assert store.commits == [
+        [change(30), change(31), change(32)],
+        [change(20), change(21)],
+        [change(10)],
+        [change(22), change(23)],
+        [change(11)],
+        [change(12)],
+    ]
+
+
+def test_small_changes_that_come_meanwhile_are_next(store: ScriptedStore) -> None:
+    """Small changes that come during a large commit are committed before the next large one."""
+
+    async def scenario() -> None:
+        committer = Committer(store)
+        store.gate = asyncio.Event()
+        large = [asyncio.ensure_future(committer.commit([change(number)], 2**22)) for number in range(3)]
+        await until(lambda: store.commits)
+        small = asyncio.ensure_future(committer.commit([change(9)], 10))
+        await settle()
+        store.gate.set()
+        await asyncio.gather(small, *large)
+
+    run(scenario())
+    assert store.commits == [[change(0)], [change(9)], [change(1)], [change(2)]]
+
+
 def refuses(number: int, error: Exception) -> Any:
     """A store that refuses each commit that has this change."""
 

@@ -96,6 +96,26 @@ def test_replace_writes_over(user: Asking, statements: Statements) -> None:
     assert statements.said == ["BEGIN", *["INSERT"] * 11, "COMMIT"]
 
 
+@pytest.mark.parametrize("target", [b"1000:new", b"1000:there", b"2000"])
+def test_move_cache_writes_no_credential(
+    sqlcipher_server: Server, statements: Statements, target: bytes
+) -> None:
+    """MOVE_CACHE renames: it neither writes nor reads credentials, also for root to another UID's ccache."""
+    root = sqlcipher_server.ask_as(0)
+    for name in (NAME, b"1000:there"):
+        root.replace(name, 0, ALICE, [credential_bytes(service(number)) for number in range(100)])
+    root.initialize(b"2000:other", ALICE)
+    root.initialize(b"1000:other", ALICE)
+    statements.clear()
+    root.move_cache(NAME, target)
+    assert len(statements.said) <= 12
+    # The ccache, and the default, which follows it.
+    assert statements.said.count("INSERT") <= 3
+    assert statements.said.count("UPDATE") == 1
+    again = sqlcipher_server.restarted().ask_as(0)
+    assert len(again.get_cred_list(target)) == 100
+
+
 def test_what_changes_nothing_writes_nothing(user: Asking, statements: Statements) -> None:
     """Neither reading nor setting what is set already touches the database."""
     user.get_principal(NAME)

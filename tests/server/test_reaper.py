@@ -13,7 +13,7 @@ from pykcm.protocol.codes import Code
 from pykcm.protocol.opcodes import Opcode
 from pykcm.server import reaper as reaper_module
 from pykcm.server.reaper import Reaper
-from pykcm.store.interface import StoreError
+from pykcm.store.interface import Pause, StoreError
 from pykcm.store.sqlcipher import SQLCipherStore
 from pykcm.store.tree import Put, Secret, ccaches_container
 from tests.builders import ALICE, TGS, credential_bytes, peer, principal, refused, ticket
@@ -280,7 +280,7 @@ def test_a_failure_stops_nobody_else(
     server = server.restarted()
     inner = server.store.load
 
-    async def failing(uid: int) -> list[Any]:
+    async def failing(uid: int, pause: Pause | None = None) -> list[Any]:
         if uid == 2000:
             raise error
         return await inner(uid)

@@ -2,17 +2,29 @@
 
 import asyncio
 import errno
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pykcm.ccaches.quotas import Quotas
+from pykcm.protocol.opcodes import Opcode
 from pykcm.server.residents import Residents
-from pykcm.store.interface import Store, StoreError
+from pykcm.store.interface import Pause, Store, StoreError
+from pykcm.store.keys import Key
 from pykcm.store.memory import MemoryStore
+from pykcm.store.sqlcipher import SQLCipherStore
 from pykcm.store.tree import Put, ccache_name, ccaches_container
-from tests.builders import ALICE, TGS, credential_bytes, refused
-from tests.server.asking import ScriptedStore, Server
+from tests.builders import ALICE, TGS, credential_bytes, peer, refused, service
+from tests.server.asking import ScriptedStore, Server, frame
+
+
+@pytest.fixture
+def sqlcipher_store(tmp_path: Path) -> Iterator[SQLCipherStore]:
+    store = SQLCipherStore(tmp_path / "pykcm.db", Key(bytes(32), tmp_path))
+    yield store
+    store.close()
 
 
 def test_read_once(runner: asyncio.Runner, store: Store) -> None:
@@ -35,7 +47,7 @@ def test_a_store_that_cannot_be_read(runner: asyncio.Runner, store: Store) -> No
     scripted = ScriptedStore(store)
     residents = Residents(scripted, Quotas())
 
-    async def failing(uid: int) -> None:
+    async def failing(uid: int, pause: Pause) -> None:
         raise StoreError("no", errno.EIO)
 
     read = scripted.load
@@ -202,3 +214,69 @@ def test_listing_everyone(runner: asyncio.Runner, store: Store) -> None:
         server.ask_as(uid).initialize(b"%d" % uid, ALICE)
     assert len(server.ask_as(0).get_cache_uuid_list()) == 3
     assert len(present(server.residents)) == 1
+
+
+def test_large_collections_go_first(runner: asyncio.Runner, store: Store, footprint: int) -> None:
+    """A large collection goes before small ones that were used longer ago, the least recent one first."""
+    residents = Residents(store, Quotas(), cache_size=200 * footprint)
+    filled(residents, runner, range(1000, 1050))
+    for uid in (1, 2, 3):
+        collection = runner.run(residents.get(uid))
+        for number in range(130):
+            collection.initialize(b"%d:%d" % (uid, number), ALICE, None)
+        residents.weigh(collection)
+        residents.make_room(lambda _: True)
+    assert present(residents) == {2, 3, *range(1000, 1050)}
+    residents.present(2)
+    filled(residents, runner, range(2000, 2060))
+    residents.make_room(lambda _: True)
+    assert present(residents) == {2, *range(1000, 1050), *range(2000, 2060)}
+    # One that has shrunk is like the others.
+    shrunk = runner.run(residents.get(2))
+    for number in range(129):
+        shrunk.destroy(b"2:%d" % number)
+    residents.weigh(shrunk)
+    filled(residents, runner, range(3000, 3160))
+    residents.make_room(lambda _: True)
+    assert 1000 not in present(residents)
+    assert 2 in present(residents)
+
+
+def test_others_are_served_while_a_big_collection_is_read(
+    runner: asyncio.Runner, sqlcipher_store: SQLCipherStore
+) -> None:
+    """A UID whose collection is read in slices keeps nobody else waiting, only its own requests."""
+    server = Server(runner, sqlcipher_store)
+    server.ask_as(1000).replace(b"1000", 0, ALICE, [credential_bytes(service(n)) for n in range(2000)])
+    server.ask_as(2000).initialize(b"2000", ALICE)
+    again = server.restarted()
+    answered: list[int] = []
+
+    async def ask(uid: int) -> None:
+        await again.service.perform(peer(uid), frame(Opcode.GET_PRINCIPAL, b"%d\0" % uid))
+        answered.append(uid)
+
+    async def all_at_once() -> None:
+        await asyncio.gather(*[ask(uid) for uid in (1000, 1000, 2000, 2000)])
+
+    runner.run(all_at_once())
+    assert answered == [2000, 2000, 1000, 1000]
+    assert again.store.loads == [1000, 2000]
+
+
+def test_listing_everyone_holds_one_collection(runner: asyncio.Runner, store: Store) -> None:
+    """Root's list of everyone's ccaches has one UID's turn at a time, and nobody waits for another's."""
+    server = Server(runner, store, root_lists_all=True)
+    for uid in (1000, 2000, 3000):
+        server.ask_as(uid).initialize(b"%d" % uid, ALICE)
+    again = Server(runner, store, root_lists_all=True)
+    occupied = []
+    load = again.store.load
+
+    async def loading(uid: int, pause: Pause | None = None) -> list[Any]:
+        occupied.append((again.service.lanes.occupied, len(again.residents)))
+        return await load(uid, pause)
+
+    again.store.load = loading  # type: ignore[method-assign]
+    assert len(again.ask_as(0).get_cache_uuid_list()) == 3
+    assert occupied == [(1, 0)] * 4

@@ -16,7 +16,7 @@ from pykcm.protocol.opcodes import Opcode
 from pykcm.protocol.principal import Principal
 from pykcm.server import operations, service
 from pykcm.server.operations import OPERATIONS
-from pykcm.store.interface import Store, StoreError
+from pykcm.store.interface import Pause, Store, StoreError
 from tests.builders import ALICE, BOB, HTTP, TGS, credential_bytes, data, peer, principal_bytes, refused
 from tests.ccaches.contents import contents
 from tests.server.asking import Asking, Server, frame, unpack
@@ -208,7 +208,7 @@ def test_a_store_that_cannot_be_read(server: Server, alice: Asking, caplog: pyte
     again = server.restarted()
     read = again.store.load
 
-    async def failing(uid: int) -> None:
+    async def failing(uid: int, pause: Pause) -> None:
         raise StoreError("damaged", errno.EIO)
 
     again.store.load = failing  # type: ignore[method-assign,assignment]

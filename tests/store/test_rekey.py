@@ -28,7 +28,7 @@ from pykcm.store.memory import MemoryStore
 from pykcm.store.names import CREDENTIAL
 from pykcm.store.sqlcipher import SQLCipherStore
 from pykcm.store.succession import successor_of
-from pykcm.store.tree import Delete, DeleteContainer, Put, SecretChange, uid_container
+from pykcm.store.tree import Delete, DeleteContainer, Put, RenameContainer, SecretChange, uid_container
 from tests.disk.faults import Call, Faults
 from tests.disk.power import Choice, DiskFolder, newest, oldest, torn
 from tests.disk.record import Event, Opened, Renamed, Unlinked, read_record, strace, wait_for
@@ -146,6 +146,7 @@ def test_order_and_deletes_meanwhile(state: Path, monkeypatch: pytest.MonkeyPatc
         [Put(container + "/below", "one", b"1"), Put(container + "/below", "two", b"2")],
         [DeleteContainer(container + "/below")],
         [Put(container + "/below", "three", b"3")],
+        [RenameContainer(container + "/below", container + "/renamed"), Put(container + "/below", "4", b"4")],
         [Delete(container, "5")],
     ]
     shutil.copytree(state, state.with_name("other"))

@@ -15,6 +15,7 @@ from pykcm.store.tree import (
     DeleteContainer,
     Expired,
     Put,
+    RenameContainer,
     Secret,
     SecretChange,
     ccache_container,
@@ -145,6 +146,33 @@ def test_delete_container_spares_those_below(store: Store) -> None:
     assert sorted(values(load(store, 1000))) == [b"credential", b"default"]
     commit(store, DeleteContainer(uid_container(1000)))
     assert values(load(store, 1000)) == [b"credential"]
+
+
+def test_rename_container_takes_all_along(store: Store) -> None:
+    """RenameContainer leaves order and values as they are, and the old path can be used again."""
+    old, new = (ccache_container(1000, UUID, name) for name in (b"1000:old", b"1000:new"))
+    commit(store, Put(old, "b", b"first"), Put(old, "a", b"second"), Put(old + "/below", "x", b"below"))
+    commit(store, RenameContainer(old, new), Put(old, "b", b"again"), Put(new, "b", b"replaced"))
+    renamed = [secret for secret in load(store, 1000) if secret.container == new]
+    assert renamed == [Secret(new, "b", b"replaced"), Secret(new, "a", b"second")]
+    others = [secret for secret in load(store, 1000) if secret.container != new]
+    assert others == [Secret(old + "/below", "x", b"below"), Secret(old, "b", b"again")]
+    commit(store, DeleteContainer(new), RenameContainer(old, new), RenameContainer(old, new + "2"))
+    assert sorted(load(store, 1000)) == sorted(
+        [
+            Secret(new, "b", b"again"),
+            Secret(old + "/below", "x", b"below"),
+        ]
+    )
+
+
+def test_rename_container_to_another_uid(store: Store) -> None:
+    """RenameContainer moves secrets from one UID's container into another's."""
+    old, new = ccache_container(1000, UUID, b"1000"), ccache_container(2000, UUID, b"2000")
+    commit(store, Put(old, "a", b"1"), Put(old, "b", b"2"))
+    commit(store, RenameContainer(old, new))
+    assert load(store, 1000) == []
+    assert load(store, 2000) == [Secret(new, "a", b"1"), Secret(new, "b", b"2")]
 
 
 def test_containers_are_kept_apart(store: Store) -> None:

@@ -1,0 +1,97 @@
+"""Long work in slices: between two slices of one piece of work, the event loop serves everybody else.
+
+In one iteration of the event loop at most one slice of all such work runs, in rotation. The number of users
+that keep the daemon busy with such work makes no difference to a request.
+"""
+
+import asyncio
+from collections import deque
+from types import TracebackType
+from typing import Self
+
+# Pieces of work that go on at the same time; the others wait until one of these is done. Each may hold a
+# whole collection in memory that the cache does not count yet.
+_AT_ONCE = 2
+
+
+class Slices:
+    """Gives turns to long work."""
+
+    def __init__(self) -> None:
+        self._ready: deque[asyncio.Future[None]] = deque()
+        self._begun = 0
+        self._to_begin: deque[asyncio.Future[None]] = deque()
+        self._is_due = False
+
+    def work(self) -> "Work":
+        """A piece of work, for `async with`."""
+        return Work(self)
+
+    async def begin(self) -> None:
+        """Wait until so few pieces of work go on that another one may."""
+        if self._begun < _AT_ONCE:
+            self._begun += 1
+            return
+        place = asyncio.get_running_loop().create_future()
+        self._to_begin.append(place)
+        try:
+            await place
+        except asyncio.CancelledError:
+            if not place.cancelled():
+                self.end()  # the place was handed over in the same moment
+            raise
+
+    def end(self) -> None:
+        """One piece of work is done."""
+        while self._to_begin:
+            place = self._to_begin.popleft()
+            if not place.done():
+                place.set_result(None)  # the place is handed over, not freed
+                return
+        self._begun -= 1
+
+    async def next(self) -> None:
+        """Wait for the next turn."""
+        loop = asyncio.get_running_loop()
+        turn = loop.create_future()
+        self._ready.append(turn)
+        if not self._is_due:
+            self._is_due = True
+            loop.call_soon(self._run)
+        await turn
+
+    def _run(self) -> None:
+        while self._ready:
+            turn = self._ready.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                break
+        self._is_due = bool(self._ready)
+        if self._is_due:
+            asyncio.get_running_loop().call_soon(self._run)
+
+
+class Work:
+    """One piece of work. Its first slice runs at once, and nearly always it is the only one."""
+
+    __slots__ = ("_has_begun", "_slices")
+
+    def __init__(self, slices: Slices) -> None:
+        self._slices = slices
+        self._has_begun = False
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._has_begun:
+            self._slices.end()
+
+    async def pause(self) -> None:
+        """End the slice, and wait for the turn of the next one."""
+        if not self._has_begun:
+            await self._slices.begin()
+            self._has_begun = True
+        await self._slices.next()
