@@ -15,6 +15,7 @@ from typing import Any, Protocol, cast
 from sqlcipher3 import dbapi2 as sqlcipher
 
 from pykcm.store.applying import Applier
+from pykcm.store.damage import Commits, find_commits, tell_of_damage
 from pykcm.store.database import (
     OWNED,
     SCHEMA_VERSION,
@@ -28,6 +29,7 @@ from pykcm.store.database import (
     inspect,
     journal_of,
     set_pragma,
+    size_of,
     store_error,
     write_error,
 )
@@ -116,12 +118,17 @@ class SQLCipherStore:
         self._is_opening_again = False
         self._reading: int | None = None
         try:
+            commits: Commits | None = None
             if has_tickets(path):
+                # A journal is left by a crash alone. One of which nothing can be read, SQLite removes.
+                commits = find_commits(path) if size_of(journal_of(path)) else None
                 inspect(path, self.key)
             else:
                 create(path, self.key)
                 _tell_created(path, key)
             self._open()
+            if commits is not None:
+                tell_of_damage(path, self._db, commits)
         except UnfitError as error:
             raise StoreUnusableError(f"{path}: {error}") from None
         except sqlcipher.Error as error:
