@@ -147,15 +147,13 @@ def control_socket(where: Where) -> Outcome:
         )
     if status.st_uid not in {0, where.service_uid}:
         return warning(f"{name}: belongs to UID {status.st_uid}, not to root", f"chown root: {quoted(name)}")
-    # What is below a folder that stands for the machine is checked as far as that folder.
-    folder = (
-        folder_of_others(os.fspath(where.path(name)), {0, status.st_uid}) if where.root == Path("/") else None
-    )
+    folder = folder_of_others(os.fspath(where.path(name)), {0, status.st_uid}, top=where.root)
     if folder is not None:
         return failed(
             f"{name}: others than root can put another socket in its place, in {folder}",
-            f"chmod go-w {quoted(str(folder))}",
             f"ls -ld {quoted(str(folder))}",
+            f"chown root: {quoted(str(folder))}",
+            f"chmod go-w {quoted(str(folder))}",
         )
     if where.uid != 0:
         return skipped(f"needs root: {name} is for root alone, as it should be")

@@ -188,6 +188,19 @@ def test_a_control_socket_of_another(machine: Machine) -> None:
     assert sockets.control_socket(machine.where()).level is Level.WARNING
 
 
+def test_control_socket_in_a_folder_of_others(machine: Machine) -> None:
+    """Where others can put another socket in its place, import and rekey are not safe."""
+    machine.listen(CONTROL, 0o600)
+    folder = machine.folder("/run", 0o775)
+    outcome = sockets.control_socket(machine.where())
+    assert outcome.level is Level.FAILED
+    assert str(folder) in outcome.text
+    assert words(outcome)[-1] == ["chmod", "go-w", str(folder)]
+    for mode in (0o1777, 0o755):
+        folder.chmod(mode)
+        assert sockets.control_socket(machine.where()).level is not Level.FAILED
+
+
 def test_no_control_socket(machine: Machine) -> None:
     """A missing one is a warning, unless the daemon is to have none."""
     outcome = sockets.control_socket(machine.where())
