@@ -236,7 +236,8 @@ def test_wrong_usage(run: Run, text: str, arguments: list[str]) -> None:
     """A shell makes arguments of file names; click quotes some of them as they are."""
     word = text.encode("utf-8", "surrogatepass").decode("utf-8", "surrogateescape").replace("\0", "")
     for argument in (word, f"--{word}"):
-        run(*arguments, argument, argument)
+        _, err = run(*arguments, argument, argument)
+        assert not any(line.startswith("imported") for line in err.split("\n"))
 
 
 @hostile_text
