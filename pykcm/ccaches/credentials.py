@@ -35,7 +35,8 @@ class Credentials:
         self._by_uuid: dict[bytes, Credential] = {}
         self._uuid_of: dict[Equality, bytes] = {}
         # By the server's components: a look-up may ignore the realm, but never these.
-        self._by_server: dict[tuple[bytes, ...], list[bytes]] = {}
+        # The UUIDs are keys, in stored order: one of many tickets for a server is removed without a search.
+        self._by_server: dict[tuple[bytes, ...], dict[bytes, None]] = {}
 
     def __len__(self) -> int:
         return len(self._by_uuid)
@@ -76,20 +77,27 @@ class Credentials:
         return self._uuid_of.get(credential.equality)
 
     def put(self, uuid: bytes, credential: Credential) -> None:
-        """Add at the end; or, where `uuid` is that of its equal (see uuid_of_equal), replace in place."""
+        """Add a credential at the end, or replace the one that has this UUID where it stands.
+
+        Raises ValueError where its equal has another UUID (see uuid_of_equal).
+        """
+        if self._uuid_of.get(credential.equality, uuid) != uuid:
+            raise ValueError("an equal credential is stored under another UUID")
         self._packed = None
         replaced = self._by_uuid.get(uuid)
         self._by_uuid[uuid] = credential
         self.size += len(credential.blob)
         self._latest_end.add(end_of(credential))
-        if self._service_tickets is not None:
-            self._service_tickets.put(uuid, credential)
         if replaced is not None:
             self.size -= len(replaced.blob)
             self._latest_end.remove(end_of(replaced))
-            return
-        self._uuid_of[credential.equality] = uuid
-        self._by_server.setdefault(credential.equality.server[1], []).append(uuid)
+            if replaced.equality != credential.equality:
+                self._replace_in_indexes(uuid, replaced, credential)
+                return
+        if self._service_tickets is not None:
+            self._service_tickets.put(uuid, credential)
+        if replaced is None:
+            self._add_to_indexes(uuid, credential)
 
     def remove(self, uuid: bytes) -> None:
         self._packed = None
@@ -98,10 +106,27 @@ class Credentials:
         self._latest_end.remove(end_of(credential))
         if self._service_tickets is not None:
             self._service_tickets.remove(uuid)
+        self._drop_from_indexes(uuid, credential)
+
+    def _add_to_indexes(self, uuid: bytes, credential: Credential) -> None:
+        self._uuid_of[credential.equality] = uuid
+        self._by_server.setdefault(_components(credential), {})[uuid] = None
+
+    def _replace_in_indexes(self, uuid: bytes, replaced: Credential, credential: Credential) -> None:
+        self._drop_from_indexes(uuid, replaced)
+        self._add_to_indexes(uuid, credential)
+        # It stands before others that were added to the indexes earlier.
+        same_server = self._by_server[_components(credential)]
+        self._by_server[_components(credential)] = dict.fromkeys(
+            each for each in self._by_uuid if each in same_server
+        )
+        self._service_tickets = None
+
+    def _drop_from_indexes(self, uuid: bytes, credential: Credential) -> None:
         del self._uuid_of[credential.equality]
-        components = credential.equality.server[1]
+        components = _components(credential)
         same_server = self._by_server[components]
-        same_server.remove(uuid)
+        del same_server[uuid]
         if not same_server:
             del self._by_server[components]
 
@@ -121,3 +146,7 @@ class Credentials:
         if tag.server is None:
             return self._by_uuid
         return self._by_server.get(tag.server.components, ())
+
+
+def _components(credential: Credential) -> tuple[bytes, ...]:
+    return credential.equality.server[1]

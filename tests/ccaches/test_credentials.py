@@ -192,6 +192,18 @@ class AgainstAList(RuleBasedStateMachine):
         self.real.put(uuid, new)
 
     @precondition(lambda self: self.model)
+    @rule(new=credentials, data=st.data())
+    def put_over_any(self, new: Credential, data: st.DataObject) -> None:
+        place = data.draw(st.integers(0, len(self.model) - 1))
+        uuid, _ = self.model[place]
+        if any(equal(old, new) for at, (_, old) in enumerate(self.model) if at != place):
+            with pytest.raises(ValueError, match="another UUID"):
+                self.real.put(uuid, new)
+        else:
+            self.model[place] = (uuid, new)
+            self.real.put(uuid, new)
+
+    @precondition(lambda self: self.model)
     @rule(data=st.data())
     def remove(self, data: st.DataObject) -> None:
         uuid, _ = self.model.pop(data.draw(st.integers(0, len(self.model) - 1)))
@@ -220,6 +232,11 @@ class AgainstAList(RuleBasedStateMachine):
         by_server = list(self.real._by_server.values())
         assert all(by_server)
         assert sorted(uuid for same in by_server for uuid in same) == sorted(uuid for uuid, _ in self.model)
+
+    @invariant()
+    def service_tickets_are_in_order_of_issue(self) -> None:
+        issued = {uuid: each.issued for uuid, each in self.model if each.server != TGS}
+        assert list(self.real.service_tickets) == sorted(issued, key=lambda uuid: issued[uuid])
 
 
 TestAgainstAList = AgainstAList.TestCase
