@@ -5,14 +5,14 @@ Large changes are committed apart, so that the small ones of others wait for one
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from time import perf_counter_ns
 from typing import NamedTuple
 
 from pykcm.server.statistics import Durations
 from pykcm.server.stepping import step
-from pykcm.store.interface import Store
+from pykcm.store.interface import Store, StoreError
 from pykcm.store.tree import SecretChange
 
 
@@ -71,7 +71,8 @@ class Committer:
         await durable
 
     def _start(self) -> None:
-        step(self._commit_waiting(), lambda _: None)
+        # If it fails, _commit_waiting has told all who wait.
+        step(self._commit_waiting(), lambda _: None, lambda: None)
 
     async def _commit_waiting(self) -> None:
         try:
@@ -84,14 +85,24 @@ class Committer:
                         await self._commit(_some_of(queue))
                         # What others have sent meanwhile is next.
                         await asyncio.sleep(0)
+        except BaseException:
+            _refuse(chain(self._small, *self._large))
+            self._small.clear()
+            for queue in self._large:
+                queue.clear()
+            raise
         finally:
             self._is_due = False
 
     async def _commit(self, batch: list[_Entry]) -> None:
-        if len(batch) == 1 or not await self._commit_together(batch):
-            # One whose changes cannot be made must not take the others with it.
-            for entry in batch:
-                await self._commit_alone(entry)
+        try:
+            if len(batch) == 1 or not await self._commit_together(batch):
+                # One whose changes cannot be made must not take the others with it.
+                for entry in batch:
+                    await self._commit_alone(entry)
+        except BaseException:
+            _refuse(batch)
+            raise
 
     async def _commit_together(self, batch: list[_Entry]) -> bool:
         begun = perf_counter_ns()
@@ -135,6 +146,11 @@ def _some_of(queue: deque[_Entry]) -> list[_Entry]:
     while queue and (size := size + queue[0].size) <= _TOGETHER:
         batch.append(queue.popleft())
     return batch
+
+
+def _refuse(entries: Iterable[_Entry]) -> None:
+    for entry in entries:
+        _settle(entry.durable, StoreError("the commit was interrupted"))
 
 
 def _settle(durable: asyncio.Future[None], error: Exception | None) -> None:

@@ -206,7 +206,9 @@ class Connection(asyncio.Protocol):
         self._last_heard = rota.now
         if not self.is_mits and frame.opcode in MITS_OPCODES:
             self.is_mits = shows_mits_client(frame)
-        reply = step(self._service.perform(self._peer, frame, self._session), self._reply_late)
+        reply = step(
+            self._service.perform(self._peer, frame, self._session), self._reply_late, self._reply_never
+        )
         if reply is None:
             self._performing = frame
             self._is_at_rest = False
@@ -222,6 +224,12 @@ class Connection(asyncio.Protocol):
         if not self._transport.is_closing():
             self._send(reply)
         self._advance()
+
+    def _reply_never(self) -> None:
+        """The request failed without a reply, by an error in pykcm: its client must not wait for ever."""
+        self._performing = None
+        self._end()
+        self._transport.abort()
 
     def _send(self, reply: Sendable) -> None:
         if isinstance(reply, bytes):

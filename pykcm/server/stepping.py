@@ -10,27 +10,36 @@ from typing import Any, Generic, TypeVar
 T = TypeVar("T")
 
 
-def step(coroutine: Coroutine[Any, Any, T], later: Callable[[T], None]) -> T | None:
-    """Run `coroutine` until it waits; gives its result, or None where `later` is to get it.
+def step(
+    coroutine: Coroutine[Any, Any, T], later: Callable[[T], None], failed: Callable[[], None]
+) -> T | None:
+    """Run `coroutine` until it waits; gives its result, or None where `later` gets it.
 
     There is no task around the coroutine: nobody cancels it, and it must make one for what needs one (as a
-    timeout does). What it raises before it first waits is raised here, and later in the event loop.
+    timeout does). If it ends by an exception there is no result, and `failed` is called. The loop's exception
+    handler gets the exception; KeyboardInterrupt and SystemExit are raised, because they end the loop.
     """
     try:
         waited = coroutine.send(None)
     except StopIteration as end:
         result: T = end.value
         return result
-    _Waiting(coroutine, later).wait_for(waited)
+    except BaseException as error:  # noqa: BLE001 - whatever it is, somebody waits for the result
+        _fail(error, failed)
+        return None
+    _Waiting(coroutine, later, failed).wait_for(waited)
     return None
 
 
 class _Waiting(Generic[T]):
-    __slots__ = ("_coroutine", "_later")
+    __slots__ = ("_coroutine", "_failed", "_later")
 
-    def __init__(self, coroutine: Coroutine[Any, Any, T], later: Callable[[T], None]) -> None:
+    def __init__(
+        self, coroutine: Coroutine[Any, Any, T], later: Callable[[T], None], failed: Callable[[], None]
+    ) -> None:
         self._coroutine = coroutine
         self._later = later
+        self._failed = failed
 
     def wait_for(self, waited: Any) -> None:
         if waited is None:  # asyncio.sleep(0)
@@ -45,5 +54,16 @@ class _Waiting(Generic[T]):
             waited = self._coroutine.send(None)  # a future gives its result or exception by itself
         except StopIteration as end:
             self._later(end.value)
+        except BaseException as error:  # noqa: BLE001 - as above
+            _fail(error, self._failed)
         else:
             self.wait_for(waited)
+
+
+def _fail(error: BaseException, failed: Callable[[], None]) -> None:
+    failed()
+    if isinstance(error, KeyboardInterrupt | SystemExit):
+        raise error
+    asyncio.get_running_loop().call_exception_handler(
+        {"message": "an operation ended without a result", "exception": error}
+    )

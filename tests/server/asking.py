@@ -56,7 +56,8 @@ def unpack(reply: Sendable) -> tuple[int, bytes]:
 class ScriptedStore:
     """A store that does what another does, remembers what it was told, and can be slow or fail.
 
-    `gate`: a commit waits until it is open. `refusal`: gives the exception that a commit is to raise.
+    `gate`, `load_gate`: a commit or a load waits until it is open. `refusal`: gives the exception that a
+    commit is to raise. `load_error`: each load raises it.
     """
 
     def __init__(self, inner: Store) -> None:
@@ -65,10 +66,16 @@ class ScriptedStore:
         self.commits: list[list[SecretChange]] = []
         self.loads: list[int] = []
         self.gate: asyncio.Event | None = None
-        self.refusal: Callable[[list[SecretChange]], Exception | None] = lambda _: None
+        self.load_gate: asyncio.Event | None = None
+        self.load_error: BaseException | None = None
+        self.refusal: Callable[[list[SecretChange]], BaseException | None] = lambda _: None
 
     async def load(self, uid: int, pause: Pause | None = None) -> list[Any]:
         self.loads.append(uid)
+        if self.load_gate is not None:
+            await self.load_gate.wait()
+        if self.load_error is not None:
+            raise self.load_error
         return await self.inner.load(uid, pause)
 
     def delay(self, changes: Sequence[SecretChange]) -> Awaitable[None] | None:

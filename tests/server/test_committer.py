@@ -241,3 +241,25 @@ def test_on_sqlcipher(open_sqlcipher: Any) -> None:
 
     run(scenario())
     assert [secret.name for secret in asyncio.run(store.load(1000))] == ["1", "3"]
+
+
+def test_an_interrupted_commit_is_told_to_all(store: ScriptedStore) -> None:
+    """All that wait for a commit that ends by no ordinary exception are refused; the next one is made."""
+
+    async def scenario() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, __: None)
+        committer = Committer(store)
+        store.gate = asyncio.Event()
+        store.refusal = lambda _: asyncio.CancelledError()
+        tasks = [asyncio.create_task(committer.commit([change(number)])) for number in (1, 2)]
+        await until(lambda: store.commits)
+        tasks.append(asyncio.create_task(committer.commit([change(3)])))
+        await settle()
+        store.gate.set()
+        told = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(each) for each in told] == [StoreError] * 3
+        store.refusal = lambda _: None
+        await committer.commit([change(4)])
+
+    run(scenario())
+    assert stored(store) == ["4"]

@@ -76,6 +76,32 @@ def test_many_at_once(play: Play) -> None:
     play(scenario)
 
 
+@pytest.mark.parametrize("error", [asyncio.CancelledError(), GeneratorExit()], ids=repr)
+@pytest.mark.parametrize("waits", [False, True], ids=["at-once", "after-waiting"])
+def test_a_request_that_ends_without_reply_ends_its_connection(
+    play: Play, error: BaseException, *, waits: bool
+) -> None:
+    """A client whose request is broken off by whatever exception is not left waiting, and delays nobody."""
+
+    async def scenario(listening: Listening) -> None:
+        waiting = listening.client()
+        if waits:
+            listening.store.load_gate = asyncio.Event()
+        listening.store.load_error = error
+        await waiting.send(GET_PRINCIPAL)
+        await until(lambda: listening.store.loads)
+        if listening.store.load_gate is not None:
+            listening.store.load_gate.set()
+        assert await waiting.is_closed()
+        listening.store.load_error = None
+        assert await listening.client().ask(INITIALIZE) == (0, b"")
+        [complaint] = listening.complaints
+        assert complaint["exception"] is error
+        listening.complaints.clear()
+
+    play(scenario)
+
+
 def test_pieces(play: Play) -> None:
     """A request may come byte by byte, and the end of one with the begin of the next."""
 

@@ -13,23 +13,21 @@ def never(result: Any) -> None:
     raise AssertionError(f"a result later, too: {result}")
 
 
+def no_failure() -> None:
+    raise AssertionError("reported as failed")
+
+
+class Interrupted(BaseException):
+    """An exception that `except Exception` does not catch."""
+
+
 def test_without_waiting() -> None:
     """A coroutine that never waits has its result before `step` returns, without a loop."""
 
     async def at_once() -> int:
         return 7
 
-    assert step(at_once(), never) == 7
-
-
-def test_raises_at_once() -> None:
-    """What a coroutine raises before it first waits is raised by `step`."""
-
-    async def failing() -> None:
-        raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        step(failing(), never)
+    assert step(at_once(), never, no_failure) == 7
 
 
 def test_result_after_waiting(loop_runner: asyncio.Runner) -> None:
@@ -43,7 +41,7 @@ def test_result_after_waiting(loop_runner: asyncio.Runner) -> None:
         async def waiting() -> list[Any]:
             return [await first, await asyncio.sleep(0, "slept"), await second]
 
-        assert step(waiting(), results.append) is None
+        assert step(waiting(), results.append, no_failure) is None
         await settle()
         assert results == []
         first.set_result("first")
@@ -73,7 +71,7 @@ def test_waiting_for_a_task(loop_runner: asyncio.Runner) -> None:
                 return "timed out"
             return "missed"
 
-        assert step(waiting(), results.append) is None
+        assert step(waiting(), results.append, no_failure) is None
         await until(lambda: results)
         assert results == ["timed out"]
 
@@ -91,7 +89,7 @@ def test_future_that_is_done_already(loop_runner: asyncio.Runner) -> None:
             value: str = await future
             return value
 
-        assert step(waiting(), never) == "early"
+        assert step(waiting(), never, no_failure) == "early"
 
     loop_runner.run(scenario())
 
@@ -110,7 +108,7 @@ def test_exception_that_was_waited_for(loop_runner: asyncio.Runner) -> None:
                 return await asyncio.sleep(0, "handled")
             return "missed"
 
-        assert step(handling(), results.append) is None
+        assert step(handling(), results.append, no_failure) is None
         future.set_exception(ZeroDivisionError())
         await settle()
         assert results == ["handled"]
@@ -118,21 +116,42 @@ def test_exception_that_was_waited_for(loop_runner: asyncio.Runner) -> None:
     loop_runner.run(scenario())
 
 
-def test_raises_later(loop_runner: asyncio.Runner) -> None:
-    """What a coroutine raises after it waited reaches the loop's exception handler; there is no result."""
+@pytest.mark.parametrize("waits", [False, True], ids=["at-once", "after-waiting"])
+@pytest.mark.parametrize(
+    "error", [ZeroDivisionError(), asyncio.CancelledError(), GeneratorExit(), Interrupted()], ids=repr
+)
+def test_an_exception_is_reported_as_failure(
+    loop_runner: asyncio.Runner, error: BaseException, *, waits: bool
+) -> None:
+    """A coroutine that ends by any exception has no result: `failed` is called once, and the loop is told."""
 
     async def scenario() -> None:
         reported: list[Any] = []
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _, context: reported.append(context["exception"]))
+        failures: list[str] = []
 
         async def failing() -> None:
-            await asyncio.sleep(0)
-            raise ZeroDivisionError
+            if waits:
+                await asyncio.sleep(0)
+            raise error
 
-        assert step(failing(), never) is None
+        assert step(failing(), never, lambda: failures.append("failed")) is None
         await settle()
-        [error] = reported
-        assert isinstance(error, ZeroDivisionError)
+        assert failures == ["failed"]
+        assert reported == [error]
 
     loop_runner.run(scenario())
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_what_ends_the_loop_is_raised(error: type[BaseException]) -> None:
+    """KeyboardInterrupt and SystemExit are reported as a failure, and go on to the loop."""
+    failures: list[str] = []
+
+    async def failing() -> None:
+        raise error
+
+    with pytest.raises(error):
+        step(failing(), never, lambda: failures.append("failed"))
+    assert failures == ["failed"]
