@@ -49,7 +49,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     durability: Literal["full", "normal"] = "full"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     max_ccaches: _Count = 0
-    max_uid_ccaches: _Count = 64
+    max_uid_ccaches: _Count = 256
     max_ccache_size: _KiB = 4096
     max_uid_size: _KiB = 16384
     max_request_size: _RequestKiB = 10240

@@ -16,7 +16,7 @@ DEFAULTS: dict[str, Any] = {
     "durability": "full",
     "log_level": "info",
     "max_ccaches": 0,
-    "max_uid_ccaches": 64,
+    "max_uid_ccaches": 256,
     "control_socket_path": None,
     "max_ccache_size": 4096,
     "max_uid_size": 16384,

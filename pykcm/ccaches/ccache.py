@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 
 from pykcm.ccaches.credentials import Credentials
-from pykcm.ccaches.expiry import expiry
+from pykcm.ccaches.expiry import EMPTY_LIFETIME, expiry
 from pykcm.protocol.principal import Principal
 
 # In seconds, either way: a KDC takes a client's time for right within five minutes.
@@ -58,6 +58,16 @@ class CCache:
     def has_expired(self, now: float) -> bool:
         """Whether all of its tickets have."""
         return self.expires is not None and self.expires <= now
+
+    @property
+    def empty_since(self) -> int | None:
+        """When a ccache without tickets was created or lost its last one; None: unknown, or it has tickets.
+
+        In seconds since the epoch. It is derived from the stored expiry, and so survives a restart.
+        """
+        if self.has_tickets or self.empty_expires is None:
+            return None
+        return self.empty_expires - EMPTY_LIFETIME
 
     @property
     def expires(self) -> int | None:

@@ -78,11 +78,13 @@ Change = (
 
 
 class Removal(NamedTuple):
-    """What went without anybody's asking, for the log: a ccache, or so many of its service tickets.
+    """A removal that nobody asked for, for the log: of a ccache, or of some of its service tickets.
 
-    `reason` is the option that demanded it.
+    `reason` is the option that demanded it; `service_tickets` is their number, None where the ccache itself
+    was removed; `is_empty`: it had no tickets.
     """
 
     ccache: bytes
     reason: str
     service_tickets: int | None = None
+    is_empty: bool = False

@@ -257,9 +257,8 @@ class Collection:
 
         Not before, so that a collection that is never without a ccache does not seem to have been.
         """
-        for expired, reason in plan.ccaches:
-            self._removals.append(Removal(expired.name, reason))
-            self.destroy(expired.name)
+        for removed, reason in plan.ccaches:
+            self._remove_unasked(removed, reason)
         if plan.tickets:
             self._removals.append(Removal(ccache.name, plan.tickets_reason, len(plan.tickets)))
             self._remove(ccache, plan.tickets)
@@ -360,8 +359,7 @@ class Collection:
         for uuid in uuids:
             ccache = self._by_uuid.get(uuid)
             if ccache is not None and ccache.expires is not None and ccache.expires <= until:
-                self._removals.append(Removal(ccache.name, EXPIRED))
-                self.destroy(ccache.name)
+                self._remove_unasked(ccache, EXPIRED)
         return before - len(self)
 
     def write_expiries(self) -> None:
@@ -429,6 +427,10 @@ class Collection:
         self._count_in(ccache)
         self._changed_size += before - ccache.size
 
+    def _remove_unasked(self, ccache: CCache, reason: str) -> None:
+        self._removals.append(Removal(ccache.name, reason, is_empty=not ccache.has_tickets))
+        self.destroy(ccache.name)
+
     def _expiry_changed(self, ccache: CCache) -> None:
         ccache.empty_expires = self._empty_expires()
         self._changes.append(CCacheWritten(ccache))
@@ -463,7 +465,7 @@ class Collection:
         if not room.is_needed(self._quotas, wanted):
             return room.NOTHING
         others = [ccache for ccache in self if ccache.name != name]
-        plan = room.make_plan(self._quotas, wanted, room.expired_ccaches(others, self._clock()), tickets)
+        plan = room.make_plan(self._quotas, wanted, room.removable_ccaches(others, self._clock()), tickets)
         if plan.lacking:
             whose = {"max_ccaches": "all users together", "max_ccache_size": f"ccache {shown(name)}"}
             owner = whose.get(plan.lacking, f"UID {self.uid}")

@@ -1,11 +1,13 @@
 """Room before refusal: what has to go so that a change keeps within the quotas.
 
-Expired ccaches of the UID go first, the one that expired first ahead, then service tickets of the ccache
-that is written, the one issued first ahead; nothing else, and no more than is needed. Here it is only
-planned, so that a change for which all of that would not be enough is refused and takes nothing with it.
+Expired ccaches of the UID go first, the one that expired first ahead. Next are abandoned ccaches, which have
+no ticket, the oldest first, and then service tickets of the ccache that is written, the one issued first
+ahead. Nothing else goes, and no more than is needed. Here it is only planned, so that a change for which all
+of that would not be enough is refused and takes nothing with it.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from operator import itemgetter
 from typing import NamedTuple
 
 from pykcm.ccaches.ccache import CCache
@@ -43,11 +45,24 @@ class Plan(NamedTuple):
 NOTHING = Plan()
 
 
-def expired_ccaches(ccaches: Iterable[CCache], now: float) -> list[CCache]:
-    """Those that may go, the one that expired first ahead; one without tickets may not."""
-    by_expiry = [(ccache.expires, ccache) for ccache in ccaches if ccache.has_tickets]
-    expired = [(expires, ccache) for expires, ccache in by_expiry if expires is not None and expires <= now]
-    return [ccache for _, ccache in sorted(expired, key=lambda each: each[0])]
+# In seconds: a client that has just initialised a ccache is about to store tickets in it.
+_ABANDONED_AFTER = 60
+
+
+def removable_ccaches(ccaches: Iterable[CCache], now: float) -> list[CCache]:
+    """The ccaches that may go, in the order in which they go.
+
+    `now`: in seconds since the epoch.
+    """
+    expired: list[tuple[int, CCache]] = []
+    abandoned: list[tuple[int, CCache]] = []
+    for ccache in ccaches:
+        if ccache.has_tickets:
+            if ccache.expires is not None and ccache.expires <= now:
+                expired.append((ccache.expires, ccache))
+        elif ccache.empty_since is not None and ccache.empty_since + _ABANDONED_AFTER < now:
+            abandoned.append((ccache.empty_since, ccache))
+    return [ccache for group in (expired, abandoned) for _, ccache in sorted(group, key=itemgetter(0))]
 
 
 def service_tickets(ccache: CCache, spared: bytes | None) -> Iterator[Ticket]:
@@ -64,7 +79,7 @@ def is_needed(quotas: Quotas, wanted: Wanted) -> bool:
     return any(0 < limit < amount for limit, amount in zip(quotas, wanted, strict=True))
 
 
-def make_plan(quotas: Quotas, wanted: Wanted, expired: Iterable[CCache], tickets: Iterable[Ticket]) -> Plan:
+def make_plan(quotas: Quotas, wanted: Wanted, ccaches: Iterable[CCache], tickets: Iterable[Ticket]) -> Plan:
     """What has to go of what may, which is given in the order in which it goes."""
     over = _Excess(quotas, wanted)
     to_be_freed = iter(tickets)
@@ -75,7 +90,7 @@ def make_plan(quotas: Quotas, wanted: Wanted, expired: Iterable[CCache], tickets
     while over.first_of("max_ccache_size") and (ticket := next(to_be_freed, None)):
         tickets_going.append(ticket.uuid)
         over.less(ccache_size=ticket.size, uid_size=ticket.size)
-    for ccache in expired:
+    for ccache in ccaches:
         option = over.first_of("max_ccaches", "max_uid_ccaches", "max_uid_size")
         if not option:
             break

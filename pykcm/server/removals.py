@@ -19,7 +19,9 @@ def log_removals(uid: int, removals: Iterable[Removal]) -> None:
     for removal in removals:
         ccache = shown(removal.ccache)
         number = removal.service_tickets
-        if number is None:
+        if removal.is_empty:
+            what = f"ccache {ccache}, which has no tickets, removed"
+        elif number is None:
             what = f"expired ccache {ccache} removed"
         else:
             what = f"{number} of the oldest service tickets removed from ccache {ccache}"

@@ -104,7 +104,7 @@ def test_entries_do_not_keep_a_ccache(collection: Collection, clock: Clock, serv
     collection.replace(b"1000", ALICE, 0, [entry, ticket(ends=1600)], None)
     ccache = existing(collection, b"1000")
     assert (ccache.expires, ccache.has_tickets) == (1600, True)
-    assert room.expired_ccaches([ccache], 1600) == [ccache]
+    assert room.removable_ccaches([ccache], 1600) == [ccache]
     clock.now = 1700
     collection.remove_credentials(ccache, tag_for(TGS), 0)
     assert (ccache.expires, ccache.has_tickets) == (1700 + EMPTY_LIFETIME, False)

@@ -21,6 +21,7 @@ from tests.builders import (
     principal_bytes,
     refused,
     service,
+    tag_for,
     ticket,
 )
 from tests.ccaches.contents import contents, existing, names
@@ -110,10 +111,62 @@ def test_those_that_expired_at_once_go_in_their_order() -> None:
     ids=["valid", "almost expired", "one valid", "without an end", "empty", "configuration alone"],
 )
 def test_other_ccaches_stay(tickets: list[Credential]) -> None:
-    """A ccache with a ticket that is valid, or that still waits for its tickets, never makes room."""
+    """A ccache with a ticket that is valid never makes room, nor one that was initialised a moment ago."""
     quotas = Quotas(max_uid_ccaches=1, max_uid_size=1000)
     collection = collection_of({b"1000": tickets}, quotas)
     assert_refused(collection, lambda: collection.initialize(b"1000:a", ALICE, None))
+
+
+@pytest.mark.parametrize("entries", [[], [configuration(b"x", b"y")]], ids=["nothing", "configuration"])
+def test_abandoned_ccaches_make_room(entries: list[Credential]) -> None:
+    """A ccache that has had no ticket for more than a minute makes room, after the expired ones."""
+    clock = Clock(NOW)
+    collection = Collection(1000, clock, Quotas(max_uid_ccaches=2))
+    collection.replace(b"1000:empty", ALICE, 0, entries, None)
+    collection.replace(b"1000:e", ALICE, 0, [ticket(ends=NOW + 61)], None)
+    collection.take_changes()
+    clock.now = NOW + 60
+    assert_refused(collection, lambda: collection.initialize(b"1000", ALICE, None))
+    clock.now = NOW + 61
+    collection.initialize(b"1000", ALICE, None)
+    assert names(collection) == [b"1000:empty", b"1000"]
+    collection.initialize(b"1000:a", ALICE, None)
+    assert names(collection) == [b"1000", b"1000:a"]
+    assert collection.take_removals() == [
+        Removal(b"1000:e", "max_uid_ccaches"),
+        Removal(b"1000:empty", "max_uid_ccaches", is_empty=True),
+    ]
+
+
+def test_the_oldest_abandoned_ccache_goes_first() -> None:
+    """Of ccaches without tickets the one that has had none for longest goes, also after a restart."""
+    clock = Clock(NOW)
+    written = Collection(1000, clock)
+    for age, name in enumerate((b"1000:b", b"1000:a", b"1000:c")):
+        clock.now = NOW + age
+        written.initialize(name, ALICE, None)
+    written.remove_credentials(existing(written, b"1000:b"), tag_for(TGS), 0)
+    written.store(existing(written, b"1000:b"), VALID[0])
+    clock.now = NOW + 5
+    written.remove_credentials(existing(written, b"1000:b"), tag_for(TGS), 0)
+    collection = Collection(1000, Clock(NOW + 100), Quotas(max_uid_ccaches=3))
+    collection.restore(list(written), None)
+    for new in (b"1000:1", b"1000:2", b"1000:3"):
+        collection.initialize(new, ALICE, None)
+    removed = [removal.ccache for removal in collection.take_removals()]
+    assert removed == [b"1000:a", b"1000:c", b"1000:b"]
+
+
+def test_abandoned_ccaches_before_tickets() -> None:
+    """A ccache without tickets goes before the ccache written loses a ticket."""
+    clock = Clock(NOW)
+    collection = Collection(1000, clock, Quotas(max_uid_size=P + 600))
+    collection.initialize(b"1000:empty", ALICE, None)
+    collection.replace(b"1000", ALICE, 0, [*VALID, OLD], None)
+    clock.now += 61
+    collection.store(existing(collection, b"1000"), ticket(HTTP))
+    assert names(collection) == [b"1000"]
+    assert servers(collection) == [TGS, OLD.server, HTTP]
 
 
 def test_a_ticket_ends_at_its_endtime() -> None:

@@ -15,6 +15,7 @@ from pykcm.protocol.principal import Principal
 from tests.builders import ALICE, Clock, principal, principal_bytes, service, tag_for, ticket
 
 P = len(principal_bytes(ALICE))
+MINUTE = 60
 
 
 class Entry(NamedTuple):
@@ -36,12 +37,18 @@ class Entry(NamedTuple):
         return ticket(server, issued=self.issued, ends=self.ends, size=self.size)
 
 
+def tickets_of(entries: list[Entry]) -> list[Entry]:
+    return [entry for entry in entries if entry.kind != "configuration"]
+
+
 class Model:
     """Ccaches as lists; each question is answered by looking at everything."""
 
     def __init__(self, quotas: Quotas) -> None:
         self.quotas = quotas
         self.ccaches: dict[bytes, list[Entry]] = {}
+        # When those without tickets were created or lost their last one.
+        self.empty_since: dict[bytes, int] = {}
         self.now = 0
 
     def fits(self, written: bytes, *, may_be_larger: bool, may_be_more: bool) -> bool:
@@ -74,22 +81,32 @@ class Model:
         while spared is not None and not self.fits(name, **only_grown) and self._drop_ticket(name, spared):
             pass
         if self.fits(name, **only_grown):
+            self.note_empty(name, before, is_replaced=spared is None)
             return True
         self.ccaches = before
         return False
 
+    def note_empty(self, name: bytes, before: dict[bytes, list[Entry]], *, is_replaced: bool) -> None:
+        if not tickets_of(self.ccaches[name]) and (is_replaced or tickets_of(before[name])):
+            self.empty_since[name] = self.now
+
     def _drop_ccache(self, written: bytes) -> bool:
+        others = {name: tickets_of(entries) for name, entries in self.ccaches.items() if name != written}
         expired = [
             (max(entry.ends for entry in tickets), name)
-            for name, entries in self.ccaches.items()
-            if name != written
-            and (tickets := [entry for entry in entries if entry.kind != "configuration"])
-            and all(0 < entry.ends <= self.now for entry in tickets)
+            for name, tickets in others.items()
+            if tickets and all(0 < entry.ends <= self.now for entry in tickets)
         ]
-        if expired:
-            first = min(end for end, _ in expired)
-            del self.ccaches[next(name for end, name in expired if end == first)]
-        return bool(expired)
+        abandoned = [
+            (self.empty_since[name], name)
+            for name, tickets in others.items()
+            if not tickets and self.now - self.empty_since[name] > MINUTE
+        ]
+        removable = expired or abandoned
+        if removable:
+            first = min(time for time, _ in removable)
+            del self.ccaches[next(name for time, name in removable if time == first)]
+        return bool(removable)
 
     def _drop_ticket(self, written: bytes, spared: Entry) -> bool:
         entries = self.ccaches[written]
@@ -105,7 +122,7 @@ entries = st.builds(
     st.sampled_from(["tgt", "configuration", *["service"] * 6]),
     st.integers(0, 9),
     st.integers(1, 3),
-    st.sampled_from([0, *range(1, 30)]),
+    st.sampled_from([0, *range(1, 30), *range(30, 200, 10)]),
     st.sampled_from([200, 250, 300, 700]),
 )
 one_entry = entries.map(lambda entry: [entry])
@@ -117,8 +134,9 @@ replace = st.tuples(
     st.lists(entries, max_size=3, unique_by=lambda entry: (entry.kind, entry.number)),
 )
 wait: st.SearchStrategy[tuple[str, bytes, list[Entry]]] = st.just(("wait", b"", []))
+wait_long: st.SearchStrategy[tuple[str, bytes, list[Entry]]] = st.just(("wait long", b"", []))
 # Most end full, and go on from there.
-steps = st.one_of(*[store] * 6, *[replace] * 3, wait, remove)
+steps = st.one_of(*[store] * 6, *[replace] * 3, wait, wait_long, remove)
 limits = st.builds(
     Quotas,
     st.sampled_from([0, 0, 2, 3]),
@@ -137,9 +155,10 @@ def test_as_the_model_does(quotas: Quotas, sequence: list[tuple[str, bytes, list
     collection = Collection(1000, clock, quotas, census)
     model = Model(quotas)
     for what, name, given_entries in sequence:
-        if what == "wait":
-            model.now += 3
-            clock.now += 3
+        if what.startswith("wait"):
+            seconds = 3 if what == "wait" else MINUTE // 2
+            model.now += seconds
+            clock.now += seconds
         elif what == "replace":
             taken = model.change(name, given_entries, None)
             credentials = [entry.credential for entry in given_entries]
@@ -150,7 +169,9 @@ def test_as_the_model_does(quotas: Quotas, sequence: list[tuple[str, bytes, list
             at = next((n for n, old in enumerate(mine) if old[:2] == entry[:2]), None)
             if what == "remove":
                 collection.remove_credentials(ccache, tag_for(entry.credential.server), 0)
+                before = dict(model.ccaches)
                 model.ccaches[name] = [old for old in mine if old[:2] != entry[:2]]
+                model.note_empty(name, before, is_replaced=False)
             else:
                 after = [*mine, entry] if at is None else [*mine[:at], entry, *mine[at + 1 :]]
                 taken = model.change(name, after, entry)

@@ -2,6 +2,7 @@
 
 import errno
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -43,6 +44,17 @@ def test_too_many_ccaches(stopped_pykcmd: Pykcmd, mit: MitClient) -> None:
         mit.ok("kdestroy", "-p", "bob")
         mit.kinit("carol")
         assert {listed.principal for listed in mit.klist_all()} == {f"alice@{REALM}", f"carol@{REALM}"}
+
+
+def test_batch_jobs_that_log_in_at_once(pykcmd: Pykcmd, mit: MitClient) -> None:
+    """By default 100 jobs that one user starts at once, each with a ccache of its own, all get tickets."""
+    ccaches = [f"{OWN}:job{number}" for number in range(100)]
+    with ThreadPoolExecutor(len(ccaches)) as jobs:
+        list(jobs.map(lambda ccache: mit.kinit("alice", ccache=ccache), ccaches))
+    listed = mit.klist_all()
+    assert sorted(each.ccache for each in listed) == sorted(ccaches)
+    assert {each.principal for each in listed} == {f"alice@{REALM}"}
+    assert all(len(each.tickets) == 1 for each in listed)
 
 
 def test_too_many_ccaches_of_all(

@@ -9,7 +9,7 @@ import pytest
 from pykcm.ccaches.quotas import Quotas
 from pykcm.server import removals
 from pykcm.store.interface import Store, StoreError
-from tests.builders import ALICE, BOB, HTTP, TGS, principal_bytes, refused, service, tag_for, ticket
+from tests.builders import ALICE, BOB, HTTP, TGS, Clock, principal_bytes, refused, service, tag_for, ticket
 from tests.ccaches.contents import contents
 from tests.server.asking import Asking, Server
 
@@ -63,6 +63,30 @@ def test_expired_ccaches_make_room(
         alice.replace(b"1000:b", 0, ALICE, [VALID])
     assert listed(server.restarted().ask_as(1000)) == [b"1000:v", b"1000", b"1000:a"]
     assert len(told(caplog)) == 2
+
+
+def test_abandoned_logins_make_room_after_a_restart(
+    runner: asyncio.Runner, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Ccaches without tickets keep nobody out for longer than a minute, also after a restart."""
+    caplog.set_level(logging.INFO)
+    server = limited(runner, store, max_uid_ccaches=64)
+    alice = server.ask_as(1000)
+    for number in range(64):
+        alice.initialize(b"1000:%d" % number, ALICE)
+    with refused(errno.EDQUOT):
+        alice.initialize(b"1000:late", ALICE)
+    restarted = Server(runner, store, quotas=Quotas(max_uid_ccaches=64), clock=Clock(server.clock.now + 61))
+    restarted.ask_as(1000).replace(b"1000:late", 0, ALICE, [VALID])
+    assert told(caplog) == [
+        (
+            "UID 1000: ccache 1000:0, which has no tickets, removed (max_uid_ccaches)",
+            "max_uid_ccaches",
+            "1000:0",
+            1000,
+        )
+    ]
+    assert listed(restarted.ask_as(1000))[-1] == b"1000:late"
 
 
 @pytest.mark.parametrize("option", ["max_ccache_size", "max_uid_size"])
