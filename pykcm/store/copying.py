@@ -25,27 +25,27 @@ from pykcm.store.database import (
 from pykcm.store.disk import sync_file
 from pykcm.store.interface import StoreBusyError, StoreError
 from pykcm.store.keys import Key
-from pykcm.store.pacing import WritePacer
+from pykcm.store.pacing import WritePacer, weight_of
 from pykcm.store.sqlcipher import SQLCipherStore
-from pykcm.store.tree import Put, SecretChange, uid_of_container
+from pykcm.store.tree import SecretChange, uid_of_container
 
 # What is committed meanwhile stays in the journal, and in memory where it is recorded; in bytes.
 _MOST_IN_JOURNAL = 256 * 1024 * 1024
 _MOST_RECORDED = 64 * 1024 * 1024
 
-# From this share of either on, those who write most wait; the more of the copy is made, the later.
-_PRESSED_AT = 0.25
+# Who writes most waits from this share of either on: at first, and when the copy is complete. Those who have
+# written less than that one may have as much again.
+_SHARE_AT_FIRST = 0.125
+_SHARE_IN_THE_END = 0.5
 
 # When the file may be written to again: so many bytes more than then in the journal, or recorded.
 _PRESSED_AFTER = 4 * 1024 * 1024
-
-# What a change takes in memory besides its value.
-_CHANGE = 500
 
 # Of SQLite, between two looks at whether it is to end.
 _STEPS = 100
 
 _MIB = 1024 * 1024
+_NOTHING = 1e-9
 
 _PAGES_AT_A_TIME = 2048
 _PAGE = 4096
@@ -60,7 +60,9 @@ class Standstill:
     """
 
     def __init__(self, store: SQLCipherStore, *, records: bool = False) -> None:
-        self.pacer = WritePacer(store.path, self._is_pressed)
+        # A byte that is recorded takes up more of what may be than one in the journal.
+        self._cost = max(1, _MOST_IN_JOURNAL // _MOST_RECORDED) if records else 1
+        self.pacer = WritePacer(store.path, self._room, self._cost)
         self._store = store
         self._journal = journal_of(store.path)
         self._journal_size = 0
@@ -87,9 +89,11 @@ class Standstill:
         self._store.commit_observer = None
         self._recorded.clear()
         self._weight = 0
-        self.release()
-        if not self._store.is_copying_journal:
-            self._store.end_pacing()
+        try:
+            self.release()
+        finally:
+            if not self._store.is_copying_journal:
+                self._store.end_pacing()
 
     def release(self) -> None:
         """Let the file be written to again; what is committed is recorded until the end."""
@@ -113,7 +117,7 @@ class Standstill:
         if not self._recorded:
             return None
         change = self._recorded.popleft()
-        self._weight -= _weight(change)
+        self._weight -= weight_of(change)
         return change
 
     # Implements CommitObserver
@@ -124,7 +128,7 @@ class Standstill:
         self._charge(changes)
         if self._records:
             self._recorded += changes
-            self._weight += sum(map(_weight, changes))
+            self._weight += sum(map(weight_of, changes))
         if self._fullness() > 1:
             most = self.pacer.most()
             whose = "" if most is None else f", most of it by UID {most[0]} ({most[1] // _MIB} MiB)"
@@ -147,30 +151,29 @@ class Standstill:
         before, self._journal_size = self._journal_size, size_of(self._journal)
         weights: Counter[int | None] = Counter()
         for container, same in groupby(changes, lambda change: change.container):
-            weights[uid_of_container(container)] += sum(map(_weight, same))
+            weights[uid_of_container(container)] += sum(map(weight_of, same))
         total = weights.total()
-        grown = max(total, self._journal_size - before)
+        grown = max(total * self._cost, self._journal_size - before)
         for uid, weight in weights.items():
             if uid is not None:
                 self.pacer.charge(uid, grown * weight // total)
 
-    def _fullness(self) -> float:
-        """The share of what may be written meanwhile that was written."""
-        recorded = self._weight / _MOST_RECORDED
-        return max(recorded, size_of(self._journal) / _MOST_IN_JOURNAL) if self._is_held else recorded
+    def _fullness(self, more: int = 0) -> float:
+        """The share of what may be written meanwhile that there is, with so many bytes more."""
+        recorded = (self._weight + more) / _MOST_RECORDED if self._records else 0.0
+        journal = (size_of(self._journal) + more) / _MOST_IN_JOURNAL if self._is_held else 0.0
+        return max(recorded, journal)
 
-    def _is_pressed(self) -> bool:
+    def _room(self, more: int) -> float:
+        """As WritePacer has it."""
+        more //= self._cost
         if self._is_held:
-            return self._fullness() > _PRESSED_AT + (1 - _PRESSED_AT) * self._progress
-        copying = self._store.is_copying_journal
-        return self._weight > _PRESSED_AFTER or (
-            copying and size_of(self._journal) > self._journal_was + _PRESSED_AFTER
-        )
-
-
-def _weight(change: SecretChange) -> int:
-    """Bytes of memory that a recorded change takes, about."""
-    return _CHANGE + (len(change.value) if isinstance(change, Put) else 0)
+            share = _SHARE_AT_FIRST + (_SHARE_IN_THE_END - _SHARE_AT_FIRST) * self._progress
+            return share / max(self._fullness(more), _NOTHING)
+        behind = self._weight + more if self._records else 0
+        if self._store.is_copying_journal:
+            behind = max(behind, size_of(self._journal) - self._journal_was + more)
+        return _PRESSED_AFTER / max(behind, 1)
 
 
 class Progress:

@@ -4,9 +4,11 @@ import asyncio
 import logging
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
-from pykcm.store.tree import SecretChange, uid_of_container
+from pykcm.store.tree import Put, SecretChange, uid_of_container
 
 log = logging.getLogger(__name__)
 
@@ -16,26 +18,49 @@ _FREE = 1024 * 1024
 # In seconds: then a commit goes on, however far the copy is.
 _LONGEST_WAIT = 30.0
 
+# So many of those who wait are looked at, when there may be room again.
+_LOOKED_AT = 16
+
 _MIB = 1024 * 1024
+
+# What a change takes in memory besides its value, in bytes.
+_CHANGE = 500
+
+
+def weight_of(change: SecretChange) -> int:
+    """Bytes that a change takes in memory, about."""
+    return _CHANGE + (len(change.value) if isinstance(change, Put) else 0)
+
+
+class _Waiting(NamedTuple):
+    turn: "asyncio.Future[None]"
+    uid: int
+    size: int
 
 
 class WritePacer:
     """Decides which commits wait while the database at `path` is copied.
 
-    `is_pressed`: whether so much was written meanwhile that those who write most should wait. `slowed` has
-    the UIDs that had to wait, the first one first.
+    `room`: how much may be written, divided by how much will be with so many bytes more. Below 1, those wait
+    who have written most: what may be written is shared evenly, and a UID that has written less than its
+    share never waits. `slowed` has the UIDs that had to wait, the first one first.
     """
 
-    def __init__(self, path: Path, is_pressed: Callable[[], bool]) -> None:
-        self.is_pressed = is_pressed
+    def __init__(self, path: Path, room: Callable[[int], float], cost: int = 1) -> None:
+        self.room = room
+        # What each byte of a change counts.
+        self.cost = cost
         self.slowed: dict[int, None] = {}
         self._path = path
         self._written: Counter[int] = Counter()
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        # Of each UID's last commit that was let go on, until it is made.
+        self._in_flight: dict[int, int] = {}
+        self._waiting: deque[_Waiting] = deque()
 
     def charge(self, uid: int, size: int) -> None:
         """The UID has written so many bytes more."""
         self._written[uid] += size
+        self._in_flight.pop(uid, None)
 
     def most(self) -> tuple[int, int] | None:
         """The UID that has written most, and its bytes."""
@@ -44,40 +69,68 @@ class WritePacer:
     def delay(self, changes: Sequence[SecretChange]) -> "asyncio.Future[None] | None":
         """What a commit of these changes has to wait for first; None: it need not wait."""
         uid = uid_of_container(changes[0].container) if changes else None
-        if uid is None or self._written[uid] <= _FREE or not self.is_pressed():
+        if uid is None:
+            return None
+        size = self.cost * sum(map(weight_of, changes))
+        if self._written[uid] + size <= _FREE:
             return None
         if any(uid_of_container(change.container) != uid for change in changes):
             # Of another UID as well, which has perhaps written nothing: only root's are.
             return None
-        if uid not in self.slowed:
-            self.slowed[uid] = None
-            log.warning(
-                "%s: UID %d writes much while it is copied (%d MiB so far): its changes wait for the copy, "
-                "up to %g s each, and those of others do not",
-                *(self._path, uid, self._written[uid] // _MIB, _LONGEST_WAIT),
-                extra={"KCM_UID": uid},
-            )
+        if self._admits(uid, size):
+            return None
+        self._name(uid)
         loop = asyncio.get_running_loop()
         turn = loop.create_future()
         timer = loop.call_later(_LONGEST_WAIT, _let_go, turn)
         turn.add_done_callback(lambda _: timer.cancel())
-        self._waiting.append(turn)
+        self._waiting.append(_Waiting(turn, uid, size))
         return turn
 
     def look(self) -> None:
-        """Let the next one go on, if there is room again: what it writes is seen before the one after it."""
-        while self._waiting and (self._waiting[0].done() or not self.is_pressed()):
-            if _let_go(self._waiting.popleft()):
-                return
+        """Let those go on for whom there is room again, in their order."""
+        for each in list(islice(self._waiting, _LOOKED_AT)):
+            if each.turn.done() or self._admits(each.uid, each.size):
+                self._waiting.remove(each)
+                _let_go(each.turn)
 
     def end(self) -> None:
         """The copy has come to its end: nobody waits for it any more."""
         while self._waiting:
-            _let_go(self._waiting.popleft())
+            _let_go(self._waiting.popleft().turn)
+
+    def _admits(self, uid: int, size: int) -> bool:
+        more = Counter(self._in_flight)
+        more[uid] += size
+        room = self.room(more.total())
+        if room < 1:
+            amounts = self._written + more
+            if amounts[uid] > _share(sorted(amounts.values()), room * amounts.total()):
+                return False
+        self._in_flight[uid] = size
+        return True
+
+    def _name(self, uid: int) -> None:
+        if uid in self.slowed:
+            return
+        self.slowed[uid] = None
+        log.warning(
+            "%s: UID %d writes much while it is copied (%d MiB so far): its changes wait for the copy, "
+            "up to %g s each, and those of others do not",
+            *(self._path, uid, self._written[uid] // _MIB, _LONGEST_WAIT),
+            extra={"KCM_UID": uid},
+        )
 
 
-def _let_go(turn: "asyncio.Future[None]") -> bool:
-    if turn.done():
-        return False
-    turn.set_result(None)
-    return True
+def _let_go(turn: "asyncio.Future[None]") -> None:
+    if not turn.done():
+        turn.set_result(None)
+
+
+def _share(amounts: Sequence[int], room: float) -> float:
+    """What each may have, so that all of these amounts, which ascend, are together no more than `room`."""
+    for number, amount in zip(range(len(amounts), 0, -1), amounts, strict=True):
+        if amount * number >= room:
+            return room / number
+        room -= amount
+    return room

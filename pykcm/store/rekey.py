@@ -97,7 +97,8 @@ async def rekey(store: SQLCipherStore, raw: bytes | None) -> AsyncGenerator[Copi
 
 
 async def _finish(store: SQLCipherStore, old: Key) -> None:
-    # Beside the loop: these are several syncs, and nobody needs to wait for them.
+    # In a thread: these take long, and nobody needs to wait for them.
+    await asyncio.to_thread(store.close_replaced)
     store.key = await asyncio.to_thread(finish, store.path, old, store.key.raw)
 
 

@@ -117,6 +117,7 @@ class SQLCipherStore:
         self._opening: asyncio.TimerHandle | None = None
         self._is_opening_again = False
         self._reading: int | None = None
+        self._replaced: list[int] = []
         try:
             commits: Commits | None = None
             if has_tickets(path):
@@ -186,7 +187,15 @@ class SQLCipherStore:
             self._tell(observer, cast("list[SecretChange]", changes))
 
     def delay(self, changes: Sequence[SecretChange]) -> "asyncio.Future[None] | None":
-        return None if self.pacer is None else self.pacer.delay(changes)
+        if self.pacer is None:
+            return None
+        try:
+            return self.pacer.delay(changes)
+        except Exception:
+            # Better a copy that may have to be given up than a commit that fails for it.
+            log.exception("%s: commits do not wait for its copy, by an error in pykcm", self.path)
+            self.end_pacing()
+            return None
 
     def _has_copied_journal(self) -> None:
         if self.commit_observer is None:
@@ -312,7 +321,7 @@ class SQLCipherStore:
     def replace(self, other: Path, key: Key) -> None:
         """Go on with the database at `other`, which takes this one's name; raises StoreError.
 
-        `key` tells then whether the name was taken.
+        `key` tells then whether the name was taken. The old file is there until `close_replaced`.
         """
         self.check_place()
         self.journal.empty()
@@ -321,6 +330,9 @@ class SQLCipherStore:
             # A journal that came back after a loss of power would be taken for the other one's.
             journal_of(self.path).unlink(missing_ok=True)
             sync_folder(self._folder)
+            # The file system gives the old file's blocks back when nobody has it open any more, which takes
+            # long: not in the rename, for which everybody waits.
+            self._replaced.append(os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC))
             other.rename(self.path)
             self.key = key
             sync_folder(self._folder)
@@ -328,6 +340,11 @@ class SQLCipherStore:
             raise file_error(error, self.path) from error
         finally:
             self._open_again()
+
+    def close_replaced(self) -> None:
+        """Let go of files that were replaced, which takes long if they are large."""
+        while self._replaced:
+            os.close(self._replaced.pop())
 
     def _open_again(self) -> None:
         self._opening = None
@@ -352,6 +369,7 @@ class SQLCipherStore:
         if self._covering is not None:
             self._covers()
         self._close()
+        self.close_replaced()
 
     def _close(self) -> None:
         self._stop_covering()

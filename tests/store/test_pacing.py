@@ -1,6 +1,7 @@
 """A copy of the database comes to its end however much is written: those who write most wait for it."""
 
 import asyncio
+import errno
 import logging
 import os
 from collections.abc import Callable, Coroutine, Iterator
@@ -13,7 +14,7 @@ import pytest
 from pykcm.server.committer import Committer
 from pykcm.store.interface import Copied, Rekeyed
 from pykcm.store.keys import load_key
-from pykcm.store.pacing import WritePacer
+from pykcm.store.pacing import WritePacer, _share
 from pykcm.store.sqlcipher import SQLCipherStore
 from pykcm.store.tree import Put, uid_container
 from tests.server.waiting import settle, until
@@ -49,14 +50,22 @@ def store(tmp_path: Path) -> Iterator[SQLCipherStore]:
 # Who waits
 
 
+BIG = 10_000
+
+
 class Pressed:
-    """A pacer that is under pressure when the test says so."""
+    """A pacer with as much room as the test says: a UID that has written much, and one that has not."""
 
     def __init__(self) -> None:
-        self.is_pressed = True
-        self.pacer = WritePacer(Path("pykcm.db"), lambda: self.is_pressed)
-        self.pacer.charge(BUSY, FREE + 1)
-        self.pacer.charge(LIGHT, FREE)
+        self.room = 1
+        self.written = 0
+        self.pacer = WritePacer(Path("pykcm.db"), lambda more: self.room / (self.written + more))
+        self.charge(BUSY, FREE + 1)
+        self.charge(LIGHT, FREE // 2)
+
+    def charge(self, uid: int, size: int) -> None:
+        self.pacer.charge(uid, size)
+        self.written += size
 
 
 def play(scenario: Callable[[Pressed], Coroutine[Any, Any, None]]) -> None:
@@ -84,30 +93,80 @@ def test_only_a_uid_that_has_written_much_waits(caplog: pytest.LogCaptureFixture
     assert line.startswith("pykcm.db: UID 1000 writes much while it is copied")
 
 
+def test_a_first_change_that_is_large_waits_too() -> None:
+    """Many UIDs that write one large change each at the same moment cannot prevent a copy either."""
+
+    async def scenario(pressed: Pressed) -> None:
+        assert pressed.pacer.delay([put(3000, FREE)]) is not None
+
+    play(scenario)
+
+
+def test_what_may_be_written_is_shared_evenly() -> None:
+    """A UID that has written less than its share never waits, however much others have written."""
+
+    async def scenario(pressed: Pressed) -> None:
+        pacer = pressed.pacer
+        pressed.room = 9 * FREE
+        pressed.charge(BUSY, 8 * FREE)
+        pressed.charge(LIGHT, FREE)
+        assert pacer.delay([put(BUSY)]) is not None
+        # There is room for 9: for 4.5 of each.
+        assert pacer.delay([put(LIGHT, 2 * FREE)]) is None
+        pressed.charge(LIGHT, 2 * FREE)
+        assert pacer.delay([put(LIGHT, 2 * FREE)]) is not None
+        assert pacer.delay([put(LIGHT, FREE // 2)]) is None
+
+    play(scenario)
+
+
+@pytest.mark.parametrize(
+    ("amounts", "room", "share"),
+    [
+        ([], 10, 10),
+        ([1, 2, 3], 100, 94),
+        ([5, 5, 5], 9, 3),
+        ([1, 5, 5], 9, 4),
+        ([1, 2, 100], 9, 6),
+        ([0, 0, 100], 9, 9),
+    ],
+)
+def test_share(amounts: list[int], room: float, share: float) -> None:
+    """The share is as large as all together allow, when nobody gets more than it has written."""
+    assert _share(amounts, room) == share
+
+
 def test_nobody_waits_without_pressure() -> None:
     """As long as there is room, a UID may write as much as it likes."""
 
     async def scenario(pressed: Pressed) -> None:
-        pressed.is_pressed = False
+        pressed.room = 3 * FREE
         assert pressed.pacer.delay([put(BUSY)]) is None
         assert not pressed.pacer.slowed
 
     play(scenario)
 
 
-def test_those_who_wait_go_on_one_at_a_time_and_in_order() -> None:
-    """When there is room again one goes on, and the next one when there is still room behind it."""
+def test_those_who_wait_go_on_in_order_as_there_is_room() -> None:
+    """What was let go on counts before it is written, and who has gone is passed over."""
 
     async def scenario(pressed: Pressed) -> None:
-        turns = [turn for _ in range(3) if (turn := pressed.pacer.delay([put(BUSY)])) is not None]
-        pressed.pacer.look()
-        assert [turn.done() for turn in turns] == [False, False, False]
+        pacer = pressed.pacer
+        for uid in range(1, 5):
+            pressed.charge(uid, 2 * FREE)
+        turns = [turn for uid in range(1, 5) if (turn := pacer.delay([put(uid, BIG)])) is not None]
+        pacer.look()
+        assert [turn.done() for turn in turns] == [False] * 4
         turns[0].cancel()
-        pressed.is_pressed = False
-        pressed.pacer.look()
-        assert [turn.done() for turn in turns] == [True, True, False]
-        pressed.pacer.look()
-        assert turns[2].done()
+        pressed.room = pressed.written + 2 * (BIG + 1000)
+        pacer.look()
+        assert [turn.done() for turn in turns] == [True, True, True, False]
+        pacer.look()
+        assert not turns[3].done()
+        # It was written, or has failed, and the UID's next one is written.
+        pacer.charge(2, 0)
+        pacer.look()
+        assert turns[3].done()
 
     play(scenario)
 
@@ -120,7 +179,6 @@ def test_a_wait_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         turn = pressed.pacer.delay([put(BUSY)])
         assert turn is not None
         await asyncio.wait_for(turn, 20)
-        assert pressed.is_pressed
 
     play(scenario)
 
@@ -137,6 +195,28 @@ def test_at_the_end_nobody_waits() -> None:
 
 
 # Copies
+
+
+def test_an_error_in_pacing_fails_no_commit(
+    store: SQLCipherStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where it cannot be told whether a commit is to wait it does not, and it is made."""
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+
+    async def run() -> None:
+        committer = Committer(store)
+        with store.backup() as copy:
+            monkeypatch.setattr(WritePacer, "delay", fail)
+            for _ in range(2):
+                await committer.commit([put(BUSY)])
+            async for _ in copy.pieces():
+                pass
+        assert len(await store.load(BUSY)) == 1
+
+    asyncio.run(run())
+    assert caplog.text.count("commits do not wait for its copy, by an error in pykcm") == 1
 
 
 class Writers:

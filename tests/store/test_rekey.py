@@ -6,7 +6,9 @@ import os
 import random
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -229,6 +231,34 @@ def test_given_up(state: Path) -> None:
     store.close()
     assert (state / "key").read_bytes() == before
     assert asyncio.run(secrets(state)) == list(range(BEFORE + 1))
+
+
+def test_nobody_waits_for_the_old_file_to_go(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The old file's blocks are given back in a thread, behind the pause, and nothing of it stays open."""
+    store = open_store(state)
+    close = store.close_replaced
+    threads: list[bool] = []
+
+    def closed_slowly() -> None:
+        threads.append(threading.current_thread() is threading.main_thread())
+        assert deleted_databases()
+        close()
+
+    monkeypatch.setattr(store, "close_replaced", closed_slowly)
+    run(store)
+    assert threads == [False]
+    assert deleted_databases() == []
+    monkeypatch.undo()
+    store.close()
+
+
+def deleted_databases() -> list[str]:
+    """Databases that this process has open, and that have no name any more."""
+    links = []
+    for link in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            links.append(str(link.readlink()))
+    return [each for each in links if each.endswith(f"{DATABASE} (deleted)")]
 
 
 def test_a_given_key(state: Path) -> None:
