@@ -9,10 +9,11 @@ if TYPE_CHECKING:
 
 
 class DefaultChanged(NamedTuple):
-    """The defaults are now these (see Defaults); None: the collection's own name."""
+    """The chosen defaults are now these (see Defaults)."""
 
     name: bytes | None
     own: tuple[tuple[str, bytes], ...] = ()
+    destroyed: frozenset[str | None] = frozenset()
 
 
 class CCacheWritten(NamedTuple):
@@ -22,22 +23,24 @@ class CCacheWritten(NamedTuple):
 
 
 class CCacheRemoved(NamedTuple):
-    """The ccache is gone with its credentials."""
+    """The ccache is gone with its credentials; `was_last`: the collection has no other."""
 
     uuid: bytes
     name: bytes
+    was_last: bool = False
 
 
 class CCacheMoved(NamedTuple):
     """The ccache is gone. Its credentials are `target`'s now, in the collection of `uid`.
 
-    What credentials `target` had before are gone.
+    The credentials that `target` had before are gone. `was_last`: the collection has no other ccache.
     """
 
     uuid: bytes
     name: bytes
     uid: int
     target: "CCache"
+    was_last: bool = False
 
 
 class CredentialsCleared(NamedTuple):
@@ -61,10 +64,6 @@ class CredentialRemoved(NamedTuple):
     uuid: bytes
 
 
-class CollectionEmptied(NamedTuple):
-    """The last ccache is gone, and with it the memory of a default."""
-
-
 Change = (
     DefaultChanged
     | CCacheWritten
@@ -73,7 +72,6 @@ Change = (
     | CredentialsCleared
     | CredentialWritten
     | CredentialRemoved
-    | CollectionEmptied
 )
 
 

@@ -17,14 +17,13 @@ from pykcm.ccaches.changes import (
     CCacheRemoved,
     CCacheWritten,
     Change,
-    CollectionEmptied,
     CredentialRemoved,
     CredentialsCleared,
     CredentialWritten,
     DefaultChanged,
     Removal,
 )
-from pykcm.ccaches.defaults import Defaults, Follows
+from pykcm.ccaches.defaults import NOTHING_CHOSEN, Defaults, Follows
 from pykcm.ccaches.expiry import EMPTY_LIFETIME
 from pykcm.ccaches.quotas import NO_LIMITS, Census, Quotas, shown_excess
 from pykcm.protocol.codes import Code, KcmError
@@ -72,7 +71,7 @@ class Collection:
         self._own_name = b"%d" % uid
         self._ccaches: dict[bytes, CCache] = {}
         self._by_uuid: dict[bytes, CCache] = {}
-        self._defaults = Defaults()
+        self._defaults = NOTHING_CHOSEN
         # Of all ccaches together.
         self._size = 0
         self._credentials = 0
@@ -105,15 +104,14 @@ class Collection:
             self._removals = []
         return removals
 
-    def restore(
-        self, ccaches: Sequence[CCache], default: bytes | None, own: Iterable[tuple[str, bytes]] = ()
-    ) -> None:
+    def restore(self, ccaches: Sequence[CCache], defaults: Defaults = NOTHING_CHOSEN) -> None:
         """Fill an empty collection with what is stored, in stored order; no change is recorded."""
         for ccache in ccaches:
             self._ccaches[ccache.name] = ccache
             self._by_uuid[ccache.uuid] = ccache
             self._count_in(ccache)
-        self._defaults = Defaults(None if default == self._own_name else default, tuple(own))
+        shared = None if defaults.shared == self._own_name else defaults.shared
+        self._defaults = defaults._replace(shared=shared)
 
     def copy(self, census: Census | None = None) -> "Collection":
         """Another one with the same ccaches, for trying what a change would do: nothing is recorded of it.
@@ -124,7 +122,7 @@ class Collection:
         copied = Collection(self.uid, self._clock, self._quotas, census)
         copied.unavailable = dict(self.unavailable)
         copied.unavailable_labels = dict(self.unavailable_labels)
-        copied.restore([ccache.copy() for ccache in self], *self._defaults)
+        copied.restore([ccache.copy() for ccache in self], self._defaults)
         return copied
 
     @property
@@ -162,12 +160,12 @@ class Collection:
 
     @property
     def default_name(self) -> bytes:
-        """The name of the default that peers share, whether or not a ccache has it."""
+        """The chosen name of the default that peers share, whether or not a ccache has it."""
         shared = self._defaults.shared
         return self._own_name if shared is None else shared
 
     def own_default(self, whose: str) -> bytes | None:
-        """The name of the default that peers of this SELinux range have of their own."""
+        """The chosen name of the default that peers of this SELinux range have of their own."""
         return self._defaults.of(whose)
 
     @property
@@ -176,8 +174,12 @@ class Collection:
         return self._defaults.own
 
     def is_default(self, name: bytes) -> bool:
-        """Whether it is the shared default, or that of some peers of their own."""
+        """Whether it is chosen as the shared default, or as that of some peers of their own."""
         return name == self.default_name or any(name == own for _, own in self._defaults.own)
+
+    def is_destroyed(self, whose: str | None) -> bool:
+        """Whether the user of this default destroyed it, so that no other ccache takes its place."""
+        return whose in self._defaults.destroyed
 
     def has(self, name: bytes) -> bool:
         """Whether the name is taken by a ccache, readable or not."""
@@ -201,9 +203,20 @@ class Collection:
     def set_default(self, name: bytes, whose: str | None = None) -> None:
         """Move the default that peers share, or the one that peers of the range `whose` have of their own."""
         if whose is None:
-            self._set_defaults(self._defaults._replace(shared=None if name == self._own_name else name))
+            self._set_defaults(self._defaults.with_shared(None if name == self._own_name else name))
         else:
             self._set_defaults(self._defaults.with_own(whose, name, self.has))
+
+    def keep_destroyed(self, whose: str | None) -> None:
+        """Let no other ccache take the place of this default, which its user has destroyed.
+
+        That ends when a ccache of its name is made, another is chosen, or the last ccache goes.
+        """
+        self._set_defaults(self._defaults.with_destroyed(whose))
+
+    def forget_destroyed(self, whose: str | None) -> None:
+        """Let another ccache take the place of this default again."""
+        self._set_defaults(self._defaults.without_destroyed({whose}))
 
     def _set_defaults(self, defaults: Defaults) -> None:
         if defaults != self._defaults:
@@ -302,6 +315,7 @@ class Collection:
         overwritten = self._ccaches.get(ccache.name)
         if overwritten is None:
             self._count(1)
+            self._set_defaults(self._defaults.filled(ccache.name, self._own_name))
         else:
             ccache.uuid = overwritten.uuid
             ccache.label = overwritten.label
@@ -320,7 +334,7 @@ class Collection:
         self._changes.append(CCacheWritten(ccache))
 
     def destroy(self, name: bytes) -> None:
-        """Remove the ccache. A default that named it goes on naming it, unless nothing is left at all."""
+        """Remove the ccache. A default that named it goes on naming it."""
         ccache = self._ccaches.get(name)
         if ccache is not None:
             self._take_out(ccache)
@@ -340,15 +354,16 @@ class Collection:
 
     def _removed(self, change: CCacheRemoved | CCacheMoved) -> None:
         self._count(-1)
-        self._changes.append(change)
-        if not self._ccaches and not self.unavailable:
-            self._defaults = Defaults()
-            self._changes.append(CollectionEmptied())
+        is_empty = not self._ccaches and not self.unavailable
+        self._changes.append(change._replace(was_last=is_empty))
+        if is_empty:
+            self._set_defaults(self._defaults.without_destroyed(self._defaults.destroyed))
 
     def rename(self, old: bytes, new: bytes, follows: Follows) -> None:
         """Give the ccache another name, in place of the one that has it, with the defaults that follow it."""
         self.hand_over(old, self.uid, self.take_over(self._ccaches[old], new))
-        self._set_defaults(self._defaults.moved(old, new, self._own_name, follows))
+        moved = self._defaults.moved(old, new, self._own_name, follows)
+        self._set_defaults(moved.filled(new, self._own_name))
 
     def remove_expired(self, uuids: Iterable[bytes], until: int) -> int:
         """Remove those of these ccaches that expired at `until`, in seconds since the epoch, or before.

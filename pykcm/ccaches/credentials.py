@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
-from pykcm.ccaches.expiry import LatestEnd, end_of
+from pykcm.ccaches.expiry import LatestEnd, end_of, tgt_end_of
 from pykcm.ccaches.service_tickets import ServiceTickets
 from pykcm.protocol.credential import Credential, Equality
 from pykcm.protocol.framing import Pieces
@@ -23,6 +23,8 @@ class Credentials:
         "_latest_end",
         "_packed",
         "_service_tickets",
+        "_tgt_end",
+        "_tgt_ends",
         "_uuid_of",
         "size",
     )
@@ -30,6 +32,9 @@ class Credentials:
     def __init__(self) -> None:
         self.size = 0
         self._latest_end = LatestEnd()
+        # Of each TGT by its UUID, and the greatest, made when it is asked for: there are one or two.
+        self._tgt_ends: dict[bytes, int] = {}
+        self._tgt_end: int | None = None
         self._service_tickets: ServiceTickets | None = None
         self._packed: Pieces | None = None
         self._by_uuid: dict[bytes, Credential] = {}
@@ -57,6 +62,13 @@ class Credentials:
     def latest_end(self) -> int | None:
         """When the last ticket ends, by the KDC's clock, or NO_END (see expiry); None: there is no ticket."""
         return self._latest_end.among(self._by_uuid.values())
+
+    @property
+    def tgt_end(self) -> int | None:
+        """When the last TGT ends, as latest_end; None: there is no TGT."""
+        if self._tgt_end is None and self._tgt_ends:
+            self._tgt_end = max(self._tgt_ends.values())
+        return self._tgt_end
 
     @property
     def service_tickets(self) -> Iterable[bytes]:
@@ -88,6 +100,11 @@ class Credentials:
         self._by_uuid[uuid] = credential
         self.size += len(credential.blob)
         self._latest_end.add(end_of(credential))
+        self._forget_tgt(uuid)
+        tgt_end = tgt_end_of(credential)
+        if tgt_end is not None:
+            self._tgt_ends[uuid] = tgt_end
+            self._tgt_end = None
         if replaced is not None:
             self.size -= len(replaced.blob)
             self._latest_end.remove(end_of(replaced))
@@ -104,6 +121,7 @@ class Credentials:
         credential = self._by_uuid.pop(uuid)
         self.size -= len(credential.blob)
         self._latest_end.remove(end_of(credential))
+        self._forget_tgt(uuid)
         if self._service_tickets is not None:
             self._service_tickets.remove(uuid)
         self._drop_from_indexes(uuid, credential)
@@ -129,6 +147,10 @@ class Credentials:
         del same_server[uuid]
         if not same_server:
             del self._by_server[components]
+
+    def _forget_tgt(self, uuid: bytes) -> None:
+        if self._tgt_ends.pop(uuid, None) is not None:
+            self._tgt_end = None
 
     def find(self, tag: Tag, how: int) -> Credential | None:
         """The first match in stored order; `how` is the flag word (see Match)."""

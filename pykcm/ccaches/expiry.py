@@ -36,6 +36,14 @@ def end_of(credential: Credential) -> int | None:
     return credential.endtime or NO_END if is_ticket(credential) else None
 
 
+def tgt_end_of(credential: Credential) -> int | None:
+    """Like end_of, but None for any ticket that is no TGT.
+
+    Those of other realms count as well: they end no later than the TGT that they were got with.
+    """
+    return end_of(credential) if is_tgs(credential.equality.server) else None
+
+
 def expiry(latest_end: int, kdc_offset: int) -> int | None:
     """When the last ticket has ended, in seconds since the epoch by this machine's clock; None: never.
 

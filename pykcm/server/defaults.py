@@ -2,63 +2,142 @@
 
 Peers whose label puts them above the system's lowest level (containers) have a default of their own from
 when they set one or fill the one that they were given: nobody else moves it, nor do they move the shared
-one. Until then they are given the shared one, as long as it names a ccache that they may use or none. For
-whoever that is not so, an unused name is chosen and kept.
+one. Until then they are given the shared one, as long as it names a ccache that they may use or none. A peer
+for which that is not so is given another ccache that it may use, or an unused name, which is kept.
+
+A default may be chosen without a ccache that has its name. Then another ccache takes its place (see
+current_default), except for a process that is about to fill it, and after a kdestroy.
 """
 
+from collections.abc import Mapping
+from typing import NamedTuple
+
 from pykcm.ccaches.collection import Collection
+from pykcm.ccaches.current_default import current_default, stand_in
 from pykcm.peer.access import Access
-from pykcm.peer.identity import Peer
+from pykcm.peer.identity import ROOT, Peer
+from pykcm.server.sessions import Session
+
+
+class CollectionNeededError(Exception):
+    """The operation has to be run again with the collection of another UID at hand as well."""
+
+    def __init__(self, uid: int) -> None:
+        super().__init__(f"the collection of UID {uid} is needed")
+        self.uid = uid
+
+
+class _Chosen(NamedTuple):
+    """A chosen default, of the range `whose`, or shared by all (None)."""
+
+    name: bytes
+    whose: str | None
 
 
 class PeerDefault:
-    """The default of one peer in its UID's collection, during one operation."""
+    """The default of one peer in its UID's collection, during one operation.
 
-    __slots__ = ("_access", "_chosen", "_collection", "_peer", "_range")
+    `others` are further collections at hand, by UID: root's default may name a ccache of another UID.
+    """
 
-    def __init__(self, access: Access, peer: Peer, collection: Collection) -> None:
+    __slots__ = ("_access", "_collection", "_drawn", "_others", "_peer", "_range", "_session")
+
+    def __init__(
+        self,
+        access: Access,
+        peer: Peer,
+        session: Session,
+        collection: Collection,
+        others: Mapping[int, Collection],
+    ) -> None:
         self._access = access
         self._peer = peer
+        self._session = session
         self._collection = collection
+        self._others = others
         self._range = access.range_of(peer)
-        self._chosen: bytes | None = None
+        # An unused name that is the default from now on, if it is kept.
+        self._drawn: bytes | None = None
 
     def name(self) -> bytes:
-        """The default's name. One that is chosen now is forgotten, unless `keep` is called."""
-        collection = self._collection
-        if self._range is None:
-            return collection.default_name
-        own = self._own()
-        if own is not None:
-            return own
-        if self._may_share():
-            return collection.default_name
-        if self._chosen is None:
-            self._chosen = collection.unused_name()
-        return self._chosen
+        """The default's name. One that is drawn now is forgotten, unless `give` is called.
 
-    def keep(self) -> None:
-        """Make a name that was chosen the peer's own default."""
-        if self._range is not None and self._chosen is not None:
-            self._collection.set_default(self._chosen, self._range)
+        Raises CollectionNeededError.
+        """
+        chosen = self._chosen()
+        if chosen is None:
+            other = stand_in(self._collection, self._may_use)
+            return self._draw() if other is None else other.name
+        if self._exists(chosen.name) or self._session.awaits(chosen.name):
+            return chosen.name
+        return current_default(self._collection, chosen.name, chosen.whose, self._may_use)
+
+    def give(self) -> bytes:
+        """GET_DEFAULT_CACHE: the default's name, which from now on the peer knows."""
+        name = self.name()
+        if self._drawn is not None:
+            self._collection.set_default(self._drawn, self._range)
+        self._session.given = name
+        chosen = self._chosen()
+        if chosen is not None and chosen.name == name:
+            self._session.chose(name, exists=self._exists(name))
+        return name
 
     def set(self, name: bytes) -> None:
         """SET_DEFAULT_CACHE."""
+        self._session.chose(name, exists=self._exists(name))
         if self._range is None:
             self._collection.set_default(name)
             return
         shares = self._access.shares_default(self._peer)
-        if shares and self._collection.own_default(self._range) is None and self._may_share():
+        has_own = self._collection.own_default(self._range) is not None
+        if shares and not has_own and self._may_share(self._collection.default_name):
             self._collection.set_default(name)
         else:
             self._collection.set_default(name, self._range)
 
     def filled(self, name: bytes) -> None:
         """The peer has filled the ccache `name`: if that was its default, it stays so whatever others do."""
-        if self._range is None or name != self.name():
+        if self._range is None:
             return
-        if self._chosen is not None or not self._access.shares_default(self._peer):
+        chosen = self._chosen()
+        if chosen is not None and self._collection.is_destroyed(chosen.whose) and self._has_one():
+            # For this peer the collection was empty, and begins anew.
+            self._collection.forget_destroyed(chosen.whose)
+        if name != (self._drawn if chosen is None else chosen.name):
+            return
+        if self._drawn is not None or not self._access.shares_default(self._peer):
             self._collection.set_default(name, self._range)
+
+    def is_given(self, name: bytes) -> bool:
+        """Whether this is the default, and the client knows so by this connection."""
+        return self._session.given == name and self.name() == name
+
+    def destroyed(self, name: bytes) -> None:
+        """The peer has destroyed the ccache `name` as its default: no other one takes its place."""
+        if stand_in(self._collection, self._may_use) is None:
+            return
+        chosen = self._chosen()
+        if self._range is not None and (
+            chosen is None or not self._access.moves_default(self._peer, chosen.whose)
+        ):
+            chosen = _Chosen(name if chosen is None else chosen.name, self._range)
+        assert chosen is not None
+        self._collection.set_default(chosen.name, chosen.whose)
+        self._collection.keep_destroyed(chosen.whose)
+
+    def _chosen(self) -> _Chosen | None:
+        """The default that was chosen for this peer, if it may have that one."""
+        own = self._own()
+        if own is not None and self._is_within_reach(own):
+            return _Chosen(own, self._range)
+        shared = self._collection.default_name
+        if self._is_within_reach(shared):
+            return _Chosen(shared, None) if self._may_share(shared) else None
+        # Root's choice is another UID's ccache, which is gone.
+        own_name = b"%d" % self._collection.uid
+        shares = self._access.shares_default(self._peer) and self._may_share(own_name)
+        return _Chosen(own_name, None) if shares else None
 
     def _own(self) -> bytes | None:
         """The peer's own default, unless it names a ccache that the peer may not read."""
@@ -67,12 +146,40 @@ class PeerDefault:
             return own
         return own if self._access.may_read(self._peer, self._collection.label_of(own)) else None
 
-    def _may_share(self) -> bool:
+    def _may_share(self, name: bytes) -> bool:
         """Whether the shared default is one that the peer may create, or use as it likes."""
         collection, access, peer = self._collection, self._access, self._peer
-        name = collection.default_name
         if collection.has(name):
-            label = collection.label_of(name)
-            return access.may_read(peer, label) and access.may_change(peer, label)
-        # Root's may be in another UID's collection, whose labels are not known here.
+            return self._may_use(collection.label_of(name))
         return access.shares_default(peer) or access.collection_to_change(peer, name) == collection.uid
+
+    def _may_use(self, label: str | None) -> bool:
+        return self._access.may_read(self._peer, label) and self._access.may_change(self._peer, label)
+
+    def _has_one(self) -> bool:
+        """Whether there is just one ccache that the peer may use."""
+        return sum(self._may_use(ccache.label) for ccache in self._collection) == 1
+
+    def _is_within_reach(self, name: bytes) -> bool:
+        """Whether this can be the default: another UID's ccache only as long as it exists or is awaited."""
+        collection = self._collection_of(name)
+        return collection is self._collection or self._session.awaits(name) or self._exists(name)
+
+    def _exists(self, name: bytes) -> bool:
+        collection = self._collection_of(name)
+        return collection.has(name) and self._access.may_read(self._peer, collection.label_of(name))
+
+    def _collection_of(self, name: bytes) -> Collection:
+        uid = self._peer.uid
+        if uid == ROOT:
+            uid = self._access.collection_to_change(self._peer, name)
+        if uid == self._collection.uid:
+            return self._collection
+        if uid not in self._others:
+            raise CollectionNeededError(uid)
+        return self._others[uid]
+
+    def _draw(self) -> bytes:
+        if self._drawn is None:
+            self._drawn = self._collection.unused_name()
+        return self._drawn

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from pykcm.ccaches.ccache import CCache
 from pykcm.ccaches.changes import Removal
 from pykcm.ccaches.collection import EXPIRED, Collection
+from pykcm.ccaches.current_default import shared_default
 from pykcm.peer.identity import Peer
 from pykcm.protocol.codes import Code, KcmError
 from pykcm.protocol.principal import Principal
@@ -49,7 +50,10 @@ class Event(NamedTuple):
 
 
 class _Before(NamedTuple):
-    """A collection as it was; `unavailable` has names with their labels."""
+    """A collection as it was; `unavailable` has names with their labels.
+
+    `default` is the one that peers who share it are given, `own_defaults` are the chosen ones by range.
+    """
 
     collection: Collection
     ccaches: dict[bytes, CCache]
@@ -73,7 +77,7 @@ class Watch:
                 collection,
                 {ccache.name: ccache for ccache in collection},
                 {name: collection.label_of(name) for name in collection.unavailable},
-                collection.default_name,
+                shared_default(collection),
                 dict(collection.own_defaults),
             )
             for collection in dict.fromkeys(collections)
@@ -139,8 +143,9 @@ def _differences(now: float, was: _Before, removals: Sequence[Removal]) -> Itera
 def _defaults(now: float, was: _Before) -> Iterable[Event]:
     collection = was.collection
     moved: list[tuple[str | None, bytes]] = []
-    if was.default != collection.default_name:
-        moved.append((None, collection.default_name))
+    default = shared_default(collection)
+    if was.default != default:
+        moved.append((None, default))
     for range_, name in collection.own_defaults:
         if was.own_defaults.get(range_) != name:
             # As if a ccache were already there that the peers of this range have created.

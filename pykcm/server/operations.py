@@ -4,7 +4,7 @@ A function gets its turn and the request's arguments, and returns the reply's pa
 raises as KcmError. It neither waits nor knows of the store: what it changes, the collection records.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, NoReturn
 
 from pykcm.ccaches.ccache import CCache
@@ -21,6 +21,7 @@ from pykcm.protocol.tag import Tag
 from pykcm.protocol.wire import I32, pack_name
 from pykcm.server.defaults import PeerDefault
 from pykcm.server.relabelling import relabel_filled
+from pykcm.server.sessions import Session
 
 NOTHING = b""
 
@@ -28,15 +29,25 @@ NOTHING = b""
 class Turn:
     """One operation's view of the world: who asks, and the collections whose turn it has.
 
-    The first collection is the one that the operation is about.
+    The first collection is the one that the operation is about; `others` are those that it turned out to need
+    as well, by UID. `session` is that of the connection.
     """
 
-    __slots__ = ("_access", "_default", "collections", "peer")
+    __slots__ = ("_access", "_default", "_others", "collections", "peer", "session")
 
-    def __init__(self, peer: Peer, access: Access, collections: list[Collection]) -> None:
+    def __init__(
+        self,
+        peer: Peer,
+        session: Session,
+        access: Access,
+        collections: list[Collection],
+        others: Mapping[int, Collection],
+    ) -> None:
         self.peer = peer
+        self.session = session
         self.collections = collections
         self._access = access
+        self._others = others
         self._default: PeerDefault | None = None
 
     @property
@@ -46,7 +57,7 @@ class Turn:
     def default(self, collection: Collection) -> PeerDefault:
         """The peer's default; `collection` is its UID's."""
         if self._default is None:
-            self._default = PeerDefault(self._access, self.peer, collection)
+            self._default = PeerDefault(self._access, self.peer, self.session, collection, self._others)
         return self._default
 
     def sees(self, ccache: CCache) -> bool:
@@ -94,6 +105,7 @@ class Turn:
     def filled(self, name: bytes, collection: Collection, label: str | None) -> None:
         """Tell that the peer has created or overwritten the ccache; `label` is that of its contents."""
         relabel_filled(self._access, self.peer, collection, name, label)
+        self.session.filled(name)
         if self.peer.label is not None and collection.uid == self.peer.uid:
             self.default(collection).filled(name)
 
@@ -131,10 +143,7 @@ def get_cache_by_uuid(turn: Turn, uuid: bytes) -> bytes:
 
 
 def get_default_cache(turn: Turn) -> bytes:
-    default = turn.default(turn.collection)
-    name = default.name()
-    default.keep()
-    return pack_name(name)
+    return pack_name(turn.default(turn.collection).give())
 
 
 def set_default_cache(turn: Turn, name: bytes) -> bytes:
@@ -163,7 +172,13 @@ def replace(
 
 def destroy(turn: Turn, name: bytes) -> bytes:
     turn.check_destroyable(name)
+    # A plain kdestroy asks for the default and destroys that. As with DIR: and KEYRING: none is left then.
+    default = turn.default(turn.collection) if turn.collection.uid == turn.peer.uid else None
+    was_default = default is not None and default.is_given(name)
     turn.collection.destroy(name)
+    turn.session.destroyed(name)
+    if default is not None and was_default:
+        default.destroyed(name)
     return NOTHING
 
 

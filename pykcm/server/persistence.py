@@ -9,13 +9,13 @@ from pykcm.ccaches.changes import (
     CCacheRemoved,
     CCacheWritten,
     Change,
-    CollectionEmptied,
     CredentialRemoved,
     CredentialsCleared,
     CredentialWritten,
     DefaultChanged,
 )
 from pykcm.ccaches.collection import Collection
+from pykcm.ccaches.defaults import NOTHING_CHOSEN, Defaults
 from pykcm.ccaches.expiry import EMPTY_LIFETIME
 from pykcm.logs import LimitedLog
 from pykcm.protocol.codes import KcmError
@@ -52,20 +52,17 @@ def secret_changes(uid: int, changes: Sequence[Change]) -> list[tree.SecretChang
                 todo.append(
                     tree.Put(tree.ccaches_container(uid), secret, _ccache_json(ccache), ccache.expires)
                 )
-            case CCacheRemoved(uuid, name):
+            case CCacheRemoved(uuid, name, was_last):
                 todo.append(tree.DeleteContainer(tree.ccache_container(uid, uuid, name)))
-                todo.append(tree.Delete(tree.ccaches_container(uid), tree.ccache_name(uuid, name)))
-            case CCacheMoved(uuid, name, target_uid, target):
+                todo.append(_ccache_removed(uid, uuid, name, was_last=was_last))
+            case CCacheMoved(uuid, name, target_uid, target, was_last):
                 container = tree.ccache_container(uid, uuid, name)
                 target_container = _container(target_uid, target)
                 todo.append(tree.DeleteContainer(target_container))
                 todo.append(tree.RenameContainer(container, target_container))
-                todo.append(tree.Delete(tree.ccaches_container(uid), tree.ccache_name(uuid, name)))
-            case DefaultChanged(default, own):
-                todo.append(_default_secret(uid, default, own))
-            case CollectionEmptied():
-                todo.append(tree.DeleteContainer(tree.ccaches_container(uid)))
-                todo.append(tree.DeleteContainer(tree.uid_container(uid)))
+                todo.append(_ccache_removed(uid, uuid, name, was_last=was_last))
+            case DefaultChanged(default, own, destroyed):
+                todo.append(_default_secret(uid, Defaults(default, own, destroyed)))
     return todo
 
 
@@ -73,14 +70,25 @@ def _container(uid: int, ccache: CCache) -> str:
     return tree.ccache_container(uid, ccache.uuid, ccache.name)
 
 
-def _default_secret(uid: int, name: bytes | None, own: tuple[tuple[str, bytes], ...]) -> tree.SecretChange:
+def _ccache_removed(uid: int, uuid: bytes, name: bytes, *, was_last: bool) -> tree.SecretChange:
+    container = tree.ccaches_container(uid)
+    return (
+        tree.DeleteContainer(container) if was_last else tree.Delete(container, tree.ccache_name(uuid, name))
+    )
+
+
+def _default_secret(uid: int, defaults: Defaults) -> tree.SecretChange:
     container = tree.uid_container(uid)
-    if name is None and not own:
-        return tree.Delete(container, tree.DEFAULT)
+    if defaults == NOTHING_CHOSEN:
+        # There is nothing else in it.
+        return tree.DeleteContainer(container)
+    name = defaults.shared
     document = documents.DefaultDocument(
         documents.VERSION,
         documents.to_text(b"%d" % uid if name is None else name),
-        {range_: documents.to_text(each) for range_, each in own},
+        {range_: documents.to_text(each) for range_, each in defaults.own},
+        None in defaults.destroyed,
+        [range_ for range_, _ in defaults.own if range_ in defaults.destroyed],
     )
     return tree.Put(container, tree.DEFAULT, documents.encode(document))
 
@@ -122,15 +130,14 @@ def restoring(collection: Collection, secrets: Sequence[tree.Secret]) -> Iterato
             yield
         found.take_credential(secret)
     _limit_empty(found.ccaches.values(), collection.now)
-    collection.restore(list(found.ccaches.values()), found.default, found.own_defaults)
+    collection.restore(list(found.ccaches.values()), found.defaults)
 
 
 class _Found:
     """What has been found in a UID's secrets; `ccaches` are by the container of their credentials."""
 
     def __init__(self, collection: Collection) -> None:
-        self.default: bytes | None = None
-        self.own_defaults: list[tuple[str, bytes]] = []
+        self.defaults = NOTHING_CHOSEN
         self.ccaches: dict[str, CCache] = {}
         self._collection = collection
         self._taken: set[tuple[str, bytes]] = set()
@@ -143,11 +150,7 @@ class _Found:
             if secret.container == self._ccaches_container:
                 self._take_ccache(_ccache(secret))
             elif secret.container == self._uid_container and secret.name == tree.DEFAULT:
-                document = documents.read_default(secret.value)
-                self.default = documents.from_text(document.name)
-                self.own_defaults = [
-                    (range_, documents.from_text(each)) for range_, each in document.own.items()
-                ]
+                self.defaults = _defaults(documents.read_default(secret.value))
             else:
                 return False
         except (UnreadableSecretError, ValueError) as error:
@@ -185,6 +188,14 @@ def _limit_empty(ccaches: Iterable[CCache], now: float) -> None:
     for ccache in ccaches:
         if ccache.expires is None and not ccache.has_tickets:
             ccache.empty_expires = int(now) + EMPTY_LIFETIME
+
+
+def _defaults(document: documents.DefaultDocument) -> Defaults:
+    own = tuple((range_, documents.from_text(each)) for range_, each in document.own.items())
+    destroyed: set[str | None] = {range_ for range_ in document.own_destroyed if range_ in document.own}
+    if document.destroyed:
+        destroyed.add(None)
+    return Defaults(documents.from_text(document.name), own, frozenset(destroyed))
 
 
 def _ccache(secret: tree.Secret) -> CCache:

@@ -3,7 +3,7 @@
 import asyncio
 import errno
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
@@ -17,6 +17,7 @@ from pykcm.protocol.framing import Frame, Sendable, pack_reply
 from pykcm.protocol.messages import NAME, read_arguments
 from pykcm.protocol.text import shown
 from pykcm.server.committer import Committer
+from pykcm.server.defaults import CollectionNeededError
 from pykcm.server.lanes import Lanes
 from pykcm.server.observers import Observers
 from pykcm.server.operations import EVERYONE, OPERATIONS, Operation, Turn
@@ -38,6 +39,11 @@ _STORE_ERRORS = LimitedLog(log, "requests that failed in the store", 10)
 _FAULTS = LimitedLog(log, "requests that failed by an error in pykcm", 10)
 
 T = TypeVar("T")
+
+# The peer, and the session of its connection.
+_Asking = tuple[Peer, Session]
+
+_NO_OTHERS: Mapping[int, Collection] = {}
 
 _UNKNOWN = pack_reply(Code.FCC_INTERNAL)
 
@@ -95,6 +101,7 @@ class Service:
 
         `session`: of the connection that the request came on, see sessions; None: nothing is remembered.
         """
+        session = session or Session()
         opcode = frame.opcode
         operation = OPERATIONS.get(opcode)
         if operation is None:
@@ -113,13 +120,10 @@ class Service:
         try:
             arguments = read_arguments(operation.arguments, frame.message)
             uids = operation.scope(self._access, peer, *arguments)
-            # What is in memory and in nobody's turn can be read at once.
+            asking = peer, session
             changes = operation.changes if peer.label is None else operation.changes_by_label
-            present = None if changes else self._present(uids)
-            if present is None:
-                payload = await self._run(operation, peer, uids, arguments)
-            else:
-                payload = self._call(operation, peer, present, arguments)
+            at_once = None if changes else self._read_at_once(operation, asking, uids, arguments)
+            payload = await self._run(operation, asking, uids, arguments) if at_once is None else at_once
         except KcmError as error:
             code, reason = error.code, error.reason
             self._report(operation, peer, arguments, error)
@@ -150,19 +154,34 @@ class Service:
         return pack_reply(code, payload)
 
     async def _run(
-        self, operation: Operation, peer: Peer, uids: tuple[int, ...], arguments: list[Any]
+        self, operation: Operation, asking: _Asking, uids: tuple[int, ...], arguments: list[Any]
+    ) -> Sendable:
+        others: tuple[int, ...] = ()
+        while True:
+            try:
+                return await self._run_with(others, operation, asking, uids, arguments)
+            except CollectionNeededError as needed:
+                others = (needed.uid,)
+
+    async def _run_with(
+        self,
+        others: tuple[int, ...],
+        operation: Operation,
+        asking: _Asking,
+        uids: tuple[int, ...],
+        arguments: list[Any],
     ) -> Sendable:
         if uids is EVERYONE:
-            return await self._list_everyone(operation, peer, arguments)
+            return await self._list_everyone(operation, asking, arguments)
         # In one order for all, so that two that want the same lanes never wait for each other.
-        wanted = sorted(set(uids)) if len(uids) > 1 else uids
+        wanted = sorted({*uids, *others}) if len(uids) + len(others) > 1 else uids
         entered = 0
         try:
             for uid in wanted:
                 if not self._lanes.enter_if_free(uid):
                     await self._lanes.enter(uid)
                 entered += 1
-            return await self._run_in_turn(operation, peer, uids, arguments)
+            return await self._run_in_turn(operation, asking, uids, arguments, others)
         finally:
             for uid in wanted[:entered]:
                 self._lanes.leave(uid)
@@ -176,33 +195,46 @@ class Service:
                 logging.ERROR, None, "no room made in the cache, by an error in pykcm", with_traceback=True
             )
 
-    async def _list_everyone(self, operation: Operation, peer: Peer, arguments: list[Any]) -> bytes:
+    async def _list_everyone(self, operation: Operation, asking: _Asking, arguments: list[Any]) -> bytes:
         """The payloads of all UIDs' turns, joined.
 
         One UID after the other: nobody waits for more than one collection, and none of them stays in memory.
         """
         payloads = []
-        for uid in (peer.uid, *[uid for uid in await self._store.uids() if uid != peer.uid]):
+        own = asking[0].uid
+        for uid in (own, *[uid for uid in await self._store.uids() if uid != own]):
             payload = await self._change(
-                uid, lambda collection: self._call(operation, peer, [collection], arguments)
+                uid, lambda collection: self._call(operation, asking, [collection], arguments)
             )
             payloads.append(cast("bytes", payload))
         return b"".join(payloads)
 
-    def _present(self, uids: tuple[int, ...]) -> list[Collection] | None:
+    def _read_at_once(
+        self, operation: Operation, asking: _Asking, uids: tuple[int, ...], arguments: list[Any]
+    ) -> Sendable | None:
+        """The payload, if all that is read is in memory and in nobody's turn."""
         present = []
         for uid in uids:
             if not self._lanes.is_free(uid) or (collection := self._residents.present(uid)) is None:
                 return None
             present.append(collection)
-        return present
+        try:
+            return self._call(operation, asking, present, arguments)
+        except CollectionNeededError:
+            return None
 
     async def _run_in_turn(
-        self, operation: Operation, peer: Peer, uids: tuple[int, ...], arguments: list[Any]
+        self,
+        operation: Operation,
+        asking: _Asking,
+        uids: tuple[int, ...],
+        arguments: list[Any],
+        others: tuple[int, ...],
     ) -> Sendable:
         collections = [await self._residents.get(uid) for uid in uids]
+        beside = {uid: await self._residents.get(uid) for uid in others}
         return await self._make_durable(
-            collections, lambda: self._call(operation, peer, collections, arguments)
+            collections, lambda: self._call(operation, asking, collections, arguments, beside)
         )
 
     async def change(self, uid: int, change: Callable[[Collection], T]) -> T:
@@ -288,9 +320,14 @@ class Service:
             )
 
     def _call(
-        self, operation: Operation, peer: Peer, collections: list[Collection], arguments: list[Any]
+        self,
+        operation: Operation,
+        asking: _Asking,
+        collections: list[Collection],
+        arguments: list[Any],
+        others: Mapping[int, Collection] = _NO_OTHERS,
     ) -> Sendable:
-        turn = Turn(peer, self._access, collections)
+        turn = Turn(*asking, self._access, collections, others)
         if b"" in arguments:
             arguments = self._name_default(operation, turn, arguments)
         return operation.run(turn, *arguments)
@@ -300,7 +337,7 @@ class Service:
         named = []
         for field, value, collection in zip(operation.arguments, arguments, turn.collections, strict=False):
             if field is NAME and not value:
-                default = turn.default(collection).name()
+                default = turn.session.given = turn.default(collection).name()
                 if self._access.collection_to_change(turn.peer, default) != collection.uid:
                     raise KcmError(Code.FCC_NOFILE, "root's default is another's ccache: name it")
                 named.append(default)

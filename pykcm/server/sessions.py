@@ -27,9 +27,9 @@ class Session:
 
     __slots__ = ("given", "is_open", "key", "process")
 
-    def __init__(self, key: tuple[int, int], process: Process) -> None:
+    def __init__(self, key: tuple[int, int] = (0, 0), process: Process | None = None) -> None:
         self.key = key
-        self.process = process
+        self.process = process or Process()
         self.is_open = True
         self.given: bytes | None = None
 

@@ -45,12 +45,15 @@ class CCacheDocument(msgspec.Struct, frozen=True, omit_defaults=True):
 class DefaultDocument(msgspec.Struct, frozen=True, omit_defaults=True):
     """The default: a name, because it may name a ccache that does not exist (yet, or any more).
 
-    `own`: the names of those that peers have of their own, by their SELinux range.
+    `own`: the names of those that peers have of their own, by their SELinux range. `destroyed`: whether its
+    user has destroyed it, so that no other ccache takes its place; `own_destroyed`: the same by range.
     """
 
     version: int
     name: Text
     own: dict[str, Text] = {}
+    destroyed: bool = False
+    own_destroyed: list[str] = []
 
 
 encode = msgspec.json.Encoder().encode

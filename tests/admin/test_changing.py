@@ -133,4 +133,5 @@ def test_switch_to_none(filled: Server, control: Controlling, uid: int, name: by
     with pytest.raises(ControlError) as caught:
         control.ask("switch", uid=uid, name=name)
     assert caught.value.code == code
+    filled.ask_as(1000).initialize(b"1000", ALICE)
     assert filled.ask_as(1000).get_default_cache() == b"1000"

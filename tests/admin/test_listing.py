@@ -119,7 +119,7 @@ def test_everybodys_in_order(server: Server, control: Controlling) -> None:
     assert items[4]["user"] == {
         "uid": 1000,
         "ccaches": 2,
-        "max_ccaches": 64,
+        "max_ccaches": 256,
         "size": 2 * size,
         "max_size": 16384 * 1024,
     }

@@ -132,7 +132,12 @@ def test_labels(runner: asyncio.Runner) -> None:
     server.ask_as(1000, CONTAINER_2).initialize(b"1000:two", BOB)
     assert events.next()["ccache"] == b"1000:two"
     assert exchanges.next()["ccache"] == b"1000:two"
-    assert [each["ccache"] for each in all_events.take(3)] == [b"1000:one", b"1000:host", b"1000:two"]
+    assert [(each["event"], each["ccache"]) for each in all_events.take(4)] == [
+        ("created", b"1000:one"),
+        ("default", b"1000:one"),
+        ("created", b"1000:host"),
+        ("created", b"1000:two"),
+    ]
 
 
 def test_trace(server: Server, control: Controlling, alice: Asking) -> None:

@@ -24,6 +24,7 @@ class Contents(NamedTuple):
 
     default: bytes
     own_defaults: tuple[tuple[str, bytes], ...]
+    destroyed: tuple[str | None, ...]
     unavailable: dict[bytes, bytes]
     ccaches: tuple[CCacheContents, ...]
 
@@ -32,6 +33,7 @@ def contents(collection: Collection) -> Contents:
     return Contents(
         collection.default_name,
         collection.own_defaults,
+        tuple(filter(collection.is_destroyed, (None, *(range_ for range_, _ in collection.own_defaults)))),
         dict(collection.unavailable),
         tuple(map(_ccache_contents, collection)),
     )

@@ -9,13 +9,13 @@ from pykcm.ccaches.ccache import UNKNOWN_LABEL
 from pykcm.ccaches.changes import (
     CCacheRemoved,
     CCacheWritten,
-    CollectionEmptied,
     CredentialRemoved,
     CredentialsCleared,
     CredentialWritten,
     DefaultChanged,
 )
 from pykcm.ccaches.collection import Collection, move, uid_in
+from pykcm.ccaches.defaults import Defaults
 from pykcm.protocol.codes import Code
 from pykcm.protocol.tag import Match, Tag
 from tests.builders import ALICE, BOB, HTTP, TGS, Clock, configuration, credential, refused, service, tag_for
@@ -156,7 +156,7 @@ def test_order_of_sshd(collection: Collection) -> None:
 
 
 def test_destroying_the_default_with_others_left(collection: Collection) -> None:
-    """The default goes on naming the destroyed ccache: no other one takes its place by itself."""
+    """The destroyed ccache's name stays the chosen one; nothing is written for that."""
     create(collection, b"1000", b"1000:a", b"1000:b")
     collection.set_default(b"1000:a")
     collection.take_changes()
@@ -167,7 +167,7 @@ def test_destroying_the_default_with_others_left(collection: Collection) -> None
 
 
 def test_destroying_the_last_ccache(collection: Collection) -> None:
-    """When the last ccache goes, the default returns to `<uid>`."""
+    """When the last ccache goes, the chosen name stays."""
     create(collection, b"1000:a", b"1000:b")
     collection.set_default(b"1000:b")
     collection.destroy(b"1000:b")
@@ -175,19 +175,18 @@ def test_destroying_the_last_ccache(collection: Collection) -> None:
     collection.take_changes()
     uuid = existing(collection, b"1000:a").uuid
     collection.destroy(b"1000:a")
-    assert collection.default_name == b"1000"
-    assert collection.take_changes() == [CCacheRemoved(uuid, b"1000:a"), CollectionEmptied()]
+    assert collection.default_name == b"1000:b"
+    assert collection.take_changes() == [CCacheRemoved(uuid, b"1000:a", was_last=True)]
 
 
-def test_an_unreadable_ccache_keeps_the_default(collection: Collection) -> None:
+def test_an_unreadable_ccache_is_not_the_last(collection: Collection) -> None:
     """The collection is not empty while a ccache is left whose secrets cannot be read."""
     create(collection, b"1000:a")
     collection.unavailable[b"1000:b"] = bytes(16)
-    collection.set_default(b"1000:b")
     collection.destroy(b"1000:a")
-    assert collection.default_name == b"1000:b"
     collection.destroy(b"1000:b")
-    assert collection.default_name == b"1000"
+    removed = [change for change in collection.take_changes() if isinstance(change, CCacheRemoved)]
+    assert [change.was_last for change in removed] == [False, True]
 
 
 def test_setting_the_same_default_is_no_change(collection: Collection) -> None:
@@ -433,12 +432,12 @@ def test_move_across_collections(collection: Collection) -> None:
 
 
 def test_move_of_the_last_across_collections(collection: Collection) -> None:
-    """A collection that is left empty by MOVE_CACHE has its default at `<uid>` again."""
+    """A collection that is left empty by MOVE_CACHE keeps its chosen default."""
     create(collection, b"1000:a")
     collection.set_default(b"1000:a")
     move(collection, b"1000:a", Collection(2000, Clock()), b"2000")
     assert len(collection) == 0
-    assert collection.default_name == b"1000"
+    assert collection.default_name == b"1000:a"
 
 
 # Ccaches whose secrets cannot be read
@@ -520,7 +519,7 @@ def test_restore_records_nothing(collection: Collection) -> None:
     create(collection, b"1000:a", b"1000")
     collection.set_default(b"1000:a")
     restored = Collection(1000, Clock())
-    restored.restore(list(collection), b"1000:a")
+    restored.restore(list(collection), Defaults(b"1000:a"))
     assert contents(restored) == contents(collection)
     assert restored.take_changes() == []
 

@@ -1,8 +1,8 @@
-"""Defaults beside the shared one: kept by range, moved along, bounded, gone with the last ccache."""
+"""Defaults beside the shared one: kept by range, moved along, bounded."""
 
 import pytest
 
-from pykcm.ccaches.changes import CollectionEmptied, DefaultChanged
+from pykcm.ccaches.changes import DefaultChanged
 from pykcm.ccaches.collection import Collection, move
 from pykcm.ccaches.defaults import MAX_OWN
 from tests.builders import ALICE, Clock
@@ -64,16 +64,14 @@ def test_those_that_follow(collection: Collection) -> None:
     assert collection.own_defaults == ((C1, b"1000"), (C2, b"1000:new"))
 
 
-def test_gone_with_the_last_ccache(collection: Collection) -> None:
-    """They are forgotten when the last ccache goes, and not before."""
+def test_kept_after_the_last_ccache(collection: Collection) -> None:
+    """They stay chosen when the last ccache goes."""
     collection.initialize(b"1000:a", ALICE, None)
     collection.initialize(b"1000:b", ALICE, None)
     collection.set_default(b"1000:a", C1)
     collection.destroy(b"1000:a")
-    assert collection.own_default(C1) == b"1000:a"
     collection.destroy(b"1000:b")
-    assert collection.own_defaults == ()
-    assert isinstance(collection.take_changes()[-1], CollectionEmptied)
+    assert collection.own_default(C1) == b"1000:a"
 
 
 def test_unused_name_is_no_default(collection: Collection, monkeypatch: pytest.MonkeyPatch) -> None:

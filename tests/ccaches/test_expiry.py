@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from pykcm.ccaches import room
 from pykcm.ccaches.changes import CCacheWritten, Removal
 from pykcm.ccaches.collection import Collection, move
+from pykcm.ccaches.current_default import shared_default
 from pykcm.ccaches.expiry import EMPTY_LIFETIME, NO_END, LatestEnd, end_of
 from pykcm.protocol.credential import parse_credential
 from pykcm.protocol.principal import Principal
@@ -273,13 +274,14 @@ def test_what_has_expired_goes(collection: Collection) -> None:
 
 
 def test_the_default_stays_right(collection: Collection) -> None:
-    """A default that named an expired ccache goes on naming it, until the last ccache is gone."""
+    """A default that named an expired ccache stays chosen, also when the last ccache is gone."""
     uuids = fill(collection, {b"1000:a": 1, b"1000:b": 2})
     collection.set_default(b"1000:a")
     collection.remove_expired([uuids[b"1000:a"]], 10)
     assert collection.default_name == b"1000:a"
+    assert shared_default(collection) == b"1000:b"
     collection.remove_expired([uuids[b"1000:b"]], 10)
-    assert collection.default_name == b"1000"
+    assert collection.default_name == shared_default(collection) == b"1000:a"
 
 
 def test_an_unavailable_ccache_stays(collection: Collection) -> None:

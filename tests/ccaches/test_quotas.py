@@ -111,7 +111,7 @@ def test_what_was_restored_counts() -> None:
     """After a restart the size of what is stored counts as before."""
     limit = PRINCIPAL_SIZE + 500
     collection = Collection(1000, Clock(), Quotas(max_uid_size=limit))
-    collection.restore(list(collection_of(200, quotas=Quotas())), None)
+    collection.restore(list(collection_of(200, quotas=Quotas())))
     ccache = existing(collection, b"1000")
     assert_refused(
         collection, "max_uid_size", "UID 1000", lambda: collection.store(ccache, credential_of_size(301))
@@ -138,7 +138,7 @@ def test_what_shrinks_is_always_right() -> None:
     """In a collection over its limits (they were lowered) everything that makes it no larger is right."""
     full = collection_of(200, 300, quotas=Quotas())
     lowered = Collection(1000, Clock(), Quotas(max_uid_ccaches=1, max_ccache_size=10, max_uid_size=10))
-    lowered.restore(list(full), None)
+    lowered.restore(list(full))
     ccache = existing(lowered, b"1000")
     lowered.store(ccache, credential_of_size(199, tgs(0)))
     lowered.store(ccache, credential_of_size(199, tgs(0)))
@@ -286,7 +286,7 @@ def test_move_within_a_collection_over_its_limits(quotas: Quotas) -> None:
     full = collection_of(200, quotas=Quotas())
     full.initialize(b"1000:a", ALICE, None)
     collection = Collection(1000, Clock(), quotas, Census(2))
-    collection.restore(list(full), None)
+    collection.restore(list(full))
     before = contents(collection)
     try:
         move(collection, b"1000", collection, b"1000:b")
@@ -329,7 +329,7 @@ def test_what_was_stored_before_counts() -> None:
     """A collection that was read from the store counts towards max_uid_size as if it had been filled."""
     full = collection_of(200, quotas=Quotas())
     collection = Collection(1000, Clock(), Quotas(max_uid_size=PRINCIPAL_SIZE + 400))
-    collection.restore(list(full), None)
+    collection.restore(list(full))
     (ccache,) = collection
     assert_refused(
         collection,
@@ -450,7 +450,7 @@ KIB = 1024
 def test_refusal_says_how_much_of_how_much(quotas: Quotas, reason: str) -> None:
     """A refusal names the option, whose limit it is, what there is or would be, and the limit."""
     collection = Collection(1000, Clock(), quotas, Census(7))
-    collection.restore(list(collection_of(quotas=Quotas())), None)
+    collection.restore(list(collection_of(quotas=Quotas())))
     with pytest.raises(KcmError) as caught:
         collection.replace(b"1000:\xff", ALICE, 0, [credential_of_size(5 * KIB + 100)], None)
     assert caught.value.reason == reason

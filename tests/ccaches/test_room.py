@@ -38,7 +38,7 @@ def collection_of(
     for name, credentials in ccaches.items():
         filled.replace(name, ALICE, 0, credentials, None)
     collection = Collection(1000, Clock(NOW), quotas, Census(total))
-    collection.restore(list(filled), None)
+    collection.restore(list(filled))
     return collection
 
 
@@ -150,7 +150,7 @@ def test_the_oldest_abandoned_ccache_goes_first() -> None:
     clock.now = NOW + 5
     written.remove_credentials(existing(written, b"1000:b"), tag_for(TGS), 0)
     collection = Collection(1000, Clock(NOW + 100), Quotas(max_uid_ccaches=3))
-    collection.restore(list(written), None)
+    collection.restore(list(written))
     for new in (b"1000:1", b"1000:2", b"1000:3"):
         collection.initialize(new, ALICE, None)
     removed = [removal.ccache for removal in collection.take_removals()]

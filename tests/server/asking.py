@@ -15,18 +15,28 @@ from pykcm.protocol.codes import KcmError
 from pykcm.protocol.framing import Frame, Sendable
 from pykcm.server.residents import Residents
 from pykcm.server.service import Service
+from pykcm.server.sessions import Session
 from pykcm.store.interface import Backup, Copied, Pause, Rekeyed, Store
 from pykcm.store.tree import Expired, SecretChange
 from tests.builders import Clock, peer
 
 
 class Asking(KcmClient):
-    """The client's methods for one peer of a service, which runs until each request is answered."""
+    """The client's methods on one connection to a service, which runs until each request is answered.
 
-    def __init__(self, runner: asyncio.Runner, service: Service, who: Peer) -> None:
+    Without a `session` it is the only connection of a process of its own.
+    """
+
+    def __init__(
+        self, runner: asyncio.Runner, service: Service, who: Peer, session: Session | None = None
+    ) -> None:
         self._runner = runner
         self._service = service
         self._who = who
+        self._session = session or Session()
+
+    def close(self) -> None:
+        self._service.sessions.close(self._session)
 
     def call(self, opcode: int, arguments: bytes = b"") -> bytes:
         code, payload = self.answer(opcode, arguments)
@@ -36,7 +46,9 @@ class Asking(KcmClient):
 
     def answer(self, opcode: int, arguments: bytes = b"") -> tuple[int, bytes]:
         """The reply's code and payload."""
-        return unpack(self._runner.run(self._service.perform(self._who, frame(opcode, arguments))))
+        return unpack(
+            self._runner.run(self._service.perform(self._who, frame(opcode, arguments), self._session))
+        )
 
 
 def frame(opcode: int, arguments: bytes = b"") -> Frame:
@@ -129,6 +141,8 @@ class Server:
     ) -> None:
         self.runner = runner
         self.policy = policy
+        self._quotas = quotas
+        self._root_lists_all = root_lists_all
         self.clock = clock or Clock()
         self.store = ScriptedStore(store)
         self.residents = Residents(self.store, quotas, cache_size, self.clock)
@@ -136,7 +150,13 @@ class Server:
         self.service = Service(self.store, self.residents, self.access)
 
     def ask_as(self, uid: int, label: str | None = None) -> Asking:
+        """A connection of a process of its own."""
         return Asking(self.runner, self.service, peer(uid)._replace(label=label))
+
+    def connect(self, uid: int, pid: int, label: str | None = None) -> Asking:
+        """A connection of the process with this PID."""
+        who = peer(uid)._replace(pid=pid, label=label)
+        return Asking(self.runner, self.service, who, self.service.sessions.open(who))
 
     def answers(self, requests: Sequence[tuple[int, int, bytes]]) -> list[tuple[int, bytes]]:
         """The answers to requests (UID, opcode, arguments) that come in one turn of the loop."""
@@ -152,4 +172,11 @@ class Server:
 
     def restarted(self) -> "Server":
         """Another service on the same store, which has to read everything again."""
-        return Server(self.runner, self.store.inner, clock=self.clock, policy=self.policy)
+        return Server(
+            self.runner,
+            self.store.inner,
+            quotas=self._quotas,
+            root_lists_all=self._root_lists_all,
+            clock=self.clock,
+            policy=self.policy,
+        )

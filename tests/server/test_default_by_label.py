@@ -90,7 +90,7 @@ def test_containers_move_ccaches(ask: Ask) -> None:
     ask(CONTAINER_1).move_cache(b"1000:one", b"1000:secret")
     ask(CONTAINER_1).initialize(b"1000:another", ALICE)
     ask(CONTAINER_1).destroy(b"1000:secret")
-    assert ask(HOST).get_default_cache() == b"1000"
+    assert ask(HOST).get_default_cache() == ask(CONTAINER_1).get_default_cache() == b"1000:another"
     assert ask(CONTAINER_2).get_default_cache() == b"1000:one"
 
 
@@ -99,7 +99,11 @@ def test_the_host_moves_a_containers_ccache(ask: Ask) -> None:
     kinit(ask(CONTAINER_1))
     ask(HOST).move_cache(b"1000", b"1000:moved")
     assert klist(ask(HOST)) == (b"1000:moved", ALICE)
-    assert ask(CONTAINER_1).get_default_cache() == b"1000"
+    # It takes the place of the container's, which is gone.
+    assert ask(CONTAINER_1).get_default_cache() == b"1000:moved"
+    assert kinit_another(ask(HOST)) == ask(HOST).get_default_cache()
+    ask(CONTAINER_1).initialize(b"1000", BOB)
+    assert klist(ask(CONTAINER_1)) == (b"1000", BOB)
 
 
 def test_the_shared_default(ask: Ask) -> None:
@@ -133,16 +137,16 @@ def test_kdestroy(ask: Ask) -> None:
 
 
 def test_when_all_is_gone(server: Server, ask: Ask) -> None:
-    """When the UID's last ccache goes, every default is `<uid>` again, and the store keeps nothing."""
+    """When the last ccache goes, each peer keeps the default that it had; nothing else is stored."""
     kinit(ask(CONTAINER_1))
     name = kinit(ask(CONTAINER_2))
-    kinit_another(ask(CONTAINER_1))
+    another = kinit_another(ask(CONTAINER_1))
     for each in listed(ask(HOST)):
         ask(HOST).destroy(each)
-    assert server.runner.run(server.store.load(1000)) == []
-    for label in (CONTAINER_2, CONTAINER_1, HOST):
-        assert ask(label).get_default_cache() == b"1000"
-    assert name != b"1000"
+    (left,) = server.runner.run(server.store.load(1000))
+    assert (left.container, left.name) == (uid_container(1000), DEFAULT)
+    for label, default in ((CONTAINER_2, name), (CONTAINER_1, another), (HOST, b"1000")):
+        assert ask(label).get_default_cache() == default
 
 
 def test_order_of_sshd(ask: Ask) -> None:
@@ -211,7 +215,7 @@ def test_a_hidden_name_as_the_default(ask: Ask) -> None:
     ask(CONTAINER_1).initialize(b"1000:one", ALICE)
     ask(CONTAINER_2).set_default_cache(b"1000:one")
     assert ask(CONTAINER_2).get_default_cache() == b"1000"
-    kinit(ask(CONTAINER_1))
+    ask(CONTAINER_1).initialize(b"1000", ALICE)
     name = kinit(ask(CONTAINER_2))
     assert FREE_NAME.fullmatch(name)
     assert klist(ask(CONTAINER_2)) == (name, ALICE)
@@ -274,6 +278,7 @@ def test_root_sets_no_default_of_others(server: Server) -> None:
     server.ask_as(0, CONTAINER_1).initialize(b"2000", ALICE)
     server.ask_as(2000, HOST).initialize(b"2000:a", BOB)
     server.ask_as(2000, HOST).set_default_cache(b"2000:a")
+    server.ask_as(2000, CONTAINER_1).destroy(b"2000")
     assert FREE_NAME_OF_2000.fullmatch(server.ask_as(2000, CONTAINER_1).get_default_cache())
 
 

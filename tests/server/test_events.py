@@ -78,6 +78,7 @@ def test_destroyed(alice: Asking, told: Told) -> None:
 
 def test_moved(root: Asking, told: Told) -> None:
     """What is moved goes under one name and comes under the other, also to another user."""
+    root.initialize(b"1000", ALICE)
     root.initialize(b"1000:a", ALICE)
     root.initialize(b"1000:b", BOB)
     told.clear()
@@ -97,12 +98,20 @@ def test_default(alice: Asking, told: Told) -> None:
     assert told.take() == [(Kind.DEFAULT, b"1000:b", "")]
     alice.destroy(b"1000:a")
     alice.destroy(b"1000:b")
-    # With the last ccache goes the memory of a default.
-    assert told.take() == [
-        (Kind.DESTROYED, b"1000:a", ""),
-        (Kind.DESTROYED, b"1000:b", ""),
-        (Kind.DEFAULT, b"1000", ""),
-    ]
+    # An empty collection keeps its default.
+    assert told.take() == [(Kind.DESTROYED, b"1000:a", ""), (Kind.DESTROYED, b"1000:b", "")]
+
+
+def test_default_that_another_ccache_takes_the_place_of(alice: Asking, told: Told) -> None:
+    """What clients are given counts: choosing a name moves nothing until a ccache has it."""
+    alice.initialize(b"1000", ALICE)
+    told.clear()
+    alice.set_default_cache(b"1000:b")
+    assert told.take() == []
+    alice.initialize(b"1000:b", BOB)
+    assert told.take() == [(Kind.CREATED, b"1000:b", ""), (Kind.DEFAULT, b"1000:b", "")]
+    alice.destroy(b"1000:b")
+    assert told.take() == [(Kind.DESTROYED, b"1000:b", ""), (Kind.DEFAULT, b"1000", "")]
 
 
 def test_evicted(runner: asyncio.Runner) -> None:
@@ -116,6 +125,7 @@ def test_evicted(runner: asyncio.Runner) -> None:
     assert told.take() == [
         (Kind.EVICTED, b"1000:old", "max_uid_ccaches"),
         (Kind.CREATED, b"1000:new", ""),
+        (Kind.DEFAULT, b"1000:new", ""),
     ]
     for number in range(3):
         alice.store(b"1000:new", credential_of_size(500, service(number)).blob)

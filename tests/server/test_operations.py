@@ -97,6 +97,7 @@ def test_initialize(alice: Asking) -> None:
     assert alice.get_cred_list(b"1000:a") == []
     assert alice.get_kdc_offset(b"1000:a") == 0
     assert alice.get_cache_uuid_list() == [uuid]
+    alice.initialize(b"1000", ALICE)
     assert alice.get_default_cache() == b"1000"
 
 
@@ -389,21 +390,6 @@ def test_order_of_sshd(server: Server, alice: Asking) -> None:
     for asking in (alice, server.restarted().ask_as(1000)):
         assert asking.get_default_cache() == name
         assert asking.get_cred_list(name) == [TICKET]
-
-
-def test_kdestroy_of_the_default(server: Server, alice: Asking) -> None:
-    """The default names no ccache after its DESTROY; after that of the last it is `<uid>` again."""
-    alice.initialize(b"1000", ALICE)
-    alice.initialize(b"1000:a", ALICE)
-    alice.set_default_cache(b"1000:a")
-    alice.destroy(b"1000:a")
-    for asking in (alice, server.restarted().ask_as(1000)):
-        assert asking.get_default_cache() == b"1000:a"
-        with refused(Code.FCC_NOFILE):
-            asking.get_principal(b"1000:a")
-    alice.destroy(b"1000")
-    for asking in (alice, server.restarted().ask_as(1000)):
-        assert asking.get_default_cache() == b"1000"
 
 
 def test_kdc_offset(reader: Asking) -> None:

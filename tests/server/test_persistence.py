@@ -67,6 +67,9 @@ ODD = Principal(2**32 - 1, b"\xff\0", (b"", b"a/b", b"\xfe"))
 PRINCIPALS = [ALICE, BOB, ODD]
 TAGS = [(tag_for(TGS), 0), (tag_for(HTTP), 0), (Tag(), 0), (Tag(server=HTTP, is_skey=True), Match.IS_SKEY)]
 
+# DESTROY without a name: of the default.
+_KDESTROY = -1
+
 names = st.sampled_from(SUFFIXES)
 operations = st.one_of(
     st.tuples(st.just(Opcode.INITIALIZE), names, st.sampled_from(PRINCIPALS).map(principal_bytes)),
@@ -78,6 +81,7 @@ operations = st.one_of(
         st.sampled_from([struct.pack(">I", how) + tag.pack() for tag, how in TAGS]),
     ),
     st.tuples(st.just(Opcode.DESTROY), names, st.just(b"")),
+    st.tuples(st.just(_KDESTROY), names, st.just(b"")),
     st.tuples(st.just(Opcode.MOVE_CACHE), names, names),
     st.tuples(st.just(Opcode.SET_DEFAULT_CACHE), names, st.just(b"")),
     st.tuples(st.just(Opcode.GET_DEFAULT_CACHE), names, st.just(b"")),
@@ -122,6 +126,8 @@ def test_what_is_read_again_is_what_was_in_memory(
     )
     for label, (opcode, suffix, rest) in sequence:
         name = b"%d%s\0" % (uid, suffix)
+        if opcode == _KDESTROY:
+            opcode, name = Opcode.DESTROY, b"\0"  # noqa: PLW2901
         if opcode == Opcode.MOVE_CACHE:
             rest = b"%d%s\0" % (uid, rest)  # noqa: PLW2901 - names are under the UID of this example
         server.ask_as(uid, label).answer(opcode, name + rest)
@@ -132,7 +138,7 @@ def test_what_is_read_again_is_what_was_in_memory(
 
 
 def test_what_was_destroyed_leaves_nothing(runner: asyncio.Runner, store: Store) -> None:
-    """When the last ccache is gone, the store holds no secret of that UID any more."""
+    """When the last ccache is gone, the store holds nothing of that UID but a default that was chosen."""
     asking = Server(runner, store).ask_as(1000)
     asking.initialize(b"1000", ALICE)
     asking.initialize(b"1000:a", ALICE)
@@ -142,6 +148,9 @@ def test_what_was_destroyed_leaves_nothing(runner: asyncio.Runner, store: Store)
     asking.initialize(b"1000:b", ALICE)
     asking.destroy(b"1000:b")
     asking.destroy(b"1000:a")
+    (left,) = runner.run(store.load(1000))
+    assert (left.container, left.name) == (uid_container(1000), DEFAULT)
+    asking.set_default_cache(b"1000")
     assert runner.run(store.load(1000)) == []
 
 
@@ -209,7 +218,7 @@ def assert_one_unavailable(server: Server, secrets: list[Secret]) -> None:
     (uuid,) = asking.get_cache_uuid_list()
     assert asking.get_cache_by_uuid(uuid) == GOOD
     assert asking.get_cred_list(GOOD) == TICKETS[2:4]
-    assert asking.get_default_cache() == GOOD + b":x"
+    assert asking.get_default_cache() == GOOD
     for opcode, rest in [
         (Opcode.GET_PRINCIPAL, b""),
         (Opcode.GET_CRED_LIST, b""),

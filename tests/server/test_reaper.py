@@ -81,17 +81,17 @@ def test_an_empty_ccache(server: Server) -> None:
 
 
 def test_the_default_stays_right(server: Server) -> None:
-    """A default that named a ccache that went stays, in the store too, until the last ccache has gone."""
+    """The ccache that is left takes the place of a default that went; the choice stays, in the store too."""
     alice = server.ask_as(1000)
     alice.replace(b"1000:a", 0, ALICE, [TICKET])
     alice.replace(b"1000:b", 0, ALICE, [ticket(ends=ENDS + 10).blob])
     alice.set_default_cache(b"1000:a")
     reap(server, DUE)
     for each in (alice, server.restarted().ask_as(1000)):
-        assert (each.get_default_cache(), listed(each)) == (b"1000:a", [b"1000:b"])
+        assert (each.get_default_cache(), listed(each)) == (b"1000:b", [b"1000:b"])
     reap(server, DUE + 10)
     for each in (alice, server.restarted().ask_as(1000)):
-        assert (each.get_default_cache(), listed(each)) == (b"1000", [])
+        assert (each.get_default_cache(), listed(each)) == (b"1000:a", [])
 
 
 def forget_expiries(server: Server, uid: int) -> None:

@@ -1,0 +1,415 @@
+"""The default as clients of one UID are given it, in the order in which real programs ask."""
+
+import asyncio
+import errno
+import json
+from collections.abc import Callable
+
+import pytest
+
+from pykcm.ccaches.quotas import Quotas
+from pykcm.protocol.codes import Code
+from pykcm.protocol.opcodes import Opcode
+from pykcm.store.interface import Store
+from pykcm.store.tree import DEFAULT, Put, uid_container
+from tests.builders import ALICE, BOB, HTTP, credential_bytes, refused, ticket
+from tests.server.asking import Asking, Server, frame
+from tests.server.programs import kinit, kinit_another, klist
+
+SHORT, LONG = ticket(ends=5000).blob, ticket(ends=9000).blob
+EXPIRED = ticket(ends=1400).blob
+
+# Processes.
+SSHD, SHELL, OTHER = 11, 12, 13
+
+
+@pytest.fixture(params=["one service", "restarts"])
+def ask(request: pytest.FixtureRequest, server: Server) -> Callable[[], Asking]:
+    """Asks as a new process of UID 1000 each time; in turn of one service, and of one that was restarted."""
+    if request.param == "restarts":
+        return lambda: server.restarted().ask_as(1000)
+    return lambda: server.ask_as(1000)
+
+
+def fill(asking: Asking, name: bytes, *tickets: bytes) -> None:
+    asking.initialize(name, ALICE)
+    for each in tickets:
+        asking.store(name, each)
+
+
+def kdestroy(asking: Asking) -> bytes:
+    """MIT's: asks for the default and destroys it, on one connection; gives its name."""
+    name = asking.get_default_cache()
+    asking.destroy(name)
+    return name
+
+
+def test_login_that_breaks_off(ask: Callable[[], Asking]) -> None:
+    """Sshd that dies between SET_DEFAULT_CACHE and INITIALIZE leaves the other sessions their default."""
+    fill(ask(), b"1000", SHORT)
+    sshd = ask()
+    name = sshd.gen_new()
+    sshd.set_default_cache(name)
+    sshd.close()
+    assert klist(ask()) == (b"1000", ALICE)
+    # Should it be filled after all, it is the default.
+    fill(ask(), name)
+    assert klist(ask()) == (name, ALICE)
+
+
+def test_login_that_a_quota_refuses(runner: asyncio.Runner, store: Store) -> None:
+    """A refused INITIALIZE of the new default leaves the default as it was."""
+    server = Server(runner, store, quotas=Quotas(max_uid_ccaches=1))
+    fill(server.ask_as(1000), b"1000", SHORT)
+    sshd = server.connect(1000, SSHD)
+    name = sshd.gen_new()
+    sshd.set_default_cache(name)
+    with refused(errno.EDQUOT):
+        sshd.initialize(name, BOB)
+    assert sshd.get_default_cache() == name
+    sshd.close()
+    for each in (server, server.restarted()):
+        assert klist(each.connect(1000, SSHD)) == (b"1000", ALICE)
+
+
+def test_process_that_chose_a_name_goes_on_with_it(server: Server) -> None:
+    """Between SET_DEFAULT_CACHE and INITIALIZE only the process that chose the name is given it."""
+    fill(server.ask_as(1000), b"1000", SHORT)
+    sshd, again = server.connect(1000, SSHD), server.connect(1000, SSHD)
+    name = sshd.gen_new()
+    sshd.set_default_cache(name)
+    assert sshd.get_default_cache() == again.get_default_cache() == name
+    assert server.connect(1000, SHELL).get_default_cache() == b"1000"
+    sshd.close()
+    assert again.get_default_cache() == name
+    again.close()
+    assert server.connect(1000, SSHD).get_default_cache() == b"1000"
+
+
+def test_process_that_was_given_a_free_name_goes_on_with_it(server: Server) -> None:
+    """A kinit that was given the free default fills it, although another ccache is made meanwhile."""
+    kinit_ = server.connect(1000, SHELL)
+    assert kinit_.get_default_cache() == b"1000"
+    fill(server.connect(1000, OTHER), b"1000:x", LONG)
+    assert server.connect(1000, OTHER).get_default_cache() == b"1000:x"
+    assert kinit_.get_default_cache() == b"1000"
+    fill(kinit_, b"1000", SHORT)
+    assert klist(server.connect(1000, OTHER)) == (b"1000", ALICE)
+
+
+def test_processes_without_a_pid_are_known_by_their_connections(server: Server) -> None:
+    """Of clients in other PID namespaces each connection is a process."""
+    fill(server.ask_as(1000), b"1000", SHORT)
+    one, two = server.connect(1000, 0), server.connect(1000, 0)
+    one.set_default_cache(b"1000:new")
+    assert one.get_default_cache() == b"1000:new"
+    assert two.get_default_cache() == b"1000"
+
+
+def test_process_whose_default_others_removed_is_given_another(server: Server) -> None:
+    """A process that stays connected for days is not left without a default when that is reaped."""
+    fill(server.ask_as(1000), b"1000", LONG)
+    staying = server.connect(1000, SHELL)
+    staying.set_default_cache(b"1000:a")
+    fill(staying, b"1000:a", SHORT)
+    assert staying.get_default_cache() == b"1000:a"
+    uuid = staying.get_cache_uuid_list()[1]
+    server.runner.run(server.service.change(1000, lambda each: each.remove_expired([uuid], 5000)))
+    assert staying.get_default_cache() == b"1000"
+
+
+def test_process_that_destroys_its_choice_goes_on_with_the_name(server: Server) -> None:
+    """The process that chose and destroyed it is given the name; others another ccache, as it was by name."""
+    fill(server.ask_as(1000), b"1000", SHORT)
+    one, other = server.connect(1000, SHELL), server.connect(1000, SHELL)
+    fill(one, b"1000:a", SHORT)
+    one.set_default_cache(b"1000:a")
+    one.destroy(b"1000:a")
+    one.close()
+    assert other.get_default_cache() == b"1000:a"
+    assert server.connect(1000, OTHER).get_default_cache() == b"1000"
+
+
+def test_session_that_ends(ask: Callable[[], Asking]) -> None:
+    """Sshd destroys its session's ccache by name at the logout: the other session's is the default again."""
+    fill(ask(), b"1000", SHORT)
+    name = kinit_another(ask())
+    assert klist(ask()) == (name, BOB)
+    ask().destroy(name)
+    assert klist(ask()) == (b"1000", ALICE)
+
+
+def test_one_of_several_sessions_ends(ask: Callable[[], Asking]) -> None:
+    """Of the sessions that are left, the one whose TGT ends last has the default."""
+    for name, end in ((b"1000:a", 3000), (b"1000:b", 4000), (b"1000:c", 3500)):
+        fill(ask(), name, ticket(ends=end).blob)
+        ask().set_default_cache(name)
+    ask().destroy(b"1000:c")
+    assert ask().get_default_cache() == b"1000:b"
+    ask().destroy(b"1000:b")
+    assert ask().get_default_cache() == b"1000:a"
+    ask().destroy(b"1000:a")
+    assert ask().get_default_cache() == b"1000:c"
+
+
+@pytest.mark.parametrize("without_a_name", [False, True], ids=["MIT", "Heimdal"])
+def test_kdestroy_leaves_no_default(ask: Callable[[], Asking], without_a_name: bool) -> None:
+    """After a plain kdestroy klist finds nothing, although other ccaches are left; kinit begins anew."""
+    fill(ask(), b"1000", LONG)
+    name = kinit_another(ask())
+    if without_a_name:
+        ask().destroy(b"")
+    else:
+        assert kdestroy(ask()) == name
+    for _ in range(2):
+        assert ask().get_default_cache() == name
+        with refused(Code.FCC_NOFILE):
+            klist(ask())
+    assert kinit(ask()) == name
+    assert klist(ask()) == (name, ALICE)
+    ask().destroy(name)
+    assert ask().get_default_cache() == b"1000"
+
+
+def test_kswitch_after_kdestroy(ask: Callable[[], Asking]) -> None:
+    """A choice after a kdestroy counts, also of the same name that sshd fills later."""
+    fill(ask(), b"1000", LONG)
+    name = kinit_another(ask())
+    kdestroy(ask())
+    ask().set_default_cache(b"1000")
+    assert klist(ask()) == (b"1000", ALICE)
+    ask().set_default_cache(name)
+    assert klist(ask()) == (b"1000", ALICE)
+
+
+def test_kdestroy_of_a_ccache_that_stood_in(ask: Callable[[], Asking]) -> None:
+    """A plain kdestroy leaves no default either where nobody had chosen the one that klist showed."""
+    fill(ask(), b"1000:a", LONG)
+    fill(ask(), b"1000:b", SHORT)
+    assert kdestroy(ask()) == b"1000:a"
+    with refused(Code.FCC_NOFILE):
+        klist(ask())
+    assert kinit(ask()) == b"1000"
+
+
+def test_kdestroy_of_the_last_ccache_begins_anew(ask: Callable[[], Asking]) -> None:
+    """After it, the first ccache that is made is the default, whatever its name."""
+    fill(ask(), b"1000", LONG)
+    kdestroy(ask())
+    assert ask().get_default_cache() == b"1000"
+    fill(ask(), b"1000:x", SHORT)
+    assert klist(ask()) == (b"1000:x", ALICE)
+
+
+def test_destroying_another_than_the_default_is_no_kdestroy(server: Server) -> None:
+    """A connection that destroys another ccache than the default, or an older default, destroys none."""
+    fill(server.ask_as(1000), b"1000", LONG)
+    fill(server.ask_as(1000), b"1000:a", SHORT)
+    one = server.ask_as(1000)
+    assert one.get_default_cache() == b"1000"
+    one.destroy(b"1000:a")
+    fill(server.ask_as(1000), b"1000:b", SHORT)
+    server.ask_as(1000).set_default_cache(b"1000:b")
+    one.destroy(b"1000")
+    server.ask_as(1000).destroy(b"1000:b")
+    fill(server.ask_as(1000), b"1000:c", SHORT)
+    assert klist(server.ask_as(1000)) == (b"1000:c", ALICE)
+
+
+def test_kdestroy_on_another_connection_of_the_process(server: Server) -> None:
+    """Only the connection that was given the default destroys it as such."""
+    fill(server.ask_as(1000), b"1000", LONG)
+    fill(server.ask_as(1000), b"1000:a", SHORT)
+    asked, other = server.connect(1000, SHELL), server.connect(1000, SHELL)
+    assert asked.get_default_cache() == b"1000"
+    other.destroy(b"1000")
+    assert server.connect(1000, OTHER).get_default_cache() == b"1000:a"
+
+
+def test_refused_destroy_is_none(server: Server) -> None:
+    """A kdestroy that could not be stored has changed nothing."""
+    fill(server.ask_as(1000), b"1000", LONG)
+    fill(server.ask_as(1000), b"1000:a", LONG)
+    server.store.refusal = lambda _: OSError(errno.ENOSPC, "full")
+    asking = server.ask_as(1000)
+    with refused(errno.EIO):
+        kdestroy(asking)
+    server.store.refusal = lambda _: None
+    assert klist(asking) == klist(server.ask_as(1000)) == (b"1000", ALICE)
+
+
+def test_empty_name_stands_for_what_klist_shows(ask: Callable[[], Asking]) -> None:
+    """Requests without a name are about the ccache that stands in, too."""
+    fill(ask(), b"1000:x", SHORT)
+    assert ask().get_name(b"") == b"1000:x"
+    ask().store(b"", credential_bytes(HTTP))
+    assert len(ask().get_cred_list(b"1000:x")) == 2
+    ask().move_cache(b"", b"1000:y")
+    assert klist(ask()) == (b"1000:y", ALICE)
+
+
+def test_reaped_default(server: Server) -> None:
+    """When the default is reaped the ccache that is left is the default, also after a restart."""
+    asking = server.ask_as(1000)
+    fill(asking, b"1000", LONG)
+    fill(asking, b"1000:a", SHORT)
+    asking.set_default_cache(b"1000:a")
+    uuid = asking.get_cache_uuid_list()[1]
+    server.runner.run(server.service.change(1000, lambda each: each.remove_expired([uuid], 5000)))
+    for each in (server, server.restarted()):
+        assert klist(each.ask_as(1000)) == (b"1000", ALICE)
+
+
+def test_evicted_default(runner: asyncio.Runner, store: Store) -> None:
+    """When a quota evicts the default, the ccache whose TGT ends last is the default."""
+    server = Server(runner, store, quotas=Quotas(max_uid_ccaches=3))
+    asking = server.ask_as(1000)
+    for name, blob in ((b"1000:a", EXPIRED), (b"1000:b", LONG), (b"1000:c", SHORT)):
+        fill(asking, name, blob)
+    asking.set_default_cache(b"1000:a")
+    fill(server.ask_as(1000), b"1000:d", SHORT)
+    for each in (server, server.restarted()):
+        assert each.ask_as(1000).get_default_cache() == b"1000:b"
+
+
+def test_what_is_written(server: Server) -> None:
+    """Asking for the default writes nothing, whichever ccache it is; a plain kdestroy writes once."""
+    fill(server.ask_as(1000), b"1000:a", LONG)
+    fill(server.ask_as(1000), b"1000:b", SHORT)
+    server.store.commits.clear()
+    for _ in range(3):
+        assert server.ask_as(1000).get_default_cache() == b"1000:a"
+    assert server.store.commits == []
+    kdestroy(server.ask_as(1000))
+    assert len(server.store.commits) == 1
+    server.ask_as(1000).destroy(b"1000:b")
+    assert server.runner.run(server.store.load(1000)) == []
+
+
+def test_default_is_found_without_waiting(server: Server) -> None:
+    """A collection in memory answers in a plain call, also when another ccache stands in."""
+    asking = server.connect(1000, SHELL)
+    fill(asking, b"1000:a", LONG)
+    for name in (b"1000:a", b"1000:missing"):
+        server.connect(1000, OTHER).set_default_cache(name)
+        performing = server.service.perform(asking._who, frame(Opcode.GET_DEFAULT_CACHE))
+        with pytest.raises(StopIteration):
+            performing.send(None)
+
+
+def test_no_credential_is_looked_at_for_it(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many credentials the ccaches have, none of them is looked at."""
+    asking = server.ask_as(1000)
+    fill(asking, b"1000:a", LONG)
+    fill(asking, b"1000:b", SHORT)
+    asking.get_default_cache()
+
+    def looked(_self: object) -> None:
+        raise AssertionError("a credential was looked at")
+
+    monkeypatch.setattr("pykcm.ccaches.credentials.Credentials.__iter__", looked)
+    monkeypatch.setattr("pykcm.ccaches.credentials.Credentials.items", looked)
+    assert asking.get_default_cache() == b"1000:a"
+
+
+# What is stored
+
+
+def test_default_of_an_older_version_is_read(runner: asyncio.Runner, store: Store) -> None:
+    """A default as it was written before there was more to say is a chosen one."""
+    fill(Server(runner, store).ask_as(1000), b"1000", LONG)
+    fill(Server(runner, store).ask_as(1000), b"1000:a", SHORT)
+    secret = b'{"version":1,"name":"1000:a","own":{"s0:c1":"1000:b"}}'
+    runner.run(store.commit([Put(uid_container(1000), DEFAULT, secret)]))
+    assert Server(runner, store).ask_as(1000).get_default_cache() == b"1000:a"
+
+
+def test_default_is_written_as_before(server: Server) -> None:
+    """An older version reads what is written now; a destroyed default adds one field."""
+    alice = server.ask_as(1000)
+    fill(alice, b"1000", LONG)
+    name = kinit_another(alice)
+    assert _stored_default(server) == {"version": 1, "name": name.decode()}
+    kdestroy(alice)
+    assert _stored_default(server) == {"version": 1, "name": name.decode(), "destroyed": True}
+
+
+def _stored_default(server: Server) -> object:
+    secrets = server.runner.run(server.store.load(1000))
+    (default,) = [each for each in secrets if (each.container, each.name) == (uid_container(1000), DEFAULT)]
+    return json.loads(default.value)
+
+
+# Root's default, which may be another UID's ccache
+
+
+@pytest.fixture(params=[False, True], ids=["own list", "root_lists_all"])
+def roots(request: pytest.FixtureRequest, runner: asyncio.Runner, store: Store) -> Server:
+    """A server on which root has chosen UID 2000's ccache as its default, beside one of its own."""
+    server = Server(runner, store, root_lists_all=request.param)
+    server.ask_as(2000).initialize(b"2000:x", BOB)
+    fill(server.ask_as(0), b"0:own", LONG)
+    server.ask_as(0).set_default_cache(b"2000:x")
+    return server
+
+
+def test_roots_default_of_another_uid(roots: Server) -> None:
+    """It is the default while it exists, and again when it exists again."""
+    for each in (roots, roots.restarted()):
+        assert klist(each.ask_as(0)) == (b"2000:x", BOB)
+    roots.ask_as(2000).destroy(b"2000:x")
+    for each in (roots, roots.restarted()):
+        assert klist(each.ask_as(0)) == (b"0:own", ALICE)
+    roots.ask_as(2000).initialize(b"2000:x", BOB)
+    assert klist(roots.ask_as(0)) == (b"2000:x", BOB)
+
+
+def test_root_never_falls_back_on_others(roots: Server) -> None:
+    """With the chosen ccache gone, root's own name is the default, and never another's free name."""
+    fill(roots.ask_as(2000), b"2000:other", LONG)
+    roots.ask_as(2000).destroy(b"2000:x")
+    roots.ask_as(0).destroy(b"0:own")
+    for each in (roots, roots.restarted()):
+        assert each.ask_as(0).get_default_cache() == b"0"
+    fill(roots.ask_as(0), b"0:again", LONG)
+    assert klist(roots.ask_as(0)) == (b"0:again", ALICE)
+
+
+def test_root_that_chose_another_uids_free_name(roots: Server) -> None:
+    """The process that chose it is given it; others root's own."""
+    one = roots.connect(0, SSHD)
+    one.set_default_cache(b"2000:new")
+    assert one.get_default_cache() == b"2000:new"
+    assert roots.connect(0, OTHER).get_default_cache() == b"0:own"
+
+
+def test_roots_kdestroy(roots: Server) -> None:
+    """Of another's ccache: root's own is the default. Of its own that stood in: there is none."""
+    fill(roots.ask_as(0), b"0:b", SHORT)
+    assert kdestroy(roots.ask_as(0)) == b"2000:x"
+    assert klist(roots.ask_as(0)) == (b"0:own", ALICE)
+    assert kdestroy(roots.ask_as(0)) == b"0:own"
+    for each in (roots, roots.restarted()):
+        assert each.ask_as(0).get_default_cache() == b"0"
+        with refused(Code.FCC_NOFILE):
+            klist(each.ask_as(0))
+
+
+def test_roots_empty_name(roots: Server) -> None:
+    """Without a name: not another's ccache, but root's own once that is gone."""
+    with refused(Code.FCC_NOFILE):
+        roots.ask_as(0).get_principal(b"")
+    roots.ask_as(2000).destroy(b"2000:x")
+    assert roots.ask_as(0).get_name(b"") == b"0:own"
+    roots.ask_as(0).destroy(b"")
+    assert roots.ask_as(0).get_default_cache() == b"0"
+
+
+def test_roots_default_while_both_users_are_busy(roots: Server) -> None:
+    """Root's and the other UID's requests that come at once are all answered."""
+    store = (2000, Opcode.STORE, b"2000:x\0" + LONG)
+    asking = (0, Opcode.GET_DEFAULT_CACHE, b"")
+    moving = (0, Opcode.MOVE_CACHE, b"2000:x\0" + b"0:moved\0")
+    answers = roots.answers([store, asking, store, asking, moving, asking])
+    assert [code for code, _ in answers] == [0] * 6
+    assert answers[5][1] in {b"0:own\0", b"0:moved\0"}
