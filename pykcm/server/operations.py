@@ -262,7 +262,10 @@ def get_cred_list(turn: Turn, name: bytes) -> Pieces:
     if payload.size > MAX_REPLY_SIZE - 4:
         # The one case where "this server lacks the operation" is what the client should think: it then
         # fetches the credentials one by one.
-        raise KcmError(Code.FCC_INTERNAL, "longer than a client takes in one reply")
+        raise KcmError(
+            Code.FCC_INTERNAL,
+            f"{payload.size} bytes are more than a client takes in one reply ({MAX_REPLY_SIZE})",
+        )
     return payload
 
 

@@ -6,7 +6,7 @@ The format is that of https://sqlite.org/fileformat2.html#the_write_ahead_log.
 import logging
 import os
 from pathlib import Path
-from struct import Struct
+from struct import Struct, iter_unpack
 from typing import Any, NamedTuple
 
 from sqlcipher3 import dbapi2 as sqlcipher
@@ -30,13 +30,17 @@ _MAGIC = 0x377F0682
 # More than the daemon ever has.
 _MOST_FRAMES = 1_000_000
 
-_Salts = tuple[int, int]
+_Sums = tuple[int, int]
 
 
 class Commits(NamedTuple):
-    """The last frames, by their numbers from 1, of the changes that the journal was written with."""
+    """The last frames, by their numbers from 1, of the changes that the journal was written with.
+
+    `is_readable`: whether SQLite finds any change in it. It removes a journal in which it finds none.
+    """
 
     frames: list[int]
+    is_readable: bool
 
     def behind(self, last: int) -> int:
         """How many changes end behind the frame `last`."""
@@ -51,35 +55,56 @@ def find_commits(path: Path) -> Commits:
     """
     fd = os.open(journal_of(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        salts = _salts_of(os.pread(fd, _HEADER.size, 0))
+        header = os.pread(fd, _HEADER.size, 0)
+        is_whole = _is_whole(header)
+        # A damaged header may have other salts: those of the first frame do as well.
+        salts = header[16:24] if is_whole else os.pread(fd, 8, _HEADER.size + 8)
         frames = []
         for number in range(1, _MOST_FRAMES):
             frame = os.pread(fd, _FRAME.size, _HEADER.size + (number - 1) * _FRAME_SIZE)
             if len(frame) < _FRAME.size:
                 break
-            _, pages, *found = _FRAME.unpack(frame)
-            # The header is damaged where it has no salts: those of the first frame do as well.
-            salts = salts or (found[0], found[1])
-            if pages and salts == (found[0], found[1]):
+            _, pages, *_ = _FRAME.unpack(frame)
+            if pages and frame[8:16] == salts:
                 frames.append(number)
-        return Commits(frames)
+        is_readable = is_whole and bool(frames) and _are_whole(fd, header, frames[0])
+        return Commits(frames, is_readable)
     finally:
         os.close(fd)
 
 
-def _salts_of(header: bytes) -> _Salts | None:
-    """The journal's salts; None where the header is damaged."""
+def _is_whole(header: bytes) -> bool:
     if len(header) < _HEADER.size:
-        return None
-    magic, _, size, _, first, second, *wanted = _HEADER.unpack(header)
+        return False
+    magic, _, size, *_, first, second = _HEADER.unpack(header)
     if magic & ~1 != _MAGIC or size != _PAGE:
-        return None
-    words = Struct((">" if magic & 1 else "<") + "6I").unpack(header[:_CHECKED])
-    sums = [0, 0]
-    for even, odd in zip(words[::2], words[1::2], strict=True):
-        sums[0] = (sums[0] + even + sums[1]) & 0xFFFFFFFF
-        sums[1] = (sums[1] + odd + sums[0]) & 0xFFFFFFFF
-    return (first, second) if sums == wanted else None
+        return False
+    return _summed(header[:_CHECKED], magic, (0, 0)) == (first, second)
+
+
+def _are_whole(fd: int, header: bytes, last: int) -> bool:
+    """Whether the frames up to this one are, behind a header that is."""
+    magic, *_, first, second = _HEADER.unpack(header)
+    sums = (first, second)
+    for number in range(1, last + 1):
+        frame = os.pread(fd, _FRAME_SIZE, _HEADER.size + (number - 1) * _FRAME_SIZE)
+        if len(frame) < _FRAME_SIZE or frame[8:16] != header[16:24]:
+            return False
+        # Of a frame's header its page's number and the pages after the commit, and then the page.
+        sums = _summed(frame[:8] + frame[_FRAME.size :], magic, sums)
+        if _FRAME.unpack_from(frame)[4:] != sums:
+            return False
+    return True
+
+
+def _summed(data: bytes, magic: int, sums: _Sums) -> _Sums:
+    """The checksums of the format, going on from `sums`."""
+    words = iter_unpack((">" if magic & 1 else "<") + "II", data)
+    even_sum, odd_sum = sums
+    for even, odd in words:
+        even_sum = (even_sum + even + odd_sum) & 0xFFFFFFFF
+        odd_sum = (odd_sum + odd + even_sum) & 0xFFFFFFFF
+    return even_sum, odd_sum
 
 
 def tell_of_damage(path: Path, db: Any, commits: Commits) -> None:

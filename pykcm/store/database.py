@@ -121,8 +121,11 @@ def create(path: Path, key: Key) -> None:
         raise StoreUnusableError(f"{error.filename or path}: {error.strerror}") from error
 
 
-def inspect(path: Path, key: Key) -> None:
-    """Raise StoreUnusableError unless the database can be read with this key, without changing a byte."""
+def inspect(path: Path, key: Key, *, ignores_journal: bool = False) -> None:
+    """Raise StoreUnusableError unless the database can be read with this key, without changing a byte.
+
+    `ignores_journal`: there is nothing to be read in it. SQLite would remove such a journal.
+    """
     if not size_of(path):
         state = "empty" if path.exists() else "missing"
         raise StoreUnusableError(
@@ -130,9 +133,10 @@ def inspect(path: Path, key: Key) -> None:
             f"move {journal_of(path)} away to begin with an empty database"
         )
     closed_in_order = not size_of(journal_of(path))
+    # Without locks the journal is read in memory; with them, it would need a file beside it.
+    mode = "ro&immutable=1" if closed_in_order or ignores_journal else "ro&vfs=unix-none"
     try:
-        # Without locks the journal is read in memory; with them, it would need a file beside it.
-        with closing(connect(path, key, "ro&immutable=1" if closed_in_order else "ro&vfs=unix-none")) as db:
+        with closing(connect(path, key, mode)) as db:
             check_version(db)
             if size_of(path) + size_of(journal_of(path)) <= _CHECKED_AT_START:
                 check_pages(db, closed_in_order=closed_in_order)

@@ -15,7 +15,7 @@ from typing import Any, Protocol, cast
 from sqlcipher3 import dbapi2 as sqlcipher
 
 from pykcm.store.applying import Applier
-from pykcm.store.damage import Commits, find_commits, tell_of_damage
+from pykcm.store.damage import find_commits, tell_of_damage
 from pykcm.store.database import (
     OWNED,
     SCHEMA_VERSION,
@@ -107,7 +107,7 @@ class SQLCipherStore:
 
     def __init__(self, path: Path, key: Key, durability: str = "full") -> None:
         self.path = path
-        self.key = settle(path, key) if is_unsettled(path) else key
+        self.key = key
         # Only a copy that is being made wants to know.
         self.commit_observer: CommitObserver | None = None
         self.pacer: WritePacer | None = None
@@ -119,11 +119,12 @@ class SQLCipherStore:
         self._reading: int | None = None
         self._replaced: list[int] = []
         try:
-            commits: Commits | None = None
+            # A journal is left by a crash alone.
+            commits = find_commits(path) if size_of(journal_of(path)) else None
+            if is_unsettled(path):
+                self.key = settle(path, key)
             if has_tickets(path):
-                # A journal is left by a crash alone. One of which nothing can be read, SQLite removes.
-                commits = find_commits(path) if size_of(journal_of(path)) else None
-                inspect(path, self.key)
+                inspect(path, self.key, ignores_journal=commits is not None and not commits.is_readable)
             else:
                 create(path, self.key)
                 _tell_created(path, key)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pykcm.store.damage import find_commits
+from pykcm.store.interface import StoreUnusableError
 from pykcm.store.keys import load_key
 from pykcm.store.sqlcipher import SQLCipherStore
 from pykcm.store.tree import Put, uid_container
@@ -43,9 +44,10 @@ def crashed(tmp_path: Path) -> Path:
 
 def ends(state: Path) -> list[int]:
     """The numbers of the frames that end the five changes."""
-    found = find_commits(state / "pykcm.db").frames
-    assert len(found) == COMMITS
-    return found
+    found = find_commits(state / "pykcm.db")
+    assert found.is_readable
+    assert len(found.frames) == COMMITS
+    return found.frames
 
 
 def start(state: Path, caplog: pytest.LogCaptureFixture) -> tuple[list[int], list[str]]:
@@ -100,6 +102,24 @@ def test_a_damaged_header_is_told(crashed: Path, caplog: pytest.LogCaptureFixtur
     assert f"there are {COMMITS} more" in warning
 
 
+@pytest.mark.parametrize("damaged", ["header", "first frame"])
+def test_a_start_that_is_refused_leaves_a_damaged_journal(
+    crashed: Path, caplog: pytest.LogCaptureFixture, damaged: str
+) -> None:
+    """Without the right key nothing is changed; with it, the damage is told."""
+    flip(crashed, 24 if damaged == "header" else at(1) + FRAME + 100)
+    key = (crashed / "key").read_bytes()
+    journal = (crashed / "pykcm.db-wal").read_bytes()
+    (crashed / "key").write_bytes(bytes(32))
+    with pytest.raises(StoreUnusableError, match="cannot be decrypted"):
+        open_store(crashed)
+    assert (crashed / "pykcm.db-wal").read_bytes() == journal
+    (crashed / "key").write_bytes(key)
+    numbers, (warning,) = start(crashed, caplog)
+    assert numbers == []
+    assert f"there are {COMMITS} more" in warning
+
+
 def test_a_change_that_was_not_written_whole_is_no_damage(
     crashed: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -129,7 +149,8 @@ def test_an_older_generation_is_no_damage(tmp_path: Path, caplog: pytest.LogCapt
     asyncio.run(running.commit([Put(uid_container(UID), "0", b"short")]))
     shutil.copytree(tmp_path / "running", tmp_path / "crashed")
     running.close()
-    assert len(find_commits(tmp_path / "crashed" / "pykcm.db").frames) == 1
+    found = find_commits(tmp_path / "crashed" / "pykcm.db")
+    assert (len(found.frames), found.is_readable) == (1, True)
     assert start(tmp_path / "crashed", caplog) == ([0, 1, 2, 3, 4], [])
 
 
