@@ -10,6 +10,7 @@ from pykcm.admin.messages import ControlError, Trouble
 from pykcm.admin.records import Uid, principal_text
 from pykcm.ccaches.ccache import CCache
 from pykcm.ccaches.collection import Collection
+from pykcm.ccaches.current_default import shared_default
 from pykcm.ccaches.expiry import is_ticket
 from pykcm.protocol.credential import Credential
 from pykcm.protocol.principal import is_tgs
@@ -44,14 +45,15 @@ async def list_ccaches(call: Call) -> AsyncIterator[dict[str, Any]]:
 def _rows(
     collection: Collection, call: Call, wanted: ListArguments
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    current = shared_default(collection)
     seen = [ccache for ccache in collection if call.sees(ccache.label)]
     damaged = [
-        _damaged(collection, name, uuid)
+        _damaged(collection, name, uuid, current)
         for name, uuid in collection.unavailable.items()
         if call.sees(collection.label_of(name))
     ]
     rows = [
-        _row(collection, ccache)
+        _row(collection, ccache, current)
         for ccache in seen
         if not wanted.expired or ccache.has_expired(collection.now)
     ]
@@ -68,7 +70,7 @@ def _rows(
     return rows, use
 
 
-def _row(collection: Collection, ccache: CCache) -> dict[str, Any]:
+def _row(collection: Collection, ccache: CCache, current: bytes) -> dict[str, Any]:
     tgt = tgt_of(ccache)
     times = None if tgt is None else tgt.times
     return {
@@ -77,6 +79,7 @@ def _row(collection: Collection, ccache: CCache) -> dict[str, Any]:
         "uuid": ccache.uuid,
         "principal": principal_text(ccache.principal),
         "default": collection.is_default(ccache.name),
+        "current_default": ccache.name == current,
         "tickets": sum(map(is_ticket, ccache.credentials)),
         "size": ccache.size,
         "tgt_expires": None if times is None else _at(times.endtime, ccache),
@@ -89,7 +92,7 @@ def _row(collection: Collection, ccache: CCache) -> dict[str, Any]:
     }
 
 
-def _damaged(collection: Collection, name: bytes, uuid: bytes) -> dict[str, Any]:
+def _damaged(collection: Collection, name: bytes, uuid: bytes, current: bytes) -> dict[str, Any]:
     """One whose secrets cannot be read: what is known of it."""
     unknown = ("principal", "tgt_expires", "renew_till", "last_renewal")
     return {
@@ -97,6 +100,7 @@ def _damaged(collection: Collection, name: bytes, uuid: bytes) -> dict[str, Any]
         "name": name,
         "uuid": uuid,
         "default": collection.is_default(name),
+        "current_default": name == current,
         "tickets": 0,
         "size": 0,
         "label": collection.label_of(name) or None,
@@ -137,7 +141,8 @@ async def show_ccache(call: Call) -> AsyncIterator[dict[str, Any]]:
 
 def _details(collection: Collection, call: Call, wanted: ShowArguments) -> Iterator[dict[str, Any]]:
     ccache = visible(collection, wanted.name, call)
-    yield {"ccache": _row(collection, ccache) | {"kdc_offset": ccache.kdc_offset, **_principal(ccache)}}
+    row = _row(collection, ccache, shared_default(collection))
+    yield {"ccache": row | {"kdc_offset": ccache.kdc_offset, **_principal(ccache)}}
     for uuid, credential in ccache.credentials.items():
         details: dict[str, Any] = {
             "uuid": uuid,

@@ -11,7 +11,7 @@ from pykcm.protocol.principal import Principal
 from pykcm.store.interface import Store
 from pykcm.store.tree import Put, Secret, ccache_container, split_ccache_name
 from tests.admin.controlling import Controlling
-from tests.builders import ALICE, BOB, HTTP, TGS, credential_bytes, principal, service
+from tests.builders import ALICE, BOB, HTTP, TGS, credential_bytes, principal, service, ticket
 from tests.peer.mcs import CONTAINER_1, CONTAINER_2, HOST, Mcs
 from tests.server.asking import Server
 
@@ -51,6 +51,7 @@ def test_one_row(server: Server, control: Controlling) -> None:
             "uuid": uuid,
             "principal": "alice@PYKCM.TEST",
             "default": False,
+            "current_default": True,
             "tickets": 2,
             "size": sum(map(len, blobs)) + len(ALICE.pack()),
             "tgt_expires": 5000,
@@ -136,6 +137,23 @@ def test_the_default_is_marked(server: Server, control: Controlling) -> None:
     assert [row["default"] for row in rows(control)] == [False, False]
     client.set_default_cache(b"1000:b")
     assert [row["default"] for row in rows(control)] == [False, True]
+
+
+def test_the_current_default_is_marked(server: Server, control: Controlling) -> None:
+    """The ccache that clients get as the default is marked, whether or not it was chosen."""
+    client = server.ask_as(1000)
+    for name, ends in ((b"1000:a", 3000), (b"1000:b", 4000), (b"1000:c", 2000)):
+        client.replace(name, 0, ALICE, [ticket(ends=ends).blob])
+    assert [row["current_default"] for row in rows(control)] == [False, True, False]
+    client.set_default_cache(b"1000:c")
+    assert [row["current_default"] for row in rows(control)] == [False, False, True]
+    server.ask_as(1000).destroy(b"1000:c")
+    assert [(row["default"], row["current_default"]) for row in rows(control)] == [
+        (False, False),
+        (False, True),
+    ]
+    [shown, *_] = control.ask("show", name=b"1000:b")
+    assert shown["ccache"]["current_default"]
 
 
 def test_expired(server: Server, control: Controlling) -> None:

@@ -18,6 +18,7 @@ from .clients import MitClient
 from .conftest import OTHER, USER, started
 from .daemon import LIMIT, Pykcmd, effective_uid
 from .raw import RawConnection, request
+from .waiting import wait_until
 
 LISTED = 500
 MIB = 1 << 20
@@ -68,13 +69,6 @@ def resident_size(pykcmd: Pykcmd) -> int:
     found = re.search(r"^VmRSS:\s+(\d+) kB$", status, re.MULTILINE)
     assert found is not None
     return int(found[1]) * 1024
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + LIMIT
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("connections", [200, 400], ids=["200", "more than a UID may have"])

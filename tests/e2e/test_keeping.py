@@ -7,8 +7,6 @@ import random
 import shutil
 import signal
 import threading
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -29,6 +27,7 @@ from .control import Pykcmctl
 from .crashes import Crashes, contents_of, look_into
 from .daemon import Pykcmd, effective_uid
 from .test_pykcmctl import on_a_terminal
+from .waiting import wait_until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may use the control socket")
 
@@ -178,13 +177,6 @@ def test_a_busy_user_cannot_prevent_it(crashes: Crashes, ctl: Pykcmctl, number: 
             has_ended.set()
         assert all(each.result() for each in writing)
     assert not crashes.refusals
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 @pytest.mark.timeout(180)

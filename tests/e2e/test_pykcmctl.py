@@ -77,8 +77,8 @@ def test_list(mit_as: Callable[[int], MitClient], ctl: Pykcmctl) -> None:
         (OTHER, f"KCM:{OTHER}", "bob@PYKCM.TEST", True, 1),
     ]
     assert list(listed[0]) == [
-        *("uid", "user", "name", "uuid", "principal", "default", "tickets"),
-        *("size", "tgt_expires", "renew_till", "label", "last_renewal"),
+        *("uid", "user", "name", "uuid", "principal", "default"),
+        *("current_default", "tickets", "size", "tgt_expires", "renew_till", "label", "last_renewal"),
     ]
     said = ctl.run("list", "--uid", str(OTHER))
     (line,) = said.output.splitlines()
@@ -91,6 +91,20 @@ def test_list(mit_as: Callable[[int], MitClient], ctl: Pykcmctl) -> None:
     assert status == 0
     assert "Principal" in shown
     assert "alice@PYKCM.TEST" in shown
+
+
+def test_list_marks_the_default(mit_as: Callable[[int], MitClient], ctl: Pykcmctl) -> None:
+    """The default is marked, and another mark tells the ccache that takes its place when it is gone."""
+    mit = mit_as(OTHER)
+    mit.kinit("bob")
+    mit.kinit("alice", ccache=f"KCM:{OTHER}:other")
+    marks = {line.split("\t")[2]: line.split("\t")[4] for line in ctl.ok("list").splitlines()}
+    assert marks == {f"KCM:{OTHER}": "*", f"KCM:{OTHER}:other": ""}
+    mit.ok("kdestroy", "-c", f"KCM:{OTHER}")
+    [row] = ctl.json("list")
+    assert (row["default"], row["current_default"]) == (False, True)
+    assert ctl.ok("list").split("\t")[4] == "+"
+    assert "(default, in place of the chosen one)" in ctl.ok("show", f"KCM:{OTHER}:other")
 
 
 @pytest.mark.skipif(Path("/sys/fs/selinux/enforce").exists(), reason="there are labels here")

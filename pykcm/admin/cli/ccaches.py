@@ -34,7 +34,11 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_command(
     client: ControlClient, uid: int | None, *, expired: bool, label: bool, as_json: bool
 ) -> None:
-    """List everybody's ccaches: whose, what is in them, and until when."""
+    """List everybody's ccaches: whose, what is in them, and until when.
+
+    "*" marks a ccache that was chosen as the default. "+" marks the one that users get instead, if the chosen
+    one is gone or none was chosen.
+    """
     answer = client.ask("list", uid=uid, expired=expired)
     items = peeked(iter(answer))
     if as_json:
@@ -66,6 +70,7 @@ def _for_json(row: dict[str, Any]) -> dict[str, Any]:
         "uuid": row["uuid"].hex(),
         "principal": row["principal"],
         "default": row["default"],
+        "current_default": row["current_default"],
         "tickets": row["tickets"],
         "size": row["size"],
         "tgt_expires": row["tgt_expires"],
@@ -88,13 +93,19 @@ def _list_rows(
             str(row["uid"]),
             ccache_shown(row["name"]),
             "(damaged)" if row["principal"] is None else row["principal"],
-            "*" if row["default"] else "",
+            _default_mark(row),
             str(row["tickets"]),
             shown_size(row["size"]),
             shown_time(row["tgt_expires"]),
             shown_time(row["renew_till"]),
             *([row["label"] or "-"] if label else []),
         ]
+
+
+def _default_mark(row: dict[str, Any]) -> str:
+    if row["default"]:
+        return "*"
+    return "+" if row["current_default"] else ""
 
 
 # Those who have used most of what they may have are named below the list.
@@ -147,7 +158,7 @@ def show_command(client: ControlClient, ccache: bytes, *, as_json: bool) -> None
         # Bytes that are no UTF-8 have code points of their own.
         print_json(_document(head, credentials))
         return
-    print_line(f"Ccache:      {ccache_shown(head['name'])}{' (default)' if head['default'] else ''}")
+    print_line(f"Ccache:      {ccache_shown(head['name'])}{_shown_default(head)}")
     print_line(f"UUID:        {head['uuid'].hex()}")
     print_line(f"Owner:       {user_of(head['uid']) or '-'} (UID {head['uid']})")
     print_line(f"Principal:   {head['principal']}")
@@ -191,6 +202,12 @@ def _ticket_row(credential: dict[str, Any]) -> list[str]:
         shown_time(renew_till or None),
         shown_size(credential["size"]),
     ]
+
+
+def _shown_default(head: dict[str, Any]) -> str:
+    if head["default"]:
+        return " (default)"
+    return " (default, in place of the chosen one)" if head["current_default"] else ""
 
 
 def _document(head: dict[str, Any], credentials: list[dict[str, Any]]) -> dict[str, Any]:

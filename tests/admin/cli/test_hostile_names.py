@@ -100,6 +100,7 @@ def _row(text: str) -> dict[str, object]:
         "uuid": bytes(16),
         "principal": sendable(text),
         "default": False,
+        "current_default": False,
         "tickets": 1,
         "size": 10,
         "tgt_expires": 1,
@@ -142,6 +143,7 @@ def test_show(run: Run, text: str) -> None:
     head = {
         "name": text.encode("utf-8", "surrogatepass"),
         "default": True,
+        "current_default": True,
         "uuid": bytes(16),
         "uid": 4_000_000_000,
         "principal": sendable(text),
