@@ -54,7 +54,7 @@ class Committer:
 
         `size`: bytes that they write and delete, about.
         """
-        delay = self._store.delay(changes)
+        delay = self._store.delay(changes, size)
         if delay is not None:
             await delay
         loop = asyncio.get_running_loop()

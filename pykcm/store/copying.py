@@ -152,6 +152,9 @@ class Standstill:
         weights: Counter[int | None] = Counter()
         for container, same in groupby(changes, lambda change: change.container):
             weights[uid_of_container(container)] += sum(map(weight_of, same))
+        for uid in weights:
+            if uid is not None:
+                weights[uid] = max(weights[uid], self.pacer.announced(uid))
         total = weights.total()
         grown = max(total * self._cost, self._journal_size - before)
         for uid, weight in weights.items():

@@ -32,7 +32,7 @@ class MemoryStore:
     async def load(self, uid: int, pause: Pause | None = None) -> list[Secret]:
         return [secret for secrets in self._trees.get(uid, {}).values() for secret in secrets.values()]
 
-    def delay(self, changes: Sequence[SecretChange]) -> None:
+    def delay(self, changes: Sequence[SecretChange], size: int = 0) -> None:
         return None
 
     async def commit(self, changes: Iterable[SecretChange]) -> None:

@@ -53,7 +53,8 @@ class WritePacer:
         self.slowed: dict[int, None] = {}
         self._path = path
         self._written: Counter[int] = Counter()
-        # Of each UID's last commit that was let go on, until it is made.
+        # Of each UID's last commit, until it is made: its size, and the size of it if it was let go on.
+        self._announced: dict[int, int] = {}
         self._in_flight: dict[int, int] = {}
         self._waiting: deque[_Waiting] = deque()
 
@@ -66,12 +67,20 @@ class WritePacer:
         """The UID that has written most, and its bytes."""
         return next(iter(self._written.most_common(1)), None)
 
-    def delay(self, changes: Sequence[SecretChange]) -> "asyncio.Future[None] | None":
-        """What a commit of these changes has to wait for first; None: it need not wait."""
+    def announced(self, uid: int) -> int:
+        """The bytes that the UID's commit was announced to write and delete, or 0; forgets them."""
+        return self._announced.pop(uid, 0)
+
+    def delay(self, changes: Sequence[SecretChange], size: int) -> "asyncio.Future[None] | None":
+        """What a commit of these changes has to wait for first; None: it need not wait.
+
+        `size`: bytes that they write and delete, about. Deletes are written over, too.
+        """
         uid = uid_of_container(changes[0].container) if changes else None
         if uid is None:
             return None
-        size = self.cost * sum(map(weight_of, changes))
+        self._announced[uid] = size
+        size = max(size, self.cost * sum(map(weight_of, changes)))
         if self._written[uid] + size <= _FREE:
             return None
         if any(uid_of_container(change.container) != uid for change in changes):

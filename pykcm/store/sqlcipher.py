@@ -187,11 +187,11 @@ class SQLCipherStore:
         if observer is not None:
             self._tell(observer, cast("list[SecretChange]", changes))
 
-    def delay(self, changes: Sequence[SecretChange]) -> "asyncio.Future[None] | None":
+    def delay(self, changes: Sequence[SecretChange], size: int = 0) -> "asyncio.Future[None] | None":
         if self.pacer is None:
             return None
         try:
-            return self.pacer.delay(changes)
+            return self.pacer.delay(changes, size)
         except Exception:
             # Better a copy that may have to be given up than a commit that fails for it.
             log.exception("%s: commits do not wait for its copy, by an error in pykcm", self.path)

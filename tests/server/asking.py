@@ -90,8 +90,8 @@ class ScriptedStore:
             raise self.load_error
         return await self.inner.load(uid, pause)
 
-    def delay(self, changes: Sequence[SecretChange]) -> Awaitable[None] | None:
-        return self.inner.delay(changes)
+    def delay(self, changes: Sequence[SecretChange], size: int = 0) -> Awaitable[None] | None:
+        return self.inner.delay(changes, size)
 
     async def commit(self, changes: Any) -> None:
         listed = list(changes)

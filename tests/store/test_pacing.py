@@ -16,7 +16,7 @@ from pykcm.store.interface import Copied, Rekeyed
 from pykcm.store.keys import load_key
 from pykcm.store.pacing import WritePacer, _share
 from pykcm.store.sqlcipher import SQLCipherStore
-from pykcm.store.tree import Put, uid_container
+from pykcm.store.tree import DeleteContainer, Put, SecretChange, uid_container
 from tests.server.waiting import settle, until
 
 FREE = 64 * 1024
@@ -80,12 +80,12 @@ def test_only_a_uid_that_has_written_much_waits(caplog: pytest.LogCaptureFixture
 
     async def scenario(pressed: Pressed) -> None:
         pacer = pressed.pacer
-        assert pacer.delay([put(LIGHT)]) is None
-        assert pacer.delay([put(3000)]) is None
-        assert pacer.delay([]) is None
-        assert pacer.delay([put(BUSY), put(LIGHT)]) is None
+        assert pacer.delay([put(LIGHT)], 0) is None
+        assert pacer.delay([put(3000)], 0) is None
+        assert pacer.delay([], 0) is None
+        assert pacer.delay([put(BUSY), put(LIGHT)], 0) is None
         for _ in range(2):
-            assert pacer.delay([put(BUSY)]) is not None
+            assert pacer.delay([put(BUSY)], 0) is not None
         assert list(pacer.slowed) == [BUSY]
 
     play(scenario)
@@ -97,7 +97,7 @@ def test_a_first_change_that_is_large_waits_too() -> None:
     """Many UIDs that write one large change each at the same moment cannot prevent a copy either."""
 
     async def scenario(pressed: Pressed) -> None:
-        assert pressed.pacer.delay([put(3000, FREE)]) is not None
+        assert pressed.pacer.delay([put(3000, FREE)], 0) is not None
 
     play(scenario)
 
@@ -110,12 +110,12 @@ def test_what_may_be_written_is_shared_evenly() -> None:
         pressed.room = 9 * FREE
         pressed.charge(BUSY, 8 * FREE)
         pressed.charge(LIGHT, FREE)
-        assert pacer.delay([put(BUSY)]) is not None
+        assert pacer.delay([put(BUSY)], 0) is not None
         # There is room for 9: for 4.5 of each.
-        assert pacer.delay([put(LIGHT, 2 * FREE)]) is None
+        assert pacer.delay([put(LIGHT, 2 * FREE)], 0) is None
         pressed.charge(LIGHT, 2 * FREE)
-        assert pacer.delay([put(LIGHT, 2 * FREE)]) is not None
-        assert pacer.delay([put(LIGHT, FREE // 2)]) is None
+        assert pacer.delay([put(LIGHT, 2 * FREE)], 0) is not None
+        assert pacer.delay([put(LIGHT, FREE // 2)], 0) is None
 
     play(scenario)
 
@@ -141,7 +141,7 @@ def test_nobody_waits_without_pressure() -> None:
 
     async def scenario(pressed: Pressed) -> None:
         pressed.room = 3 * FREE
-        assert pressed.pacer.delay([put(BUSY)]) is None
+        assert pressed.pacer.delay([put(BUSY)], 0) is None
         assert not pressed.pacer.slowed
 
     play(scenario)
@@ -154,7 +154,7 @@ def test_those_who_wait_go_on_in_order_as_there_is_room() -> None:
         pacer = pressed.pacer
         for uid in range(1, 5):
             pressed.charge(uid, 2 * FREE)
-        turns = [turn for uid in range(1, 5) if (turn := pacer.delay([put(uid, BIG)])) is not None]
+        turns = [turn for uid in range(1, 5) if (turn := pacer.delay([put(uid, BIG)], 0)) is not None]
         pacer.look()
         assert [turn.done() for turn in turns] == [False] * 4
         turns[0].cancel()
@@ -176,7 +176,7 @@ def test_a_wait_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pykcm.store.pacing._LONGEST_WAIT", 0.01)
 
     async def scenario(pressed: Pressed) -> None:
-        turn = pressed.pacer.delay([put(BUSY)])
+        turn = pressed.pacer.delay([put(BUSY)], 0)
         assert turn is not None
         await asyncio.wait_for(turn, 20)
 
@@ -187,7 +187,7 @@ def test_at_the_end_nobody_waits() -> None:
     """When the copy has ended all go on, though there is no room."""
 
     async def scenario(pressed: Pressed) -> None:
-        turns = [pressed.pacer.delay([put(BUSY)]) for _ in range(3)]
+        turns = [pressed.pacer.delay([put(BUSY)], 0) for _ in range(3)]
         pressed.pacer.end()
         assert all(turn is not None and turn.done() for turn in turns)
 
@@ -217,6 +217,26 @@ def test_an_error_in_pacing_fails_no_commit(
 
     asyncio.run(run())
     assert caplog.text.count("commits do not wait for its copy, by an error in pykcm") == 1
+
+
+def test_a_delete_is_charged_to_whoever_deletes(
+    store: SQLCipherStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a large delete writes is not charged to those whose changes share its transaction."""
+
+    async def run() -> None:
+        await store.commit([put(BUSY, 400_000)])
+        with store.backup():
+            assert store.pacer is not None
+            deleted: list[SecretChange] = [DeleteContainer(uid_container(BUSY))]
+            assert store.delay(deleted, 400_000) is None
+            assert store.delay([put(LIGHT)], 100) is None
+            await store.commit([*deleted, put(LIGHT)])
+            written = store.pacer._written
+            assert written[BUSY] > 300_000
+            assert written[LIGHT] < 10_000
+
+    asyncio.run(run())
 
 
 class Writers:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from pykcm.server.committer import Committer
 from pykcm.store import rekey as rekey_module
 from pykcm.store.copying import Standstill
 from pykcm.store.database import connect, set_pragma
@@ -426,13 +427,16 @@ def test_too_much_meanwhile(state: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_rekey_finishes_although_each_turn_brings_many_changes(state: Path, changes: int) -> None:
     """A change of keys comes to its end while somebody commits this many changes in each turn of the loop."""
     store = open_store(state)
+    committer = Committer(store)
     most = 2000
     commits = 0
 
     async def write(rekeyed: "asyncio.Future[Rekeyed]") -> None:
         nonlocal commits
         while not rekeyed.done() and commits < most:
-            await store.commit([Put(uid_container(UID + 1), f"{n}", b"%d" % commits) for n in range(changes)])
+            await committer.commit(
+                [Put(uid_container(UID + 1), f"{n}", b"%d" % commits) for n in range(changes)]
+            )
             commits += 1
             await asyncio.sleep(0)
 
