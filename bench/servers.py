@@ -13,6 +13,8 @@ max_ccaches = 0
 max_uid_ccaches = 0
 max_ccache_size = 0
 max_uid_size = 0
+max_ccache_credentials = 0
+max_uid_credentials = 0
 max_request_size = 65536
 expired_retention = "3650d"
 """

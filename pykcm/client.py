@@ -20,7 +20,7 @@ from pykcm.protocol.messages import ARGUMENTS, PAYLOAD, pack_arguments
 from pykcm.protocol.opcodes import Opcode
 from pykcm.protocol.principal import Principal
 from pykcm.protocol.tag import Tag
-from pykcm.protocol.wire import I32, U32, Reader
+from pykcm.protocol.wire import I32, U32, StoredReader
 
 _REPLY_HEADER = 8
 
@@ -77,7 +77,7 @@ class KcmClient:
     def _ask(self, opcode: Opcode, *values: Any) -> Any:
         payload = self.call(opcode, pack_arguments(ARGUMENTS[opcode], values))
         field = PAYLOAD[opcode]
-        return None if field is None else field.read(Reader(payload))
+        return None if field is None else field.read(StoredReader(payload))
 
     # The operations
 

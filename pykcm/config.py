@@ -52,6 +52,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     max_uid_ccaches: _Count = 256
     max_ccache_size: _KiB = 4096
     max_uid_size: _KiB = 16384
+    max_ccache_credentials: _Count = 2048
+    max_uid_credentials: _Count = 8192
     max_request_size: _RequestKiB = 10240
     collection_cache_size: _MiB = 64
     max_connections: _Count = 4096
@@ -86,6 +88,8 @@ ALLOWED = {
     "max_uid_ccaches": _NUMBER,
     "max_ccache_size": _SIZE,
     "max_uid_size": _SIZE,
+    "max_ccache_credentials": _NUMBER,
+    "max_uid_credentials": _NUMBER,
     "max_request_size": "a size in KiB from 64 to 65536",
     "collection_cache_size": "a size in MiB: a whole number from 0 (no limit) to 2^30",
     "max_connections": _NUMBER,

@@ -374,6 +374,8 @@ def _quotas(config: Config) -> Quotas:
         max_uid_ccaches=config.max_uid_ccaches,
         max_ccache_size=config.max_ccache_size * KIB,
         max_uid_size=config.max_uid_size * KIB,
+        max_ccache_credentials=config.max_ccache_credentials,
+        max_uid_credentials=config.max_uid_credentials,
     )
 
 

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from pykcm.ccaches.ccache import CCache
 from pykcm.logs import LINE_COUNTS
+from pykcm.protocol.credential import Credential
 from pykcm.store.interface import Store
 from pykcm.store.keys import Key
 from pykcm.store.memory import MemoryStore
@@ -27,6 +29,17 @@ settings.load_profile("deterministic")
 def _no_lines_counted() -> None:
     """Which lines are logged does not depend on the tests before."""
     LINE_COUNTS.clear()
+
+
+@pytest.fixture(scope="module")
+def bytes_alone() -> Iterator[None]:
+    """Sizes are those of the bytes, without the memory that objects take: for tests that add them up."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Credential, "size", property(lambda credential: len(credential.blob)))
+        patch.setattr(
+            CCache, "size", property(lambda ccache: ccache.credentials.size + len(ccache.packed_principal))
+        )
+        yield
 
 
 @pytest.fixture

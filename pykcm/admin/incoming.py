@@ -22,7 +22,7 @@ from pykcm.peer.names import MAX_NAME
 from pykcm.protocol.codes import KcmError
 from pykcm.protocol.credential import parse_credential
 from pykcm.protocol.text import excerpt
-from pykcm.protocol.wire import UUID_SIZE, FormatError
+from pykcm.protocol.wire import MAX_COMPONENTS, MAX_PRINCIPAL_SIZE, UUID_SIZE, FormatError
 from pykcm.server.relabelling import relabel_filled
 
 # KCM's clients have their turn after so many credentials.
@@ -125,6 +125,9 @@ def _check(record: CCacheRecord) -> None:
             raise IncomingError(f"its name is none of UID {record.uid}'s", record)
     elif record.uid == 2**32 - 1:
         raise IncomingError("its UID is none", record)
+    principal = record.principal.principal
+    if len(principal.components) > MAX_COMPONENTS or len(principal.pack()) > MAX_PRINCIPAL_SIZE:
+        raise IncomingError("its principal is longer than any", record)
     try:
         if record.label is not None:
             parse_label(record.label)

@@ -5,7 +5,8 @@ from typing import Annotated, Any
 import msgspec
 
 from pykcm.admin.messages import LARGEST_REQUEST
-from pykcm.protocol.principal import MAX_COMPONENTS, Principal
+from pykcm.protocol.principal import Principal
+from pykcm.protocol.wire import MAX_STORED_COMPONENTS
 
 # In bytes: a ccache's credentials and principal. An import sends it in one item, with its name and label.
 LARGEST_RECORD = LARGEST_REQUEST - 256 * 1024
@@ -21,7 +22,7 @@ class PrincipalRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     type: Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
     realm: bytes
-    components: Annotated[tuple[bytes, ...], msgspec.Meta(max_length=MAX_COMPONENTS)]
+    components: Annotated[tuple[bytes, ...], msgspec.Meta(max_length=MAX_STORED_COMPONENTS)]
 
     @classmethod
     def of(cls, principal: Principal) -> "PrincipalRecord":

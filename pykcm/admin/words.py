@@ -8,7 +8,7 @@ from typing import Any
 
 from pykcm.admin.records import principal_text
 from pykcm.protocol.codes import KcmError, name_of
-from pykcm.protocol.credential import NO_AUTHDATA, Credential, parse_credential
+from pykcm.protocol.credential import NO_AUTHDATA, Credential, parse_stored_credential
 from pykcm.protocol.messages import (
     BLOB,
     BLOBS,
@@ -27,7 +27,7 @@ from pykcm.protocol.messages import (
 from pykcm.protocol.opcodes import Opcode
 from pykcm.protocol.principal import read_principal
 from pykcm.protocol.tag import Match, Tag
-from pykcm.protocol.wire import I32, U32, UUID_SIZE, Reader
+from pykcm.protocol.wire import I32, U32, UUID_SIZE, StoredReader
 from pykcm.server.events import Event
 from pykcm.server.service import Exchange
 
@@ -115,12 +115,12 @@ def _answered(exchange: Exchange) -> dict[str, Any]:
     if field is UUIDS:
         return {"uuids": len(payload) // UUID_SIZE}
     if field is PRINCIPAL:
-        return {"principal": principal_text(read_principal(Reader(payload)))}
+        return {"principal": principal_text(read_principal(StoredReader(payload)))}
     if field is OFFSET:
         return {"kdc_offset": I32.unpack(payload)[0]}
     assert field is BLOB
     try:
-        return _credential(parse_credential(payload))
+        return _credential(parse_stored_credential(payload))
     except KcmError:
         return {}
 

@@ -12,6 +12,9 @@ _SMALL_KDC_OFFSET = 60
 # The label of a ccache whose own cannot be read. It is no label at all: where labels count, it is nobody's.
 UNKNOWN_LABEL = ""
 
+# Bytes of memory that a ccache takes up beside those that grow with its contents. Measured.
+OVERHEAD = 2000
+
 
 @dataclass(slots=True, eq=False)
 class CCache:
@@ -43,8 +46,9 @@ class CCache:
 
     @property
     def size(self) -> int:
-        """Bytes that count towards quotas: the credentials' and the principal's."""
-        return self.credentials.size + len(self.packed_principal)
+        """Bytes of memory that it takes up, about: what counts towards quotas."""
+        # The principal is there as it is sent, and in its parts.
+        return self.credentials.size + 2 * len(self.packed_principal) + OVERHEAD
 
     @property
     def needs_kdc_offset(self) -> bool:

@@ -35,9 +35,8 @@ from pykcm.protocol.wire import UUID_SIZE
 
 _UID_SIZE = 4
 
-# Bytes of memory beside those that count as size, measured: of a ccache or collection, and of a credential.
+# Bytes of memory that a collection, or one of its defaults, takes up beside the ccaches. Measured.
 _OVERHEAD = 2000
-_CREDENTIAL_OVERHEAD = 1000
 
 # Gives the seconds since the epoch.
 Clock = Callable[[], float]
@@ -143,8 +142,7 @@ class Collection:
     @property
     def footprint(self) -> int:
         """Bytes of memory that it takes up, about."""
-        entries = 1 + len(self._ccaches) + len(self._defaults.own)
-        return self._size + _OVERHEAD * entries + _CREDENTIAL_OVERHEAD * self._credentials
+        return self._size + _OVERHEAD * (1 + len(self._defaults.own))
 
     # Reading
 
@@ -241,14 +239,14 @@ class Collection:
         """
         last_of_equals = list({credential.equality: credential for credential in credentials}.values())
         ccache = CCache(self._new_ccache_uuid(), name, principal, label, kdc_offset, self._empty_expires())
-        size = ccache.size + sum(len(credential.blob) for credential in last_of_equals)
-        plan = self.plan_room(name, size)
+        size = ccache.size + sum(credential.size for credential in last_of_equals)
+        plan = self.plan_room(name, size, len(last_of_equals))
         self.fill(ccache, last_of_equals)
         self.make_room(plan, ccache)
         return ccache
 
-    def plan_room(self, name: bytes, size: int, *, is_moved: bool = False) -> room.Plan:
-        """What has to go so that the ccache can be of this size, in bytes; raises EDQUOT.
+    def plan_room(self, name: bytes, size: int, credentials: int, *, is_moved: bool = False) -> room.Plan:
+        """What has to go so that the ccache can have this size and so many credentials; raises EDQUOT.
 
         Its own service tickets stay. One that is moved here from another UID makes no more ccaches in all.
         """
@@ -263,6 +261,11 @@ class Collection:
             )
         if grows > 0:
             wanted = wanted._replace(max_ccache_size=size, max_uid_size=self._size + grows)
+        more = credentials if overwritten is None else credentials - len(overwritten.credentials)
+        if more > 0:
+            wanted = wanted._replace(
+                max_ccache_credentials=credentials, max_uid_credentials=self._credentials + more
+            )
         return self._plan(name, wanted)
 
     def make_room(self, plan: room.Plan, ccache: CCache) -> None:
@@ -386,13 +389,19 @@ class Collection:
         credentials = ccache.credentials
         uuid = credentials.uuid_of_equal(credential)
         replaced = None if uuid is None else credentials.get(uuid)
-        grows = len(credential.blob) - (0 if replaced is None else len(replaced.blob))
-        size, uid_size = ccache.size + grows, self._size + grows
+        grows = credential.size - (0 if replaced is None else replaced.size)
         plan = room.NOTHING
         # What shrinks is always right.
-        if grows > 0 and not self._quotas.have_room_for(size, uid_size):
-            wanted = room.Wanted(max_ccache_size=size, max_uid_size=uid_size)
-            plan = self._plan(ccache.name, wanted, room.service_tickets(ccache, uuid))
+        if grows > 0 or replaced is None:
+            added = int(replaced is None)
+            wanted = room.Wanted(
+                max_ccache_size=ccache.size + grows,
+                max_uid_size=self._size + grows,
+                max_ccache_credentials=added and len(credentials) + 1,
+                max_uid_credentials=added and self._credentials + 1,
+            )
+            if room.is_needed(self._quotas, wanted):
+                plan = self._plan(ccache.name, wanted, room.service_tickets(ccache, uuid))
         latest_end = credentials.latest_end
         self._put(ccache, uuid or secrets.token_bytes(UUID_SIZE), credential)
         if plan is not room.NOTHING:
@@ -428,7 +437,7 @@ class Collection:
         credentials = ccache.credentials
         size, count = credentials.size, len(credentials)
         credentials.put(uuid, credential)
-        self._changed_size += len(credential.blob)
+        self._changed_size += credential.size
         self._size += credentials.size - size
         self._credentials += len(credentials) - count
         self._changes.append(CredentialWritten(ccache, uuid, credential))
@@ -479,10 +488,21 @@ class Collection:
         """What has to go so that there may be what is wanted; raises EDQUOT. `name`: the ccache written."""
         if not room.is_needed(self._quotas, wanted):
             return room.NOTHING
+        ccache = self._ccaches.get(name)
+        quotas = self._quotas.at_least(
+            0 if ccache is None else ccache.size,
+            self._size,
+            0 if ccache is None else len(ccache.credentials),
+            self._credentials,
+        )
         others = [ccache for ccache in self if ccache.name != name]
-        plan = room.make_plan(self._quotas, wanted, room.removable_ccaches(others, self._clock()), tickets)
+        plan = room.make_plan(quotas, wanted, room.removable_ccaches(others, self._clock()), tickets)
         if plan.lacking:
-            whose = {"max_ccaches": "all users together", "max_ccache_size": f"ccache {shown(name)}"}
+            whose = {
+                "max_ccaches": "all users together",
+                "max_ccache_size": f"ccache {shown(name)}",
+                "max_ccache_credentials": f"ccache {shown(name)}",
+            }
             owner = whose.get(plan.lacking, f"UID {self.uid}")
             excess = shown_excess(
                 plan.lacking, getattr(wanted, plan.lacking), getattr(self._quotas, plan.lacking)
@@ -511,7 +531,7 @@ def move(
     if target is source:
         source.rename(old, new, follows)
         return
-    plan = target.plan_room(new, moved.size, is_moved=True)
+    plan = target.plan_room(new, moved.size, len(moved.credentials), is_moved=True)
     renamed = target.take_over(moved, new)
     target.make_room(plan, renamed)
     source.hand_over(old, target.uid, renamed)

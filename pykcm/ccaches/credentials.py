@@ -14,7 +14,7 @@ class Credentials:
     """An ordered set of credentials by UUID (16 bytes).
 
     The order is that of storing; a credential that replaces its equal keeps its place and UUID.
-    `size` is the sum of the credentials' bytes.
+    `size` is the sum of the credentials' sizes.
     """
 
     __slots__ = (
@@ -98,7 +98,7 @@ class Credentials:
         self._packed = None
         replaced = self._by_uuid.get(uuid)
         self._by_uuid[uuid] = credential
-        self.size += len(credential.blob)
+        self.size += credential.size
         self._latest_end.add(end_of(credential))
         self._forget_tgt(uuid)
         tgt_end = tgt_end_of(credential)
@@ -106,7 +106,7 @@ class Credentials:
             self._tgt_ends[uuid] = tgt_end
             self._tgt_end = None
         if replaced is not None:
-            self.size -= len(replaced.blob)
+            self.size -= replaced.size
             self._latest_end.remove(end_of(replaced))
             if replaced.equality != credential.equality:
                 self._replace_in_indexes(uuid, replaced, credential)
@@ -119,7 +119,7 @@ class Credentials:
     def remove(self, uuid: bytes) -> None:
         self._packed = None
         credential = self._by_uuid.pop(uuid)
-        self.size -= len(credential.blob)
+        self.size -= credential.size
         self._latest_end.remove(end_of(credential))
         self._forget_tgt(uuid)
         if self._service_tickets is not None:

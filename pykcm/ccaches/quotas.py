@@ -1,6 +1,6 @@
 """The limits that keep one user from starving others, and the tally of ccaches in all collections."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 
 class Quotas(NamedTuple):
@@ -10,10 +10,20 @@ class Quotas(NamedTuple):
     max_uid_ccaches: int = 0
     max_ccache_size: int = 0
     max_uid_size: int = 0
+    max_ccache_credentials: int = 0
+    max_uid_credentials: int = 0
 
-    def have_room_for(self, ccache_size: int, uid_size: int) -> bool:
-        """Whether a ccache and all of its UID's may be of these sizes."""
-        return not (0 < self.max_ccache_size < ccache_size or 0 < self.max_uid_size < uid_size)
+    def at_least(
+        self, ccache_size: int, uid_size: int, ccache_credentials: int, uid_credentials: int
+    ) -> Self:
+        """These, but no lower than what there is of each: what is beyond a limit stays, and cannot grow."""
+        return self._replace(
+            max_ccache_size=self.max_ccache_size and max(self.max_ccache_size, ccache_size),
+            max_uid_size=self.max_uid_size and max(self.max_uid_size, uid_size),
+            max_ccache_credentials=self.max_ccache_credentials
+            and max(self.max_ccache_credentials, ccache_credentials),
+            max_uid_credentials=self.max_uid_credentials and max(self.max_uid_credentials, uid_credentials),
+        )
 
 
 NO_LIMITS = Quotas()
@@ -25,6 +35,8 @@ def shown_excess(option: str, wanted: int, limit: int) -> str:
     """How much of how much, for a limit that a change would exceed: `wanted` is what there would be."""
     if option in {"max_ccaches", "max_uid_ccaches"}:
         return f"{wanted - 1} of {limit}"
+    if option in {"max_ccache_credentials", "max_uid_credentials"}:
+        return f"{wanted} needed, {limit} allowed"
     return f"{-(-wanted // _KIB)} KiB needed, {limit // _KIB} KiB allowed"
 
 

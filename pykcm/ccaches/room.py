@@ -21,6 +21,8 @@ class Wanted(NamedTuple):
     max_uid_ccaches: int = 0
     max_ccache_size: int = 0
     max_uid_size: int = 0
+    max_ccache_credentials: int = 0
+    max_uid_credentials: int = 0
 
 
 class Ticket(NamedTuple):
@@ -43,6 +45,9 @@ class Plan(NamedTuple):
 
 
 NOTHING = Plan()
+
+_OF_CCACHE = ("max_ccache_size", "max_ccache_credentials")
+_OF_UID = ("max_uid_size", "max_uid_credentials")
 
 
 # In seconds: a client that has just initialised a ccache is about to store tickets in it.
@@ -71,7 +76,7 @@ def service_tickets(ccache: CCache, spared: bytes | None) -> Iterator[Ticket]:
     for uuid in credentials.service_tickets:
         credential = credentials.get(uuid)
         if uuid != spared and credential is not None:
-            yield Ticket(uuid, len(credential.blob))
+            yield Ticket(uuid, credential.size)
 
 
 def is_needed(quotas: Quotas, wanted: Wanted) -> bool:
@@ -85,20 +90,20 @@ def make_plan(quotas: Quotas, wanted: Wanted, ccaches: Iterable[CCache], tickets
     to_be_freed = iter(tickets)
     tickets_going: list[bytes] = []
     ccaches_going: list[tuple[CCache, str]] = []
-    reason = over.first_of("max_ccache_size") or "max_uid_size"
+    reason = over.first_of(*_OF_CCACHE) or over.first_of(*_OF_UID)
     # Nothing else helps against this one; and what it frees need not be freed by ccaches.
-    while over.first_of("max_ccache_size") and (ticket := next(to_be_freed, None)):
+    while over.first_of(*_OF_CCACHE) and (ticket := next(to_be_freed, None)):
         tickets_going.append(ticket.uuid)
-        over.less(ccache_size=ticket.size, uid_size=ticket.size)
+        over.less(ccache_size=ticket.size, ccache_credentials=1, uid_size=ticket.size, uid_credentials=1)
     for ccache in ccaches:
-        option = over.first_of("max_ccaches", "max_uid_ccaches", "max_uid_size")
+        option = over.first_of("max_ccaches", "max_uid_ccaches", *_OF_UID)
         if not option:
             break
         ccaches_going.append((ccache, option))
-        over.less(ccaches=1, uid_size=ccache.size)
-    while over.first_of("max_uid_size") and (ticket := next(to_be_freed, None)):
+        over.less(ccaches=1, uid_size=ccache.size, uid_credentials=len(ccache.credentials))
+    while over.first_of(*_OF_UID) and (ticket := next(to_be_freed, None)):
         tickets_going.append(ticket.uuid)
-        over.less(ccache_size=ticket.size, uid_size=ticket.size)
+        over.less(ccache_size=ticket.size, ccache_credentials=1, uid_size=ticket.size, uid_credentials=1)
     return Plan(ccaches_going, tickets_going, reason, lacking=over.first_of(*Quotas._fields))
 
 
@@ -113,7 +118,16 @@ class _Excess:
         """The first of the options whose limit would be exceeded; "": none."""
         return next((option for option in options if self._by.get(option, 0) > 0), "")
 
-    def less(self, *, ccaches: int = 0, ccache_size: int = 0, uid_size: int = 0) -> None:
-        for option, amount in zip(Quotas._fields, (ccaches, ccaches, ccache_size, uid_size), strict=True):
+    def less(
+        self,
+        *,
+        ccaches: int = 0,
+        ccache_size: int = 0,
+        uid_size: int = 0,
+        ccache_credentials: int = 0,
+        uid_credentials: int = 0,
+    ) -> None:
+        freed = Wanted(ccaches, ccaches, ccache_size, uid_size, ccache_credentials, uid_credentials)
+        for option, amount in zip(Quotas._fields, freed, strict=True):
             if option in self._by:
                 self._by[option] -= amount

@@ -2,6 +2,7 @@
 
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator
+from itertools import islice
 
 from pykcm.ccaches.expiry import is_ticket
 from pykcm.protocol.credential import Credential
@@ -18,17 +19,19 @@ class ServiceTickets:
     A ccache that is full stays full, and so the order is kept up and not made anew for each that comes.
     """
 
-    __slots__ = ("_entries", "_in_order", "_next_place")
+    __slots__ = ("_begin", "_entries", "_in_order", "_next_place")
 
     def __init__(self, credentials: Iterable[tuple[bytes, Credential]]) -> None:
         self._entries: dict[bytes, _Entry] = {}
+        # From `_begin` on: what has gone at the beginning, where nearly all go, moves nothing.
         self._in_order: list[_Entry] = []
+        self._begin = 0
         self._next_place = 0
         for uuid, credential in credentials:
             self.put(uuid, credential)
 
     def __iter__(self) -> Iterator[bytes]:
-        return (uuid for _, _, uuid in self._in_order)
+        return (uuid for _, _, uuid in islice(self._in_order, self._begin, None))
 
     def put(self, uuid: bytes, credential: Credential) -> None:
         """Take in a credential, new or in the place of the one of its UUID; what is no such ticket is not."""
@@ -40,7 +43,7 @@ class ServiceTickets:
             self._next_place += 1
         entry = credential.issued, place, uuid
         self._entries[uuid] = entry
-        insort(self._in_order, entry)
+        insort(self._in_order, entry, self._begin)
 
     def remove(self, uuid: bytes) -> None:
         self._remove(uuid)
@@ -49,5 +52,12 @@ class ServiceTickets:
         entry = self._entries.pop(uuid, None)
         if entry is None:
             return None
-        del self._in_order[bisect_left(self._in_order, entry)]
+        at = bisect_left(self._in_order, entry, self._begin)
+        if at > self._begin:
+            del self._in_order[at]
+        else:
+            self._begin += 1
+            if self._begin > len(self._in_order) // 2:
+                del self._in_order[: self._begin]
+                self._begin = 0
         return entry[1]

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import msgspec
 
 from pykcm.protocol.principal import Identity, Principal, read_identity, read_principal
-from pykcm.protocol.wire import U32, Reader
+from pykcm.protocol.wire import U32, Reader, StoredReader
 
 ENCTYPE = Struct(">h")
 # authtime, starttime, endtime, renew_till, is_skey, ticket flags
@@ -20,6 +20,12 @@ TIMES_AND_FLAGS = Struct(">IIIIBI")
 _ENDTIME_AT = 2 * U32.size
 
 NO_AUTHDATA = b"\0\0\0\0"
+
+
+# Bytes of memory that a credential takes up beside its bytes and the copies of some of them: its objects and
+# its places in a ccache's indexes, and those of each component of a principal. Measured.
+_OVERHEAD = 800
+_COMPONENT_OVERHEAD = 60
 
 
 class Times(NamedTuple):
@@ -57,12 +63,21 @@ class Credential(msgspec.Struct, frozen=True, gc=False):
     times_at: int
 
     @property
+    def size(self) -> int:
+        """Bytes of memory that it takes up in a ccache, about: what counts towards quotas."""
+        equality = self.equality
+        components = len(equality.client[1]) + len(equality.server[1])
+        # The principals are at the beginning, and are copied.
+        copied = self.times_at + len(equality.authdata) + len(equality.second_ticket)
+        return len(self.blob) + copied + _COMPONENT_OVERHEAD * components + _OVERHEAD
+
+    @property
     def client(self) -> Principal:
-        return read_principal(Reader(self.blob))
+        return read_principal(StoredReader(self.blob))
 
     @property
     def server(self) -> Principal:
-        reader = Reader(self.blob)
+        reader = StoredReader(self.blob)
         read_principal(reader)
         return read_principal(reader)
 
@@ -113,6 +128,11 @@ def parse_credential(blob: bytes) -> Credential:
     Clients add such bytes now and then; what they stored is what they get back.
     """
     return read_credential(Reader(blob))
+
+
+def parse_stored_credential(blob: bytes) -> Credential:
+    """The same of a credential that was accepted once, perhaps by an earlier version."""
+    return read_credential(StoredReader(blob))
 
 
 def read_credential(reader: Reader) -> Credential:

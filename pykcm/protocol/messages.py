@@ -14,10 +14,10 @@ from pykcm.protocol.principal import Principal, read_principal
 from pykcm.protocol.tag import Tag, read_tag
 from pykcm.protocol.wire import I32, U32, UUID_SIZE, FormatError, Reader, pack_name
 
-# What one REPLACE may hold: more credentials than a ccache of the default limit has room for, and for each of
-# them more components, addresses and authdata than tickets have. A frame full of the smallest ones would keep
-# everybody waiting for a second.
-MAX_CREDENTIALS = 4096
+# What one REPLACE may hold: as many credentials as a ccache at the default limits, and for each of them more
+# components, addresses and authdata than tickets have. A frame full of the smallest ones would keep everybody
+# waiting for a second.
+MAX_CREDENTIALS = 2048
 MAX_ELEMENTS = 16 * MAX_CREDENTIALS
 
 

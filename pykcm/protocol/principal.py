@@ -6,9 +6,6 @@ from typing import NamedTuple
 from pykcm.protocol.text import shown_in_principal
 from pykcm.protocol.wire import U32, FormatError, Reader, pack_data
 
-# Real principals have a handful; a frame of millions is refused at its count.
-MAX_COMPONENTS = 256
-
 # name type, number of components, length of the realm
 _HEADER = Struct(">III")
 
@@ -70,8 +67,8 @@ def _read(reader: Reader) -> tuple[int, bytes, tuple[bytes, ...]]:
     if at + _HEADER.size > end:
         raise FormatError("principal ends early")
     name_type, count, size = _HEADER.unpack_from(buffer, at)
-    if count > MAX_COMPONENTS:
-        raise FormatError(f"principal of {count} components (at most {MAX_COMPONENTS} are accepted)")
+    if count > reader.max_components:
+        raise FormatError(f"principal of {count} components (at most {reader.max_components} are accepted)")
     reader.elements += count
     at += _HEADER.size
     after = at + size
@@ -85,5 +82,7 @@ def _read(reader: Reader) -> tuple[int, bytes, tuple[bytes, ...]]:
         components.append(buffer[at:after])
     if after > end:
         raise FormatError("principal ends early")
+    if after - reader.at > reader.max_principal_size:
+        raise FormatError(f"principal of more than {reader.max_principal_size} bytes")
     reader.at = after
     return name_type, realm, tuple(components)

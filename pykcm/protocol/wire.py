@@ -16,9 +16,14 @@ UUID_SIZE = 16
 
 _ENTRY = Struct(">HI")
 
-# Far more addresses or authdata elements than a ticket has; so a frame full of empty ones is refused at
-# its count and not after a walk of millions of steps.
-MAX_LIST = 1024
+# The most that one list or principal has: bounds that no client reaches, so that a message full of empty
+# elements is refused at its count and not after a walk of millions of steps. The bounds of what is read back
+# from the store are those of earlier versions.
+MAX_LIST = 256
+MAX_COMPONENTS = 32
+MAX_PRINCIPAL_SIZE = 8 * 1024  # bytes, marshalled
+MAX_STORED_LIST = 1024
+MAX_STORED_COMPONENTS = 256
 
 
 class FormatError(KcmError):
@@ -36,6 +41,10 @@ class Reader:
     """
 
     __slots__ = ("at", "buffer", "elements", "end")
+
+    max_list = MAX_LIST
+    max_components = MAX_COMPONENTS
+    max_principal_size = MAX_PRINCIPAL_SIZE
 
     def __init__(self, buffer: bytes, at: int = 0) -> None:
         self.buffer = buffer
@@ -101,8 +110,8 @@ class Reader:
         count = self.u32()
         if not count:
             return self.buffer[begin : self.at]
-        if count > MAX_LIST:
-            raise FormatError(f"list of {count} entries (at most {MAX_LIST} are accepted)")
+        if count > self.max_list:
+            raise FormatError(f"list of {count} entries (at most {self.max_list} are accepted)")
         self.elements += count
         # A hostile message is full of these: walked in local variables.
         buffer, at, end = self.buffer, self.at, self.end
@@ -115,6 +124,16 @@ class Reader:
             raise FormatError("message ends early")
         self.at = at
         return buffer[begin:at]
+
+
+class StoredReader(Reader):
+    """A cursor over what was stored, also by versions that accepted more."""
+
+    __slots__ = ()
+
+    max_list = MAX_STORED_LIST
+    max_components = MAX_STORED_COMPONENTS
+    max_principal_size = 2**32
 
 
 def pack_data(value: bytes) -> bytes:

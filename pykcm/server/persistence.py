@@ -19,7 +19,7 @@ from pykcm.ccaches.defaults import NOTHING_CHOSEN, Defaults
 from pykcm.ccaches.expiry import EMPTY_LIFETIME
 from pykcm.logs import LimitedLog
 from pykcm.protocol.codes import KcmError
-from pykcm.protocol.credential import parse_credential
+from pykcm.protocol.credential import parse_stored_credential
 from pykcm.protocol.text import shown
 from pykcm.store import documents, tree
 from pykcm.store.documents import UnreadableSecretError
@@ -169,7 +169,7 @@ class _Found:
         if owner is None:
             return
         try:
-            credential = parse_credential(secret.value)
+            credential = parse_stored_credential(secret.value)
             uuid = tree.credential_uuid(secret.name)
             # Of equal ones, which nothing here writes, the first is as good as any.
             if owner.credentials.uuid_of_equal(credential) is None:

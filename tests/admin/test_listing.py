@@ -15,6 +15,8 @@ from tests.builders import ALICE, BOB, HTTP, TGS, credential_bytes, principal, s
 from tests.peer.mcs import CONTAINER_1, CONTAINER_2, HOST, Mcs
 from tests.server.asking import Server
 
+pytestmark = pytest.mark.usefixtures("bytes_alone")
+
 CONFIGURATION = Principal(1, b"X-CACHECONF:", (b"krb5_ccache_conf_data", b"fast_avail"))
 GSSPROXY = Principal(1, b"X-GSSPROXY:", (b"Encrypted", b"Credentials", b"v1"))
 NO_TIMES = (0, 0, 0, 0)

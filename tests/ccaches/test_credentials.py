@@ -14,6 +14,8 @@ from pykcm.protocol.principal import Principal
 from pykcm.protocol.tag import Match, Tag
 from tests.builders import ALICE, BOB, HTTP, REALM, TGS, credential, credential_bytes, principal, tag_for
 
+pytestmark = pytest.mark.usefixtures("bytes_alone")
+
 FIRST, SECOND, THIRD = b"\1" * 16, b"\2" * 16, b"\3" * 16
 
 

@@ -8,10 +8,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from pykcm.ccaches.changes import Removal
 from pykcm.ccaches.collection import Collection, move
 from pykcm.ccaches.quotas import Census, Quotas
 from pykcm.protocol.codes import KcmError
 from pykcm.protocol.credential import Credential
+from pykcm.protocol.principal import Principal
 from pykcm.protocol.tag import Tag
 from tests.builders import (
     ALICE,
@@ -22,10 +24,14 @@ from tests.builders import (
     credential_of_size,
     principal,
     principal_bytes,
+    refused,
+    service,
     tag_for,
     tgs,
 )
 from tests.ccaches.contents import Contents, contents, existing, names
+
+pytestmark = pytest.mark.usefixtures("bytes_alone")
 
 PRINCIPAL_SIZE = len(principal_bytes(ALICE))
 
@@ -454,3 +460,86 @@ def test_refusal_says_how_much_of_how_much(quotas: Quotas, reason: str) -> None:
     with pytest.raises(KcmError) as caught:
         collection.replace(b"1000:\xff", ALICE, 0, [credential_of_size(5 * KIB + 100)], None)
     assert caught.value.reason == reason
+
+
+def filled(number: int, quotas: Quotas) -> Collection:
+    """The ccache `1000` with one TGT and so many service tickets, whatever the quotas."""
+    unlimited = Collection(1000, Clock())
+    tickets = [credential(service(each)) for each in range(number)]
+    unlimited.replace(b"1000", ALICE, 0, [credential(TGS), *tickets], None)
+    collection = Collection(1000, Clock(), quotas)
+    collection.restore(list(unlimited))
+    return collection
+
+
+def servers(collection: Collection) -> list[Principal]:
+    return [each.server for each in existing(collection, b"1000").credentials]
+
+
+@pytest.mark.parametrize("option", ["max_ccache_credentials", "max_uid_credentials"])
+def test_number_of_credentials_at_the_limit(option: str) -> None:
+    """At the limit a STORE of another credential removes the oldest service ticket, and no more."""
+    collection = filled(2, Quotas(**{option: 4}))
+    ccache = existing(collection, b"1000")
+    collection.store(ccache, credential(service(2)))
+    assert collection.take_removals() == []
+    collection.store(ccache, credential(service(3)))
+    assert servers(collection) == [TGS, service(1), service(2), service(3)]
+    assert collection.take_removals() == [Removal(b"1000", option, 1)]
+    # One that takes another one's place is no more.
+    collection.store(ccache, credential(TGS, ticket=b"renewed"))
+    assert collection.take_removals() == []
+
+
+@pytest.mark.parametrize(
+    ("option", "owner"), [("max_ccache_credentials", "ccache 1000"), ("max_uid_credentials", "UID 1000")]
+)
+def test_too_many_credentials_are_refused(option: str, owner: str) -> None:
+    """A REPLACE beyond the number, or a STORE beside TGTs alone, is EDQUOT."""
+    collection = filled(0, Quotas(**{option: 2}))
+    ccache = existing(collection, b"1000")
+    three = [credential(service(each)) for each in range(3)]
+    assert_refused(collection, option, owner, lambda: collection.replace(b"1000", ALICE, 0, three, None))
+    collection.store(ccache, credential(tgs(1)))
+    collection.take_changes()
+    assert_refused(collection, option, owner, lambda: collection.store(ccache, credential(tgs(2))))
+    collection.replace(b"1000", ALICE, 0, three[:2], None)
+
+
+def test_number_of_all_credentials_of_a_uid() -> None:
+    """max_uid_credentials counts those of all ccaches; an expired ccache makes room for others."""
+    collection = filled(1, Quotas(max_uid_credentials=4))
+    collection.replace(b"1000:a", ALICE, 0, [credential(TGS), credential(service(1))], None)
+    collection.take_changes()
+    assert_refused(
+        collection,
+        "max_uid_credentials",
+        "UID 1000",
+        lambda: collection.replace(b"1000:b", ALICE, 0, [credential()], None),
+    )
+    collection.destroy(b"1000:a")
+    collection.replace(b"1000:b", ALICE, 0, [credential()], None)
+
+
+@pytest.mark.parametrize(
+    "quotas",
+    [
+        Quotas(max_ccache_credentials=3),
+        Quotas(max_uid_credentials=3),
+        Quotas(max_ccache_size=1000),
+        Quotas(max_uid_size=1000),
+    ],
+)
+def test_what_is_beyond_a_limit_stays_and_cannot_grow(quotas: Quotas) -> None:
+    """A ccache of an earlier version that is beyond a limit loses one ticket for each that comes, no more."""
+    collection = filled(9, quotas)
+    ccache = existing(collection, b"1000")
+    collection.store(ccache, credential(service(9)))
+    assert servers(collection) == [TGS, *[service(each) for each in range(1, 10)]]
+    collection.store(ccache, credential(service(5)))
+    assert len(ccache.credentials) == 10
+    collection.take_changes()
+    with refused(errno.EDQUOT):
+        collection.replace(b"1000:new", ALICE, 0, [credential(service(each)) for each in range(9)], None)
+    move(collection, b"1000", collection, b"1000:moved")
+    assert len(existing(collection, b"1000:moved").credentials) == 10

@@ -26,6 +26,8 @@ from tests.builders import (
 )
 from tests.ccaches.contents import contents, existing, names
 
+pytestmark = pytest.mark.usefixtures("bytes_alone")
+
 P = len(principal_bytes(ALICE))
 NOW = 1500
 

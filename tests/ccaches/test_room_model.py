@@ -4,6 +4,7 @@ import errno
 from collections.abc import Callable
 from typing import NamedTuple
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +14,8 @@ from pykcm.protocol.codes import KcmError
 from pykcm.protocol.credential import Credential
 from pykcm.protocol.principal import Principal
 from tests.builders import ALICE, Clock, principal, principal_bytes, service, tag_for, ticket
+
+pytestmark = pytest.mark.usefixtures("bytes_alone")
 
 P = len(principal_bytes(ALICE))
 MINUTE = 60
@@ -51,28 +54,43 @@ class Model:
         self.empty_since: dict[bytes, int] = {}
         self.now = 0
 
-    def fits(self, written: bytes, *, may_be_larger: bool, may_be_more: bool) -> bool:
+    def fits(self, written: bytes, *, may_be_larger: bool, may_have_more: bool, may_be_more: bool) -> bool:
         sizes = {name: P + sum(entry.size for entry in entries) for name, entries in self.ccaches.items()}
         limits = [
             (self.quotas.max_ccaches, 0 if may_be_more else len(sizes)),
             (self.quotas.max_uid_ccaches, 0 if may_be_more else len(sizes)),
             (self.quotas.max_ccache_size, 0 if may_be_larger else sizes[written]),
             (self.quotas.max_uid_size, 0 if may_be_larger else sum(sizes.values())),
+            (self.quotas.max_ccache_credentials, 0 if may_have_more else len(self.ccaches[written])),
+            (self.quotas.max_uid_credentials, 0 if may_have_more else self.credentials()),
         ]
         return all(used <= limit for limit, used in limits if limit)
 
     def size(self) -> int:
         return sum(P + sum(entry.size for entry in entries) for entries in self.ccaches.values())
 
+    def credentials(self) -> int:
+        return sum(map(len, self.ccaches.values()))
+
     def change(self, name: bytes, entries: list[Entry], spared: Entry | None) -> bool:
         """Make the ccache these entries, with room for it; `spared`: it is a STORE of this one."""
         before = dict(self.ccaches)
         size = self.size()
+        credentials = self.credentials()
         is_new = name not in before
         self.ccaches[name] = list(entries)
-        only_grown = {"may_be_larger": self.size() <= size, "may_be_more": not is_new}
+        only_grown = {
+            "may_be_larger": self.size() <= size,
+            "may_have_more": self.credentials() <= credentials,
+            "may_be_more": not is_new,
+        }
         if spared is not None:
-            ccache_alone = Model(Quotas(max_ccache_size=self.quotas.max_ccache_size))
+            ccache_alone = Model(
+                Quotas(
+                    max_ccache_size=self.quotas.max_ccache_size,
+                    max_ccache_credentials=self.quotas.max_ccache_credentials,
+                )
+            )
             ccache_alone.ccaches = {name: self.ccaches[name]}
             while not ccache_alone.fits(name, **only_grown) and self._drop_ticket(name, spared):
                 pass
@@ -143,6 +161,8 @@ limits = st.builds(
     st.sampled_from([0, 2, 3]),
     st.sampled_from([0, 700, 900, 1200]),
     st.sampled_from([0, 1200, 1500, 2000]),
+    st.sampled_from([0, 0, 1, 3]),
+    st.sampled_from([0, 0, 4, 6]),
 )
 
 

@@ -6,9 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from pykcm.ccaches.ccache import CCache
 from pykcm.ccaches.expiry import is_ticket
 from pykcm.client import KcmClient
 from pykcm.protocol.codes import KcmError
+from pykcm.protocol.credential import parse_credential
 
 from .clients import Listed, MitClient
 from .conftest import OTHER, USER, started
@@ -90,14 +92,16 @@ def _store_until_refused(kcm: KcmClient) -> tuple[int, list[bytes]]:
 @pytest.mark.parametrize("option", ["max_ccache_size", "max_uid_size"])
 def test_too_large(stopped_pykcmd: Pykcmd, mit: MitClient, option: str) -> None:
     """In a ccache over its limit the oldest service tickets make room, and nothing else does."""
-    stopped_pykcmd.configure(f"{option} = 6\n")
+    stopped_pykcmd.configure(f"{option} = 12\n")
     with started(stopped_pykcmd):
         mit.kinit("alice")
         mit.kvno("host/server.pykcm.test")
         with effective_uid(USER), KcmClient(stopped_pykcmd.socket_path) as kcm:
             given = kcm.get_cred_list(NAME)
             full = _store_until_something_goes(kcm)
-            assert 5 * 1024 < sum(map(len, full)) <= 6 * 1024
+            size = CCache(bytes(16), NAME, kcm.get_principal(NAME)).size
+            size += sum(parse_credential(blob).size for blob in full)
+            assert 9 * 1024 < size <= 12 * 1024
             # The first service ticket has gone; configuration and TGT stand before it.
             assert full[: len(given) - 1] == given[:-1]
             assert server_of(parse_all(full)[len(given) - 1]) == "service0"
@@ -114,7 +118,7 @@ def test_too_large(stopped_pykcmd: Pykcmd, mit: MitClient, option: str) -> None:
 @pytest.mark.parametrize("option", ["max_ccache_size", "max_uid_size"])
 def test_too_large_for_any_room(stopped_pykcmd: Pykcmd, mit: MitClient, option: str) -> None:
     """What is over the limit whatever goes is refused, removes nothing, and the log names the limit."""
-    stopped_pykcmd.configure(f"{option} = 6\n")
+    stopped_pykcmd.configure(f"{option} = 12\n")
     with started(stopped_pykcmd):
         mit.kinit("alice")
         mit.kvno("host/server.pykcm.test")

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pykcm.protocol.credential import Times, parse_credential
-from pykcm.protocol.principal import MAX_COMPONENTS, Principal, read_principal
-from pykcm.protocol.wire import MAX_LIST, Reader
-from tests.builders import data, typed_list
+from pykcm.protocol.credential import Times, parse_credential, parse_stored_credential
+from pykcm.protocol.principal import Principal, read_principal
+from pykcm.protocol.wire import MAX_COMPONENTS, MAX_LIST, MAX_PRINCIPAL_SIZE, FormatError, Reader
+from tests.builders import TGS, credential_bytes, data, principal_bytes, typed_list
 from tests.protocol.bad_input import (
     assert_every_prefix_refused,
     assert_harmless,
@@ -194,3 +194,29 @@ def test_damaged_credentials(fields: CredentialFields, made_up: st.DataObject) -
 def test_random_bytes(message: bytes) -> None:
     """Random bytes are a credential or malformed."""
     assert_harmless(parse, message)
+
+
+def test_what_was_stored_is_read_beyond_the_limits() -> None:
+    """Credentials that an earlier version accepted are refused in requests, and read from the store."""
+    variants: list[dict[str, Any]] = [
+        {"server": Principal(1, b"R", (b"x",) * 256)},
+        {"server": Principal(1, b"R" * 100_000, (b"x",))},
+        {"addresses": [(1, b"")] * 1024},
+        {"authdata": [(1, b"")] * 1024},
+    ]
+    for fields in variants:
+        stored = credential_bytes(**fields)
+        with pytest.raises(FormatError):
+            parse_credential(stored)
+        read = parse_stored_credential(stored)
+        assert read.blob == stored
+        assert read.server == fields.get("server", TGS)
+
+
+def test_the_longest_principal() -> None:
+    """A principal of 8 KiB is accepted, and one byte more is not."""
+    longest = Principal(1, b"R" * (MAX_PRINCIPAL_SIZE - 17), (b"x",))
+    assert len(principal_bytes(longest)) == MAX_PRINCIPAL_SIZE
+    assert read_principal(Reader(principal_bytes(longest))) == longest
+    with pytest.raises(FormatError):
+        read_principal(Reader(principal_bytes(longest._replace(realm=longest.realm + b"R"))))

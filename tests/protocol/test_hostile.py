@@ -14,8 +14,7 @@ from pykcm.config import Config
 from pykcm.protocol.framing import FrameReader
 from pykcm.protocol.messages import ARGUMENTS, MAX_CREDENTIALS, MAX_ELEMENTS, read_arguments
 from pykcm.protocol.opcodes import Opcode
-from pykcm.protocol.principal import MAX_COMPONENTS
-from pykcm.protocol.wire import MAX_LIST, FormatError
+from pykcm.protocol.wire import MAX_COMPONENTS, MAX_LIST, FormatError
 from tests.builders import data, typed_list
 from tests.protocol.layouts import (
     ALICE,

@@ -3,8 +3,8 @@
 import pytest
 from hypothesis import given
 
-from pykcm.protocol.principal import MAX_COMPONENTS, Principal, has_pseudo_realm, is_tgs, read_principal
-from pykcm.protocol.wire import FormatError, Reader
+from pykcm.protocol.principal import Principal, has_pseudo_realm, is_tgs, read_principal
+from pykcm.protocol.wire import MAX_COMPONENTS, FormatError, Reader
 from tests.builders import data
 from tests.protocol.bad_input import (
     assert_every_prefix_refused,

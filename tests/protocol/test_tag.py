@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pykcm.protocol.credential import NO_AUTHDATA, Times, parse_credential
-from pykcm.protocol.principal import MAX_COMPONENTS, Principal, read_principal
+from pykcm.protocol.principal import Principal, read_principal
 from pykcm.protocol.tag import Tag, read_tag
-from pykcm.protocol.wire import MAX_LIST, Reader
+from pykcm.protocol.wire import MAX_COMPONENTS, MAX_LIST, Reader
 from tests.builders import data, typed_list
 from tests.protocol.bad_input import (
     assert_every_prefix_refused,

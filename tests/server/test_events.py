@@ -116,7 +116,7 @@ def test_default_that_another_ccache_takes_the_place_of(alice: Asking, told: Tol
 
 def test_evicted(runner: asyncio.Runner) -> None:
     """What makes room is told of with the option that demanded it: a ccache, or some of its tickets."""
-    server = Server(runner, MemoryStore(), quotas=Quotas(max_uid_ccaches=1, max_ccache_size=1200))
+    server = Server(runner, MemoryStore(), quotas=Quotas(max_uid_ccaches=1, max_ccache_size=6000))
     alice, told = server.ask_as(1000), Told(server)
     alice.initialize(b"1000:old", ALICE)
     alice.store(b"1000:old", ticket(TGS, ends=1400).blob)

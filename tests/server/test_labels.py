@@ -190,7 +190,7 @@ def test_no_trap(server: Server, one: Asking, way: str) -> None:
 
 def test_refused_overwriting(runner: asyncio.Runner, store: Store) -> None:
     """An overwriting that is refused leaves the label as it was."""
-    server = Server(runner, store, quotas=Quotas(max_ccache_size=1000), policy=Mcs())
+    server = Server(runner, store, quotas=Quotas(max_ccache_size=4000), policy=Mcs())
     one, host = server.ask_as(1000, CONTAINER_1), server.ask_as(1000, HOST)
     one.initialize(b"1000", ALICE)
     with refused(errno.EDQUOT):

@@ -29,6 +29,8 @@ from tests.builders import (
 )
 from tests.server.asking import Asking, Server
 
+pytestmark = pytest.mark.usefixtures("bytes_alone")
+
 TICKET = credential_bytes(TGS)
 HTTP_TICKET = credential_bytes(HTTP)
 

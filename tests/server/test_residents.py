@@ -89,7 +89,7 @@ def test_unreadable_ccaches_count(runner: asyncio.Runner, store: Store) -> None:
 
 def test_refused_ones_do_not_count(runner: asyncio.Runner, store: Store) -> None:
     """A ccache whose creation was refused by another quota takes no place."""
-    server = Server(runner, store, quotas=Quotas(max_ccaches=1, max_ccache_size=50))
+    server = Server(runner, store, quotas=Quotas(max_ccaches=1, max_ccache_size=2200))
     long = ALICE._replace(realm=b"R" * 100)
     for _ in range(3):
         with refused(errno.EDQUOT):

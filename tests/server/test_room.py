@@ -13,6 +13,8 @@ from tests.builders import ALICE, BOB, HTTP, TGS, Clock, principal_bytes, refuse
 from tests.ccaches.contents import contents
 from tests.server.asking import Asking, Server
 
+pytestmark = pytest.mark.usefixtures("bytes_alone")
+
 P = len(principal_bytes(ALICE))
 VALID, EXPIRED, LONG_EXPIRED = ticket(ends=2000).blob, ticket(ends=1400).blob, ticket(ends=1300).blob
 OLD, OLDER = (ticket(service(n), issued=1000 - n).blob for n in range(2))

@@ -127,7 +127,7 @@ def test_cache(runner: asyncio.Runner) -> None:
 
 def test_removals(runner: asyncio.Runner) -> None:
     """Ccaches and tickets that make room are counted by the option that demanded it."""
-    quotas = Quotas(max_uid_ccaches=1, max_ccache_size=1200)
+    quotas = Quotas(max_uid_ccaches=1, max_ccache_size=6000)
     server = Server(runner, MemoryStore(), quotas=quotas)
     alice = server.ask_as(1000)
     alice.initialize(b"1000:old", ALICE)
