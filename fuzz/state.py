@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from struct import Struct
 from typing import Any
 
+from fuzz.frames import all_frames
 from pykcm.ccaches.changes import CCacheWritten, Change, CredentialWritten, DefaultChanged
 from pykcm.ccaches.collection import Collection
 from pykcm.ccaches.quotas import Quotas
@@ -98,7 +99,7 @@ def run_service(data: bytes) -> None:
         return
     peer = PEERS[(data[0] & 0x7F) % len(PEERS)]
     try:
-        asked = FrameReader(_LARGEST_FRAME).feed(data[1:])
+        asked = all_frames(FrameReader(_LARGEST_FRAME), data[1:])
     except FramingError:
         return
     store = MemoryStore()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from fuzz.frames import all_frames
 from fuzz.state import restore_secrets, run_service
 from pykcm.ccaches.credentials import Credentials
 from pykcm.protocol.credential import Credential, parse_credential
@@ -47,7 +48,7 @@ def frames(data: bytes) -> None:
     step, stream = data[0] + 1 if data else 1, data[1:]
     pieces = [stream[at : at + step] for at in range(0, len(stream), step)]
     try:
-        found = FrameReader(_LARGEST_FRAME).feed(stream)
+        found = all_frames(FrameReader(_LARGEST_FRAME), stream)
     except FramingError:
         _feed(pieces)
         raise AssertionError("refused in one piece, accepted in several") from None
@@ -59,7 +60,7 @@ def frames(data: bytes) -> None:
 
 def _feed(pieces: list[bytes]) -> list[Frame]:
     reader = FrameReader(_LARGEST_FRAME)
-    found = [frame for piece in pieces for frame in reader.feed(piece)]
+    found = [frame for piece in pieces for frame in all_frames(reader, piece)]
     size = sum(len(frame.message) + U32.size for frame in found)
     assert reader.size == sum(map(len, pieces)) - size
     return found

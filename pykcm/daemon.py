@@ -8,7 +8,6 @@ import asyncio
 import gc
 import logging
 import os
-import resource
 import signal
 import socket
 import sys
@@ -18,7 +17,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 from pykcm import __version__
-from pykcm.admin.calls import MOST_CONNECTIONS, MOST_SCRAPES, Administration
+from pykcm.admin.calls import Administration
 from pykcm.admin.entrance import Entrance
 from pykcm.ccaches.quotas import Quotas
 from pykcm.command_line import parser
@@ -29,12 +28,14 @@ from pykcm.peer.access import Access
 from pykcm.peer.identity import Kernel, KernelUnreadableError, read_kernel
 from pykcm.peer.messages import Reporter, take_messages
 from pykcm.peer.selinux import Policy, PolicyUnusableError, load_policy
-from pykcm.protocol.framing import MAX_REPLY_SIZE
-from pykcm.server.connection import Common, Connection
-from pykcm.server.connections import Connections, Limits
+from pykcm.resources import allow_many_descriptors, limits_of
+from pykcm.server.acceptor import AcceptRates, Listener, TransportReception
+from pykcm.server.client_socket import Parts
+from pykcm.server.connections import Connections
 from pykcm.server.deadlines import Deadlines
-from pykcm.server.listener import BoundSocket, Listener, ListenError
+from pykcm.server.listener import BoundSocket, ListenError
 from pykcm.server.reaper import Reaper
+from pykcm.server.reception import ClientReception
 from pykcm.server.residents import Residents
 from pykcm.server.rota import Rota
 from pykcm.server.service import Service
@@ -57,15 +58,8 @@ _PATIENCE_AT_END = 10.0
 # A request that has begun must be complete so many seconds later.
 _PATIENCE_WITH_A_REQUEST = 30.0
 
-# So many requests of the greatest size may a UID have waiting or incomplete.
-_LARGE_REQUESTS = 4
-
-# So many replies of the greatest size may a UID leave untaken.
-_LARGE_REPLIES = 10
-
-# Descriptors that are no connections of KCM's clients: the database and a copy of it, listening sockets, the
-# event loop's own, and those for administrators and scrapers.
-_OWN_DESCRIPTORS = 40 + MOST_CONNECTIONS + MOST_SCRAPES
+# Connections of a user that are served in a tenth of a second at least, however many wait.
+_LEAST_RATE = 256
 
 EXIT_UNUSABLE = 1
 
@@ -118,7 +112,7 @@ def _run(config: Config) -> int:
     # Until the event loop takes them over: an end while starting is an orderly one, too.
     for number in _STOP_SIGNALS:
         signal.signal(number, _leave)
-    _allow_many_descriptors()
+    allow_many_descriptors()
     kernel = read_kernel()
     access = Access(root_lists_all=config.root_lists_all, policy=_load_policy(config, kernel))
     with ExitStack() as at_end:
@@ -176,40 +170,6 @@ def _load_policy(config: Config, kernel: Kernel) -> Policy | None:
 def _leave(number: int, frame: FrameType | None) -> NoReturn:
     log.info("stopping before the start is complete: %s", signal.Signals(number).name)
     raise SystemExit(0)
-
-
-def _allow_many_descriptors() -> None:
-    """Each client is a descriptor: as many as the service may have, not the shell's habitual 1,024."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == hard:
-        return
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    except (OSError, ValueError) as error:
-        # ValueError: Python's word for EPERM, which a seccomp filter answers.
-        log.warning(
-            "the limit of open files stays at %d, although %d are allowed: %s; set LimitNOFILE=%d:%d",
-            *(soft, hard, error, hard, hard),
-        )
-
-
-def _limits(config: Config) -> Limits:
-    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if descriptors == resource.RLIM_INFINITY:
-        descriptors = sys.maxsize
-    most = max(1, descriptors - _OWN_DESCRIPTORS)
-    if config.max_connections > most:
-        log.warning(
-            "max_connections is %d, but descriptors allow only %d: the limit of open files is %d; raise "
-            "LimitNOFILE, or lower max_connections",
-            *(config.max_connections, most, descriptors),
-        )
-    return Limits(
-        min(config.max_connections or most, most),
-        config.max_uid_connections,
-        _LARGE_REQUESTS * config.max_request_size * KIB,
-        _LARGE_REPLIES * MAX_REPLY_SIZE,
-    )
 
 
 def _open_store(config: Config, at_end: ExitStack) -> Store:
@@ -273,32 +233,30 @@ async def _serve(
     # Without socket activation nothing would start the daemon again, and without a persistent store its
     # end is the end of the tickets.
     idle_timeout = config.responder_idle_timeout if activated and store.persistent else 0
-    connections = Connections(idle_timeout, stop.set, _limits(config))
+    limits = limits_of(config)
+    connections = Connections(idle_timeout, stop.set, limits)
     rota = Rota()
-    common = Common(
+    parts = Parts(
+        asyncio.get_running_loop(),
         service,
-        kernel,
         connections,
         rota,
         Deadlines(_PATIENCE_WITH_A_REQUEST),
         config.max_request_size * KIB,
     )
-
-    def connection() -> Connection:
-        return Connection(common)
-
+    clients = ClientReception(parts, kernel, AcceptRates(max(_LEAST_RATE, limits.uid_connections)))
     reaper = Reaper(store, service, config.expired_retention)
     administration = Administration(config, service, store, access, reaper, connections, rota)
     entrance = Entrance(administration, kernel)
     listener = Listener(
         [
-            *((sock, connection) for sock in sockets.kcm),
-            *((sock, entrance.connection) for sock in sockets.control),
+            *((sock, clients) for sock in sockets.kcm),
+            *((sock, TransportReception(entrance.connection)) for sock in sockets.control),
         ]
     )
     entrance.warn_of_others(sock.getsockname() for sock in sockets.control)
-    await listener.begin()
-    scrapes = await _start_scrapes(config, administration)
+    listener.begin()
+    scrapes = _start_scrapes(config, administration)
     connections.start_timer()
     reaping = _start_reaping(config, reaper)
     _announce(config, kernel, sockets.kcm, notifier)
@@ -312,7 +270,7 @@ async def _serve(
     while not connections.are_idle and not received:
         # Idle it was, until somebody came in this very moment, who has a claim to be served.
         stop.clear()
-        await listener.begin()
+        listener.begin()
         await stop.wait()
         await listener.stop()
     listener.close()
@@ -332,7 +290,7 @@ async def _serve(
         )
 
 
-async def _start_scrapes(config: Config, administration: Administration) -> "Scrapes | None":
+def _start_scrapes(config: Config, administration: Administration) -> "Scrapes | None":
     """Serve the metrics. Where that fails, for whatever reason, the log says so, and tickets are served."""
     if not config.metrics_listen:
         return None
@@ -340,7 +298,7 @@ async def _start_scrapes(config: Config, administration: Administration) -> "Scr
         from pykcm.admin.scrapes import Scrapes  # noqa: PLC0415 - rarely wanted
 
         scrapes = Scrapes(config.metrics_listen, administration)
-        await scrapes.start()
+        scrapes.start()
     except (ListenError, OSError) as error:
         log.error("no metrics, but tickets are served: %s", error)  # noqa: TRY400 - the cause is outside
     except Exception:

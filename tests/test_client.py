@@ -18,9 +18,12 @@ from pykcm.protocol.framing import MAX_REPLY_SIZE
 from pykcm.protocol.messages import ARGUMENTS
 from pykcm.protocol.opcodes import Opcode
 from pykcm.protocol.tag import Match, Tag
-from pykcm.server.connection import Common, Connection
+from pykcm.server.acceptor import AcceptRates, Listener
+from pykcm.server.client_socket import Parts
 from pykcm.server.connections import Connections
 from pykcm.server.deadlines import Deadlines
+from pykcm.server.listener import BoundSocket
+from pykcm.server.reception import ClientReception
 from pykcm.server.residents import Residents
 from pykcm.server.rota import Rota
 from pykcm.server.service import Service
@@ -44,11 +47,14 @@ def path(tmp_path: Path) -> Iterator[Path]:
         connections = Connections(0, lambda: None)
         stopped = asyncio.Event()
         stop.append(lambda: loop.call_soon_threadsafe(stopped.set))
-        common = Common(service, Kernel(), connections, Rota(), Deadlines(20), 16 << 20)
-        server = await loop.create_unix_server(lambda: Connection(common), str(path))
+        parts = Parts(loop, service, connections, Rota(), Deadlines(20), 16 << 20)
+        bound = BoundSocket(path)
+        listener = Listener([(bound.socket, ClientReception(parts, Kernel(), AcceptRates(256)))])
+        listener.begin()
         serving.set()
         await stopped.wait()
-        server.close()
+        await listener.stop()
+        bound.close()
         await connections.finish(20)
 
     thread = threading.Thread(target=asyncio.run, args=(serve(),))

@@ -5,7 +5,6 @@ import contextlib
 import logging
 import os
 import re
-import resource
 import signal
 import socket
 import subprocess
@@ -21,10 +20,9 @@ from pykcm import __version__
 from pykcm.ccaches.quotas import Quotas
 from pykcm.client import KcmClient
 from pykcm.config import Config
-from pykcm.daemon import _limits, _start_reaping
+from pykcm.daemon import _start_reaping
 from pykcm.logs import set_level, set_up_logging
 from pykcm.peer.access import Access
-from pykcm.server.connections import Limits
 from pykcm.server.reaper import Reaper
 from pykcm.server.residents import Residents
 from pykcm.server.service import Service
@@ -514,35 +512,6 @@ def test_without_a_reaper() -> None:
 
     assert asyncio.run(begun(Config()))
     assert not asyncio.run(begun(Config(reap_interval=0)))
-
-
-@pytest.mark.parametrize(
-    ("descriptors", "max_connections", "allowed", "is_told"),
-    [
-        (65536, 4096, 4096, False),
-        (4216, 4096, 4096, False),
-        (4215, 4096, 4095, True),
-        (1024, 0, 904, False),
-        (10, 4096, 1, True),
-        (resource.RLIM_INFINITY, 4096, 4096, False),
-    ],
-)
-def test_connections_have_descriptors(
-    descriptors: int,
-    max_connections: int,
-    allowed: int,
-    is_told: bool,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """There are never more connections than descriptors, and the log says where that is less than wanted."""
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (descriptors, descriptors))
-    config = Config(max_connections=max_connections, max_uid_connections=7, max_request_size=100)
-    limits = _limits(config)
-    assert limits == Limits(allowed, 7, 4 * 100 * 1024, 100 * 1024 * 1024)
-    told = f"max_connections is {max_connections}, but descriptors allow only {allowed}"
-    assert [message.partition(":")[0] for message in caplog.messages] == [told] * is_told
-    assert all(f": the limit of open files is {descriptors}; " in message for message in caplog.messages)
 
 
 def test_what_is_not_loaded() -> None:

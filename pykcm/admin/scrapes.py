@@ -17,6 +17,7 @@ from pykcm.admin.calls import MOST_SCRAPES, Administration
 from pykcm.admin.openmetrics import CONTENT_TYPE, openmetrics
 from pykcm.admin.statistics import failing_part, gather
 from pykcm.logs import LimitedLog
+from pykcm.server.acceptor import Acceptor, TransportReception
 from pykcm.server.listener import BACKLOG, BoundSocket, ListenError
 
 log = logging.getLogger(__name__)
@@ -85,7 +86,7 @@ class Scrapes:
         self._pages: dict[bytes, _Page] = {}
         self._making = asyncio.Lock()
         self._bound: BoundSocket | None = None
-        self._server: asyncio.Server | None = None
+        self._acceptor: Acceptor | None = None
         if where.startswith(_UNIX):
             # The daemon's own group may read, too: a scraper need not be root.
             try:
@@ -96,15 +97,12 @@ class Scrapes:
         else:
             self.socket = _tcp_socket(where)
 
-    async def start(self) -> None:
-        loop = asyncio.get_running_loop()
+    def start(self) -> None:
+        """Serve those who connect; raises OSError."""
         try:
-            if self._bound is None:
-                self._server = await loop.create_server(lambda: Scrape(self), sock=self.socket)
-            else:
-                self._server = await loop.create_unix_server(
-                    lambda: Scrape(self), sock=self.socket, backlog=BACKLOG
-                )
+            self.socket.listen(BACKLOG)
+            self._acceptor = Acceptor(self.socket, TransportReception(lambda: Scrape(self)))
+            self._acceptor.begin()
         except BaseException:
             self.close()
             raise
@@ -139,8 +137,8 @@ class Scrapes:
         return _Page(now, 503, f"{failing}\n", _PLAIN) if failing else _Page(now, 200, "ok\n", _PLAIN)
 
     def close(self) -> None:
-        if self._server is not None:
-            self._server.close()
+        if self._acceptor is not None:
+            self._acceptor.stop()
         if self._bound is not None:
             self._bound.close()
         else:

@@ -6,6 +6,7 @@ MIT's client stops reading when it is not, and the stream would be out of step.
 """
 
 from struct import Struct
+from sys import getsizeof
 from typing import NamedTuple
 
 from pykcm.protocol.wire import U32
@@ -37,9 +38,9 @@ class FramingError(Exception):
 
 
 class FrameReader:
-    """Cuts frames out of a stream, whatever pieces it comes in.
+    """Cuts frames out of a stream, whatever pieces it comes in, one at a time.
 
-    Holds no more than what has arrived: a length that is only announced costs no memory.
+    Bytes stay as they came until their frame is asked for. A length that is only announced costs no memory.
     `max_size` is the greatest length accepted, in bytes.
     """
 
@@ -47,55 +48,77 @@ class FrameReader:
 
     def __init__(self, max_size: int) -> None:
         self._max_size = max_size
-        self._unread = bytearray()
+        self._unread: bytearray | None = None
 
     @property
     def size(self) -> int:
-        """Bytes of a request that has begun and is not yet whole."""
-        return len(self._unread)
+        """Bytes that have come and are in no frame yet."""
+        return 0 if self._unread is None else len(self._unread)
 
-    def feed(self, data: bytes) -> list[Frame]:
-        """The frames that are whole now that `data` has come; raises FramingError.
+    @property
+    def memory(self) -> int:
+        """Bytes of memory that they take."""
+        return 0 if self._unread is None else getsizeof(self._unread)
 
-        Frames before the offending one are lost with it: their sender broke the protocol.
-        """
-        if not self._unread and len(data) >= _LENGTH_AND_VERSION.size:
-            # Nearly always the data is one frame, neither more nor less.
-            length, major, _, opcode = _LENGTH_AND_VERSION.unpack_from(data)
-            if length == len(data) - 4 <= self._max_size and major == MAJOR:
-                return [Frame(opcode, data[4:])]
-        self._unread += data
-        return self._cut()
+    @property
+    def missing(self) -> int:
+        """Bytes that the frame which has begun still lacks, as far as that is known."""
+        if self._unread is None or len(self._unread) < U32.size:
+            return 0
+        return max(0, U32.size + int(U32.unpack_from(self._unread)[0]) - len(self._unread))
 
-    def _cut(self) -> list[Frame]:
-        end = len(self._unread)
-        frames = []
-        at = 0
-        with memoryview(self._unread) as unread:
-            while at + _LENGTH_AND_VERSION.size <= end:
-                length, major, _, opcode = _LENGTH_AND_VERSION.unpack_from(unread, at)
-                self._check(length, major)
-                begin = at + U32.size
-                if begin + length > end:
-                    break
-                at = begin + length
-                frames.append(Frame(opcode, bytes(unread[begin:at])))
-            else:
-                # What is wrong is told as soon as it can be: its sender may never send the rest.
-                if at + U32.size <= end:
-                    version_at = at + U32.size
-                    self._check(
-                        U32.unpack_from(unread, at)[0], unread[version_at] if version_at < end else MAJOR
-                    )
-        if at:
-            del self._unread[:at]
-        return frames
+    @property
+    def has_next(self) -> bool:
+        """Whether `next_frame` has a frame, or an error to raise."""
+        if self._unread is None:
+            return False
+        try:
+            return self._measure(self._unread) > 0
+        except FramingError:
+            return True
 
-    def _check(self, length: int, major: int) -> None:
+    def take(self, data: bytes | memoryview) -> Frame | None:
+        """Take in bytes; gives the first frame if it is whole now. Raises FramingError."""
+        if self._unread is None:
+            size = len(data)
+            if size >= _LENGTH_AND_VERSION.size:
+                # Nearly always the data is one frame, neither more nor less.
+                length, major, _, opcode = _LENGTH_AND_VERSION.unpack_from(data)
+                if length == size - U32.size <= self._max_size and major == MAJOR:
+                    return Frame(opcode, bytes(data[U32.size :]))
+            elif not size:
+                return None
+            self._unread = bytearray(data)
+        else:
+            self._unread += data
+        return self.next_frame()
+
+    def next_frame(self) -> Frame | None:
+        """The first frame, if it is whole. Raises FramingError, after which there is no going on."""
+        unread = self._unread
+        if unread is None or not (end := self._measure(unread)):
+            return None
+        opcode = _LENGTH_AND_VERSION.unpack_from(unread)[3]
+        with memoryview(unread) as view:
+            message = bytes(view[U32.size : end])
+        if end == len(unread):
+            self._unread = None
+        else:
+            # From the front this moves the rest only once in a while.
+            del unread[:end]
+        return Frame(opcode, message)
+
+    def _measure(self, unread: bytearray) -> int:
+        """Where the first frame ends; 0 while it is not whole. Raises FramingError as soon as it is one."""
+        if len(unread) < U32.size:
+            return 0
+        length = int(U32.unpack_from(unread)[0])
         if not HEADER_SIZE <= length <= self._max_size:
             raise FramingError(f"request of {length} bytes (4 to {self._max_size} are accepted)")
-        if major != MAJOR:
-            raise FramingError(f"protocol version {major} (only {MAJOR} is known)")
+        if len(unread) > U32.size and unread[U32.size] != MAJOR:
+            raise FramingError(f"protocol version {unread[U32.size]} (only {MAJOR} is known)")
+        end = U32.size + length
+        return end if end <= len(unread) else 0
 
 
 def pack_request(opcode: int, arguments: bytes) -> bytes:

@@ -3,16 +3,27 @@
 import asyncio
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
 
 from pykcm.logs import LimitedLog
+from pykcm.peer.identity import ROOT
+from pykcm.server.connection import State
+from pykcm.server.holdings import Holdings
 
 log = logging.getLogger(__name__)
 
 # Lines that users cause.
 _EVICTIONS = LimitedLog(log, "connections that made room", 1)
 _REFUSALS = LimitedLog(log, "connections refused at a limit", 1)
+
+_STATE_NAMES = {
+    State.IDLE: "an idle",
+    State.RECEIVING: "an incomplete request's",
+    State.SENDING: "an untaken reply's",
+    State.REQUESTED: "a waiting request's",
+    State.SERVING: "a running request's",
+}
 
 # Processes remembered as having connected, at most: a preference rests on them, nothing else.
 _REMEMBERED_PROCESSES = 4096
@@ -21,12 +32,16 @@ _REMEMBERED_PROCESSES = 4096
 class Limits(NamedTuple):
     """What one UID, and all together, may take up; 0: no limit.
 
-    `uid_bytes` are those of requests that wait, `uid_unread` those of replies that were not taken.
+    `bytes` and `uid_bytes` are those of requests that wait or are incomplete, `unread` and `uid_unread` those
+    of replies that were not taken. `for_root`: so many connections root may have beyond `connections`.
     """
 
     connections: int = 0
     uid_connections: int = 0
+    for_root: int = 0
+    bytes: int = 0
     uid_bytes: int = 0
+    unread: int = 0
     uid_unread: int = 0
 
 
@@ -44,18 +59,33 @@ class Member(Protocol):
         """Whether its requests have shown MIT's client."""
 
     @property
-    def idle_since(self) -> float | None:
-        """When its last request came; None while one is under way. Comparable with that of others."""
+    def state(self) -> State:
+        """What happens next on it."""
+
+    @property
+    def last_heard(self) -> float:
+        """When its last request came. Comparable with that of others."""
 
     @property
     def has_unread(self) -> bool:
         """Whether there is more of it that it has not been told of."""
 
+    @property
+    def held(self) -> int:
+        """Bytes of memory that its requests take."""
+
+    @property
+    def owed(self) -> int:
+        """Bytes of memory that its untaken replies take."""
+
     def give_way(self) -> None:
-        """Answer what the client has sent all the same, then close."""
+        """Close; where it is idle, answer first what the client has sent meanwhile."""
 
     def finish(self) -> None:
         """Answer what has begun, then close."""
+
+    def break_off(self, limit: str, why: str) -> None:
+        """Close at once, because a limit was exceeded."""
 
     def abort(self) -> None:
         """Close at once."""
@@ -71,8 +101,8 @@ class Connections:
         self._open: dict[int, set[Member]] = {}
         self._processes = _Processes()
         self._count = 0
-        self._bytes: dict[int, int] = {}
-        self._unread: dict[int, int] = {}
+        self.requests = Holdings(limits.uid_bytes, limits.bytes)
+        self.replies = Holdings(limits.uid_unread, limits.unread)
         self._timer: asyncio.TimerHandle | None = None
         self._others = 0  # connections elsewhere that keep the daemon from being idle
         self._is_ending = False
@@ -93,25 +123,25 @@ class Connections:
     @property
     def held(self) -> int:
         """Bytes of requests that wait or are incomplete."""
-        return sum(self._bytes.values())
+        return self.requests.total
 
     @property
     def owed(self) -> int:
         """Bytes of replies that were not taken yet."""
-        return sum(self._unread.values())
+        return self.replies.total
 
     @property
     def are_idle(self) -> bool:
         """Whether there are none."""
         return not self._count and not self._others
 
-    def add(self, connection: Member) -> bool:
-        """Count the connection in; False where there is no room for it, and it is to be closed."""
-        if not self._has_room(connection.uid):
-            self.refused += 1
-            return False
+    def add(self, connection: Member) -> None:
+        """Count the connection in: there has to be room for it."""
         self.accepted += 1
-        self._open.setdefault(connection.uid, set()).add(connection)
+        own = self._open.get(connection.uid)
+        if own is None:
+            own = self._open[connection.uid] = set()
+        own.add(connection)
         self._processes.count(connection)
         self._count += 1
         if self._count == 1:
@@ -120,7 +150,6 @@ class Connections:
         if self._is_ending:
             # Accepted before the listening socket was closed, and told only now.
             connection.finish()
-        return True
 
     def discard(self, connection: Member) -> None:
         """Count the connection out, if it has been counted in."""
@@ -138,70 +167,108 @@ class Connections:
 
     # How many there may be
 
-    def _has_room(self, uid: int) -> bool:
+    def has_room(self, uid: int) -> bool:
+        """Whether the UID may have one more connection; if need be another one is closed for it."""
         limits = self._limits
-        if limits.uid_connections and len(self._open.get(uid, ())) >= limits.uid_connections:
-            return self._make_room(uid, [uid], f"max_uid_connections ({limits.uid_connections})")
-        if limits.connections and self._count >= limits.connections:
-            # Whoever has the most gives way first, so that nobody is kept out by another one's many.
-            by_number = sorted(self._open, key=lambda each: len(self._open[each]), reverse=True)
-            return self._make_room(uid, by_number, f"max_connections ({limits.connections})")
+        count = len(self._open.get(uid, ()))
+        if limits.uid_connections and count >= limits.uid_connections:
+            room = self._choose_idle(uid)
+            name = f"max_uid_connections ({limits.uid_connections})"
+        elif limits.connections and self._count >= limits.connections:
+            if uid == ROOT and self._count < limits.connections + limits.for_root:
+                return True
+            room = self._choose_of_all(uid, count)
+            name = f"max_connections ({limits.connections})"
+        else:
+            return True
+        if room is None:
+            _REFUSALS.write(
+                logging.WARNING,
+                uid,
+                "UID %d: connection refused: %s reached, and each has a request under way",
+                uid,
+                name,
+                fields={"KCM_UID": uid},
+            )
+            self.refused += 1
+            return False
+        _EVICTIONS.write(
+            logging.WARNING,
+            uid,
+            "UID %d: %s reached: %s connection of UID %d (process %d) was closed",
+            uid,
+            name,
+            _STATE_NAMES[room.state],
+            room.uid,
+            room.pid,
+            fields={"KCM_UID": uid},
+        )
+        self.evicted += 1
+        room.give_way()
+        self.discard(room)
         return True
 
-    def _make_room(self, asking: int, giving: Iterable[int], limit: str) -> bool:
-        """Close an idle connection of the first UID that has one; False where none has."""
-        for uid in giving:
+    def _choose_of_all(self, asking: int, count: int) -> Member | None:
+        """The connection that makes room for a UID that has `count`: one of the UID with the most.
+
+        An idle one if there is any. Otherwise a UID with fewer takes the place of a request in progress, so
+        that nobody is kept out by requests that never end. A UID that has fewer than the one that asks loses
+        nothing. None: nobody can make room.
+        """
+        for uid in self._uids_by_number():
+            number = len(self._open[uid])
+            if number <= count:
+                break
             chosen = self._choose_idle(uid)
+            if chosen is None and number > count + 1:
+                chosen = min(self._open[uid], key=_worth)
             if chosen is not None:
-                _EVICTIONS.write(
-                    logging.WARNING,
-                    asking,
-                    "UID %d: %s reached: an idle connection of UID %d (process %d) was closed",
-                    asking,
-                    limit,
-                    uid,
-                    chosen.pid,
-                    fields={"KCM_UID": asking},
-                )
-                chosen.give_way()
-                self.discard(chosen)
-                self.evicted += 1
-                return True
-        _REFUSALS.write(
-            logging.WARNING,
-            asking,
-            "UID %d: connection refused: %s reached, and each has a request under way",
-            asking,
-            limit,
-            fields={"KCM_UID": asking},
-        )
-        return False
+                return chosen
+        return self._choose_idle(asking) if count else None
+
+    def _uids_by_number(self) -> Iterator[int]:
+        """The UID with the most connections first. Nearly always no other is asked for."""
+        most = max(self._open, key=lambda each: len(self._open[each]))
+        yield most
+        for uid in sorted(self._open, key=lambda each: len(self._open[each]), reverse=True):
+            if uid != most:
+                yield uid
 
     def _choose_idle(self, uid: int) -> Member | None:
         """The UID's longest idle connection, first among those whose client will connect again.
 
         MIT's client does. Heimdal's does not, and SIGPIPE ends its process at the next request.
         """
-        idle = [
-            (not self._connects_again(connection), since, connection)
-            for connection in self._open[uid]
-            if (since := connection.idle_since) is not None
-        ]
-        for _, _, connection in sorted(idle, key=lambda each: each[:2]):
-            if not connection.has_unread:
-                return connection
-        return None
+        idle = [connection for connection in self._open[uid] if connection.state is State.IDLE]
+        idle.sort(key=lambda each: (not self._connects_again(each), each.last_heard))
+        return next((connection for connection in idle if not connection.has_unread), None)
 
     def _connects_again(self, connection: Member) -> bool:
         return connection.is_mits or self._processes.has_connected_again(connection)
 
-    def hold(self, uid: int, more: int) -> bool:
-        """Count bytes of requests that wait or are incomplete; False where the UID has too many."""
-        return _add(self._bytes, uid, more, self._limits.uid_bytes)
+    # What they may hold
 
-    def owe(self, uid: int, more: int) -> bool:
-        """Count bytes of replies that were not taken yet; False where the UID has too many."""
-        return _add(self._unread, uid, more, self._limits.uid_unread)
+    def hold(self, connection: Member, more: int) -> Member | None:
+        """Count bytes of its requests; gives the connection to be broken off if there are too many.
+
+        It is the one that asks where its own UID has too many, otherwise the greatest of the greatest UID.
+        """
+        return self._change(self.requests, connection, more, lambda each: each.held)
+
+    def owe(self, connection: Member, more: int) -> Member | None:
+        """The same for replies that were not taken."""
+        return self._change(self.replies, connection, more, lambda each: each.owed)
+
+    def _change(
+        self, holdings: Holdings, connection: Member, more: int, size: Callable[[Member], int]
+    ) -> Member | None:
+        holdings.change(connection.uid, more)
+        uid = holdings.exceeding_uid(connection.uid) if more > 0 else None
+        if uid is None or uid == connection.uid:
+            return None if uid is None else connection
+        # One that is carried out keeps its memory, whatever becomes of its connection.
+        others = [each for each in self._open.get(uid, ()) if each.state is not State.SERVING]
+        return max(others, key=size, default=connection)
 
     # Whether there are any
 
@@ -272,10 +339,9 @@ class _Processes:
         return self._have_connected_again.get((connection.uid, connection.pid), False)
 
 
-def _add(by_uid: dict[int, int], uid: int, more: int, limit: int) -> bool:
-    total = by_uid.get(uid, 0) + more
-    if total:
-        by_uid[uid] = total
-    else:
-        by_uid.pop(uid, None)
-    return not limit or total <= limit
+# What is lost least comes first: a request that never became whole, a reply that is not taken, and so on.
+_ORDER = (State.IDLE, State.RECEIVING, State.SENDING, State.REQUESTED, State.SERVING)
+
+
+def _worth(connection: Member) -> tuple[int, float]:
+    return _ORDER.index(connection.state), connection.last_heard

@@ -1,7 +1,18 @@
-"""What has begun must be complete in time: one timer for all, and none where nothing has begun."""
+"""What has begun must be complete in time: one timer for all, and none where nothing has begun.
+
+Time is counted in ticks of a daemon that runs. If it was stopped meanwhile (by a signal, or with its
+machine), it looks first for what has arrived.
+"""
 
 import asyncio
+from itertools import islice
 from typing import Protocol
+
+# The patience has so many ticks. The first one may be short, and there is one more.
+_TICKS = 10
+
+# So many are given up before the event loop sees to others.
+_AT_ONCE = 32
 
 
 class Late(Protocol):
@@ -16,27 +27,45 @@ class Deadlines:
 
     def __init__(self, patience: float) -> None:
         self.patience = patience
-        self._due: dict[Late, float] = {}
-        self._timer: asyncio.TimerHandle | None = None
+        self._due: dict[Late, int] = {}  # by the number of the tick
+        self._ticks = 0
+        self._tick_due = 0.0  # in seconds of the event loop's clock
+        self._timer: asyncio.Handle | None = None
 
     def begin(self, late: Late) -> None:
-        """Give up on it in `patience` seconds; who has begun already is not given more."""
-        loop = asyncio.get_running_loop()
-        self._due.setdefault(late, loop.time() + self.patience)
+        """Give up on it when its time is over; what has begun already is not given more."""
+        self._due.setdefault(late, self._ticks + _TICKS + 1)
         if self._timer is None:
-            self._timer = loop.call_later(self.patience, self._look)
+            self._start_timer()
 
     def end(self, late: Late) -> None:
         """It is complete, or gone."""
         self._due.pop(late, None)
 
-    def _look(self) -> None:
+    def __len__(self) -> int:
+        """How many have begun something."""
+        return len(self._due)
+
+    def _start_timer(self) -> None:
         loop = asyncio.get_running_loop()
-        self._timer = None
-        while self._due:
-            late, due = next(iter(self._due.items()))
-            if due > loop.time():
-                self._timer = loop.call_at(due, self._look)
-                break
-            del self._due[late]
-            late.give_up()
+        self._tick_due = loop.time() + self.patience / _TICKS
+        self._timer = loop.call_at(self._tick_due, self._tick)
+
+    def _tick(self) -> None:
+        # A tick that is long overdue says nothing about the clients.
+        if asyncio.get_running_loop().time() - self._tick_due < self.patience / _TICKS:
+            self._ticks += 1
+        self._give_up_some()
+
+    def _give_up_some(self) -> None:
+        for late, due in list(islice(self._due.items(), _AT_ONCE)):
+            if due > self._ticks:
+                self._start_timer()
+                return
+            # Another one's end may have ended it.
+            if self._due.pop(late, None) is not None:
+                late.give_up()
+        if self._due:
+            self._timer = asyncio.get_running_loop().call_soon(self._give_up_some)
+        else:
+            self._timer = None

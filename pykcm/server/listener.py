@@ -1,33 +1,25 @@
 """The socket that clients connect to: bound here, or handed over by systemd."""
 
-import asyncio
 import contextlib
 import fcntl
 import os
 import socket
 import stat
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from struct import Struct
-from typing import Any
 
 from pykcm.processes import shown_process
 
-# As the unit has it: who listens anew changes what the one before has asked for.
-BACKLOG = 4096
+# As the unit has it. All UIDs wait in this queue in their order: in a longer one, a UID that floods it keeps
+# the others waiting for longer. Clients of libkrb5 that find it full wait in connect().
+BACKLOG = 512
 
 _UCRED = Struct("iII")
 
 # In seconds.
 _PATIENCE = 1.0
-
-# So many turns of an event loop later, at most, the protocol has been told of a connection that was accepted.
-_TURNS_TO_TELL = 3
-
-# From 3.13 on, a server removes its socket's path when it closes: this one may be systemd's.
-_KEEP_PATH: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
 
 
 class ListenError(Exception):
@@ -72,46 +64,6 @@ class BoundSocket:
             if self._path.stat(follow_symlinks=False).st_ino == self._inode:
                 self._path.unlink()
         self.socket.close()
-
-
-class Listener:
-    """Accepts connections from sockets that listen, each with its protocol; it can stop and begin again."""
-
-    def __init__(self, sockets: Sequence[tuple[socket.socket, Callable[[], asyncio.Protocol]]]) -> None:
-        self._sockets = sockets
-        self._servers: list[asyncio.Server] = []
-
-    async def begin(self) -> None:
-        """Accept connections, those first that have waited."""
-        loop = asyncio.get_running_loop()
-        # Of copies: a server closes its socket, and this one is wanted again.
-        self._servers = [
-            await loop.create_unix_server(protocol, sock=sock.dup(), backlog=BACKLOG, **_KEEP_PATH)
-            for sock, protocol in self._sockets
-        ]
-
-    async def stop(self) -> None:
-        """Accept no more; on return the protocols know of all that was accepted."""
-        # asyncio's servers, once closed, drop what they have accepted and not told of yet. What is removed
-        # here is how they accept; uvloop's have it elsewhere, and drop nothing.
-        loop = asyncio.get_running_loop()
-        for server in self._servers:
-            for sock in server.sockets:
-                loop.remove_reader(sock.fileno())
-        await _let_tell()
-        for server in self._servers:
-            server.close()
-        await _let_tell()
-
-    def close(self) -> None:
-        """Give up the sockets for good."""
-        for sock, _ in self._sockets:
-            sock.close()
-
-
-async def _let_tell() -> None:
-    for _ in range(_TURNS_TO_TELL):
-        await asyncio.sleep(0)
 
 
 @contextlib.contextmanager

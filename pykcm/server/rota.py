@@ -18,15 +18,15 @@ _SLICE = 0.000_5
 # After so many seconds without a request the event loop has looked at all sockets.
 _PAUSE = 0.000_05
 
-# Handing bytes to the kernel takes time, too, and it passes later: bytes per second, rather low.
-_BYTES_PER_SECOND = 2e9
+# UIDs whose first request is served although the slice is over: each delays the others.
+_MOST_BEYOND = 64
 
 
 class Servable(Protocol):
     """What waits for its turn."""
 
     def take_turn(self) -> None:
-        """Serve one request."""
+        """Read, serve and send once."""
 
 
 class Rota:
@@ -63,14 +63,10 @@ class Rota:
             self._served.add(uid)
             return True
         # The first one of a UID delays nobody by more than itself, and commits together with the others'.
-        if uid in self._served or uid in self._waiting:
+        if uid in self._served or uid in self._waiting or len(self._served) >= _MOST_BEYOND:
             return False
         self._served.add(uid)
         return True
-
-    def charge(self, size: int) -> None:
-        """Count the sending of so many bytes towards the slice."""
-        self._slice_began -= size / _BYTES_PER_SECOND
 
     def wait(self, uid: int, servable: Servable) -> None:
         """Have its turn taken when it is the UID's and it is first among the UID's own."""

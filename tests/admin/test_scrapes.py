@@ -63,7 +63,7 @@ def loop_runner(request: pytest.FixtureRequest) -> Iterator[asyncio.Runner]:
 @asynccontextmanager
 async def listening(server: Server, path: Path) -> AsyncIterator[Listening]:
     scrapes = Scrapes(f"unix:{path}", Controlling(server).administration)
-    await scrapes.start()
+    scrapes.start()
     try:
         yield Listening(server, scrapes, path)
     finally:
@@ -298,7 +298,7 @@ def test_tcp(loop_runner: asyncio.Runner, host: str) -> None:
             with pytest.raises(ListenError, match=f"metrics_listen .*{port}: Address already in use"):
                 Scrapes(f"{host}:{port}", administration)
         scrapes = Scrapes(f"{host}:{port}", administration)
-        await scrapes.start()
+        scrapes.start()
         try:
             reader, writer = await asyncio.open_connection(address, port)
             writer.write(b"GET /health HTTP/1.1\r\n\r\n")

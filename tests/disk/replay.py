@@ -3,6 +3,7 @@
 import struct
 from collections import deque
 
+from fuzz.frames import all_frames
 from pykcm.protocol.credential import Credential
 from pykcm.protocol.framing import FrameReader
 from pykcm.protocol.messages import ARGUMENTS, read_arguments
@@ -68,7 +69,7 @@ class Replay:
         self._connections.clear()
 
     def _receive(self, connection: _Connection, data: bytes) -> None:
-        for frame in connection.reader.feed(data):
+        for frame in all_frames(connection.reader, data):
             if frame.opcode not in _CHANGES:
                 connection.asked.append(None)
                 continue

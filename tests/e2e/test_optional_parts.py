@@ -138,7 +138,7 @@ def test_tickets_are_served_without_a_uvloop_that_works(stopped_pykcmd: Pykcmd) 
 
 def test_tickets_are_served_with_the_limit_of_open_files_as_it_is(stopped_pykcmd: Pykcmd) -> None:
     """Where the limit of open files may not be raised, the daemon serves with the one that there is."""
-    stopped_pykcmd.configure("max_connections = 300\n")
+    stopped_pykcmd.configure("max_connections = 300\nmax_uid_connections = 50\n")
     done = "import tests.e2e.sandbox as sandbox; sandbox.refuse_more_files()"
     stopped_pykcmd.command = (sys.executable, "-c", _AFTER.format(done=done))
     line = complaint(stopped_pykcmd)

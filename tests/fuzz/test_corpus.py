@@ -65,12 +65,11 @@ def test_requests_of_every_operation() -> None:
 
 
 def _frames_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    feed = FrameReader.feed
+    def only_first(reader: FrameReader, data: bytes) -> list[Frame]:
+        first = reader.take(data)
+        return [] if first is None else [first]
 
-    def feed_one(self: FrameReader, data: bytes) -> list[Frame]:
-        return feed(self, data)[:1]
-
-    monkeypatch.setattr(FrameReader, "feed", feed_one)
+    monkeypatch.setattr("fuzz.targets.all_frames", only_first)
 
 
 def _other_exception(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fuzz.frames import all_frames
 from pykcm.protocol.framing import (
     HEADER_SIZE,
     MAX_REPLY_SIZE,
@@ -34,7 +35,7 @@ every_exchange_set = pytest.mark.parametrize("stocked", STOCK, ids=lambda stocke
 def read(pieces: Iterable[bytes], max_size: int = MAX_SIZE) -> list[Frame]:
     """The frames of a stream that arrives in these pieces and ends between two requests."""
     reader = FrameReader(max_size)
-    frames = [found for piece in pieces for found in reader.feed(piece)]
+    frames = [found for piece in pieces for found in all_frames(reader, piece)]
     assert not reader.size
     return frames
 
@@ -65,9 +66,9 @@ def test_byte_by_byte(stocked: ExchangeSet) -> None:
     for exchange, whole in zip(stocked.exchanges, expected(stocked), strict=True):
         *bytes_before, last = [exchange.request[at : at + 1] for at in range(len(exchange.request))]
         for number, byte in enumerate(bytes_before, 1):
-            assert reader.feed(byte) == []
+            assert all_frames(reader, byte) == []
             assert reader.size == number
-        assert reader.feed(last) == [whole]
+        assert all_frames(reader, last) == [whole]
         assert not reader.size
 
 
@@ -86,7 +87,7 @@ def test_with_bytes_behind(stocked: ExchangeSet) -> None:
     unread = requests[0]
     for follower, whole in zip(followers, expected(stocked), strict=True):
         begun = len(follower) // 2
-        assert reader.feed(unread + follower[:begun]) == [whole]
+        assert all_frames(reader, unread + follower[:begun]) == [whole]
         assert reader.size == begun
         unread = follower[begun:]
 
@@ -125,9 +126,9 @@ def test_nothing_arrives() -> None:
 def test_the_message_is_a_value_of_its_own() -> None:
     """A frame does not change when its stream goes on."""
     reader = FrameReader(MAX_SIZE)
-    reader.feed(request(1, b"one\0")[:5])
-    (first,) = reader.feed(request(1, b"one\0")[5:] + request(2, b"two\0")[:3])
-    reader.feed(request(2, b"two\0")[3:])
+    all_frames(reader, request(1, b"one\0")[:5])
+    (first,) = all_frames(reader, request(1, b"one\0")[5:] + request(2, b"two\0")[:3])
+    all_frames(reader, request(2, b"two\0")[3:])
     assert first == Frame(1, b"\2\0\0\1one\0")
     assert isinstance(first.message, bytes)
 
@@ -139,14 +140,14 @@ def test_the_message_is_a_value_of_its_own() -> None:
 def test_a_length_under_four(length: int) -> None:
     """A request that cannot hold its own header ends the stream, as soon as its length is there."""
     with pytest.raises(FramingError):
-        FrameReader(MAX_SIZE).feed(u32(length))
+        all_frames(FrameReader(MAX_SIZE), u32(length))
 
 
 @pytest.mark.parametrize("length", [MAX_SIZE + 1, 2**31 - 1, 2**31, 2**32 - 1])
 def test_a_length_over_the_maximum(length: int) -> None:
     """A request over the maximum ends the stream, as soon as its length is there."""
     with pytest.raises(FramingError):
-        FrameReader(MAX_SIZE).feed(u32(length))
+        all_frames(FrameReader(MAX_SIZE), u32(length))
 
 
 @pytest.mark.parametrize("size", [4, 5, 99, 100])
@@ -167,25 +168,25 @@ def test_one_byte_over_the_maximum() -> None:
 def test_another_major_version(major: int) -> None:
     """Another major version ends the stream, when the request arrives whole."""
     with pytest.raises(FramingError):
-        FrameReader(MAX_SIZE).feed(frame(bytes([major, 0, 0, 0])))
+        all_frames(FrameReader(MAX_SIZE), frame(bytes([major, 0, 0, 0])))
 
 
 @pytest.mark.parametrize("major", [0, 1, 3, 255])
 def test_another_major_version_is_noticed_at_once(major: int) -> None:
     """Another major version is noticed with its byte, though the rest of the request never comes."""
     reader = FrameReader(MAX_SIZE)
-    assert reader.feed(u32(1000)) == []
+    assert all_frames(reader, u32(1000)) == []
     with pytest.raises(FramingError):
-        reader.feed(bytes([major]))
+        all_frames(reader, bytes([major]))
 
 
 @pytest.mark.parametrize("bad", [u32(3), u32(MAX_SIZE + 1), u32(100) + b"\1"])
 def test_a_bad_request_behind_a_good_one(bad: bytes) -> None:
     """What ends the stream is noticed behind other requests too."""
     reader = FrameReader(MAX_SIZE)
-    assert len(reader.feed(request(0) + bad[:2])) == 1
+    assert len(all_frames(reader, request(0) + bad[:2])) == 1
     with pytest.raises(FramingError):
-        reader.feed(bad[2:])
+        all_frames(reader, bad[2:])
 
 
 @pytest.mark.parametrize("minor", [0, 1, 255])
@@ -206,7 +207,7 @@ def test_random_bytes(pieces: list[bytes]) -> None:
     reader = FrameReader(1000)
     try:
         for piece in pieces:
-            for found in reader.feed(piece):
+            for found in all_frames(reader, piece):
                 assert 4 <= len(found.message) <= 1000
                 assert found.message[0] == 2
     except FramingError:
@@ -223,7 +224,7 @@ def test_an_announced_request_costs_nothing() -> None:
     try:
         readers = [FrameReader(10 * MIB) for _ in range(100)]
         for reader in readers:
-            assert reader.feed(u32(10 * MIB) + announced) == []
+            assert all_frames(reader, u32(10 * MIB) + announced) == []
         held, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -239,7 +240,7 @@ def test_nothing_is_kept_of_what_was_read() -> None:
     try:
         for _ in range(50):
             for piece in cut(stream + stream, [7, 5003]):
-                reader.feed(piece)
+                all_frames(reader, piece)
         held, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -250,6 +251,61 @@ def test_nothing_is_kept_of_what_was_read() -> None:
 def test_many_small_requests_at_once() -> None:
     """Tens of thousands of pipelined requests in one piece are all read."""
     assert len(read([request(20) * 50_000 + request(21)[:3], request(21)[3:]])) == 50_001
+
+
+# One at a time
+
+
+def test_a_frame_at_a_time() -> None:
+    """Frames that come together are given one at a time; the others stay as they came, also in memory."""
+    reader = FrameReader(MAX_SIZE)
+    count = 10_000
+    assert reader.take(request(7) * count) == Frame(7, request(7)[4:])
+    for number in range(1, count):
+        assert reader.has_next
+        assert reader.size == 8 * (count - number)
+        assert reader.size <= reader.memory < 8 * count + 1024
+        assert reader.next_frame() == Frame(7, request(7)[4:])
+    assert not reader.has_next
+    assert reader.next_frame() is None
+    assert (reader.size, reader.memory) == (0, 0)
+
+
+@pytest.mark.parametrize("bad", [u32(3), u32(MAX_SIZE + 1), u32(100) + b"\1"])
+def test_an_error_behind_frames(bad: bytes) -> None:
+    """Frames before what ends the stream are given first, and then the error."""
+    reader = FrameReader(MAX_SIZE)
+    assert reader.take(request(1) + request(2) + bad) == Frame(1, request(1)[4:])
+    assert reader.next_frame() == Frame(2, request(2)[4:])
+    assert reader.has_next
+    with pytest.raises(FramingError):
+        reader.next_frame()
+
+
+def test_what_is_missing() -> None:
+    """As soon as the length has come, it is known how much of the frame is missing."""
+    reader = FrameReader(MAX_SIZE)
+    whole = request(6, bytes(1000))
+    for size, missing in [(0, 0), (3, 0), (4, len(whole) - 4), (500, len(whole) - 500)]:
+        assert reader.take(whole[reader.size : size]) is None
+        assert reader.missing == missing
+        assert not reader.has_next
+    assert reader.take(whole[500:]) is not None
+    assert reader.missing == 0
+
+
+def test_memory() -> None:
+    """What a reader says that it takes is what Python has allocated for it."""
+    reader = FrameReader(10 * MIB)
+    tracemalloc.start()
+    try:
+        reader.take(u32(10 * MIB))
+        for _ in range(100):
+            reader.take(bytes([2]) + bytes(16 * 1024))
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert abs(held - reader.memory) < 16 * 1024
 
 
 # Packing

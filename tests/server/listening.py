@@ -13,9 +13,12 @@ from pykcm.ccaches import quotas
 from pykcm.peer.access import Access
 from pykcm.peer.identity import Kernel
 from pykcm.protocol.opcodes import Opcode
-from pykcm.server.connection import Common, Connection
-from pykcm.server.connections import NO_LIMITS, Connections, Limits
+from pykcm.server.acceptor import AcceptRates, Listener
+from pykcm.server.client_socket import ClientSocket, Parts
+from pykcm.server.connections import NO_LIMITS, Connections, Limits, Member
 from pykcm.server.deadlines import Deadlines
+from pykcm.server.listener import BoundSocket
+from pykcm.server.reception import ClientReception
 from pykcm.server.residents import Residents
 from pykcm.server.rota import Rota
 from pykcm.server.service import Service
@@ -90,6 +93,22 @@ class Client:
         self.socket.close()
 
 
+class NotedConnections(Connections):
+    """Remembers every connection that it was told of, in the order in which they came."""
+
+    def __init__(self, limits: Limits) -> None:
+        super().__init__(0, self._never_idle, limits)
+        self.made: list[ClientSocket] = []
+
+    def _never_idle(self) -> None:
+        raise AssertionError("there is no idle time")
+
+    def add(self, connection: Member) -> None:
+        assert isinstance(connection, ClientSocket)
+        self.made.append(connection)
+        super().add(connection)
+
+
 class Listening:
     """A listening server within the loop, its parts in reach; what the loop complains of fails the test."""
 
@@ -101,29 +120,27 @@ class Listening:
         limits: Limits = NO_LIMITS,
         patience: float = LIMIT,
         clock: Callable[[], float] = perf_counter,
+        rates: AcceptRates | None = None,
     ) -> None:
         self.path = path
         self.store = ScriptedStore(MemoryStore())
         self.service = Service(self.store, Residents(self.store, quotas.NO_LIMITS), Access())
-        self.connections = Connections(0, self._never_idle, limits)
+        self.connections = NotedConnections(limits)
         self.deadlines = Deadlines(patience)
         self.rota = Rota(clock)
-        self._common = Common(self.service, kernel, self.connections, self.rota, self.deadlines, MAX_REQUEST)
-        self.made: list[Connection] = []
+        self.kernel = kernel
+        self.rates = rates or AcceptRates(100_000)
         self.clients: list[Client] = []
         self.complaints: list[dict[str, Any]] = []
-
-    def _never_idle(self) -> None:
-        raise AssertionError("there is no idle time")
-
-    def _make(self) -> Connection:
-        self.made.append(Connection(self._common))
-        return self.made[-1]
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _, context: self.complaints.append(context))
-        self.server = await loop.create_unix_server(self._make, str(self.path))
+        parts = Parts(loop, self.service, self.connections, self.rota, self.deadlines, MAX_REQUEST)
+        self.bound = BoundSocket(self.path)
+        reception = ClientReception(parts, self.kernel, self.rates)
+        self.listener = Listener([(self.bound.socket, reception)])
+        self.listener.begin()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -131,13 +148,14 @@ class Listening:
             self.store.gate.set()
         for client in self.clients:
             client.close()
-        self.server.close()
-        await until(lambda: not self.connections._count)
+        await self.listener.stop()
+        self.bound.close()
+        await until(lambda: not self.connections.open)
         await settle()
         assert self.complaints == []
-        assert self.connections._open == {}
-        assert self.connections._bytes == {}
-        assert self.deadlines._due == {}
+        assert (self.connections.held, self.connections.owed) == (0, 0)
+        assert len(self.deadlines) == 0
+        assert len(self.service.sessions) == 0
 
     def client(self) -> Client:
         self.clients.append(Client(self.path))
@@ -145,11 +163,12 @@ class Listening:
 
     async def connected(self) -> Client:
         """A client whose connection the server has taken."""
-        before = self.connections._count
+        before = self.connections.open
         client = self.client()
-        await until(lambda: self.connections._count > before)
+        await until(lambda: self.connections.open > before)
         return client
 
     @property
-    def newest(self) -> asyncio.Transport:
-        return self.made[-1]._transport
+    def made(self) -> list[ClientSocket]:
+        """The server's ends of all connections, in the order in which they were accepted."""
+        return self.connections.made

@@ -1,5 +1,6 @@
-"""Connections as the collection of all of them sees them: without a socket, and idle when a test says so."""
+"""Connections as the collection of all of them sees them: without a socket, in whatever state a test says."""
 
+from pykcm.server.connection import State
 from pykcm.server.connections import Connections
 
 
@@ -13,23 +14,33 @@ class FakeConnection:
         *,
         pid: int = 0,
         is_mits: bool = False,
-        idle_since: float | None = None,
+        last_heard: float = 0.0,
+        state: State = State.IDLE,
         has_unread: bool = False,
+        held: int = 0,
+        owed: int = 0,
         good: bool = True,
     ) -> None:
         self.connections = connections
         self.uid = uid
         self.pid = pid
         self.is_mits = is_mits
-        self.idle_since = idle_since
+        self.last_heard = last_heard
+        self.state = state
         self.has_unread = has_unread
+        self.held = held
+        self.owed = owed
         self.good = good
         self.gave_way = False
         self.was_aborted = False
         self.was_finished = False
+        self.broke: list[str] = []
 
     def give_way(self) -> None:
         self.gave_way = True
+
+    def break_off(self, limit: str, why: str) -> None:
+        self.broke.append(limit)
 
     def finish(self) -> None:
         self.was_finished = True

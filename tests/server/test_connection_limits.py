@@ -5,6 +5,7 @@ import logging
 
 import pytest
 
+from pykcm.server.connection import State
 from pykcm.server.connections import Connections, Limits
 from tests.server.members import FakeConnection
 
@@ -19,14 +20,24 @@ def limited(**limits: int) -> Connections:
     return Connections(0, never, Limits(**limits))
 
 
+BUSY = State.SERVING
+
+
 def filled(
-    connections: Connections, uid: int, *idle_since: float | None, pid: int = 0, is_mits: bool = False
+    connections: Connections,
+    uid: int,
+    *each: float | State | None,
+    pid: int = 0,
+    is_mits: bool = False,
 ) -> list[FakeConnection]:
-    """Connections that are added, one for each time since which it is idle."""
-    members = [
-        FakeConnection(connections, uid, pid=pid, is_mits=is_mits, idle_since=since) for since in idle_since
-    ]
-    assert all(connections.add(member) for member in members)
+    """Connections that are accepted, one for each time since which it is idle or state that it is in."""
+    members = []
+    for number, one in enumerate(each):
+        state, heard = (State.IDLE, one) if isinstance(one, int | float) else (one or BUSY, float(number))
+        assert connections.has_room(uid)
+        member = FakeConnection(connections, uid, pid=pid, is_mits=is_mits, state=state, last_heard=heard)
+        connections.add(member)
+        members.append(member)
     return members
 
 
@@ -65,13 +76,10 @@ def test_under_way(limits: dict[str, int]) -> None:
     """A connection that is under way does not give way: where all are, the new one is refused."""
     connections = limited(**limits)
     own = filled(connections, UID, None, None)
-    refused = FakeConnection(connections, UID)
-    assert not connections.add(refused)
-    # The event loop tells of its end like of any other's.
-    connections.discard(refused)
-    own[1].idle_since = 1.0
+    assert not connections.has_room(UID)
+    own[1].state = State.IDLE
     filled(connections, UID, None)
-    assert gave_way([*own, refused]) == [False, True, False]
+    assert gave_way(own) == [False, True]
 
 
 def test_what_has_arrived_is_under_way() -> None:
@@ -82,7 +90,7 @@ def test_what_has_arrived_is_under_way() -> None:
     (third,) = filled(connections, UID, 3.0)
     assert gave_way([*own, third]) == [False, True, False]
     third.has_unread = True
-    assert not connections.add(FakeConnection(connections, UID))
+    assert not connections.has_room(UID)
     assert gave_way([own[0], third]) == [False, False]
 
 
@@ -166,13 +174,13 @@ def test_who_has_the_most_gives_way() -> None:
     filled(connections, THIRD, 11.0)
     assert sorted([gave_way(most[::2]), gave_way(others)]) == [[False, False], [True, False]]
     assert not third.gave_way
-    assert connections._count == 5
+    assert connections.open == 5
 
 
 def test_who_keeps_all_busy_keeps_nobody_out() -> None:
-    """Where the UID with the most has none idle, the next one gives way to somebody who comes."""
-    connections = limited(connections=4)
-    busy = filled(connections, UID, None, None, None)
+    """Where a UID with no more than others has none idle, another one's idle one gives way."""
+    connections = limited(connections=2)
+    busy = filled(connections, UID, None)
     (idle,) = filled(connections, OTHER, 1.0)
     filled(connections, THIRD, 2.0)
     assert idle.gave_way
@@ -204,8 +212,7 @@ def test_room_is_given_back() -> None:
         for member in members:
             connections.discard(member)
             connections.discard(member)
-    assert connections._open == {}
-    assert connections._count == 0
+    assert connections.open == 0
 
 
 def test_making_room_is_no_idle_time() -> None:
@@ -226,8 +233,8 @@ def test_the_log_tells_who(caplog: pytest.LogCaptureFixture) -> None:
     connections = limited(connections=4, uid_connections=2)
     filled(connections, UID, 1.0, 2.0, 3.0, 4.0)
     filled(connections, OTHER, None, None)
-    assert not connections.add(FakeConnection(connections, OTHER))
-    assert not connections.add(FakeConnection(connections, OTHER))
+    assert not connections.has_room(OTHER)
+    assert not connections.has_room(OTHER)
     assert [record.getMessage() for record in caplog.records] == [
         "UID 1000: max_uid_connections (2) reached: an idle connection of UID 1000 (process 0) was closed",
         "UID 2000: connection refused: max_uid_connections (2) reached, and each has a request under way",
@@ -242,7 +249,7 @@ def test_the_log_tells_who_is_refused(caplog: pytest.LogCaptureFixture) -> None:
     filled(connections, UID, None, 1.0)
     filled(connections, OTHER, None)
     for uid in (OTHER, THIRD, OTHER, THIRD):
-        assert not connections.add(FakeConnection(connections, uid))
+        assert not connections.has_room(uid)
     assert [vars(record)["KCM_UID"] for record in caplog.records] == [OTHER, OTHER, THIRD]
 
 
@@ -256,37 +263,156 @@ def test_the_log_tells_of_the_limit_of_all(caplog: pytest.LogCaptureFixture) -> 
     ]
 
 
+# Requests in progress
+
+
+@pytest.mark.parametrize("state", [State.RECEIVING, State.SENDING, State.REQUESTED, State.SERVING])
+def test_a_uid_with_fewer_takes_a_place(state: State) -> None:
+    """At max_connections a UID with fewer takes a place of the UID with the most, though none is idle."""
+    connections = limited(connections=6)
+    most = filled(connections, UID, *[state] * 4)
+    others = filled(connections, OTHER, *[state] * 2)
+    filled(connections, THIRD, BUSY)
+    assert gave_way([*most, *others]) == [True, False, False, False, False, False]
+    filled(connections, THIRD, BUSY)
+    assert gave_way(most) == [True, True, False, False]
+    # Two each: nobody has fewer by more than the one that is taken.
+    assert not connections.has_room(THIRD)
+    assert not connections.has_room(UID)
+
+
+def test_what_is_least_lost_gives_way_first() -> None:
+    """Incomplete requests give way before untaken replies, those before waiting and running requests."""
+    connections = limited(connections=8)
+    order: list[State | float] = [State.SERVING, State.REQUESTED, State.SENDING, State.RECEIVING, 7.0]
+    members = filled(connections, UID, *order, *[BUSY] * 3)
+    for gone in (4, 3, 2, 1):
+        filled(connections, OTHER, BUSY)
+        assert gave_way(members[:5]).index(True) == gone
+        members[gone].gave_way = True
+        assert sum(gave_way(members)) == 5 - gone
+    assert gave_way(members)[5:] == [False] * 3
+
+
+def test_the_oldest_gives_way_first() -> None:
+    """Of requests in progress the one whose client was heard of longest ago gives way."""
+    connections = limited(connections=4)
+    members = filled(connections, UID, *[State.RECEIVING] * 4)
+    for member, heard in zip(members, (3.0, 1.0, 2.0, 4.0), strict=True):
+        member.last_heard = heard
+    filled(connections, OTHER, BUSY)
+    assert gave_way(members) == [False, True, False, False]
+
+
+def test_half_requests_of_many_uids() -> None:
+    """Sixteen UIDs that fill all places with half requests keep out nobody who has few."""
+    connections = limited(connections=16 * 16, uid_connections=16)
+    for uid in range(5000, 5016):
+        filled(connections, uid, *[State.RECEIVING] * 16)
+    own = filled(connections, UID, *[BUSY] * 8)
+    assert gave_way(own) == [False] * 8
+    assert connections.open == 16 * 16
+
+
+def test_idle_ones_of_others_are_kept() -> None:
+    """The UID with the most loses a request in progress before anybody else loses an idle connection."""
+    connections = limited(connections=5)
+    most = filled(connections, UID, *[State.RECEIVING] * 3)
+    idle = filled(connections, OTHER, 1.0, 2.0)
+    filled(connections, THIRD, BUSY)
+    assert gave_way(idle) == [False, False]
+    assert sum(gave_way(most)) == 1
+
+
+def test_who_has_fewer_loses_nothing() -> None:
+    """UIDs that fill all places with half requests, again and again, cost nobody else an idle connection."""
+    connections = limited(connections=9)
+    (idle,) = filled(connections, THIRD, 1.0)
+    for uid in (UID, OTHER):
+        filled(connections, uid, *[State.RECEIVING] * 4)
+    for uid in (UID, OTHER):
+        assert not connections.has_room(uid)
+    assert not idle.gave_way
+    filled(connections, THIRD, BUSY)
+    assert not connections.has_room(OTHER)
+    assert not idle.gave_way
+
+
+def test_ones_own_idle_connection_gives_way() -> None:
+    """A UID that has as many as all others makes room for itself."""
+    connections = limited(connections=4)
+    (own, _) = filled(connections, UID, 5.0, BUSY)
+    others = filled(connections, OTHER, 1.0, 2.0)
+    filled(connections, UID, BUSY)
+    assert own.gave_way
+    assert gave_way(others) == [False, False]
+
+
+def test_root_always_gets_in() -> None:
+    """Root has places of its own beyond max_connections, and no other UID has them."""
+    connections = limited(connections=2, for_root=2)
+    members = filled(connections, UID, BUSY, BUSY)
+    filled(connections, 0, BUSY, BUSY)
+    assert gave_way(members) == [False, False]
+    assert connections.open == 4
+    assert not connections.has_room(UID)
+
+
 # Bytes
 
 
-def test_bytes_of_a_uid() -> None:
-    """A UID may hold as many bytes as the limit, on all its connections together, and no more."""
-    connections = limited(uid_bytes=100)
-    assert connections.hold(UID, 60)
-    assert connections.hold(UID, 40)
-    assert connections.hold(OTHER, 100)
-    assert not connections.hold(UID, 1)
-    connections.hold(UID, -1)
-    connections.hold(UID, -40)
-    assert connections.hold(UID, 40)
-    for uid, held in ((UID, 100), (OTHER, 100)):
-        connections.hold(uid, -held)
-    assert connections._bytes == {}
+def holding(connections: Connections, uid: int, *sizes: int) -> list[FakeConnection]:
+    members = []
+    for size in sizes:
+        (member,) = filled(connections, uid, State.RECEIVING)
+        member.held = member.owed = size
+        assert connections.hold(member, size) is None
+        assert connections.owe(member, size) is None
+        members.append(member)
+    return members
+
+
+@pytest.mark.parametrize("kind", ["hold", "owe"])
+def test_bytes_of_a_uid(kind: str) -> None:
+    """A UID may hold as many bytes as the limit, on all its connections together; who exceeds it loses."""
+    connections = limited(uid_bytes=100, uid_unread=100)
+    own = holding(connections, UID, 60, 40)
+    (other,) = holding(connections, OTHER, 100)
+    count = getattr(connections, kind)
+    assert count(own[0], 1) is own[0]
+    assert count(own[0], -2) is None
+    assert count(own[1], 1) is None
+    assert count(other, -100) is None
+
+
+@pytest.mark.parametrize("kind", ["hold", "owe"])
+def test_bytes_of_all(kind: str) -> None:
+    """Where all together hold too much, the greatest holder of the UID that holds the most loses."""
+    connections = limited(bytes=100, uid_bytes=80, unread=100, uid_unread=80)
+    most = holding(connections, UID, 10, 35, 15)
+    (other,) = holding(connections, OTHER, 40)
+    count = getattr(connections, kind)
+    assert count(other, 5) is most[1]
+    # One that is carried out keeps its memory all the same.
+    most[1].state = State.SERVING
+    assert count(other, 5) is most[2]
+    assert count(most[0], 5) is most[0]
 
 
 def test_bytes_without_a_limit() -> None:
     """0 is no limit."""
-    assert limited().hold(UID, 1 << 40)
+    connections = limited()
+    (member,) = filled(connections, UID, BUSY)
+    assert connections.hold(member, 1 << 40) is None
 
 
-def test_bytes_that_a_uid_leaves_untaken() -> None:
-    """What is owed to a UID is bounded by itself, and given back."""
-    connections = limited(uid_unread=100, uid_bytes=10)
-    assert connections.owe(UID, 60)
-    assert connections.owe(UID, 40)
-    assert connections.owe(OTHER, 100)
-    assert not connections.owe(UID, 1)
-    assert connections.owe(UID, -41)
-    assert connections.owe(UID, -60)
-    assert connections.owe(OTHER, -100)
-    assert connections._unread == {}
+def test_bytes_are_given_back() -> None:
+    """What is counted is the sum of all, and nothing when all is given back."""
+    connections = limited()
+    members = [*holding(connections, UID, 60, 40), *holding(connections, OTHER, 7)]
+    assert (connections.held, connections.owed) == (107, 107)
+    for member in members:
+        connections.hold(member, -member.held)
+        connections.owe(member, -member.owed)
+    assert (connections.held, connections.owed) == (0, 0)
+    assert connections.requests.of(UID) == connections.replies.of(OTHER) == 0

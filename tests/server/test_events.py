@@ -10,6 +10,7 @@ from pykcm.ccaches.changes import Removal
 from pykcm.ccaches.collection import Collection
 from pykcm.ccaches.quotas import Quotas
 from pykcm.protocol.codes import Code, KcmError
+from pykcm.server.connection import State
 from pykcm.server.connections import Limits
 from pykcm.server.events import Event, Kind, Watch
 from pykcm.store.interface import Store, StoreError
@@ -195,7 +196,7 @@ def test_refused_connections(play: Play) -> None:
         listening.service.watchers.append(Watch(told.append))
         client = await listening.connected()
         await client.send(NOOP[:5])
-        await until(lambda: listening.made[0].idle_since is None)
+        await until(lambda: listening.made[0].state is State.RECEIVING)
         assert await listening.client().is_closed()
         assert [(each.kind, each.uid, each.reason) for each in told] == [(Kind.REFUSED, UID, "connection")]
 

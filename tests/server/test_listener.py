@@ -1,20 +1,17 @@
 """The daemon's own socket: what it replaces, what it leaves alone, and what it leaves behind."""
 
-import asyncio
 import fcntl
 import os
 import socket
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
-import uvloop
 
-from pykcm.server.listener import BoundSocket, Listener, ListenError
+from pykcm.server.listener import BoundSocket, ListenError
 from tests.processes import in_child
-from tests.server.waiting import settle, until
 
 
 @pytest.fixture
@@ -220,51 +217,3 @@ def test_no_descriptor_is_left_open(path: Path) -> None:
     for _ in range(5):
         refusal(path)
     assert open_descriptors() == before
-
-
-class Told(asyncio.Protocol):
-    """Counts whom it is told of, and keeps them."""
-
-    def __init__(self, told: list[asyncio.BaseTransport]) -> None:
-        self._told = told
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._told.append(transport)
-
-
-@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
-@pytest.mark.parametrize("turns", range(5))
-def test_stopped_while_a_client_connects(
-    bound: BoundSocket, path: Path, turns: int, loop: Callable[[], asyncio.AbstractEventLoop]
-) -> None:
-    """Once stopped, whoever has connected is known or waits in the kernel; and is taken later."""
-
-    async def scenario() -> None:
-        told: list[asyncio.BaseTransport] = []
-        listener = Listener([(bound.socket, lambda: Told(told))])
-        await listener.begin()
-        with socket.socket(socket.AF_UNIX) as client, socket.socket(socket.AF_UNIX) as other:
-            client.connect(str(path))
-            for _ in range(turns):
-                await asyncio.sleep(0)
-            await listener.stop()
-            known = len(told)
-            await settle()
-            assert len(told) == known
-            bound.socket.setblocking(False)
-            if not known:
-                bound.socket.accept()[0].close()
-            other.connect(str(path))
-            await settle()
-            assert len(told) == known
-            await listener.begin()
-            await until(lambda: len(told) == known + 1)
-            await listener.stop()
-            for transport in told:
-                transport.close()
-            await settle()
-        listener.close()
-        assert not is_served(path)
-
-    with asyncio.Runner(loop_factory=loop) as runner:
-        runner.run(scenario())

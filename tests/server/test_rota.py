@@ -241,32 +241,6 @@ def test_who_has_more_queues_up_again(play: Play) -> None:
     play(scenario)
 
 
-@pytest.mark.parametrize(("size", "waits"), [(100_000, False), (2_000_000, True)])
-def test_sending_counts(play: Play, size: int, waits: bool) -> None:
-    """Bytes that are handed to the kernel take up the slice as if the time had passed."""
-
-    async def scenario(table: Table) -> None:
-        assert table.rota.admits(1)
-        table.rota.charge(size)
-        assert table.rota.admits(1) is not waits
-
-    play(scenario)
-
-
-def test_sending_counts_for_those_who_waited(play: Play) -> None:
-    """A turn that sends much is the last one of its slice."""
-
-    async def scenario(table: Table) -> None:
-        first, _ = table.wait(1, "a", "b")
-        first.afterwards = lambda: table.rota.charge(2_000_000)
-        await asyncio.sleep(0)
-        served = len(table.served)
-        await settle()
-        assert (served, table.served) == (1, ["a", "b"])
-
-    play(scenario)
-
-
 def test_nothing_is_kept(play: Play) -> None:
     """When all are served, nothing of any UID is kept, and the loop is left alone."""
 

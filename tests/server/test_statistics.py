@@ -9,6 +9,7 @@ import pytest
 from pykcm.ccaches.quotas import Quotas
 from pykcm.protocol.codes import Code
 from pykcm.protocol.opcodes import Opcode
+from pykcm.server.connection import State
 from pykcm.server.connections import Limits
 from pykcm.server.statistics import Durations
 from pykcm.store.interface import StoreError
@@ -184,7 +185,7 @@ def test_connections(play: Play) -> None:
         assert (connections.open, connections.accepted, connections.evicted) == (2, 3, 1)
         for client in (second, third):
             await client.send(NOOP[:5])
-        await until(lambda: all(each.idle_since is None for each in listening.made[1:]))
+        await until(lambda: all(each.state is State.RECEIVING for each in listening.made[1:]))
         refused_one = listening.client()
         assert await refused_one.is_closed()
         assert (connections.open, connections.accepted, connections.refused) == (2, 3, 1)

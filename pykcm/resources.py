@@ -1,0 +1,78 @@
+"""How much clients may take up: connections, as far as descriptors allow them, and memory."""
+
+import logging
+import resource
+import sys
+
+from pykcm.admin.calls import MOST_CONNECTIONS, MOST_SCRAPES
+from pykcm.config import Config
+from pykcm.protocol.framing import MAX_REPLY_SIZE
+from pykcm.server.connections import Limits
+
+log = logging.getLogger(__name__)
+
+_KIB = 1024
+
+# So many requests of the greatest size may wait or be incomplete, in all and of one UID; in bytes at least.
+_LARGE_REQUESTS = 4
+_LEAST_FOR_REQUESTS = 40 * 1024 * 1024
+_LARGE_REQUESTS_OF_UID = 3
+_LEAST_FOR_REQUESTS_OF_UID = 8 * 1024 * 1024
+
+# So many replies of the greatest size may be left untaken.
+_LARGE_REPLIES = 4
+_LARGE_REPLIES_OF_UID = 2
+
+# Connections that root may have beyond max_connections.
+_FOR_ROOT = 16
+
+# Descriptors that are no connections of KCM's clients: the database and a copy of it, listening sockets, the
+# event loop's own, and those for root, administrators and scrapers.
+_OWN_DESCRIPTORS = 40 + _FOR_ROOT + MOST_CONNECTIONS + MOST_SCRAPES
+
+
+def allow_many_descriptors() -> None:
+    """Each client is a descriptor: as many as the service may have, not the shell's habitual 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == hard:
+        return
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError) as error:
+        # ValueError: Python's word for EPERM, which a seccomp filter answers.
+        log.warning(
+            "the limit of open files stays at %d, although %d are allowed: %s; set LimitNOFILE=%d:%d",
+            *(soft, hard, error, hard, hard),
+        )
+
+
+def limits_of(config: Config) -> Limits:
+    """The limits of connections and of what they hold."""
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if descriptors == resource.RLIM_INFINITY:
+        descriptors = sys.maxsize
+    most = max(1, descriptors - _OWN_DESCRIPTORS)
+    if config.max_connections > most:
+        _warn("max_connections", config.max_connections, most, descriptors)
+    # A quarter, so that no user keeps the others out.
+    most_of_uid = max(1, most // 4)
+    if config.max_uid_connections > most_of_uid:
+        _warn("max_uid_connections", config.max_uid_connections, most_of_uid, descriptors)
+    request = config.max_request_size * _KIB
+    return Limits(
+        connections=min(config.max_connections or most, most),
+        uid_connections=min(config.max_uid_connections or most_of_uid, most_of_uid),
+        for_root=_FOR_ROOT,
+        bytes=max(_LARGE_REQUESTS * request, _LEAST_FOR_REQUESTS),
+        uid_bytes=max(_LARGE_REQUESTS_OF_UID * request, _LEAST_FOR_REQUESTS_OF_UID),
+        unread=_LARGE_REPLIES * MAX_REPLY_SIZE,
+        uid_unread=_LARGE_REPLIES_OF_UID * MAX_REPLY_SIZE,
+    )
+
+
+def _warn(option: str, wanted: int, most: int, descriptors: int) -> None:
+    log.warning(
+        "%s is %d, but descriptors allow only %d: the limit of open files is %d; raise "
+        "LimitNOFILE, or lower %s",
+        *(option, wanted, most, descriptors, option),
+    )

@@ -1,0 +1,172 @@
+"""Accepts connections, some at a time, so that the clients that are connected go on.
+
+All UIDs wait in the kernel's one queue, in their order, so that it is kept short and emptied fast. Accepting
+does not read. While a UID connects faster than that, some of its connections are served, and the others are
+closed at once.
+"""
+
+import asyncio
+import errno
+import logging
+import socket
+from collections.abc import Callable, Sequence
+from time import perf_counter
+from typing import Protocol
+
+from pykcm.logs import LimitedLog
+
+log = logging.getLogger(__name__)
+
+_FAILURES = LimitedLog(log, "connections not accepted", 1)
+
+# Seconds and connections: then the event loop sees to those that are open.
+_TURN = 0.002
+_MOST_IN_A_TURN = 128
+
+# Seconds until the next try where there are no descriptors or no memory left.
+_PAUSE = 0.05
+
+_NO_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+
+class Reception(Protocol):
+    """What becomes of the connections of one listening socket."""
+
+    def take(self, sock: socket.socket) -> None:
+        """Serve the connection, or close it."""
+
+    def caught_up(self) -> None:
+        """Nobody waits to be accepted any more."""
+
+    async def settled(self) -> None:
+        """Return when every connection taken so far can be told to end."""
+
+
+class Acceptor:
+    """Accepts the connections of one listening socket, and neither listens nor closes."""
+
+    def __init__(
+        self, listening: socket.socket, reception: Reception, clock: Callable[[], float] = perf_counter
+    ) -> None:
+        self._listening = listening
+        self._reception = reception
+        self._clock = clock
+        self._pause: asyncio.TimerHandle | None = None
+
+    def begin(self) -> None:
+        """Accept connections, those first that have waited."""
+        self._pause = None
+        self._listening.setblocking(False)
+        asyncio.get_running_loop().add_reader(self._listening.fileno(), self._accept)
+
+    def stop(self) -> None:
+        """Accept no more: who connects from now on waits in the kernel."""
+        if self._pause is not None:
+            self._pause.cancel()
+            self._pause = None
+        asyncio.get_running_loop().remove_reader(self._listening.fileno())
+
+    def _accept(self) -> None:
+        end = self._clock() + _TURN
+        for _ in range(_MOST_IN_A_TURN):
+            try:
+                sock, _ = self._listening.accept()
+            except BlockingIOError:
+                self._reception.caught_up()
+                return
+            except OSError as error:
+                if error.errno in _NO_RESOURCES:
+                    self._rest(error)
+                    return
+                continue  # the client has gone already
+            self._reception.take(sock)
+            if self._clock() > end:
+                return
+
+    def _rest(self, error: OSError) -> None:
+        """Let those who connect wait until there may be descriptors again."""
+        _FAILURES.write(
+            logging.ERROR, None, "connections have to wait: none can be accepted: %s", error.strerror
+        )
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._listening.fileno())
+        self._pause = loop.call_later(_PAUSE, self.begin)
+
+
+# In seconds: for so long the connections of a UID are counted while more wait than can be accepted.
+_WINDOW = 0.1
+
+
+class AcceptRates:
+    """How many connections of each UID are accepted in a tenth of a second while more of anybody's wait."""
+
+    def __init__(self, most: int, clock: Callable[[], float] = perf_counter) -> None:
+        self._most = most
+        self._clock = clock
+        self._counts: dict[int, int] = {}
+        self._began = 0.0
+
+    def caught_up(self) -> None:
+        """All have been accepted: nobody has to wait for anybody."""
+        self._counts.clear()
+
+    def count(self, uid: int) -> int:
+        """Count one connection of the UID; gives how many are too many, this one among them."""
+        counts = self._counts
+        if not counts or self._clock() - self._began > _WINDOW:
+            counts.clear()
+            self._began = self._clock()
+        count = counts[uid] = counts.get(uid, 0) + 1
+        return max(0, count - self._most)
+
+
+class TransportReception:
+    """Makes a transport and a protocol of each connection, as servers of asyncio do."""
+
+    def __init__(self, factory: Callable[[], asyncio.Protocol]) -> None:
+        self._factory = factory
+        self._connecting: set[asyncio.Task[None]] = set()
+
+    def take(self, sock: socket.socket) -> None:
+        task = asyncio.get_running_loop().create_task(self._connect(sock))
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
+
+    async def _connect(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(self._factory, sock)
+        except OSError:
+            sock.close()
+
+    def caught_up(self) -> None:
+        """These are few."""
+
+    async def settled(self) -> None:
+        if self._connecting:
+            await asyncio.wait(self._connecting)
+
+
+class Listener:
+    """The daemon's listening sockets, each with what receives its connections; can stop and begin again."""
+
+    def __init__(self, sockets: Sequence[tuple[socket.socket, Reception]]) -> None:
+        self._sockets = sockets
+        self._acceptors = [Acceptor(sock, reception) for sock, reception in sockets]
+
+    def begin(self) -> None:
+        """Accept connections, those first that have waited."""
+        for acceptor in self._acceptors:
+            acceptor.begin()
+
+    async def stop(self) -> None:
+        """Accept no more; on return all that was accepted is served or closed."""
+        for acceptor in self._acceptors:
+            acceptor.stop()
+        for _, reception in self._sockets:
+            await reception.settled()
+
+    def close(self) -> None:
+        """Give up the sockets for good."""
+        for sock, _ in self._sockets:
+            sock.close()

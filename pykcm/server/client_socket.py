@@ -1,0 +1,372 @@
+"""One client's socket: reads, serves and sends, each in its UID's turn.
+
+The event loop says that there is something to do, and the queue of all UIDs when it is done: at once where
+nobody waits, otherwise in its turn. One turn reads once, serves one request at most, and sends once.
+"""
+
+import logging
+import socket
+from enum import Enum, auto
+from fcntl import ioctl
+from struct import Struct
+from termios import FIONREAD
+from typing import TYPE_CHECKING, NamedTuple
+
+from pykcm.logs import LimitedLog
+from pykcm.peer.identity import Peer
+from pykcm.protocol.framing import Frame, FramingError, Sendable
+from pykcm.protocol.messages import MITS_OPCODES, shows_mits_client
+from pykcm.server.connection import Connection, State
+from pykcm.server.outbox import Outbox
+from pykcm.server.stepping import step
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
+    from pykcm.server.connections import Connections
+    from pykcm.server.deadlines import Deadlines
+    from pykcm.server.rota import Rota
+    from pykcm.server.service import Service
+
+log = logging.getLogger(__name__)
+
+# Lines that users cause.
+_BROKEN_OFF = LimitedLog(log, "connections closed at a limit", 30)
+
+# In bytes, for one turn. Nearly every request is smaller; of a greater one all that has come is read at once.
+_READ_SIZE = 16 * 1024
+_LARGEST_READ = 256 * 1024
+
+# In bytes: when a UID has so much waiting, its connections are read in small pieces, as they are served.
+_ENOUGH = 1024 * 1024
+_SMALL_READ = 1024
+
+# In seconds: for so long at least nobody else needs the place of a client that does not take its reply.
+_PATIENCE_WITH_A_READER = 30.0
+
+_INT = Struct("i")
+
+# Read into by all connections, one after the other: what is in it is taken before the next one reads.
+_BUFFER = memoryview(bytearray(_LARGEST_READ))
+
+
+# Looked up at each request.
+_IDLE, _RECEIVING, _REQUESTED, _SENDING, _CLOSED = (
+    State.IDLE,
+    State.RECEIVING,
+    State.REQUESTED,
+    State.SENDING,
+    State.CLOSED,
+)
+
+
+class Parts(NamedTuple):
+    """What all client sockets work with; `max_request` in bytes."""
+
+    loop: "AbstractEventLoop"
+    service: "Service"
+    connections: "Connections"
+    rota: "Rota"
+    deadlines: "Deadlines"
+    max_request: int
+
+
+class _Watch(Enum):
+    """What the event loop waits for on the socket."""
+
+    NOTHING = auto()
+    BYTES = auto()
+    ROOM = auto()  # to send more
+
+
+_BYTES, _ROOM = _Watch.BYTES, _Watch.ROOM
+
+
+class ClientSocket:
+    """The server's end of a connection; `sock` is non-blocking and belongs to it from now on."""
+
+    # There may be thousands that do nothing.
+    __slots__ = (
+        "_connection",
+        "_held",
+        "_is_queued",
+        "_last_heard",
+        "_outbox",
+        "_owed",
+        "_parts",
+        "_session",
+        "_socket",
+        "_watched",
+        "is_mits",
+        "peer",
+        "pid",
+        "uid",
+    )
+
+    def __init__(self, parts: Parts, sock: socket.socket, peer: Peer) -> None:
+        self._parts = parts
+        self._socket = sock
+        self._connection = Connection(parts.max_request)
+        self._outbox = Outbox(sock)
+        self._watched = _Watch.NOTHING
+        self._is_queued = False  # waits for its UID's turn
+        self._last_heard = parts.rota.clock()
+        self._held = 0  # bytes of requests, as they were counted
+        self._owed = 0  # bytes of replies, as they were counted
+        self.peer = peer
+        self.uid, self.pid = peer.uid, peer.pid
+        self.is_mits = False  # a request has shown MIT's client
+        self._session = parts.service.sessions.open(peer)
+
+    def begin(self) -> None:
+        """Serve the first request, if it is there already, or wait for it."""
+        if self._parts.rota.admits(self.uid):
+            self.take_turn()
+        else:
+            self._queue()
+
+    # When there is something to do
+
+    def _on_bytes(self) -> None:
+        state = self._connection.state
+        if self._is_queued or not (state is _IDLE or state is _RECEIVING):
+            # They stay in the kernel, and are read when it is their turn.
+            self._watch(_Watch.NOTHING)
+        elif self._parts.rota.admits(self.uid):
+            self.take_turn()
+        else:
+            self._queue()
+
+    def _on_room(self) -> None:
+        if self._is_queued:
+            self._watch(_Watch.NOTHING)
+        elif self._parts.rota.admits(self.uid):
+            self.take_turn()
+        else:
+            self._queue()
+
+    def _queue(self) -> None:
+        if not self._is_queued:
+            self._is_queued = True
+            self._parts.rota.wait(self.uid, self)
+
+    def take_turn(self) -> None:
+        """Send, serve or read once: the queue calls this when it is this connection's turn."""
+        self._is_queued = False
+        connection = self._connection
+        state = connection.state
+        if state is _SENDING:
+            self._send_more()
+        else:
+            try:
+                frame = connection.next_request() if state is _REQUESTED else self._read()
+            except FramingError as error:
+                self.break_off("frame", str(error))
+                return
+            if frame is not None:
+                self._serve(frame)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Have the event loop or the queue go on with the connection, as its state wants it."""
+        state = self._connection.state
+        if state is _IDLE:
+            self._watch(_BYTES)
+            if not (self._held or self._owed):
+                # Nearly always: the request came whole, and its reply has left.
+                return
+        elif state is _RECEIVING:
+            self._parts.deadlines.begin(self)
+            self._watch(_BYTES)
+        elif state is _REQUESTED:
+            self._queue()
+        elif state is _SENDING:
+            self._watch(_ROOM)
+        elif state is _CLOSED:
+            return
+        if self._connection.memory != self._held:
+            self._count_requests(self._connection.memory)
+        if self._outbox.memory != self._owed:
+            self._count_replies(self._outbox.memory)
+
+    def _watch(self, what: _Watch) -> None:
+        if what is self._watched:
+            return
+        loop, fd = self._parts.loop, self._socket.fileno()
+        if self._watched is _Watch.BYTES:
+            loop.remove_reader(fd)
+        elif self._watched is _Watch.ROOM:
+            loop.remove_writer(fd)
+        self._watched = what
+        if what is _Watch.BYTES:
+            loop.add_reader(fd, self._on_bytes)
+        elif what is _Watch.ROOM:
+            loop.add_writer(fd, self._on_room)
+
+    # One turn
+
+    def _read(self) -> Frame | None:
+        connection = self._connection
+        had_begun = connection.state is _RECEIVING
+        try:
+            size = self._socket.recv_into(_BUFFER, self._read_size())
+        except BlockingIOError:
+            return None
+        except OSError:
+            size = 0
+        if not size:
+            # The client's end, and all that it has asked for is answered.
+            self.abort()
+            return None
+        frame = connection.receive(_BUFFER[:size])
+        if frame is not None and had_begun:
+            # What has begun behind it has its own time.
+            self._parts.deadlines.end(self)
+        return frame
+
+    def _read_size(self) -> int:
+        requests = self._parts.connections.requests
+        if not requests.total:
+            return _READ_SIZE
+        if self._connection.missing > _READ_SIZE:
+            return min(self._connection.missing, _LARGEST_READ)
+        return _READ_SIZE if requests.of(self.uid) < _ENOUGH else _SMALL_READ
+
+    def _serve(self, frame: Frame) -> None:
+        parts = self._parts
+        rota = parts.rota
+        self._last_heard = rota.now
+        if not self.is_mits and frame.opcode in MITS_OPCODES:
+            self.is_mits = shows_mits_client(frame)
+        # Where there is no reply, by an error in pykcm, the client must not wait for ever.
+        reply = step(parts.service.perform(self.peer, frame, self._session), self._reply_late, self.abort)
+        if reply is not None:
+            self._send(reply)
+        # The time that serving took is no pause.
+        rota.now = rota.clock()
+
+    def _reply_late(self, reply: Sendable) -> None:
+        if self._connection.state is not State.CLOSED:
+            self._send(reply)
+            self._settle()
+
+    def _send(self, reply: Sendable) -> None:
+        try:
+            self._connection.replied(self._outbox.send(reply))
+        except OSError:
+            self.abort()
+
+    def _send_more(self) -> None:
+        try:
+            self._connection.sent(self._outbox.send_more())
+        except OSError:
+            self.abort()
+
+    # What keeps one client from taking up too much
+
+    def _count_requests(self, held: int) -> None:
+        more, self._held = held - self._held, held
+        loser = self._parts.connections.hold(self, more)
+        if loser is not None:
+            loser.break_off("requests", "too many bytes of this UID's requests wait or are incomplete")
+
+    def _count_replies(self, owed: int) -> None:
+        more, self._owed = owed - self._owed, owed
+        loser = self._parts.connections.owe(self, more)
+        if loser is not None:
+            loser.break_off("replies", "too many bytes of replies to this UID wait to be taken")
+
+    @property
+    def held(self) -> int:
+        """Bytes of memory that its requests take."""
+        return self._held
+
+    @property
+    def owed(self) -> int:
+        """Bytes of memory that its untaken replies take."""
+        return self._owed
+
+    def give_up(self) -> None:
+        """The time for the request that has begun is over."""
+        self.break_off("late", f"a request was not complete within {self._parts.deadlines.patience:.0f} s")
+
+    def break_off(self, limit: str, why: str) -> None:
+        """Close at once, because a limit was exceeded."""
+        self._parts.connections.broken_off[limit] += 1
+        _BROKEN_OFF.write(
+            logging.WARNING,
+            self.uid,
+            "UID %d (process %d): connection closed: %s",
+            self.uid,
+            self.pid,
+            why,
+            fields={"KCM_UID": self.uid},
+        )
+        self.abort()
+
+    # What others see of it
+
+    @property
+    def state(self) -> State:
+        """What happens next on the connection, as far as others are concerned.
+
+        A client that has not taken its reply for long has given it up: the connection is idle. One that waits
+        for its turn to be read is not.
+        """
+        state = self._connection.state
+        if self._is_queued and state is State.IDLE:
+            return State.REQUESTED
+        if state is State.SENDING and self._parts.rota.clock() - self._last_heard > _PATIENCE_WITH_A_READER:
+            return State.IDLE
+        return state
+
+    @property
+    def last_heard(self) -> float:
+        """When the last request came, in seconds of the queue's clock."""
+        return self._last_heard
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether the client has sent something that is not read yet and will be answered."""
+        return self._connection.takes_bytes and any(ioctl(self._socket, FIONREAD, bytes(_INT.size)))
+
+    # How it ends
+
+    def finish(self) -> None:
+        """Take no more requests, answer those that the client has already sent, then close.
+
+        From now on a client that writes gets EPIPE, on which libkrb5 connects again.
+        """
+        try:
+            self._socket.shutdown(socket.SHUT_RD)
+        except OSError:
+            self.abort()
+            return
+        # Nothing can come any more: where nothing has, the end need not be waited for.
+        if self._connection.state is State.IDLE and not self.has_unread:
+            self.abort()
+
+    def give_way(self) -> None:
+        """Make room for another connection."""
+        if self._connection.takes_bytes:
+            # A request that is sent in the same moment must be answered.
+            self.finish()
+        else:
+            self.abort()
+
+    def abort(self) -> None:
+        """Close at once, and give back all that was counted."""
+        if self._connection.state is State.CLOSED:
+            return
+        self._watch(_Watch.NOTHING)
+        self._socket.close()
+        self._connection.close()
+        self._outbox.clear()
+        parts = self._parts
+        parts.deadlines.end(self)
+        parts.service.sessions.close(self._session)
+        if self._held:
+            self._count_requests(0)
+        if self._owed:
+            self._count_replies(0)
+        parts.connections.discard(self)

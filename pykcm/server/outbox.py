@@ -1,0 +1,69 @@
+"""Bytes on their way to a socket: as many as the kernel takes now, the others when it takes more."""
+
+import socket
+from bisect import bisect_right
+from itertools import accumulate
+
+from pykcm.protocol.framing import Sendable
+
+# Pieces in one call; the kernel takes at most 1,024.
+_PIECES_AT_ONCE = 512
+
+
+class Outbox:
+    """What the kernel has not taken yet of what was to be sent, in its order.
+
+    `size`: bytes to be sent. `memory`: bytes that are kept for it, all of them until the last one is sent.
+    """
+
+    __slots__ = ("_first", "_pieces", "_socket", "memory", "size")
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self._pieces: list[bytes | memoryview] = []
+        self._first = 0  # those before it are sent
+        self.memory = 0
+        self.size = 0
+
+    def send(self, reply: Sendable) -> int:
+        """Send as much as the kernel takes at once; gives the bytes that it did not. Raises OSError."""
+        if isinstance(reply, bytes):
+            try:
+                sent = self._socket.send(reply)
+            except BlockingIOError:
+                sent = 0
+            if sent == len(reply):
+                return 0
+            self._pieces = [memoryview(reply)[sent:]]
+            self.size = len(reply) - sent
+            self.memory = len(reply)
+            return self.size
+        self._pieces = list(reply.pieces)
+        self.size = self.memory = reply.size
+        return self.send_more()
+
+    def send_more(self) -> int:
+        """The same for what is left. One call of the kernel, which bounds the time that it takes."""
+        pieces = self._pieces[self._first : self._first + _PIECES_AT_ONCE]
+        try:
+            sent = self._socket.sendmsg(pieces)
+        except BlockingIOError:
+            return self.size
+        self.size -= sent
+        if not self.size:
+            self.clear()
+            return 0
+        ends = list(accumulate(map(len, pieces)))
+        whole = bisect_right(ends, sent)
+        self._first += whole
+        if whole < len(pieces):
+            rest = sent - (ends[whole - 1] if whole else 0)
+            self._pieces[self._first] = memoryview(pieces[whole])[rest:]
+        return self.size
+
+    def clear(self) -> None:
+        """Forget what is left."""
+        self._pieces = []
+        self._first = 0
+        self.memory = 0
+        self.size = 0

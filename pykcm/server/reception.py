@@ -1,0 +1,70 @@
+"""Receives the connections of KCM's clients: who is it, and is there room for one more."""
+
+import logging
+import socket
+
+from pykcm.logs import LimitedLog
+from pykcm.peer.identity import Kernel, PeerRefusedError, identify
+from pykcm.server.acceptor import AcceptRates
+from pykcm.server.client_socket import ClientSocket, Parts
+
+log = logging.getLogger(__name__)
+
+# Lines that users cause.
+_STRANGERS = LimitedLog(log, "connections refused, peer not known", 1)
+_TOO_FAST = LimitedLog(log, "connections refused, faster than they can be served", 1)
+
+
+class ClientReception:
+    """Makes a ClientSocket of each connection, or closes it at once."""
+
+    def __init__(self, parts: Parts, kernel: Kernel, rates: AcceptRates) -> None:
+        self._parts = parts
+        self._kernel = kernel
+        self._rates = rates
+
+    def take(self, sock: socket.socket) -> None:
+        parts = self._parts
+        try:
+            peer = identify(sock, self._kernel)
+        except PeerRefusedError as refusal:
+            self._refuse_stranger(refusal)
+            sock.close()
+            return
+        too_many = self._rates.count(peer.uid)
+        if too_many:
+            parts.connections.refused += 1
+            if too_many == 1:
+                _TOO_FAST.write(
+                    logging.WARNING,
+                    peer.uid,
+                    "UID %d: connections refused: it connects faster than it can be served",
+                    peer.uid,
+                    fields={"KCM_UID": peer.uid},
+                )
+            sock.close()
+        elif not parts.connections.has_room(peer.uid):
+            parts.service.connection_refused(peer.uid, peer.label, "no room for another connection")
+            sock.close()
+        else:
+            sock.setblocking(False)
+            client = ClientSocket(parts, sock, peer)
+            parts.connections.add(client)
+            client.begin()
+
+    def caught_up(self) -> None:
+        self._rates.caught_up()
+
+    async def settled(self) -> None:
+        """Connections are served or closed as they are taken."""
+
+    def _refuse_stranger(self, refusal: PeerRefusedError) -> None:
+        self._parts.connections.unidentified += 1
+        _STRANGERS.write(
+            logging.WARNING,
+            refusal.uid,
+            "connection refused: %s",
+            refusal,
+            fields={"KCM_UID": refusal.uid},
+        )
+        self._parts.service.connection_refused(refusal.uid, None, str(refusal))

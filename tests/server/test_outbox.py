@@ -1,0 +1,86 @@
+"""Bytes on their way to a socket that takes only so many at a time."""
+
+import random
+import socket
+from collections.abc import Iterator
+from contextlib import suppress
+
+import pytest
+
+from pykcm.protocol.framing import Pieces
+from pykcm.server.outbox import Outbox
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Both ends of a connection, neither of which blocks."""
+    ours, theirs = socket.socketpair()
+    for end in (ours, theirs):
+        end.setblocking(False)
+    with ours, theirs:
+        yield ours, theirs
+
+
+def in_pieces(pieces: list[bytes]) -> Pieces:
+    return Pieces(sum(map(len, pieces)), pieces)
+
+
+def test_a_short_reply(ends: tuple[socket.socket, socket.socket]) -> None:
+    """A reply that the kernel takes at once leaves nothing."""
+    outbox = Outbox(ends[0])
+    assert outbox.send(b"a reply") == 0
+    assert (outbox.size, outbox.memory) == (0, 0)
+    assert ends[1].recv(100) == b"a reply"
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("is_joined", [True, False], ids=["joined", "pieces"])
+def test_all_arrives(ends: tuple[socket.socket, socket.socket], seed: int, is_joined: bool) -> None:
+    """However little is taken at a time, all arrives in order; what is left is counted exactly."""
+    chosen = random.Random(seed)
+    pieces = [chosen.randbytes(chosen.choice([1, 4, 1200, 70_000])) for _ in range(1500 if seed else 3)]
+    whole = b"".join(pieces)
+    outbox = Outbox(ends[0])
+    left = outbox.send(whole if is_joined else in_pieces(pieces))
+    got = bytearray()
+    while len(got) < len(whole):
+        assert left == outbox.size
+        assert (outbox.memory == len(whole)) is bool(left)
+        got += ends[1].recv(chosen.choice([1000, 300_000]))
+        if left:
+            left = outbox.send_more()
+    assert got == whole
+    assert (outbox.size, outbox.memory) == (0, 0)
+
+
+def test_nothing_is_taken(ends: tuple[socket.socket, socket.socket]) -> None:
+    """Where the kernel takes nothing, all is left."""
+    outbox = Outbox(ends[0])
+    with suppress(BlockingIOError):
+        while True:
+            ends[0].send(bytes(65536))
+    assert outbox.send(b"a reply") == 7
+    assert outbox.send_more() == 7
+
+
+def test_long_pieces_are_not_copied(ends: tuple[socket.socket, socket.socket]) -> None:
+    """What is left of a long reply is the credentials' own memory."""
+    piece = bytes(10 << 20)
+    outbox = Outbox(ends[0])
+    outbox.send(in_pieces([b"header", piece]))
+    assert any(isinstance(each, memoryview) and each.obj is piece for each in outbox._pieces)
+
+
+def test_the_client_has_gone(ends: tuple[socket.socket, socket.socket]) -> None:
+    """A client that has gone is an error."""
+    ends[1].close()
+    with pytest.raises(OSError, match="Broken pipe"):
+        Outbox(ends[0]).send(b"a reply")
+
+
+def test_forgetting(ends: tuple[socket.socket, socket.socket]) -> None:
+    """What is forgotten takes no memory."""
+    outbox = Outbox(ends[0])
+    outbox.send(bytes(1 << 20))
+    outbox.clear()
+    assert (outbox.size, outbox.memory) == (0, 0)

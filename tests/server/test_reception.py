@@ -1,0 +1,73 @@
+"""Receiving connections: whose they are, how many of a user are served, and what is closed at once."""
+
+import pytest
+
+from pykcm.server.acceptor import AcceptRates
+from pykcm.server.connections import Limits
+from tests.server.conftest import Play
+from tests.server.listening import NOOP, UID, Listening
+from tests.server.waiting import settle, until
+
+
+def test_a_user_that_connects_too_fast(play: Play, caplog: pytest.LogCaptureFixture) -> None:
+    """Of connections that come faster than they can be accepted, the first ones of a user are served."""
+
+    async def scenario(listening: Listening) -> None:
+        clients = [listening.client() for _ in range(250)]
+        await until(lambda: listening.connections.accepted + listening.connections.refused == 250)
+        assert listening.connections.accepted == 20
+        for client in clients[:20]:
+            assert await client.ask(NOOP) == (0, b"")
+        for client in clients[20:]:
+            assert await client.is_closed()
+        # When nobody waits any more, its next one is served.
+        await settle()
+        assert await listening.client().ask(NOOP) == (0, b"")
+
+    # A clock that stands still: the tenth of a second is not over before all are accepted.
+    play(scenario, rates=AcceptRates(20, lambda: 1000.0))
+    told = f"UID {UID}: connections refused: it connects faster than it can be served"
+    assert caplog.messages == [told]
+
+
+def test_connections_one_after_the_other(play: Play) -> None:
+    """A user whose connections are accepted as they come may have any number of them."""
+
+    async def scenario(listening: Listening) -> None:
+        for _ in range(100):
+            client = listening.client()
+            assert await client.ask(NOOP) == (0, b"")
+            client.close()
+        assert listening.connections.refused == 0
+
+    play(scenario, rates=AcceptRates(20, lambda: 1000.0))
+
+
+def test_a_request_that_is_there_already(play: Play) -> None:
+    """A client that has sent its request before it is accepted is answered, and closed when it has gone."""
+
+    async def scenario(listening: Listening) -> None:
+        client = listening.client()
+        client.socket.send(NOOP)
+        assert await client.reply() == (0, b"")
+        gone = listening.client()
+        gone.socket.send(NOOP)
+        gone.close()
+        await until(lambda: listening.connections.accepted == 2 and listening.connections.open == 1)
+
+    play(scenario)
+
+
+def test_a_connection_too_many(play: Play) -> None:
+    """A connection for which there is no room is closed at once, and takes nothing."""
+
+    async def scenario(listening: Listening) -> None:
+        busy = await listening.connected()
+        await busy.send(NOOP[:5])
+        await until(lambda: len(listening.deadlines) == 1)
+        for _ in range(5):
+            assert await listening.client().is_closed()
+        assert listening.connections.open == 1
+        assert len(listening.service.sessions) == 1
+
+    play(scenario, limits=Limits(uid_connections=1))
