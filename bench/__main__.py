@@ -12,6 +12,7 @@ from types import FrameType
 from typing import NoReturn
 
 from bench import peers
+from bench.adversary import measure_adversary
 from bench.clients import install_gssapi, measure_clients
 from bench.fairness import measure_fairness
 from bench.goals import GOALS, judge, table
@@ -63,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PART",
         help="goals: the table of goals (default); growth: how costs grow with what is stored; "
         "clients: the time of real Kerberos clients; "
-        "fairness: what one user waits while another one floods (as root only)",
+        "fairness: what one user waits while another one floods, or several attack (as root only)",
     )
     parser.add_argument("--quick", action="store_true", help="a short run that shows whether all works")
     parser.add_argument(
@@ -173,7 +174,7 @@ def _clients(folder: Path, effort: Effort) -> None:
 
 
 def _fairness(folder: Path, effort: Effort) -> None:
-    text = measure_fairness(folder, effort)
+    text = f"{measure_fairness(folder, effort)}\n### Under attack\n\n{measure_adversary(folder, effort)}"
     _finish("Fairness", text, folder, effort, shown=text)
 
 

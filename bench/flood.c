@@ -10,8 +10,11 @@
  *   -s BYTES     size of a credential that is stored (60000)
  *
  * The kinds: STORE after STORE (s); GET_CRED_LIST after GET_CRED_LIST, the replies read as fast as they come
- * (l); GET_PRINCIPAL after GET_PRINCIPAL (p); requests of which a half is sent and then nothing (h). A
- * connection that the server closes is made anew. Prints a line when the ccaches are filled and the flood begins, and at the end how much was answered.
+ * (l); GET_PRINCIPAL after GET_PRINCIPAL (p); requests of which a half is sent and then nothing (h). These
+ * ask once the reply is read. The others send as much as the kernel takes: NOOPs of eight bytes (t), unknown
+ * operations (u), bytes that are no requests (x), GET_CRED_LISTs of which no reply is read (n). A connection
+ * that the server closes is made again. Prints a line when the ccaches are filled and the flood begins, and
+ * at the end how much was answered.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -26,8 +29,8 @@
 #include "messages.h"
 #include "samples.h"
 
-enum kind { STORES, LISTS, PINGS, HALVES, KINDS };
-static const char letters[] = "slph";
+enum kind { STORES, LISTS, PINGS, HALVES, TINY, UNKNOWN, BROKEN, UNREAD, KINDS };
+static const char letters[] = "slphtuxn";
 enum { STORED = 8, LISTED_SIZE = 1200, CHUNK = 1 << 18 };
 
 typedef struct {
@@ -70,10 +73,25 @@ static void want(conn *c, uint32_t events) {
     if (epoll_ctl(poller, EPOLL_CTL_MOD, c->fd, &e)) die("flood: epoll_ctl");
 }
 
+static int is_pipelined(enum kind k) { return k >= TINY; }
 static int may_wait(void) { return errno == EAGAIN || errno == EINTR; }
+
+/* Sends and reads as much as the kernel takes and has, whatever it is. */
+static void pump(conn *c) {
+    static uint8_t chunk[CHUNK];
+    const buf *b = &requests[c->kind][0];
+    ssize_t n = write(c->fd, b->p + c->sent, b->n - c->sent);
+    if (n > 0) c->sent = (c->sent + n) % b->n;
+    else if (n < 0 && !may_wait()) { reopen(c); return; }
+    if (c->kind == UNREAD) return;
+    n = read(c->fd, chunk, sizeof chunk);
+    if (n > 0) answered[c->kind] += n / 12;
+    else if (!n || !may_wait()) reopen(c);
+}
 
 static void drive(conn *c) {
     static uint8_t chunk[CHUNK];
+    if (is_pipelined(c->kind)) { pump(c); return; }
     if (!c->size) {
         c->request = &requests[c->kind][c->kind == STORES ? answered[STORES] % STORED : 0];
         c->size = c->kind == HALVES ? c->request->n / 2 : c->request->n;
@@ -109,6 +127,9 @@ static void ask(int fd, const buf *b) {
     if (memcmp(reply + 8, "\0\0\0", 4)) { fprintf(stderr, "flood: refused while filling\n"); exit(1); }
 }
 
+/* As often as a socket's buffer holds it, and more. */
+static void repeat(buf *to, const buf *what) { while (to->n < CHUNK) put(to, what->p, what->n); }
+
 static void prepare(int listed, int stored_size) {
     char name[2][64];
     buf b = { 0 };
@@ -127,6 +148,14 @@ static void prepare(int listed, int stored_size) {
         finished(&requests[STORES][i]);
     }
     put(&requests[HALVES][0], requests[STORES][0].p, requests[STORES][0].n);
+    buf tiny = { 0 }, unknown = { 0 }, list = { 0 };
+    put32(&tiny, 4); put8(&tiny, 2); put8(&tiny, 0); put16(&tiny, 0);
+    put32(&unknown, 4); put8(&unknown, 2); put8(&unknown, 0); put16(&unknown, 999);
+    finished(message(&list, GET_CRED_LIST, name[1]));
+    repeat(&requests[TINY][0], &tiny);
+    repeat(&requests[UNKNOWN][0], &unknown);
+    repeat(&requests[UNREAD][0], &list);
+    put(&requests[BROKEN][0], "GET / HTTP/1.1\r\n\r\n", 18);
 }
 
 int main(int argc, char **argv) {
@@ -170,7 +199,7 @@ int main(int argc, char **argv) {
         for (int i = 0; i < n; i++) drive(events[i].data.ptr);
         for (int i = 0; i < count; i++) if (conns[i].fd < 0) open_conn(&conns[i]);
     }
-    printf("stores=%zu lists=%zu pings=%zu redialled=%zu\n", answered[STORES], answered[LISTS], answered[PINGS],
-           redialled);
+    printf("stores=%zu lists=%zu pings=%zu tiny=%zu unknown=%zu redialled=%zu\n", answered[STORES],
+           answered[LISTS], answered[PINGS], answered[TINY], answered[UNKNOWN], redialled);
     return 0;
 }

@@ -119,11 +119,8 @@ class ClientSocket:
         self._session = parts.service.sessions.open(peer)
 
     def begin(self) -> None:
-        """Serve the first request, if it is there already, or wait for it."""
-        if self._parts.rota.admits(self.uid):
-            self.take_turn()
-        else:
-            self._queue()
+        """Wait for the first request."""
+        self._watch(_BYTES)
 
     # When there is something to do
 
