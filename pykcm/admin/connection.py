@@ -19,6 +19,7 @@ from pykcm.admin.calls import (
 from pykcm.admin.items import ItemReader, ItemsError, encode
 from pykcm.admin.messages import (
     LARGEST_REQUEST,
+    MOST_ELEMENTS_OF_REQUEST,
     ControlError,
     Trouble,
     convert,
@@ -99,7 +100,7 @@ class ControlConnection(asyncio.Protocol):
 
     def __init__(self, controls: Controls) -> None:
         self._controls = controls
-        self._reader = ItemReader(LARGEST_REQUEST)
+        self._reader = ItemReader(LARGEST_REQUEST, MOST_ELEMENTS_OF_REQUEST)
         self._inbox: asyncio.Queue[Any] = asyncio.Queue()
         self._writable = asyncio.Event()
         self._writable.set()

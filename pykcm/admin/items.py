@@ -14,7 +14,7 @@ LONGEST_TEXT = 65_536
 
 # Of all arrays and maps of an item. Decoded, each takes many times its bytes, and its time; so many of the
 # smallest credentials would be 64 MiB.
-_MOST_ELEMENTS = 1 << 20
+MOST_ELEMENTS = 1 << 20
 
 
 class ItemsError(Exception):
@@ -29,15 +29,16 @@ def encode(item: Any) -> bytes:
 class ItemReader:
     """Takes in pieces of a stream and gives the items that are complete.
 
-    An item may have `largest` bytes, text of 65,536 bytes each, arrays and maps 16 deep, and 2^20 elements in
-    all of these; lengths must be definite, and tags are refused: nothing on these streams needs them.
+    An item may have `largest` bytes, text of 65,536 bytes each, arrays and maps 16 deep, and `most_elements`
+    in all of these; lengths must be definite, and tags are refused: nothing on these streams needs them.
 
     These bounds also keep off what cbor2 before 5.9 does wrong: with long text, with deep nesting
     (CVE-2026-26209), and with shared values, which are tags (CVE-2025-68131).
     """
 
-    def __init__(self, largest: int) -> None:
+    def __init__(self, largest: int, most_elements: int = MOST_ELEMENTS) -> None:
         self._largest = largest
+        self._most_elements = most_elements
         self._buffer = bytearray()
         self._start_item()
 
@@ -114,8 +115,8 @@ class ItemReader:
         if number > self._largest - self._at:
             raise ItemsError(f"larger than {self._largest} bytes")
         self._elements += number
-        if self._elements > _MOST_ELEMENTS:
-            raise ItemsError(f"more than {_MOST_ELEMENTS} elements")
+        if self._elements > self._most_elements:
+            raise ItemsError(f"more than {self._most_elements} elements")
         if len(self._open) >= _DEEPEST:
             raise ItemsError(f"nested deeper than {_DEEPEST}")
         self._open.append(number)

@@ -20,6 +20,10 @@ VERSION = 1
 # In bytes: one ccache as an export has it may be as large as one request of a KCM client.
 LARGEST_REQUEST = 64 * 1024 * 1024
 
+# Of a client's item: arrays and maps of so many elements are decoded within 50 ms, and meanwhile nobody is
+# served. A ccache has one for each credential, and a few more.
+MOST_ELEMENTS_OF_REQUEST = 1 << 15
+
 
 class Trouble(StrEnum):
     """The codes of error items."""

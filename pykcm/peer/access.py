@@ -13,7 +13,7 @@ from pykcm.peer.labels import (
     parse_label,
     target_for,
 )
-from pykcm.peer.names import MAX_NAME, owner_of
+from pykcm.peer.names import MAX_NAME, belongs_to, owner_of
 from pykcm.peer.selinux import Permission, Policy
 from pykcm.protocol.codes import Code, KcmError
 from pykcm.protocol.text import shown
@@ -49,15 +49,15 @@ class Access:
             return peer.uid
         if len(name) > MAX_NAME:
             raise KcmError(Code.CC_BADNAME, f"a name of {len(name)} bytes (at most {MAX_NAME} are accepted)")
+        if belongs_to(name, peer.uid):
+            return peer.uid
         owner = owner_of(name)
         if peer.uid == ROOT:
             # Root may use every name; free ones are its own.
             return ROOT if owner is None else owner
         if owner is None:
             raise KcmError(Code.CC_BADNAME, "the name belongs to no UID, and only root may use such a one")
-        if owner != peer.uid:
-            raise KcmError(refusal, f"the name belongs to UID {owner}")
-        return owner
+        raise KcmError(refusal, f"the name belongs to UID {owner}")
 
     def lists_all(self, peer: Peer) -> bool:
         return self._root_lists_all and peer.uid == ROOT

@@ -9,9 +9,21 @@ _NO_UID = 2**32 - 1
 _LONGEST_UID = len(str(_NO_UID))
 
 
-@lru_cache(4096)  # a handful of names is asked for over and over
+@lru_cache(4096)
+def _own_names(uid: int) -> tuple[bytes, bytes]:
+    return b"%d" % uid, b"%d:" % uid
+
+
+def belongs_to(name: bytes, uid: int) -> bool:
+    """Whether `name` is one of the UID's own."""
+    plain, prefix = _own_names(uid)
+    return name == plain or name.startswith(prefix)
+
+
 def owner_of(name: bytes) -> int | None:
     """The UID that `<uid>` and `<uid>:anything` belong to; None for a free name.
+
+    Nothing is remembered of names: how long an answer takes would tell a user which names others use.
 
     Plain decimal only: no sign, no leading zero, below 2^32-1. `1000x` is a free name.
     """

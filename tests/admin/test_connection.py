@@ -209,6 +209,8 @@ def test_a_request_in_pieces(play: Play) -> None:
         (b"GET / HTTP/1.1\r\n\r\n", "arguments", ""),
         (b"\x5b" + b"\xff" * 8, "malformed", "larger"),
         (b"\x81" * 20, "malformed", "deeper"),
+        (b"\x9a\x00\x00\x80\x01", "malformed", "more than 32768 elements"),
+        (b"\xba\x00\x00\x40\x01", "malformed", "more than 32768 elements"),
         (encode([]), "arguments", ""),
         (encode({}), "arguments", "version"),
         (encode({"version": VERSION + 1, "anything": 1}), "version", "version 2"),

@@ -74,6 +74,14 @@ def test_too_many_elements() -> None:
             ItemReader(largest).feed(head)
 
 
+def test_fewer_elements() -> None:
+    """A reader may be told to take fewer elements."""
+    reader = ItemReader(LARGEST, most_elements=3)
+    assert reader.feed(b"\x83\x00\x00\x00") == [[0, 0, 0]]
+    with pytest.raises(ItemsError, match="more than 3 elements"):
+        reader.feed(b"\x84")
+
+
 def test_long_text() -> None:
     """Text of 65,536 bytes is taken; longer text is refused when its length is read. Bytes may be longer."""
     largest = 1 << 20

@@ -6,9 +6,25 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pykcm.peer.names import owner_of
+from pykcm.peer.access import Access
+from pykcm.peer.names import belongs_to, owner_of
+from tests.builders import peer
 
 LAST_UID = 2**32 - 2
+
+NAMES = (
+    b"",
+    b"0",
+    b"0:x",
+    b"10",
+    b"1000",
+    b"1000:",
+    b"1000:a",
+    b"10000",
+    b"01000",
+    b"1000x",
+    b"%d:x" % LAST_UID,
+)
 
 
 @pytest.mark.parametrize(
@@ -73,3 +89,21 @@ likely_names = st.from_regex(rb"[-+ ]?[0-9]{0,11}[:x ]?.{0,3}", fullmatch=True)
 def test_owner_of_any_name(name: bytes) -> None:
     """Any bytes at all have the owner that a regular expression tells, and nothing is raised."""
     assert owner_of(name) == by_regular_expression(name)
+
+
+@given(st.sampled_from(NAMES), st.sampled_from([0, 1, 10, 100, 1000, LAST_UID]))
+def test_belonging(name: bytes, uid: int) -> None:
+    """A name belongs to its owner, and to nobody else."""
+    assert belongs_to(name, uid) is (owner_of(name) == uid)
+
+
+def test_nothing_tells_which_names_others_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether a name was used before makes no difference: no user's names are kept beside another one's."""
+    assert not hasattr(owner_of, "cache_info")
+    assert not hasattr(belongs_to, "cache_info")
+    asked: list[bytes] = []
+    monkeypatch.setattr("pykcm.peer.access.owner_of", asked.append)
+    access = Access()
+    for name in (b"1000", b"1000:work"):
+        assert access.collection_to_read(peer(1000), name) == 1000
+    assert asked == []
