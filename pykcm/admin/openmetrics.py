@@ -4,6 +4,7 @@ No label names a user: there may be many, and it is nobody's business who does w
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import accumulate
 from typing import Any
 
 CONTENT_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
@@ -11,6 +12,7 @@ CONTENT_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 # Durations are told by powers of two of nanoseconds, from 2 us to 17 s.
 _FIRST, _LAST = 11, 34
 _LARGEST_BATCH = 12
+_EDGES = [(number, repr(2**number / 1e9)) for number in range(_FIRST, _LAST + 1)]
 
 Labels = Mapping[str, str]
 _NONE: Labels = {}
@@ -131,25 +133,31 @@ def _counters(name: str, help_: str, values: Iterable[tuple[Labels, int]]) -> It
 
 
 def _duration_samples(name: str, labels: Labels, durations: Mapping[str, Any]) -> Iterator[str]:
-    edges = [(number, repr(2**number / 1e9)) for number in range(_FIRST, _LAST + 1)]
-    yield from _histogram_samples(name, labels, edges, durations["buckets"], durations["seconds"])
+    yield from _histogram_samples(name, labels, _EDGES, durations["buckets"], durations["seconds"])
 
 
 def _histogram_samples(
     name: str, labels: Labels, edges: Iterable[tuple[int, str]], buckets: list[int], total: float
 ) -> Iterator[str]:
     """`edges`: up to which bucket, and what that is."""
+    # There are hundreds of these samples: the labels that they share are written once.
+    begin = f"{name}_bucket{{{_written(labels)}{',' if labels else ''}le="
+    totals = [0, *accumulate(buckets)]
+    count = totals[-1]
     for number, edge in edges:
-        yield _sample(f"{name}_bucket", {**labels, "le": edge}, sum(buckets[: number + 1]))
-    count = sum(buckets)
-    yield _sample(f"{name}_bucket", {**labels, "le": "+Inf"}, count)
+        yield f'{begin}"{edge}"}} {totals[number + 1] if number + 1 < len(totals) else count}'
+    yield f'{begin}"+Inf"}} {count}'
     yield _sample(f"{name}_count", labels, count)
     yield _sample(f"{name}_sum", labels, total)
 
 
 def _sample(name: str, labels: Labels, value: float) -> str:
-    shown = ",".join([f'{key}="{_escaped(text)}"' for key, text in labels.items()])
+    shown = _written(labels)
     return f"{name}{{{shown}}} {value!r}" if shown else f"{name} {value!r}"
+
+
+def _written(labels: Labels) -> str:
+    return ",".join([f'{key}="{_escaped(text)}"' for key, text in labels.items()])
 
 
 def _escaped(text: str) -> str:

@@ -27,8 +27,7 @@ _FAULTS = LimitedLog(log, "scrapes that failed by an error in pykcm", 10)
 
 _LARGEST_HEAD = 8 * 1024
 
-# In seconds: so long an answer is as good as a new one. Counting ccaches takes the longer the more there are,
-# and where it is a port everybody may ask.
+# In seconds: so long an answer is as good as a new one. Where it is a port everybody may ask.
 _FRESH = 1.0
 
 # In seconds, from the connection to the last byte of the answer.

@@ -76,6 +76,7 @@ class Collection:
         self._credentials = 0
         self._changes: list[Change] = []
         self._changed_size = 0
+        self._changed_number = 0
         self._removals: list[Removal] = []
 
     def __len__(self) -> int:
@@ -95,6 +96,11 @@ class Collection:
         """The bytes that the changes since the last call write and delete, about."""
         size, self._changed_size = self._changed_size, 0
         return size
+
+    def take_changed_number(self) -> int:
+        """How many ccaches more the changes since the last call have made; negative: how many less."""
+        number, self._changed_number = self._changed_number, 0
+        return number
 
     def take_removals(self) -> list[Removal]:
         """What has gone since the last call without anybody's asking: the changes tell how."""
@@ -481,6 +487,7 @@ class Collection:
         return self.uid.to_bytes(_UID_SIZE) + secrets.token_bytes(UUID_SIZE - _UID_SIZE)
 
     def _count(self, more: int) -> None:
+        self._changed_number += more
         if self._census.total is not None:
             self._census.total += more
 

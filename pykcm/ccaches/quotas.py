@@ -41,7 +41,7 @@ def shown_excess(option: str, wanted: int, limit: int) -> str:
 
 
 class Census:
-    """How many ccaches there are in all collections together; None: to be counted anew."""
+    """How many ccaches there are in all collections together; None: not counted yet."""
 
     __slots__ = ("total",)
 

@@ -72,7 +72,10 @@ class Residents:
         Not `is_wanted`: it is no user who asks, and that it was asked for does not count.
         """
         if self._quotas.max_ccaches and self._census.total is None:
-            self._census.total = await self._store.count_ccaches()
+            total = await self._store.count_ccaches()
+            # Another who waited for the number may have made a ccache already.
+            if self._census.total is None:
+                self._census.total = total
         collection = self.present(uid) if is_wanted else self._collections.get(uid)
         if collection is None:
             collection = await self._read(uid)
@@ -97,7 +100,11 @@ class Residents:
     def drop(self, uid: int) -> None:
         """Forget a collection that may differ from what is stored: the next to ask reads it again."""
         self.release(uid)
-        self._census.total = None
+
+    def take_back(self, more: int) -> None:
+        """Changes that made so many ccaches more, or less where that is negative, are not stored."""
+        if self._census.total is not None:
+            self._census.total -= more
 
     def weigh(self, collection: Collection) -> None:
         """Take note that a collection may have another size now."""

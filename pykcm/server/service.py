@@ -4,6 +4,7 @@ import asyncio
 import errno
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
@@ -200,13 +201,16 @@ class Service:
 
         One UID after the other: nobody waits for more than one collection, and none of them stays in memory.
         """
-        payloads = []
+        payloads: list[bytes] = []
         own = asking[0].uid
-        for uid in (own, *[uid for uid in await self._store.uids() if uid != own]):
+        for uid in chain([own], await self._store.uids()):
+            if payloads and uid == own:
+                continue
             payload = await self._change(
                 uid, lambda collection: self._call(operation, asking, [collection], arguments)
             )
             payloads.append(cast("bytes", payload))
+            await asyncio.sleep(0)
         return b"".join(payloads)
 
     def _read_at_once(
@@ -273,6 +277,7 @@ class Service:
             finally:
                 taken += [(each, changes) for each in collections if (changes := each.take_changes())]
                 size = sum(collection.take_changed_size() for collection in collections)
+                number = sum(collection.take_changed_number() for collection in collections)
             todo = [
                 secret_change
                 for collection, changes in taken
@@ -284,6 +289,7 @@ class Service:
             # Memory has what the store has not: read again.
             for collection, _ in taken:
                 self._residents.drop(collection.uid)
+            self._residents.take_back(number)
             raise
         if taken:
             self._note_changed(collections, taken, befores)

@@ -10,11 +10,15 @@ _PUT = """
     INSERT INTO secrets (container, name, value) VALUES (?, ?, ?)
     ON CONFLICT (container, name) DO UPDATE SET value = excluded.value
 """
+# In two statements, of which the first tells whether the ccache is a new one.
+_ADD_CCACHE = """
+    INSERT INTO secrets (container, name, value, expires) VALUES (?1, ?2, ?3, ?4)
+    ON CONFLICT (container, name) DO NOTHING
+"""
 # What is the same is not written over: the index would be.
-_PUT_EXPIRING = """
-    INSERT INTO secrets (container, name, value, expires) VALUES (?, ?, ?, ?)
-    ON CONFLICT (container, name) DO UPDATE SET value = excluded.value, expires = excluded.expires
-    WHERE value IS NOT excluded.value OR expires IS NOT excluded.expires
+_WRITE_CCACHE = """
+    UPDATE secrets SET value = ?3, expires = ?4
+    WHERE container = ?1 AND name = ?2 AND (value IS NOT ?3 OR expires IS NOT ?4)
 """
 _DELETE = "DELETE FROM secrets WHERE container = (SELECT id FROM containers WHERE path = ?) AND name = ?"
 _DELETE_SECRETS = "DELETE FROM secrets WHERE container = (SELECT id FROM containers WHERE path = ?)"
@@ -39,25 +43,30 @@ class Applier:
         """What was made may have been taken back."""
         self._container_ids.clear()
 
-    def apply(self, change: SecretChange) -> None:
+    def apply(self, change: SecretChange) -> int:
+        """Make the change; gives how many ccaches there are more, or less where that is negative."""
         db = self._db
         match change:
             case Put(container, name, value, expires):
                 container_id = self._container_ids.get(container) or self._add_container(container)
                 if is_ccaches_container(container):
-                    db.execute(_PUT_EXPIRING, (container_id, name, value, expires))
+                    if db.execute(_ADD_CCACHE, (container_id, name, value, expires)).rowcount:
+                        return 1
+                    db.execute(_WRITE_CCACHE, (container_id, name, value, expires))
                 else:
                     db.execute(_PUT, (container_id, name, value))
             case Delete(container, name):
-                db.execute(_DELETE, (container, name))
+                deleted = db.execute(_DELETE, (container, name)).rowcount
+                return -deleted if is_ccaches_container(container) else 0
             case DeleteContainer(container):
-                db.execute(_DELETE_SECRETS, (container,))
+                deleted = db.execute(_DELETE_SECRETS, (container,)).rowcount
                 db.execute(_DELETE_CONTAINER, (container,))
                 self._container_ids.pop(container, None)
-
+                return -deleted if is_ccaches_container(container) else 0
             case RenameContainer(container, path):
                 db.execute(_RENAME_CONTAINER, (path, container))
                 self._container_ids.pop(container, None)
+        return 0
 
     def _add_container(self, path: str) -> int:
         self._db.execute(_ADD_CONTAINER, (path,))

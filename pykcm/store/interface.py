@@ -106,7 +106,10 @@ class Store(Protocol):
         """
 
     async def uids(self) -> list[int]:
-        """The UIDs that have ccaches, ascending; raises StoreError."""
+        """The UIDs that have ccaches, ascending; raises StoreError.
+
+        Others have their turn meanwhile, and may commit.
+        """
 
     async def expired(self, until: int, after: Expired | None, limit: int) -> list[Expired]:
         """Secrets that expired at `until`, in seconds since the epoch, or before; raises StoreError.
@@ -123,7 +126,10 @@ class Store(Protocol):
         """
 
     async def count_ccaches(self) -> int:
-        """How many ccaches there are of all UIDs; raises StoreError."""
+        """How many ccaches there are of all UIDs; raises StoreError, also where the store cannot be read.
+
+        The number is kept. Only the first call may count, and then others have their turn meanwhile.
+        """
 
     def backup(self) -> AbstractContextManager[Backup]:
         """Raises StoreError, StoreBusyError, UnsupportedError."""

@@ -13,6 +13,7 @@ from pykcm.store.tree import (
     RenameContainer,
     Secret,
     SecretChange,
+    ccaches_container,
     is_ccaches_container,
     uid_of_container,
 )
@@ -28,6 +29,9 @@ class MemoryStore:
         self._trees: dict[int | None, dict[str, dict[str, Secret]]] = {}
         # In order, so that what has expired stands at the beginning.
         self._expiring: list[Expired] = []
+        # Of those UIDs that have ccaches, ascending.
+        self._uids: list[int] = []
+        self._ccaches = 0
 
     async def load(self, uid: int, pause: Pause | None = None) -> list[Secret]:
         return [secret for secrets in self._trees.get(uid, {}).values() for secret in secrets.values()]
@@ -39,39 +43,46 @@ class MemoryStore:
         for change in changes:
             uid = uid_of_container(change.container)
             tree = self._trees.setdefault(uid, {})
-            match change:
-                case Put(container, name):
-                    secrets = tree.setdefault(container, {})
-                    self._forget_expiry(uid, secrets.get(name))
-                    secrets[name] = secret = Secret(*change)
-                    if uid is not None and secret.expires is not None:
-                        insort(self._expiring, Expired(secret.expires, name, uid))
-                case Delete(container, name):
-                    self._forget_expiry(uid, tree.get(container, {}).pop(name, None))
-                case DeleteContainer(container):
-                    for secret in tree.pop(container, {}).values():
-                        self._forget_expiry(uid, secret)
-                case RenameContainer(container, path):
-                    if container in tree:
-                        renamed = {
-                            name: secret._replace(container=path)
-                            for name, secret in tree.pop(container).items()
-                        }
-                        self._trees.setdefault(uid_of_container(path), {})[path] = renamed
+            had = _number_of_ccaches(uid, tree)
+            self._apply(change, uid, tree)
+            if uid is not None:
+                self._count(uid, had, _number_of_ccaches(uid, tree))
             if not tree:
                 del self._trees[uid]
+
+    def _apply(self, change: SecretChange, uid: int | None, tree: dict[str, dict[str, Secret]]) -> None:
+        match change:
+            case Put(container, name):
+                secrets = tree.setdefault(container, {})
+                self._forget_expiry(uid, secrets.get(name))
+                secrets[name] = secret = Secret(*change)
+                if uid is not None and secret.expires is not None:
+                    insort(self._expiring, Expired(secret.expires, name, uid))
+            case Delete(container, name):
+                self._forget_expiry(uid, tree.get(container, {}).pop(name, None))
+            case DeleteContainer(container):
+                for secret in tree.pop(container, {}).values():
+                    self._forget_expiry(uid, secret)
+            case RenameContainer(container, path):
+                if container in tree:
+                    renamed = {
+                        name: secret._replace(container=path) for name, secret in tree.pop(container).items()
+                    }
+                    self._trees.setdefault(uid_of_container(path), {})[path] = renamed
+
+    def _count(self, uid: int, had: int, has: int) -> None:
+        self._ccaches += has - had
+        if has and not had:
+            insort(self._uids, uid)
+        elif had and not has:
+            del self._uids[bisect_left(self._uids, uid)]
 
     def _forget_expiry(self, uid: int | None, secret: Secret | None) -> None:
         if uid is not None and secret is not None and secret.expires is not None:
             del self._expiring[bisect_left(self._expiring, Expired(secret.expires, secret.name, uid))]
 
     async def uids(self) -> list[int]:
-        return sorted(
-            uid
-            for uid, tree in self._trees.items()
-            if uid is not None
-            and any(secrets and is_ccaches_container(path) for path, secrets in tree.items())
-        )
+        return list(self._uids)
 
     async def expired(self, until: int, after: Expired | None, limit: int) -> list[Expired]:
         begin = 0 if after is None else bisect_right(self._expiring, after)
@@ -94,12 +105,7 @@ class MemoryStore:
         return sorted(uids), None
 
     async def count_ccaches(self) -> int:
-        return sum(
-            len(secrets)
-            for tree in self._trees.values()
-            for path, secrets in tree.items()
-            if is_ccaches_container(path)
-        )
+        return self._ccaches
 
     def backup(self) -> NoReturn:
         raise UnsupportedError(
@@ -112,3 +118,9 @@ class MemoryStore:
     def close(self) -> None:
         self._trees.clear()
         self._expiring.clear()
+        self._uids.clear()
+        self._ccaches = 0
+
+
+def _number_of_ccaches(uid: int | None, tree: dict[str, dict[str, Secret]]) -> int:
+    return 0 if uid is None else len(tree.get(ccaches_container(uid), ()))

@@ -40,6 +40,7 @@ from pykcm.store.keys import Key
 from pykcm.store.loading import load
 from pykcm.store.pacing import WritePacer
 from pykcm.store.placement import Placement
+from pykcm.store.scanning import CCacheCounter, uids_with_ccaches
 from pykcm.store.succession import is_unsettled, settle
 from pykcm.store.tree import (
     Expired,
@@ -50,15 +51,6 @@ from pykcm.store.tree import (
 )
 
 log = logging.getLogger(__name__)
-
-_CCACHES_CONTAINERS = "path GLOB '/kcm/persistent/*/ccaches'"
-_WITH_CCACHES = f"""
-    SELECT path FROM containers
-    WHERE {_CCACHES_CONTAINERS} AND EXISTS (SELECT 1 FROM secrets WHERE container = containers.id)
-"""
-_COUNT_CCACHES = f"""
-    SELECT count(*) FROM secrets WHERE container IN (SELECT id FROM containers WHERE {_CCACHES_CONTAINERS})
-"""
 
 # CROSS JOIN: in the order of the index, without sorting.
 _EXPIRED = """
@@ -74,6 +66,9 @@ _HAS_LASTING = "SELECT EXISTS (SELECT 1 FROM secrets WHERE container = ? AND exp
 _CONTAINERS_AT_A_TIME = 500
 
 _BEFORE_ALL = (-(2**63), "")
+
+# Fails where the database cannot be read.
+_LOOK = "SELECT id FROM containers LIMIT 1"
 
 # Changes nothing, and writes a page.
 _COVER = f"PRAGMA user_version = {SCHEMA_VERSION}"
@@ -118,6 +113,7 @@ class SQLCipherStore:
         self._is_opening_again = False
         self._reading: int | None = None
         self._replaced: list[int] = []
+        self._counter = CCacheCounter(self._query)
         try:
             # A journal is left by a crash alone.
             commits = find_commits(path) if size_of(journal_of(path)) else None
@@ -172,8 +168,7 @@ class SQLCipherStore:
         may_be_written = False
         try:
             db.execute("BEGIN IMMEDIATE")
-            for change in changes:
-                self._applier.apply(change)
+            counted = [(change, more) for change in changes if (more := self._applier.apply(change))]
             may_be_written = True
             db.execute("COMMIT")
         except sqlcipher.Error as error:
@@ -184,6 +179,8 @@ class SQLCipherStore:
         except BaseException:
             self._roll_back()
             raise
+        for change, more in counted:
+            self._counter.committed(change, more)
         if observer is not None:
             self._tell(observer, cast("list[SecretChange]", changes))
 
@@ -251,8 +248,7 @@ class SQLCipherStore:
             self._covering = None
 
     async def uids(self) -> list[int]:
-        uids = (uid_of_container(path) for (path,) in self._query(_WITH_CCACHES))
-        return sorted(uid for uid in uids if uid is not None)
+        return await uids_with_ccaches(self._query)
 
     async def expired(self, until: int, after: Expired | None, limit: int) -> list[Expired]:
         begin = _BEFORE_ALL if after is None else (after.expires, after.name)
@@ -272,8 +268,8 @@ class SQLCipherStore:
         return uids, containers[-1][0] if len(containers) == _CONTAINERS_AT_A_TIME else None
 
     async def count_ccaches(self) -> int:
-        [(count,)] = self._query(_COUNT_CCACHES)
-        return int(count)
+        self._query(_LOOK)
+        return await self._counter.count()
 
     def _query(self, statement: str, parameters: tuple[Any, ...] = ()) -> list[Any]:
         self._check_open()

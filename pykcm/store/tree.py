@@ -70,7 +70,8 @@ class DeleteContainer(NamedTuple):
 class RenameContainer(NamedTuple):
     """Give a container another path, with everything in it, the containers below it apart.
 
-    There must be no container of that path. One that is missing is none to rename.
+    There must be no container of that path. One that is missing is none to rename. Both are containers of a
+    ccache's credentials: nothing else is renamed.
     """
 
     container: str

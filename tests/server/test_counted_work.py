@@ -81,19 +81,20 @@ def test_store_is_one_insert(user: Asking, statements: Statements) -> None:
 def test_the_expiry_is_written_when_it_changes(user: Asking, statements: Statements) -> None:
     """Only a STORE that changes when the ccache expires writes the ccache, too, in the same transaction."""
     user.replace(NAME, 0, ALICE, [ticket(TGS, ends=2000).blob])
-    for ends, expected in [(2001, ["INSERT", "INSERT"]), (2001, ["INSERT"]), (1999, ["INSERT"])]:
+    written = ["INSERT", "INSERT", "UPDATE"]
+    for ends, expected in [(2001, written), (2001, ["INSERT"]), (1999, ["INSERT"])]:
         statements.clear()
         user.store(NAME, ticket(service(ends), ends=ends).blob)
         assert statements.said == ["BEGIN", *expected, "COMMIT"]
 
 
 def test_replace_writes_over(user: Asking, statements: Statements) -> None:
-    """REPLACE is one statement for the ccache and one for each credential, and deletes nothing in vain."""
+    """REPLACE is two statements for the ccache and one for each credential, and deletes nothing in vain."""
     ten = [credential_bytes(service(number)) for number in range(10)]
     user.replace(NAME, 0, ALICE, ten)
     statements.clear()
     user.replace(NAME, 0, ALICE, ten)
-    assert statements.said == ["BEGIN", *["INSERT"] * 11, "COMMIT"]
+    assert statements.said == ["BEGIN", "INSERT", "UPDATE", *["INSERT"] * 10, "COMMIT"]
 
 
 @pytest.mark.parametrize("target", [b"1000:new", b"1000:there", b"2000"])
@@ -111,7 +112,8 @@ def test_move_cache_writes_no_credential(
     assert len(statements.said) <= 12
     # The ccache, and the default, which follows it.
     assert statements.said.count("INSERT") <= 3
-    assert statements.said.count("UPDATE") == 1
+    # The container, and the ccache where there is one.
+    assert statements.said.count("UPDATE") == 1 + (target == b"1000:there")
     again = sqlcipher_server.restarted().ask_as(0)
     assert len(again.get_cred_list(target)) == 100
 

@@ -16,8 +16,9 @@ from pykcm.store.keys import Key
 from pykcm.store.memory import MemoryStore
 from pykcm.store.sqlcipher import SQLCipherStore
 from pykcm.store.tree import Put, ccache_name, ccaches_container
-from tests.builders import ALICE, TGS, credential_bytes, peer, refused, service
-from tests.server.asking import ScriptedStore, Server, frame
+from tests.builders import ALICE, TGS, credential_bytes, peer, principal_bytes, refused, service
+from tests.server.asking import ScriptedStore, Server, frame, unpack
+from tests.server.waiting import settle, until
 
 
 @pytest.fixture
@@ -114,6 +115,37 @@ def test_the_limit_holds_after_a_failed_commit(runner: asyncio.Runner, store: St
     with refused(errno.EDQUOT):
         server.ask_as(uid).initialize(b"%d:b" % uid, ALICE)
     assert runner.run(store.count_ccaches()) == 3
+
+
+def test_a_failed_commit_leaves_the_count_of_others_alone(runner: asyncio.Runner, store: Store) -> None:
+    """While one user's ccache waits for its commit, another's that failed does not make it uncounted."""
+    server = limited(runner, store, 2)
+
+    def create(uid: int) -> asyncio.Future[Any]:
+        arguments = b"%d\0" % uid + principal_bytes(ALICE)
+        return asyncio.ensure_future(server.service.perform(peer(uid), frame(Opcode.INITIALIZE, arguments)))
+
+    async def scenario() -> list[int]:
+        first, second = asyncio.Event(), asyncio.Event()
+        server.store.gate = first
+        server.store.refusal = lambda changes: (
+            StoreError("full", errno.ENOSPC) if changes[0].container == ccaches_container(1000) else None
+        )
+        failing = create(1000)
+        await until(lambda: len(server.store.commits) == 1)
+        waiting = create(2000)
+        server.store.gate = second
+        first.set()
+        replies = [await failing]
+        await until(lambda: len(server.store.commits) == 2)
+        others = [create(3000), create(4000)]
+        await settle()
+        second.set()
+        replies += [await each for each in (waiting, *others)]
+        return [unpack(reply)[0] for reply in replies]
+
+    assert runner.run(scenario()) == [errno.ENOSPC, 0, 0, errno.EDQUOT]
+    assert runner.run(store.count_ccaches()) == 2
 
 
 def test_without_the_limit_nothing_is_counted(runner: asyncio.Runner, store: Store) -> None:
@@ -280,3 +312,22 @@ def test_listing_everyone_holds_one_collection(runner: asyncio.Runner, store: St
     again.store.load = loading  # type: ignore[method-assign]
     assert len(again.ask_as(0).get_cache_uuid_list()) == 3
     assert occupied == [(1, 0)] * 4
+
+
+def test_listing_everyone_lets_others_have_their_turn(runner: asyncio.Runner, store: Store) -> None:
+    """Root's list of everyone's ccaches gives way to other requests after each UID."""
+    server = Server(runner, store, root_lists_all=True)
+    for uid in range(1000, 1050):
+        server.ask_as(uid).initialize(b"%d" % uid, ALICE)
+
+    async def scenario() -> int:
+        listing = asyncio.ensure_future(
+            server.service.perform(peer(0), frame(Opcode.GET_CACHE_UUID_LIST, b""))
+        )
+        turns = 0
+        while not listing.done():
+            turns += 1
+            await asyncio.sleep(0)
+        return turns
+
+    assert runner.run(scenario()) >= 50
