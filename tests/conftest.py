@@ -1,4 +1,4 @@
-"""For all tests: hypothesis that finds the same each time, and the stores that much is tried on."""
+"""For all tests: a clean environment, hypothesis that finds the same each time, and stores to try."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +14,9 @@ from pykcm.store.keys import Key
 from pykcm.store.memory import MemoryStore
 from pykcm.store.sqlcipher import SQLCipherStore
 from tests.disk.faults import compile_faults
+from tests.processes import clean_environment
+
+clean_environment()
 
 settings.register_profile(
     "deterministic",

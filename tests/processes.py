@@ -2,8 +2,20 @@
 
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable
+
+
+def clean_environment() -> None:
+    """Give this process, and so each one that it starts, an environment without this machine's own choices.
+
+    A variable such as PYTHONUNBUFFERED changes how Python behaves, and may hide a fault of the program.
+    """
+    for name in [name for name in os.environ if name.startswith("PYTHON")]:
+        del os.environ[name]
+    os.environ |= {"LC_ALL": "C.UTF-8", "TZ": "UTC"}
+    time.tzset()
 
 
 def in_child(function: Callable[[], object]) -> None:

@@ -32,7 +32,7 @@ class _LateError(Exception):
 
 def offered(
     context: click.Context, incomplete: str, of: Callable[[dict[str, Any]], str]
-) -> list[CompletionItem[str]]:
+) -> list[CompletionItem]:
     """What `of` makes of each ccache that the daemon has, where it goes on from `incomplete`.
 
     Nothing where the daemon cannot be asked, or not in time.

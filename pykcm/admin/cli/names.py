@@ -30,7 +30,7 @@ class UidType(click.ParamType):  # type: ignore[type-arg]
 
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
-    ) -> list[CompletionItem[str]]:
+    ) -> list[CompletionItem]:
         """Those who have ccaches, by name unless a number is begun."""
         is_number = incomplete.isdigit()
         return offered(
@@ -56,7 +56,7 @@ class CCacheType(click.ParamType):  # type: ignore[type-arg]
 
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
-    ) -> list[CompletionItem[str]]:
+    ) -> list[CompletionItem]:
         prefix = "" if incomplete and not PREFIX.startswith(incomplete[: len(PREFIX)]) else PREFIX
         return offered(ctx, incomplete, lambda ccache: prefix + shown(ccache["name"]))
 
