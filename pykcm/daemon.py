@@ -43,6 +43,7 @@ from pykcm.server.systemd import Activated, Notifier, activated_sockets
 from pykcm.stop_signals import on_signals
 from pykcm.store.interface import Store, StoreUnusableError
 from pykcm.store.memory import MemoryStore
+from pykcm.streams import end_output, open_standard_streams
 
 if TYPE_CHECKING:
     from pykcm.admin.scrapes import Scrapes
@@ -63,16 +64,20 @@ _LEAST_RATE = 256
 
 EXIT_UNUSABLE = 1
 
-_STDERR = 2
-
 # SIGHUP: the terminal of a daemon that was started by hand is gone.
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run pykcmd; returns its exit status."""
-    options = parser().parse_args(arguments)
-    _occupy_standard_descriptors()
+    open_standard_streams()
+    try:
+        options = parser().parse_args(arguments)
+    except SystemExit as end:
+        # After --help, --version or a wrong usage.
+        if end_output("pykcmd"):
+            raise
+        return int(end.code or 0) or EXIT_UNUSABLE
     os.umask(0o077)
     set_up_logging()
     try:
@@ -99,13 +104,6 @@ def main(arguments: list[str] | None = None) -> int:
     ) as error:
         log.critical("%s", error)
         return EXIT_UNUSABLE
-
-
-def _occupy_standard_descriptors() -> None:
-    """Whatever is written to a standard stream that is closed must not end in the database."""
-    while (fd := os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)) <= _STDERR:
-        pass
-    os.close(fd)
 
 
 def _run(config: Config) -> int:

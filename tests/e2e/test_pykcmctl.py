@@ -257,13 +257,79 @@ def test_a_daemon_that_does_not_answer(pykcmd: Pykcmd, ctl: Pykcmctl) -> None:
     assert process.returncode == 0
 
 
-def test_a_full_disk(ctl: Pykcmctl) -> None:
-    """Output that cannot be written is told of in words."""
-    with Path("/dev/full").open("w") as full:
+PRINTING = [
+    ["list"],
+    ["list", "--json"],
+    ["stats"],
+    ["stats", "--json"],
+    ["metrics"],
+    ["doctor", "--json"],
+    ["--help"],
+    ["list", "--help"],
+    ["--version"],
+    ["completion", "bash"],
+    ["export", "--plain", "-"],
+]
+
+
+def test_stdout_on_a_full_disk(mit_as: Callable[[int], MitClient], ctl: Pykcmctl) -> None:
+    """Output that cannot be written is told of in words, and fails the command."""
+    mit_as(USER).kinit("alice")
+    for arguments in PRINTING:
+        with Path("/dev/full").open("w") as full:
+            done = subprocess.run(
+                ctl.argv(*arguments), stdout=full, stderr=subprocess.PIPE, text=True, check=False
+            )
+        assert done.returncode == 1, arguments
+        assert done.stderr.endswith("pykcmctl: No space left on device\n"), arguments
+        assert "Traceback" not in done.stderr, arguments
+        assert "Exception ignored" not in done.stderr, arguments
+
+
+def test_stdout_that_is_closed(mit_as: Callable[[int], MitClient], ctl: Pykcmctl) -> None:
+    """Output to a closed stdout is told of in words, and fails the command."""
+    mit_as(USER).kinit("alice")
+    for arguments in PRINTING:
+        command = ["/bin/sh", "-c", '"$@" >&-', "sh", *ctl.argv(*arguments)]
+        done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+        assert done.returncode == 1, arguments
+        assert done.stderr.endswith("pykcmctl: Bad file descriptor\n"), arguments
+        assert "Traceback" not in done.stderr, arguments
+
+
+def test_reader_that_has_gone(mit_as: Callable[[int], MitClient], ctl: Pykcmctl) -> None:
+    """A command whose reader has seen enough fails without a word about that."""
+    mit_as(USER).kinit("alice")
+    for arguments in PRINTING:
+        reading, writing = os.pipe()
+        os.close(reading)
         done = subprocess.run(
-            ctl.argv("list", "--json"), stdout=full, stderr=subprocess.PIPE, text=True, check=False
+            ctl.argv(*arguments), stdout=writing, stderr=subprocess.PIPE, text=True, check=False
         )
-    assert (done.returncode, done.stderr) == (1, "pykcmctl: No space left on device\n")
+        os.close(writing)
+        assert done.returncode == 1, arguments
+        for complaint in ("Broken pipe", "Traceback", "Exception ignored"):
+            assert complaint not in done.stderr, arguments
+
+
+@pytest.mark.parametrize("redirection", ["2>/dev/full", "2>&-"])
+def test_messages_that_nobody_gets(
+    mit_as: Callable[[int], MitClient], ctl: Pykcmctl, tmp_path: Path, redirection: str
+) -> None:
+    """A stderr that is full or closed changes neither what a command does nor its exit status."""
+    mit_as(USER).kinit("alice")
+    copy = tmp_path / "backup"
+    for arguments, status in (
+        (["list"], 0),
+        (["backup", str(copy)], 0),
+        (["rekey"], 0),
+        (["show", f"KCM:{USER}:missing"], 5),
+        (["--wrong"], 2),
+    ):
+        command = ["/bin/sh", "-c", f'"$@" {redirection}', "sh", *ctl.argv(*arguments)]
+        done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
+        assert done.returncode == status, arguments
+    assert copy.stat().st_size
 
 
 def test_a_principal_that_is_no_text(pykcmd: Pykcmd, ctl: Pykcmctl) -> None:

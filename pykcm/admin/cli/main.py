@@ -26,6 +26,7 @@ from pykcm.admin.client import ControlClient
 from pykcm.admin.messages import ControlError, Trouble
 from pykcm.config import DEFAULT_CONTROL_SOCKET
 from pykcm.protocol.text import printable
+from pykcm.streams import end_output, open_standard_streams
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -78,6 +79,7 @@ def main() -> NoReturn:
         # What was begun is tidied up: an export that is not complete holds tickets all the same.
         if signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, _end)
+    open_standard_streams()
     never_fail_to_encode()
     try:
         # What a command leaves by ctx.exit() comes back, and so does the None of one that merely returns.
@@ -93,10 +95,14 @@ def main() -> NoReturn:
         status = _CODES.get(Trouble(error.code), EXIT_FAILED) if error.code in list(Trouble) else EXIT_FAILED
     except BrokenPipeError:
         # Whoever read the output has seen enough.
-        sys.stderr.close()
         status = EXIT_FAILED
     except OSError as error:
         status = _no_daemon(error)
+    except SystemExit:
+        end_output("pykcmctl")
+        raise
+    if not end_output("pykcmctl"):
+        status = status or EXIT_FAILED
     sys.exit(status)
 
 

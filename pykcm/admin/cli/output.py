@@ -11,6 +11,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import chain, islice
 from typing import Any, NamedTuple
 
@@ -59,12 +60,21 @@ def never_fail_to_encode() -> None:
 
 def print_line(text: str = "", *, styled: str = "", err: bool = False) -> None:
     """One line, whatever is in the text; `styled` stands before it and is our own, by click.style."""
-    click.echo(styled + printable(text), err=err)
+    _echo(styled + printable(text), err=err)
 
 
 def print_text(text: str, *, err: bool = False) -> None:
     """Lines of our own; names in them have been escaped, lest they make a line."""
-    click.echo("\n".join(map(printable, text.split("\n"))), err=err)
+    _echo("\n".join(map(printable, text.split("\n"))), err=err)
+
+
+def _echo(text: str, *, err: bool) -> None:
+    if not err:
+        click.echo(text)
+        return
+    # A message that nobody can be given does not change what is done.
+    with suppress(OSError):
+        click.echo(text, err=True)
 
 
 def print_rows(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> None:
