@@ -37,7 +37,7 @@ def test_a_restart_keeps_all(pykcmd: Pykcmd, mit: MitClient) -> None:
 
 
 def test_a_restart_keeps_what_is_gone_gone(pykcmd: Pykcmd, mit: MitClient) -> None:
-    """What was destroyed or replaced does not come back; a default that names no ccache goes on doing so."""
+    """What was destroyed or replaced does not come back; the default's name stays the one that was chosen."""
     mit.kinit("alice")
     mit.kvno("host/server.pykcm.test")
     mit.kinit("alice")
@@ -50,7 +50,7 @@ def test_a_restart_keeps_what_is_gone_gone(pykcmd: Pykcmd, mit: MitClient) -> No
     mit.ok("kdestroy", "-A")
     pykcmd.restart()
     assert mit.klist_l() == []
-    assert mit.run("klist")[1:] == (1, f"klist: Credentials cache '{OWN}' not found\n")
+    assert mit.run("klist")[1:] == (1, f"klist: Credentials cache '{bobs}' not found\n")
 
 
 def test_a_kill_after_every_command(pykcmd: Pykcmd, mit: MitClient) -> None:
