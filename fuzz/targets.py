@@ -122,7 +122,7 @@ def tags(data: bytes) -> None:
     for uuid in matching:
         stored.remove(uuid)
     assert stored.find(tag, how) is None
-    assert stored.size == sum(len(credential.blob) for credential in stored)
+    assert stored.size == sum(credential.size for credential in stored)
 
 
 def ccache_documents(data: bytes) -> None:

@@ -14,10 +14,10 @@ from pykcm.protocol.principal import Principal, read_principal
 from pykcm.protocol.tag import Tag, read_tag
 from pykcm.protocol.wire import I32, U32, UUID_SIZE, FormatError, Reader, pack_name
 
-# What one REPLACE may hold: as many credentials as a ccache at the default limits, and for each of them more
-# components, addresses and authdata than tickets have. A frame full of the smallest ones would keep everybody
-# waiting for a second.
-MAX_CREDENTIALS = 2048
+# What one REPLACE may hold: more credentials than any client sends at once, and for each of them more
+# components, addresses and authdata than tickets have. It is one step, and everybody waits for it: of the
+# smallest credentials, so many take about 20 ms.
+MAX_CREDENTIALS = 1024
 MAX_ELEMENTS = 16 * MAX_CREDENTIALS
 
 

@@ -56,15 +56,14 @@ _HAS_ADDRESSES = int(Has.ADDRESSES)
 _SRV_ANY_REALM = int(Match.SRV_NAMEONLY | Match.DONT_MATCH_REALM)
 _CLIENT_ANY_REALM = int(Match.DONT_MATCH_REALM)
 _IS_SKEY = int(Match.IS_SKEY)
-_RARE = int(
-    Match.SECOND_TICKET
-    | Match.AUTHDATA
-    | Match.TIMES
-    | Match.TIMES_EXACT
-    | Match.FLAGS
-    | Match.FLAGS_EXACT
-    | Match.KEYTYPE
-)
+_SECOND_TICKET = int(Match.SECOND_TICKET)
+_AUTHDATA = int(Match.AUTHDATA)
+_TIMES = int(Match.TIMES)
+_TIMES_EXACT = int(Match.TIMES_EXACT)
+_FLAGS = int(Match.FLAGS)
+_FLAGS_EXACT = int(Match.FLAGS_EXACT)
+_KEYTYPE = int(Match.KEYTYPE)
+_RARE = _SECOND_TICKET | _AUTHDATA | _TIMES | _TIMES_EXACT | _FLAGS | _FLAGS_EXACT | _KEYTYPE
 
 _NO_TIMES = Times(0, 0, 0, 0)
 
@@ -97,13 +96,13 @@ class Tag(NamedTuple):
 
     def _matches_rarely_asked(self, credential: Credential, how: int) -> bool:
         return (
-            (not how & Match.FLAGS_EXACT or self.flags == credential.flags)
-            and (not how & Match.FLAGS or self.flags & credential.flags == self.flags)
-            and (not how & Match.TIMES_EXACT or self.times == credential.times)
-            and (not how & Match.TIMES or self._lasts_long_enough(credential.times))
-            and (not how & Match.AUTHDATA or self.authdata == credential.authdata)
-            and (not how & Match.SECOND_TICKET or self.second_ticket == credential.second_ticket)
-            and (not how & Match.KEYTYPE or self.enctype == credential.enctype)
+            (not how & _FLAGS_EXACT or self.flags == credential.flags)
+            and (not how & _FLAGS or self.flags & credential.flags == self.flags)
+            and (not how & _TIMES_EXACT or self.times == credential.times)
+            and (not how & _TIMES or self._lasts_long_enough(credential.times))
+            and (not how & _AUTHDATA or self.authdata == credential.authdata)
+            and (not how & _SECOND_TICKET or self.second_ticket == credential.second_ticket)
+            and (not how & _KEYTYPE or self.enctype == credential.enctype)
         )
 
     def _lasts_long_enough(self, times: Times) -> bool:

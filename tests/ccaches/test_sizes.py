@@ -50,7 +50,7 @@ def memory_of(fill: Callable[[], Any]) -> tuple[int, Any]:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_credential_counts_what_it_takes_up(variant: str) -> None:
-    """The size of a ccache is at least 90% of its memory, with all indexes, and at most 140%."""
+    """The size of a ccache is at least 90% of its memory, with all indexes, and at most 150%."""
 
     def fill() -> Collection:
         collection = Collection(1000, Clock())
@@ -64,7 +64,7 @@ def test_a_credential_counts_what_it_takes_up(variant: str) -> None:
         return collection
 
     memory, collection = memory_of(fill)
-    assert 0.9 * memory <= collection.size <= 1.4 * memory, collection.size / memory
+    assert 0.9 * memory <= collection.size <= 1.5 * memory, collection.size / memory
 
 
 def test_a_ccache_counts_what_it_takes_up() -> None:

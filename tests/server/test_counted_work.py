@@ -26,7 +26,7 @@ from tests.builders import (
 from tests.server.asking import Asking, Server
 
 NAME = b"1000"
-MANY = 2000
+MANY = 1000
 
 
 class Statements:

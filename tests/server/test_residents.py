@@ -279,7 +279,7 @@ def test_others_are_served_while_a_big_collection_is_read(
 ) -> None:
     """A UID whose collection is read in slices keeps nobody else waiting, only its own requests."""
     server = Server(runner, sqlcipher_store)
-    server.ask_as(1000).replace(b"1000", 0, ALICE, [credential_bytes(service(n)) for n in range(2000)])
+    server.ask_as(1000).replace(b"1000", 0, ALICE, [credential_bytes(service(n)) for n in range(1000)])
     server.ask_as(2000).initialize(b"2000", ALICE)
     again = server.restarted()
     answered: list[int] = []
