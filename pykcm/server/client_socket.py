@@ -5,6 +5,7 @@ nobody waits, otherwise in its turn. One turn reads once, serves one request at 
 """
 
 import logging
+import select
 import socket
 from enum import Enum, auto
 from fcntl import ioctl
@@ -116,7 +117,7 @@ class ClientSocket:
         self.peer = peer
         self.uid, self.pid = peer.uid, peer.pid
         self.is_mits = False  # a request has shown MIT's client
-        self._session = parts.service.sessions.open(peer)
+        self._session = parts.service.sessions.open(peer, self._has_hung_up)
 
     def begin(self) -> None:
         """Wait for the first request."""
@@ -321,6 +322,15 @@ class ClientSocket:
     def last_heard(self) -> float:
         """When the last request came, in seconds of the queue's clock."""
         return self._last_heard
+
+    def _has_hung_up(self) -> bool:
+        """Whether the client has closed its end, which is noticed only when it is the UID's turn."""
+        fd = self._socket.fileno()
+        if fd < 0:
+            return True
+        poller = select.poll()
+        poller.register(fd, 0)
+        return any(event & select.POLLHUP for _, event in poller.poll(0))
 
     @property
     def has_unread(self) -> bool:

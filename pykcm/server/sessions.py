@@ -4,6 +4,8 @@ A process that has been given a name which no ccache has is about to fill it; ss
 fills it afterwards. Meanwhile no other ccache may take the default's place for that process.
 """
 
+from collections.abc import Callable
+
 from pykcm.peer.identity import Peer
 
 
@@ -11,26 +13,35 @@ class Process:
     """A process of a UID, known by its PID when it connected.
 
     `default` is the name that it chose or was given last; `is_missing`: as far as the process knows, no
-    ccache has that name. `connections` is how many it has open.
+    ccache has that name. `sessions` are those of its connections.
     """
 
-    __slots__ = ("connections", "default", "is_missing")
+    __slots__ = ("default", "is_missing", "sessions")
 
     def __init__(self) -> None:
-        self.connections = 0
+        # A dictionary, for its order.
+        self.sessions: dict[Session, None] = {}
         self.default: bytes | None = None
         self.is_missing = False
 
 
 class Session:
-    """One connection: `given` is the name that GET_DEFAULT_CACHE answered last on it."""
+    """One connection: `given` is the name that GET_DEFAULT_CACHE answered last on it.
 
-    __slots__ = ("given", "is_open", "key", "process")
+    `has_gone` tells whether its client has closed it, also before the server takes note.
+    """
 
-    def __init__(self, key: tuple[int, int] = (0, 0), process: Process | None = None) -> None:
+    __slots__ = ("given", "has_gone", "key", "process")
+
+    def __init__(
+        self,
+        key: tuple[int, int] = (0, 0),
+        process: Process | None = None,
+        has_gone: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.key = key
         self.process = process or Process()
-        self.is_open = True
+        self.has_gone = has_gone
         self.given: bytes | None = None
 
     def chose(self, name: bytes, *, exists: bool) -> None:
@@ -56,6 +67,10 @@ class Session:
         return self.process.is_missing and self.process.default == name
 
 
+def _gone() -> bool:
+    return True
+
+
 class Sessions:
     """The sessions of all open connections. There are never more processes than connections."""
 
@@ -66,21 +81,27 @@ class Sessions:
         """The number of processes that are remembered."""
         return len(self._processes)
 
-    def open(self, peer: Peer) -> Session:
+    def open(self, peer: Peer, has_gone: Callable[[], bool] = lambda: False) -> Session:
         """Begin the session of a connection. A process of another PID namespace (PID 0) has only this one."""
         key = (peer.uid, peer.pid)
         process = self._processes.get(key) if peer.pid else None
-        if process is None:
+        # A process that has closed its connections and connects again was not told by the earlier ones. The
+        # server may not have taken note of those ends yet: it is their UID's turn when it does.
+        if process is None or (
+            process.default is not None and all(session.has_gone() for session in process.sessions)
+        ):
             process = Process()
             if peer.pid:
                 self._processes[key] = process
-        process.connections += 1
-        return Session(key, process)
+        session = Session(key, process, has_gone)
+        process.sessions[session] = None
+        return session
 
     def close(self, session: Session) -> None:
         """End the session; a process is forgotten with its last one. Closing again does nothing."""
-        if session.is_open:
-            session.is_open = False
-            session.process.connections -= 1
-            if not session.process.connections:
-                self._processes.pop(session.key, None)
+        process = session.process
+        process.sessions.pop(session, None)
+        # Nor does it keep the connection in memory any longer.
+        session.has_gone = _gone
+        if not process.sessions and self._processes.get(session.key) is process:
+            del self._processes[session.key]

@@ -2,13 +2,16 @@
 
 import pytest
 
+from pykcm.protocol.opcodes import Opcode
 from pykcm.server.sessions import Session, Sessions
 from tests.builders import peer
 from tests.server.conftest import Play
-from tests.server.listening import INITIALIZE, NOOP, UID, Listening
+from tests.server.listening import INITIALIZE, NOOP, UID, Listening, request
+from tests.server.listening import NAME as LISTENED
 from tests.server.waiting import until
 
 NAME = b"1000:chosen"
+GET_DEFAULT_CACHE = request(Opcode.GET_DEFAULT_CACHE)
 
 
 @pytest.fixture
@@ -50,6 +53,45 @@ def test_process_is_forgotten_with_its_last_connection(sessions: Sessions) -> No
     assert not opened(sessions, 1).awaits(NAME)
 
 
+def test_connections_that_clients_have_closed_do_not_count(sessions: Sessions) -> None:
+    """A process that has closed its connections begins anew, although the server has not taken note yet."""
+    gone: list[str] = []
+    first, second = (
+        sessions.open(peer(1000)._replace(pid=1), lambda name=name: name in gone)  # type: ignore[misc]
+        for name in ("first", "second")
+    )
+    first.chose(NAME, exists=False)
+    gone.append("first")
+    third = opened(sessions, 1)
+    assert third.awaits(NAME)
+    sessions.close(third)
+    gone.append("second")
+    later = opened(sessions, 1)
+    assert not later.awaits(NAME)
+    later.chose(b"1000:later", exists=False)
+    sessions.close(first)
+    sessions.close(second)
+    assert opened(sessions, 1).awaits(b"1000:later")
+
+
+def test_client_that_closes_and_connects_again_is_told_afresh(play: Play) -> None:
+    """What a process chose is forgotten when it has closed its connections, noticed or not."""
+
+    async def scenario(listening: Listening) -> None:
+        for number in range(20):
+            chosen = b"%d:%d\0" % (UID, number)
+            first = listening.client()
+            assert await first.ask(INITIALIZE) == (0, b"")
+            assert await first.ask(request(Opcode.SET_DEFAULT_CACHE, chosen)) == (0, b"")
+            assert await first.ask(GET_DEFAULT_CACHE) == (0, chosen)
+            first.close()
+            second = listening.client()
+            assert await second.ask(GET_DEFAULT_CACHE) == (0, LISTENED + b"\0")
+            second.close()
+
+    play(scenario)
+
+
 def test_connections_without_a_pid_stand_alone(sessions: Sessions) -> None:
     """PID 0 stands for every process of another PID namespace: each connection is known by itself."""
     first, second = opened(sessions, 0), opened(sessions, 0)
@@ -87,10 +129,10 @@ def test_memory_is_bounded_by_open_connections(play: Play) -> None:
             assert await client.ask(NOOP) == (0, b"")
         (key,) = sessions._processes
         assert key[0] == UID
-        assert sessions._processes[key].connections == 3
+        assert len(sessions._processes[key].sessions) == 3
         clients[0].close()
         clients[1].socket.shutdown(1)
-        await until(lambda: sessions._processes[key].connections == 1)
+        await until(lambda: len(sessions._processes[key].sessions) == 1)
         await clients[2].send(b"\xff" * 8)
         await until(lambda: not sessions._processes)
 
