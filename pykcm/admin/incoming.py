@@ -23,6 +23,7 @@ from pykcm.protocol.codes import KcmError
 from pykcm.protocol.credential import parse_credential
 from pykcm.protocol.text import excerpt
 from pykcm.protocol.wire import MAX_COMPONENTS, MAX_PRINCIPAL_SIZE, UUID_SIZE, FormatError
+from pykcm.server.defaults import unconstrained_default
 from pykcm.server.relabelling import relabel_filled
 
 # KCM's clients have their turn after so many credentials.
@@ -204,7 +205,7 @@ class Taker:
             and self._is_changeable(ccache.label)
             and incoming.is_at_level_of(ccache)
         ]
-        default = collection.default_name
+        default = unconstrained_default(collection)
         if same:
             return default if default in same else same[0]
         is_free = not collection.has(default) and collection_of(default) == collection.uid

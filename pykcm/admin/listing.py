@@ -1,6 +1,7 @@
 """list and show: the ccaches of everyone, and what is in one of them."""
 
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -10,10 +11,11 @@ from pykcm.admin.messages import ControlError, Trouble
 from pykcm.admin.records import Uid, principal_text
 from pykcm.ccaches.ccache import CCache
 from pykcm.ccaches.collection import Collection
-from pykcm.ccaches.current_default import shared_default
 from pykcm.ccaches.expiry import is_ticket
+from pykcm.peer.identity import ROOT
 from pykcm.protocol.credential import Credential
 from pykcm.protocol.principal import is_tgs
+from pykcm.server.defaults import other_uid_chosen, unconstrained_default
 
 
 class ListArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -30,7 +32,8 @@ async def list_ccaches(call: Call) -> AsyncIterator[dict[str, Any]]:
     uids = await administration.store.uids() if wanted.uid is None else [wanted.uid]
     ccaches = size = users = 0
     for uid in uids:
-        rows, use = await administration.service.change(uid, lambda each: _rows(each, call, wanted))
+        rows_of = partial(_rows, call=call, wanted=wanted, gone=await _gone_default(call, uid))
+        rows, use = await administration.service.change(uid, rows_of)
         if not rows:
             continue
         users += 1
@@ -42,10 +45,23 @@ async def list_ccaches(call: Call) -> AsyncIterator[dict[str, Any]]:
     call.summary = {"users": users, "ccaches": ccaches, "size": size}
 
 
+async def _gone_default(call: Call, uid: int) -> bytes | None:
+    """The name that root chose of another UID's ccache, if there is no such ccache."""
+    if uid != ROOT:
+        return None
+    change = call.administration.service.change
+    other, name = await change(
+        uid, lambda collection: (other_uid_chosen(collection), collection.default_name)
+    )
+    if other is None:
+        return None
+    return None if await change(other, lambda collection: collection.has(name)) else name
+
+
 def _rows(
-    collection: Collection, call: Call, wanted: ListArguments
+    collection: Collection, call: Call, wanted: ListArguments, gone: bytes | None
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    current = shared_default(collection)
+    current = unconstrained_default(collection, gone)
     seen = [ccache for ccache in collection if call.sees(ccache.label)]
     damaged = [
         _damaged(collection, name, uuid, current)
@@ -135,13 +151,19 @@ async def show_ccache(call: Call) -> AsyncIterator[dict[str, Any]]:
     """The ccache itself, then each of its credentials in stored order."""
     wanted: ShowArguments = call.arguments
     uid = collection_of(wanted.name)
-    for each in await call.administration.service.change(uid, lambda one: list(_details(one, call, wanted))):
+    gone = await _gone_default(call, uid)
+    details = await call.administration.service.change(
+        uid, lambda collection: list(_details(collection, call, wanted, gone))
+    )
+    for each in details:
         yield each
 
 
-def _details(collection: Collection, call: Call, wanted: ShowArguments) -> Iterator[dict[str, Any]]:
+def _details(
+    collection: Collection, call: Call, wanted: ShowArguments, gone: bytes | None
+) -> Iterator[dict[str, Any]]:
     ccache = visible(collection, wanted.name, call)
-    row = _row(collection, ccache, shared_default(collection))
+    row = _row(collection, ccache, unconstrained_default(collection, gone))
     yield {"ccache": row | {"kdc_offset": ccache.kdc_offset, **_principal(ccache)}}
     for uuid, credential in ccache.credentials.items():
         details: dict[str, Any] = {

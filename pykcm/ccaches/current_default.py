@@ -21,9 +21,13 @@ def current_default(collection: Collection, name: bytes, whose: str | None, may_
     return name if other is None else other.name
 
 
-def shared_default(collection: Collection) -> bytes:
-    """The name of the default that peers share, for one from whom no ccache is hidden."""
-    return current_default(collection, collection.default_name, None, lambda _label: True)
+def shared_default(collection: Collection, name: bytes | None = None) -> bytes:
+    """The name of the default that peers share, for one from whom no ccache is hidden.
+
+    `name` counts as the chosen one, if it is given.
+    """
+    chosen = collection.default_name if name is None else name
+    return current_default(collection, chosen, None, lambda _label: True)
 
 
 def stand_in(collection: Collection, may_use: MayUse) -> CCache | None:

@@ -13,9 +13,10 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from pykcm.ccaches.collection import Collection
-from pykcm.ccaches.current_default import current_default, stand_in
+from pykcm.ccaches.current_default import current_default, shared_default, stand_in
 from pykcm.peer.access import Access
 from pykcm.peer.identity import ROOT, Peer
+from pykcm.peer.names import owner_of
 from pykcm.server.sessions import Session
 
 
@@ -25,6 +26,24 @@ class CollectionNeededError(Exception):
     def __init__(self, uid: int) -> None:
         super().__init__(f"the collection of UID {uid} is needed")
         self.uid = uid
+
+
+def other_uid_chosen(collection: Collection) -> int | None:
+    """The UID whose ccache is chosen as this UID's shared default, if that is another one: root's may be."""
+    if collection.uid != ROOT:
+        return None
+    return owner_of(collection.default_name) or None
+
+
+def unconstrained_default(collection: Collection, gone: bytes | None = None) -> bytes:
+    """The name that GET_DEFAULT_CACHE answers to a peer from which no ccache is hidden.
+
+    Another UID's ccache that root chose counts as existing, unless it is `gone`.
+    """
+    chosen = collection.default_name
+    if other_uid_chosen(collection) is None:
+        return shared_default(collection)
+    return shared_default(collection, b"%d" % collection.uid) if chosen == gone else chosen
 
 
 class _Chosen(NamedTuple):

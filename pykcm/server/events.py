@@ -9,10 +9,10 @@ from typing import NamedTuple
 from pykcm.ccaches.ccache import CCache
 from pykcm.ccaches.changes import Removal
 from pykcm.ccaches.collection import EXPIRED, Collection
-from pykcm.ccaches.current_default import shared_default
 from pykcm.peer.identity import Peer
 from pykcm.protocol.codes import Code, KcmError
 from pykcm.protocol.principal import Principal
+from pykcm.server.defaults import unconstrained_default
 
 _DISGUISES = {Code.FCC_NOFILE, Code.CC_END, Code.CC_BADNAME}
 
@@ -77,7 +77,7 @@ class Watch:
                 collection,
                 {ccache.name: ccache for ccache in collection},
                 {name: collection.label_of(name) for name in collection.unavailable},
-                shared_default(collection),
+                unconstrained_default(collection),
                 dict(collection.own_defaults),
             )
             for collection in dict.fromkeys(collections)
@@ -143,7 +143,7 @@ def _differences(now: float, was: _Before, removals: Sequence[Removal]) -> Itera
 def _defaults(now: float, was: _Before) -> Iterable[Event]:
     collection = was.collection
     moved: list[tuple[str | None, bytes]] = []
-    default = shared_default(collection)
+    default = unconstrained_default(collection)
     if was.default != default:
         moved.append((None, default))
     for range_, name in collection.own_defaults:

@@ -158,6 +158,18 @@ def test_the_current_default_is_marked(server: Server, control: Controlling) -> 
     assert shown["ccache"]["current_default"]
 
 
+def test_roots_choice_of_another_uids_ccache(server: Server, control: Controlling) -> None:
+    """Root's own ccache is marked as the current default only once the one that root chose is gone."""
+    server.ask_as(0).replace(b"0:own", 0, ALICE, [ticket().blob])
+    server.ask_as(1000).initialize(b"1000:x", BOB)
+    server.ask_as(0).set_default_cache(b"1000:x")
+    assert [row["current_default"] for row in rows(control, uid=0)] == [False]
+    server.ask_as(1000).destroy(b"1000:x")
+    assert [row["current_default"] for row in rows(control, uid=0)] == [True]
+    [shown, *_] = control.ask("show", name=b"0:own")
+    assert shown["ccache"]["current_default"]
+
+
 def test_expired(server: Server, control: Controlling) -> None:
     """Only those whose tickets have all ended, when they are asked for."""
     client = server.ask_as(1000)

@@ -182,6 +182,14 @@ def test_without_a_name(control: Controlling, user: Asking) -> None:
     assert user.get_principal(other) == BOB
 
 
+def test_without_a_name_where_another_stands_in(control: Controlling, user: Asking) -> None:
+    """A chosen name that was never filled is not taken: another ccache is the default, and stays it."""
+    user.replace(b"1000", 0, ALICE, [tgt()])
+    user.set_default_cache(b"1000:login")
+    assert outcomes(control, record(name=None, principal=BOB)) == ["imported"]
+    assert b"1000:login" not in listed(user)
+
+
 def test_dry_run(server: Server, control: Controlling, user: Asking) -> None:
     """The answers are those of the import itself, over several ccaches of one UID, and nothing changes."""
     user.replace(b"1000", 0, ALICE, [tgt(OLD)])

@@ -10,7 +10,7 @@ from pykcm.protocol.codes import Code
 from pykcm.protocol.opcodes import Opcode
 from pykcm.store.interface import Store
 from pykcm.store.tree import DEFAULT, uid_container
-from tests.builders import ALICE, BOB, TGS, credential_bytes, refused
+from tests.builders import ALICE, BOB, TGS, credential_bytes, refused, ticket
 from tests.peer.mcs import CONTAINER_1, CONTAINER_2, HOST, HOST_LOW, Mcs
 from tests.server.asking import Asking, Server
 from tests.server.programs import kinit, kinit_another, klist, listed
@@ -147,6 +147,96 @@ def test_when_all_is_gone(server: Server, ask: Ask) -> None:
     assert (left.container, left.name) == (uid_container(1000), DEFAULT)
     for label, default in ((CONTAINER_2, name), (CONTAINER_1, another), (HOST, b"1000")):
         assert ask(label).get_default_cache() == default
+
+
+def kdestroy(asking: Asking) -> bytes:
+    """MIT's kdestroy with plain KCM:; gives the ccache's name."""
+    name = asking.get_default_cache()
+    asking.destroy(name)
+    return name
+
+
+def test_kdestroy_is_of_one_range(ask: Ask) -> None:
+    """A plain kdestroy leaves its own range without a default, and no other one."""
+    for label in (HOST, CONTAINER_1, CONTAINER_2):
+        kinit(ask(label))
+        kinit_another(ask(label))
+    gone = kdestroy(ask(CONTAINER_1))
+    assert ask(CONTAINER_1).get_default_cache() == gone
+    with refused(Code.FCC_NOFILE):
+        klist(ask(CONTAINER_1))
+    for label in (HOST, CONTAINER_2):
+        assert klist(ask(label))[1] == BOB
+    gone = kdestroy(ask(HOST))
+    assert ask(HOST).get_default_cache() == gone
+    assert klist(ask(CONTAINER_2))[1] == BOB
+
+
+def test_kdestroy_of_a_default_that_others_share(ask: Ask) -> None:
+    """A container that destroys the shared default as its own takes the host's choice from nobody else."""
+    kinit(ask(HOST_LOW))
+    shared = kinit_another(ask(HOST_LOW))
+    assert kdestroy(ask(CONTAINER_1)) == shared
+    with refused(Code.FCC_NOFILE):
+        klist(ask(CONTAINER_1))
+    for label in (HOST, HOST_LOW):
+        assert klist(ask(label)) == (b"1000", ALICE)
+
+
+def test_kdestroy_of_the_only_one_within_reach_begins_anew(ask: Ask) -> None:
+    """For a container whose last ccache it was, the first one that it makes is the default."""
+    kinit(ask(HOST))
+    kinit(ask(CONTAINER_1))
+    kdestroy(ask(CONTAINER_1))
+    ask(CONTAINER_1).initialize(b"1000:new", BOB)
+    assert klist(ask(CONTAINER_1)) == (b"1000:new", BOB)
+
+
+def test_reach_that_shrinks_to_nothing_begins_anew(ask: Ask) -> None:
+    """The same when what was left after the kdestroy has gone as well."""
+    kinit(ask(HOST))
+    kinit(ask(CONTAINER_1))
+    ask(CONTAINER_1).initialize(b"1000:left", BOB)
+    kdestroy(ask(CONTAINER_1))
+    ask(CONTAINER_1).destroy(b"1000:left")
+    ask(CONTAINER_1).initialize(b"1000:new", BOB)
+    assert klist(ask(CONTAINER_1)) == (b"1000:new", BOB)
+
+
+def test_what_stands_in_is_within_reach(ask: Ask) -> None:
+    """In place of a default that is gone a container gets the one of its own that ends last."""
+    gone = kinit(ask(CONTAINER_1))
+    for label, name, end in (
+        (CONTAINER_1, b"1000:a", 3000),
+        (CONTAINER_1, b"1000:b", 4000),
+        (CONTAINER_1, b"1000:c", 3500),
+        (CONTAINER_2, b"1000:two", 9000),
+        (HOST, b"1000:host", 9000),
+    ):
+        ask(label).initialize(name, BOB)
+        ask(label).store(name, ticket(ends=end).blob)
+    ask(CONTAINER_1).destroy(gone)
+    assert klist(ask(CONTAINER_1)) == (b"1000:b", BOB)
+    assert klist(ask(CONTAINER_2)) == (b"1000:two", BOB)
+
+
+def test_first_ccache_of_a_container_without_a_switch(ask: Ask) -> None:
+    """A ccache that a container makes by its name is its default, while the host has its own."""
+    kinit(ask(HOST))
+    ask(CONTAINER_1).initialize(b"1000:x", BOB)
+    assert klist(ask(CONTAINER_1)) == (b"1000:x", BOB)
+    assert klist(ask(HOST)) == (b"1000", ALICE)
+
+
+def test_a_container_goes_on_with_a_name_that_it_chose(server: Server) -> None:
+    """Between SET_DEFAULT_CACHE and INITIALIZE the process in a container is given its name."""
+    kinit(server.ask_as(1000, CONTAINER_1))
+    one = server.connect(1000, 11, CONTAINER_1)
+    one.set_default_cache(b"1000:new")
+    assert one.get_default_cache() == b"1000:new"
+    assert klist(server.connect(1000, 12, CONTAINER_1)) == (b"1000", ALICE)
+    one.initialize(b"1000:new", BOB)
+    assert klist(server.connect(1000, 12, CONTAINER_1)) == (b"1000:new", BOB)
 
 
 def test_order_of_sshd(ask: Ask) -> None:

@@ -115,6 +115,17 @@ def test_default_that_another_ccache_takes_the_place_of(alice: Asking, told: Tol
     assert told.take() == [(Kind.DESTROYED, b"1000:b", ""), (Kind.DEFAULT, b"1000", "")]
 
 
+def test_root_that_chooses_anothers_ccache(root: Asking, alice: Asking, told: Told) -> None:
+    """Root's default may be a user's ccache: it is told, although root has ccaches of its own."""
+    alice.initialize(b"1000", ALICE)
+    root.initialize(b"0:own", ALICE)
+    told.clear()
+    root.set_default_cache(b"1000")
+    assert told.take() == [(Kind.DEFAULT, b"1000", "")]
+    root.initialize(b"0:another", ALICE)
+    assert told.take() == [(Kind.CREATED, b"0:another", "")]
+
+
 def test_evicted(runner: asyncio.Runner) -> None:
     """What makes room is told of with the option that demanded it: a ccache, or some of its tickets."""
     server = Server(runner, MemoryStore(), quotas=Quotas(max_uid_ccaches=1, max_ccache_size=6000))
