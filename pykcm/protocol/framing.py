@@ -21,6 +21,10 @@ MAX_REPLY_SIZE = 10 * 1024 * 1024
 _LENGTH_AND_VERSION = Struct(">IBBH")
 _REPLY = Struct(">IIi")
 
+# Looked up at each request.
+_unpack_head = _LENGTH_AND_VERSION.unpack_from
+_SMALLEST = _LENGTH_AND_VERSION.size
+
 
 class Frame(NamedTuple):
     """One whole request, its arguments still packed: they begin at `HEADER_SIZE` of `message`."""
@@ -81,11 +85,11 @@ class FrameReader:
         """Take in bytes; gives the first frame if it is whole now. Raises FramingError."""
         if self._unread is None:
             size = len(data)
-            if size >= _LENGTH_AND_VERSION.size:
+            if size >= _SMALLEST:
                 # Nearly always the data is one frame, neither more nor less.
-                length, major, _, opcode = _LENGTH_AND_VERSION.unpack_from(data)
-                if length == size - U32.size <= self._max_size and major == MAJOR:
-                    return Frame(opcode, bytes(data[U32.size :]))
+                length, major, _, opcode = _unpack_head(data)
+                if length == size - 4 <= self._max_size and major == MAJOR:
+                    return Frame(opcode, bytes(data[4:]))
             elif not size:
                 return None
             self._unread = bytearray(data)

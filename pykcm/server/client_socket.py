@@ -7,7 +7,6 @@ nobody waits, otherwise in its turn. One turn reads once, serves one request at 
 import logging
 import select
 import socket
-from enum import Enum, auto
 from fcntl import ioctl
 from struct import Struct
 from termios import FIONREAD
@@ -72,17 +71,6 @@ class Parts(NamedTuple):
     max_request: int
 
 
-class _Watch(Enum):
-    """What the event loop waits for on the socket."""
-
-    NOTHING = auto()
-    BYTES = auto()
-    ROOM = auto()  # to send more
-
-
-_BYTES, _ROOM = _Watch.BYTES, _Watch.ROOM
-
-
 class ClientSocket:
     """The server's end of a connection; `sock` is non-blocking and belongs to it from now on."""
 
@@ -91,13 +79,14 @@ class ClientSocket:
         "_connection",
         "_held",
         "_is_queued",
+        "_is_watched_for_bytes",
+        "_is_watched_for_room",
         "_last_heard",
         "_outbox",
         "_owed",
         "_parts",
         "_session",
         "_socket",
-        "_watched",
         "is_mits",
         "peer",
         "pid",
@@ -109,7 +98,9 @@ class ClientSocket:
         self._socket = sock
         self._connection = Connection(parts.max_request)
         self._outbox = Outbox(sock)
-        self._watched = _Watch.NOTHING
+        # What the event loop waits for: bytes to read, and room to send more.
+        self._is_watched_for_bytes = False
+        self._is_watched_for_room = False
         self._is_queued = False  # waits for its UID's turn
         self._last_heard = parts.rota.clock()
         self._held = 0  # bytes of requests, as they were counted
@@ -121,7 +112,7 @@ class ClientSocket:
 
     def begin(self) -> None:
         """Wait for the first request."""
-        self._watch(_BYTES)
+        self._watch_for_bytes()
 
     # When there is something to do
 
@@ -129,7 +120,8 @@ class ClientSocket:
         state = self._connection.state
         if self._is_queued or not (state is _IDLE or state is _RECEIVING):
             # They stay in the kernel, and are read when it is their turn.
-            self._watch(_Watch.NOTHING)
+            self._is_watched_for_bytes = False
+            self._parts.loop.remove_reader(self._socket.fileno())
         elif self._parts.rota.admits(self.uid):
             self.take_turn()
         else:
@@ -137,7 +129,7 @@ class ClientSocket:
 
     def _on_room(self) -> None:
         if self._is_queued:
-            self._watch(_Watch.NOTHING)
+            self._ignore_room()
         elif self._parts.rota.admits(self.uid):
             self.take_turn()
         else:
@@ -169,17 +161,18 @@ class ClientSocket:
         """Have the event loop or the queue go on with the connection, as its state wants it."""
         state = self._connection.state
         if state is _IDLE:
-            self._watch(_BYTES)
+            if not self._is_watched_for_bytes:
+                self._watch_for_bytes()
             if not (self._held or self._owed):
                 # Nearly always: the request came whole, and its reply has left.
                 return
         elif state is _RECEIVING:
             self._parts.deadlines.begin(self)
-            self._watch(_BYTES)
+            self._watch_for_bytes()
         elif state is _REQUESTED:
             self._queue()
         elif state is _SENDING:
-            self._watch(_ROOM)
+            self._watch_for_room()
         elif state is _CLOSED:
             return
         if self._connection.memory != self._held:
@@ -187,27 +180,32 @@ class ClientSocket:
         if self._outbox.memory != self._owed:
             self._count_replies(self._outbox.memory)
 
-    def _watch(self, what: _Watch) -> None:
-        if what is self._watched:
-            return
-        loop, fd = self._parts.loop, self._socket.fileno()
-        if self._watched is _Watch.BYTES:
-            loop.remove_reader(fd)
-        elif self._watched is _Watch.ROOM:
-            loop.remove_writer(fd)
-        self._watched = what
-        if what is _Watch.BYTES:
-            loop.add_reader(fd, self._on_bytes)
-        elif what is _Watch.ROOM:
-            loop.add_writer(fd, self._on_room)
+    # While a request is carried out or a reply is sent, a client usually sends nothing: bytes are watched for
+    # all the same, until some come.
+
+    def _watch_for_bytes(self) -> None:
+        if not self._is_watched_for_bytes:
+            self._is_watched_for_bytes = True
+            self._parts.loop.add_reader(self._socket.fileno(), self._on_bytes)
+
+    def _watch_for_room(self) -> None:
+        if not self._is_watched_for_room:
+            self._is_watched_for_room = True
+            self._parts.loop.add_writer(self._socket.fileno(), self._on_room)
+
+    def _ignore_room(self) -> None:
+        if self._is_watched_for_room:
+            self._is_watched_for_room = False
+            self._parts.loop.remove_writer(self._socket.fileno())
 
     # One turn
 
     def _read(self) -> Frame | None:
         connection = self._connection
+        requests = self._parts.connections.requests
         had_begun = connection.state is _RECEIVING
         try:
-            size = self._socket.recv_into(_BUFFER, self._read_size())
+            size = self._socket.recv_into(_BUFFER, self._read_size() if requests.total else _READ_SIZE)
         except BlockingIOError:
             return None
         except OSError:
@@ -223,12 +221,10 @@ class ClientSocket:
         return frame
 
     def _read_size(self) -> int:
-        requests = self._parts.connections.requests
-        if not requests.total:
-            return _READ_SIZE
         if self._connection.missing > _READ_SIZE:
             return min(self._connection.missing, _LARGEST_READ)
-        return _READ_SIZE if requests.of(self.uid) < _ENOUGH else _SMALL_READ
+        has_enough = self._parts.connections.requests.of(self.uid) >= _ENOUGH
+        return _SMALL_READ if has_enough else _READ_SIZE
 
     def _serve(self, frame: Frame) -> None:
         parts = self._parts
@@ -256,9 +252,13 @@ class ClientSocket:
 
     def _send_more(self) -> None:
         try:
-            self._connection.sent(self._outbox.send_more())
+            unsent = self._outbox.send_more()
         except OSError:
             self.abort()
+            return
+        self._connection.sent(unsent)
+        if not unsent:
+            self._ignore_room()
 
     # What keeps one client from taking up too much
 
@@ -365,7 +365,10 @@ class ClientSocket:
         """Close at once, and give back all that was counted."""
         if self._connection.state is State.CLOSED:
             return
-        self._watch(_Watch.NOTHING)
+        if self._is_watched_for_bytes:
+            self._is_watched_for_bytes = False
+            self._parts.loop.remove_reader(self._socket.fileno())
+        self._ignore_room()
         self._socket.close()
         self._connection.close()
         self._outbox.clear()

@@ -25,6 +25,10 @@ class State(Enum):
     CLOSED = auto()
 
 
+# Looked up at each request.
+_IDLE, _SERVING = State.IDLE, State.SERVING
+
+
 class Connection:
     """The requests of one client, of at most `max_request` bytes each.
 
@@ -58,7 +62,7 @@ class Connection:
         frame = self._reader.take(data)
         if frame is not None:
             self._serving = len(frame.message)
-            self.state = State.SERVING
+            self.state = _SERVING
         elif self._reader.size:
             self.state = State.RECEIVING
         return frame
@@ -68,13 +72,16 @@ class Connection:
         frame = self._reader.next_frame()
         if frame is not None:
             self._serving = len(frame.message)
-            self.state = State.SERVING
+            self.state = _SERVING
         return frame
 
     def replied(self, unsent: int) -> None:
         """Note that the request is answered; `unsent` bytes of the reply wait for the client to take them."""
         self._serving = 0
-        self.sent(unsent)
+        if unsent or self._reader.size:
+            self.sent(unsent)
+        else:
+            self.state = _IDLE
 
     def sent(self, unsent: int) -> None:
         """Note that the client has taken bytes, and how many wait still."""
