@@ -31,6 +31,7 @@ from pykcm.peer.selinux import Policy, PolicyUnusableError, load_policy
 from pykcm.resources import allow_many_descriptors, limits_of
 from pykcm.server.acceptor import AcceptRates, Listener, TransportReception
 from pykcm.server.client_socket import Parts
+from pykcm.server.clock import ClockKeeper, open_clock
 from pykcm.server.connections import Connections
 from pykcm.server.deadlines import Deadlines
 from pykcm.server.listener import BoundSocket, ListenError
@@ -123,9 +124,11 @@ def _run(config: Config) -> int:
             sockets.kcm.append(bound.socket)
             if not sockets.control:
                 sockets.control.extend(_control_sockets(config, at_end))
-        store = _open_store(config, at_end)
+        store, clock_keeper = _open_store(config, at_end)
         with _runner() as runner, LINE_COUNTS.scheduled(runner.get_loop().call_later):
-            runner.run(_serve(config, kernel, access, store, sockets, notifier, activated=activated))
+            runner.run(
+                _serve(config, kernel, access, store, clock_keeper, sockets, notifier, activated=activated)
+            )
     return 0
 
 
@@ -170,10 +173,11 @@ def _leave(number: int, frame: FrameType | None) -> NoReturn:
     raise SystemExit(0)
 
 
-def _open_store(config: Config, at_end: ExitStack) -> Store:
+def _open_store(config: Config, at_end: ExitStack) -> tuple[Store, ClockKeeper]:
     store: Store
     if config.store == "memory":
         store = MemoryStore()
+        clock_keeper = open_clock()
     else:
         # Imported by those who use them: the memory store needs neither the library nor the folder.
         from pykcm.store.database import has_tickets  # noqa: PLC0415
@@ -186,10 +190,12 @@ def _open_store(config: Config, at_end: ExitStack) -> Store:
         at_end.callback(folder.close)
         database = folder.path / DATABASE
         key_file = Path(config.key_file) if config.key_file else folder.path / KEY
-        key = load_key(key_file, may_create=not has_tickets(database))
+        is_new = not has_tickets(database)
+        key = load_key(key_file, may_create=is_new)
         store = SQLCipherStore(database, key, config.durability)
+        clock_keeper = open_clock(folder.path, is_new=is_new)
     at_end.callback(store.close)
-    return store
+    return store, clock_keeper
 
 
 def _runner() -> asyncio.Runner:
@@ -213,6 +219,7 @@ async def _serve(
     kernel: Kernel,
     access: Access,
     store: Store,
+    clock_keeper: ClockKeeper,
     sockets: Activated,
     notifier: Notifier,
     *,
@@ -226,13 +233,21 @@ async def _serve(
         received = received or stop_signal
         stop.set()
 
+    def end_if_idle() -> None:
+        if clock_keeper.clock.is_believed():
+            stop.set()
+            return
+        # Else it would stay in doubt where each run of the daemon is short.
+        log.debug("idle, but the clock is in doubt: an idle daemon ends once it is believed")
+        connections.start_timer()
+
     on_signals(_STOP_SIGNALS, obey)
-    service = Service(store, Residents(store, _quotas(config), config.collection_cache_size * MIB), access)
+    service = Service(store, _residents(config, store, clock_keeper), access)
     # Without socket activation nothing would start the daemon again, and without a persistent store its
     # end is the end of the tickets.
     idle_timeout = config.responder_idle_timeout if activated and store.persistent else 0
     limits = limits_of(config)
-    connections = Connections(idle_timeout, stop.set, limits)
+    connections = Connections(idle_timeout, end_if_idle, limits)
     rota = Rota()
     parts = Parts(
         asyncio.get_running_loop(),
@@ -243,8 +258,8 @@ async def _serve(
         config.max_request_size * KIB,
     )
     clients = ClientReception(parts, kernel, AcceptRates(max(_LEAST_RATE, limits.uid_connections)))
-    reaper = Reaper(store, service, config.expired_retention)
-    administration = Administration(config, service, store, access, reaper, connections, rota)
+    reaper = Reaper(store, service, config.expired_retention, clock_keeper.clock.removal_time)
+    administration = Administration(config, service, store, access, reaper, connections, rota, clock_keeper)
     entrance = Entrance(administration, kernel)
     listener = Listener(
         [
@@ -256,7 +271,7 @@ async def _serve(
     listener.begin()
     scrapes = _start_scrapes(config, administration)
     connections.start_timer()
-    reaping = _start_reaping(config, reaper)
+    tasks = [_start_reaping(config, reaper), asyncio.create_task(clock_keeper.run())]
     _announce(config, kernel, sockets.kcm, notifier)
     # What has been made so far stays for good: the collector need not look at it at all.
     gc.freeze()
@@ -276,9 +291,7 @@ async def _serve(
     notifier.stopping()
     if scrapes is not None:
         scrapes.close()
-    if reaping is not None:
-        reaping.cancel()
-        await asyncio.wait([reaping])
+    await _cancel(tasks)
     await entrance.finish()
     late = await connections.finish(_PATIENCE_AT_END)
     if late:
@@ -310,6 +323,10 @@ def _start_reaping(config: Config, reaper: Reaper) -> asyncio.Task[NoReturn] | N
     return asyncio.create_task(reaper.run(config.reap_interval)) if config.reap_interval else None
 
 
+async def _cancel(tasks: list[asyncio.Task[NoReturn] | None]) -> None:
+    await asyncio.wait([task for task in tasks if task is not None and task.cancel()])
+
+
 def _announce(config: Config, kernel: Kernel, sockets: list[socket.socket], notifier: Notifier) -> None:
     where = ", ".join(str(each.getsockname()) for each in sockets)
     kept = "in memory" if config.store == "memory" else f"in {config.state_dir}"
@@ -324,8 +341,8 @@ def _announce(config: Config, kernel: Kernel, sockets: list[socket.socket], noti
     notifier.ready(status)
 
 
-def _quotas(config: Config) -> Quotas:
-    return Quotas(
+def _residents(config: Config, store: Store, clock_keeper: ClockKeeper) -> Residents:
+    quotas = Quotas(
         max_ccaches=config.max_ccaches,
         max_uid_ccaches=config.max_uid_ccaches,
         max_ccache_size=config.max_ccache_size * KIB,
@@ -333,6 +350,8 @@ def _quotas(config: Config) -> Quotas:
         max_ccache_credentials=config.max_ccache_credentials,
         max_uid_credentials=config.max_uid_credentials,
     )
+    size = config.collection_cache_size * MIB
+    return Residents(store, quotas, size, removal_clock=clock_keeper.clock.removal_time)
 
 
 if __name__ == "__main__":

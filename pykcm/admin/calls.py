@@ -10,6 +10,7 @@ from pykcm.config import Config
 from pykcm.peer.access import Access
 from pykcm.peer.identity import ROOT, Peer
 from pykcm.peer.names import owner_of
+from pykcm.server.clock import ClockKeeper
 from pykcm.server.connections import Connections
 from pykcm.server.reaper import Reaper
 from pykcm.server.rota import Rota
@@ -37,6 +38,7 @@ class Administration(NamedTuple):
     reaper: Reaper
     connections: Connections
     rota: Rota
+    clock_keeper: ClockKeeper
 
 
 @dataclass
@@ -65,6 +67,12 @@ class Call:
             raise ControlError(Trouble.NOT_FOUND, "there is no such ccache")
         if not self.administration.access.may_change(self.peer, label):
             raise ControlError(Trouble.PERMISSION, "the SELinux policy does not allow to change it")
+
+    def summarize_doubt(self) -> None:
+        """Say in the summary that the clock is in doubt, where it is: fewer ccaches count as expired then."""
+        doubt = self.administration.clock_keeper.clock.doubt()
+        if doubt is not None:
+            self.summary["clock_doubt"] = doubt._asdict()
 
     @property
     def is_unconfined(self) -> bool:

@@ -1,5 +1,6 @@
 """destroy, reap and switch."""
 
+import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -10,6 +11,8 @@ from pykcm.admin.listing import visible
 from pykcm.admin.messages import ControlError, Trouble
 from pykcm.admin.records import Uid
 from pykcm.ccaches.collection import Collection
+
+log = logging.getLogger(__name__)
 
 
 class DestroyArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -37,6 +40,8 @@ async def destroy(call: Call) -> AsyncIterator[dict[str, Any]]:
         names = await change(uid, lambda collection: _destroy_all(collection, call, expired=wanted.expired))
         for name in names:
             yield {"uid": uid, "name": name}
+    if wanted.expired:
+        call.summarize_doubt()
 
 
 def _destroy_one(collection: Collection, name: bytes, call: Call) -> list[bytes]:
@@ -49,7 +54,9 @@ def _destroy_one(collection: Collection, name: bytes, call: Call) -> list[bytes]
 
 
 def _destroy_all(collection: Collection, call: Call, *, expired: bool) -> list[bytes]:
-    names = [ccache.name for ccache in collection if not expired or ccache.has_expired(collection.now)]
+    names = [
+        ccache.name for ccache in collection if not expired or ccache.has_expired(collection.removal_time)
+    ]
     if not expired:
         names += collection.unavailable
     access, peer = call.administration.access, call.peer
@@ -64,13 +71,22 @@ def _destroy_all(collection: Collection, call: Call, *, expired: bool) -> list[b
 
 
 class ReapArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """There are none."""
+    """`trust_clock`: a clock that is in doubt is right."""
+
+    trust_clock: bool = False
 
 
 async def reap(call: Call) -> None:
     """Do now what the daemon does every `reap_interval`; the summary says how many ccaches went."""
+    wanted: ReapArguments = call.arguments
     call.check_unconfined()
+    keeper = call.administration.clock_keeper
+    if wanted.trust_clock and not keeper.clock.is_believed():
+        log.info("the clock is believed: an administrator says that it is right")
+        keeper.clock.believe()
+        await keeper.keep()
     call.summary = {"ccaches": await call.administration.reaper.reap()}
+    call.summarize_doubt()
 
 
 class SwitchArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

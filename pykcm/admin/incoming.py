@@ -152,7 +152,7 @@ class Taker:
     def take(self, collection: Collection, incoming: Incoming) -> Result:
         """Raises nothing that is the ccache's own fault."""
         self._note_defaults(collection)
-        if self._skip_expired and incoming.ccache.has_expired(collection.now):
+        if self._skip_expired and incoming.ccache.has_expired(collection.removal_time):
             return incoming.become(Outcome.EXPIRED)
         name = incoming.record.name or self._choose_name(collection, incoming)
         peer = self._call.peer
@@ -189,7 +189,9 @@ class Taker:
             gives_way = _end(old) < _end(new)
             reason = "what is there is not older"
         else:
-            gives_way = old.has_expired(collection.now) and not new.has_expired(collection.now)
+            gives_way = old.has_expired(collection.removal_time) and not new.has_expired(
+                collection.removal_time
+            )
             reason = f"there is one of {principal_text(old.principal)}"
         if gives_way or self._replace:
             return Outcome.REPLACED, ""

@@ -71,7 +71,7 @@ def _rows(
     rows = [
         _row(collection, ccache, current)
         for ccache in seen
-        if not wanted.expired or ccache.has_expired(collection.now)
+        if not wanted.expired or ccache.has_expired(collection.removal_time)
     ]
     if not wanted.expired:
         rows += damaged

@@ -59,12 +59,18 @@ class Collection:
     """
 
     def __init__(
-        self, uid: int, clock: Clock, quotas: Quotas = NO_LIMITS, census: Census | None = None
+        self,
+        uid: int,
+        clock: Clock,
+        quotas: Quotas = NO_LIMITS,
+        census: Census | None = None,
+        removal_clock: Clock | None = None,
     ) -> None:
         self.uid = uid
         self.unavailable: dict[bytes, bytes] = {}
         self.unavailable_labels: dict[bytes, str | None] = {}
         self._clock = clock
+        self._removal_clock = removal_clock or clock
         self._quotas = quotas
         self._census = census or Census()
         self._own_name = b"%d" % uid
@@ -124,7 +130,7 @@ class Collection:
         `census`: what it counts in; None: as many as there are now.
         """
         census = census or Census(self._census.total)
-        copied = Collection(self.uid, self._clock, self._quotas, census)
+        copied = Collection(self.uid, self._clock, self._quotas, census, self._removal_clock)
         copied.unavailable = dict(self.unavailable)
         copied.unavailable_labels = dict(self.unavailable_labels)
         copied.restore([ccache.copy() for ccache in self], self._defaults)
@@ -137,8 +143,16 @@ class Collection:
 
     @property
     def now(self) -> float:
-        """Seconds since the epoch, by the clock that expiry goes by."""
+        """Seconds since the epoch."""
         return self._clock()
+
+    @property
+    def removal_time(self) -> float:
+        """Seconds since the epoch: a ccache may be removed as expired if it has expired by then.
+
+        It is earlier than `now` while the clock is in doubt.
+        """
+        return self._removal_clock()
 
     @property
     def size(self) -> int:
@@ -503,7 +517,7 @@ class Collection:
             self._credentials,
         )
         others = [ccache for ccache in self if ccache.name != name]
-        plan = room.make_plan(quotas, wanted, room.removable_ccaches(others, self._clock()), tickets)
+        plan = room.make_plan(quotas, wanted, room.removable_ccaches(others, self.removal_time), tickets)
         if plan.lacking:
             whose = {
                 "max_ccaches": "all users together",

@@ -26,7 +26,7 @@ _AT_A_TIME = 64
 
 
 class Reaper:
-    """Removes each ccache that expired `retention` seconds ago or before, in its UID's turn.
+    """Removes each ccache that expired `retention` seconds ago or before by `clock`, in its UID's turn.
 
     The store tells which those are: the others are not looked at. What cannot be removed is logged and
     tried again the next time.

@@ -23,14 +23,23 @@ _LARGE = 64
 class Residents:
     """Collections by UID. A collection is read and changed only in its UID's turn (see Lanes).
 
-    `cache_size`: bytes of memory that all together may take up; 0: no limit.
+    `cache_size`: bytes of memory that all together may take up; 0: no limit. By `removal_clock` ccaches are
+    removed as expired (see Collection.removal_time).
     """
 
-    def __init__(self, store: Store, quotas: Quotas, cache_size: int = 0, clock: Clock = time.time) -> None:
+    def __init__(
+        self,
+        store: Store,
+        quotas: Quotas,
+        cache_size: int = 0,
+        clock: Clock = time.time,
+        removal_clock: Clock | None = None,
+    ) -> None:
         self._store = store
         self._quotas = quotas
         self._cache_size = cache_size
         self._clock = clock
+        self._removal_clock = removal_clock or clock
         self._slices = Slices()
         self._census = Census()
         # The one that was asked for last stands at the end.
@@ -85,7 +94,7 @@ class Residents:
         return collection
 
     async def _read(self, uid: int) -> Collection:
-        collection = Collection(uid, self._clock, self._quotas, self._census)
+        collection = Collection(uid, self._clock, self._quotas, self._census, self._removal_clock)
         async with self._slices.work() as work:
             for _ in restoring(collection, await self._store.load(uid, work.pause)):
                 await work.pause()

@@ -9,3 +9,6 @@ CREDENTIAL = "pykcm.key"
 
 # The new key, until it stands where the old one came from.
 SUCCESSOR = "key.next"
+
+# When the clock was last read: see sighting.
+CLOCK = "clock"

@@ -8,6 +8,7 @@ from pykcm.admin.calls import END_OF_ITEMS, Administration, Call
 from pykcm.admin.messages import convert
 from pykcm.admin.requests import REQUESTS
 from pykcm.config import Config
+from pykcm.server.clock import ClockKeeper
 from pykcm.server.connections import Connections
 from pykcm.server.reaper import Reaper
 from pykcm.server.rota import Rota
@@ -21,7 +22,9 @@ class Controlling:
     def __init__(self, server: Server, config: Config | None = None) -> None:
         self._server = server
         config = config or Config()
-        reaper = Reaper(server.store, server.service, config.expired_retention, server.clock)
+        reaper = Reaper(
+            server.store, server.service, config.expired_retention, server.checked_clock.removal_time
+        )
         self.administration = Administration(
             config,
             server.service,
@@ -30,6 +33,7 @@ class Controlling:
             reaper,
             Connections(0, lambda: None),
             Rota(),
+            ClockKeeper(server.checked_clock),
         )
         self.summary: dict[str, Any] = {}
 

@@ -1,14 +1,15 @@
 """destroy, reap and switch."""
 
 import asyncio
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 from pykcm.admin.messages import ControlError, Trouble
+from pykcm.config import Config
 from pykcm.store.interface import Store, StoreError
 from tests.admin.controlling import Controlling
-from tests.builders import ALICE, TGS, credential_bytes
+from tests.builders import ALICE, TGS, Clock, credential_bytes
 from tests.peer.mcs import CONTAINER_1, CONTAINER_2, HOST, HOST_LOW, Mcs
 from tests.server.asking import Server
 from tests.server.programs import listed
@@ -96,6 +97,55 @@ def test_reap(filled: Server, control: Controlling) -> None:
     control.ask("reap")
     assert control.summary == {"ccaches": 1}
     assert listed(filled.ask_as(1000)) == [b"1000:new"]
+
+
+DAY = 86400
+
+
+class Doubted(NamedTuple):
+    server: Server
+    control: Controlling
+
+
+@pytest.fixture
+def doubted(runner: asyncio.Runner, store: Store) -> Doubted:
+    """A clock that was set forward by three days: one ccache had expired before, and another has not."""
+    server = Server(runner, store, steady=Clock(0))
+    control = Controlling(server, Config(expired_retention=0))
+    for name, end in ((b"1000:old", 1400), (b"1000:new", 9000)):
+        server.ask_as(1000).replace(name, 0, ALICE, [credential_bytes(TGS, times=(1, 1, end, 0))])
+    server.clock.now += 3 * DAY
+    return Doubted(server, control)
+
+
+DOUBT = {"moved": 3 * DAY, "left": 3600}
+
+
+def test_reap_in_doubt(doubted: Doubted) -> None:
+    """A clock in doubt removes nothing that is valid by the time before, and the summary says so."""
+    doubted.control.ask("reap")
+    assert doubted.control.summary == {"ccaches": 1, "clock_doubt": DOUBT}
+    assert listed(doubted.server.ask_as(1000)) == [b"1000:new"]
+
+
+def test_reap_with_a_clock_that_is_right(doubted: Doubted) -> None:
+    """An administrator who says that the clock is right ends the doubt."""
+    doubted.control.ask("reap", trust_clock=True)
+    assert doubted.control.summary == {"ccaches": 2}
+    assert listed(doubted.server.ask_as(1000)) == []
+    assert doubted.server.checked_clock.is_believed()
+
+
+def test_destroy_expired_in_doubt(doubted: Doubted) -> None:
+    """So does destroying all that have expired; what is listed as expired is the same."""
+    (row, _) = doubted.control.ask("list", expired=True)
+    assert row["ccache"]["name"] == b"1000:old"
+    assert doubted.control.ask("destroy", expired=True) == [{"uid": 1000, "name": b"1000:old"}]
+    assert doubted.control.summary == {"clock_doubt": DOUBT}
+    assert listed(doubted.server.ask_as(1000)) == [b"1000:new"]
+    # What is named is destroyed, whatever the clock says.
+    assert len(doubted.control.ask("destroy", uid=1000)) == 1
+    assert doubted.control.summary == {}
 
 
 def test_switch(filled: Server, control: Controlling) -> None:

@@ -4,7 +4,7 @@ import contextlib
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -33,13 +33,16 @@ class HasDescriptor(Protocol):
 
 
 def launch_with(
-    daemon: Pykcmd, sockets: Sequence[HasDescriptor], notify: "Notifications | None" = None
+    daemon: Pykcmd,
+    sockets: Sequence[HasDescriptor],
+    notify: "Notifications | None" = None,
+    environment: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start the daemon with these sockets handed over; wait for nothing."""
     fds = [sock.fileno() for sock in sockets]
     return daemon.launch(
         wrapper=(sys.executable, "-c", _HAND_OVER, ",".join(map(str, fds))),
-        environment={"NOTIFY_SOCKET": str(notify.path)} if notify else {},
+        environment={**(environment or {}), **({"NOTIFY_SOCKET": str(notify.path)} if notify else {})},
         pass_fds=fds,
     )
 

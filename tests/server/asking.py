@@ -13,6 +13,7 @@ from pykcm.peer.identity import Peer
 from pykcm.peer.selinux import Policy
 from pykcm.protocol.codes import KcmError
 from pykcm.protocol.framing import Frame, Sendable
+from pykcm.server.clock import CheckedClock
 from pykcm.server.residents import Residents
 from pykcm.server.service import Service
 from pykcm.server.sessions import Session
@@ -137,6 +138,7 @@ class Server:
         root_lists_all: bool = False,
         cache_size: int = 0,
         clock: Clock | None = None,
+        steady: Clock | None = None,
         policy: Policy | None = None,
     ) -> None:
         self.runner = runner
@@ -145,7 +147,11 @@ class Server:
         self._root_lists_all = root_lists_all
         self.clock = clock or Clock()
         self.store = ScriptedStore(store)
-        self.residents = Residents(self.store, quotas, cache_size, self.clock)
+        # Without a steady clock of its own, putting the clock on lets time pass, and does not set the clock.
+        self._steady = steady
+        self.checked_clock = CheckedClock(wall=self.clock, steady=steady or self.clock)
+        removal_time = self.checked_clock.removal_time
+        self.residents = Residents(self.store, quotas, cache_size, self.clock, removal_time)
         self.access = Access(root_lists_all=root_lists_all, policy=policy)
         self.service = Service(self.store, self.residents, self.access)
 
@@ -178,5 +184,6 @@ class Server:
             quotas=self._quotas,
             root_lists_all=self._root_lists_all,
             clock=self.clock,
+            steady=self._steady,
             policy=self.policy,
         )

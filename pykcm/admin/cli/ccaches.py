@@ -251,9 +251,11 @@ def destroy_command(
         if not sys.stdin.isatty():
             raise click.UsageError("nobody to ask whether to go on: give --yes")
         click.confirm(f"Destroy {what}?", abort=True, err=True)
-    items = peeked(iter(client.ask("destroy", name=ccache, uid=uid, expired=expired)))
+    answer = client.ask("destroy", name=ccache, uid=uid, expired=expired)
+    items = peeked(iter(answer))
     if as_json:
         print_json_array({"uid": each["uid"], "name": ccache_shown(each["name"])} for each in items)
+        _warn_of_clock(answer.summary)
         return
     number = 0
     for each in items:
@@ -261,18 +263,43 @@ def destroy_command(
         number += 1
     if not number:
         print_line("nothing to destroy", err=True)
+    _warn_of_clock(answer.summary)
 
 
 @click.command("reap")
+@click.option("--trust-clock", is_flag=True, help="The clock is right, although it moved by days.")
 @_json
 @click.pass_obj
-def reap_command(client: ControlClient, *, as_json: bool) -> None:
-    """Remove now what the daemon removes by itself every reap_interval: ccaches that expired long ago."""
-    summary = client.run("reap")
+def reap_command(client: ControlClient, *, trust_clock: bool, as_json: bool) -> None:
+    """Remove now what the daemon removes by itself every reap_interval: ccaches that expired long ago.
+
+    After the clock has moved by more than a day, or the machine was off for so long, the daemon waits for an
+    hour before it removes a ccache by the new time. With --trust-clock it does so from now on.
+    """
+    summary = client.run("reap", **({"trust_clock": True} if trust_clock else {}))
     if as_json:
         print_json(summary)
     else:
         print_line(f"{shown_number(summary['ccaches'], 'expired ccache')} removed")
+        _warn_of_clock(summary)
+
+
+def _warn_of_clock(summary: dict[str, Any]) -> None:
+    """Say that fewer ccaches counted as expired than the clock says, where that is so."""
+    doubt = summary.get("clock_doubt")
+    if doubt is None:
+        return
+    moved = doubt["moved"]
+    why = (
+        "it is not known when the clock was last read"
+        if moved is None
+        else f"the clock moved {'forward' if moved > 0 else 'back'} by {abs(moved) / 86400:.1f} days"
+    )
+    print_line(
+        f"{why}: for another {-(-doubt['left'] // 60)} min only ccaches count as expired that had expired "
+        "before. If the clock is right: pykcmctl reap --trust-clock",
+        err=True,
+    )
 
 
 @click.command("switch")

@@ -1,0 +1,209 @@
+"""The machine's clock, and whether it is believed when it decides that a ccache is removed.
+
+A clock that is wrong by days lets valid tickets seem expired. One that has moved by more than a day since it
+was last read, also by an earlier run of the daemon, is in doubt until the daemon has run for an hour by it. A
+machine that was off for days looks the same.
+"""
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+from pykcm.ccaches.collection import Clock
+from pykcm.store.names import CLOCK
+from pykcm.store.sighting import read_sighting, write_sighting
+
+log = logging.getLogger(__name__)
+
+# In seconds: the clock may move by as much between two readings.
+_MOST_MOVED = 86400
+
+# In seconds of running.
+_DOUBTED_FOR = 3600
+
+# In seconds: readings are kept durably so often, and no later reading is compared with an older one.
+_KEPT_EVERY = 3600
+
+# The client whose request has started the daemon comes first; in seconds.
+_WAIT_AT_START = 1.0
+
+# The reading of an earlier run of which nothing is known: every clock has moved since.
+UNKNOWN = 0.0
+
+
+class Doubt(NamedTuple):
+    """Why the clock is not believed: by how much it has moved, and for how long it will be; in seconds.
+
+    `moved` is negative for a clock that was set back, and None where the reading before is not known.
+    """
+
+    moved: int | None
+    left: int
+
+
+class _Reading(NamedTuple):
+    """The clock in seconds since the epoch, and a clock that nobody sets, in seconds, at the same time."""
+
+    wall: float
+    steady: float
+
+    def moved_since(self, other: "_Reading") -> float:
+        """By how many seconds the clock was set forward since the other reading."""
+        return self.wall - other.at(self.steady)
+
+    def at(self, steady: float) -> float:
+        """The clock's time then, if nobody has set it since."""
+        return self.wall + steady - self.steady
+
+
+class CheckedClock:
+    """Compares the clock with its last reading each time that it is asked.
+
+    `last`: when an earlier run has last read it, in seconds since the epoch, or UNKNOWN; None: nothing is
+    stored yet that could be removed. `steady` is a clock that nobody sets.
+    """
+
+    def __init__(
+        self, last: float | None = None, *, wall: Clock = time.time, steady: Clock = time.monotonic
+    ) -> None:
+        self._wall = wall
+        self._steady = steady
+        now = self._read()
+        self._is_last_known = last != UNKNOWN
+        self._last = now if last is None else _Reading(last, now.steady)
+        # The first reading after the clock has moved; None: it is believed.
+        self._doubted: _Reading | None = None
+        self._check()
+        if self._doubted is None:
+            self._last = now
+
+    def removal_time(self) -> float:
+        """Seconds since the epoch: what has expired by then may be removed.
+
+        While the clock is in doubt that is the earlier one of its time and the time that the last reading
+        before leads to: what has expired by both has expired whichever is right.
+        """
+        return self._check()
+
+    def is_believed(self) -> bool:
+        self._check()
+        return self._doubted is None
+
+    def doubt(self) -> Doubt | None:
+        """Why it is not believed; None: it is."""
+        self._check()
+        if self._doubted is None:
+            return None
+        moved = int(self._doubted.moved_since(self._last)) if self._is_last_known else None
+        return Doubt(moved, max(1, int(self._doubted.steady + _DOUBTED_FOR - self._steady())))
+
+    def believe(self) -> None:
+        """Believe it from now on as it is, because an administrator says that it is right."""
+        self._believe(self._read())
+
+    def _read(self) -> _Reading:
+        return _Reading(self._wall(), self._steady())
+
+    def _check(self) -> float:
+        now = self._read()
+        moved = now.moved_since(self._last)
+        if abs(moved) <= _MOST_MOVED:
+            if self._doubted is not None:
+                log.info("the clock was set right again, and is believed")
+                self._believe(now)
+            elif now.steady - self._last.steady >= _KEPT_EVERY:
+                self._last = now
+            return now.wall
+        if self._doubted is None:
+            self._doubted = now
+            self._log(now, moved)
+        elif abs(now.moved_since(self._doubted)) > _MOST_MOVED:
+            self._doubted = now
+        elif now.steady - self._doubted.steady >= _DOUBTED_FOR:
+            log.info("the clock is believed now: it has run on for an hour")
+            self._believe(now)
+            return now.wall
+        return min(now.wall, self._last.at(now.steady))
+
+    def _believe(self, now: _Reading) -> None:
+        self._doubted = None
+        self._is_last_known = True
+        self._last = now
+
+    def _log(self, now: _Reading, moved: float) -> None:
+        if self._is_last_known:
+            log.warning(
+                "the clock moved %s by %.1f days, to %s, or the machine was off for so long: for an hour no "
+                "ccache is removed that had not expired before. Set the clock if it is wrong",
+                "forward" if moved > 0 else "back",
+                abs(moved) / 86400,
+                _shown(now.wall),
+            )
+        else:
+            log.info(
+                "the clock says %s, and when it was last read is not known: for an hour no ccache is removed "
+                "as expired",
+                _shown(now.wall),
+            )
+
+
+def _shown(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
+
+
+def open_clock(folder: Path | None = None, *, is_new: bool = True) -> "ClockKeeper":
+    """The clock, compared with its reading in the state folder; `is_new`: nothing is stored yet."""
+    last = None
+    if folder is not None and not is_new:
+        last = read_sighting(folder) or UNKNOWN
+    return ClockKeeper(CheckedClock(last), folder)
+
+
+class ClockKeeper:
+    """Keeps readings of a believed clock in the state folder, for the next run.
+
+    `folder`: None for a store that forgets. A disk that fails hinders nothing: the log says so once.
+    """
+
+    def __init__(self, clock: CheckedClock, folder: Path | None = None) -> None:
+        self.clock = clock
+        self._folder = folder
+        self._is_failing = False
+        self._writing = threading.Lock()
+
+    async def run(self, sleep: Callable[[float], Awaitable[object]] = asyncio.sleep) -> NoReturn:
+        """Keep one soon after the start, then every hour, and a last one when this is cancelled."""
+        pause = _WAIT_AT_START
+        try:
+            while True:
+                await sleep(pause)
+                await self.keep()
+                pause = _KEPT_EVERY
+        finally:
+            await self.keep()
+
+    async def keep(self) -> None:
+        """Make the clock's reading durable, unless the clock is in doubt."""
+        if not self.clock.is_believed() or self._folder is None:
+            return
+        try:
+            # In a thread: a disk may take its time.
+            await asyncio.to_thread(self._write, self._folder, self.clock.removal_time())
+        except OSError as error:
+            if not self._is_failing:
+                log.warning(
+                    "%s: not written: %s; whether the clock is right at the next start cannot be told",
+                    *(self._folder / CLOCK, error.strerror),
+                )
+            self._is_failing = True
+        else:
+            self._is_failing = False
+
+    def _write(self, folder: Path, seconds: float) -> None:
+        # The thread of a call that was cancelled goes on.
+        with self._writing:
+            write_sighting(folder, seconds)

@@ -1,0 +1,44 @@
+"""When the clock was last read, in a file of the state folder.
+
+It is about this machine's clock and not about the tickets: it is not in the database, nor in a backup of it.
+"""
+
+import os
+import re
+from contextlib import suppress
+from pathlib import Path
+
+from pykcm.store.disk import sync_folder
+from pykcm.store.names import CLOCK
+
+# Seconds since the epoch, for 30,000 years.
+_SECONDS = re.compile(rb"(\d{1,12})\n", re.ASCII)
+_SIZE = 13
+
+
+def read_sighting(folder: Path) -> int | None:
+    """Seconds since the epoch; None where there is no such file, or it cannot be read or understood."""
+    with suppress(OSError):
+        fd = os.open(folder / CLOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            match = _SECONDS.fullmatch(os.read(fd, _SIZE + 1))
+        finally:
+            os.close(fd)
+        return int(match[1]) if match else None
+    return None
+
+
+def write_sighting(folder: Path, seconds: float) -> None:
+    """Make it durable, in the place of the one before; raises OSError."""
+    path = folder / CLOCK
+    unfinished = path.with_name(f"{CLOCK}.new")
+    # A link or pipe of this name would lead elsewhere.
+    unfinished.unlink(missing_ok=True)
+    fd = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(fd, b"%d\n" % max(0, int(seconds)))
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    unfinished.rename(path)
+    sync_folder(folder)

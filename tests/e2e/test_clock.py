@@ -1,0 +1,154 @@
+"""A host whose clock goes wrong by days: no valid ccache is removed, by a daemon under libfaketime."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from .activation import launch_with, listening
+from .clients import Listed, MitClient
+from .conftest import USER, started
+from .control import Pykcmctl
+from .daemon import Pykcmd
+from .kdc import REALM, find_libfaketime, other_clock
+from .waiting import wait_until
+
+pytestmark = pytest.mark.skipif(find_libfaketime() is None, reason="libfaketime is missing")
+
+DAY = 86400
+AHEAD = 3 * DAY
+ALICES = Listed(f"KCM:{USER}", f"alice@{REALM}", [f"krbtgt/{REALM}"])
+AT_ONCE = "expired_retention = 0\nreap_interval = 1\n"
+MOVED = "the clock moved forward by 3.0 days"
+
+
+def _reap(daemon: Pykcmd, *options: str) -> tuple[str, str]:
+    """Reap now, after which everything is gone that goes."""
+    said = Pykcmctl(daemon.control_path).run("reap", *options)
+    assert said.status == 0, said
+    return said.output, said.errors
+
+
+def test_a_run_with_a_clock_ahead_removes_nothing(stopped_pykcmd: Pykcmd, mit: MitClient) -> None:
+    """Neither the first run nor another one removes a valid ccache, and the log says so once in each run."""
+    daemon = stopped_pykcmd
+    daemon.configure(AT_ONCE)
+    with started(daemon):
+        mit.kinit("alice")
+        wait_until((daemon.state_dir / "clock").exists)
+        daemon.kill()
+        for end in (daemon.kill, daemon.stop):
+            logged = len(daemon.log)
+            daemon.start(environment=other_clock(AHEAD))
+            output, errors = _reap(daemon)
+            assert output == "0 expired ccaches removed\n"
+            assert errors.startswith(f"{MOVED}: for another 60 min only ccaches count as expired that ")
+            assert mit.klist() == ALICES
+            end()
+            assert daemon.log[logged:].count(MOVED) == 1
+        logged = len(daemon.log)
+        daemon.start()
+        assert _reap(daemon) == ("0 expired ccaches removed\n", "")
+        assert mit.klist() == ALICES
+        assert "the clock" not in daemon.log[logged:]
+
+
+def test_a_clock_that_is_right_removes_what_has_expired(stopped_pykcmd: Pykcmd, mit: MitClient) -> None:
+    """After days without the daemon an administrator may say so; what that tells holds for the next run."""
+    daemon = stopped_pykcmd
+    daemon.configure("expired_retention = 0\nreap_interval = 0\n")
+    with started(daemon):
+        mit.kinit("alice")
+        assert daemon.stop() == 0
+        daemon.start(environment=other_clock(AHEAD))
+        assert _reap(daemon, "--trust-clock") == ("1 expired ccache removed\n", "")
+        assert mit.klist_all() == []
+        daemon.kill()
+        logged = len(daemon.log)
+        daemon.start(environment=other_clock(AHEAD))
+        assert _reap(daemon) == ("0 expired ccaches removed\n", "")
+        assert MOVED not in daemon.log[logged:]
+
+
+def test_a_clock_that_is_set_while_the_daemon_runs(
+    stopped_pykcmd: Pykcmd, mit: MitClient, folder: Path
+) -> None:
+    """Set forward by days, it removes nothing that was valid before, also not at a quota."""
+    daemon = stopped_pykcmd
+    daemon.configure(f"{AT_ONCE}max_uid_ccaches = 1\n")
+    clock = folder / "faketime"
+    clock.write_text("+0d\n")
+    environment = other_clock(0)
+    del environment["FAKETIME"]
+    daemon.start(environment={**environment, "FAKETIME_TIMESTAMP_FILE": str(clock), "FAKETIME_NO_CACHE": "1"})
+    mit.kinit("alice")
+    for setting in ("+3d\n", "+6d\n"):
+        clock.write_text(setting)
+        output, errors = _reap(daemon)
+        assert output == "0 expired ccaches removed\n"
+        assert "--trust-clock" in errors
+        full = mit.run("kinit", "-k", "-t", str(mit.keytab), "bob", ccache=f"KCM:{USER}:full")
+        assert "quota" in full.output.lower()
+        assert mit.klist_all() == [ALICES]
+    assert daemon.log.count(MOVED) == 1
+    clock.write_text("+0d\n")
+    assert _reap(daemon) == ("0 expired ccaches removed\n", "")
+    assert "the clock was set right again" in daemon.log
+    assert mit.klist_all() == [ALICES]
+    assert daemon.stop() == 0
+
+
+def test_a_database_whose_clock_is_not_known(stopped_pykcmd: Pykcmd, mit: MitClient) -> None:
+    """With a database of an older version nothing is removed as expired for an hour."""
+    daemon = stopped_pykcmd
+    daemon.configure(AT_ONCE)
+    with started(daemon):
+        mit.kinit("alice")
+        assert daemon.stop() == 0
+        (daemon.state_dir / "clock").unlink()
+        daemon.start(environment=other_clock(AHEAD))
+        output, errors = _reap(daemon)
+        assert output == "0 expired ccaches removed\n"
+        assert errors.startswith("it is not known when the clock was last read")
+        assert mit.klist() == ALICES
+
+
+def test_a_folder_that_cannot_be_written_to_hinders_nothing(stopped_pykcmd: Pykcmd, mit: MitClient) -> None:
+    """Tickets are served and removed; the log names the file once."""
+    daemon = stopped_pykcmd
+    daemon.configure(AT_ONCE)
+    with started(daemon):
+        mit.kinit("alice")
+        # A folder cannot be replaced by a file.
+        in_the_way = daemon.state_dir / "clock"
+        assert daemon.stop() == 0
+        in_the_way.unlink()
+        in_the_way.mkdir()
+        shutil.copy("/dev/null", in_the_way / "full")
+        daemon.start()
+        _reap(daemon, "--trust-clock")
+        mit.kinit("bob", "-l", "1s", ccache=f"KCM:{USER}:short")
+        wait_until(lambda: f"expired ccache {USER}:short removed" in daemon.log)
+        assert mit.klist() == ALICES
+        assert daemon.stop() == 0
+        assert daemon.log.count(f"{in_the_way}: not written: ") == 1
+
+
+def test_a_daemon_in_doubt_does_not_end_when_idle(
+    stopped_pykcmd: Pykcmd, mit: MitClient, folder: Path
+) -> None:
+    """Else a clock would stay in doubt where each run is short: it ends when idle once it is believed."""
+    daemon = stopped_pykcmd
+    daemon.configure("responder_idle_timeout = 1\n")
+    daemon.start()
+    mit.kinit("alice")
+    assert daemon.stop() == 0
+    with listening(daemon.socket_path) as kcm, listening(daemon.control_path) as control:
+        daemon.control_path.chmod(0o600)
+        environment = {"LISTEN_FDNAMES": "kcm:control", **other_clock(AHEAD)}
+        launch_with(daemon, [kcm, control], environment=environment)
+        wait_until(lambda: daemon.log.count("idle, but the clock is in doubt") == 2)
+        assert daemon.running
+        _reap(daemon, "--trust-clock")
+        assert daemon.wait() == 0
+    assert "stopping: idle for 1 s" in daemon.log
