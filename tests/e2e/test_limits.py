@@ -59,6 +59,19 @@ def test_batch_jobs_that_log_in_at_once(pykcmd: Pykcmd, mit: MitClient) -> None:
     assert all(len(each.tickets) == 1 for each in listed)
 
 
+def test_principals_that_log_in_at_once(pykcmd: Pykcmd, mit: MitClient) -> None:
+    """Jobs of one user that log in as several principals at once each find or make a ccache of theirs."""
+    users = ["alice", "bob", "carol"]
+    mit.kinit(users[0])
+    with ThreadPoolExecutor(99) as jobs:
+        list(jobs.map(mit.kinit, users * 33))
+    listed = mit.klist_all()
+    assert {each.principal for each in listed} == {f"{user}@{REALM}" for user in users}
+    # kinit looks for its principal's ccache before it asks for tickets, and others may do so at once.
+    assert len(listed) <= 99
+    assert all(len(each.tickets) == 1 for each in listed)
+
+
 def test_too_many_ccaches_of_all(
     several_uids: None, stopped_pykcmd: Pykcmd, mit_as: Callable[[int], MitClient]
 ) -> None:
