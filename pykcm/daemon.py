@@ -192,8 +192,9 @@ def _open_store(config: Config, at_end: ExitStack) -> tuple[Store, ClockKeeper]:
         key_file = Path(config.key_file) if config.key_file else folder.path / KEY
         is_new = not has_tickets(database)
         key = load_key(key_file, may_create=is_new)
-        store = SQLCipherStore(database, key, config.durability)
+        # Before the store writes to its files: they may tell when the clock was last read.
         clock_keeper = open_clock(folder.path, is_new=is_new)
+        store = SQLCipherStore(database, key, config.durability)
     at_end.callback(store.close)
     return store, clock_keeper
 

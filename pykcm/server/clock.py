@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from pykcm.ccaches.collection import Clock
-from pykcm.store.names import CLOCK
-from pykcm.store.sighting import read_sighting, write_sighting
+from pykcm.store.names import CLOCK, DATABASE, JOURNAL
+from pykcm.store.sighting import last_written, read_sighting, write_sighting
 
 log = logging.getLogger(__name__)
 
@@ -156,10 +156,13 @@ def _shown(seconds: float) -> str:
 
 
 def open_clock(folder: Path | None = None, *, is_new: bool = True) -> "ClockKeeper":
-    """The clock, compared with its reading in the state folder; `is_new`: nothing is stored yet."""
+    """The clock, compared with its reading in the state folder; `is_new`: nothing is stored yet.
+
+    A database of an older version has no such reading; the time of its last change stands in.
+    """
     last = None
     if folder is not None and not is_new:
-        last = read_sighting(folder) or UNKNOWN
+        last = read_sighting(folder) or last_written(folder / DATABASE, folder / JOURNAL) or UNKNOWN
     return ClockKeeper(CheckedClock(last), folder)
 
 

@@ -1,6 +1,7 @@
 """How the store's files are called; for those, too, who need not load the store."""
 
 DATABASE = "pykcm.db"
+JOURNAL = f"{DATABASE}-wal"
 
 # Of the daemon's own key, in raw bytes, and of the systemd credential that may be in its place.
 KEY = "key"

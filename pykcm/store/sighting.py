@@ -28,6 +28,18 @@ def read_sighting(folder: Path) -> int | None:
     return None
 
 
+def last_written(*files: Path) -> int | None:
+    """When one of the files was last written, in seconds since the epoch; None where there is none.
+
+    The clock was read then as well: it stands in for a reading that was never kept.
+    """
+    times = []
+    for file in files:
+        with suppress(OSError):
+            times.append(int(file.stat(follow_symlinks=False).st_mtime))
+    return max(times, default=None)
+
+
 def write_sighting(folder: Path, seconds: float) -> None:
     """Make it durable, in the place of the one before; raises OSError."""
     path = folder / CLOCK

@@ -98,8 +98,8 @@ def test_a_clock_that_is_set_while_the_daemon_runs(
     assert daemon.stop() == 0
 
 
-def test_a_database_whose_clock_is_not_known(stopped_pykcmd: Pykcmd, mit: MitClient) -> None:
-    """With a database of an older version nothing is removed as expired for an hour."""
+def test_a_database_of_an_older_version(stopped_pykcmd: Pykcmd, mit: MitClient) -> None:
+    """Where no reading of the clock was kept, the clock is compared with the database's last change."""
     daemon = stopped_pykcmd
     daemon.configure(AT_ONCE)
     with started(daemon):
@@ -109,8 +109,11 @@ def test_a_database_whose_clock_is_not_known(stopped_pykcmd: Pykcmd, mit: MitCli
         daemon.start(environment=other_clock(AHEAD))
         output, errors = _reap(daemon)
         assert output == "0 expired ccaches removed\n"
-        assert errors.startswith("it is not known when the clock was last read")
+        assert errors.startswith(MOVED)
         assert mit.klist() == ALICES
+        assert daemon.stop() == 0
+        daemon.start()
+        assert _reap(daemon) == ("0 expired ccaches removed\n", "")
 
 
 def test_a_folder_that_cannot_be_written_to_hinders_nothing(stopped_pykcmd: Pykcmd, mit: MitClient) -> None:

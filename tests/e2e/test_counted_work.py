@@ -76,7 +76,10 @@ def test_a_ping_is_three_system_calls(quiet: Pykcmd, folder: Path) -> None:
         for _ in range(ROUNDS):
             kcm.get_principal(NAME)
         lines = trace.end()
-    assert sum(calls(lines).values()) <= 3.1 * ROUNDS, calls(lines)
+    counted = calls(lines)
+    # uvloop asks for its PID when it schedules a call, which is done where the machine is slow.
+    del counted["getpid"]
+    assert sum(counted.values()) <= 3.1 * ROUNDS, counted
     assert not [line for line in lines if any(sync in line for sync in SYNCS)]
 
 
@@ -86,7 +89,9 @@ def test_a_store_is_one_sync(quiet: Pykcmd, folder: Path) -> None:
     with KcmClient(quiet.socket_path) as kcm:
         for filled in (0, 1500):
             credentials = [lasting(service(number)) for number in range(filled + ROUNDS)]
-            kcm.replace(NAME, 0, ALICE, credentials[:filled])
+            kcm.replace(NAME, 0, ALICE, credentials[: min(filled, 1000)])
+            for credential in credentials[1000:filled]:
+                kcm.store(NAME, credential)
             trace = Trace(quiet, folder / f"trace{filled}")
             for credential in credentials[filled:]:
                 kcm.store(NAME, credential)

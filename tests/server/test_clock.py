@@ -227,9 +227,15 @@ def test_a_memory_store_has_no_reading_of_an_earlier_run(runner: asyncio.Runner)
 
 
 def test_a_database_without_a_reading_is_of_unknown_age(tmp_path: Path) -> None:
-    """As one of an older version is: nothing in it has expired for an hour. A new database is fine."""
+    """Nothing in it has expired for an hour, unless its files tell when they were last written."""
     assert open_clock(tmp_path, is_new=False).clock.removal_time() < HOUR
     assert open_clock(tmp_path, is_new=True).clock.is_believed()
+    for name in ("pykcm.db", "pykcm.db-wal"):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (1, 1))
+    assert not open_clock(tmp_path, is_new=False).clock.is_believed()
+    (tmp_path / "pykcm.db-wal").touch()
+    assert open_clock(tmp_path, is_new=False).clock.is_believed()
 
 
 @pytest.mark.parametrize(
