@@ -66,7 +66,7 @@ def contents(daemon: Pykcmd, owner: int, name: bytes) -> Contents:
 
 
 def files(daemon: Pykcmd) -> set[str]:
-    return {path.name for path in daemon.state_dir.iterdir()} - {"lock", "pykcm.db-wal"}
+    return {path.name for path in daemon.state_dir.iterdir()} - {"lock", "clock", "clock.new", "pykcm.db-wal"}
 
 
 def key_opens(daemon: Pykcmd, raw: bytes) -> bool:
