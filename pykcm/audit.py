@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable
 
 from pykcm.logs import LINE_COUNTS, LimitedLog, set_up_logging
+from pykcm.streams import open_standard_streams
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ EXIT_UNUSABLE = 1
 
 def main() -> int:
     """Run pykcm-audit; returns its exit status."""
+    open_standard_streams()
     set_up_logging("pykcm-audit")
     program = os.path.abspath(sys.argv[0])  # noqa: PTH100 - pathlib would take as long as all the rest
     try:

@@ -1,6 +1,7 @@
 """Other processes for the tests: children that end in a way that a test cannot."""
 
 import os
+import signal
 import sys
 import time
 import traceback
@@ -10,12 +11,22 @@ from collections.abc import Callable
 def clean_environment() -> None:
     """Give this process, and so each one that it starts, an environment without this machine's own choices.
 
-    A variable such as PYTHONUNBUFFERED changes how Python behaves, and may hide a fault of the program.
+    A variable such as PYTHONUNBUFFERED changes how Python behaves, and may hide a fault of the program; a
+    signal that is ignored ends no program.
     """
     for name in [name for name in os.environ if name.startswith("PYTHON")]:
         del os.environ[name]
     os.environ |= {"LC_ALL": "C.UTF-8", "TZ": "UTC"}
     time.tzset()
+    # A shell ignores signals in what it starts in the background, and so does nohup; children inherit that.
+    for number, default in (
+        (signal.SIGINT, signal.default_int_handler),
+        (signal.SIGHUP, signal.SIG_DFL),
+        (signal.SIGQUIT, signal.SIG_DFL),
+        (signal.SIGTERM, signal.SIG_DFL),
+    ):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, default)
 
 
 def in_child(function: Callable[[], object]) -> None:

@@ -524,20 +524,3 @@ def test_what_is_not_loaded() -> None:
     ).stdout.split()
     assert "pykcm.server.service" in loaded
     assert not {"cbor2", "click", "rich", "pyrage", "pykcm.admin.listing", "selinux"} & set(loaded)
-
-
-@pytest.mark.parametrize("option", ["--help", "--version"])
-@pytest.mark.parametrize(
-    ("redirection", "complaint"),
-    [(">/dev/full", "pykcmd: No space left on device\n"), (">&-", "pykcmd: Bad file descriptor\n")],
-)
-def test_output_that_cannot_be_written(option: str, redirection: str, complaint: str) -> None:
-    """A text that is asked for and cannot be written is an error, told in words."""
-    done = subprocess.run(
-        ["/bin/sh", "-c", f'"$@" {redirection}', "sh", sys.executable, "-m", "pykcm", option],
-        stderr=subprocess.PIPE,
-        text=True,
-        check=False,
-        env=ENVIRONMENT,
-    )
-    assert (done.returncode, done.stderr) == (1, complaint)

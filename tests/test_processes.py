@@ -10,23 +10,27 @@ _PROGRAM = """
 import subprocess, sys
 from tests.processes import clean_environment
 clean_environment()
-seen = "import os, sys, time; print(sorted(os.environ), sys.flags.optimize, time.timezone)"
+seen = (
+    "import os, signal, sys, time; "
+    "print(sorted(os.environ.keys() - {'PWD'}), sys.flags.optimize, time.timezone, "
+    "signal.getsignal(signal.SIGINT) is signal.default_int_handler, signal.getsignal(signal.SIGHUP).name)"
+)
 subprocess.run([sys.executable, "-c", seen], check=True)
 """
 
 
-def test_programs_start_without_python_variables() -> None:
-    """Neither a variable for Python nor the time zone of the machine reaches a program that is started."""
+def test_programs_start_in_a_clean_environment() -> None:
+    """Neither variables for Python, nor the machine's time zone, nor ignored signals reach a program."""
     of_machine = {"PYTHONUNBUFFERED": "1", "PYTHONOPTIMIZE": "2", "TZ": "Asia/Kolkata", "LC_ALL": "C"}
     printed = subprocess.run(
-        [sys.executable, "-c", _PROGRAM],
+        ["/bin/sh", "-c", "trap '' INT HUP; exec \"$@\"", "sh", sys.executable, "-c", _PROGRAM],
         stdout=subprocess.PIPE,
         text=True,
         check=True,
         cwd=Path(__file__).parent.parent,
         env={"PATH": os.environ["PATH"], **of_machine},
     ).stdout
-    assert printed == "['LC_ALL', 'PATH', 'TZ'] 0 0\n"
+    assert printed == "['LC_ALL', 'PATH', 'TZ'] 0 0 True SIG_DFL\n"
 
 
 def test_this_process_has_a_clean_environment() -> None:

@@ -6,6 +6,7 @@ import re
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -272,29 +273,32 @@ PRINTING = [
 ]
 
 
-def test_stdout_on_a_full_disk(mit_as: Callable[[int], MitClient], ctl: Pykcmctl) -> None:
-    """Output that cannot be written is told of in words, and fails the command."""
-    mit_as(USER).kinit("alice")
-    for arguments in PRINTING:
-        with Path("/dev/full").open("w") as full:
-            done = subprocess.run(
-                ctl.argv(*arguments), stdout=full, stderr=subprocess.PIPE, text=True, check=False
-            )
-        assert done.returncode == 1, arguments
-        assert done.stderr.endswith("pykcmctl: No space left on device\n"), arguments
-        assert "Traceback" not in done.stderr, arguments
-        assert "Exception ignored" not in done.stderr, arguments
+def output_to(ctl: Pykcmctl, arguments: list[str], redirection: str) -> tuple[int, list[str]]:
+    """Exit status, and what the command says of its output and of Python."""
+    done = subprocess.run(
+        ["/bin/sh", "-c", f'"$@" {redirection}', "sh", *ctl.argv(*arguments)],
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    own = ("pykcmctl:", "Error:", "Traceback", "Exception ignored")
+    return done.returncode, [line for line in done.stderr.splitlines() if line.startswith(own)]
 
 
-def test_stdout_that_is_closed(mit_as: Callable[[int], MitClient], ctl: Pykcmctl) -> None:
-    """Output to a closed stdout is told of in words, and fails the command."""
+@pytest.mark.parametrize(
+    ("redirection", "complaints"),
+    [
+        (">/dev/full", ["pykcmctl: No space left on device"]),
+        (">&-", ["pykcmctl: Bad file descriptor"]),
+    ],
+)
+def test_output_that_cannot_be_written_fails_the_command(
+    mit_as: Callable[[int], MitClient], ctl: Pykcmctl, redirection: str, complaints: list[str]
+) -> None:
+    """On a full disk and on a closed stdout it is told in one line, whatever the command prints."""
     mit_as(USER).kinit("alice")
     for arguments in PRINTING:
-        command = ["/bin/sh", "-c", '"$@" >&-', "sh", *ctl.argv(*arguments)]
-        done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
-        assert done.returncode == 1, arguments
-        assert done.stderr.endswith("pykcmctl: Bad file descriptor\n"), arguments
-        assert "Traceback" not in done.stderr, arguments
+        assert output_to(ctl, arguments, redirection) == (1, complaints), arguments
 
 
 def test_reader_that_has_gone(mit_as: Callable[[int], MitClient], ctl: Pykcmctl) -> None:
@@ -310,6 +314,24 @@ def test_reader_that_has_gone(mit_as: Callable[[int], MitClient], ctl: Pykcmctl)
         assert done.returncode == 1, arguments
         for complaint in ("Broken pipe", "Traceback", "Exception ignored"):
             assert complaint not in done.stderr, arguments
+
+
+@pytest.mark.parametrize("command", ["watch", "trace"])
+def test_following_ends_when_its_output_cannot_be_written(
+    pykcmd: Pykcmd, ctl: Pykcmctl, command: str
+) -> None:
+    """At the first line; nobody would see the others."""
+    with Path("/dev/full").open("w") as full:
+        following = subprocess.Popen(ctl.argv(command), stdout=full, stderr=subprocess.PIPE, text=True)
+    with following, KcmClient(pykcmd.socket_path) as client:
+        deadline = time.monotonic() + LIMIT
+        # Until it has begun to follow.
+        while following.poll() is None and time.monotonic() < deadline:
+            client.initialize(b"0", principal("root"))
+        if following.poll() is None:
+            following.kill()
+        _, said = following.communicate()
+    assert (following.returncode, said) == (1, "pykcmctl: No space left on device\n")
 
 
 @pytest.mark.parametrize("redirection", ["2>/dev/full", "2>&-"])

@@ -49,8 +49,6 @@ def written(path: str, *, force: bool) -> Iterator[BinaryIO]:
         with written_file(Path(path), force=force) as file:
             yield file
         return
-    if sys.stdout is None:
-        raise FileError("stdout is closed")
     if sys.stdout.isatty():
         raise FileError("an export is nothing for a terminal: name a file, or use a pipe")
     yield sys.stdout.buffer

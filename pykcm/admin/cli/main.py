@@ -26,7 +26,7 @@ from pykcm.admin.client import ControlClient
 from pykcm.admin.messages import ControlError, Trouble
 from pykcm.config import DEFAULT_CONTROL_SOCKET
 from pykcm.protocol.text import printable
-from pykcm.streams import end_output, open_standard_streams
+from pykcm.streams import end_output, open_standard_streams, output_error
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -93,11 +93,9 @@ def main() -> NoReturn:
     except ControlError as error:
         print_text(f"pykcmctl: {error.message}", err=True)
         status = _CODES.get(Trouble(error.code), EXIT_FAILED) if error.code in list(Trouble) else EXIT_FAILED
-    except BrokenPipeError:
-        # Whoever read the output has seen enough.
-        status = EXIT_FAILED
     except OSError as error:
-        status = _no_daemon(error)
+        # end_output() tells of an error of the output.
+        status = EXIT_FAILED if error is output_error() else _no_daemon(error)
     except SystemExit:
         end_output("pykcmctl")
         raise

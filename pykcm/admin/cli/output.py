@@ -11,7 +11,6 @@ import shlex
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from itertools import chain, islice
 from typing import Any, NamedTuple
 
@@ -46,35 +45,25 @@ class Column(NamedTuple):
 
 
 def is_terminal() -> bool:
-    # There is no stdout at all where it was closed.
-    return sys.stdout is not None and sys.stdout.isatty()
+    return sys.stdout.isatty()
 
 
 def never_fail_to_encode() -> None:
     """What the locale's encoding lacks is printed as an escape, and ends no command in the middle."""
     for stream in (sys.stdout, sys.stderr):
-        # There is none where it was closed, and none that can be asked where a program has put its own.
+        # A program that has put its own there need not have one that can be asked.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def print_line(text: str = "", *, styled: str = "", err: bool = False) -> None:
     """One line, whatever is in the text; `styled` stands before it and is our own, by click.style."""
-    _echo(styled + printable(text), err=err)
+    click.echo(styled + printable(text), err=err)
 
 
 def print_text(text: str, *, err: bool = False) -> None:
     """Lines of our own; names in them have been escaped, lest they make a line."""
-    _echo("\n".join(map(printable, text.split("\n"))), err=err)
-
-
-def _echo(text: str, *, err: bool) -> None:
-    if not err:
-        click.echo(text)
-        return
-    # A message that nobody can be given does not change what is done.
-    with suppress(OSError):
-        click.echo(text, err=True)
+    click.echo("\n".join(map(printable, text.split("\n"))), err=err)
 
 
 def print_rows(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> None:

@@ -10,6 +10,7 @@ import click
 from pykcm.admin.archive import ArchiveError
 from pykcm.admin.cli import sealing
 from pykcm.admin.cli.files import FileError, read_key_file
+from pykcm.streams import output_error
 
 passphrase_file_option = click.option(
     "--passphrase-file", metavar="PATH", help="Read the passphrase from the first line of this file."
@@ -24,9 +25,11 @@ def reported() -> Iterator[None]:
     except (ArchiveError, FileError, sealing.SealError) as error:
         raise click.ClickException(str(error)) from None
     except ConnectionError:
-        # The daemon's, or of whoever reads stdout: no fault of a file.
+        # The daemon's: no fault of a file.
         raise
     except OSError as error:
+        if error is output_error():
+            raise
         name = f"{error.filename}: " if error.filename else ""
         raise click.ClickException(f"{name}{error.strerror or error}") from None
 

@@ -4,7 +4,6 @@ import errno
 import hashlib
 import os
 import socket
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -194,13 +193,6 @@ def test_what_comes_at_the_last_moment_without_links(
     assert (place / "file").read_text() == "another's"
     assert "has come meanwhile" in done.output
     assert [path.name for path in place.iterdir()] == ["file"]
-
-
-def test_stdout_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is said, and nothing is written to what happens to have its number."""
-    monkeypatch.setattr(sys, "stdout", None)
-    with pytest.raises(files.FileError, match="stdout is closed"), files.written("-", force=False):
-        pass
 
 
 @pytest.mark.parametrize("content", [CONTENT[:-1], CONTENT + b"x", b"b" + CONTENT[1:]])

@@ -1,11 +1,9 @@
-"""Tables on terminals that have too little room for them, and stdout that is none."""
-
-import sys
+"""Tables on terminals that have too little room for them."""
 
 import pytest
 
 from pykcm.admin.cli import output
-from pykcm.admin.cli.output import Column, is_terminal, print_rows
+from pykcm.admin.cli.output import Column, print_rows
 
 NAME = "KCM:1000:a16056df"
 COLUMNS = [
@@ -50,9 +48,3 @@ def test_a_usual_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 def test_a_wide_one(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Nothing is folded where there is room."""
     assert any(all(cell in line for cell in ROW) for line in table(140, monkeypatch, capsys))
-
-
-def test_stdout_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a shell closes it with >&-."""
-    monkeypatch.setattr(sys, "stdout", None)
-    assert not is_terminal()

@@ -1,0 +1,140 @@
+"""Standard streams that are closed, full or without a reader, with and without Python's own buffers."""
+
+import fcntl
+import os
+import subprocess
+import sys
+import termios
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+PYKCMD = [sys.executable, "-m", "pykcm"]
+PYKCM_AUDIT = [sys.executable, "-m", "pykcm.audit"]
+PYKCMCTL = [sys.executable, "-m", "pykcm.admin.cli.main", "--socket", "/nonexistent/control.sock"]
+
+PRINTING = [
+    [*PYKCMD, "--help"],
+    [*PYKCMD, "--version"],
+    [*PYKCMCTL, "--help"],
+    [*PYKCMCTL, "list", "-h"],
+    [*PYKCMCTL, "--version"],
+    [*PYKCMCTL, "completion", "bash"],
+]
+
+# Commands that only have something to say, and their exit statuses.
+SAYING = [
+    ([*PYKCMD, "--wrong"], 2),
+    ([*PYKCMD, "--config", "/nonexistent/pykcm.toml"], 1),
+    (PYKCM_AUDIT, 1),
+    (PYKCMCTL, 2),
+    ([*PYKCMCTL, "--wrong"], 2),
+    ([*PYKCMCTL, "list"], 3),
+    ([*PYKCMCTL, "rekey", "--new-key", "/dev/null"], 2),
+]
+
+CLOSED, FULL, NO_READER = "closed", "full", "no reader"
+COMPLAINTS = {CLOSED: "Bad file descriptor", FULL: "No space left on device", NO_READER: None}
+
+buffers = pytest.mark.parametrize(
+    "variables", [{}, {"PYTHONUNBUFFERED": "1"}], ids=["buffered", "unbuffered"]
+)
+
+
+@contextmanager
+def opened(kind: str) -> Iterator[int]:
+    """A descriptor to which nothing can be written; one that is closed has to be closed by a shell."""
+    if kind == NO_READER:
+        reading, writing = os.pipe()
+        os.close(reading)
+    else:
+        writing = os.open("/dev/full" if kind == FULL else os.devnull, os.O_WRONLY)
+    try:
+        yield writing
+    finally:
+        os.close(writing)
+
+
+def run(
+    command: list[str], variables: dict[str, str], *, stdout: str | None = None, stderr: str | None = None
+) -> tuple[int, str]:
+    """Exit status and messages of a command with such streams."""
+    closing = f"{'>&-' if stdout == CLOSED else ''} {'2>&-' if stderr == CLOSED else ''}"
+    with opened(stdout or CLOSED) as out, opened(stderr or CLOSED) as err:
+        done = subprocess.run(
+            ["/bin/sh", "-c", f'exec "$@" {closing}', "sh", *command],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.PIPE if stderr is None else err,
+            text=True,
+            check=False,
+            env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", **variables},
+            cwd=ROOT,
+        )
+    return done.returncode, done.stderr or ""
+
+
+@buffers
+@pytest.mark.parametrize("kind", [CLOSED, FULL, NO_READER])
+@pytest.mark.parametrize("command", PRINTING, ids=lambda command: " ".join(command[2:]))
+def test_output_that_cannot_be_written_fails_the_command(
+    command: list[str], kind: str, variables: dict[str, str]
+) -> None:
+    """The exit status is 1, and one line tells why, except where a reader has gone."""
+    program = "pykcmd" if command[2] == "pykcm" else "pykcmctl"
+    complaint = COMPLAINTS[kind]
+    said = "" if complaint is None else f"{program}: {complaint}\n"
+    assert run(command, variables, stdout=kind) == (1, said)
+    assert run(command, variables, stdout=kind, stderr=kind) == (1, "")
+
+
+@buffers
+@pytest.mark.parametrize("kind", [CLOSED, FULL, NO_READER])
+@pytest.mark.parametrize(
+    ("command", "status"), SAYING, ids=lambda value: " ".join(value[2:]) if isinstance(value, list) else ""
+)
+def test_message_that_cannot_be_written_leaves_the_exit_status(
+    command: list[str], status: int, kind: str, variables: dict[str, str]
+) -> None:
+    """Nor does it matter what stdout is, to which nothing is written."""
+    assert run(command, variables, stderr=kind)[0] == status
+    assert run(command, variables, stdout=kind)[0] == status
+    assert run(command, variables, stdout=kind, stderr=kind)[0] == status
+
+
+_LONG_OUTPUT = """
+import sys
+from pykcm.streams import end_output, open_standard_streams
+open_standard_streams()
+sys.stdout.write("x" * 1_000_000)
+sys.exit(not end_output("test"))
+"""
+
+
+def test_pipe_that_does_not_block_is_waited_for() -> None:
+    """A pipe that another process made non-blocking gets all output, as its reader takes it."""
+    reading, writing = os.pipe()
+    room = fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
+    os.set_blocking(writing, False)
+    with subprocess.Popen(
+        [sys.executable, "-c", _LONG_OUTPUT], stdout=writing, stderr=subprocess.PIPE, cwd=ROOT
+    ) as process:
+        os.close(writing)
+        with os.fdopen(reading, "rb") as pipe:
+            # Each time it is full the program has more to write than there is room for.
+            while fill_level(pipe.fileno()) < room and process.poll() is None:
+                pass
+            taken = pipe.read()
+        assert process.stderr is not None
+        said = process.stderr.read()
+    assert (process.returncode, said, len(taken)) == (0, b"", 1_000_000)
+
+
+def fill_level(pipe: int) -> int:
+    """Bytes that wait in it."""
+    waiting = fcntl.ioctl(pipe, termios.FIONREAD, bytes(4))
+    return int.from_bytes(waiting, sys.byteorder)
