@@ -68,6 +68,8 @@ def test_watch_real_clients(pykcmctl: Pykcmctl, mit: MitClient) -> None:
         assert next_one() == ("replaced", NAME, f"alice@{REALM}")
         mit.ok("kdestroy", "-A")
         assert next_one()[:2] == ("destroyed", NAME)
+        # As long as it is there, it takes the default's place.
+        assert next_one() == ("default", second, None)
         assert next_one()[:2] == ("destroyed", second)
         assert watch.interrupt() == 0
 
