@@ -54,6 +54,16 @@ class RawConnection:
         except ConnectionResetError:
             return True
 
+    @property
+    def has_been_closed(self) -> bool:
+        """Whether the daemon has closed the connection by now."""
+        try:
+            return self._socket.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK) == b""
+        except BlockingIOError:
+            return False
+        except ConnectionResetError:
+            return True
+
     def _receive(self, size: int) -> bytes:
         received = b""
         while len(received) < size:

@@ -16,10 +16,14 @@ from pykcm.protocol.opcodes import Opcode
 from .conftest import OTHER, USER, started
 from .daemon import LIMIT, Pykcmd
 from .raw import RawConnection, request
+from .waiting import wait_until
 
 # For machines that have other work to do. Before UIDs took turns in reading and connecting, waits were of six
 # seconds to two minutes.
 LONGEST = 5.0
+
+# Other work of the machine may lengthen the waits of one run; those of a wrong daemon are long in each.
+_ATTEMPTS = 3
 
 # A daemon that gives requests less time.
 _WITH_PATIENCE = """
@@ -44,12 +48,17 @@ def attackers() -> None:
 @pytest.mark.parametrize("variation", VARIATIONS[1:], ids=lambda each: each.name)
 def test_another_user_is_served(folder: Path, variation: Variation, loop: str) -> None:
     """Whatever one or several UIDs do, another one is served soon, and the daemon stays small."""
-    waits = measure_variation(folder / "attacked", variation, loop, seconds=0.5)
-    assert waits.failed == {}
-    for kind, promised in PROMISED.items():
-        assert waits.percentile(kind, 50) <= promised, kind
-        assert max(waits.seconds[kind]) <= LONGEST, kind
-    assert waits.size <= PROMISED_SIZE
+    late: list[str] = []
+    for attempt in range(_ATTEMPTS):
+        waits = measure_variation(folder / f"attacked{attempt}", variation, loop, seconds=0.5)
+        assert waits.failed == {}
+        assert waits.size <= PROMISED_SIZE
+        for kind in PROMISED:
+            assert max(waits.seconds[kind]) <= LONGEST, kind
+        late = [kind for kind, promised in PROMISED.items() if waits.percentile(kind, 50) > promised]
+        if not late:
+            return
+    pytest.fail(f"in each of {_ATTEMPTS} runs half of the waits were longer than promised: {late}")
 
 
 def test_a_daemon_that_was_stopped(stopped_pykcmd: Pykcmd) -> None:
@@ -104,8 +113,9 @@ def test_few_descriptors(stopped_pykcmd: Pykcmd) -> None:
             try:
                 half.send(request(Opcode.NOOP)[:6])
             except (BrokenPipeError, ConnectionResetError):
-                break
-        assert halves[-1].is_closed()
+                continue
+        # Which of them go depends on what of them has been read by then.
+        wait_until(lambda: sum(not half.has_been_closed for half in halves) < len(halves))
         if USER != OTHER:
             with RawConnection(stopped_pykcmd.socket_path, 0 if USER == 20001 else USER) as other:
                 assert other.ask(Opcode.NOOP) == 0
