@@ -1,5 +1,6 @@
 """A connection that sends whatever it is told to, with nothing of pykcm's between the test and the wire."""
 
+import select
 import socket
 from pathlib import Path
 from struct import Struct
@@ -57,10 +58,9 @@ class RawConnection:
     @property
     def has_been_closed(self) -> bool:
         """Whether the daemon has closed the connection by now."""
+        readable, _, _ = select.select([self._socket], [], [], 0)
         try:
-            return self._socket.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK) == b""
-        except BlockingIOError:
-            return False
+            return bool(readable) and self._socket.recv(1, socket.MSG_PEEK) == b""
         except ConnectionResetError:
             return True
 
