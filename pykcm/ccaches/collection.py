@@ -388,17 +388,22 @@ class Collection:
         moved = self._defaults.moved(old, new, self._own_name, follows)
         self._set_defaults(moved.filled(new, self._own_name))
 
-    def remove_expired(self, uuids: Iterable[bytes], until: int) -> int:
+    def remove_expired(self, uuids: Iterable[bytes], until: int, most: int = 0) -> tuple[int, bool]:
         """Remove those of these ccaches that expired at `until`, in seconds since the epoch, or before.
 
-        Gives how many those were.
+        `most`: so many bytes are removed together, or a single larger ccache; 0: no limit. Gives how many
+        ccaches were removed, and whether there are more.
         """
-        before = len(self)
+        before, size = len(self), 0
         for uuid in uuids:
             ccache = self._by_uuid.get(uuid)
-            if ccache is not None and ccache.expires is not None and ccache.expires <= until:
-                self._remove_unasked(ccache, EXPIRED)
-        return before - len(self)
+            if ccache is None or ccache.expires is None or ccache.expires > until:
+                continue
+            if most and size and size + ccache.size > most:
+                return before - len(self), True
+            size += ccache.size
+            self._remove_unasked(ccache, EXPIRED)
+        return before - len(self), False
 
     def write_expiries(self) -> None:
         """Record every ccache as written: the store then has the expiry that follows from its credentials."""

@@ -24,6 +24,9 @@ _WAIT_AT_START = 1.0
 
 _AT_A_TIME = 64
 
+# As large as one ccache may be: others wait no longer for the reaper than for a user who destroys one.
+_BYTES_AT_A_TIME = 4 * 1024 * 1024
+
 
 class Reaper:
     """Removes each ccache that expired `retention` seconds ago or before by `clock`, in its UID's turn.
@@ -92,8 +95,13 @@ class Reaper:
 
     async def _reap_one(self, uid: int, uuids: list[bytes], until: int) -> int:
         fields = {"KCM_UID": uid}
+        removed, is_more = 0, True
         try:
-            return await self._service.change(uid, lambda collection: collection.remove_expired(uuids, until))
+            while is_more:
+                number, is_more = await self._service.change(
+                    uid, lambda collection: collection.remove_expired(uuids, until, _BYTES_AT_A_TIME)
+                )
+                removed += number
         except StoreError as error:
             _FAILURES.write(
                 logging.ERROR, uid, "UID %d: expired ccaches cannot be removed: %s", uid, error, fields=fields
@@ -107,7 +115,7 @@ class Reaper:
                 fields=fields,
                 with_traceback=True,
             )
-        return 0
+        return removed
 
 
 def _by_uid(due: list[Expired]) -> dict[int, list[bytes]]:

@@ -15,7 +15,7 @@ from pykcm.server import reaper as reaper_module
 from pykcm.server.reaper import Reaper
 from pykcm.store.interface import Pause, StoreError
 from pykcm.store.sqlcipher import SQLCipherStore
-from pykcm.store.tree import Put, Secret, ccaches_container
+from pykcm.store.tree import Delete, DeleteContainer, Put, Secret, ccaches_container
 from tests.builders import ALICE, TGS, credential_bytes, peer, principal, refused, ticket
 from tests.server.asking import Asking, Server, frame, unpack
 from tests.server.waiting import settle, until
@@ -223,6 +223,20 @@ def test_the_work_does_not_grow(runner: asyncio.Runner, statements: tuple[SQLCip
     assert work[0][0] == work[1][0]
     # A search goes through a few more pages of a larger index, and never along it.
     assert work[1][1] <= 1.2 * work[0][1]
+
+
+def test_large_ccaches_are_removed_apart(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is removed in one commit has a bound, so that nobody waits for all of a UID's expired ccaches."""
+    for number in range(7):
+        server.ask_as(1000).replace(b"1000:%d" % number, 0, ALICE, [TICKET])
+    [size, *_] = [ccache.size for ccache in server.runner.run(server.residents.get(1000))]
+    monkeypatch.setattr(reaper_module, "_BYTES_AT_A_TIME", 2 * size)
+    server.store.commits.clear()
+    reap(server)
+    assert server.runner.run(server.store.count_ccaches()) == 0
+    commits = server.store.commits
+    removed = [sum(isinstance(each, Delete | DeleteContainer) for each in commit) // 2 for commit in commits]
+    assert removed == [2, 2, 2, 1]
 
 
 def test_more_than_are_asked_for_at_a_time(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -146,7 +146,7 @@ def test_expired(server: Server, alice: Asking) -> None:
     alice.initialize(b"1000", ALICE)
     alice.store(b"1000", ticket(HTTP, ends=1400).blob)
     (uuid,) = alice.get_cache_uuid_list()
-    removed = server.runner.run(
+    removed, _ = server.runner.run(
         server.service.change(1000, lambda collection: collection.remove_expired([uuid], 1500))
     )
     assert removed == 1
