@@ -321,7 +321,8 @@ def test_a_rekey_ends_although_somebody_writes_all_the_time(
         assert rekeyed.pause < 1
         assert set(slowed) <= set(uids)
         before = dict(writers.commits)
-        await until(lambda: all(writers.commits[uid] > before[uid] for uid in uids))
+        # Each goes on, and has written each of its three secrets.
+        await until(lambda: all(writers.commits[uid] > max(before[uid], 2) for uid in uids))
         assert store.pacer is None
         await writers.end()
         for uid in uids:
