@@ -14,6 +14,7 @@ from time import perf_counter
 from typing import Protocol
 
 from pykcm.logs import LimitedLog
+from pykcm.server.listener import BACKLOG
 
 log = logging.getLogger(__name__)
 
@@ -156,6 +157,9 @@ class Listener:
 
     def begin(self) -> None:
         """Accept connections, those first that have waited."""
+        for sock, _ in self._sockets:
+            # Also on systemd's sockets: the kernel then names the daemon to clients as the one that listens.
+            sock.listen(BACKLOG)
         for acceptor in self._acceptors:
             acceptor.begin()
 
