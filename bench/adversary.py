@@ -1,4 +1,4 @@
-"""What one user waits for while others try to stop everybody, beside what docs/reliability.md promises."""
+"""The waits of one user while others try to stop everybody, beside the promise of docs/reliability.md."""
 
 import contextlib
 import json
@@ -77,7 +77,7 @@ class AttackedPykcm(Server):
 
 @dataclass(slots=True)
 class Waits:
-    """What a victim saw: seconds by kind of request, what failed how often, and the daemon's size in MiB."""
+    """The waits of a victim in seconds, by kind of request; its failures; the daemon's size in MiB."""
 
     seconds: dict[str, list[float]]
     failed: dict[str, int]

@@ -13,13 +13,13 @@ log = logging.getLogger(__name__)
 
 _KIB = 1024
 
-# So many requests of the greatest size may wait or be incomplete, in all and of one UID; in bytes at least.
+# Requests of the greatest size that may wait or be incomplete, in all and of one UID; in bytes at least.
 _LARGE_REQUESTS = 4
 _LEAST_FOR_REQUESTS = 40 * 1024 * 1024
 _LARGE_REQUESTS_OF_UID = 3
 _LEAST_FOR_REQUESTS_OF_UID = 8 * 1024 * 1024
 
-# So many replies of the greatest size may be left untaken.
+# Replies of the greatest size that may be left untaken.
 _LARGE_REPLIES = 4
 _LARGE_REPLIES_OF_UID = 2
 

@@ -1,4 +1,4 @@
-"""Who listens at the control socket: keys and tickets are handed over there."""
+"""The listener of the control socket, which is checked before it gets keys and tickets."""
 
 import os
 import pwd

@@ -266,7 +266,7 @@ class Collection:
         return ccache
 
     def plan_room(self, name: bytes, size: int, credentials: int, *, is_moved: bool = False) -> room.Plan:
-        """What has to go so that the ccache can have this size and so many credentials; raises EDQUOT.
+        """Plan the removals for a ccache of this size and number of credentials; raises EDQUOT.
 
         Its own service tickets stay. One that is moved here from another UID makes no more ccaches in all.
         """

@@ -14,9 +14,9 @@ from pykcm.protocol.principal import Principal, read_principal
 from pykcm.protocol.tag import Tag, read_tag
 from pykcm.protocol.wire import I32, U32, UUID_SIZE, FormatError, Reader, pack_name
 
-# What one REPLACE may hold: more credentials than any client sends at once, and for each of them more
-# components, addresses and authdata than tickets have. It is one step, and everybody waits for it: of the
-# smallest credentials, so many take about 20 ms.
+# The most that one REPLACE may hold: more credentials than any client sends at once, and for each of them
+# more components, addresses and authdata than tickets have. It is one step, and everybody waits for it: that
+# many of the smallest credentials take about 20 ms.
 MAX_CREDENTIALS = 1024
 MAX_ELEMENTS = 16 * MAX_CREDENTIALS
 

@@ -31,7 +31,7 @@ _NO_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 class Reception(Protocol):
-    """What becomes of the connections of one listening socket."""
+    """Receives the connections of one listening socket."""
 
     def take(self, sock: socket.socket) -> None:
         """Serve the connection, or close it."""

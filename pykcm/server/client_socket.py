@@ -61,7 +61,7 @@ _IDLE, _RECEIVING, _REQUESTED, _SENDING, _CLOSED = (
 
 
 class Parts(NamedTuple):
-    """What all client sockets work with; `max_request` in bytes."""
+    """The parts that all client sockets share; `max_request` in bytes."""
 
     loop: "AbstractEventLoop"
     service: "Service"
@@ -216,7 +216,7 @@ class ClientSocket:
             return None
         frame = connection.receive(_BUFFER[:size])
         if frame is not None and had_begun:
-            # What has begun behind it has its own time.
+            # A request that has begun behind it has its own time.
             self._parts.deadlines.end(self)
         return frame
 
@@ -302,11 +302,11 @@ class ClientSocket:
         )
         self.abort()
 
-    # What others see of it
+    # For others
 
     @property
     def state(self) -> State:
-        """What happens next on the connection, as far as others are concerned.
+        """The connection's state, as far as others are concerned.
 
         A client that has not taken its reply for long has given it up: the connection is idle. One that waits
         for its turn to be read is not.

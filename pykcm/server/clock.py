@@ -137,11 +137,12 @@ class CheckedClock:
     def _log(self, now: _Reading, moved: float) -> None:
         if self._is_last_known:
             log.warning(
-                "the clock moved %s by %.1f days, to %s, or the machine was off for so long: for an hour no "
-                "ccache is removed that had not expired before. Set the clock if it is wrong",
+                "the clock moved %s by %.1f days, to %s%s: for an hour no ccache is removed that had not "
+                "expired before. Set the clock if it is wrong",
                 "forward" if moved > 0 else "back",
                 abs(moved) / 86400,
                 _shown(now.wall),
+                ", or the machine was off for so long" if moved > 0 else "",
             )
         else:
             log.info(

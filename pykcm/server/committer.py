@@ -83,7 +83,7 @@ class Committer:
                         await self._commit(batch)
                     if queue:
                         await self._commit(_some_of(queue))
-                        # What others have sent meanwhile is next.
+                        # The requests that others have sent meanwhile are next.
                         await asyncio.sleep(0)
         except BaseException:
             _refuse(chain(self._small, *self._large))

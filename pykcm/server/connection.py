@@ -1,4 +1,4 @@
-"""What one client has sent and is owed: bytes go in, requests come out one at a time. No I/O happens here.
+"""The requests of one client: bytes go in, requests come out one at a time. No I/O happens here.
 
                      receive                 next_request
     IDLE, RECEIVING ---------> REQUESTED ------------------> SERVING
@@ -15,7 +15,7 @@ from pykcm.protocol.framing import Frame, FrameReader
 
 
 class State(Enum):
-    """What happens next on a connection."""
+    """The states of a connection, by the step that is next."""
 
     IDLE = auto()  # nothing of a request has come
     RECEIVING = auto()  # a part of a request has come

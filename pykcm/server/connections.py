@@ -60,7 +60,7 @@ class Member(Protocol):
 
     @property
     def state(self) -> State:
-        """What happens next on it."""
+        """The step that is next on it."""
 
     @property
     def last_heard(self) -> float:
@@ -246,7 +246,7 @@ class Connections:
     def _connects_again(self, connection: Member) -> bool:
         return connection.is_mits or self._processes.has_connected_again(connection)
 
-    # What they may hold
+    # Limits on memory
 
     def hold(self, connection: Member, more: int) -> Member | None:
         """Count bytes of its requests; gives the connection to be broken off if there are too many.
@@ -339,7 +339,7 @@ class _Processes:
         return self._have_connected_again.get((connection.uid, connection.pid), False)
 
 
-# What is lost least comes first: a request that never became whole, a reply that is not taken, and so on.
+# The least loss comes first: a request that never became whole, a reply that is not taken, and so on.
 _ORDER = (State.IDLE, State.RECEIVING, State.SENDING, State.REQUESTED, State.SERVING)
 
 

@@ -1,4 +1,4 @@
-"""What has begun must be complete in time: one timer for all, and none where nothing has begun.
+"""A request that has begun must be complete in time: one timer for all, and none where nothing has begun.
 
 Time is counted in ticks of a daemon that runs. If it was stopped meanwhile (by a signal, or with its
 machine), it looks first for what has arrived.
@@ -11,7 +11,7 @@ from typing import Protocol
 # The patience has so many ticks. The first one may be short, and there is one more.
 _TICKS = 10
 
-# So many are given up before the event loop sees to others.
+# The number given up before the event loop sees to others.
 _AT_ONCE = 32
 
 

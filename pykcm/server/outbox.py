@@ -11,7 +11,7 @@ _PIECES_AT_ONCE = 512
 
 
 class Outbox:
-    """What the kernel has not taken yet of what was to be sent, in its order.
+    """The bytes of replies that the kernel has not taken yet, in their order.
 
     `size`: bytes to be sent. `memory`: bytes that are kept for it, all of them until the last one is sent.
     """

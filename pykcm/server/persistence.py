@@ -134,7 +134,7 @@ def restoring(collection: Collection, secrets: Sequence[tree.Secret]) -> Iterato
 
 
 class _Found:
-    """What has been found in a UID's secrets; `ccaches` are by the container of their credentials."""
+    """The ccaches, by the container of their credentials, and the defaults found in a UID's secrets."""
 
     def __init__(self, collection: Collection) -> None:
         self.defaults = NOTHING_CHOSEN

@@ -33,8 +33,8 @@ from pykcm.store.tree import SecretChange, uid_of_container
 _MOST_IN_JOURNAL = 256 * 1024 * 1024
 _MOST_RECORDED = 64 * 1024 * 1024
 
-# Who writes most waits from this share of either on: at first, and when the copy is complete. Those who have
-# written less than that one may have as much again.
+# The UID that writes most waits from this share of either on: at first, and when the copy is complete. Those
+# that have written less may have as much again.
 _SHARE_AT_FIRST = 0.125
 _SHARE_IN_THE_END = 0.5
 

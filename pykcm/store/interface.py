@@ -93,7 +93,7 @@ class Store(Protocol):
         """
 
     def delay(self, changes: Sequence[SecretChange], size: int = 0) -> Awaitable[None] | None:
-        """What a commit of these changes is to wait for first, and nearly always None.
+        """The wait before a commit of these changes, and nearly always None.
 
         `size`: bytes that they write and delete, about.
         While the store is copied, those who write most wait, so that the copy comes to its end.

@@ -18,12 +18,12 @@ _FREE = 1024 * 1024
 # In seconds: then a commit goes on, however far the copy is.
 _LONGEST_WAIT = 30.0
 
-# So many of those who wait are looked at, when there may be room again.
+# The number of waiting commits that are looked at when there may be room again.
 _LOOKED_AT = 16
 
 _MIB = 1024 * 1024
 
-# What a change takes in memory besides its value, in bytes.
+# The memory that a change takes besides its value, in bytes.
 _CHANGE = 500
 
 
@@ -48,7 +48,7 @@ class WritePacer:
 
     def __init__(self, path: Path, room: Callable[[int], float], cost: int = 1) -> None:
         self.room = room
-        # What each byte of a change counts.
+        # The weight of each byte of a change.
         self.cost = cost
         self.slowed: dict[int, None] = {}
         self._path = path
@@ -72,7 +72,7 @@ class WritePacer:
         return self._announced.pop(uid, 0)
 
     def delay(self, changes: Sequence[SecretChange], size: int) -> "asyncio.Future[None] | None":
-        """What a commit of these changes has to wait for first; None: it need not wait.
+        """The wait before a commit of these changes; None: it need not wait.
 
         `size`: bytes that they write and delete, about. Deletes are written over, too.
         """
@@ -137,7 +137,7 @@ def _let_go(turn: "asyncio.Future[None]") -> None:
 
 
 def _share(amounts: Sequence[int], room: float) -> float:
-    """What each may have, so that all of these amounts, which ascend, are together no more than `room`."""
+    """The share of each, so that all of these amounts, which ascend, are together no more than `room`."""
     for number, amount in zip(range(len(amounts), 0, -1), amounts, strict=True):
         if amount * number >= room:
             return room / number

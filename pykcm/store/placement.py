@@ -26,7 +26,7 @@ class Placement:
         # The journal is made by the first who reads or writes.
         self._identities: dict[Path, _Identity | None] = {path: _identity(path), journal_of(path): None}
         self._next_look = 0.0
-        # What is wrong.
+        # The fault that was found.
         self._trouble = ""
 
     def check(self, *, at_once: bool = False) -> None:

@@ -39,7 +39,7 @@ class Folder:
 
     @contextmanager
     def entries(self) -> Iterator[Iterator[os.DirEntry[str]]]:
-        """What is in it, one after the other; raises OSError."""
+        """Yields its entries, one after the other; raises OSError."""
         descriptor = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.descriptor)
         try:
             with os.scandir(descriptor) as entries:

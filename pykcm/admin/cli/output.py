@@ -49,7 +49,7 @@ def is_terminal() -> bool:
 
 
 def never_fail_to_encode() -> None:
-    """What the locale's encoding lacks is printed as an escape, and ends no command in the middle."""
+    """Print characters that the locale's encoding lacks as escapes: they end no command in the middle."""
     for stream in (sys.stdout, sys.stderr):
         # A program that has put its own there need not have one that can be asked.
         if isinstance(stream, io.TextIOWrapper):
