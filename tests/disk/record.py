@@ -20,7 +20,9 @@ _CALLS = (
 )
 
 _LINE = re.compile(r"^\d+ +(\w+)\((.*)\) += (-?\d+)", re.DOTALL)
-_CUT = re.compile(r"^\d+ +\w+\((\d+).*<unfinished")
+# Calls that another thread's came between are cut in two.
+_BEGUN = re.compile(r"^(\d+ .*) <unfinished \.\.\.>$", re.DOTALL)
+_RESUMED = re.compile(r"^\d+ +<\.\.\. \w+ resumed>(.*)", re.DOTALL)
 _BYTES = re.compile(r'"((?:\\x[0-9a-f]{2})*)"')
 
 
@@ -113,29 +115,48 @@ def wait_for(record: Path) -> None:
 
 
 def read_record(record: Path, folder: Path) -> Iterator[Event]:
-    """What succeeded, as far as it is about the files of `folder` or about connections, in order."""
+    """What succeeded, as far as it is about the files of `folder` or about connections, in order of its end.
+
+    How much a sync covers of what other threads do meanwhile is unknown. It is left out where its file, or
+    for the folder any name, is changed before it ends.
+    """
     reader = _Reader(folder)
+    begun: dict[str, str] = {}  # by thread
+    uncertain: set[str] = set()  # threads whose call under way began before a change by another one
     with record.open() as lines:
         for line in lines:
-            match = _LINE.match(line)
-            if match is None:
-                assert not reader.is_cut(line), "more than one thread at work"
-            elif int(match[3]) >= 0:
-                event = reader.read(match[1], match[2], int(match[3]))
-                if event is not None:
-                    yield event
+            thread = line.partition(" ")[0]
+            if first_part := _BEGUN.match(line):
+                begun[thread] = first_part[1]
+                continue
+            is_certain = thread not in uncertain
+            uncertain.discard(thread)
+            rest = _RESUMED.match(line)
+            match = _LINE.match(line if rest is None else begun.pop(thread) + rest[1])
+            if match is None or int(match[3]) < 0:
+                continue
+            event = reader.read(match[1], match[2], int(match[3]))
+            uncertain.update(other for other, call in begun.items() if reader.concerns(event, call))
+            if event is not None and (is_certain or not isinstance(event, Synced)):
+                yield event
 
 
 class _Reader:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._connections: set[int] = set()
+        self._folders: set[int] = set()
         self._offsets: dict[int, int] = {}  # of the folder's files, for what is written without saying where
 
-    def is_cut(self, line: str) -> bool:
-        """Whether strace had to leave a call on one of the files unfinished."""
-        match = _CUT.match(line)
-        return match is not None and int(match[1]) in self._offsets
+    def concerns(self, event: Event | None, begun: str) -> bool:
+        """Whether the event changes the file, or the folder, that a call under way may be a sync of."""
+        fd = begun.partition("(")[2].partition(",")[0]
+        match event:
+            case Written(changed) | Truncated(changed):
+                return fd == str(changed)
+            case Opened(may_make=True) | Unlinked() | Renamed():
+                return fd.isdecimal() and int(fd) in self._folders
+        return False
 
     def read(self, call: str, arguments: str, result: int) -> Event | None:
         first = arguments.partition(",")[0]
@@ -167,6 +188,7 @@ class _Reader:
                 return Synced(fd)
             case "close":
                 del self._offsets[fd]
+                self._folders.discard(fd)
                 return Closed(fd)
         assert call == "read", f"{call} is not understood"
         return None
@@ -181,6 +203,8 @@ class _Reader:
         match call:
             case "open" | "openat":
                 self._offsets[result] = 0
+                if names[0] == FOLDER:
+                    self._folders.add(result)
                 return Opened(result, names[0], "O_CREAT" in arguments)
             case "unlink" | "unlinkat":
                 return Unlinked(*names)
