@@ -159,29 +159,29 @@ def _goals(folder: Path, effort: Effort) -> None:
         text + "\n" + "\n\n".join(map(paragraph, notes)) + "\n",
         folder,
         effort,
-        shown=text,
+        escape=text,
     )
 
 
 def _growth(folder: Path, effort: Effort) -> None:
     text = measure_growth(folder, effort)
-    _finish("How it grows", text, folder, effort, shown=text)
+    _finish("How it grows", text, folder, effort, escape=text)
 
 
 def _clients(folder: Path, effort: Effort) -> None:
     text = measure_clients(folder, effort)
-    _finish("Real clients", text, folder, effort, shown=text)
+    _finish("Real clients", text, folder, effort, escape=text)
 
 
 def _fairness(folder: Path, effort: Effort) -> None:
     text = f"{measure_fairness(folder, effort)}\n### Under attack\n\n{measure_adversary(folder, effort)}"
-    _finish("Fairness", text, folder, effort, shown=text)
+    _finish("Fairness", text, folder, effort, escape=text)
 
 
-def _finish(title: str, text: str, folder: Path, effort: Effort, *, shown: str) -> None:
+def _finish(title: str, text: str, folder: Path, effort: Effort, *, escape: str) -> None:
     is_complete = not (effort.is_quick or effort.only)
     path = write_section(title, text, folder, is_complete=is_complete)
-    sys.stdout.write(shown)
+    sys.stdout.write(escape)
     say(f"written to {path}")
 
 

@@ -125,8 +125,8 @@ def table(rows: list[Workload], figures: Figures) -> tuple[list[str], list[list[
     header = ["workload", *COLUMNS, "ratio", "rounds", "goal", "met"]
     lines = []
     for row in rows:
-        shown = [figure(row, figures.of(row.key, *servers)) for servers in COLUMNS.values()]
-        head = [row.title, *shown]
+        escape = [figure(row, figures.of(row.key, *servers)) for servers in COLUMNS.values()]
+        head = [row.title, *escape]
         verdicts = [_verdict(judge(goal, figures)) for goal in GOALS if goal.workload == row.key]
         for verdict in verdicts or [[""] * 4]:
             lines.append([*head, *verdict])

@@ -56,10 +56,14 @@ def _seeds() -> dict[str, list[bytes]]:
         "requests": _of_each_operation(exchanges),
         "credentials": blobs,
         "tags": [
-            U32.pack(how) + values[2].pack() + pack_blobs(blobs[at : at + 3])
+            U32.pack(match_flags) + values[2].pack() + pack_blobs(blobs[at : at + 3])
             for at, (exchange, values) in enumerate(decoded)
             if exchange.opcode in {"RETRIEVE", "REMOVE_CRED"}
-            for how in (values[1], Match.TIMES | Match.FLAGS, Match.IS_SKEY | Match.AUTHDATA | Match.KEYTYPE)
+            for match_flags in (
+                values[1],
+                Match.TIMES | Match.FLAGS,
+                Match.IS_SKEY | Match.AUTHDATA | Match.KEYTYPE,
+            )
         ],
         "ccache_documents": ccaches,
         "default_documents": defaults,

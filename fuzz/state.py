@@ -13,6 +13,8 @@ from fuzz.frames import all_frames
 from pykcm.ccaches.changes import CCacheWritten, Change, CredentialWritten, DefaultChanged
 from pykcm.ccaches.collection import Collection
 from pykcm.ccaches.quotas import Quotas
+from pykcm.engine.collection_cache import CollectionCache
+from pykcm.engine.persistence import restore, secret_changes
 from pykcm.peer.access import Access
 from pykcm.peer.identity import Peer
 from pykcm.peer.names import MAX_NAME
@@ -21,9 +23,7 @@ from pykcm.protocol.framing import FrameReader, FramingError, Sendable
 from pykcm.protocol.messages import PAYLOAD
 from pykcm.protocol.opcodes import Opcode
 from pykcm.protocol.wire import UUID_SIZE, Reader
-from pykcm.server.persistence import restore, secret_changes
-from pykcm.server.residents import Residents
-from pykcm.server.service import Service
+from pykcm.server.dispatcher import Dispatcher
 from pykcm.store import tree
 from pykcm.store.memory import MemoryStore
 
@@ -103,13 +103,13 @@ def run_service(data: bytes) -> None:
     except FramingError:
         return
     store = MemoryStore()
-    residents = Residents(store, _QUOTAS)
+    collection_cache = CollectionCache(store, _QUOTAS)
     with _logs_read(), asyncio.Runner() as runner:
-        service = Service(store, residents, Access(root_lists_all=bool(data[0] & 0x80)))
+        service = Dispatcher(store, collection_cache, Access(root_lists_all=bool(data[0] & 0x80)))
         for frame in asked:
             _check_reply(frame.opcode, runner.run(service.perform(peer, frame)))
         for uid in runner.run(store.uids()):
-            present = residents.present(uid)
+            present = collection_cache.present(uid)
             assert present is not None
             read = Collection(uid, time.time)
             restore(read, runner.run(store.load(uid)))

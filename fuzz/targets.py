@@ -15,7 +15,7 @@ from pykcm.protocol.framing import HEADER_SIZE, Frame, FrameReader, FramingError
 from pykcm.protocol.messages import ARGUMENTS, CREDENTIALS, FLAGS, TAG, pack_arguments, read_arguments
 from pykcm.protocol.principal import Principal, read_principal
 from pykcm.protocol.tag import Tag, read_tag
-from pykcm.protocol.text import shown
+from pykcm.protocol.text import escape
 from pykcm.protocol.wire import U32, UUID_SIZE, FormatError, Reader
 from pykcm.store import documents, tree
 from pykcm.store.documents import UnreadableSecretError
@@ -109,19 +109,19 @@ def credentials(data: bytes) -> None:
 def tags(data: bytes) -> None:
     """A flag word, a tag, and credentials to look among: an index must not change what is found."""
     reader = Reader(data)
-    how, tag, among = (field.read(reader) for field in (FLAGS, TAG, CREDENTIALS))
+    match_flags, tag, among = (field.read(reader) for field in (FLAGS, TAG, CREDENTIALS))
     packed: bytes = tag.pack()
     assert read_tag(Reader(packed)) == tag
     stored = Credentials()
     for number, credential in enumerate(among):
         stored.put(stored.uuid_of_equal(credential) or number.to_bytes(UUID_SIZE), credential)
-    matching = [uuid for uuid, credential in stored.items() if tag.matches(credential, how)]
-    assert stored.find_all(tag, how) == matching
-    assert stored.find(tag, how) == (stored.get(matching[0]) if matching else None)
+    matching = [uuid for uuid, credential in stored.items() if tag.matches(credential, match_flags)]
+    assert stored.find_all(tag, match_flags) == matching
+    assert stored.find(tag, match_flags) == (stored.get(matching[0]) if matching else None)
     assert all(Tag().matches(credential, 0) != credential.is_skey for credential in stored)
     for uuid in matching:
         stored.remove(uuid)
-    assert stored.find(tag, how) is None
+    assert stored.find(tag, match_flags) is None
     assert stored.size == sum(credential.size for credential in stored)
 
 
@@ -148,7 +148,7 @@ def default_documents(data: bytes) -> None:
     assert documents.read_default(documents.encode(document)) == document
     name = documents.from_text(document.name)
     assert documents.from_text(documents.to_text(name)) == name
-    assert shown(name).isprintable()
+    assert escape(name).isprintable()
 
 
 def names(data: bytes) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from pykcm import command_line, config
-from pykcm.admin.cli import main
+from pykcm.cli import main
 
 _HERE = Path(__file__).parent
 _README = _HERE.parent / "README.md"

@@ -54,9 +54,9 @@ def main() -> int:
     set_up_logging("pykcm-audit")
     program = os.path.abspath(sys.argv[0])  # noqa: PTH100 - pathlib would take as long as all the rest
     try:
-        with _activated_socket() as incoming:
-            incoming.settimeout(_IDLE)
-            relay(incoming, lambda message: write_record(message, program))
+        with _activated_socket() as imported:
+            imported.settimeout(_IDLE)
+            relay(imported, lambda message: write_record(message, program))
     except OSError as error:
         log.critical("cannot take messages of the SELinux policy: %s", error.strerror or error)
         return EXIT_UNUSABLE
@@ -67,13 +67,13 @@ def _activated_socket() -> socket.socket:
     """The socket that systemd hands over; raises OSError."""
     if os.environ.get("LISTEN_PID") != str(os.getpid()) or os.environ.get("LISTEN_FDS") != "1":
         raise OSError(errno.EINVAL, "systemd starts this program, by pykcm-audit.socket")
-    incoming = socket.socket(fileno=_FIRST_FD)
-    if (incoming.family, incoming.type) != (socket.AF_UNIX, socket.SOCK_DGRAM):
+    imported = socket.socket(fileno=_FIRST_FD)
+    if (imported.family, imported.type) != (socket.AF_UNIX, socket.SOCK_DGRAM):
         raise OSError(errno.EINVAL, f"descriptor {_FIRST_FD} is not a Unix datagram socket")
-    return incoming
+    return imported
 
 
-def relay(incoming: socket.socket, write: Callable[[bytes], None]) -> None:
+def relay(imported: socket.socket, write: Callable[[bytes], None]) -> None:
     """Write each message that comes until none has come for the socket's timeout.
 
     What is no message of the policy is dropped. `write` may raise OSError.
@@ -81,7 +81,7 @@ def relay(incoming: socket.socket, write: Callable[[bytes], None]) -> None:
     while True:
         try:
             # One byte more than may come, to see what is longer.
-            message = incoming.recv(_LONGEST + 1)
+            message = imported.recv(_LONGEST + 1)
         except TimeoutError:
             LINE_COUNTS.summarize()
             return

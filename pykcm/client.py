@@ -105,9 +105,9 @@ class KcmClient:
     def store(self, name: bytes, credential: bytes) -> None:
         self._ask(Opcode.STORE, name, credential)
 
-    def retrieve(self, name: bytes, how: int, tag: Tag) -> bytes:
+    def retrieve(self, name: bytes, match_flags: int, tag: Tag) -> bytes:
         """The first credential that matches; `how` is the flag word (see protocol.tag.Match)."""
-        reply: bytes = self._ask(Opcode.RETRIEVE, name, how, tag)
+        reply: bytes = self._ask(Opcode.RETRIEVE, name, match_flags, tag)
         return reply
 
     def get_principal(self, name: bytes) -> Principal:
@@ -122,9 +122,9 @@ class KcmClient:
         reply: bytes = self._ask(Opcode.GET_CRED_BY_UUID, name, uuid)
         return reply
 
-    def remove_cred(self, name: bytes, how: int, tag: Tag) -> None:
+    def remove_cred(self, name: bytes, match_flags: int, tag: Tag) -> None:
         """Remove every match; raises CC_NOTFOUND where there is none, unless `tag` is for an entry."""
-        self._ask(Opcode.REMOVE_CRED, name, how, tag)
+        self._ask(Opcode.REMOVE_CRED, name, match_flags, tag)
 
     def set_flags(self, name: bytes, flags: int) -> None:
         self._ask(Opcode.SET_FLAGS, name, flags)

@@ -17,12 +17,15 @@ from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 from pykcm import __version__
-from pykcm.admin.calls import Administration
-from pykcm.admin.entrance import Entrance
 from pykcm.ccaches.quotas import Quotas
 from pykcm.command_line import parser
 from pykcm.config import DEFAULT_CONTROL_SOCKET, DEFAULT_SOCKET, Config, ConfigError, load_config
+from pykcm.control.calls import Administration
+from pykcm.control.entrance import Entrance
 from pykcm.dumps import DumpsError, forbid_dumps
+from pykcm.engine.clock import ClockKeeper, open_clock
+from pykcm.engine.collection_cache import CollectionCache
+from pykcm.engine.reaper import Reaper
 from pykcm.logs import LINE_COUNTS, set_level, set_up_logging
 from pykcm.peer.access import Access
 from pykcm.peer.identity import Kernel, KernelUnreadableError, read_kernel
@@ -31,15 +34,12 @@ from pykcm.peer.selinux import Policy, PolicyUnusableError, load_policy
 from pykcm.resources import allow_many_descriptors, limits_of
 from pykcm.server.acceptor import AcceptRates, Listener, TransportReception
 from pykcm.server.client_socket import Parts
-from pykcm.server.clock import ClockKeeper, open_clock
 from pykcm.server.connections import Connections
 from pykcm.server.deadlines import Deadlines
+from pykcm.server.dispatcher import Dispatcher
+from pykcm.server.fair_queue import FairQueue
 from pykcm.server.listener import BoundSocket, ListenError
-from pykcm.server.reaper import Reaper
 from pykcm.server.reception import ClientReception
-from pykcm.server.residents import Residents
-from pykcm.server.rota import Rota
-from pykcm.server.service import Service
 from pykcm.server.systemd import Activated, Notifier, activated_sockets
 from pykcm.stop_signals import on_signals
 from pykcm.store.interface import Store, StoreUnusableError
@@ -47,7 +47,7 @@ from pykcm.store.memory import MemoryStore
 from pykcm.streams import end_output, open_standard_streams
 
 if TYPE_CHECKING:
-    from pykcm.admin.scrapes import Scrapes
+    from pykcm.control.scrapes import Scrapes
 
 log = logging.getLogger(__name__)
 
@@ -180,11 +180,11 @@ def _open_store(config: Config, at_end: ExitStack) -> tuple[Store, ClockKeeper]:
         clock_keeper = open_clock()
     else:
         # Imported by those who use them: the memory store needs neither the library nor the folder.
-        from pykcm.store.database import has_tickets  # noqa: PLC0415
         from pykcm.store.folder import StateFolder  # noqa: PLC0415
         from pykcm.store.keys import load_key  # noqa: PLC0415
         from pykcm.store.names import DATABASE, KEY  # noqa: PLC0415
-        from pykcm.store.sqlcipher import SQLCipherStore  # noqa: PLC0415
+        from pykcm.store.sqlcipher.database import has_tickets  # noqa: PLC0415
+        from pykcm.store.sqlcipher.store import SQLCipherStore  # noqa: PLC0415
 
         folder = StateFolder(Path(config.state_dir))
         at_end.callback(folder.close)
@@ -243,24 +243,26 @@ async def _serve(
         connections.start_timer()
 
     on_signals(_STOP_SIGNALS, obey)
-    service = Service(store, _residents(config, store, clock_keeper), access)
+    service = Dispatcher(store, _collection_cache(config, store, clock_keeper), access)
     # Without socket activation nothing would start the daemon again, and without a persistent store its
     # end is the end of the tickets.
     idle_timeout = config.responder_idle_timeout if activated and store.persistent else 0
     limits = limits_of(config)
     connections = Connections(idle_timeout, end_if_idle, limits)
-    rota = Rota()
+    fair_queue = FairQueue()
     parts = Parts(
         asyncio.get_running_loop(),
         service,
         connections,
-        rota,
+        fair_queue,
         Deadlines(_PATIENCE_WITH_A_REQUEST),
         config.max_request_size * KIB,
     )
     clients = ClientReception(parts, kernel, AcceptRates(max(_LEAST_RATE, limits.uid_connections)))
     reaper = Reaper(store, service, config.expired_retention, clock_keeper.clock.removal_time)
-    administration = Administration(config, service, store, access, reaper, connections, rota, clock_keeper)
+    administration = Administration(
+        config, service, store, access, reaper, connections, fair_queue, clock_keeper
+    )
     entrance = Entrance(administration, kernel)
     listener = Listener(
         [
@@ -307,7 +309,7 @@ def _start_scrapes(config: Config, administration: Administration) -> "Scrapes |
     if not config.metrics_listen:
         return None
     try:
-        from pykcm.admin.scrapes import Scrapes  # noqa: PLC0415 - rarely wanted
+        from pykcm.control.scrapes import Scrapes  # noqa: PLC0415 - rarely wanted
 
         scrapes = Scrapes(config.metrics_listen, administration)
         scrapes.start()
@@ -342,7 +344,7 @@ def _announce(config: Config, kernel: Kernel, sockets: list[socket.socket], noti
     notifier.ready(status)
 
 
-def _residents(config: Config, store: Store, clock_keeper: ClockKeeper) -> Residents:
+def _collection_cache(config: Config, store: Store, clock_keeper: ClockKeeper) -> CollectionCache:
     quotas = Quotas(
         max_ccaches=config.max_ccaches,
         max_uid_ccaches=config.max_uid_ccaches,
@@ -352,7 +354,7 @@ def _residents(config: Config, store: Store, clock_keeper: ClockKeeper) -> Resid
         max_uid_credentials=config.max_uid_credentials,
     )
     size = config.collection_cache_size * MIB
-    return Residents(store, quotas, size, removal_clock=clock_keeper.clock.removal_time)
+    return CollectionCache(store, quotas, size, removal_clock=clock_keeper.clock.removal_time)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pykcm.protocol.text import shown
+from pykcm.protocol.text import escape
 
 
 def shown_process(pid: int) -> str:
@@ -11,4 +11,4 @@ def shown_process(pid: int) -> str:
         command = Path(f"/proc/{pid}/comm").read_bytes().strip()
     except OSError:
         return f"process {pid}"
-    return f"process {pid} ({shown(command)})"
+    return f"process {pid} ({escape(command)})"

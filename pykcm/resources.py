@@ -4,8 +4,8 @@ import logging
 import resource
 import sys
 
-from pykcm.admin.calls import MOST_CONNECTIONS, MOST_SCRAPES
 from pykcm.config import Config
+from pykcm.control.calls import MOST_CONNECTIONS, MOST_SCRAPES
 from pykcm.protocol.framing import MAX_REPLY_SIZE
 from pykcm.server.connections import Limits
 

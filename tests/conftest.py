@@ -12,7 +12,7 @@ from pykcm.protocol.credential import Credential
 from pykcm.store.interface import Store
 from pykcm.store.keys import Key
 from pykcm.store.memory import MemoryStore
-from pykcm.store.sqlcipher import SQLCipherStore
+from pykcm.store.sqlcipher.store import SQLCipherStore
 from tests.disk.faults import compile_faults
 from tests.processes import clean_environment
 

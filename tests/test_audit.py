@@ -165,17 +165,17 @@ sys.exit(pykcm.audit.main())
 
 
 def activated(
-    incoming: socket.socket, number: int = 1, wrapper: tuple[str, ...] = ()
+    imported: socket.socket, number: int = 1, wrapper: tuple[str, ...] = ()
 ) -> "subprocess.CompletedProcess[str]":
     """The program from its start to its end."""
     return subprocess.run(
-        [*wrapper, sys.executable, "-c", ACTIVATED, str(incoming.fileno()), str(number)],
+        [*wrapper, sys.executable, "-c", ACTIVATED, str(imported.fileno()), str(number)],
         capture_output=True,
         text=True,
         check=False,
         timeout=LIMIT,
         cwd=ROOT,
-        pass_fds=[incoming.fileno()],
+        pass_fds=[imported.fileno()],
     )
 
 
@@ -210,12 +210,12 @@ def test_the_program(
 def test_wrong_descriptors(ends: tuple[socket.socket, socket.socket], wrong: str) -> None:
     """Anything but one Unix datagram socket is refused."""
     with contextlib.ExitStack() as at_end:
-        incoming = ends[1]
+        imported = ends[1]
         if wrong == "stream":
-            incoming = at_end.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+            imported = at_end.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
         elif wrong == "internet":
-            incoming = at_end.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-        done = activated(incoming, 2 if wrong == "number" else 1)
+            imported = at_end.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        done = activated(imported, 2 if wrong == "number" else 1)
     assert done.returncode == 1
     message = (
         "systemd starts this program" if wrong == "number" else "descriptor 3 is not a Unix datagram socket"

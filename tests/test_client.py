@@ -11,6 +11,7 @@ import pytest
 
 from pykcm.ccaches.quotas import NO_LIMITS
 from pykcm.client import KcmClient
+from pykcm.engine.collection_cache import CollectionCache
 from pykcm.peer.access import Access
 from pykcm.peer.identity import Kernel
 from pykcm.protocol.codes import Code
@@ -22,11 +23,10 @@ from pykcm.server.acceptor import AcceptRates, Listener
 from pykcm.server.client_socket import Parts
 from pykcm.server.connections import Connections
 from pykcm.server.deadlines import Deadlines
+from pykcm.server.dispatcher import Dispatcher
+from pykcm.server.fair_queue import FairQueue
 from pykcm.server.listener import BoundSocket
 from pykcm.server.reception import ClientReception
-from pykcm.server.residents import Residents
-from pykcm.server.rota import Rota
-from pykcm.server.service import Service
 from pykcm.store.memory import MemoryStore
 from tests.builders import ALICE, BOB, HTTP, TGS, credential_bytes, credential_of_size, refused, tag_for
 
@@ -43,11 +43,11 @@ def path(tmp_path: Path) -> Iterator[Path]:
     async def serve() -> None:
         loop = asyncio.get_running_loop()
         store = MemoryStore()
-        service = Service(store, Residents(store, NO_LIMITS), Access())
+        service = Dispatcher(store, CollectionCache(store, NO_LIMITS), Access())
         connections = Connections(0, lambda: None)
         stopped = asyncio.Event()
         stop.append(lambda: loop.call_soon_threadsafe(stopped.set))
-        parts = Parts(loop, service, connections, Rota(), Deadlines(20), 16 << 20)
+        parts = Parts(loop, service, connections, FairQueue(), Deadlines(20), 16 << 20)
         bound = BoundSocket(path)
         listener = Listener([(bound.socket, ClientReception(parts, Kernel(), AcceptRates(256)))])
         listener.begin()
@@ -118,7 +118,7 @@ def test_every_method(kcm: KcmClient) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tag", "how"),
+    ("tag", "match_flags"),
     [
         (Tag(ALICE, HTTP), Match.GC_CACHED),
         (Tag(enctype=18, server=HTTP), Match.KEYTYPE),
@@ -128,14 +128,14 @@ def test_every_method(kcm: KcmClient) -> None:
         (Tag(server=HTTP._replace(realm=b"")), Match.SRV_NAMEONLY),
     ],
 )
-def test_tags(kcm: KcmClient, tag: Tag, how: int) -> None:
+def test_tags(kcm: KcmClient, tag: Tag, match_flags: int) -> None:
     """Each field of a tag arrives as it was meant."""
     own = kcm.get_default_cache()
     kcm.initialize(own, ALICE)
     wanted = credential_bytes(HTTP, second_ticket=b"second", authdata=[(7, b"x")])
     kcm.store(own, credential_bytes(TGS, enctype=17, flags=0))
     kcm.store(own, wanted)
-    assert kcm.retrieve(own, how, tag) == wanted
+    assert kcm.retrieve(own, match_flags, tag) == wanted
 
 
 def test_refusals(kcm: KcmClient) -> None:

@@ -21,11 +21,11 @@ from pykcm.ccaches.quotas import Quotas
 from pykcm.client import KcmClient
 from pykcm.config import Config
 from pykcm.daemon import _start_reaping
+from pykcm.engine.collection_cache import CollectionCache
+from pykcm.engine.reaper import Reaper
 from pykcm.logs import set_level, set_up_logging
 from pykcm.peer.access import Access
-from pykcm.server.reaper import Reaper
-from pykcm.server.residents import Residents
-from pykcm.server.service import Service
+from pykcm.server.dispatcher import Dispatcher
 from pykcm.store.memory import MemoryStore
 from tests.builders import ALICE, ticket
 
@@ -503,7 +503,7 @@ def test_without_a_reaper() -> None:
 
     async def begun(config: Config) -> bool:
         store = MemoryStore()
-        service = Service(store, Residents(store, Quotas()), Access())
+        service = Dispatcher(store, CollectionCache(store, Quotas()), Access())
         task = _start_reaping(config, Reaper(store, service, config.expired_retention))
         if task is not None:
             task.cancel()
@@ -522,5 +522,5 @@ def test_what_is_not_loaded() -> None:
         text=True,
         check=True,
     ).stdout.split()
-    assert "pykcm.server.service" in loaded
-    assert not {"cbor2", "click", "rich", "pyrage", "pykcm.admin.listing", "selinux"} & set(loaded)
+    assert "pykcm.server.dispatcher" in loaded
+    assert not {"cbor2", "click", "rich", "pyrage", "pykcm.control.listing", "selinux"} & set(loaded)

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 
 PYKCMD = [sys.executable, "-m", "pykcm"]
 PYKCM_AUDIT = [sys.executable, "-m", "pykcm.audit"]
-PYKCMCTL = [sys.executable, "-m", "pykcm.admin.cli.main", "--socket", "/nonexistent/control.sock"]
+PYKCMCTL = [sys.executable, "-m", "pykcm.cli.main", "--socket", "/nonexistent/control.sock"]
 
 PRINTING = [
     [*PYKCMD, "--help"],

@@ -25,12 +25,12 @@ from pykcm.ccaches.changes import (
 )
 from pykcm.ccaches.defaults import NOTHING_CHOSEN, Defaults, Follows
 from pykcm.ccaches.expiry import EMPTY_LIFETIME
-from pykcm.ccaches.quotas import NO_LIMITS, Census, Quotas, shown_excess
+from pykcm.ccaches.quotas import NO_LIMITS, CCacheCount, Quotas, quota_excess
 from pykcm.protocol.codes import Code, KcmError
 from pykcm.protocol.credential import Credential
 from pykcm.protocol.principal import Principal
 from pykcm.protocol.tag import Tag
-from pykcm.protocol.text import shown
+from pykcm.protocol.text import escape
 from pykcm.protocol.wire import UUID_SIZE
 
 _UID_SIZE = 4
@@ -63,7 +63,7 @@ class Collection:
         uid: int,
         clock: Clock,
         quotas: Quotas = NO_LIMITS,
-        census: Census | None = None,
+        ccache_count: CCacheCount | None = None,
         removal_clock: Clock | None = None,
     ) -> None:
         self.uid = uid
@@ -72,7 +72,7 @@ class Collection:
         self._clock = clock
         self._removal_clock = removal_clock or clock
         self._quotas = quotas
-        self._census = census or Census()
+        self._ccache_count = ccache_count or CCacheCount()
         self._own_name = b"%d" % uid
         self._ccaches: dict[bytes, CCache] = {}
         self._by_uuid: dict[bytes, CCache] = {}
@@ -124,22 +124,22 @@ class Collection:
         shared = None if defaults.shared == self._own_name else defaults.shared
         self._defaults = defaults._replace(shared=shared)
 
-    def copy(self, census: Census | None = None) -> "Collection":
+    def copy(self, ccache_count: CCacheCount | None = None) -> "Collection":
         """Another one with the same ccaches, for trying what a change would do: nothing is recorded of it.
 
-        `census`: what it counts in; None: as many as there are now.
+        `ccache_count`: what it counts in; None: as many as there are now.
         """
-        census = census or Census(self._census.total)
-        copied = Collection(self.uid, self._clock, self._quotas, census, self._removal_clock)
+        ccache_count = ccache_count or CCacheCount(self._ccache_count.total)
+        copied = Collection(self.uid, self._clock, self._quotas, ccache_count, self._removal_clock)
         copied.unavailable = dict(self.unavailable)
         copied.unavailable_labels = dict(self.unavailable_labels)
         copied.restore([ccache.copy() for ccache in self], self._defaults)
         return copied
 
     @property
-    def census(self) -> Census:
+    def ccache_count(self) -> CCacheCount:
         """What it counts its ccaches in."""
-        return self._census
+        return self._ccache_count
 
     @property
     def now(self) -> float:
@@ -274,7 +274,7 @@ class Collection:
         grows = size if overwritten is None else size - overwritten.size
         wanted = room.Wanted()
         if overwritten is None:
-            total = self._census.total
+            total = self._ccache_count.total
             wanted = wanted._replace(
                 max_ccaches=0 if total is None or is_moved else total + 1,
                 max_uid_ccaches=len(self._ccaches) + len(self.unavailable) + 1,
@@ -434,10 +434,10 @@ class Collection:
         if credentials.latest_end != latest_end:
             self._expiry_changed(ccache)
 
-    def remove_credentials(self, ccache: CCache, tag: Tag, how: int) -> int:
+    def remove_credentials(self, ccache: CCache, tag: Tag, match_flags: int) -> int:
         """Remove every match; tells how many there were."""
         latest_end = ccache.credentials.latest_end
-        matches = ccache.credentials.find_all(tag, how)
+        matches = ccache.credentials.find_all(tag, match_flags)
         self._remove(ccache, matches)
         if ccache.credentials.latest_end != latest_end:
             self._expiry_changed(ccache)
@@ -507,8 +507,8 @@ class Collection:
 
     def _count(self, more: int) -> None:
         self._changed_number += more
-        if self._census.total is not None:
-            self._census.total += more
+        if self._ccache_count.total is not None:
+            self._ccache_count.total += more
 
     def _plan(self, name: bytes, wanted: room.Wanted, tickets: Iterable[room.Ticket] = ()) -> room.Plan:
         """What has to go so that there may be what is wanted; raises EDQUOT. `name`: the ccache written."""
@@ -526,11 +526,11 @@ class Collection:
         if plan.lacking:
             whose = {
                 "max_ccaches": "all users together",
-                "max_ccache_size": f"ccache {shown(name)}",
-                "max_ccache_credentials": f"ccache {shown(name)}",
+                "max_ccache_size": f"ccache {escape(name)}",
+                "max_ccache_credentials": f"ccache {escape(name)}",
             }
             owner = whose.get(plan.lacking, f"UID {self.uid}")
-            excess = shown_excess(
+            excess = quota_excess(
                 plan.lacking, getattr(wanted, plan.lacking), getattr(self._quotas, plan.lacking)
             )
             raise KcmError(errno.EDQUOT, f"{plan.lacking} reached by {owner}: {excess}")

@@ -152,17 +152,17 @@ class Credentials:
         if self._tgt_ends.pop(uuid, None) is not None:
             self._tgt_end = None
 
-    def find(self, tag: Tag, how: int) -> Credential | None:
+    def find(self, tag: Tag, match_flags: int) -> Credential | None:
         """The first match in stored order; `how` is the flag word (see Match)."""
         for uuid in self._candidates(tag):
             credential = self._by_uuid[uuid]
-            if tag.matches(credential, how):
+            if tag.matches(credential, match_flags):
                 return credential
         return None
 
-    def find_all(self, tag: Tag, how: int) -> list[bytes]:
+    def find_all(self, tag: Tag, match_flags: int) -> list[bytes]:
         """The UUIDs of every match, in stored order."""
-        return [uuid for uuid in self._candidates(tag) if tag.matches(self._by_uuid[uuid], how)]
+        return [uuid for uuid in self._candidates(tag) if tag.matches(self._by_uuid[uuid], match_flags)]
 
     def _candidates(self, tag: Tag) -> Iterable[bytes]:
         if tag.server is None:

@@ -31,7 +31,7 @@ NO_LIMITS = Quotas()
 _KIB = 1024
 
 
-def shown_excess(option: str, wanted: int, limit: int) -> str:
+def quota_excess(option: str, wanted: int, limit: int) -> str:
     """How much of how much, for a limit that a change would exceed: `wanted` is what there would be."""
     if option in {"max_ccaches", "max_uid_ccaches"}:
         return f"{wanted - 1} of {limit}"
@@ -40,7 +40,7 @@ def shown_excess(option: str, wanted: int, limit: int) -> str:
     return f"{-(-wanted // _KIB)} KiB needed, {limit // _KIB} KiB allowed"
 
 
-class Census:
+class CCacheCount:
     """How many ccaches there are in all collections together; None: not counted yet."""
 
     __slots__ = ("total",)

@@ -16,7 +16,7 @@ from pykcm.peer.labels import (
 from pykcm.peer.names import MAX_NAME, belongs_to, owner_of
 from pykcm.peer.selinux import Permission, Policy
 from pykcm.protocol.codes import Code, KcmError
-from pykcm.protocol.text import shown
+from pykcm.protocol.text import escape
 
 log = logging.getLogger(__name__)
 
@@ -135,4 +135,4 @@ class Access:
 
 
 def _shown(label: str | None) -> str:
-    return "(none)" if label is None else f"'{shown(label.encode(errors='replace'))}'"
+    return "(none)" if label is None else f"'{escape(label.encode(errors='replace'))}'"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pykcm.logs import LimitedLog
-from pykcm.protocol.text import shown
+from pykcm.protocol.text import escape
 
 log = logging.getLogger(__name__)
 
@@ -50,17 +50,17 @@ class Reporter:
             self._report_avc(message)
         else:
             level = _LEVELS.get(kind, logging.WARNING)
-            _OTHER_MESSAGES.write(level, None, "libselinux: %s", shown(message))
+            _OTHER_MESSAGES.write(level, None, "libselinux: %s", escape(message))
 
     def _report_avc(self, message: bytes) -> None:
         fields, level, source = {}, logging.WARNING, ""
         if found := _AVC_MESSAGE.match(message):
-            result, source, target = map(shown, found.groups())
+            result, source, target = map(escape, found.groups())
             fields = {"KCM_AVC": result, "KCM_SCONTEXT": source, "KCM_TCONTEXT": target}
             if result == "granted":
                 level = logging.INFO
         # The kernel's audit log must not be flooded either.
-        if _AVC_MESSAGES.write(level, source, "%s", shown(message), fields=fields):
+        if _AVC_MESSAGES.write(level, source, "%s", escape(message), fields=fields):
             self._send(message)
 
     def _send(self, message: bytes) -> None:

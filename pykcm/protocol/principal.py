@@ -3,7 +3,7 @@
 from struct import Struct
 from typing import NamedTuple
 
-from pykcm.protocol.text import shown_in_principal
+from pykcm.protocol.text import escape_in_principal
 from pykcm.protocol.wire import U32, FormatError, Reader, pack_data
 
 # name type, number of components, length of the realm
@@ -49,7 +49,7 @@ class Principal(NamedTuple):
 
     def __str__(self) -> str:
         """`host/www.example.test@EXAMPLE.TEST`, quoted as libkrb5 does, bytes that are no text escaped."""
-        return "/".join(map(shown_in_principal, self.components)) + "@" + shown_in_principal(self.realm)
+        return "/".join(map(escape_in_principal, self.components)) + "@" + escape_in_principal(self.realm)
 
 
 def read_principal(reader: Reader) -> Principal:

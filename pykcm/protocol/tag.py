@@ -84,25 +84,25 @@ class Tag(NamedTuple):
         # A second ticket is somebody's ticket.
         return f"<Tag {self.client or 'anybody'} for {self.server or 'anything'}>"
 
-    def matches(self, credential: Credential, how: int) -> bool:
+    def matches(self, credential: Credential, match_flags: int) -> bool:
         """Whether `credential` is one of those looked for; `how` is the flag word (see Match)."""
         return (
-            _is_asked(self.server, credential.equality.server, any_realm=how & _SRV_ANY_REALM)
-            and _is_asked(self.client, credential.equality.client, any_realm=how & _CLIENT_ANY_REALM)
+            _is_asked(self.server, credential.equality.server, any_realm=match_flags & _SRV_ANY_REALM)
+            and _is_asked(self.client, credential.equality.client, any_realm=match_flags & _CLIENT_ANY_REALM)
             # Without IS_SKEY, never a user-to-user ticket: it would not work as an ordinary one.
-            and credential.equality.is_skey == (self.is_skey if how & _IS_SKEY else False)
-            and (not how & _RARE or self._matches_rarely_asked(credential, how))
+            and credential.equality.is_skey == (self.is_skey if match_flags & _IS_SKEY else False)
+            and (not match_flags & _RARE or self._matches_rarely_asked(credential, match_flags))
         )
 
-    def _matches_rarely_asked(self, credential: Credential, how: int) -> bool:
+    def _matches_rarely_asked(self, credential: Credential, match_flags: int) -> bool:
         return (
-            (not how & _FLAGS_EXACT or self.flags == credential.flags)
-            and (not how & _FLAGS or self.flags & credential.flags == self.flags)
-            and (not how & _TIMES_EXACT or self.times == credential.times)
-            and (not how & _TIMES or self._lasts_long_enough(credential.times))
-            and (not how & _AUTHDATA or self.authdata == credential.authdata)
-            and (not how & _SECOND_TICKET or self.second_ticket == credential.second_ticket)
-            and (not how & _KEYTYPE or self.enctype == credential.enctype)
+            (not match_flags & _FLAGS_EXACT or self.flags == credential.flags)
+            and (not match_flags & _FLAGS or self.flags & credential.flags == self.flags)
+            and (not match_flags & _TIMES_EXACT or self.times == credential.times)
+            and (not match_flags & _TIMES or self._lasts_long_enough(credential.times))
+            and (not match_flags & _AUTHDATA or self.authdata == credential.authdata)
+            and (not match_flags & _SECOND_TICKET or self.second_ticket == credential.second_ticket)
+            and (not match_flags & _KEYTYPE or self.enctype == credential.enctype)
         )
 
     def _lasts_long_enough(self, times: Times) -> bool:

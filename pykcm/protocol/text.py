@@ -19,7 +19,7 @@ _INVISIBLE = re.compile(
 _LONGEST_SHOWN = 1024
 
 
-def shown(value: bytes) -> str:
+def escape(value: bytes) -> str:
     r"""UTF-8 as it is; what is no text or cannot be seen as \xNN, and a backslash doubled.
 
     Of more than 1,024 bytes the first ones, and how many there are.
@@ -29,8 +29,8 @@ def shown(value: bytes) -> str:
     return _escaped(value, _BACKSLASH)
 
 
-def meant(text: str) -> bytes:
-    """The bytes that `shown` shows as this text; what it shows nothing as stands for itself."""
+def unescape(text: str) -> bytes:
+    """The bytes that `escape` shows as this text; what it shows nothing as stands for itself."""
     raw = text.encode("utf-8", "surrogateescape")
     value = _ESCAPE.sub(lambda found: b"\\" if found[1] is None else bytes.fromhex(found[1].decode()), raw)
     return value if _escaped(value, _BACKSLASH) == text else raw
@@ -52,12 +52,12 @@ def excerpt(text: str) -> str:
     return printable(text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}...")
 
 
-def shown_path(path: str | os.PathLike[str]) -> str:
+def escape_path(path: str | os.PathLike[str]) -> str:
     """A file's name, which is bytes."""
-    return shown(os.fsencode(path))
+    return escape(os.fsencode(path))
 
 
-def shown_in_principal(value: bytes) -> str:
+def escape_in_principal(value: bytes) -> str:
     """A realm or component, with the separators quoted as krb5_unparse_name does."""
     return _escaped(value, _PRINCIPAL)
 

@@ -12,21 +12,21 @@ from struct import Struct
 from termios import FIONREAD
 from typing import TYPE_CHECKING, NamedTuple
 
+from pykcm.engine.stepping import step
 from pykcm.logs import LimitedLog
 from pykcm.peer.identity import Peer
 from pykcm.protocol.framing import Frame, FramingError, Sendable
 from pykcm.protocol.messages import MITS_OPCODES, shows_mits_client
 from pykcm.server.connection import Connection, State
 from pykcm.server.outbox import Outbox
-from pykcm.server.stepping import step
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
     from pykcm.server.connections import Connections
     from pykcm.server.deadlines import Deadlines
-    from pykcm.server.rota import Rota
-    from pykcm.server.service import Service
+    from pykcm.server.dispatcher import Dispatcher
+    from pykcm.server.fair_queue import FairQueue
 
 log = logging.getLogger(__name__)
 
@@ -64,9 +64,9 @@ class Parts(NamedTuple):
     """The parts that all client sockets share; `max_request` in bytes."""
 
     loop: "AbstractEventLoop"
-    service: "Service"
+    service: "Dispatcher"
     connections: "Connections"
-    rota: "Rota"
+    fair_queue: "FairQueue"
     deadlines: "Deadlines"
     max_request: int
 
@@ -102,7 +102,7 @@ class ClientSocket:
         self._is_watched_for_bytes = False
         self._is_watched_for_room = False
         self._is_queued = False  # waits for its UID's turn
-        self._last_heard = parts.rota.clock()
+        self._last_heard = parts.fair_queue.clock()
         self._held = 0  # bytes of requests, as they were counted
         self._owed = 0  # bytes of replies, as they were counted
         self.peer = peer
@@ -122,7 +122,7 @@ class ClientSocket:
             # They stay in the kernel, and are read when it is their turn.
             self._is_watched_for_bytes = False
             self._parts.loop.remove_reader(self._socket.fileno())
-        elif self._parts.rota.admits(self.uid):
+        elif self._parts.fair_queue.admits(self.uid):
             self.take_turn()
         else:
             self._queue()
@@ -130,7 +130,7 @@ class ClientSocket:
     def _on_room(self) -> None:
         if self._is_queued:
             self._ignore_room()
-        elif self._parts.rota.admits(self.uid):
+        elif self._parts.fair_queue.admits(self.uid):
             self.take_turn()
         else:
             self._queue()
@@ -138,7 +138,7 @@ class ClientSocket:
     def _queue(self) -> None:
         if not self._is_queued:
             self._is_queued = True
-            self._parts.rota.wait(self.uid, self)
+            self._parts.fair_queue.wait(self.uid, self)
 
     def take_turn(self) -> None:
         """Send, serve or read once: the queue calls this when it is this connection's turn."""
@@ -228,8 +228,8 @@ class ClientSocket:
 
     def _serve(self, frame: Frame) -> None:
         parts = self._parts
-        rota = parts.rota
-        self._last_heard = rota.now
+        fair_queue = parts.fair_queue
+        self._last_heard = fair_queue.now
         if not self.is_mits and frame.opcode in MITS_OPCODES:
             self.is_mits = shows_mits_client(frame)
         # Where there is no reply, by an error in pykcm, the client must not wait for ever.
@@ -237,7 +237,7 @@ class ClientSocket:
         if reply is not None:
             self._send(reply)
         # The time that serving took is no pause.
-        rota.now = rota.clock()
+        fair_queue.now = fair_queue.clock()
 
     def _reply_late(self, reply: Sendable) -> None:
         if self._connection.state is not State.CLOSED:
@@ -314,7 +314,10 @@ class ClientSocket:
         state = self._connection.state
         if self._is_queued and state is State.IDLE:
             return State.REQUESTED
-        if state is State.SENDING and self._parts.rota.clock() - self._last_heard > _PATIENCE_WITH_A_READER:
+        if (
+            state is State.SENDING
+            and self._parts.fair_queue.clock() - self._last_heard > _PATIENCE_WITH_A_READER
+        ):
             return State.IDLE
         return state
 

@@ -26,7 +26,7 @@ from pykcm.server.sessions import Session
 NOTHING = b""
 
 
-class Turn:
+class Context:
     """One operation's view of the world: who asks, and the collections whose turn it has.
 
     The first collection is the one that the operation is about; `others` are those that it turned out to need
@@ -113,124 +113,124 @@ class Turn:
 # Names and the collection
 
 
-def noop(turn: Turn) -> bytes:
+def noop(context: Context) -> bytes:
     return NOTHING
 
 
-def get_name(turn: Turn, name: bytes) -> bytes:
-    return pack_name(turn.readable(name).name)
+def get_name(context: Context, name: bytes) -> bytes:
+    return pack_name(context.readable(name).name)
 
 
-def resolve(turn: Turn, name: bytes) -> bytes:
+def resolve(context: Context, name: bytes) -> bytes:
     return NOTHING
 
 
-def gen_new(turn: Turn) -> bytes:
-    return pack_name(turn.collection.unused_name())
+def gen_new(context: Context) -> bytes:
+    return pack_name(context.collection.unused_name())
 
 
-def get_cache_uuid_list(turn: Turn) -> bytes:
+def get_cache_uuid_list(context: Context) -> bytes:
     return b"".join(
-        [ccache.uuid for collection in turn.collections for ccache in collection if turn.sees(ccache)]
+        [ccache.uuid for collection in context.collections for ccache in collection if context.sees(ccache)]
     )
 
 
-def get_cache_by_uuid(turn: Turn, uuid: bytes) -> bytes:
-    ccache = turn.collection.by_uuid(uuid)
-    if ccache is None or not turn.sees(ccache):
+def get_cache_by_uuid(context: Context, uuid: bytes) -> bytes:
+    ccache = context.collection.by_uuid(uuid)
+    if ccache is None or not context.sees(ccache):
         raise KcmError(Code.CC_END)
     return pack_name(ccache.name)
 
 
-def get_default_cache(turn: Turn) -> bytes:
-    return pack_name(turn.default(turn.collection).give())
+def get_default_cache(context: Context) -> bytes:
+    return pack_name(context.default(context.collection).give())
 
 
-def set_default_cache(turn: Turn, name: bytes) -> bytes:
-    turn.default(turn.collection).set(name)
+def set_default_cache(context: Context, name: bytes) -> bytes:
+    context.default(context.collection).set(name)
     return NOTHING
 
 
 # One ccache
 
 
-def initialize(turn: Turn, name: bytes, principal: Principal) -> bytes:
-    turn.check_creatable(name, turn.collection)
-    turn.collection.initialize(name, principal, turn.peer.label)
-    turn.filled(name, turn.collection, turn.peer.label)
+def initialize(context: Context, name: bytes, principal: Principal) -> bytes:
+    context.check_creatable(name, context.collection)
+    context.collection.initialize(name, principal, context.peer.label)
+    context.filled(name, context.collection, context.peer.label)
     return NOTHING
 
 
 def replace(
-    turn: Turn, name: bytes, kdc_offset: int, principal: Principal, credentials: list[Credential]
+    context: Context, name: bytes, kdc_offset: int, principal: Principal, credentials: list[Credential]
 ) -> bytes:
-    turn.check_creatable(name, turn.collection)
-    turn.collection.replace(name, principal, kdc_offset, credentials, turn.peer.label)
-    turn.filled(name, turn.collection, turn.peer.label)
+    context.check_creatable(name, context.collection)
+    context.collection.replace(name, principal, kdc_offset, credentials, context.peer.label)
+    context.filled(name, context.collection, context.peer.label)
     return NOTHING
 
 
-def destroy(turn: Turn, name: bytes) -> bytes:
-    turn.check_destroyable(name)
+def destroy(context: Context, name: bytes) -> bytes:
+    context.check_destroyable(name)
     # A plain kdestroy asks for the default and destroys that. As with DIR: and KEYRING: none is left then.
-    default = turn.default(turn.collection) if turn.collection.uid == turn.peer.uid else None
+    default = context.default(context.collection) if context.collection.uid == context.peer.uid else None
     was_default = default is not None and default.is_given(name)
-    turn.collection.destroy(name)
-    turn.session.destroyed(name)
+    context.collection.destroy(name)
+    context.session.destroyed(name)
     if default is not None and was_default:
         default.destroyed(name)
     return NOTHING
 
 
-def move_cache(turn: Turn, old: bytes, new: bytes) -> bytes:
-    label = turn.changeable(old).label
-    target = turn.collections[-1]
-    turn.check_creatable(new, target)
-    move(turn.collection, old, target, new, turn.moves_default)
-    turn.filled(new, target, label)
+def move_cache(context: Context, old: bytes, new: bytes) -> bytes:
+    label = context.changeable(old).label
+    target = context.collections[-1]
+    context.check_creatable(new, target)
+    move(context.collection, old, target, new, context.moves_default)
+    context.filled(new, target, label)
     return NOTHING
 
 
-def get_principal(turn: Turn, name: bytes) -> bytes:
-    return turn.readable(name).packed_principal
+def get_principal(context: Context, name: bytes) -> bytes:
+    return context.readable(name).packed_principal
 
 
-def get_kdc_offset(turn: Turn, name: bytes) -> bytes:
-    return I32.pack(turn.readable(name).kdc_offset)
+def get_kdc_offset(context: Context, name: bytes) -> bytes:
+    return I32.pack(context.readable(name).kdc_offset)
 
 
-def set_kdc_offset(turn: Turn, name: bytes, kdc_offset: int) -> bytes:
-    turn.collection.set_kdc_offset(turn.changeable(name), kdc_offset)
+def set_kdc_offset(context: Context, name: bytes, kdc_offset: int) -> bytes:
+    context.collection.set_kdc_offset(context.changeable(name), kdc_offset)
     return NOTHING
 
 
-def set_flags(turn: Turn, name: bytes, flags: int) -> bytes:
+def set_flags(context: Context, name: bytes, flags: int) -> bytes:
     return NOTHING
 
 
 # Its credentials
 
 
-def store(turn: Turn, name: bytes, credential: Credential) -> bytes:
-    turn.collection.store(turn.changeable(name), credential)
+def store(context: Context, name: bytes, credential: Credential) -> bytes:
+    context.collection.store(context.changeable(name), credential)
     return NOTHING
 
 
-def retrieve(turn: Turn, name: bytes, how: int, tag: Tag) -> bytes:
-    ccache = turn.readable(name)
+def retrieve(context: Context, name: bytes, match_flags: int, tag: Tag) -> bytes:
+    ccache = context.readable(name)
     if ccache.needs_kdc_offset:
         # MIT's client, which alone sends this request, asks for the offset only when it begins to iterate.
         raise KcmError(
             Code.CC_NOSUPP, f"KDC offset {ccache.kdc_offset} s: the client has to iterate to learn it"
         )
-    credential = ccache.credentials.find(tag, how)
+    credential = ccache.credentials.find(tag, match_flags)
     if credential is None:
         raise KcmError(Code.CC_NOTFOUND)
     return credential.blob
 
 
-def remove_cred(turn: Turn, name: bytes, how: int, tag: Tag) -> bytes:
-    removed = turn.collection.remove_credentials(turn.changeable(name), tag, how)
+def remove_cred(context: Context, name: bytes, match_flags: int, tag: Tag) -> bytes:
+    removed = context.collection.remove_credentials(context.changeable(name), tag, match_flags)
     # Heimdal's kdestroy reports a ticket that is not there. An entry is removed before it is set anew, and
     # libkrb5 takes an error for a failure of that.
     if not removed and not (tag.server is not None and has_pseudo_realm(tag.server.identity)):
@@ -238,13 +238,13 @@ def remove_cred(turn: Turn, name: bytes, how: int, tag: Tag) -> bytes:
     return NOTHING
 
 
-def get_cred_uuid_list(turn: Turn, name: bytes) -> bytes:
-    return b"".join(turn.readable(name).credentials.uuids())
+def get_cred_uuid_list(context: Context, name: bytes) -> bytes:
+    return b"".join(context.readable(name).credentials.uuids())
 
 
-def get_cred_by_uuid(turn: Turn, name: bytes, uuid: bytes) -> bytes:
+def get_cred_by_uuid(context: Context, name: bytes, uuid: bytes) -> bytes:
     try:
-        credential = turn.readable(name).credentials.get(uuid)
+        credential = context.readable(name).credentials.get(uuid)
     except KcmError as error:
         raise _end_of_iteration(error) from None
     if credential is None:
@@ -257,8 +257,8 @@ def _end_of_iteration(error: KcmError) -> KcmError:
     return KcmError(Code.CC_END, error.reason) if error.code == Code.FCC_NOFILE else error
 
 
-def get_cred_list(turn: Turn, name: bytes) -> Pieces:
-    payload = turn.readable(name).credentials.packed
+def get_cred_list(context: Context, name: bytes) -> Pieces:
+    payload = context.readable(name).credentials.packed
     if payload.size > MAX_REPLY_SIZE - 4:
         # The one case where "this server lacks the operation" is what the client should think: it then
         # fetches the credentials one by one.
@@ -269,7 +269,7 @@ def get_cred_list(turn: Turn, name: bytes) -> Pieces:
     return payload
 
 
-def not_supported(turn: Turn, *arguments: Any) -> NoReturn:
+def not_supported(context: Context, *arguments: Any) -> NoReturn:
     raise KcmError(Code.CC_NOSUPP)
 
 

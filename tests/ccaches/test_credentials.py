@@ -138,7 +138,7 @@ tags = st.builds(
     is_skey=st.booleans(),
     second_ticket=st.sampled_from([b"", b"second"]),
 )
-hows = st.sets(
+match_flag_sets = st.sets(
     st.sampled_from([Match.IS_SKEY, Match.SECOND_TICKET, Match.SRV_NAMEONLY, Match.DONT_MATCH_REALM])
 ).map(sum)
 
@@ -153,10 +153,10 @@ def equal(one: Credential, other: Credential) -> bool:
     )
 
 
-def matches(stored: Credential, tag: Tag, how: int) -> bool:
+def matches(stored: Credential, tag: Tag, match_flags: int) -> bool:
     """The matching rules, as far as these credentials differ, spelt out."""
-    any_client_realm = how & Match.DONT_MATCH_REALM
-    any_server_realm = how & (Match.DONT_MATCH_REALM | Match.SRV_NAMEONLY)
+    any_client_realm = match_flags & Match.DONT_MATCH_REALM
+    any_server_realm = match_flags & (Match.DONT_MATCH_REALM | Match.SRV_NAMEONLY)
     for asked, there, any_realm in (
         (tag.client, stored.client, any_client_realm),
         (tag.server, stored.server, any_server_realm),
@@ -165,9 +165,9 @@ def matches(stored: Credential, tag: Tag, how: int) -> bool:
             return False
         if asked is not None and not any_realm and asked.realm != there.realm:
             return False
-    if stored.is_skey != (tag.is_skey if how & Match.IS_SKEY else False):
+    if stored.is_skey != (tag.is_skey if match_flags & Match.IS_SKEY else False):
         return False
-    return not how & Match.SECOND_TICKET or stored.second_ticket == tag.second_ticket
+    return not match_flags & Match.SECOND_TICKET or stored.second_ticket == tag.second_ticket
 
 
 class AgainstAList(RuleBasedStateMachine):
@@ -212,11 +212,11 @@ class AgainstAList(RuleBasedStateMachine):
         self.real.remove(uuid)
         assert self.real.get(uuid) is None
 
-    @rule(tag=tags, how=hows)
-    def find(self, tag: Tag, how: int) -> None:
-        wanted = [(uuid, each) for uuid, each in self.model if matches(each, tag, how)]
-        assert self.real.find_all(tag, how) == [uuid for uuid, _ in wanted]
-        assert self.real.find(tag, how) is (wanted[0][1] if wanted else None)
+    @rule(tag=tags, match_flags=match_flag_sets)
+    def find(self, tag: Tag, match_flags: int) -> None:
+        wanted = [(uuid, each) for uuid, each in self.model if matches(each, tag, match_flags)]
+        assert self.real.find_all(tag, match_flags) == [uuid for uuid, _ in wanted]
+        assert self.real.find(tag, match_flags) is (wanted[0][1] if wanted else None)
 
     @invariant()
     def same(self) -> None:

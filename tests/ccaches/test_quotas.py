@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from pykcm.ccaches.changes import Removal
 from pykcm.ccaches.collection import Collection, move
-from pykcm.ccaches.quotas import Census, Quotas
+from pykcm.ccaches.quotas import CCacheCount, Quotas
 from pykcm.protocol.codes import KcmError
 from pykcm.protocol.credential import Credential
 from pykcm.protocol.principal import Principal
@@ -36,9 +36,9 @@ pytestmark = pytest.mark.usefixtures("bytes_alone")
 PRINCIPAL_SIZE = len(principal_bytes(ALICE))
 
 
-def collection_of(*sizes: int, quotas: Quotas, census: Census | None = None) -> Collection:
+def collection_of(*sizes: int, quotas: Quotas, ccache_count: CCacheCount | None = None) -> Collection:
     """A collection with the ccache `1000` of one TGT for each size given: nothing that may go for room."""
-    collection = Collection(1000, Clock(), quotas, census)
+    collection = Collection(1000, Clock(), quotas, ccache_count)
     given = [credential_of_size(size, tgs(number)) for number, size in enumerate(sizes)]
     collection.replace(b"1000", ALICE, 0, given, None)
     collection.take_changes()
@@ -245,22 +245,22 @@ def test_unavailable_ccaches_count() -> None:
 
 def test_number_of_all_ccaches() -> None:
     """All UIDs together may have exactly max_ccaches, and one that goes makes room for one of any UID."""
-    census = Census(0)
-    mine, theirs = (Collection(uid, Clock(), Quotas(max_ccaches=2), census) for uid in (1000, 2000))
+    ccache_count = CCacheCount(0)
+    mine, theirs = (Collection(uid, Clock(), Quotas(max_ccaches=2), ccache_count) for uid in (1000, 2000))
     mine.initialize(b"1000", ALICE, None)
     theirs.initialize(b"2000", ALICE, None)
     mine.initialize(b"1000", ALICE, None)
-    assert census.total == 2
+    assert ccache_count.total == 2
     mine.take_changes()
     assert_refused(mine, "max_ccaches", "all users together", lambda: mine.initialize(b"1000:a", ALICE, None))
     theirs.destroy(b"2000")
     mine.initialize(b"1000:a", ALICE, None)
-    assert census.total == 2
+    assert ccache_count.total == 2
 
 
 def test_without_limits() -> None:
     """0 is no limit."""
-    collection = Collection(1000, Clock(), Quotas(), Census(10**9))
+    collection = Collection(1000, Clock(), Quotas(), CCacheCount(10**9))
     for number in range(200):
         ccache = collection.initialize(b"1000:%d" % number, ALICE, None)
         collection.store(ccache, credential_of_size(100_000))
@@ -269,17 +269,17 @@ def test_without_limits() -> None:
 
 def test_move_within_a_full_collection() -> None:
     """MOVE_CACHE within a collection that is full in every way is a change of names, and has room."""
-    census = Census(0)
+    ccache_count = CCacheCount(0)
     limit = PRINCIPAL_SIZE + 200
     quotas = Quotas(max_ccaches=2, max_uid_ccaches=2, max_ccache_size=limit, max_uid_size=2 * limit)
-    collection = collection_of(200, quotas=quotas, census=census)
+    collection = collection_of(200, quotas=quotas, ccache_count=ccache_count)
     collection.replace(b"1000:a", ALICE, 0, [credential_of_size(200)], None)
     move(collection, b"1000", collection, b"1000:b")
     assert names(collection) == [b"1000:a", b"1000:b"]
-    assert census.total == 2
+    assert ccache_count.total == 2
     move(collection, b"1000:a", collection, b"1000:b")
     assert names(collection) == [b"1000:b"]
-    assert census.total == 1
+    assert ccache_count.total == 1
 
 
 @pytest.mark.parametrize(
@@ -291,7 +291,7 @@ def test_move_within_a_collection_over_its_limits(quotas: Quotas) -> None:
     """MOVE_CACHE takes no room, so it is right even where the limits have been lowered since."""
     full = collection_of(200, quotas=Quotas())
     full.initialize(b"1000:a", ALICE, None)
-    collection = Collection(1000, Clock(), quotas, Census(2))
+    collection = Collection(1000, Clock(), quotas, CCacheCount(2))
     collection.restore(list(full))
     before = contents(collection)
     try:
@@ -324,11 +324,11 @@ def test_move_into_a_full_collection(option: str, quotas: Quotas) -> None:
 
 def test_move_across_collections_keeps_the_total() -> None:
     """MOVE_CACHE into another UID's collection makes no more ccaches: max_ccaches does not hinder it."""
-    census = Census(0)
-    source, target = (Collection(uid, Clock(), Quotas(max_ccaches=1), census) for uid in (1000, 2000))
+    ccache_count = CCacheCount(0)
+    source, target = (Collection(uid, Clock(), Quotas(max_ccaches=1), ccache_count) for uid in (1000, 2000))
     source.initialize(b"1000", ALICE, None)
     move(source, b"1000", target, b"2000")
-    assert (names(source), names(target), census.total) == ([], [b"2000"], 1)
+    assert (names(source), names(target), ccache_count.total) == ([], [b"2000"], 1)
 
 
 def test_what_was_stored_before_counts() -> None:
@@ -353,7 +353,7 @@ class UnderTightQuotas(RuleBasedStateMachine):
     """Whatever is tried: what raises changes nothing, and the tallies are those of what is there."""
 
     collection: Collection
-    census: Census
+    ccache_count: CCacheCount
 
     @initialize(
         quotas=st.builds(
@@ -365,8 +365,8 @@ class UnderTightQuotas(RuleBasedStateMachine):
         )
     )
     def begin(self, quotas: Quotas) -> None:
-        self.census = Census(0)
-        self.collection = Collection(1000, Clock(), quotas, self.census)
+        self.ccache_count = CCacheCount(0)
+        self.collection = Collection(1000, Clock(), quotas, self.ccache_count)
 
     def attempt(self, change: Callable[[], object]) -> None:
         before: Contents = contents(self.collection)
@@ -419,7 +419,7 @@ class UnderTightQuotas(RuleBasedStateMachine):
         assert self.collection._size == sum(sizes)
         assert self.collection._credentials == sum(len(ccache.credentials) for ccache in ccaches)
         assert self.collection._by_uuid == {ccache.uuid: ccache for ccache in ccaches}
-        assert self.census.total == len(ccaches)
+        assert self.ccache_count.total == len(ccaches)
 
     @invariant()
     def within_the_limits(self) -> None:
@@ -455,7 +455,7 @@ KIB = 1024
 )
 def test_refusal_says_how_much_of_how_much(quotas: Quotas, reason: str) -> None:
     """A refusal names the option, whose limit it is, what there is or would be, and the limit."""
-    collection = Collection(1000, Clock(), quotas, Census(7))
+    collection = Collection(1000, Clock(), quotas, CCacheCount(7))
     collection.restore(list(collection_of(quotas=Quotas())))
     with pytest.raises(KcmError) as caught:
         collection.replace(b"1000:\xff", ALICE, 0, [credential_of_size(5 * KIB + 100)], None)

@@ -7,7 +7,7 @@ import pytest
 
 from pykcm.ccaches.changes import Removal
 from pykcm.ccaches.collection import Collection, move
-from pykcm.ccaches.quotas import Census, Quotas
+from pykcm.ccaches.quotas import CCacheCount, Quotas
 from pykcm.ccaches.service_tickets import ServiceTickets
 from pykcm.protocol.credential import Credential
 from pykcm.protocol.principal import Principal
@@ -39,7 +39,7 @@ def collection_of(
     filled = Collection(1000, Clock())
     for name, credentials in ccaches.items():
         filled.replace(name, ALICE, 0, credentials, None)
-    collection = Collection(1000, Clock(NOW), quotas, Census(total))
+    collection = Collection(1000, Clock(NOW), quotas, CCacheCount(total))
     collection.restore(list(filled))
     return collection
 
@@ -236,14 +236,14 @@ def test_the_default_stays() -> None:
 
 def test_others_do_not_make_room() -> None:
     """max_ccaches takes nothing from another UID."""
-    census = Census(0)
-    mine, theirs = (Collection(uid, Clock(NOW), Quotas(max_ccaches=2), census) for uid in (1000, 2000))
+    ccache_count = CCacheCount(0)
+    mine, theirs = (Collection(uid, Clock(NOW), Quotas(max_ccaches=2), ccache_count) for uid in (1000, 2000))
     mine.replace(b"1000", ALICE, 0, VALID, None)
     theirs.replace(b"2000", ALICE, 0, EXPIRED, None)
     mine.take_changes()
     assert_refused(mine, lambda: mine.initialize(b"1000:a", ALICE, None))
     theirs.initialize(b"2000:a", ALICE, None)
-    assert (names(theirs), census.total) == ([b"2000:a"], 2)
+    assert (names(theirs), ccache_count.total) == ([b"2000:a"], 2)
 
 
 def test_move_makes_room() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pykcm.ccaches.collection import Collection
-from pykcm.ccaches.quotas import Census, Quotas
+from pykcm.ccaches.quotas import CCacheCount, Quotas
 from pykcm.protocol.codes import KcmError
 from pykcm.protocol.credential import Credential
 from pykcm.protocol.principal import Principal
@@ -171,8 +171,8 @@ limits = st.builds(
 def test_as_the_model_does(quotas: Quotas, sequence: list[tuple[str, bytes, list[Entry]]]) -> None:
     """After each change there is what the model has, whether it was taken or refused; the tallies hold."""
     clock = Clock(0)
-    census = Census(0)
-    collection = Collection(1000, clock, quotas, census)
+    ccache_count = CCacheCount(0)
+    collection = Collection(1000, clock, quotas, ccache_count)
     model = Model(quotas)
     for what, name, given_entries in sequence:
         if what.startswith("wait"):
@@ -201,7 +201,7 @@ def test_as_the_model_does(quotas: Quotas, sequence: list[tuple[str, bytes, list
             name: [entry.credential.blob for entry in mine] for name, mine in model.ccaches.items()
         }
         assert collection._size == model.size()
-        assert census.total == len(there)
+        assert ccache_count.total == len(there)
 
 
 def _is_taken(change: Callable[..., object], *arguments: object) -> bool:

@@ -17,11 +17,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import patch
 
-from pykcm.store import rekey as module
-from pykcm.store.copying import copy_file
 from pykcm.store.interface import Rekeyed
 from pykcm.store.keys import load_key
-from pykcm.store.sqlcipher import SQLCipherStore
+from pykcm.store.sqlcipher import rekey as module
+from pykcm.store.sqlcipher.online_copy import copy_file
+from pykcm.store.sqlcipher.store import SQLCipherStore
 from pykcm.store.tree import Put, uid_container
 from tests.disk.storing import ROOT
 

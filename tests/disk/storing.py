@@ -16,7 +16,7 @@ from typing import Any
 
 from pykcm.store.interface import StoreError
 from pykcm.store.keys import Key
-from pykcm.store.sqlcipher import SQLCipherStore
+from pykcm.store.sqlcipher.store import SQLCipherStore
 from pykcm.store.tree import Put, uid_container
 
 ROOT = Path(__file__).parent.parent.parent

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pykcm.admin.archive import pack_archive
+from pykcm.cli.archive import pack_archive
 from tests.builders import ALICE, credential_bytes
 
 from .clients import HeimdalClient, MitClient, why_no_heimdal, why_no_mount_namespace

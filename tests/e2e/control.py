@@ -13,7 +13,7 @@ from .daemon import LIMIT, ROOT
 # The maximum that the kernel tells of a child counts what its parent had when it was started.
 _MEASURED = """
 import atexit, pathlib, sys
-from pykcm.admin.cli.main import main
+from pykcm.cli.main import main
 status, told = pathlib.Path("/proc/self/status"), pathlib.Path(sys.argv.pop(1))
 atexit.register(lambda: told.write_text(status.read_text()))
 main()
@@ -41,7 +41,7 @@ class Pykcmctl:
         self.control_path = control_path
 
     def argv(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "pykcm.admin.cli.main", "--socket", str(self.control_path), *arguments]
+        return [sys.executable, "-m", "pykcm.cli.main", "--socket", str(self.control_path), *arguments]
 
     def run(
         self,

@@ -57,15 +57,15 @@ def initiate(service: bytes) -> str:
 
 
 def accept(token: bytes) -> str:
-    name, context, reply, shown = ctypes.c_void_p(), ctypes.c_void_p(), Buffer(), Buffer()
+    name, context, reply, escape = ctypes.c_void_p(), ctypes.c_void_p(), Buffer(), Buffer()
     given = Buffer.of(token)
     call(
         "gss_accept_sec_context",
         *(ctypes.byref(context), None, ctypes.byref(given), None, ctypes.byref(name), None),
         *(ctypes.byref(reply), None, None, None),
     )
-    call("gss_display_name", name, ctypes.byref(shown), None)
-    return shown.bytes().decode()
+    call("gss_display_name", name, ctypes.byref(escape), None)
+    return escape.bytes().decode()
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pykcm.admin.cli.main import cli
+from pykcm.cli.main import cli
 from pykcm.client import KcmClient
 from tests.builders import ALICE
 from tests.disk.faults import Faults

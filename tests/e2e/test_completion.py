@@ -16,8 +16,8 @@ from typing import Self
 import click
 import pytest
 
-from pykcm.admin.cli import completion
-from pykcm.admin.cli.main import cli
+from pykcm.cli import completion
+from pykcm.cli.main import cli
 from pykcm.client import KcmClient
 from tests.builders import ALICE
 
@@ -35,7 +35,7 @@ class Bash:
 
     def __init__(self, folder: Path, control_path: Path) -> None:
         program = folder / "pykcmctl"
-        program.write_text(f'#!/bin/sh\nexec {sys.executable} -m pykcm.admin.cli.main "$@"\n')
+        program.write_text(f'#!/bin/sh\nexec {sys.executable} -m pykcm.cli.main "$@"\n')
         program.chmod(0o755)
         script = folder / "completion.bash"
         script.write_text(Pykcmctl(control_path).ok("completion", "bash"))

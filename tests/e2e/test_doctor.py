@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from pykcm.admin.cli.doctor import trip
-from pykcm.admin.cli.doctor.checks import CHECKS
-from pykcm.admin.cli.doctor.outcomes import Level, outcome_of
-from pykcm.admin.cli.doctor.where import Where
+from pykcm.cli.doctor import trip
+from pykcm.cli.doctor.checks import CHECKS
+from pykcm.cli.doctor.outcomes import Level, outcome_of
+from pykcm.cli.doctor.where import Where
 from pykcm.client import KcmClient
 from tests.builders import ALICE, credential_bytes
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from bench import peers
-from pykcm.admin.cli.migration import _uids_in_sssd
+from pykcm.cli.migration import _uids_in_sssd
 
 from .clients import MitClient
 from .conftest import OTHER, USER, public_folder

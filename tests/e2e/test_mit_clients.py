@@ -279,13 +279,13 @@ def test_renewing_what_is_not_renewable(mit: MitClient) -> None:
 def test_names_of_the_users_choice(mit: MitClient, residual: bytes) -> None:
     """A ccache named KCM:<uid>:anything is created, listed, used and destroyed under that very name."""
     ccache = b"KCM:%d:%s" % (USER, residual)
-    shown = ccache.decode(errors="backslashreplace")
+    escape = ccache.decode(errors="backslashreplace")
     mit.kinit("bob", ccache=ccache)
-    assert mit.klist(ccache=ccache) == Listed(shown, BOB, [TGT])
+    assert mit.klist(ccache=ccache) == Listed(escape, BOB, [TGT])
     assert mit.ok("kvno", "host/server.pykcm.test", ccache=ccache)
-    assert mit.klist_all() == [Listed(shown, BOB, [TGT, "host/server.pykcm.test"])]
+    assert mit.klist_all() == [Listed(escape, BOB, [TGT, "host/server.pykcm.test"])]
     # The only one is the default, although nobody has made it so.
-    assert mit.klist() == Listed(shown, BOB, [TGT, "host/server.pykcm.test"])
+    assert mit.klist() == Listed(escape, BOB, [TGT, "host/server.pykcm.test"])
     assert mit.ok("kdestroy", ccache=ccache) == ""
     assert mit.klist_l() == []
 

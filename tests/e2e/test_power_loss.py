@@ -14,10 +14,10 @@ import pytest
 
 from pykcm.ccaches.quotas import NO_LIMITS
 from pykcm.client import KcmClient
-from pykcm.server.residents import Residents
-from pykcm.store.database import has_tickets
+from pykcm.engine.collection_cache import CollectionCache
 from pykcm.store.keys import load_key
-from pykcm.store.sqlcipher import SQLCipherStore
+from pykcm.store.sqlcipher.database import has_tickets
+from pykcm.store.sqlcipher.store import SQLCipherStore
 from pykcm.store.tree import Put, uid_container
 from tests.disk.history import Contents
 from tests.disk.numbered import Change, changes
@@ -152,10 +152,10 @@ def contents_after(replay: Replay, folder: Path, choose: Choice) -> dict[bytes, 
 
 
 async def read_all(store: SQLCipherStore) -> dict[bytes, Contents]:
-    residents = Residents(store, NO_LIMITS)
+    collection_cache = CollectionCache(store, NO_LIMITS)
     contents: dict[bytes, Contents] = {}
     for name, owner in NAMES.items():
-        collection = await residents.get(owner)
+        collection = await collection_cache.get(owner)
         assert not collection.unavailable
         ccache = collection.get(name)
         contents[name] = None if ccache is None else tuple(each.blob for each in ccache.credentials)

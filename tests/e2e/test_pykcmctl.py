@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pykcm.admin.cli.main import main
+from pykcm.cli.main import main
 from pykcm.client import KcmClient
 from pykcm.protocol.principal import Principal
 from tests.builders import ALICE, TGS, credential_bytes, principal
@@ -48,10 +48,10 @@ def on_a_terminal(
         ctl.argv(*arguments), stdin=theirs, stdout=theirs, stderr=theirs, env=environment, cwd="/"
     ) as process:
         os.close(theirs)
-        shown = b"".join(read_to_the_end(ours))
+        escape = b"".join(read_to_the_end(ours))
         status = process.wait(LIMIT)
     os.close(ours)
-    return status, shown.decode()
+    return status, escape.decode()
 
 
 def read_to_the_end(fd: int) -> Iterator[bytes]:
@@ -88,10 +88,10 @@ def test_list(mit_as: Callable[[int], MitClient], ctl: Pykcmctl) -> None:
     assert total.startswith("1 ccache of 1 user, ")
     assert quota.startswith(f"{OTHER} has used ")
     assert " of the quota: 1 ccache of " in quota
-    status, shown = on_a_terminal(ctl, "list")
+    status, escape = on_a_terminal(ctl, "list")
     assert status == 0
-    assert "Principal" in shown
-    assert "alice@PYKCM.TEST" in shown
+    assert "Principal" in escape
+    assert "alice@PYKCM.TEST" in escape
 
 
 def test_list_marks_the_default(mit_as: Callable[[int], MitClient], ctl: Pykcmctl) -> None:
@@ -124,11 +124,11 @@ def test_show(mit_as: Callable[[int], MitClient], ctl: Pykcmctl) -> None:
     user = mit_as(USER)
     user.kinit("alice")
     user.kvno("host/server.pykcm.test")
-    shown = ctl.ok("show", f"KCM:{USER}")
-    assert "aes256-cts-hmac-sha1-96" in shown
-    assert "host/server.pykcm.test@PYKCM.TEST" in shown
-    assert "Tickets: 2" in shown
-    assert "Other entries: " in shown
+    escape = ctl.ok("show", f"KCM:{USER}")
+    assert "aes256-cts-hmac-sha1-96" in escape
+    assert "host/server.pykcm.test@PYKCM.TEST" in escape
+    assert "Tickets: 2" in escape
+    assert "Other entries: " in escape
     document = ctl.json("show", str(USER))
     assert set(document) == {"version", "kdc_offset", "principal", "creds"}
     assert document["principal"] == {"type": 1, "realm": "PYKCM.TEST", "components": ["alice"]}
@@ -142,9 +142,9 @@ def test_destroy(mit_as: Callable[[int], MitClient], ctl: Pykcmctl) -> None:
     unasked = ctl.run("destroy", f"KCM:{USER}")
     assert unasked.status == 2
     assert "--yes" in unasked.errors
-    status, shown = on_a_terminal(ctl, "destroy", f"KCM:{USER}", typed=b"n\n")
+    status, escape = on_a_terminal(ctl, "destroy", f"KCM:{USER}", typed=b"n\n")
     assert status == 1
-    assert "Destroy KCM:" in shown
+    assert "Destroy KCM:" in escape
     assert mit_as(USER).klist().principal == "alice@PYKCM.TEST"
     status, _ = on_a_terminal(ctl, "destroy", f"KCM:{USER}", typed=b"y\n")
     assert status == 0
@@ -360,15 +360,15 @@ def test_a_principal_that_is_no_text(pykcmd: Pykcmd, ctl: Pykcmctl) -> None:
     for number, component in enumerate(odd):
         with KcmClient(pykcmd.socket_path) as client:
             client.initialize(b"0:%d" % number, Principal(1, b"PYKCM.TEST", (component,)))
-        (shown,) = ctl.json("show", f"0:{number}")["principal"]["components"]
-        assert shown.encode(errors="surrogateescape") == component
+        (escape,) = ctl.json("show", f"0:{number}")["principal"]["components"]
+        assert escape.encode(errors="surrogateescape") == component
 
 
 def test_a_narrow_terminal(mit_as: Callable[[int], MitClient], ctl: Pykcmctl) -> None:
     """Names can still be read where there is little room, and times are parted behind their date alone."""
     mit_as(USER).kinit("alice")
-    status, shown = on_a_terminal(ctl, "list", columns="80")
+    status, escape = on_a_terminal(ctl, "list", columns="80")
     assert status == 0
-    assert f"KCM:{USER}" in shown
-    assert re.search(r"\d{4}-\d\d-\d\d", shown)
-    assert re.search(r" \d\d:\d\d ", shown)
+    assert f"KCM:{USER}" in escape
+    assert re.search(r"\d{4}-\d\d-\d\d", escape)
+    assert re.search(r" \d\d:\d\d ", escape)

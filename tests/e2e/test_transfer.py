@@ -13,7 +13,7 @@ from pathlib import Path
 import pyrage
 import pytest
 
-from pykcm.admin.cli.files import LARGEST_CCACHE_FILE
+from pykcm.cli.files import LARGEST_CCACHE_FILE
 from pykcm.client import KcmClient
 from tests.builders import ALICE, TGS, credential_bytes, principal, service
 
@@ -171,16 +171,16 @@ def on_terminal(argv: list[str], *answers: str) -> tuple[int, str]:
             os.execve(argv[0], argv, {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "TERM": "xterm"})
         finally:
             os._exit(127)
-    shown = b""
+    escape = b""
     prompts = 0
     with io.FileIO(terminal, "r+") as both, suppress(OSError):  # reading ends with an error
         while piece := both.read(4096):
-            shown += piece
-            while prompts < min(len(_PROMPT.findall(shown)), len(answers)):
+            escape += piece
+            while prompts < min(len(_PROMPT.findall(escape)), len(answers)):
                 both.write(answers[prompts].encode() + b"\n")
                 prompts += 1
     _, status = os.waitpid(pid, 0)
-    return os.waitstatus_to_exitcode(status), shown.decode()
+    return os.waitstatus_to_exitcode(status), escape.decode()
 
 
 def test_on_a_terminal(pykcmd: Pykcmd, ctl: Pykcmctl, kept: Path) -> None:
@@ -188,20 +188,20 @@ def test_on_a_terminal(pykcmd: Pykcmd, ctl: Pykcmctl, kept: Path) -> None:
     fill(pykcmd, USER, b"%d" % USER)
     before = contents(pykcmd, USER)
     exporting = ctl.argv("export", str(kept / "export"))
-    status, shown = on_terminal(exporting, "open, Sesame", "open, Barley", "open, Sesame", "open, Sesame")
-    assert status == 0, shown
-    assert shown.count("Passphrase: ") == 2
-    assert "Sesame" not in shown
+    status, escape = on_terminal(exporting, "open, Sesame", "open, Barley", "open, Sesame", "open, Sesame")
+    assert status == 0, escape
+    assert escape.count("Passphrase: ") == 2
+    assert "Sesame" not in escape
     ctl.ok("destroy", "--yes", "--uid", str(USER))
-    status, shown = on_terminal(ctl.argv("import", str(kept / "export")), "open, Sesame")
-    assert status == 0, shown
-    assert "1/1" in shown
-    assert "1 imported" in shown
+    status, escape = on_terminal(ctl.argv("import", str(kept / "export")), "open, Sesame")
+    assert status == 0, escape
+    assert "1/1" in escape
+    assert "1 imported" in escape
     assert contents(pykcmd, USER) == before
     # Nobody's tickets are written to a screen.
-    status, shown = on_terminal(ctl.argv("export", "--plain", "-"))
+    status, escape = on_terminal(ctl.argv("export", "--plain", "-"))
     assert status == 1
-    assert "nothing for a terminal" in shown
+    assert "nothing for a terminal" in escape
 
 
 def test_through_a_pipe(pykcmd: Pykcmd, ctl: Pykcmctl, other_pykcmd: Pykcmd, other_ctl: Pykcmctl) -> None:

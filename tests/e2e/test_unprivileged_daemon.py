@@ -29,7 +29,7 @@ def _interpreter_for(uid: int, python_path: str) -> str:
     for interpreter in (sys.executable, system):
         with contextlib.suppress(OSError):
             tried = subprocess.run(
-                [interpreter, "-c", "import pykcm.daemon, pykcm.store.sqlcipher"],
+                [interpreter, "-c", "import pykcm.daemon, pykcm.store.sqlcipher.store"],
                 capture_output=True,
                 check=False,
                 env={"PYTHONPATH": python_path},

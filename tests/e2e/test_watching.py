@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from pykcm.admin.client import ControlClient
-from pykcm.admin.items import encode
-from pykcm.admin.messages import request
+from pykcm.cli.client import ControlClient
 from pykcm.client import KcmClient
+from pykcm.control.items import encode
+from pykcm.control.messages import request
 from pykcm.protocol.principal import Principal
-from tests.admin.parsing import parsed
 from tests.builders import ALICE, HTTP, credential_bytes
+from tests.control.parsing import parsed
 
 from .activation import launch_with, listening
 from .clients import MitClient

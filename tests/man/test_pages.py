@@ -11,7 +11,7 @@ from typing import Any
 import click
 import pytest
 
-from pykcm.admin.cli import main
+from pykcm.cli import main
 from pykcm.command_line import parser
 from pykcm.config import OPTIONS, Config, load_config
 

@@ -135,6 +135,6 @@ def test_any_damage(at: int, byte: int) -> None:
 def test_no_secrets_shown() -> None:
     """What is printed of a file holds neither key nor ticket."""
     blob = credential_bytes(TGS, key=b"k3y", ticket=b"t1cket")
-    shown = repr(parse_ccache_file(file_bytes(blob)))
-    assert "k3y" not in shown
-    assert "t1cket" not in shown
+    escape = repr(parse_ccache_file(file_bytes(blob)))
+    assert "k3y" not in escape
+    assert "t1cket" not in escape

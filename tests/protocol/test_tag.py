@@ -69,9 +69,9 @@ def read(packed: bytes) -> Tag:
     return read_tag(Reader(packed))
 
 
-def found(tag: TagFields, how: int, stored: CredentialFields | None = None) -> bool:
+def found(tag: TagFields, match_flags: int, stored: CredentialFields | None = None) -> bool:
     """Whether the tag matches a credential, both as they come over the wire."""
-    return read(tag.pack()).matches(parse_credential((stored or CredentialFields()).pack()), how)
+    return read(tag.pack()).matches(parse_credential((stored or CredentialFields()).pack()), match_flags)
 
 
 # Reading
@@ -212,7 +212,7 @@ def test_an_empty_tag_matches_any() -> None:
     assert found(TagFields(), 0, CredentialFields(client=BOB, server=ALICE))
 
 
-@pytest.mark.parametrize("how", [0, GC_CACHED])
+@pytest.mark.parametrize("match_flags", [0, GC_CACHED])
 @pytest.mark.parametrize(
     ("tag", "matches"),
     [
@@ -226,18 +226,18 @@ def test_an_empty_tag_matches_any() -> None:
         (TagFields(client=HOST, server=ALICE), False),
     ],
 )
-def test_client_and_server(tag: TagFields, matches: bool, how: int) -> None:
+def test_client_and_server(tag: TagFields, matches: bool, match_flags: int) -> None:
     """A client or server that is there must be the credential's, whether or not a KDC may be asked."""
-    assert found(tag, how) is matches
+    assert found(tag, match_flags) is matches
 
 
 @pytest.mark.parametrize("name_type", [0, 1, 10, 2**32 - 1])
-@pytest.mark.parametrize("how", [0, SRV_NAMEONLY, DONT_MATCH_REALM])
-def test_the_name_type_never_counts(name_type: int, how: int) -> None:
+@pytest.mark.parametrize("match_flags", [0, SRV_NAMEONLY, DONT_MATCH_REALM])
+def test_the_name_type_never_counts(name_type: int, match_flags: int) -> None:
     """Principals that differ in their name type alone are the same."""
     client = principal(REALM, b"alice", name_type=name_type)
     server = principal(REALM, b"host", b"www.example.test", name_type=name_type)
-    assert found(TagFields(client=client, server=server), how)
+    assert found(TagFields(client=client, server=server), match_flags)
 
 
 CLIENT_ELSEWHERE = principal(ELSEWHERE, b"alice")
@@ -245,7 +245,7 @@ HOST_ELSEWHERE = principal(ELSEWHERE, b"host", b"www.example.test", name_type=3)
 
 
 @pytest.mark.parametrize(
-    ("tag", "how", "matches"),
+    ("tag", "match_flags", "matches"),
     [
         (TagFields(server=HOST_ELSEWHERE), 0, False),
         (TagFields(server=HOST_ELSEWHERE), SRV_NAMEONLY, True),
@@ -259,12 +259,12 @@ HOST_ELSEWHERE = principal(ELSEWHERE, b"host", b"www.example.test", name_type=3)
         (TagFields(client=CLIENT_ELSEWHERE, server=HOST_ELSEWHERE), SRV_NAMEONLY | DONT_MATCH_REALM, True),
     ],
 )
-def test_realms(tag: TagFields, how: int, matches: bool) -> None:
+def test_realms(tag: TagFields, match_flags: int, matches: bool) -> None:
     """SRV_NAMEONLY ignores the server's realm, DONT_MATCH_REALM the client's too."""
-    assert found(tag, how) is matches
+    assert found(tag, match_flags) is matches
 
 
-@pytest.mark.parametrize("how", [0, SRV_NAMEONLY, DONT_MATCH_REALM])
+@pytest.mark.parametrize("match_flags", [0, SRV_NAMEONLY, DONT_MATCH_REALM])
 @pytest.mark.parametrize(
     "components",
     [
@@ -276,18 +276,18 @@ def test_realms(tag: TagFields, how: int, matches: bool) -> None:
         (),
     ],
 )
-def test_components_always_count(components: tuple[bytes, ...], how: int) -> None:
+def test_components_always_count(components: tuple[bytes, ...], match_flags: int) -> None:
     """Whatever is ignored of a realm, the components must be the same: all, in order and in case."""
     other = principal(REALM, *components, name_type=3)
-    assert not found(TagFields(server=other), how)
-    assert not found(TagFields(client=other), how, CredentialFields(client=HOST))
+    assert not found(TagFields(server=other), match_flags)
+    assert not found(TagFields(client=other), match_flags, CredentialFields(client=HOST))
 
 
 # How user-to-user tickets match
 
 
 @pytest.mark.parametrize(
-    ("stored", "asked", "how", "matches"),
+    ("stored", "asked", "match_flags", "matches"),
     [
         (0, 0, 0, True),
         (0, 1, 0, True),
@@ -299,9 +299,9 @@ def test_components_always_count(components: tuple[bytes, ...], how: int) -> Non
         (1, 1, IS_SKEY, True),
     ],
 )
-def test_is_skey(stored: int, asked: int, how: int, matches: bool) -> None:
+def test_is_skey(stored: int, asked: int, match_flags: int, matches: bool) -> None:
     """is_skey must be the tag's with MATCH_IS_SKEY; without it a user-to-user ticket is never found."""
-    assert found(TagFields(is_skey=asked), how, CredentialFields(is_skey=stored)) is matches
+    assert found(TagFields(is_skey=asked), match_flags, CredentialFields(is_skey=stored)) is matches
 
 
 def test_no_other_flag_finds_a_user_to_user_ticket() -> None:
@@ -317,7 +317,7 @@ def test_no_other_flag_finds_a_user_to_user_ticket() -> None:
 
 
 @pytest.mark.parametrize(
-    ("stored", "asked", "how", "matches"),
+    ("stored", "asked", "match_flags", "matches"),
     [
         (0b0110, 0b0001, 0, True),
         (0b0110, 0b0110, FLAGS, True),
@@ -336,9 +336,9 @@ def test_no_other_flag_finds_a_user_to_user_ticket() -> None:
         (0b0110, 0b0110, FLAGS | FLAGS_EXACT, True),
     ],
 )
-def test_ticket_flags(stored: int, asked: int, how: int, matches: bool) -> None:
+def test_ticket_flags(stored: int, asked: int, match_flags: int, matches: bool) -> None:
     """FLAGS: the flags asked for are among the credential's. FLAGS_EXACT: they are all of them."""
-    assert found(TagFields(flags=asked), how, CredentialFields(flags=stored)) is matches
+    assert found(TagFields(flags=asked), match_flags, CredentialFields(flags=stored)) is matches
 
 
 # How times match
@@ -347,7 +347,7 @@ STORED_TIMES = CredentialFields(authtime=100, starttime=200, endtime=300, renew_
 
 
 @pytest.mark.parametrize(
-    ("tag", "how", "matches"),
+    ("tag", "match_flags", "matches"),
     [
         (TagFields(endtime=301, renew_till=401), 0, True),
         # Each that is asked for is at most the credential's.
@@ -378,9 +378,9 @@ STORED_TIMES = CredentialFields(authtime=100, starttime=200, endtime=300, renew_
         (TagFields(endtime=300), TIMES | TIMES_EXACT, False),
     ],
 )
-def test_times(tag: TagFields, how: int, matches: bool) -> None:
+def test_times(tag: TagFields, match_flags: int, matches: bool) -> None:
     """TIMES: end and renewal asked for are at most the credential's. TIMES_EXACT: all four are the same."""
-    assert found(tag, how, STORED_TIMES) is matches
+    assert found(tag, match_flags, STORED_TIMES) is matches
 
 
 @pytest.mark.parametrize(("asked", "matches"), [(0, True), (1, False)])
@@ -401,7 +401,7 @@ def test_times_are_unsigned() -> None:
 
 
 @pytest.mark.parametrize(
-    ("stored", "asked", "how", "matches"),
+    ("stored", "asked", "match_flags", "matches"),
     [
         ([(1, b"one")], None, 0, True),
         ([(1, b"one")], [(1, b"two")], 0, True),
@@ -419,14 +419,14 @@ def test_times_are_unsigned() -> None:
     ],
 )
 def test_authdata(
-    stored: list[tuple[int, bytes]], asked: list[tuple[int, bytes]] | None, how: int, matches: bool
+    stored: list[tuple[int, bytes]], asked: list[tuple[int, bytes]] | None, match_flags: int, matches: bool
 ) -> None:
     """AUTHDATA: the list is the credential's, and none is the same as an empty one."""
-    assert found(TagFields(authdata=asked), how, CredentialFields(authdata=stored)) is matches
+    assert found(TagFields(authdata=asked), match_flags, CredentialFields(authdata=stored)) is matches
 
 
 @pytest.mark.parametrize(
-    ("stored", "asked", "how", "matches"),
+    ("stored", "asked", "match_flags", "matches"),
     [
         (b"one", b"two", 0, True),
         (b"one", b"one", SECOND_TICKET, True),
@@ -439,13 +439,15 @@ def test_authdata(
         (b"", None, SECOND_TICKET, True),
     ],
 )
-def test_second_ticket(stored: bytes, asked: bytes | None, how: int, matches: bool) -> None:
+def test_second_ticket(stored: bytes, asked: bytes | None, match_flags: int, matches: bool) -> None:
     """2ND_TKT: the second ticket is the credential's, as S4U2Proxy look-ups need it."""
-    assert found(TagFields(second_ticket=asked), how, CredentialFields(second_ticket=stored)) is matches
+    assert (
+        found(TagFields(second_ticket=asked), match_flags, CredentialFields(second_ticket=stored)) is matches
+    )
 
 
 @pytest.mark.parametrize(
-    ("stored", "asked", "how", "matches"),
+    ("stored", "asked", "match_flags", "matches"),
     [
         (18, 17, 0, True),
         (18, 18, KEYTYPE, True),
@@ -454,21 +456,21 @@ def test_second_ticket(stored: bytes, asked: bytes | None, how: int, matches: bo
         (-133, -133, KEYTYPE, True),
     ],
 )
-def test_keytype(stored: int, asked: int, how: int, matches: bool) -> None:
+def test_keytype(stored: int, asked: int, match_flags: int, matches: bool) -> None:
     """KEYTYPE: the session key's encryption type is the credential's; the key itself never counts."""
     tag = TagFields(keyblock=(asked, b"another key"))
-    assert found(tag, how, CredentialFields(enctype=stored)) is matches
+    assert found(tag, match_flags, CredentialFields(enctype=stored)) is matches
 
 
-@pytest.mark.parametrize("how", [0, EVERYTHING])
-def test_ticket_addresses_and_key_never_count(how: int) -> None:
+@pytest.mark.parametrize("match_flags", [0, EVERYTHING])
+def test_ticket_addresses_and_key_never_count(match_flags: int) -> None:
     """No flag compares the ticket, the addresses or the key."""
     stored = CredentialFields(addresses=[(2, b"\x7f\0\0\1")])
     other = replace(
         _tag_of(stored), ticket=b"another", addresses=[(2, b"\x0a\0\0\1")], keyblock=(AES256, b"")
     )
-    assert found(other, how, stored)
-    assert found(replace(other, ticket=None, addresses=None), how, stored)
+    assert found(other, match_flags, stored)
+    assert found(replace(other, ticket=None, addresses=None), match_flags, stored)
 
 
 def _tag_of(stored: CredentialFields) -> TagFields:
@@ -492,10 +494,10 @@ def _tag_of(stored: CredentialFields) -> TagFields:
 
 @fewer
 @given(credentials, U32)
-def test_a_credential_matches_itself(stored: CredentialFields, how: int) -> None:
+def test_a_credential_matches_itself(stored: CredentialFields, match_flags: int) -> None:
     """Whatever is asked for, a credential matches itself: user-to-user tickets with MATCH_IS_SKEY alone."""
-    assert found(_tag_of(stored), how | IS_SKEY, stored)
-    assert found(_tag_of(stored), how & ~IS_SKEY, stored) is not stored.is_skey
+    assert found(_tag_of(stored), match_flags | IS_SKEY, stored)
+    assert found(_tag_of(stored), match_flags & ~IS_SKEY, stored) is not stored.is_skey
 
 
 DIFFERENT: list[dict[str, Any]] = [
@@ -524,10 +526,10 @@ def test_every_flag_together(different: dict[str, Any]) -> None:
 def test_a_look_up_for_s4u2proxy() -> None:
     """Without a client, tickets for the same server are told apart by their second tickets."""
     tag = TagFields(server=HOST, second_ticket=b"alice's")
-    how = GC_CACHED | SECOND_TICKET
-    assert found(tag, how, CredentialFields(client=ALICE, second_ticket=b"alice's"))
-    assert not found(tag, how, CredentialFields(client=BOB, second_ticket=b"bob's"))
-    assert not found(tag, how, CredentialFields(client=ALICE))
+    match_flags = GC_CACHED | SECOND_TICKET
+    assert found(tag, match_flags, CredentialFields(client=ALICE, second_ticket=b"alice's"))
+    assert not found(tag, match_flags, CredentialFields(client=BOB, second_ticket=b"bob's"))
+    assert not found(tag, match_flags, CredentialFields(client=ALICE))
 
 
 # Bad input

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pykcm.protocol.text import shown, shown_in_principal
+from pykcm.protocol.text import escape, escape_in_principal
 
-both = pytest.mark.parametrize("show", [shown, shown_in_principal])
+both = pytest.mark.parametrize("show", [escape, escape_in_principal])
 
 
 @both
@@ -33,17 +33,17 @@ def test_text(show: Callable[[bytes], str], value: bytes, text: str) -> None:
 
 def test_only_the_beginning_of_what_is_long() -> None:
     """Of what is longer than any name the beginning is shown, and how long it is."""
-    assert shown(b"x" * 1024) == "x" * 1024
-    assert shown(b"\0" * 1025) == "\\x00" * 1024 + "... (1025 bytes)"
+    assert escape(b"x" * 1024) == "x" * 1024
+    assert escape(b"\0" * 1025) == "\\x00" * 1024 + "... (1025 bytes)"
     # Cut in the middle of a character.
-    assert shown(b"x" * 1023 + "é".encode() * 2) == "x" * 1023 + "\\xc3... (1027 bytes)"
+    assert escape(b"x" * 1023 + "é".encode() * 2) == "x" * 1023 + "\\xc3... (1027 bytes)"
 
 
 def test_separators() -> None:
     """The separators of principals are quoted within one, and there alone."""
-    assert shown(b"20001:a/b@c") == "20001:a/b@c"
-    assert shown_in_principal(b"a/b@c\0\n\t\b") == "a\\/b\\@c\\0\\n\\t\\b"
-    assert shown(b"\n\t\b") == "\\x0a\\x09\\x08"
+    assert escape(b"20001:a/b@c") == "20001:a/b@c"
+    assert escape_in_principal(b"a/b@c\0\n\t\b") == "a\\/b\\@c\\0\\n\\t\\b"
+    assert escape(b"\n\t\b") == "\\x0a\\x09\\x08"
 
 
 @both

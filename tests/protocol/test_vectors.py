@@ -202,7 +202,7 @@ def test_what_retrieve_found_matches() -> None:
     found = 0
     for exchange in chain.from_iterable(stocked.exchanges for stocked in STOCK):
         if exchange.opcode == "RETRIEVE" and code_of(exchange) == 0:
-            _, how, tag = read_arguments(ARGUMENTS[Opcode.RETRIEVE], exchange.request[4:])
-            assert tag.matches(parse_credential(exchange.reply[12:]), how)
+            _, match_flags, tag = read_arguments(ARGUMENTS[Opcode.RETRIEVE], exchange.request[4:])
+            assert tag.matches(parse_credential(exchange.reply[12:]), match_flags)
             found += 1
     assert found > 5

@@ -8,14 +8,14 @@ from typing import Any
 
 from pykcm.ccaches.quotas import NO_LIMITS, Quotas
 from pykcm.client import KcmClient
+from pykcm.engine.clock import CheckedClock
+from pykcm.engine.collection_cache import CollectionCache
 from pykcm.peer.access import Access
 from pykcm.peer.identity import Peer
 from pykcm.peer.selinux import Policy
 from pykcm.protocol.codes import KcmError
 from pykcm.protocol.framing import Frame, Sendable
-from pykcm.server.clock import CheckedClock
-from pykcm.server.residents import Residents
-from pykcm.server.service import Service
+from pykcm.server.dispatcher import Dispatcher
 from pykcm.server.sessions import Session
 from pykcm.store.interface import Backup, Copied, Pause, Rekeyed, Store
 from pykcm.store.tree import Expired, SecretChange
@@ -29,7 +29,7 @@ class Asking(KcmClient):
     """
 
     def __init__(
-        self, runner: asyncio.Runner, service: Service, who: Peer, session: Session | None = None
+        self, runner: asyncio.Runner, service: Dispatcher, who: Peer, session: Session | None = None
     ) -> None:
         self._runner = runner
         self._service = service
@@ -151,9 +151,9 @@ class Server:
         self._steady = steady
         self.checked_clock = CheckedClock(wall=self.clock, steady=steady or self.clock)
         removal_time = self.checked_clock.removal_time
-        self.residents = Residents(self.store, quotas, cache_size, self.clock, removal_time)
+        self.collection_cache = CollectionCache(self.store, quotas, cache_size, self.clock, removal_time)
         self.access = Access(root_lists_all=root_lists_all, policy=policy)
-        self.service = Service(self.store, self.residents, self.access)
+        self.service = Dispatcher(self.store, self.collection_cache, self.access)
 
     def ask_as(self, uid: int, label: str | None = None) -> Asking:
         """A connection of a process of its own."""

@@ -10,6 +10,7 @@ from time import perf_counter
 from typing import Any, Self
 
 from pykcm.ccaches import quotas
+from pykcm.engine.collection_cache import CollectionCache
 from pykcm.peer.access import Access
 from pykcm.peer.identity import Kernel
 from pykcm.protocol.opcodes import Opcode
@@ -17,11 +18,10 @@ from pykcm.server.acceptor import AcceptRates, Listener
 from pykcm.server.client_socket import ClientSocket, Parts
 from pykcm.server.connections import NO_LIMITS, Connections, Limits, Member
 from pykcm.server.deadlines import Deadlines
+from pykcm.server.dispatcher import Dispatcher
+from pykcm.server.fair_queue import FairQueue
 from pykcm.server.listener import BoundSocket
 from pykcm.server.reception import ClientReception
-from pykcm.server.residents import Residents
-from pykcm.server.rota import Rota
-from pykcm.server.service import Service
 from pykcm.store.memory import MemoryStore
 from tests.builders import ALICE, credential_of_size, principal_bytes, service
 from tests.server.asking import ScriptedStore
@@ -124,10 +124,10 @@ class Listening:
     ) -> None:
         self.path = path
         self.store = ScriptedStore(MemoryStore())
-        self.service = Service(self.store, Residents(self.store, quotas.NO_LIMITS), Access())
+        self.service = Dispatcher(self.store, CollectionCache(self.store, quotas.NO_LIMITS), Access())
         self.connections = NotedConnections(limits)
         self.deadlines = Deadlines(patience)
-        self.rota = Rota(clock)
+        self.fair_queue = FairQueue(clock)
         self.kernel = kernel
         self.rates = rates or AcceptRates(100_000)
         self.clients: list[Client] = []
@@ -136,7 +136,7 @@ class Listening:
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _, context: self.complaints.append(context))
-        parts = Parts(loop, self.service, self.connections, self.rota, self.deadlines, MAX_REQUEST)
+        parts = Parts(loop, self.service, self.connections, self.fair_queue, self.deadlines, MAX_REQUEST)
         self.bound = BoundSocket(self.path)
         reception = ClientReception(parts, self.kernel, self.rates)
         self.listener = Listener([(self.bound.socket, reception)])

@@ -11,7 +11,7 @@ from pykcm.protocol.credential import Credential
 from pykcm.protocol.opcodes import Opcode
 from pykcm.protocol.tag import Tag
 from pykcm.store.keys import Key
-from pykcm.store.sqlcipher import SQLCipherStore
+from pykcm.store.sqlcipher.store import SQLCipherStore
 from tests.builders import (
     ALICE,
     HTTP,
@@ -157,9 +157,9 @@ def test_a_look_up_does_not_grow(user: Asking, monkeypatch: pytest.MonkeyPatch) 
     compared: list[Credential] = []
     matches = Tag.matches
 
-    def counting(tag: Tag, credential: Credential, how: int) -> bool:
+    def counting(tag: Tag, credential: Credential, match_flags: int) -> bool:
         compared.append(credential)
-        return matches(tag, credential, how)
+        return matches(tag, credential, match_flags)
 
     monkeypatch.setattr(Tag, "matches", counting)
     user.retrieve(NAME, 0, tag_for(service(MANY // 2)))

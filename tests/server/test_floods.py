@@ -17,8 +17,8 @@ from pykcm.server.client_socket import ClientSocket
 from pykcm.server.connection import State
 from pykcm.server.connections import Limits
 from pykcm.server.deadlines import Late
+from pykcm.server.fair_queue import Servable
 from pykcm.server.outbox import Outbox
-from pykcm.server.rota import Servable
 from pykcm.server.sessions import Session
 from tests.builders import ALICE, credential_of_size, principal_bytes
 from tests.server.conftest import Play
@@ -122,12 +122,12 @@ def test_mits_connection_gives_way_first(
 
     async def scenario(listening: Listening) -> None:
         monkeypatch.setattr("pykcm.server.reception.identify", identified)
-        unknown, shown = await listening.connected(), await listening.connected()
+        unknown, escape = await listening.connected(), await listening.connected()
         await unknown.ask(NOOP)
-        await shown.ask(message)
-        await shown.ask(NOOP)
+        await escape.ask(message)
+        await escape.ask(NOOP)
         assert await listening.client().ask(NOOP) == (0, b"")
-        gone, kept = (shown, unknown) if is_mits else (unknown, shown)
+        gone, kept = (escape, unknown) if is_mits else (unknown, escape)
         assert await gone.is_closed()
         assert await kept.ask(NOOP) == (0, b"")
 
@@ -172,8 +172,8 @@ def test_queued_requests_are_under_way(play: Play, monkeypatch: pytest.MonkeyPat
         client = await listening.connected()
         waiting: list[tuple[int, Servable]] = []
         with monkeypatch.context() as patched:
-            patched.setattr(listening.rota, "admits", lambda _: False)
-            patched.setattr(listening.rota, "wait", lambda *who: waiting.append(who))
+            patched.setattr(listening.fair_queue, "admits", lambda _: False)
+            patched.setattr(listening.fair_queue, "wait", lambda *who: waiting.append(who))
             await client.send(NOOP)
             await until(lambda: waiting)
         assert waiting == [(UID, listening.made[0])]
@@ -195,8 +195,8 @@ def test_what_the_kernel_holds_is_under_way(play: Play, monkeypatch: pytest.Monk
             assert await client.ask(NOOP) == (0, b"")
         waiting: list[Servable] = []
         with monkeypatch.context() as patched:
-            patched.setattr(listening.rota, "admits", lambda _: False)
-            patched.setattr(listening.rota, "wait", lambda _, servable: waiting.append(servable))
+            patched.setattr(listening.fair_queue, "admits", lambda _: False)
+            patched.setattr(listening.fair_queue, "wait", lambda _, servable: waiting.append(servable))
             await first.send(NOOP)
             await until(lambda: waiting)
         assert listening.made[0].has_unread
@@ -560,7 +560,7 @@ def test_going_away_in_the_rota(play: Play) -> None:
     async def scenario(listening: Listening) -> None:
         gone, other = await listening.connected(), await listening.connected()
         await gone.send(NOOP * 20_000)
-        await until(lambda: listening.rota.waiting or listening.made[0].state is State.SENDING)
+        await until(lambda: listening.fair_queue.waiting or listening.made[0].state is State.SENDING)
         gone.close()
         assert await other.ask(NOOP) == (0, b"")
         await until(lambda: listening.connections.open == 1)
@@ -578,7 +578,7 @@ def test_what_takes_long_waits(play: Play, monkeypatch: pytest.MonkeyPatch, kind
         clients = [await listening.connected() for _ in range(10)]
         assert await clients[0].ask(INITIALIZE) == (0, b"")
         clock.time += 1
-        perform, wait, send = listening.service.perform, listening.rota.wait, Outbox.send
+        perform, wait, send = listening.service.perform, listening.fair_queue.wait, Outbox.send
 
         async def performing(peer: Peer, frame: Frame, session: Session | None) -> Sendable:
             if kind == "long":
@@ -595,7 +595,7 @@ def test_what_takes_long_waits(play: Play, monkeypatch: pytest.MonkeyPatch, kind
             wait(uid, servable)
 
         monkeypatch.setattr(listening.service, "perform", performing)
-        monkeypatch.setattr(listening.rota, "wait", waits)
+        monkeypatch.setattr(listening.fair_queue, "wait", waits)
         monkeypatch.setattr(Outbox, "send", sending)
         waiting.clear()
         for client in clients:

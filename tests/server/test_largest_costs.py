@@ -24,7 +24,7 @@ from pykcm.protocol.tag import Match, Tag
 from pykcm.protocol.wire import MAX_PRINCIPAL_SIZE
 from pykcm.server.operations import OPERATIONS, not_supported
 from pykcm.store.keys import Key
-from pykcm.store.sqlcipher import SQLCipherStore
+from pykcm.store.sqlcipher.store import SQLCipherStore
 from tests.builders import ALICE, LAST_SECOND, credential_bytes, peer, principal_bytes
 from tests.server.asking import Server, frame, unpack
 
@@ -54,9 +54,9 @@ def smallest(number: int) -> bytes:
     )
 
 
-def tag(how: int, number: int) -> bytes:
+def tag(match_flags: int, number: int) -> bytes:
     """Looks at all credentials of the one server."""
-    return how.to_bytes(4) + Tag(NOBODY, NOBODY, number - 2**15).pack()
+    return match_flags.to_bytes(4) + Tag(NOBODY, NOBODY, number - 2**15).pack()
 
 
 def largest_requests(uuids: list[bytes]) -> dict[int, bytes]:

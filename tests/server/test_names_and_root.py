@@ -253,5 +253,5 @@ def test_label_of_the_creator(server: Server) -> None:
     server.ask_as(1000, "u:r:t:s0:c2").replace(b"1000", 0, BOB, [])
     again = server.restarted()
     again.ask_as(1000).noop()
-    collection = again.runner.run(again.residents.get(1000))
+    collection = again.runner.run(again.collection_cache.get(1000))
     assert [ccache.label for ccache in collection] == ["u:r:t:s0:c1"]

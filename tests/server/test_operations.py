@@ -266,9 +266,9 @@ def test_remove_cred(reader: Asking) -> None:
     reader.remove_cred(b"1000", 0, tag_for(HTTP))
     assert reader.get_cred_list(b"1000") == [TICKET]
     missing = [(0, tag_for(HTTP)), (Match.TIMES_EXACT, Tag(ALICE, TGS)), (Match.IS_SKEY, Tag(is_skey=True))]
-    for how, tag in missing:
+    for match_flags, tag in missing:
         with refused(Code.CC_NOTFOUND):
-            reader.remove_cred(b"1000", how, tag)
+            reader.remove_cred(b"1000", match_flags, tag)
     assert reader.get_cred_list(b"1000") == [TICKET]
     with refused(Code.FCC_NOFILE):
         reader.remove_cred(b"1000:missing", 0, tag_for(HTTP))

@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from pykcm.ccaches.quotas import Quotas
-from pykcm.server import removals
+from pykcm.engine import removals
 from pykcm.store.interface import Store, StoreError
 from tests.builders import ALICE, BOB, HTTP, TGS, Clock, principal_bytes, refused, service, tag_for, ticket
 from tests.ccaches.contents import contents
@@ -121,15 +121,15 @@ def test_a_refused_replace_leaves_all(
     alice = server.ask_as(1000)
     alice.replace(b"1000", 0, ALICE, [VALID, OLD])
     alice.replace(b"1000:e", 0, ALICE, [EXPIRED])
-    before = contents(runner.run(server.residents.get(1000)))
+    before = contents(runner.run(server.collection_cache.get(1000)))
     server.store.commits.clear()
     sent = [VALID, OLD, OLDER, ticket(HTTP, size=201 + P + 200).blob]
     for name in (b"1000", b"1000:new"):
         with refused(errno.EDQUOT):
             alice.replace(name, 7, BOB, sent)
     assert server.store.commits == []
-    assert contents(runner.run(server.residents.get(1000))) == before
-    assert contents(runner.run(server.restarted().residents.get(1000))) == before
+    assert contents(runner.run(server.collection_cache.get(1000))) == before
+    assert contents(runner.run(server.restarted().collection_cache.get(1000))) == before
     assert told(caplog) == []
     alice.replace(b"1000", 7, BOB, [VALID, OLD, OLDER, ticket(HTTP, size=200 + P).blob])
     assert listed(alice) == [b"1000"]
@@ -142,14 +142,14 @@ def test_a_commit_that_fails(runner: asyncio.Runner, store: Store, caplog: pytes
     alice = server.ask_as(1000)
     alice.replace(b"1000", 0, ALICE, [VALID, OLD])
     alice.replace(b"1000:e", 0, ALICE, [EXPIRED])
-    before = contents(runner.run(server.residents.get(1000)))
+    before = contents(runner.run(server.collection_cache.get(1000)))
     server.store.refusal = lambda _: StoreError("the disk is full", errno.ENOSPC)
     with refused(errno.ENOSPC):
         alice.store(b"1000", OLDER)
     with refused(errno.ENOSPC):
         alice.replace(b"1000:new", 0, ALICE, [VALID])
     server.store.refusal = lambda _: None
-    assert contents(runner.run(server.residents.get(1000))) == before
+    assert contents(runner.run(server.collection_cache.get(1000))) == before
     assert told(caplog) == []
     alice.store(b"1000", OLDER)
     alice.replace(b"1000:new", 0, ALICE, [VALID])
@@ -207,10 +207,10 @@ def test_the_expiry_after_a_restart(runner: asyncio.Runner, store: Store) -> Non
     alice.initialize(b"1000:b", ALICE)
     alice.store(b"1000:b", VALID)
     alice.replace(b"1000:c", -300, ALICE, [VALID])
-    collection = runner.run(server.residents.get(1000))
+    collection = runner.run(server.collection_cache.get(1000))
     moments = [ccache.expires for ccache in collection]
     known = [moment for moment in moments if moment is not None]
     assert known == [1500 + 3600, 1700 + 3600, 2000, 2300]
     restarted = server.restarted()
-    assert [ccache.expires for ccache in runner.run(restarted.residents.get(1000))] == moments
+    assert [ccache.expires for ccache in runner.run(restarted.collection_cache.get(1000))] == moments
     assert [each.expires for each in runner.run(store.expired(10_000, None, 9))] == sorted(known)

@@ -115,15 +115,25 @@ def test_cache(runner: asyncio.Runner) -> None:
     """A request is a hit where the collection was in memory and otherwise a miss, and never both."""
     server = Server(runner, MemoryStore(), cache_size=1)
     alice, bob = server.ask_as(1000), server.ask_as(2000)
-    residents = server.residents
+    collection_cache = server.collection_cache
     alice.initialize(b"1000", ALICE)
-    assert (residents.hits, residents.misses, residents.let_go, len(residents)) == (0, 1, 0, 1)
+    assert (
+        collection_cache.hits,
+        collection_cache.misses,
+        collection_cache.let_go,
+        len(collection_cache),
+    ) == (0, 1, 0, 1)
     alice.get_principal(b"1000")
     alice.store(b"1000", credential_bytes(TGS))
-    assert (residents.hits, residents.misses, residents.let_go) == (2, 1, 0)
+    assert (collection_cache.hits, collection_cache.misses, collection_cache.let_go) == (2, 1, 0)
     with refused(Code.FCC_NOFILE):
         bob.get_principal(b"2000")
-    assert (residents.hits, residents.misses, residents.let_go, len(residents)) == (2, 2, 1, 1)
+    assert (
+        collection_cache.hits,
+        collection_cache.misses,
+        collection_cache.let_go,
+        len(collection_cache),
+    ) == (2, 2, 1, 1)
 
 
 def test_removals(runner: asyncio.Runner) -> None:
@@ -154,20 +164,20 @@ def test_expired(server: Server, alice: Asking) -> None:
 
 
 def test_queues(server: Server) -> None:
-    """Lanes tell how many are occupied, and how many wait for one."""
+    """The queues by UID say how many are occupied, and how many wait for one."""
 
     async def scenario() -> tuple[tuple[int, int], tuple[int, int]]:
-        lanes = server.service.lanes
-        await lanes.enter(1000)
-        waiting = asyncio.ensure_future(lanes.enter(1000))
-        await lanes.enter(2000)
+        uid_queues = server.service.uid_queues
+        await uid_queues.enter(1000)
+        waiting = asyncio.ensure_future(uid_queues.enter(1000))
+        await uid_queues.enter(2000)
         await asyncio.sleep(0)
-        before = lanes.occupied, lanes.waiting
-        lanes.leave(1000)
-        lanes.leave(2000)
+        before = uid_queues.occupied, uid_queues.waiting
+        uid_queues.leave(1000)
+        uid_queues.leave(2000)
         await waiting
-        lanes.leave(1000)
-        return before, (lanes.occupied, lanes.waiting)
+        uid_queues.leave(1000)
+        return before, (uid_queues.occupied, uid_queues.waiting)
 
     assert server.runner.run(scenario()) == ((2, 1), (0, 0))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.store.copying import Copying
+from tests.store.sqlcipher.copying import Copying
 
 
 @pytest.fixture
@@ -42,6 +42,6 @@ def full_disk(mount_disk: Callable[[int], Path]) -> Path:
 def copying(monkeypatch: pytest.MonkeyPatch) -> Copying:
     """Even a short journal is copied beside the loop, when the test says so."""
     copying = Copying()
-    monkeypatch.setattr("pykcm.store.journal._COPIED_AT_ONCE", 0)
-    monkeypatch.setattr("pykcm.store.journal.copy_journal", copying.copy)
+    monkeypatch.setattr("pykcm.store.sqlcipher.wal._COPIED_AT_ONCE", 0)
+    monkeypatch.setattr("pykcm.store.sqlcipher.wal.copy_journal", copying.copy)
     return copying

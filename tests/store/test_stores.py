@@ -9,7 +9,7 @@ import pytest
 from pykcm.store.interface import Store
 from pykcm.store.keys import Key
 from pykcm.store.memory import MemoryStore
-from pykcm.store.sqlcipher import _EXPIRED, SQLCipherStore
+from pykcm.store.sqlcipher.store import _EXPIRED, SQLCipherStore
 from pykcm.store.tree import (
     Delete,
     DeleteContainer,
@@ -346,7 +346,7 @@ def test_what_is_gone_has_not_expired(store: Store) -> None:
 
 def test_uids_without_expiry(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """UIDs with a ccache that never expires are told in parts, once each; credentials do not count."""
-    monkeypatch.setattr("pykcm.store.sqlcipher._CONTAINERS_AT_A_TIME", 3)
+    monkeypatch.setattr("pykcm.store.sqlcipher.store._CONTAINERS_AT_A_TIME", 3)
     for uid in range(1000, 1010):
         name = ccache_name(UUID, b"%d" % uid)
         inside = ccache_container(uid, UUID, b"%d" % uid)

@@ -55,7 +55,7 @@ class Tag(NamedTuple):
     is_skey: bool
     flags: int
     second_ticket: bytes
-    how: int
+    match_flags: int
     packed: bytes
 
 
@@ -293,17 +293,17 @@ class Model:
             return False
         if tag.server is not None and tag.server != credential.server:
             return False
-        if tag.server is not None and tag.realm != credential.realm and not tag.how & NAME_ONLY:
+        if tag.server is not None and tag.realm != credential.realm and not tag.match_flags & NAME_ONLY:
             return False
-        if credential.is_skey != (tag.is_skey if tag.how & IS_SKEY else False):
+        if credential.is_skey != (tag.is_skey if tag.match_flags & IS_SKEY else False):
             return False
-        if tag.how & KEYTYPE and tag.enctype != credential.enctype:
+        if tag.match_flags & KEYTYPE and tag.enctype != credential.enctype:
             return False
-        if tag.how & SECOND_TICKET and tag.second_ticket != credential.second_ticket:
+        if tag.match_flags & SECOND_TICKET and tag.second_ticket != credential.second_ticket:
             return False
-        if tag.how & FLAGS and tag.flags & credential.flags != tag.flags:
+        if tag.match_flags & FLAGS and tag.flags & credential.flags != tag.flags:
             return False
-        return not tag.how & TIMES or tag.endtime <= credential.endtime
+        return not tag.match_flags & TIMES or tag.endtime <= credential.endtime
 
     def retrieve(self, asker: Asker, name: bytes, tag: Tag) -> Answer:
         ccache = self.read(asker, name)

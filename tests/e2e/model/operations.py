@@ -124,11 +124,11 @@ class Operations:
         client = rng.choice((None, None, *_CLIENTS))
         server, realm = rng.choice(_SERVERS)
         is_named = rng.random() < 0.85
-        how = 0
+        match_flags = 0
         for bit, likely in ((IS_SKEY, 0.2), (SECOND_TICKET, 0.1), (TIMES, 0.2), (NAME_ONLY, 0.2)):
-            how |= bit if rng.random() < likely else 0
+            match_flags |= bit if rng.random() < likely else 0
         for bit in (FLAGS, KEYTYPE):
-            how |= bit if rng.random() < 0.15 else 0
+            match_flags |= bit if rng.random() < 0.15 else 0
         enctype, flags = rng.choice((17, 18)), rng.choice(_FLAG_WORDS)
         endtime = rng.choice((0, _FIRST_END + rng.randrange(1000)))
         is_skey = rng.random() < 0.5
@@ -143,10 +143,10 @@ class Operations:
         fields += pack(">h", enctype) + data(b"") + pack(">IIIIBI", 0, 0, endtime, 0, is_skey, flags)
         if second_ticket:
             fields += data(second_ticket)
-        packed = pack(">II", how, header) + fields
+        packed = pack(">II", match_flags, header) + fields
         return Tag(
             *(client, server if is_named else None, realm, enctype, endtime, is_skey, flags),
-            *(second_ticket, how, packed),
+            *(second_ticket, match_flags, packed),
         )
 
     # Operations

@@ -1,0 +1,153 @@
+"""A client of the control socket; it waits for its answers."""
+
+import os
+import select
+import socket
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
+from typing import Any
+
+from pykcm.cli.listeners import check_listener
+from pykcm.control.items import ItemReader, ItemsError, encode
+from pykcm.control.messages import LARGEST_REQUEST, ControlError, ErrorCode, request
+from pykcm.protocol.text import printable
+
+# Requests that carry tickets or a key, or after which the database is taken to have a new one.
+_HANDS_OVER_SECRETS = {"import", "rekey"}
+
+_PIECE = 256 * 1024
+
+# An item of a reply is one ccache at most, with what is around it.
+_LARGEST_ITEM = 2 * LARGEST_REQUEST
+
+
+# In seconds: even a daemon that has to be started first has answered by then.
+_EXPECTED_WITHIN = 5.0
+
+
+def _say_nothing() -> None: ...
+
+
+class Answer:
+    """The items that answer one request, as they come; after the last one `summary` is there.
+
+    `items` are sent behind the request while answers are read, so that neither side waits for the other.
+    `on_silence` is called once where the daemon says nothing at all for long; `check` gets the connected
+    socket before anything is sent, and raises where nothing is to be sent.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        name: str,
+        arguments: dict[str, Any],
+        items: Iterable[Any] = (),
+        on_silence: Callable[[], None] = _say_nothing,
+        check: Callable[[socket.socket], None] | None = None,
+    ) -> None:
+        self.summary: dict[str, Any] = {}
+        self._on_silence: Callable[[], None] | None = on_silence
+        self._unsent = chain([encode(request(name, arguments))], map(encode, items))
+        self._piece: memoryview | None = None
+        self._reader = ItemReader(_LARGEST_ITEM)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._socket.connect(os.fspath(path))
+            if check is not None:
+                check(self._socket)
+            self._socket.setblocking(False)
+            self._take_next_piece()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def __iter__(self) -> Iterator[Any]:
+        """Raises ControlError where the daemon answers with an error, OSError where it is gone."""
+        try:
+            while data := self._receive():
+                for message in self._reader.feed(data):
+                    match message:
+                        case {"item": value}:
+                            yield value
+                        case {"end": dict(summary)}:
+                            self.summary = summary
+                            return
+                        case {"error": {"code": str(code), "message": str(text)}}:
+                            raise ControlError(code, printable(text))
+                        case _:
+                            raise ControlError(ErrorCode.VERSION, "the daemon's answer is of another version")
+            raise ConnectionError("the daemon has ended the connection in the middle of its answer")
+        except ItemsError as malformed:
+            raise ControlError(ErrorCode.MALFORMED, f"what answers is no pykcmd: {malformed}") from None
+        finally:
+            self.close()
+
+    def _receive(self) -> bytes:
+        """What has come; meanwhile what is to be sent is sent."""
+        while True:
+            readable, writable, _ = select.select(
+                [self._socket],
+                [] if self._piece is None else [self._socket],
+                [],
+                None if self._on_silence is None else _EXPECTED_WITHIN,
+            )
+            if readable:
+                self._on_silence = None
+                return self._socket.recv(_PIECE)
+            if writable:
+                self._send_some()
+            elif self._on_silence is not None:
+                self._on_silence()
+                self._on_silence = None
+
+    def _send_some(self) -> None:
+        assert self._piece is not None
+        try:
+            self._piece = self._piece[self._socket.send(self._piece) :]
+        except BrokenPipeError:
+            # What the daemon has said before it closed is still there to be read.
+            self._piece = None
+            return
+        if not self._piece:
+            self._take_next_piece()
+
+    def _take_next_piece(self) -> None:
+        piece = next(self._unsent, None)
+        self._piece = None if piece is None else memoryview(piece)
+        if piece is None:
+            self._socket.shutdown(socket.SHUT_WR)
+
+
+class ControlClient:
+    """Asks the daemon at `path`; each request has a connection of its own. `on_silence`: see Answer.
+
+    `daemon_uid`: whom the daemon runs as, where it is none of those that check_listener() knows.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        on_silence: Callable[[], None] = _say_nothing,
+        daemon_uid: int | None = None,
+    ) -> None:
+        self.path = path
+        self._on_silence = on_silence
+        self._daemon_uid = daemon_uid
+
+    def ask(self, name: str, /, *, items: Iterable[Any] = (), **arguments: Any) -> Answer:
+        """Raises OSError where there is no daemon, ControlError where secrets are not to be handed to it."""
+        check = self._check if name in _HANDS_OVER_SECRETS else None
+        return Answer(self.path, name, arguments, items, self._on_silence, check)
+
+    def _check(self, sock: socket.socket) -> None:
+        check_listener(sock, os.fspath(self.path), self._daemon_uid)
+
+    def run(self, name: str, /, **arguments: Any) -> dict[str, Any]:
+        """Ask for something that has no items; gives the summary."""
+        answer = self.ask(name, **arguments)
+        for _ in answer:
+            pass
+        return answer.summary

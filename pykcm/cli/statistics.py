@@ -1,0 +1,209 @@
+"""stats and metrics: what the daemon counts."""
+
+import math
+import re
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from pykcm.cli.client import ControlClient
+from pykcm.cli.output import Column, print_json, print_line, print_rows, print_text, shown_size
+from pykcm.control.openmetrics import openmetrics
+
+_UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)(ms|s|m|h)?", re.ASCII)
+
+Stats = dict[str, Any]
+
+
+class DurationType(click.ParamType):  # type: ignore[type-arg]
+    """Seconds, or a number with its unit."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        match = _DURATION.fullmatch(value)
+        if match is None or not float(match[1]):
+            self.fail(f"{value!r} is no duration such as 2s, 500ms or 1m", param, ctx)
+        return float(match[1]) * _UNITS[match[2] or ""]
+
+
+@click.command("stats")
+@click.option(
+    "--interval", type=DurationType(), help="Count for so long, and show that instead of all since the start."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_obj
+def stats_command(client: ControlClient, interval: float | None, *, as_json: bool) -> None:
+    """Show how much is asked for, how long it takes, and what waits."""
+    stats = _ask(client)
+    seconds = stats["time"] - stats["started"]
+    if interval is not None:
+        begun = stats
+        time.sleep(interval)
+        stats = _ask(client)
+        if stats["started"] != begun["started"]:
+            raise click.ClickException("the daemon was started anew meanwhile")
+        seconds = stats["time"] - begun["time"]
+        stats = since(stats, begun)
+    if as_json:
+        print_json(_for_json(stats, seconds))
+        return
+    print_rows(
+        [
+            Column("Operation"),
+            *[Column(each, is_number=True) for each in ("Count", "Errors", "Per second")],
+            *[Column(each, is_number=True) for each in ("p50", "p95", "p99", "Max")],
+        ],
+        _operation_rows(stats, seconds),
+    )
+    print_line()
+    print_rows([Column("What"), Column("Number", is_number=True), Column("")], _other_rows(stats, seconds))
+
+
+@click.command("metrics")
+@click.pass_obj
+def metrics_command(client: ControlClient) -> None:
+    """Print the same numbers as OpenMetrics text, as metrics_listen serves it."""
+    print_text(openmetrics(_ask(client)).removesuffix("\n"))
+
+
+def _ask(client: ControlClient) -> Stats:
+    (stats,) = client.ask("stats")
+    answered: Stats = stats
+    return answered
+
+
+# What only tells how things are, and the rest which only grows.
+_STATES = {"time", "started", "ccaches", "collections", "size", "open", "longest", "watchers", "tracers"}
+_STATE_GROUPS = {"queues"}
+
+
+def since(now: Any, begun: Any) -> Any:
+    """What has been counted between two answers; what does not count is as it is now.
+
+    The longest duration is known since the start alone, and so it is left out.
+    """
+    if isinstance(now, dict):
+        before = begun if isinstance(begun, dict) else {}
+        return {
+            key: value if key in _STATES or key in _STATE_GROUPS else since(value, before.get(key))
+            for key, value in now.items()
+            if key != "longest"
+        }
+    if isinstance(now, list):
+        before_list = begun or []
+        padded = [*before_list, *[0] * (len(now) - len(before_list))]
+        return [after - before for after, before in zip(now, padded, strict=True)]
+    return now - (begun or 0) if isinstance(now, int | float) and not isinstance(now, bool) else now
+
+
+def quantile(durations: Stats, share: float) -> float:
+    """The duration in seconds below which this share of them are, as near as buckets tell."""
+    buckets: list[int] = durations["buckets"]
+    longest: float = durations.get("longest", math.inf)
+    wanted = share * sum(buckets)
+    below = 0
+    for number, count in enumerate(buckets):
+        if count and below + count >= wanted:
+            high = 1 << number
+            low = high >> 1
+            return min((low + (high - low) * (wanted - below) / count) / 1e9, longest)
+        below += count
+    return 0.0
+
+
+_SHARES = {"p50": 0.50, "p95": 0.95, "p99": 0.99}
+
+
+def _for_json(stats: Stats, seconds: float) -> Stats:
+    """The answer itself, with what is made of it: `interval`, and rates and quantiles of each operation."""
+    operations = {
+        name: each
+        | {"rate": each["count"] / seconds if seconds else 0.0}
+        | {share: quantile(each, part) for share, part in _SHARES.items()}
+        for name, each in stats["operations"].items()
+    }
+    return stats | {"interval": seconds, "operations": operations}
+
+
+def _operation_rows(stats: Stats, seconds: float) -> Iterator[list[str]]:
+    for name, each in sorted(stats["operations"].items(), key=lambda item: -item[1]["count"]):
+        if each["count"]:
+            yield [
+                name,
+                str(each["count"]),
+                str(sum(each["errors"].values())),
+                _rate(each["count"], seconds),
+                *[_duration(quantile(each, share)) for share in _SHARES.values()],
+                _duration(each["longest"]) if "longest" in each else "-",
+            ]
+
+
+def _other_rows(stats: Stats, seconds: float) -> Iterator[list[str]]:
+    commits, cache = stats["commits"], stats["cache"]
+    connections, queues = stats["connections"], stats["queues"]
+
+    def row(what: str, number: int | None, more: str = "") -> list[str]:
+        return [what, "-" if number is None else str(number), more]
+
+    def counted(what: str, number: int) -> list[str]:
+        return row(what, number, f"{_rate(number, seconds)} per second")
+
+    yield row("healthy", None, f"no: {stats['failing']}" if stats["failing"] else "yes")
+    yield row("ccaches", stats["ccaches"])
+    yield counted("commits", commits["count"])
+    yield row(
+        "operations per commit",
+        None,
+        f"{commits['operations'] / commits['count']:.2f}" if commits["count"] else "-",
+    )
+    yield row("commit duration p50, p99", None, _two_quantiles(commits))
+    yield row("commits that failed", commits["failures"])
+    yield row("requests that failed in the store", stats["store_errors"])
+    asked = cache["hits"] + cache["misses"]
+    yield row("collections found in memory", cache["hits"], f"{cache['hits'] / asked:.1%}" if asked else "")
+    yield row("collections read from the store", cache["misses"])
+    yield row("collections that made room", cache["let_go"])
+    yield row("collections in memory", cache["collections"], shown_size(cache["size"]))
+    yield row("connections open", connections["open"])
+    yield counted("connections accepted", connections["accepted"])
+    yield row("connections that made room", connections["evicted"])
+    yield row("connections refused at a limit", connections["refused"])
+    yield row("connections refused, peer not known", connections["unidentified"])
+    for limit, number in connections["broken_off"].items():
+        yield row(f"connections broken off: {limit}", number)
+    yield row("requests for unknown operations", stats["unknown_operations"])
+    yield row("users with an operation under way", queues["lanes"])
+    yield row("requests waiting for their user's turn", queues["waiting_for_lane"])
+    yield row("requests waiting for the rotation", queues["waiting_for_turn"])
+    yield row("large requests waiting", None, shown_size(queues["request_bytes"]))
+    yield row("replies not taken", None, shown_size(queues["reply_bytes"]))
+    for what in ("ccaches", "tickets"):
+        for reason, number in stats[f"removed_{what}"].items():
+            yield row(f"{what} removed: {reason}", number)
+
+
+def _two_quantiles(durations: Stats) -> str:
+    if not any(durations["buckets"]):
+        return "-"
+    return f"{_duration(quantile(durations, 0.5))}, {_duration(quantile(durations, 0.99))}"
+
+
+def _rate(number: int, seconds: float) -> str:
+    return f"{number / seconds:.1f}" if seconds else "-"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 0.001:
+        return f"{seconds * 1e6:.1f} us"
+    if seconds < 1:
+        return f"{seconds * 1e3:.1f} ms"
+    return f"{seconds:.1f} s"
+
+
+COMMANDS = (stats_command, metrics_command)

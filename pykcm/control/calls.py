@@ -1,0 +1,120 @@
+"""What a request works with, and how the table of requests finds what answers it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from pykcm.config import Config
+from pykcm.control.messages import ControlError, ErrorCode
+from pykcm.engine.clock import ClockKeeper
+from pykcm.engine.reaper import Reaper
+from pykcm.peer.access import Access
+from pykcm.peer.identity import ROOT, Peer
+from pykcm.peer.names import owner_of
+from pykcm.server.connections import Connections
+from pykcm.server.dispatcher import Dispatcher
+from pykcm.server.fair_queue import FairQueue
+from pykcm.store.interface import Store
+
+# At one time, of the control socket and of metrics_listen: their descriptors are not KCM's clients'.
+MOST_CONNECTIONS = 64
+MOST_SCRAPES = 16
+
+# Only the range of it counts: one with all categories is within reach of those alone who have them all.
+_OF_ALL = "system_u:object_r:unlabeled_t:s0:c0.c1023"
+
+# So many items of a client may wait to be taken; then no more is read.
+WAITING_ITEMS = 4
+
+
+class Administration(NamedTuple):
+    """The parts of the daemon that requests are about."""
+
+    config: Config
+    service: Dispatcher
+    store: Store
+    access: Access
+    reaper: Reaper
+    connections: Connections
+    fair_queue: FairQueue
+    clock_keeper: ClockKeeper
+
+
+@dataclass
+class Call:
+    """One request: who asks for what, and `summary`, which goes with the end.
+
+    `patience`: seconds that a client may take nothing of its answer, None: without end. Where others have to
+    wait for the request's end it is set.
+    """
+
+    administration: Administration
+    peer: Peer
+    arguments: Any
+    inbox: asyncio.Queue[Any]
+    resume: Callable[[], None]
+    summary: dict[str, Any] = field(default_factory=dict)
+    patience: float | None = None
+
+    def sees(self, label: str | None) -> bool:
+        """Whether a ccache of this SELinux label exists for whoever asks: labels count for root, too."""
+        return self.administration.access.may_read(self.peer, label)
+
+    def check_changeable(self, label: str | None) -> None:
+        """Raises ControlError where the policy lets whoever asks only read the ccache, or not even that."""
+        if not self.sees(label):
+            raise ControlError(ErrorCode.NOT_FOUND, "there is no such ccache")
+        if not self.administration.access.may_change(self.peer, label):
+            raise ControlError(ErrorCode.PERMISSION, "the SELinux policy does not allow to change it")
+
+    def summarize_doubt(self) -> None:
+        """Say in the summary that the clock is in doubt, where it is: fewer ccaches count as expired then."""
+        doubt = self.administration.clock_keeper.clock.doubt()
+        if doubt is not None:
+            self.summary["clock_doubt"] = doubt._asdict()
+
+    @property
+    def is_unconfined(self) -> bool:
+        """Whether the SELinux policy keeps no ccache from whoever asks."""
+        return self.sees(_OF_ALL) and self.administration.access.may_change(self.peer, _OF_ALL)
+
+    def check_unconfined(self) -> None:
+        """What is done to everybody's ccaches takes whoever may change them all; raises ControlError."""
+        if not self.is_unconfined:
+            raise ControlError(
+                ErrorCode.PERMISSION, "the SELinux policy keeps some ccaches from whoever asks"
+            )
+
+    def sees_answers_to(self, peer: Peer) -> bool:
+        """Whether whoever asks may know all that this peer is told by the daemon."""
+        # Who could read what the peer creates could read all that the peer may. On the lowest level that is
+        # not so: a user who can have no categories is told of what has all of them.
+        access = self.administration.access
+        return self.is_unconfined or (self.sees(peer.label) and not access.shares_default(peer))
+
+    def moves_default(self, whose: str | None) -> bool:
+        """Whether whoever asks may move the default of this SELinux range, or the shared one (None)."""
+        return self.is_unconfined or self.administration.access.moves_default(self.peer, whose)
+
+    async def received(self) -> AsyncIterator[Any]:
+        """The items that the client sends behind its request, until it sends no more."""
+        while (item := await self.inbox.get()) is not END_OF_ITEMS:
+            self.resume()
+            yield item
+
+
+END_OF_ITEMS = object()
+
+
+class Request(NamedTuple):
+    """How a request is answered: with items, or without; `arguments` is the type of a msgspec.Struct."""
+
+    arguments: type
+    run: Callable[[Call], AsyncIterator[Any] | Awaitable[None]]
+
+
+def collection_of(name: bytes) -> int:
+    """The UID whose collection a ccache of this name is in: names of no UID are root's."""
+    owner = owner_of(name)
+    return ROOT if owner is None else owner

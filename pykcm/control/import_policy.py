@@ -1,0 +1,251 @@
+"""What an import makes of one ccache: whether it is right, and whether what is there already gives way.
+
+A ccache that is the same stays as it is, so that an import may be repeated. One with other contents gives way
+to a newer one of the same principal; to one of another principal only when its own tickets have all expired.
+"""
+
+import asyncio
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+import msgspec
+
+from pykcm.ccaches.ccache import CCache
+from pykcm.ccaches.collection import Collection
+from pykcm.ccaches.expiry import end_of
+from pykcm.control.calls import Call, collection_of
+from pykcm.control.listing import tgt_of
+from pykcm.control.messages import ControlError
+from pykcm.control.records import CCacheRecord, principal_text, read_record
+from pykcm.peer.labels import LabelError, parse_label
+from pykcm.peer.names import MAX_NAME
+from pykcm.protocol.codes import KcmError
+from pykcm.protocol.credential import parse_credential
+from pykcm.protocol.text import excerpt
+from pykcm.protocol.wire import MAX_COMPONENTS, MAX_PRINCIPAL_SIZE, UUID_SIZE, FormatError
+from pykcm.server.defaults import unconstrained_default
+from pykcm.server.relabelling import relabel_filled
+
+# KCM's clients have their turn after so many credentials.
+_CREDENTIALS_AT_A_TIME = 256
+
+
+class Outcome(StrEnum):
+    """What became of a ccache."""
+
+    IMPORTED = "imported"
+    REPLACED = "replaced"
+    UNCHANGED = "unchanged"
+    SKIPPED = "skipped"
+    EXPIRED = "expired"
+    REFUSED = "refused"
+
+
+class Result(NamedTuple):
+    """The answer for one ccache; `name` None: none was chosen. `reason` is for people."""
+
+    result: Outcome
+    uid: int | None
+    name: bytes | None
+    principal: str | None
+    reason: str = ""
+    default: bool = False
+
+    def item(self) -> dict[str, Any]:
+        return self._asdict() | {"result": str(self.result)}
+
+
+class ImportRefusedError(Exception):
+    """What was sent is no ccache that can be taken: `result` says why."""
+
+    def __init__(self, reason: str, record: CCacheRecord | None = None) -> None:
+        super().__init__(reason)
+        self.result = (
+            Result(Outcome.REFUSED, None, None, None, reason)
+            if record is None
+            else Result(
+                Outcome.REFUSED, record.uid, record.name, principal_text(record.principal.principal), reason
+            )
+        )
+
+
+class ImportedCCache(NamedTuple):
+    """A ccache that is sent: the record, and what is made of it, still without a name or UUID of its own."""
+
+    record: CCacheRecord
+    ccache: CCache
+
+    def is_at_level_of(self, old: CCache) -> bool:
+        """Whether it may be put in the place of `old`, which keeps its label."""
+        label = self.ccache.label
+        return label is None or _range(label) == _range(old.label)
+
+    def become(
+        self, result: Outcome, reason: str = "", name: bytes | None = None, *, default: bool = False
+    ) -> Result:
+        return Result(
+            result,
+            self.record.uid,
+            name or self.record.name,
+            principal_text(self.ccache.principal),
+            reason,
+            default,
+        )
+
+
+async def read_imported(item: Any) -> ImportedCCache:
+    """Raises ImportRefusedError."""
+    try:
+        record = read_record(item)
+    except msgspec.ValidationError as error:
+        raise ImportRefusedError(f"not a ccache's record: {excerpt(str(error))}") from None
+    _check(record)
+    ccache = CCache(
+        bytes(UUID_SIZE), record.name or b"", record.principal.principal, record.label, record.kdc_offset
+    )
+    credentials = ccache.credentials
+    for number, blob in enumerate(record.credentials, 1):
+        try:
+            credential = parse_credential(blob)
+        except FormatError as error:
+            raise ImportRefusedError(f"credential {number} is none: {error.reason}", record) from None
+        # Ccache files may have credentials that equal each other: the last one counts.
+        uuid = credentials.uuid_of_equal(credential) or number.to_bytes(UUID_SIZE)
+        credentials.put(uuid, credential)
+        if not number % _CREDENTIALS_AT_A_TIME:
+            await asyncio.sleep(0)
+    return ImportedCCache(record, ccache)
+
+
+def _check(record: CCacheRecord) -> None:
+    name = record.name
+    if name is not None:
+        if not 0 < len(name) <= MAX_NAME or 0 in name:
+            raise ImportRefusedError("its name is none", record)
+        if collection_of(name) != record.uid:
+            raise ImportRefusedError(f"its name is none of UID {record.uid}'s", record)
+    elif record.uid == 2**32 - 1:
+        raise ImportRefusedError("its UID is none", record)
+    principal = record.principal.principal
+    if len(principal.components) > MAX_COMPONENTS or len(principal.pack()) > MAX_PRINCIPAL_SIZE:
+        raise ImportRefusedError("its principal is longer than any", record)
+    try:
+        if record.label is not None:
+            parse_label(record.label)
+        for range_ in record.default_of:
+            if parse_label(f"u:r:t:{range_}").range != range_:
+                raise ImportRefusedError("one of its ranges is none", record)
+    except LabelError as error:
+        raise ImportRefusedError(f"its SELinux label is {error}", record) from None
+
+
+class ImportPolicy:
+    """Puts ccaches into collections by the rules above."""
+
+    def __init__(self, call: Call, *, replace: bool, skip_expired: bool) -> None:
+        self._call = call
+        self._replace = replace
+        self._skip_expired = skip_expired
+        # By UID, which defaults named a ccache before anything came: those stay. None: the shared one.
+        self._defaults: dict[int, set[str | None]] = {}
+
+    def take(self, collection: Collection, imported: ImportedCCache) -> Result:
+        """Raises nothing that is the ccache's own fault."""
+        self._note_defaults(collection)
+        if self._skip_expired and imported.ccache.has_expired(collection.removal_time):
+            return imported.become(Outcome.EXPIRED)
+        name = imported.record.name or self._choose_name(collection, imported)
+        peer = self._call.peer
+        # What comes without one, from other servers and hosts, is that of whoever brings it.
+        label = peer.label if imported.ccache.label is None else imported.ccache.label
+        try:
+            outcome, reason = self._decide(collection, imported, name)
+            if outcome in {Outcome.IMPORTED, Outcome.REPLACED}:
+                ccache = imported.ccache
+                collection.replace(name, ccache.principal, ccache.kdc_offset, list(ccache.credentials), label)
+                relabel_filled(self._call.administration.access, peer, collection, name, label)
+        except KcmError as error:
+            return imported.become(Outcome.REFUSED, error.reason or str(error), name)
+        is_there = outcome in {Outcome.IMPORTED, Outcome.REPLACED, Outcome.UNCHANGED}
+        default = is_there and self._make_default(collection, imported.record, name)
+        return imported.become(outcome, reason, name, default=default)
+
+    def _decide(self, collection: Collection, imported: ImportedCCache, name: bytes) -> tuple[Outcome, str]:
+        """What is to become of it, and why; raises KcmError where what is there cannot be read."""
+        new = imported.ccache
+        if new.label is not None and not self._is_changeable(new.label):
+            return Outcome.REFUSED, "its SELinux level is out of reach"
+        if not collection.has(name):
+            return Outcome.IMPORTED, ""
+        if not self._is_changeable(collection.label_of(name)):
+            return Outcome.REFUSED, "there is one out of reach, by its SELinux level"
+        old = collection.get(name)
+        assert old is not None
+        if not imported.is_at_level_of(old):
+            return Outcome.REFUSED, "there is one at another SELinux level: destroy that first"
+        if _contents(new) == _contents(old):
+            return Outcome.UNCHANGED, ""
+        if new.principal.identity == old.principal.identity:
+            gives_way = _end(old) < _end(new)
+            reason = "what is there is not older"
+        else:
+            gives_way = old.has_expired(collection.removal_time) and not new.has_expired(
+                collection.removal_time
+            )
+            reason = f"there is one of {principal_text(old.principal)}"
+        if gives_way or self._replace:
+            return Outcome.REPLACED, ""
+        return Outcome.SKIPPED, f"{reason}: --replace puts this one in its place"
+
+    def _choose_name(self, collection: Collection, imported: ImportedCCache) -> bytes:
+        """That of a ccache of the same principal, else the default's where it is free, else a new one."""
+        identity = imported.ccache.principal.identity
+        same = [
+            ccache.name
+            for ccache in collection
+            if ccache.principal.identity == identity
+            and self._is_changeable(ccache.label)
+            and imported.is_at_level_of(ccache)
+        ]
+        default = unconstrained_default(collection)
+        if same:
+            return default if default in same else same[0]
+        is_free = not collection.has(default) and collection_of(default) == collection.uid
+        return default if is_free else collection.unused_name()
+
+    def _is_changeable(self, label: str | None) -> bool:
+        try:
+            self._call.check_changeable(label)
+        except ControlError:
+            return False
+        return True
+
+    def _note_defaults(self, collection: Collection) -> None:
+        if collection.uid not in self._defaults:
+            own = {range_ for range_, name in collection.own_defaults if collection.has(name)}
+            shared = {None} if collection.has(collection.default_name) else set()
+            self._defaults[collection.uid] = own | shared
+
+    def _make_default(self, collection: Collection, record: CCacheRecord, name: bytes) -> bool:
+        """Whether it is the default that all share, as it was where it comes from."""
+        kept = set() if self._replace else self._defaults[collection.uid]
+        wanted = [*([None] if record.default else []), *record.default_of]
+        for whose in wanted:
+            if whose not in kept and self._call.moves_default(whose):
+                collection.set_default(name, whose)
+        return record.default and name == collection.default_name
+
+
+def _contents(ccache: CCache) -> tuple[Any, ...]:
+    return ccache.principal, ccache.kdc_offset, [credential.blob for credential in ccache.credentials]
+
+
+def _end(ccache: CCache) -> int:
+    """When its TGT ends, where it has one, else the last of its tickets."""
+    tgt = tgt_of(ccache)
+    end = ccache.credentials.latest_end if tgt is None else end_of(tgt)
+    return -1 if end is None else end
+
+
+def _range(label: str | None) -> str | None:
+    return None if label is None else parse_label(label).range

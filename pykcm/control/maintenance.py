@@ -1,0 +1,96 @@
+"""backup and rekey."""
+
+import logging
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing, contextmanager
+from typing import Any
+
+import msgspec
+
+from pykcm.control.calls import Call
+from pykcm.control.messages import ControlError, ErrorCode
+from pykcm.processes import shown_process
+from pykcm.store.interface import Copied, StoreBusyError, UnsupportedError
+
+log = logging.getLogger(__name__)
+
+# In seconds: meanwhile there is no other backup and no new key, and the journal grows.
+_PATIENCE_WITH_A_READER = 60.0
+
+
+class BackupArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """There are none."""
+
+
+async def backup(call: Call) -> AsyncIterator[dict[str, Any]]:
+    """The size, then the bytes of a copy of the database, still encrypted; at the end it has been checked."""
+    call.check_unconfined()
+    call.patience = _PATIENCE_WITH_A_READER
+    with _told(), call.administration.store.backup() as copy:
+        yield {"size": copy.size}
+        slowed: tuple[int, ...] = ()
+        async with aclosing(copy.pieces()) as pieces:
+            async for piece in pieces:
+                item: dict[str, Any] = {"data": piece}
+                if copy.slowed != slowed:
+                    item["slowed"] = list(slowed := copy.slowed)
+                yield item
+        call.summary = {
+            "size": copy.size,
+            "sha256": copy.sha256,
+            "key": str(copy.key),
+            "pending": copy.is_pending,
+        }
+        log.info(
+            "a backup of the database in %s was made for %s: %d bytes, encrypted with the key in %s",
+            *(call.administration.config.state_dir, _asking(call), copy.size, copy.key),
+        )
+
+
+class RekeyArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`key`: the new one, 32 bytes; where there is none the daemon makes one, if it can keep it."""
+
+    key: bytes | None = None
+
+    def __repr__(self) -> str:
+        return "<a new key>"
+
+
+async def rekey(call: Call) -> AsyncIterator[dict[str, Any]]:
+    """How far it has come; the summary says where the new key is."""
+    wanted: RekeyArguments = call.arguments
+    call.check_unconfined()
+    with _told():
+        async with aclosing(call.administration.store.rekey(wanted.key)) as steps:
+            async for step in steps:
+                if isinstance(step, Copied):
+                    progress: dict[str, Any] = {"done": step.done, "size": step.size}
+                    if step.slowed:
+                        progress["slowed"] = list(step.slowed)
+                    yield progress
+                    continue
+                call.summary = {
+                    "key": str(step.key),
+                    "place": str(step.place),
+                    "credential": step.is_credential,
+                    "pending": step.is_pending,
+                    "pause": step.pause,
+                }
+                log.info(
+                    "the database in %s has a new key, in %s, by order of %s; clients waited for %.0f ms",
+                    *(call.administration.config.state_dir, step.key, _asking(call), step.pause * 1000),
+                )
+
+
+def _asking(call: Call) -> str:
+    return f"{shown_process(call.peer.pid)} of UID {call.peer.uid}"
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    try:
+        yield
+    except StoreBusyError as busy:
+        raise ControlError(ErrorCode.BUSY, str(busy)) from None
+    except UnsupportedError as unsupported:
+        raise ControlError(ErrorCode.UNSUPPORTED, str(unsupported)) from None

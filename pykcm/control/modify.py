@@ -1,0 +1,112 @@
+"""destroy, reap and switch."""
+
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+
+from pykcm.ccaches.collection import Collection
+from pykcm.control.calls import Call, collection_of
+from pykcm.control.listing import visible
+from pykcm.control.messages import ControlError, ErrorCode
+from pykcm.control.records import Uid
+
+log = logging.getLogger(__name__)
+
+
+class DestroyArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One of three: the ccache of this name, all of this UID, or all whose tickets have all expired."""
+
+    name: bytes | None = None
+    uid: Uid | None = None
+    expired: bool = False
+
+
+async def destroy(call: Call) -> AsyncIterator[dict[str, Any]]:
+    """Each ccache that is destroyed."""
+    wanted: DestroyArguments = call.arguments
+    if [wanted.name is not None, wanted.uid is not None, wanted.expired].count(True) != 1:
+        raise ControlError(ErrorCode.ARGUMENTS, "one of name, uid and expired is needed")
+    change = call.administration.service.change
+    names: list[bytes]
+    if wanted.name is not None:
+        uid = collection_of(wanted.name)
+        names = await change(uid, lambda collection: _destroy_one(collection, wanted.name or b"", call))
+        yield {"uid": uid, "name": names[0]}
+        return
+    uids = await call.administration.store.uids() if wanted.uid is None else [wanted.uid]
+    for uid in uids:
+        names = await change(uid, lambda collection: _destroy_all(collection, call, expired=wanted.expired))
+        for name in names:
+            yield {"uid": uid, "name": name}
+    if wanted.expired:
+        call.summarize_doubt()
+
+
+def _destroy_one(collection: Collection, name: bytes, call: Call) -> list[bytes]:
+    # A damaged one is as good as any.
+    if not collection.has(name):
+        raise ControlError(ErrorCode.NOT_FOUND, "there is no such ccache")
+    call.check_changeable(collection.label_of(name))
+    collection.destroy(name)
+    return [name]
+
+
+def _destroy_all(collection: Collection, call: Call, *, expired: bool) -> list[bytes]:
+    names = [
+        ccache.name for ccache in collection if not expired or ccache.has_expired(collection.removal_time)
+    ]
+    if not expired:
+        names += collection.unavailable
+    access, peer = call.administration.access, call.peer
+    names = [
+        name
+        for name in names
+        if call.sees(collection.label_of(name)) and access.may_change(peer, collection.label_of(name))
+    ]
+    for name in names:
+        collection.destroy(name)
+    return names
+
+
+class ReapArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`trust_clock`: a clock that is in doubt is right."""
+
+    trust_clock: bool = False
+
+
+async def reap(call: Call) -> None:
+    """Do now what the daemon does every `reap_interval`; the summary says how many ccaches went."""
+    wanted: ReapArguments = call.arguments
+    call.check_unconfined()
+    keeper = call.administration.clock_keeper
+    if wanted.trust_clock and not keeper.clock.is_believed():
+        log.info("the clock is believed: an administrator says that it is right")
+        keeper.clock.believe()
+        await keeper.keep()
+    call.summary = {"ccaches": await call.administration.reaper.reap()}
+    call.summarize_doubt()
+
+
+class SwitchArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Make the ccache of this name the default that the processes of the UID share."""
+
+    uid: Uid
+    name: bytes
+
+
+async def switch(call: Call) -> None:
+    wanted: SwitchArguments = call.arguments
+    if collection_of(wanted.name) != wanted.uid:
+        raise ControlError(ErrorCode.ARGUMENTS, f"the ccache is none of UID {wanted.uid}'s")
+    await call.administration.service.change(
+        wanted.uid, lambda collection: _switch(collection, wanted.name, call)
+    )
+
+
+def _switch(collection: Collection, name: bytes, call: Call) -> None:
+    visible(collection, name, call)
+    if not call.moves_default(None):
+        raise ControlError(ErrorCode.PERMISSION, "at this SELinux level the default that all share stays")
+    collection.set_default(name)

@@ -1,0 +1,77 @@
+"""A ccache on its way from one daemon to another: what an export has of it, and an import takes."""
+
+from typing import Annotated, Any
+
+import msgspec
+
+from pykcm.control.messages import LARGEST_REQUEST
+from pykcm.protocol.principal import Principal
+from pykcm.protocol.wire import MAX_STORED_COMPONENTS
+
+# In bytes: a ccache's credentials and principal. An import sends it in one item, with its name and label.
+LARGEST_RECORD = LARGEST_REQUEST - 256 * 1024
+
+# In bytes.
+_LONGEST_PRINCIPAL = 1024
+
+Uid = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
+
+
+class PrincipalRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A principal in its parts."""
+
+    type: Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
+    realm: bytes
+    components: Annotated[tuple[bytes, ...], msgspec.Meta(max_length=MAX_STORED_COMPONENTS)]
+
+    @classmethod
+    def of(cls, principal: Principal) -> "PrincipalRecord":
+        return cls(*principal)
+
+    @property
+    def principal(self) -> Principal:
+        return Principal(self.type, self.realm, self.components)
+
+
+class CCacheRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A whole ccache; `credentials` in stored order, each in ccache format 4; `kdc_offset` in seconds.
+
+    `name` None: the daemon chooses one. `label` is the SELinux label of its creator. `default`: it is the one
+    that the processes of the UID share; `default_of`: the SELinux ranges whose own default it is.
+    """
+
+    uid: Uid
+    principal: PrincipalRecord
+    credentials: list[bytes]
+    name: bytes | None = None
+    kdc_offset: Annotated[int, msgspec.Meta(ge=-(2**31), lt=2**31)] = 0
+    label: Annotated[str, msgspec.Meta(max_length=1024)] | None = None
+    default: bool = False
+    default_of: Annotated[list[str], msgspec.Meta(max_length=64)] = []
+
+    def __repr__(self) -> str:
+        # The credentials hold session keys.
+        return f"<CCacheRecord of UID {self.uid}, {self.principal.principal}>"
+
+    @property
+    def size(self) -> int:
+        """Bytes of the credentials."""
+        return sum(map(len, self.credentials))
+
+
+def principal_text(principal: Principal) -> str:
+    """As people read it. Of one that is longer than any that anything can come of, how long it is."""
+    size = len(principal.realm) + sum(map(len, principal.components))
+    return str(principal) if size <= _LONGEST_PRINCIPAL else f"(a principal of {size} bytes)"
+
+
+def to_item(record: CCacheRecord) -> dict[str, Any]:
+    """What is encoded of it: fields that have their default value are there as well."""
+    item: dict[str, Any] = msgspec.to_builtins(record, builtin_types=(bytes,))
+    return item
+
+
+def read_record(item: Any) -> CCacheRecord:
+    """Raises msgspec.ValidationError, which names the field."""
+    record: CCacheRecord = msgspec.convert(item, CCacheRecord, builtin_types=(bytes,))
+    return record

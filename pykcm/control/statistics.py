@@ -1,0 +1,114 @@
+"""stats: what the daemon counts and how it is, as one map."""
+
+import time
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import msgspec
+
+from pykcm import __version__
+from pykcm.control.calls import Administration, Call
+from pykcm.protocol.codes import name_of
+from pykcm.protocol.opcodes import Opcode
+from pykcm.server.statistics import Durations
+from pykcm.store.interface import StoreError
+
+_SECONDS = 1e-9
+
+
+class StatsArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """There are none."""
+
+
+async def stats(call: Call) -> AsyncIterator[dict[str, Any]]:
+    yield await gather(call.administration)
+
+
+async def gather(administration: Administration) -> dict[str, Any]:
+    """All numbers since the start; docs/control-protocol.md describes the map."""
+    service, connections = administration.service, administration.connections
+    counted, committer, collection_cache = service.statistics, service.committer, service.collection_cache
+    ccaches = await _count_ccaches(administration)
+    now = time.time()
+    return {
+        "version": __version__,
+        "time": now,
+        "started": counted.started,
+        "failing": _failing(administration, ccaches),
+        "ccaches": ccaches,
+        "operations": {
+            Opcode(opcode).name: _durations(each) | {"errors": _by_name(each.errors)}
+            for opcode, each in counted.operations.items()
+            if any(each.buckets)
+        },
+        "unknown_operations": counted.unknown_operations,
+        "store_errors": counted.store_errors,
+        "commits": _durations(committer.commits)
+        | {
+            "operations": committer.operations,
+            "batches": _trimmed(committer.batches),
+            "failures": committer.failures,
+        },
+        "cache": {
+            "hits": collection_cache.hits,
+            "misses": collection_cache.misses,
+            "let_go": collection_cache.let_go,
+            "collections": len(collection_cache),
+            "size": collection_cache.footprint,
+        },
+        "connections": {
+            "open": connections.open,
+            "accepted": connections.accepted,
+            "evicted": connections.evicted,
+            "refused": connections.refused,
+            "unidentified": connections.unidentified,
+            "broken_off": dict(connections.broken_off),
+        },
+        "queues": {
+            "lanes": service.uid_queues.occupied,
+            "waiting_for_lane": service.uid_queues.waiting,
+            "waiting_for_turn": administration.fair_queue.waiting,
+            "request_bytes": connections.held,
+            "reply_bytes": connections.owed,
+        },
+        "removed_ccaches": dict(counted.removed_ccaches),
+        "removed_tickets": dict(counted.removed_tickets),
+        "watchers": len(service.watchers),
+        "tracers": len(service.tracers),
+    }
+
+
+async def failing_part(administration: Administration) -> str:
+    """The name of the part that does not work; "": all do."""
+    return _failing(administration, await _count_ccaches(administration))
+
+
+def _failing(administration: Administration, ccaches: int | None) -> str:
+    return "store" if ccaches is None or administration.service.committer.is_failing else ""
+
+
+async def _count_ccaches(administration: Administration) -> int | None:
+    """None where the store cannot be read."""
+    try:
+        return await administration.store.count_ccaches()
+    except StoreError:
+        return None
+
+
+def _durations(durations: Durations) -> dict[str, Any]:
+    return {
+        "count": sum(durations.buckets),
+        "seconds": durations.total * _SECONDS,
+        "longest": durations.longest * _SECONDS,
+        "buckets": _trimmed(durations.buckets),
+    }
+
+
+def _trimmed(buckets: list[int]) -> list[int]:
+    """Without the empty ones at the end."""
+    last = max((number for number, count in enumerate(buckets) if count), default=-1)
+    return buckets[: last + 1]
+
+
+def _by_name(errors: Mapping[int, int]) -> dict[str, int]:
+    return {name_of(code): count for code, count in errors.items()}

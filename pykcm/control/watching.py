@@ -1,0 +1,88 @@
+"""watch and trace: what happens to ccaches, and each request with its reply, while the client listens."""
+
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from pykcm.control.calls import MOST_CONNECTIONS, Call
+from pykcm.control.messages import ControlError, ErrorCode
+from pykcm.control.records import Uid
+
+if TYPE_CHECKING:
+    from pykcm.engine.events import Event
+    from pykcm.server.dispatcher import Exchange
+
+
+_MOST_FOLLOWERS = MOST_CONNECTIONS // 2
+
+
+def _check_number(call: Call) -> None:
+    """Some connections stay for other requests: who follows goes on for ever; raises ControlError."""
+    service = call.administration.service
+    if len(service.watchers) + len(service.tracers) >= _MOST_FOLLOWERS:
+        raise ControlError(ErrorCode.BUSY, f"{_MOST_FOLLOWERS} watch or trace already")
+
+
+class WatchArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`uid`: what happens to the ccaches of this one, and what it is refused; otherwise everybody's."""
+
+    uid: Uid | None = None
+
+
+async def watch(call: Call) -> AsyncIterator[dict[str, Any]]:
+    """Each event, until the client closes the connection."""
+    # Nearly always nobody watches: imported by those who do.
+    from pykcm.control.event_queue import EventQueue  # noqa: PLC0415
+    from pykcm.control.trace_format import event_item  # noqa: PLC0415
+    from pykcm.engine.events import Watch  # noqa: PLC0415
+
+    wanted: WatchArguments = call.arguments
+    _check_number(call)
+    feed = EventQueue()
+
+    def tell(event: "Event") -> None:
+        if wanted.uid is not None and event.uid != wanted.uid:
+            return
+        if call.sees(event.label):
+            feed.put(lambda: event_item(event))
+
+    watchers = call.administration.service.watchers
+    watcher = Watch(tell)
+    watchers.add(watcher, feed.fail)
+    try:
+        yield {"watching": True}
+        while True:
+            yield await feed.next()
+    finally:
+        watchers.discard(watcher)
+
+
+class TraceArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`uid`: the requests of this one's processes; otherwise everybody's."""
+
+    uid: Uid | None = None
+
+
+async def trace(call: Call) -> AsyncIterator[dict[str, Any]]:
+    """Each request with its reply, without keys and tickets, until the client closes the connection."""
+    from pykcm.control.event_queue import EventQueue  # noqa: PLC0415 - as above
+    from pykcm.control.trace_format import exchange_item  # noqa: PLC0415
+
+    wanted: TraceArguments = call.arguments
+    _check_number(call)
+    feed = EventQueue()
+
+    def tell(exchange: "Exchange") -> None:
+        peer = exchange.peer
+        if (wanted.uid is None or peer.uid == wanted.uid) and call.sees_answers_to(peer):
+            feed.put(lambda: exchange_item(exchange))
+
+    tracers = call.administration.service.tracers
+    tracers.add(tell, feed.fail)
+    try:
+        yield {"tracing": True}
+        while True:
+            yield await feed.next()
+    finally:
+        tracers.discard(tell)

@@ -1,0 +1,1 @@
+"""Reading and changing collections: queues by UID, the cache of collections, commits, events, the reaper."""

@@ -1,0 +1,228 @@
+"""Between domain and store: changes become puts and deletes, secrets become a collection."""
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+
+from pykcm.ccaches.ccache import CCache
+from pykcm.ccaches.changes import (
+    CCacheMoved,
+    CCacheRemoved,
+    CCacheWritten,
+    Change,
+    CredentialRemoved,
+    CredentialsCleared,
+    CredentialWritten,
+    DefaultChanged,
+)
+from pykcm.ccaches.collection import Collection
+from pykcm.ccaches.defaults import NOTHING_CHOSEN, Defaults
+from pykcm.ccaches.expiry import EMPTY_LIFETIME
+from pykcm.logs import LimitedLog
+from pykcm.protocol.codes import KcmError
+from pykcm.protocol.credential import parse_stored_credential
+from pykcm.protocol.text import escape
+from pykcm.store import documents, tree
+from pykcm.store.documents import UnreadableSecretError
+
+log = logging.getLogger(__name__)
+
+# They come again each time that the collection is read.
+_UNREADABLE = LimitedLog(log, "secrets that cannot be read", 30)
+
+# A slice restores so many secrets that are only looked at, or so many bytes of credentials, where each
+# credential counts as so many more bytes.
+_SECRETS_AT_ONCE = 4096
+_SLICE = 512 * 1024
+_CREDENTIAL = 1024
+
+
+def secret_changes(uid: int, changes: Sequence[Change]) -> list[tree.SecretChange]:
+    """What a store has to do for these changes of the UID's collection, in order."""
+    todo: list[tree.SecretChange] = []
+    for change in changes:
+        match change:
+            case CredentialWritten(ccache, uuid, credential):
+                todo.append(tree.Put(_container(uid, ccache), uuid.hex(), credential.blob))
+            case CredentialRemoved(ccache, uuid):
+                todo.append(tree.Delete(_container(uid, ccache), uuid.hex()))
+            case CredentialsCleared(ccache):
+                todo.append(tree.DeleteContainer(_container(uid, ccache)))
+            case CCacheWritten(ccache):
+                secret = tree.ccache_name(ccache.uuid, ccache.name)
+                todo.append(
+                    tree.Put(tree.ccaches_container(uid), secret, _ccache_json(ccache), ccache.expires)
+                )
+            case CCacheRemoved(uuid, name, was_last):
+                todo.append(tree.DeleteContainer(tree.ccache_container(uid, uuid, name)))
+                todo.append(_ccache_removed(uid, uuid, name, was_last=was_last))
+            case CCacheMoved(uuid, name, target_uid, target, was_last):
+                container = tree.ccache_container(uid, uuid, name)
+                target_container = _container(target_uid, target)
+                todo.append(tree.DeleteContainer(target_container))
+                todo.append(tree.RenameContainer(container, target_container))
+                todo.append(_ccache_removed(uid, uuid, name, was_last=was_last))
+            case DefaultChanged(default, own, destroyed):
+                todo.append(_default_secret(uid, Defaults(default, own, destroyed)))
+    return todo
+
+
+def _container(uid: int, ccache: CCache) -> str:
+    return tree.ccache_container(uid, ccache.uuid, ccache.name)
+
+
+def _ccache_removed(uid: int, uuid: bytes, name: bytes, *, was_last: bool) -> tree.SecretChange:
+    container = tree.ccaches_container(uid)
+    return (
+        tree.DeleteContainer(container) if was_last else tree.Delete(container, tree.ccache_name(uuid, name))
+    )
+
+
+def _default_secret(uid: int, defaults: Defaults) -> tree.SecretChange:
+    container = tree.uid_container(uid)
+    if defaults == NOTHING_CHOSEN:
+        # There is nothing else in it.
+        return tree.DeleteContainer(container)
+    name = defaults.shared
+    document = documents.DefaultDocument(
+        documents.VERSION,
+        documents.to_text(b"%d" % uid if name is None else name),
+        {range_: documents.to_text(each) for range_, each in defaults.own},
+        None in defaults.destroyed,
+        [range_ for range_, _ in defaults.own if range_ in defaults.destroyed],
+    )
+    return tree.Put(container, tree.DEFAULT, documents.encode(document))
+
+
+def _ccache_json(ccache: CCache) -> bytes:
+    return documents.encode(
+        documents.CCacheDocument(
+            documents.VERSION,
+            ccache.kdc_offset,
+            documents.to_principal_document(ccache.principal),
+            ccache.label,
+        )
+    )
+
+
+def restore(collection: Collection, secrets: Sequence[tree.Secret]) -> None:
+    """Fill an empty collection from its secrets.
+
+    A secret that cannot be read makes its ccache unavailable, and no other; it is logged and kept.
+    """
+    for _ in restoring(collection, secrets):
+        pass
+
+
+def restoring(collection: Collection, secrets: Sequence[tree.Secret]) -> Iterator[None]:
+    """As restore; yields between slices that take a few milliseconds each."""
+    found = _Found(collection)
+    credentials: list[tree.Secret] = []
+    for number, secret in enumerate(secrets, 1):
+        if not found.takes(secret):
+            credentials.append(secret)
+        if not number % _SECRETS_AT_ONCE:
+            yield
+    size = 0
+    for secret in credentials:
+        size += _CREDENTIAL + len(secret.value)
+        if size > _SLICE:
+            size = 0
+            yield
+        found.take_credential(secret)
+    _limit_empty(found.ccaches.values(), collection.now)
+    collection.restore(list(found.ccaches.values()), found.defaults)
+
+
+class _Found:
+    """The ccaches, by the container of their credentials, and the defaults found in a UID's secrets."""
+
+    def __init__(self, collection: Collection) -> None:
+        self.defaults = NOTHING_CHOSEN
+        self.ccaches: dict[str, CCache] = {}
+        self._collection = collection
+        self._taken: set[tuple[str, bytes]] = set()
+        self._ccaches_container = tree.ccaches_container(collection.uid)
+        self._uid_container = tree.uid_container(collection.uid)
+
+    def takes(self, secret: tree.Secret) -> bool:
+        """Take a ccache's or the defaults' secret; False for one that is neither."""
+        try:
+            if secret.container == self._ccaches_container:
+                self._take_ccache(_ccache(secret))
+            elif secret.container == self._uid_container and secret.name == tree.DEFAULT:
+                self.defaults = _defaults(documents.read_default(secret.value))
+            else:
+                return False
+        except (UnreadableSecretError, ValueError) as error:
+            _set_aside(self._collection, secret.name, secret, error)
+        return True
+
+    def _take_ccache(self, ccache: CCache) -> None:
+        own = {("name", ccache.name), ("UUID", ccache.uuid)}
+        if not self._taken.isdisjoint(own):
+            raise ValueError("another ccache has its name or UUID")
+        self._taken |= own
+        self.ccaches[tree.ccache_container(self._collection.uid, ccache.uuid, ccache.name)] = ccache
+
+    def take_credential(self, secret: tree.Secret) -> None:
+        owner = self.ccaches.get(secret.container)
+        if owner is None:
+            return
+        try:
+            credential = parse_stored_credential(secret.value)
+            uuid = tree.credential_uuid(secret.name)
+            # Of equal ones, which nothing here writes, the first is as good as any.
+            if owner.credentials.uuid_of_equal(credential) is None:
+                owner.credentials.put(uuid, credential)
+        except (KcmError, ValueError) as error:
+            del self.ccaches[secret.container]
+            self._collection.unavailable_labels[owner.name] = owner.label
+            _set_aside(self._collection, secret.container.rpartition("/")[2], secret, error)
+
+
+def _limit_empty(ccaches: Iterable[CCache], now: float) -> None:
+    """Give those without tickets an end that an older version has stored as never expiring.
+
+    It took an entry in them for a ticket that never ends.
+    """
+    for ccache in ccaches:
+        if ccache.expires is None and not ccache.has_tickets:
+            ccache.empty_expires = int(now) + EMPTY_LIFETIME
+
+
+def _defaults(document: documents.DefaultDocument) -> Defaults:
+    own = tuple((range_, documents.from_text(each)) for range_, each in document.own.items())
+    destroyed: set[str | None] = {range_ for range_ in document.own_destroyed if range_ in document.own}
+    if document.destroyed:
+        destroyed.add(None)
+    return Defaults(documents.from_text(document.name), own, frozenset(destroyed))
+
+
+def _ccache(secret: tree.Secret) -> CCache:
+    uuid, name = tree.split_ccache_name(secret.name)
+    document = documents.read_ccache(secret.value)
+    principal = documents.from_principal_document(document.principal)
+    # Where there are tickets, it is they that tell.
+    return CCache(uuid, name, principal, document.label, document.kdc_offset, empty_expires=secret.expires)
+
+
+def _set_aside(collection: Collection, ccache: str, secret: tree.Secret, error: Exception) -> None:
+    name = None
+    outcome = "its ccache is unavailable until it is destroyed"
+    try:
+        uuid, name = tree.split_ccache_name(ccache)
+        collection.unavailable[name] = uuid
+    except ValueError:
+        # One that no name leads to stays where it is.
+        outcome = "the default is forgotten" if ccache == tree.DEFAULT else "nothing leads to it"
+    _UNREADABLE.write(
+        logging.ERROR,
+        collection.uid,
+        "UID %d: secret %s/%s cannot be read (%s): %s",
+        collection.uid,
+        escape(secret.container.encode()),
+        escape(secret.name.encode()),
+        error,
+        outcome,
+        fields={"KCM_UID": collection.uid, "KCM_CCACHE": "" if name is None else escape(name)},
+    )

@@ -1,0 +1,127 @@
+"""The reaper: ccaches whose tickets have all expired long ago go by themselves."""
+
+import asyncio
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import NoReturn
+
+from pykcm.ccaches.collection import Clock, Collection
+from pykcm.logs import LimitedLog
+from pykcm.server.dispatcher import Dispatcher
+from pykcm.store.interface import Store, StoreError
+from pykcm.store.tree import Expired, split_ccache_name
+
+log = logging.getLogger(__name__)
+
+# With a failing store there is one for each user who has an expired ccache.
+_FAILURES = LimitedLog(log, "expired ccaches that cannot be removed", 10)
+
+# The client whose request has started the daemon comes first; in seconds.
+_WAIT_AT_START = 1.0
+
+_AT_A_TIME = 64
+
+# As large as one ccache may be: others wait no longer for the reaper than for a user who destroys one.
+_BYTES_AT_A_TIME = 4 * 1024 * 1024
+
+
+class Reaper:
+    """Removes each ccache that expired `retention` seconds ago or before by `clock`, in its UID's turn.
+
+    The store tells which those are: the others are not looked at. What cannot be removed is logged and
+    tried again the next time.
+
+    An older version took some entries for tickets that never end, and stored their ccaches as never expiring.
+    run() first stores those again, with the expiry that follows from their tickets.
+    """
+
+    def __init__(self, store: Store, service: Dispatcher, retention: float, clock: Clock = time.time) -> None:
+        self._store = store
+        self._service = service
+        self._retention = retention
+        self._clock = clock
+
+    async def run(
+        self, interval: float, sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
+    ) -> NoReturn:
+        """Reap at start and every `interval` seconds, until cancelled."""
+        pause = _WAIT_AT_START
+        are_expiries_right = False
+        while True:
+            await sleep(pause)
+            try:
+                are_expiries_right = are_expiries_right or await self._correct_expiries()
+                await self.reap()
+            except Exception:
+                log.exception("expired ccaches are not removed by an error in pykcm")
+            pause = interval
+
+    async def reap(self) -> int:
+        """Remove all that is due now, and tell how many ccaches that was.
+
+        When this is cancelled, what has begun is brought to its end.
+        """
+        until = int(self._clock() - self._retention)
+        last: Expired | None = None
+        removed = 0
+        while True:
+            try:
+                due = await self._store.expired(until, last, _AT_A_TIME)
+            except StoreError as error:
+                log.error("expired ccaches cannot be looked for: %s", error)  # noqa: TRY400
+                return removed
+            for uid, uuids in _by_uid(due).items():
+                removed += await self._reap_one(uid, uuids, until)
+            if len(due) < _AT_A_TIME:
+                return removed
+            last = due[-1]
+
+    async def _correct_expiries(self) -> bool:
+        """Store the ccaches again that are stored as never expiring; tells whether that worked for all."""
+        part: int | None = 0
+        try:
+            while part is not None:
+                uids, part = await self._store.uids_without_expiry(part)
+                for uid in uids:
+                    await self._service.change(uid, Collection.write_expiries)
+                await asyncio.sleep(0)
+        except StoreError as error:
+            log.error("expired ccaches of an older version cannot be looked for: %s", error)  # noqa: TRY400
+            return False
+        return True
+
+    async def _reap_one(self, uid: int, uuids: list[bytes], until: int) -> int:
+        fields = {"KCM_UID": uid}
+        removed, is_more = 0, True
+        try:
+            while is_more:
+                number, is_more = await self._service.change(
+                    uid, lambda collection: collection.remove_expired(uuids, until, _BYTES_AT_A_TIME)
+                )
+                removed += number
+        except StoreError as error:
+            _FAILURES.write(
+                logging.ERROR, uid, "UID %d: expired ccaches cannot be removed: %s", uid, error, fields=fields
+            )
+        except Exception:  # noqa: BLE001 - logged with its traceback
+            _FAILURES.write(
+                logging.ERROR,
+                uid,
+                "UID %d: expired ccaches not removed by an error in pykcm",
+                uid,
+                fields=fields,
+                with_traceback=True,
+            )
+        return removed
+
+
+def _by_uid(due: list[Expired]) -> dict[int, list[bytes]]:
+    """The UUIDs of ccaches that are due; secrets that are none are left alone."""
+    by_uid: dict[int, list[bytes]] = defaultdict(list)
+    for _, name, uid in due:
+        with suppress(ValueError):
+            by_uid[uid].append(split_ccache_name(name)[0])
+    return by_uid

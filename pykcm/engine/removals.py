@@ -1,0 +1,42 @@
+"""The log of what went without anybody's asking: one line for each ccache, as long as these are not many."""
+
+import functools
+import logging
+from collections.abc import Iterable
+
+from pykcm.ccaches.changes import Removal
+from pykcm.logs import LimitedLog
+from pykcm.protocol.text import escape
+
+log = logging.getLogger(__name__)
+
+# For each user, reason and minute.
+_MOST_LINES = 30
+
+
+def log_removals(uid: int, removals: Iterable[Removal]) -> None:
+    """Tell of what has gone from the UID's collection, when it is durable."""
+    for removal in removals:
+        ccache = escape(removal.ccache)
+        number = removal.service_tickets
+        if removal.is_empty:
+            what = f"ccache {ccache}, which has no tickets, removed"
+        elif number is None:
+            what = f"expired ccache {ccache} removed"
+        else:
+            what = f"{number} of the oldest service tickets removed from ccache {ccache}"
+        _lines(removal.reason).write(
+            logging.INFO,
+            uid,
+            "UID %d: %s (%s)",
+            uid,
+            what,
+            removal.reason,
+            fields={"KCM_UID": uid, "KCM_CCACHE": ccache, "KCM_REASON": removal.reason},
+        )
+
+
+@functools.cache
+def _lines(reason: str) -> LimitedLog:
+    """Those of one option: a journal is searched by it, and finds the summary as well."""
+    return LimitedLog(log, f"ccaches or tickets removed ({reason})", _MOST_LINES, {"KCM_REASON": reason})

@@ -1,0 +1,1 @@
+"""The store in an encrypted SQLite database, and what is done with the database as a whole."""

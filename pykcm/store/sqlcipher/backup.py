@@ -1,0 +1,72 @@
+"""A copy of the database for elsewhere: the file as it is, read while it stands still."""
+
+import asyncio
+import hashlib
+import os
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+from pykcm.store.interface import StoreError
+from pykcm.store.sqlcipher.database import file_error, size_of
+from pykcm.store.sqlcipher.key_rotation import pending_key_of
+from pykcm.store.sqlcipher.online_copy import HeldCheckpoint, Worker, check_file
+from pykcm.store.sqlcipher.store import SQLCipherStore
+
+_PIECE = 256 * 1024
+
+# The check, which goes on at the same time, ends after the last piece was read.
+_SHARE_OF_READING = 0.75
+
+# In seconds; until then the check is asked again whether it has come to its end.
+_CHECK = 1.0
+
+
+@contextmanager
+def backup(store: SQLCipherStore) -> Iterator["FileBackup"]:
+    """Raises StoreError, StoreBusyError."""
+    with HeldCheckpoint(store) as still:
+        yield FileBackup(store, still)
+
+
+class FileBackup:
+    """Implements Backup: its pieces make a database that the store's key opens."""
+
+    def __init__(self, store: SQLCipherStore, still: HeldCheckpoint) -> None:
+        self.size = size_of(store.path)
+        self.key = store.key.source
+        self.is_pending = self.key == pending_key_of(store.path)
+        self._store = store
+        self._still = still
+        self._digest = hashlib.sha256()
+
+    @property
+    def sha256(self) -> bytes:
+        return self._digest.digest()
+
+    @property
+    def slowed(self) -> tuple[int, ...]:
+        return tuple(self._still.pacer.slowed)
+
+    async def pieces(self) -> AsyncGenerator[bytes, None]:
+        store = self._store
+        async with Worker(partial(check_file, store.path, store.key)) as checking:
+            for at in range(0, self.size, _PIECE):
+                piece = await asyncio.to_thread(self._read, at)
+                self._still.check()
+                yield piece
+                self._still.advance(_SHARE_OF_READING * (at + len(piece)) / self.size)
+            while not await checking.is_done(_CHECK):
+                self._still.check()
+            self._still.check()
+
+    def _read(self, at: int) -> bytes:
+        size = min(_PIECE, self.size - at)
+        try:
+            piece = os.pread(self._store.descriptor(), size, at)
+        except OSError as error:
+            raise file_error(error, self._store.path) from error
+        if len(piece) != size:
+            raise StoreError(f"{self._store.path}: shorter than it was")
+        self._digest.update(piece)
+        return piece

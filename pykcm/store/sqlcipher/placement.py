@@ -1,0 +1,72 @@
+"""Whether the files of the open database have their names still: without them, changes would be lost."""
+
+import errno
+import logging
+import os
+import time
+from pathlib import Path
+
+from pykcm.store.interface import StoreError
+from pykcm.store.sqlcipher.database import journal_of
+
+log = logging.getLogger(__name__)
+
+# In seconds: they are looked at that often at most.
+_LOOKED_AT_EVERY = 1.0
+
+# Device and inode.
+_Identity = tuple[int, int]
+
+
+class Placement:
+    """The names of the open database at `path` and of its journal; raises OSError."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        # The journal is made by the first who reads or writes.
+        self._identities: dict[Path, _Identity | None] = {path: _identity(path), journal_of(path): None}
+        self._next_look = 0.0
+        # The fault that was found.
+        self._trouble = ""
+
+    def check(self, *, at_once: bool = False) -> None:
+        """Raise StoreError unless both are where they were; looks at them at most once a second."""
+        now = time.monotonic()
+        if at_once or now >= self._next_look:
+            self._next_look = now + _LOOKED_AT_EVERY
+            self._look()
+        if self._trouble:
+            raise StoreError(f"{self._trouble}: changes are refused, because nothing would be left of them")
+
+    def _look(self) -> None:
+        trouble = next(filter(None, map(self._trouble_with, self._identities)), "")
+        if trouble and not self._trouble:
+            log.critical(
+                "%s: changes are refused from now on, because nothing would be left of them at the next "
+                "start; reads go on. Put the file back where it was, or save the tickets with pykcmctl "
+                "export and restart the daemon",
+                trouble,
+            )
+        elif self._trouble and not trouble:
+            log.warning("%s: is where it was: changes are made again", self._path)
+        self._trouble = trouble
+
+    def _trouble_with(self, file: Path) -> str:
+        try:
+            found = _identity(file)
+        except FileNotFoundError:
+            wanted = self._identities[file]
+            return "" if wanted is None else f"{file}: was removed or moved away while the daemon has it open"
+        except OSError as error:
+            return f"{file}: cannot be looked at: {error.strerror or errno.errorcode.get(error.errno or 0)}"
+        if self._identities[file] is None:
+            self._identities[file] = found
+        if found != self._identities[file]:
+            return f"{file}: is another file than the one that the daemon has open"
+        return ""
+
+
+def _identity(path: Path) -> _Identity:
+    # By way of symbolic links: another folder may take the place of the one that they lead to.
+    status = os.stat(path)  # noqa: PTH116 - the fastest way
+    return status.st_dev, status.st_ino

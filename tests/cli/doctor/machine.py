@@ -1,0 +1,125 @@
+"""A machine for the doctor: a folder with files and sockets, and units as systemd would show them."""
+
+import shlex
+import socket
+import subprocess
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from pykcm.cli.doctor.outcomes import Outcome
+from pykcm.cli.doctor.where import Where
+from pykcm.config import DEFAULT_SOCKET
+
+CONTROL = "/run/pykcm/control.sock"
+
+# A name in which a shell, sed and printf see more than a name.
+ODD = r"it's $(false) #1 %s & \co;"
+
+
+def words(outcome: Outcome) -> list[list[str]]:
+    """Of each command of the remedy, as a shell has them."""
+    return [shlex.split(command) for command in outcome.remedy]
+
+
+class Machine:
+    """`units` are what `systemctl show` says of each, beside what is so of units that are not there."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.units: dict[str, dict[str, str | list[str]]] = {}
+        self.users: dict[str, int] = {}
+        self.environment: dict[str, str] = {}
+        self.at_end = ExitStack()
+        self.config_file = self.write("/etc/pykcm/pykcm.toml", "")
+
+    def write(self, path: str, text: str | bytes, mode: int = 0o644) -> Path:
+        real = self.path(path)
+        real.parent.mkdir(parents=True, exist_ok=True)
+        real.write_bytes(text if isinstance(text, bytes) else text.encode())
+        real.chmod(mode)
+        return real
+
+    def path(self, path: str) -> Path:
+        return self.root / path.lstrip("/")
+
+    def folder(self, path: str, mode: int = 0o755) -> Path:
+        real = self.path(path)
+        real.mkdir(parents=True, exist_ok=True)
+        real.chmod(mode)
+        return real
+
+    def listen(self, path: str = DEFAULT_SOCKET, mode: int = 0o666) -> socket.socket:
+        """A socket of this process that listens; nothing answers there."""
+        real = self.path(path)
+        real.parent.mkdir(parents=True, exist_ok=True)
+        sock = self.at_end.enter_context(socket.socket(socket.AF_UNIX))
+        sock.bind(str(real))
+        real.chmod(mode)
+        sock.listen()
+        return sock
+
+    def has_systemd(self) -> None:
+        self.folder("/run/systemd/system")
+
+    def installed(self) -> None:
+        """With systemd, and pykcm's units as they should be."""
+        self.has_systemd()
+        self.users["pykcm"] = 990
+        running = {"LoadState": "loaded", "UnitFileState": "enabled", "ActiveState": "active"}
+        self.units |= {
+            "pykcm.socket": running | {"Listen": [f"{DEFAULT_SOCKET} (Stream)"]},
+            "pykcm-control.socket": running | {"Listen": [f"{CONTROL} (Stream)"]},
+            "pykcm.service": {
+                "LoadState": "loaded",
+                "UnitFileState": "disabled",
+                "ActiveState": "inactive",
+                "User": "pykcm",
+            },
+        }
+
+    def run(self, argv: Sequence[str]) -> str | None:
+        """In place of systemctl and getent."""
+        if argv[:2] == ["getent", "passwd"]:
+            uid = self.users.get(argv[2])
+            return "" if uid is None else f"{argv[2]}:x:{uid}:{uid}::/:/bin/sh\n"
+        assert argv[:2] == ["systemctl", "show"]
+        names = [each for each in argv[2:] if not each.startswith("-")]
+        return "\n".join(self._shown(name) for name in names)
+
+    def _shown(self, name: str) -> str:
+        unit = {
+            "Id": name,
+            "LoadState": "not-found",
+            "UnitFileState": "",
+            "ActiveState": "inactive",
+            "NeedDaemonReload": "no",
+        } | self.units.get(name, {})
+        lines = [
+            f"{key}={value}\n"
+            for key, values in unit.items()
+            for value in (values if isinstance(values, list) else [values])
+        ]
+        return "".join(lines)
+
+    def where(self, **changes: Any) -> Where:
+        """As the doctor of this machine's root sees it."""
+        given: dict[str, Any] = {
+            "root": self.root,
+            "config_file": self.config_file,
+            "control_path": CONTROL,
+            "environment": self.environment,
+            "uid": 0,
+            "run": self.run,
+        }
+        return Where(**given | changes)
+
+    def do(self, commands: Sequence[str]) -> None:
+        """Run commands with this machine's /etc in place of the real one."""
+        script = f'mount --bind "$1" /etc && {" && ".join(commands)}'
+        subprocess.run(
+            ["unshare", "--mount", "--propagation", "private", "sh", "-euc", script, "sh", self.path("/etc")],
+            check=True,
+            timeout=30,
+        )

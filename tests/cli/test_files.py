@@ -1,0 +1,212 @@
+"""Files that are written whole or not at all, and take nobody's place: an export's, and a backup's."""
+
+import errno
+import hashlib
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from pykcm.cli import files, secrecy
+from pykcm.cli.client import ControlClient
+from pykcm.cli.maintenance import backup_command
+from pykcm.control.items import encode
+
+CONTENT = b"a database" * 1000
+SUMMARY = {"size": len(CONTENT), "sha256": hashlib.sha256(CONTENT).digest(), "key": "/key", "pending": False}
+
+
+@contextmanager
+def answering(path: Path, *messages: object, at_end: bool = False) -> Iterator[ControlClient]:
+    """A client of a daemon that answers one request with these, at once or when all items have come."""
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+
+        def answer() -> None:
+            accepted, _ = listening.accept()
+            # Who asks may have gone, or never come.
+            with accepted, suppress(OSError):
+                while at_end and accepted.recv(1 << 16):
+                    pass
+                accepted.sendall(b"".join(map(encode, messages)))
+                while accepted.recv(1 << 16):
+                    pass
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        try:
+            yield ControlClient(path)
+        finally:
+            with socket.socket(socket.AF_UNIX) as last:
+                last.connect(str(path))
+            thread.join(20)
+            path.unlink()
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A folder for what is written."""
+    path = tmp_path / "place"
+    path.mkdir()
+    return path
+
+
+def backup(tmp_path: Path, *arguments: str, content: bytes = CONTENT) -> Result:
+    items = [
+        {"item": {"size": len(CONTENT)}},
+        {"item": {"data": content[:99]}},
+        {"item": {"data": content[99:]}},
+    ]
+    with answering(tmp_path / "control.sock", *items, {"end": SUMMARY}) as client:
+        return CliRunner().invoke(backup_command, arguments, obj=client)
+
+
+@click.command
+@click.option("--force", is_flag=True)
+@click.argument("path")
+def export_command(path: str, *, force: bool) -> None:
+    """What export does with its file."""
+    with secrecy.reported(), files.written(path, force=force) as file:
+        file.write(CONTENT)
+
+
+def export(_: Path, *arguments: str) -> Result:
+    return CliRunner().invoke(export_command, arguments)
+
+
+BOTH = pytest.mark.parametrize("write", [backup, export])
+
+
+@pytest.fixture(params=["unnamed", "hidden"], autouse=True)
+def unfinished(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """What an unfinished file is: one without a name, or a hidden one where the file system has no such."""
+    kind: str = request.param
+    if kind == "hidden":
+        monkeypatch.setattr(files, "_open_unnamed", lambda _: None)
+    elif (unnamed := files._open_unnamed(tmp_path)) is None:
+        pytest.skip("the file system has no files without a name")
+    else:
+        os.close(unnamed)
+    return kind
+
+
+@BOTH
+def test_unfinished_files_have_no_name(
+    tmp_path: Path,
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    write: Callable[..., Result],
+    unfinished: str,
+) -> None:
+    """Until it is complete and synced there is nothing that a SIGKILL would leave, where that can be had."""
+    seen: list[list[str]] = []
+    sync = files.make_durable
+
+    def look(file: BinaryIO) -> None:
+        seen.append([path.name for path in place.iterdir()])
+        sync(file)
+
+    monkeypatch.setattr(files, "make_durable", look)
+    assert write(tmp_path, str(place / "file")).exit_code == 0
+    assert seen
+    assert all(len(names) == (unfinished == "hidden") for names in seen)
+    assert [path.name for path in place.iterdir()] == ["file"]
+    assert (place / "file").stat().st_nlink == 1
+
+
+@BOTH
+def test_written(tmp_path: Path, place: Path, write: Callable[..., Result]) -> None:
+    """All of it is there, for its owner alone, and nothing else."""
+    done = write(tmp_path, str(place / "file"))
+    assert done.exit_code == 0, done.output
+    assert (place / "file").read_bytes() == CONTENT
+    assert (place / "file").stat().st_mode & 0o777 == 0o600
+    assert [path.name for path in place.iterdir()] == ["file"]
+
+
+@BOTH
+def test_what_comes_at_the_last_moment(
+    tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[..., Result]
+) -> None:
+    """A file that appears just before the end is not replaced without --force."""
+    for name in ("link", "rename"):
+        real = getattr(os, name)
+
+        def late(source: str, target: str, real: Callable[..., None] = real, **options: object) -> None:
+            (place / "file").write_text("another's")
+            real(source, target, **options)
+
+        monkeypatch.setattr(os, name, late)
+    done = write(tmp_path, str(place / "file"))
+    assert (place / "file").read_text() == "another's"
+    assert done.exit_code == 1
+    assert "has come meanwhile" in done.output
+    assert [path.name for path in place.iterdir()] == ["file"]
+
+
+@BOTH
+def test_force(tmp_path: Path, place: Path, write: Callable[..., Result]) -> None:
+    """With --force a file is replaced; a link, a folder or a device never is."""
+    (place / "file").write_text("before")
+    assert write(tmp_path, "--force", str(place / "file")).exit_code == 0
+    assert (place / "file").read_bytes() == CONTENT
+    (place / "link").symlink_to("file")
+    refused = write(tmp_path, "--force", str(place / "link"))
+    assert "no file" in refused.output
+    assert (place / "link").is_symlink()
+
+
+@pytest.fixture
+def _no_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    def link(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", link)
+
+
+@BOTH
+@pytest.mark.usefixtures("_no_links")
+def test_a_disk_without_links(tmp_path: Path, place: Path, write: Callable[..., Result]) -> None:
+    """On vfat, for one, the file is written as well."""
+    assert write(tmp_path, str(place / "file")).exit_code == 0
+    assert (place / "file").read_bytes() == CONTENT
+    assert [path.name for path in place.iterdir()] == ["file"]
+
+
+@BOTH
+@pytest.mark.usefixtures("_no_links")
+def test_what_comes_at_the_last_moment_without_links(
+    tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[..., Result]
+) -> None:
+    """Nor is one replaced there."""
+    (place / "file").write_text("another's")
+    monkeypatch.setattr(files, "check_free", lambda *_, **__: None)
+    done = write(tmp_path, str(place / "file"))
+    assert (place / "file").read_text() == "another's"
+    assert "has come meanwhile" in done.output
+    assert [path.name for path in place.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("content", [CONTENT[:-1], CONTENT + b"x", b"b" + CONTENT[1:]])
+def test_another_content(tmp_path: Path, place: Path, content: bytes) -> None:
+    """A backup that is not what the daemon has sent is told of and not kept."""
+    done = backup(tmp_path, str(place / "file"), content=content)
+    assert done.exit_code == 1
+    assert "not what the daemon has sent" in done.output
+    assert list(place.iterdir()) == []
+
+
+def test_a_daemon_that_ends(tmp_path: Path, place: Path) -> None:
+    """Neither is one whose end has not come; it is the daemon that is at fault, not the file."""
+    with answering(tmp_path / "control.sock", {"item": {"size": 9}}, {"item": {"data": b"some"}}) as client:
+        done = CliRunner().invoke(backup_command, [str(place / "file")], obj=client)
+    assert isinstance(done.exception, ConnectionError)
+    assert list(place.iterdir()) == []

@@ -1,0 +1,368 @@
+"""Names and texts from outside, as each command shows them: they act on no terminal and forge no line."""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pykcm.cli import output
+from pykcm.cli.doctor.outcomes import Check, Level, Outcome
+from pykcm.cli.main import main
+from pykcm.protocol.text import escape, escape_path, excerpt, is_visible, printable
+from tests.cli.test_files import answering
+
+# Each does something to a terminal, a table or a reader: escape sequences in 7 and 8 bits, ends of lines and
+# columns, other directions, nothing that can be seen, no character at all, markup of rich's.
+HOSTILE = [
+    b"\x1b]0;title\x07\x1b[2J",
+    b"\xc2\x9b31m \xc2\x85",
+    b"a\nimported\troot\t0\r",
+    "\u202e\u2066desrever\u2069 \u200b\u2028\u2029\u3164".encode(),
+    b"\xff\xfe\x00\x7f",
+    b"\xed\xa0\x80 \xf4\x90\x80\x80",
+    b"[red]x[/red] [link=http://example.test]y[/link] :smile:",
+    b"\\x1b[31m \\n %s {0}",
+]
+TEXTS = [name.decode("utf-8", "surrogateescape") for name in HOSTILE] + ["\ud800 \udfff"]
+
+hostile_text = pytest.mark.parametrize("text", TEXTS, ids=ascii)
+
+
+def assert_harmless(text: str, *, separators: str = "") -> None:
+    for line in text.split("\n"):
+        assert all(is_visible(c) or c in separators for c in line), ascii(line)
+    text.encode()
+
+
+@pytest.fixture(autouse=True)
+def _signals() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+class Run:
+    """Runs pykcmctl in this process against a daemon that answers with what it is told to."""
+
+    def __init__(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        self._folder = folder
+        self._monkeypatch = monkeypatch
+        self._capsys = capsys
+
+    def __call__(self, *arguments: str, answer: list[object] | None = None) -> tuple[str, str]:
+        path = self._folder / "control.sock"
+        self._monkeypatch.setattr(sys, "argv", ["pykcmctl", "--socket", str(path), *arguments])
+        with (
+            answering(path, *(answer or [{"end": {}}]), at_end="migrate" in arguments),
+            pytest.raises(SystemExit),
+        ):
+            main()
+        out, err = self._capsys.readouterr()
+        assert "Traceback" not in err
+        assert_harmless(err)
+        return out, err
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    return Run(tmp_path, monkeypatch, capsys)
+
+
+def items(*values: object, **summary: object) -> list[object]:
+    return [*({"item": value} for value in values), {"end": summary}]
+
+
+def sendable(text: str) -> str:
+    """As the daemon can send it: CBOR's text has no lone surrogates."""
+    return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+
+
+def listed(*texts: str) -> list[object]:
+    """Two ccaches for each text."""
+    rows = [{"ccache": _row(text)} for text in texts for _ in range(2)]
+    return items(*rows, ccaches=len(rows), users=1, size=20)
+
+
+def _row(text: str) -> dict[str, object]:
+    return {
+        "uid": 4_000_000_000,
+        "name": text.encode("utf-8", "surrogatepass"),
+        "uuid": bytes(16),
+        "principal": sendable(text),
+        "default": False,
+        "current_default": False,
+        "tickets": 1,
+        "size": 10,
+        "tgt_expires": 1,
+        "renew_till": None,
+        "label": sendable(text),
+        "last_renewal": None,
+    }
+
+
+@hostile_text
+@pytest.mark.parametrize("terminal", [False, True])
+def test_list(run: Run, text: str, monkeypatch: pytest.MonkeyPatch, *, terminal: bool) -> None:
+    """A ccache is one line, with as many columns as any other; a table interprets no markup."""
+    monkeypatch.setattr(output, "is_terminal", lambda: terminal)
+    monkeypatch.setenv("COLUMNS", "1000")
+    out, _ = run("list", "--label", answer=listed(text))
+    if terminal:
+        assert_harmless(out)
+        assert "[red]" in out or "[red]" not in text
+        assert ":smile:" in out or ":smile:" not in text
+    else:
+        assert_harmless(out, separators="\t")
+        rows = out.splitlines()
+        assert [row.count("\t") for row in rows] == [9, 9]
+        assert all(row.startswith("-\t4000000000\tKCM:") for row in rows)
+
+
+@hostile_text
+def test_list_as_json(run: Run, text: str) -> None:
+    """JSON is valid and means what it meant; nothing in it acts on a terminal either."""
+    out, _ = run("list", "--json", answer=listed(text))
+    assert_harmless(out)
+    (first, _) = json.loads(out)
+    assert first["name"] == "KCM:" + escape(text.encode("utf-8", "surrogatepass"))
+    assert first["label"] == sendable(text)
+
+
+@hostile_text
+def test_show(run: Run, text: str) -> None:
+    head = {
+        "name": text.encode("utf-8", "surrogatepass"),
+        "default": True,
+        "current_default": True,
+        "uuid": bytes(16),
+        "uid": 4_000_000_000,
+        "principal": sendable(text),
+        "kdc_offset": 0,
+        "label": sendable(text),
+        "size": 3,
+        "principal_type": 1,
+        "realm": text.encode("utf-8", "surrogatepass"),
+        "components": [text.encode("utf-8", "surrogatepass")],
+    }
+    credential = {
+        "configuration": False,
+        "times": [0, 0, 0, 0],
+        "server": sendable(text),
+        "client": sendable(text),
+        "enctype": 18,
+        "flags": 0,
+        "size": 3,
+        "uuid": bytes(16),
+        "payload": b"",
+    }
+    answer = items(
+        {"ccache": head}, {"credential": credential}, {"credential": {**credential, "configuration": True}}
+    )
+    out, _ = run("show", "KCM:x", answer=answer)
+    assert_harmless(out, separators="\t")
+    # Eleven lines and three rows.
+    assert len(out.splitlines()) == 13
+    out, _ = run("show", "KCM:x", "--json", answer=answer)
+    assert_harmless(out)
+    realm: str = json.loads(out)["principal"]["realm"]
+    assert realm.encode("utf-8", "surrogateescape") == text.encode("utf-8", "surrogatepass")
+
+
+EVENT = {"time": 0.25, "event": "refused", "uid": 4_000_000_000, "reason": "EDQUOT"}
+EXCHANGE = {
+    "time": 0.25,
+    "uid": 4_000_000_000,
+    "pid": 1,
+    "operation": "RETRIEVE",
+    "code": "OK",
+    "duration": 0.1,
+    "request_size": 1,
+    "reply_size": 1,
+}
+
+
+@hostile_text
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_watch_and_trace(run: Run, text: str, options: list[str]) -> None:
+    name, said = text.encode("utf-8", "surrogatepass"), sendable(text)
+    event = EVENT | {"ccache": name, "principal": said, "detail": said}
+    out, _ = run("watch", *options, answer=items({"size": 0}, event))
+    assert_harmless(out)
+    assert len(out.splitlines()) == 1
+    asked = {"server": said, "to": name, "match": [said]}
+    exchange = EXCHANGE | {"ccache": name, "asked": asked, "answered": {"name": name}, "reason": said}
+    out, _ = run("trace", *options, answer=items({"size": 0}, exchange))
+    assert_harmless(out)
+    assert len(out.splitlines()) == 1
+
+
+@hostile_text
+def test_what_a_command_says_at_its_end(run: Run, text: str, tmp_path: Path) -> None:
+    """Names and reasons of what was left out, places of keys, and errors, which may come from any daemon."""
+    name, said = text.encode("utf-8", "surrogatepass"), sendable(text)
+    left_out = {"left_out": {"uid": 1, "name": name, "reason": said}}
+    for options in ([], ["--json"]):
+        file = str(tmp_path / f"export{len(options)}")
+        out, err = run("export", "--plain", *options, file, answer=items({"count": 1}, left_out))
+        assert_harmless(out)
+        assert len(err.splitlines()) == 2 - len(options)
+    out, _ = run("destroy", "--yes", "--uid", "1", answer=items({"uid": 1, "name": name}))
+    assert_harmless(out)
+    assert len(out.splitlines()) == 1
+    pending = {"pending": True, "credential": False, "place": said, "key": said}
+    _, err = run("rekey", answer=items(**pending))
+    assert err.count("\n    ") == 3
+    _, err = run("rekey", answer=items(**pending | {"pending": False}))
+    assert len(err.splitlines()) == 2
+    _, err = run("list", answer=[{"error": {"code": "internal", "message": said}}])
+    assert len(err.splitlines()) == 1
+    _, err = run("list", answer=[{"error": {"code": said, "message": "a"}}])
+    assert len(err.splitlines()) == 1
+
+
+@hostile_text
+@pytest.mark.parametrize(
+    "arguments", [["list"], ["show", "a"], ["import"], ["destroy", "--uid"], ["backup"], []]
+)
+def test_wrong_usage(run: Run, text: str, arguments: list[str]) -> None:
+    """A shell makes arguments of file names; click quotes some of them as they are."""
+    word = text.encode("utf-8", "surrogatepass").decode("utf-8", "surrogateescape").replace("\0", "")
+    for argument in (word, f"--{word}"):
+        _, err = run(*arguments, argument, argument)
+        assert not any(line.startswith("imported") for line in err.split("\n"))
+
+
+@hostile_text
+@pytest.mark.parametrize("source", ["", "FILE:", "DIR:", "KCM:"])
+def test_import(run: Run, text: str, source: str, tmp_path: Path) -> None:
+    """A source that is not there, or is none, is named on one line."""
+    folder = os.fsdecode(
+        os.fsencode(tmp_path) + b"/" + text.encode("utf-8", "surrogatepass").replace(b"\0", b"")
+    )
+    _, err = run("import", f"{source}{folder}")
+    assert err
+    Path(folder).parent.mkdir(parents=True, exist_ok=True)
+    Path(folder).write_bytes(b"junk")
+    _, err = run("import", f"{source}{folder}")
+    assert err
+
+
+@hostile_text
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_migrate(run: Run, text: str, options: list[str], tmp_path: Path) -> None:
+    """Files of any name are each a row of their own, whatever could not be read."""
+    name = text.encode("utf-8", "surrogatepass").replace(b"\0", b"").replace(b"/", b"")
+    folder = tmp_path / "f"
+    folder.mkdir()
+    path = os.fsdecode(os.fsencode(folder) + b"/cc_" + name)
+    Path(path).write_bytes(b"junk")
+    result = {
+        "result": "imported",
+        "uid": 4_000_000_000,
+        "name": name,
+        "principal": sendable(text),
+        "reason": sendable(text),
+        "default": False,
+    }
+    answer = items({"ccache": result})
+    out, _ = run(
+        "migrate",
+        "--from",
+        "files",
+        "--uid",
+        str(os.geteuid()),
+        "--path",
+        f"{folder}/cc_*",
+        *options,
+        answer=answer,
+    )
+    if options:
+        assert_harmless(out)
+        rows = [row for row in json.loads(out) if row["result"] == "imported" or str(folder) in row["name"]]
+        assert f"FILE:{escape_path(path)}" in [row["name"] for row in rows]
+    else:
+        assert_harmless(out, separators="\t")
+        assert {line.count("\t") for line in out.splitlines()} == {5}
+        mine = [line for line in out.splitlines() if str(folder) in line or line.startswith("imported")]
+        assert len(mine) == 2
+
+
+@hostile_text
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_doctor(
+    run: Run, text: str, options: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The environment, krb5.conf and what checks find are shown on one line each, with what to paste."""
+    raw = text.encode("utf-8", "surrogatepass").replace(b"\0", b"")
+    conf = tmp_path / "krb5.conf"
+    conf.write_bytes(
+        b"[libdefaults]\n default_ccache_name = FILE:"
+        + raw.replace(b"\n", b"")
+        + b"\n kcm_socket = /"
+        + raw.replace(b"\n", b"")
+    )
+    monkeypatch.setenv("KRB5CCNAME", os.fsdecode(raw))
+    monkeypatch.setenv("KRB5_CONFIG", str(conf))
+    out, _ = run("doctor", "--config", str(tmp_path / "none"), *options)
+    assert_harmless(out)
+    if options:
+        assert "KRB5CCNAME" in [each["check"] for each in json.loads(out)]
+    else:
+        starts = tuple(level.value for level in Level)
+        assert all(line.startswith((*starts, " " * 9)) for line in out.splitlines())
+
+    conf.write_bytes(raw)
+    monkeypatch.setenv("KRB5_CONFIG", f"{conf}:{tmp_path}/" + os.fsdecode(raw.replace(b"/", b"")))
+    assert_harmless(run("doctor", "--config", str(tmp_path / "none"), *options)[0])
+
+
+@hostile_text
+def test_remedies_can_be_pasted(text: str, tmp_path: Path) -> None:
+    """A quoted word is printable, and to a shell it is the word."""
+    word = text.encode("utf-8", "surrogatepass").replace(b"\0", b"").decode("utf-8", "surrogateescape")
+    quoted = output.quoted(word)
+    assert_harmless(quoted)
+    with os.popen(f"bash -c {output.shlex.quote(f'printf %s {quoted}')}") as shell:  # type: ignore[attr-defined]
+        assert shell.buffer.read() == os.fsencode(word)  # type: ignore[attr-defined]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=st.text(alphabet=st.characters(), max_size=40), raw=st.binary(max_size=40))
+def test_every_text_is_harmless(text: str, raw: bytes, capsys: pytest.CaptureFixture[str]) -> None:
+    """Any text stays one line and one cell, JSON keeps its meaning, and what is escaped does not change."""
+    escaped = printable(text)
+    assert_harmless(escaped)
+    assert printable(escaped) == escaped
+    assert_harmless(excerpt(text * 100))
+    assert printable(escape(raw)) == escape(raw)
+    output.print_rows([output.Column("a"), output.Column("b")], [[text, escape(raw)]])
+    output.print_line(text)
+    row, line, rest = capsys.readouterr().out.split("\n")
+    assert (row.count("\t"), rest) == (1, "")
+    assert_harmless(row, separators="\t")
+    assert_harmless(line)
+    output.print_json({text: [text]})
+    said = capsys.readouterr().out
+    assert_harmless(said)
+    assert json.loads(said) == {text: [text]}
+
+
+def test_outcome_of_a_check_is_one_line(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
+    """Whatever a check finds."""
+    found = Outcome(Level.FAILED, "a\nok  b\x1b[2J", ("rm 'x\ny'",))
+    monkeypatch.setattr("pykcm.cli.doctor.checks.CHECKS", [Check("check", lambda _: found)])
+    out, _ = run("doctor")
+    assert_harmless(out)
+    assert len(out.splitlines()) == 2
+    said: list[dict[str, Any]] = json.loads(run("doctor", "--json")[0])
+    assert said[0]["text"] == r"a\x0aok  b\x1b[2J"

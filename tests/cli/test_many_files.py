@@ -1,0 +1,219 @@
+"""What one user puts into /tmp costs root's migrate little, and keeps it from nobody else's files."""
+
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pykcm.cli import migration, sources
+from pykcm.cli.files import PATIENCE_WITH_LOCKS, RETRY
+from pykcm.cli.folders import matching
+from pykcm.cli.sources import SourceError, from_folder, patiently
+from pykcm.control.records import CCacheRecord
+from tests.cli.owned import folder
+from tests.cli.test_sources import ccache
+
+MANY, FEW = 20001, 20002
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to others")
+
+
+class FakeTime:
+    """Sleeping takes no time; `meanwhile` is what happens then."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.slept = 0.0
+        self.meanwhile: Callable[[], None] = lambda: None
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.slept += seconds
+        self.meanwhile()
+
+
+@pytest.fixture
+def fake_time(monkeypatch: pytest.MonkeyPatch) -> FakeTime:
+    fake = FakeTime()
+    monkeypatch.setattr(sources, "time", fake)
+    return fake
+
+
+class Locks:
+    """Another process's locks on files."""
+
+    def __init__(self) -> None:
+        self._pids: list[tuple[int, int]] = []
+
+    def hold(self, paths: list[Path]) -> None:
+        read, write = os.pipe()
+        pid = os.fork()
+        if not pid:
+            kept = [path.open("r+b") for path in paths]
+            for file in kept:
+                fcntl.lockf(file, fcntl.LOCK_EX)
+            os.write(write, b"x")
+            os.close(write)
+            # Until it is killed.
+            os.read(os.pipe()[0], 1)
+        os.close(write)
+        assert os.read(read, 1) == b"x"
+        self._pids.append((pid, read))
+
+    def end(self) -> None:
+        while self._pids:
+            pid, read = self._pids.pop()
+            os.kill(pid, 9)
+            os.waitpid(pid, 0)
+            os.close(read)
+
+
+@pytest.fixture
+def locks() -> Iterator[Locks]:
+    locks = Locks()
+    yield locks
+    locks.end()
+
+
+def brought(found: list[CCacheRecord | SourceError]) -> list[int]:
+    return [each.uid for each in found if isinstance(each, CCacheRecord)]
+
+
+def reasons(found: list[CCacheRecord | SourceError]) -> list[str]:
+    return [each.reason for each in found if isinstance(each, SourceError)]
+
+
+def migrated(top: Path, kind: str = "FILE") -> list[CCacheRecord | SourceError]:
+    """Of what is in the folder alone, and not of /tmp."""
+    return [
+        each
+        for each in migration._of_files([f"{kind}:{top}/cc_*"], {MANY, FEW})
+        if isinstance(each, CCacheRecord) or str(top) in each.where or each.where.startswith("files of")
+    ]
+
+
+def test_locked_files_have_one_patience(top: Path, fake_time: FakeTime, locks: Locks) -> None:
+    """However many files their owner has locked, all are waited for together, and last."""
+    for number in range(40):
+        ccache(top / f"cc_{number}", MANY)
+    ccache(top / "cc_few", FEW)
+    locks.hold([top / f"cc_{number}" for number in range(40)])
+    found = migrated(top)
+    assert brought(found[:1]) == [FEW]
+    assert len(found) == 41
+    assert all("in use" in reason for reason in reasons(found))
+    assert {each.uid for each in found[1:]} == {MANY}
+    assert PATIENCE_WITH_LOCKS <= fake_time.slept < PATIENCE_WITH_LOCKS + 2 * RETRY
+
+
+def test_what_is_unlocked_meanwhile_is_read(top: Path, fake_time: FakeTime, locks: Locks) -> None:
+    """A client that writes for a moment loses nothing: a file's ccache, and a folder's with its default."""
+    ccache(top / "cc_1", MANY)
+    members = folder(top / "cc_2", FEW)
+    ccache(members / "tkt", FEW)
+    locks.hold([top / "cc_1", members / "tkt"])
+    fake_time.meanwhile = locks.end
+    assert brought(list(patiently(sources.from_folder(str(members))))) == [FEW]
+    assert fake_time.slept == RETRY
+    locks.hold([top / "cc_1", members / "tkt"])
+    assert brought(migrated(top)) == [MANY]
+    locks.hold([top / "cc_1", members / "tkt"])
+    (record,) = (each for each in migrated(top, "DIR") if isinstance(each, CCacheRecord))
+    assert (record.uid, record.default) == (FEW, True)
+
+
+def test_one_users_files_are_limited(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond a number they are counted and reported; those of others are read, and not behind all of them."""
+    monkeypatch.setattr(migration, "_MOST_OF_ONE", 3)
+    for number in range(7):
+        ccache(top / f"cc_a{number}", MANY)
+    for number in range(2):
+        ccache(top / f"cc_b{number}", FEW)
+    found = migrated(top)
+    assert brought(found) == [MANY, FEW, MANY, FEW, MANY]
+    (left_out,) = (each for each in found if isinstance(each, SourceError))
+    assert left_out.uid == MANY
+    assert left_out.reason.startswith("4 more of them are left out")
+
+
+def test_reading_one_users_files_is_limited_in_time(
+    top: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fake_time: FakeTime,
+) -> None:
+    """A user whose files take long to read has spent the time of no other."""
+    read = sources.from_file
+
+    def slow(path: str) -> CCacheRecord:
+        fake_time.now += 6 if "/cc_a" in path else 0.1
+        return read(path)
+
+    monkeypatch.setattr(migration, "time", fake_time)
+    monkeypatch.setattr(migration, "from_file", slow)
+    for number in range(5):
+        ccache(top / f"cc_a{number}", MANY)
+        ccache(top / f"cc_b{number}", FEW)
+    found = migrated(top)
+    assert brought(found).count(FEW) == 5
+    assert brought(found).count(MANY) == 2
+    assert reasons(found)[0].startswith("3 more of them are left out")
+
+
+def test_a_file_that_changes_hands_is_left_alone(
+    top: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With --uid nobody else's ccache comes in, though a file has become another's since it was found."""
+    ccache(top / "cc_1", MANY)
+    monkeypatch.setattr(
+        migration, "matching", lambda pattern: [(str(top / "cc_1"), FEW)] if str(top) in pattern else []
+    )
+    assert list(migration._of_files([f"{top}/cc_*"], {FEW})) == []
+
+
+def test_what_is_no_ccache_costs_nothing(top: Path, fake_time: FakeTime) -> None:
+    """Pipes, folders, links, and sparse files of any size are refused at once, each in a row of its own."""
+    os.mkfifo(top / "cc_fifo")
+    (top / "cc_folder").mkdir()
+    (top / "cc_link").symlink_to("/dev/zero")
+    with (top / "cc_sparse").open("wb") as file:
+        file.write(b"\x05\x04")
+        file.truncate(1 << 40)
+    for path in top.iterdir():
+        os.chown(path, MANY, MANY, follow_symlinks=False)
+    found = migrated(top)
+    assert len(reasons(found)) == 4
+    assert fake_time.slept == 0
+
+
+def test_a_folder_of_many_files(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So many are read, and how many more there are is reported."""
+    monkeypatch.setattr(sources, "_MOST_MEMBERS", 3)
+    members = folder(top / "d", MANY)
+    for number in range(5):
+        ccache(members / f"tkt{number}", MANY)
+    found = list(from_folder(str(members)))
+    assert brought(found) == [MANY] * 3
+    assert reasons(found) == ["2 more files are left out: there are more than 3"]
+
+
+def test_patterns_match_as_in_a_shell(top: Path, users: Path) -> None:
+    """Hidden files are not meant by `*`; what a user has linked elsewhere is given, and not entered."""
+    for name in ("a1", "a2", ".a3", "b"):
+        (top / name).touch()
+    (users / "a4").touch()
+    (users / "elsewhere").symlink_to(top)
+    assert sorted(matching(f"{top}/*")) == sorted(
+        [(str(top / each), 0) for each in ("a1", "a2", "b")] + [(str(users), users.stat().st_uid)]
+    )
+    assert sorted(path for path, _ in matching(f"{top}/a[12]")) == [f"{top}/a1", f"{top}/a2"]
+    assert [path for path, _ in matching(f"{top}/.a*")] == [f"{top}/.a3"]
+    assert [path for path, _ in matching(f"{top}/*/a?")] == [f"{users}/a4"]
+    assert [path for path, _ in matching(f"{users}/elsewhere/a*")] == [f"{users}/elsewhere/a*"]
+    assert list(matching(f"{top}/none/*")) == []
+    assert list(matching(f"{top}/b/*")) == []

@@ -1,0 +1,50 @@
+"""Tables on terminals that have too little room for them."""
+
+import pytest
+
+from pykcm.cli import output
+from pykcm.cli.output import Column, print_rows
+
+NAME = "KCM:1000:a16056df"
+COLUMNS = [
+    Column("User"),
+    Column("UID", is_number=True),
+    Column("Ccache"),
+    Column("Principal"),
+    Column(""),
+    Column("Size", is_number=True),
+    Column("TGT expires", is_time=True),
+    Column("Renewable until", is_time=True),
+]
+ROW = ["alice", "1000", NAME, "alice@PYKCM.TEST", "*", "1.5 KiB", "2026-11-22 17:04", "2026-11-29 17:04"]
+
+
+def table(width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    monkeypatch.setattr(output, "is_terminal", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(width))
+    print_rows(COLUMNS, [ROW])
+    return capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize("width", [20, 40, 60, 80, 100, 120, 200])
+def test_no_cell_is_lost(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """However narrow the terminal: what is folded is not folded into single letters."""
+    lines = [line for line in table(width, monkeypatch, capsys) if line.strip()]
+    escape = "".join(lines)
+    for cell in ROW:
+        parts = cell.split() if cell.startswith("20") else [cell[:12]]
+        assert all(part in escape for part in parts), cell
+
+
+def test_a_usual_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """80 columns are enough."""
+    lines = table(80, monkeypatch, capsys)
+    assert max(map(len, lines)) <= 80
+    assert any("KCM:1000:a16" in line for line in lines)
+
+
+def test_a_wide_one(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is folded where there is room."""
+    assert any(all(cell in line for cell in ROW) for line in table(140, monkeypatch, capsys))

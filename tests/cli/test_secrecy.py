@@ -1,0 +1,28 @@
+"""Passphrases that are asked for."""
+
+import io
+import sys
+
+import click
+import pytest
+
+from pykcm.cli import secrecy
+
+
+@pytest.mark.parametrize(
+    "asked", [UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), "\udcff"]
+)
+def test_a_passphrase_that_is_no_text(monkeypatch: pytest.MonkeyPatch, asked: Exception | str) -> None:
+    """As from a terminal in Latin-1."""
+
+    def prompt(*_: object, **__: object) -> str:
+        if isinstance(asked, Exception):
+            raise asked
+        return asked
+
+    monkeypatch.setattr(click, "prompt", prompt)
+    stdin = io.StringIO()
+    monkeypatch.setattr(stdin, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stdin", stdin)
+    with pytest.raises(click.ClickException, match="no UTF-8"):
+        secrecy.passphrase(None, is_new=True)

@@ -1,0 +1,183 @@
+"""Files of users, read as root: whose they become, and what is not touched."""
+
+import fcntl
+import os
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+
+from pykcm.cli import files, migration, sources
+from pykcm.cli.sources import SourceError, from_file, from_folder
+from pykcm.control.records import CCacheRecord
+from tests.builders import ALICE, BOB, TGS, credential_bytes
+from tests.protocol.test_ccache_file import file_bytes, offset
+
+USER, OTHER = 20001, 20002
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to others")
+
+
+def ccache(path: Path, owner: int = os.geteuid(), **more: object) -> Path:
+    path.write_bytes(file_bytes(credential_bytes(TGS), tags=offset(-3), **more))  # type: ignore[arg-type]
+    os.chown(path, owner, owner)
+    return path
+
+
+def refused(path: Path, uid: int | None = None) -> str:
+    with pytest.raises(SourceError) as caught:
+        from_file(str(path), uid)
+    return caught.value.reason
+
+
+@as_root
+def test_whose_it_becomes(tmp_path: Path) -> None:
+    """Its owner's; root's may be given to another, and nobody else's."""
+    record = from_file(str(ccache(tmp_path / "cc", USER)))
+    assert (record.uid, record.principal.principal, record.kdc_offset) == (USER, ALICE, -3)
+    assert record.credentials == [credential_bytes(TGS)]
+    assert record.name is None
+    assert from_file(str(tmp_path / "cc"), USER).uid == USER
+    assert f"belongs to UID {USER}" in refused(tmp_path / "cc", OTHER)
+    assert from_file(str(ccache(tmp_path / "roots", 0)), OTHER).uid == OTHER
+
+
+def test_what_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Links are not followed, pipes and devices not waited for; several names or a large size are refused."""
+    ccache(tmp_path / "cc")
+    (tmp_path / "link").symlink_to(tmp_path / "cc")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    for link in ("link", "dangling"):
+        wanted = "a symbolic link, which is not followed: name the file that it leads to"
+        assert refused(tmp_path / link) == wanted
+    os.mkfifo(tmp_path / "pipe")
+    assert refused(tmp_path / "pipe") == "a pipe and no file"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
+    assert refused(tmp_path / "socket") == "a socket and no file: name a KCM server's with KCM:"
+    (tmp_path / "folder").mkdir()
+    assert refused(tmp_path / "folder") == "a folder and no file: name it with DIR:"
+    assert refused(Path("/dev/null")) == "a device and no file"
+    (tmp_path / "empty").touch()
+    assert refused(tmp_path / "empty") == "an empty file: no ccache has been stored in it"
+    assert "No such file" in refused(tmp_path / "none")
+    os.link(tmp_path / "cc", tmp_path / "second")
+    assert "2 names" in refused(tmp_path / "cc")
+    (tmp_path / "second").unlink()
+    monkeypatch.setattr(files, "LARGEST_CCACHE_FILE", 100)
+    assert "too large" in refused(tmp_path / "cc")
+
+
+@as_root
+def test_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is SELinux a ccache is at its file's level, and one whose label cannot be read nobody's."""
+    label = "system_u:object_r:container_file_t:s0:c1,c2"
+    path = ccache(tmp_path / "cc")
+    try:
+        os.setxattr(path, "security.selinux", label.encode() + b"\0")
+    except OSError as error:
+        pytest.skip(f"no labels can be set here: {error}")
+    assert from_file(str(path)).label is None
+    monkeypatch.setattr(files, "_SELINUX", path)
+    assert from_file(str(path)).label == label
+    # There the type is what protects it, and that plays no part: it is for whoever imports it.
+    os.setxattr(path, "security.selinux", b"system_u:object_r:user_tmp_t:s0\0")
+    assert from_file(str(path)).label is None
+    os.removexattr(path, "security.selinux")
+    assert "label" in refused(path)
+
+
+def test_a_file_in_use(tmp_path: Path) -> None:
+    """A file that a client writes is waited for, but whoever keeps the lock does not keep root for ever."""
+    path = ccache(tmp_path / "cc")
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        with path.open("r+b") as file:
+            fcntl.lockf(file, fcntl.LOCK_EX)
+            os.write(write, b"locked")
+            threading.Event().wait(60)
+        os._exit(0)
+    try:
+        assert os.read(read, 6) == b"locked"
+        assert "in use" in refused(path)
+    finally:
+        os.kill(pid, 9)
+        os.waitpid(pid, 0)
+        os.close(read)
+        os.close(write)
+    assert from_file(str(path)).principal.principal == ALICE
+
+
+def test_a_folder(tmp_path: Path) -> None:
+    """The primary ccache comes first and is the default; what cannot be read is told of in its place."""
+    for name in ("tkta", "tktb", "other"):
+        ccache(tmp_path / name, principal=BOB if name == "tktb" else ALICE)
+    (tmp_path / "tktc").write_bytes(b"nonsense")
+    (tmp_path / "primary").write_text("tktb\n")
+    found = list(from_folder(str(tmp_path)))
+    assert [(each.principal.principal, each.default) for each in found if isinstance(each, CCacheRecord)] == [
+        (BOB, True),
+        (ALICE, False),
+    ]
+    (error,) = (each for each in found if isinstance(each, SourceError))
+    assert (error.where, error.reason) == (f"DIR:{tmp_path}/tktc", "not a ccache file")
+
+
+@pytest.mark.parametrize("primary", ["../tkt", "tkt/../x", "", "x" * 5000])
+def test_a_folders_primary(tmp_path: Path, primary: str) -> None:
+    """What is no name of a ccache there is none."""
+    ccache(tmp_path / "tkta")
+    (tmp_path / "primary").write_text(primary)
+    assert [each.default for each in from_folder(str(tmp_path)) if isinstance(each, CCacheRecord)] == [False]
+
+
+@as_root
+def test_a_folder_with_files_of_others(tmp_path: Path) -> None:
+    """Root's file in a user's folder does not become the user's, who may have moved it there."""
+    folder = tmp_path / "cc"
+    folder.mkdir()
+    os.chown(folder, USER, USER)
+    ccache(folder / "tkta", USER)
+    ccache(folder / "tktb", 0)
+    ccache(folder / "tktc", OTHER)
+    found = list(from_folder(str(folder)))
+    assert [isinstance(each, CCacheRecord) for each in found] == [True, False, False]
+    (refusal,) = from_folder(str(folder), OTHER)
+    assert isinstance(refusal, SourceError)
+
+
+def test_a_server_that_is_not_there(tmp_path: Path) -> None:
+    """That is said, once."""
+    (error,) = sources.from_server(str(tmp_path / "kcm.sock"), os.geteuid())
+    assert isinstance(error, SourceError)
+    assert error.reason == "No such file or directory"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expanded"),
+    [
+        ("FILE:/tmp/krb5cc_%{uid}", ("FILE", "/tmp/krb5cc_*")),
+        ("/run/%{username}/cc", ("FILE", "/run/*/cc")),
+        ("DIR:%{TEMP}/%{null}d%{euid}", ("DIR", "/tmp/d*")),
+    ],
+)
+def test_patterns(pattern: str, expanded: tuple[str, str]) -> None:
+    """As krb5.conf has them, for every user."""
+    assert migration._expanded(pattern) == expanded
+
+
+def test_krb5_conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first default_ccache_name counts, also from a folder that is included."""
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "hidden.rpmsave").write_text("[libdefaults]\ndefault_ccache_name = FILE:/wrong\n")
+    (tmp_path / "d" / "own.conf").write_text("[libdefaults]\n default_ccache_name = FILE:/a/%{uid}\n")
+    conf = tmp_path / "krb5.conf"
+    conf.write_text(f"includedir {tmp_path}/d\n[libdefaults]\ndefault_ccache_name = DIR:/b\n")
+    monkeypatch.setenv("KRB5_CONFIG", f"{tmp_path}/none:{conf}")
+    assert migration._configured() == ["FILE:/a/%{uid}"]
+    (tmp_path / "d" / "own.conf").write_text("[realms]\n default_ccache_name = FILE:/a/%{uid}\n")
+    assert migration._configured() == ["DIR:/b"]
+    conf.write_text("[libdefaults]\ndefault_ccache_name = KCM:\n")
+    assert migration._configured() == []

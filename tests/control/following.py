@@ -1,0 +1,42 @@
+"""A request that goes on, followed item by item without a socket."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Any, cast
+
+from pykcm.control.calls import Call
+from pykcm.control.messages import convert
+from pykcm.control.requests import REQUESTS
+from tests.builders import peer
+from tests.control.controlling import Controlling
+from tests.server.asking import Server
+
+
+class Following:
+    """Has begun to follow when it is made, as root of this label."""
+
+    def __init__(
+        self, server: Server, control: Controlling, request: str, label: str | None = None, **arguments: Any
+    ) -> None:
+        self._runner = server.runner
+        found = REQUESTS[request]
+        who = peer(0)._replace(label=label)
+        call = Call(
+            control.administration, who, convert(arguments, found.arguments), asyncio.Queue(), lambda: None
+        )
+        self._items = cast("AsyncGenerator[dict[str, Any], None]", found.run(call))
+        self.first = self.next()
+
+    def next(self) -> dict[str, Any]:
+        return self._runner.run(self._next())
+
+    async def _next(self) -> dict[str, Any]:
+        async with asyncio.timeout(20):
+            return await anext(self._items)
+
+    def take(self, count: int) -> list[dict[str, Any]]:
+        return [self.next() for _ in range(count)]
+
+    def close(self) -> None:
+        """As the daemon does when the client has gone."""
+        self._runner.run(self._items.aclose())

@@ -1,0 +1,486 @@
+"""The control socket itself: who may use it, and what becomes of bad input."""
+
+import asyncio
+import errno
+import logging
+import os
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import cbor2
+import msgspec
+import pytest
+
+from pykcm.control import connection as connection_module
+from pykcm.control.calls import WAITING_ITEMS, Call, Request
+from pykcm.control.connection import ControlConnection, Controls
+from pykcm.control.items import encode
+from pykcm.control.messages import VERSION, request
+from pykcm.control.requests import REQUESTS
+from pykcm.peer.identity import Kernel
+from pykcm.protocol.codes import KcmError
+from pykcm.server.connections import Connections
+from pykcm.store.interface import StoreError
+from pykcm.store.memory import MemoryStore
+from tests.control.controlling import Controlling
+from tests.e2e.conftest import public_folder
+from tests.server.asking import Server
+from tests.server.waiting import until
+
+LIST = encode(request("list", {}))
+
+
+class NoArguments(msgspec.Struct):
+    """There are none."""
+
+
+class Listening:
+    """A control socket in this process, with requests of the test's own beside the real ones."""
+
+    def __init__(self, path: Path, administration: Any, kernel: Kernel) -> None:
+        self.path = path
+        self.notes: Administration = administration
+        self.idle = 0
+        self.connections = administration.connections = Connections(0.001, self._is_idle)
+        self.controls = Controls(
+            administration,
+            {
+                **REQUESTS,
+                "broken": Request(NoArguments, broken),
+                "damaged": Request(NoArguments, damaged),
+                "echo": Request(NoArguments, echo),
+                "impatient": Request(NoArguments, impatient),
+                "many": Request(NoArguments, many),
+                "full": Request(NoArguments, full),
+                "for ever": Request(NoArguments, for_ever),
+            },
+            kernel,
+        )
+
+    def _is_idle(self) -> None:
+        self.idle += 1
+
+    async def ask(self, data: bytes, *, at_once: bool = True) -> list[Any]:
+        """All that is answered to these bytes, until the daemon closes."""
+        reader, writer = await asyncio.open_unix_connection(str(self.path))
+        writer.write(data)
+        if at_once:
+            writer.write_eof()
+        answer = await reader.read()
+        writer.close()
+        return list(decoded(answer))
+
+    async def error(self, data: bytes) -> tuple[str, str]:
+        """Code and message of the only item that is answered."""
+        (answer,) = await self.ask(data, at_once=False)
+        return answer["error"]["code"], answer["error"]["message"]
+
+
+def decoded(stream: bytes) -> Iterator[Any]:
+    while stream:
+        item = cbor2.loads(stream)
+        yield item
+        stream = stream[len(cbor2.dumps(item)) :]
+
+
+async def broken(call: Call) -> None:
+    raise RuntimeError("secret")
+
+
+async def damaged(call: Call) -> None:
+    raise KcmError(errno.EIO, "cannot be read")
+
+
+async def full(call: Call) -> None:
+    raise StoreError("/var/lib/pykcm/pykcm.db: the disk is full", errno.ENOSPC)
+
+
+async def echo(call: Call) -> AsyncIterator[Any]:
+    async for each in call.received():
+        yield each
+    call.summary = {"all": True}
+
+
+async def many(call: Call) -> AsyncIterator[Any]:
+    for number in range(100_000):
+        notes(call).produced.append(number)
+        yield bytes(1000)
+
+
+async def impatient(call: Call) -> AsyncIterator[Any]:
+    call.patience = 0.05
+    try:
+        async for each in many(call):
+            yield each
+    finally:
+        notes(call).endings.append("ended")
+
+
+async def for_ever(call: Call) -> AsyncIterator[Any]:
+    try:
+        yield "begun"
+        await asyncio.Event().wait()
+    finally:
+        notes(call).endings.append("ended")
+
+
+def notes(call: Call) -> "Administration":
+    return cast("Administration", call.administration)
+
+
+class Administration:
+    """What the requests of this test note."""
+
+    def __init__(self, real: Any) -> None:
+        self._real = real
+        self.produced: list[int] = []
+        self.endings: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+
+Scenario = Callable[[Listening], Awaitable[None]]
+Play = Callable[[Scenario], None]
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def play(request: pytest.FixtureRequest) -> Play:
+    """Plays a scenario against a listening control socket, on each event loop in turn."""
+    factory = None
+    if request.param == "uvloop":
+        factory = pytest.importorskip("uvloop").new_event_loop
+
+    def played(scenario: Scenario) -> None:
+        with asyncio.Runner(loop_factory=factory) as runner, public_folder() as folder:
+            server = Server(runner, MemoryStore())
+            administration = Administration(Controlling(server).administration)
+            listening = Listening(folder / "control.sock", administration, Kernel())
+
+            async def play_it() -> None:
+                loop = asyncio.get_running_loop()
+                endpoint = await loop.create_unix_server(
+                    lambda: ControlConnection(listening.controls), str(listening.path)
+                )
+                listening.path.chmod(0o666)
+                try:
+                    await asyncio.wait_for(scenario(listening), 20)
+                finally:
+                    endpoint.close()
+
+            runner.run(play_it())
+
+    return played
+
+
+def test_one_request(play: Play) -> None:
+    """Items, then the end with its summary, and the connection is closed."""
+
+    async def scenario(listening: Listening) -> None:
+        assert await listening.ask(LIST) == [{"end": {"users": 0, "ccaches": 0, "size": 0}}]
+        assert await listening.ask(LIST, at_once=False) == await listening.ask(LIST)
+
+    play(scenario)
+
+
+def test_a_request_in_pieces(play: Play) -> None:
+    """It may come byte by byte."""
+
+    async def scenario(listening: Listening) -> None:
+        reader, writer = await asyncio.open_unix_connection(str(listening.path))
+        for at in range(len(LIST)):
+            writer.write(LIST[at : at + 1])
+            await writer.drain()
+            await asyncio.sleep(0)
+        (answer,) = decoded(await reader.read())
+        assert "end" in answer
+        writer.close()
+
+    play(scenario)
+
+
+@pytest.mark.parametrize(
+    ("data", "code", "said"),
+    [
+        (b"\xff", "malformed", "indefinite"),
+        (b"\xa1\x61\xff\x00", "malformed", "not CBOR"),
+        (b"GET / HTTP/1.1\r\n\r\n", "arguments", ""),
+        (b"\x5b" + b"\xff" * 8, "malformed", "larger"),
+        (b"\x81" * 20, "malformed", "deeper"),
+        (b"\x9a\x00\x00\x80\x01", "malformed", "more than 32768 elements"),
+        (b"\xba\x00\x00\x40\x01", "malformed", "more than 32768 elements"),
+        (encode([]), "arguments", ""),
+        (encode({}), "arguments", "version"),
+        (encode({"version": VERSION + 1, "anything": 1}), "version", "version 2"),
+        (encode({"version": "1", "request": "list"}), "arguments", "version"),
+        (encode({"version": VERSION, "request": "list", "more": 1}), "arguments", "more"),
+        (encode({"version": VERSION, "request": "launch"}), "request", "list"),
+        (encode(request("list", {"uid": "1000"})), "arguments", "uid"),
+        (encode(request("list", {"who": 1000})), "arguments", "who"),
+        (encode(request("list", {"uid": 2**40})), "arguments", "uid"),
+        (encode(request("show", {"name": "text"})), "arguments", "name"),
+        (encode(request("show", {"name": b"1000"})), "not-found", "no such"),
+    ],
+)
+def test_bad_input(play: Play, data: bytes, code: str, said: str) -> None:
+    """Whatever is wrong is answered with one error item, the connection is closed, and others are served."""
+
+    async def scenario(listening: Listening) -> None:
+        answered, message = await listening.error(data)
+        assert answered == code
+        assert said in message
+        assert "end" in (await listening.ask(LIST))[-1]
+
+    play(scenario)
+
+
+def test_a_request_that_is_broken_off(play: Play) -> None:
+    """A client that ends in the middle of its request is told so; one that leaves before costs nothing."""
+
+    async def scenario(listening: Listening) -> None:
+        (answer,) = await listening.ask(LIST[:-1])
+        assert answer["error"]["code"] == "malformed"
+        assert await listening.ask(b"") == []
+        await until(lambda: not listening.controls.open)
+
+    play(scenario)
+
+
+def test_a_request_that_is_not_made(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever connects and says nothing is told so after a while, and closed."""
+    monkeypatch.setattr(connection_module, "_PATIENCE_WITH_A_REQUEST", 0.05)
+
+    async def scenario(listening: Listening) -> None:
+        code, message = await listening.error(LIST[:5])
+        assert (code, message) == ("malformed", "no complete request in time")
+
+    play(scenario)
+
+
+def test_a_bug(play: Play, caplog: pytest.LogCaptureFixture) -> None:
+    """An error in pykcm is logged, and the client is told that much."""
+
+    async def scenario(listening: Listening) -> None:
+        code, message = await listening.error(encode(request("broken", {})))
+        assert code == "internal"
+        assert "secret" not in message
+
+    play(scenario)
+    assert "failed by an error in pykcm" in caplog.text
+
+
+def test_a_damaged_ccache(play: Play) -> None:
+    """What fails in what is stored is no error in pykcm, and where the disk fails it is named."""
+
+    async def scenario(listening: Listening) -> None:
+        code, message = await listening.error(encode(request("damaged", {})))
+        assert (code, message) == ("store", "EIO: cannot be read")
+        code, message = await listening.error(encode(request("full", {})))
+        assert (code, message) == ("store", "ENOSPC: /var/lib/pykcm/pykcm.db: the disk is full")
+
+    play(scenario)
+
+
+def test_bad_items_behind_the_request(play: Play) -> None:
+    """They end what the request has begun."""
+
+    async def scenario(listening: Listening) -> None:
+        reader, writer = await asyncio.open_unix_connection(str(listening.path))
+        writer.write(encode(request("for ever", {})))
+        await reader.readexactly(len(encode({"item": "begun"})))
+        writer.write(b"\xff")
+        (answer,) = decoded(await reader.read())
+        writer.close()
+        assert answer["error"]["code"] == "malformed"
+        await until(lambda: listening.notes.endings)
+
+    play(scenario)
+
+
+def test_an_item_that_is_broken_off_behind_the_request(play: Play) -> None:
+    """The request does not end well: not all that was to be sent has come."""
+
+    async def scenario(listening: Listening) -> None:
+        *_, last = await listening.ask(encode(request("echo", {})) + encode(b"whole") + encode(b"half")[:-1])
+        assert last["error"]["code"] == "malformed"
+        await until(lambda: not listening.controls.open)
+
+    play(scenario)
+
+
+def test_items_behind_the_request(play: Play) -> None:
+    """They reach the request in their order, until there are no more."""
+
+    async def scenario(listening: Listening) -> None:
+        items = [b"%d" % number for number in range(1000)]
+        data = encode(request("echo", {})) + b"".join(map(encode, items))
+        *echoed, end = await listening.ask(data)
+        assert [each["item"] for each in echoed] == items
+        assert end == {"end": {"all": True}}
+
+    play(scenario)
+
+
+def test_a_client_that_does_not_read(play: Play) -> None:
+    """Only so much is made for it as it takes; others are served meanwhile, and its end is noticed."""
+
+    async def scenario(listening: Listening) -> None:
+        sock = socket.socket(socket.AF_UNIX)
+        sock.connect(str(listening.path))
+        sock.sendall(encode(request("many", {})))
+        produced = listening.notes.produced
+        before = -1
+        while not produced or len(produced) != before:
+            before = len(produced)
+            await listening.ask(LIST)
+        assert len(produced) < 5000
+        sock.close()
+        await until(lambda: not listening.controls.open)
+
+    play(scenario)
+
+
+def test_a_client_for_which_others_wait(play: Play) -> None:
+    """Where others wait for the end of what it has asked for, that is given up, and it is told so."""
+
+    async def scenario(listening: Listening) -> None:
+        reader, writer = await asyncio.open_unix_connection(str(listening.path), limit=1)
+        writer.write(encode(request("impatient", {})))
+        await until(lambda: listening.notes.endings)
+        *_, last = decoded(await reader.read())
+        assert last["error"] == {
+            "code": "busy",
+            "message": "given up: nothing of the answer was taken for 0.05 seconds",
+        }
+        writer.close()
+
+    play(scenario)
+
+
+def test_items_for_which_nobody_is_ready(play: Play) -> None:
+    """They are decoded when they are wanted: thousands of small ones would keep KCM's clients waiting."""
+
+    async def scenario(listening: Listening) -> None:
+        reader, writer = await asyncio.open_unix_connection(str(listening.path))
+        writer.write(encode(request("for ever", {})) + encode(1) * 100_000)
+        await reader.readexactly(len(encode({"item": "begun"})))
+        (connection,) = listening.controls.open
+        assert connection._inbox.qsize() == WAITING_ITEMS
+        await listening.controls.finish()
+        writer.close()
+
+    play(scenario)
+
+
+def test_too_much_at_once(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What clients have sent together is bounded, as long as it is no item; then there is room for others."""
+    monkeypatch.setattr(connection_module, "_MOST_UNTAKEN", 100_000)
+
+    async def scenario(listening: Listening) -> None:
+        half = encode(bytes(120_000))[:60_000]
+        first, second = [await asyncio.open_unix_connection(str(listening.path)) for _ in range(2)]
+        first[1].write(half)
+        await until(lambda: listening.controls.untaken == len(half))
+        second[1].write(half)
+        (answer,) = decoded(await second[0].read())
+        assert answer["error"]["code"] == "busy"
+        assert listening.controls.untaken == len(half)
+        for _, writer in (first, second):
+            writer.close()
+        await until(lambda: not listening.controls.open)
+        assert listening.controls.untaken == 0
+
+    play(scenario)
+
+
+def test_the_end_of_the_daemon(play: Play) -> None:
+    """Requests that would never end are ended, and have time to tidy up."""
+
+    async def scenario(listening: Listening) -> None:
+        reader, writer = await asyncio.open_unix_connection(str(listening.path))
+        writer.write(encode(request("for ever", {})))
+        await reader.readexactly(len(encode({"item": "begun"})))
+        await listening.controls.finish()
+        assert listening.notes.endings == ["ended"]
+        assert await reader.read() == b""
+        writer.close()
+
+    play(scenario)
+
+
+def test_idleness(play: Play) -> None:
+    """A daemon that is about to end when nobody needs it stays as long as an administrator is connected."""
+
+    async def scenario(listening: Listening) -> None:
+        reader, writer = await asyncio.open_unix_connection(str(listening.path))
+        writer.write(encode(request("for ever", {})))
+        await reader.readexactly(len(encode({"item": "begun"})))
+        listening.connections.start_timer()
+        for _ in range(20):
+            await asyncio.sleep(0.001)
+        assert not listening.idle
+        writer.close()
+        await until(lambda: listening.idle)
+
+    play(scenario)
+
+
+def test_a_client_that_goes_away(play: Play) -> None:
+    """That is noticed at once, or soon, when it had said before that it would send no more."""
+
+    async def scenario(listening: Listening) -> None:
+        for says_so in (False, True):
+            reader, writer = await asyncio.open_unix_connection(str(listening.path))
+            writer.write(encode(request("for ever", {})))
+            await reader.readexactly(len(encode({"item": "begun"})))
+            if says_so:
+                writer.write_eof()
+            writer.close()
+            await until(lambda: not listening.controls.open)
+            await until(lambda: listening.notes.endings)
+            listening.notes.endings.clear()
+
+    play(scenario)
+
+
+def test_too_many(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is a limit of connections; whoever is beyond it is told so."""
+    monkeypatch.setattr(connection_module, "MOST_CONNECTIONS", 2)
+
+    async def scenario(listening: Listening) -> None:
+        waiting = [await asyncio.open_unix_connection(str(listening.path)) for _ in range(2)]
+        await until(lambda: len(listening.controls.open) == 2)
+        code, _ = await listening.error(LIST)
+        assert code == "busy"
+        for _, writer in waiting:
+            writer.close()
+        await until(lambda: not listening.controls.open)
+        assert "end" in (await listening.ask(LIST))[-1]
+
+    play(scenario)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another")
+def test_who_is_not_root(play: Play, caplog: pytest.LogCaptureFixture) -> None:
+    """Is refused, whatever the socket's mode; the log has it, and not once for each try."""
+    caplog.set_level(logging.WARNING)
+
+    async def scenario(listening: Listening) -> None:
+        for _ in range(20):
+            with socket.socket(socket.AF_UNIX) as sock:
+                os.seteuid(20001)
+                try:
+                    sock.connect(str(listening.path))
+                finally:
+                    os.seteuid(0)
+                reader, writer = await asyncio.open_unix_connection(sock=sock.dup())
+                writer.write(LIST)
+                (answer,) = decoded(await reader.read())
+                writer.close()
+            assert answer["error"] == {"code": "permission", "message": "only root may use it"}
+
+    play(scenario)
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines == ["control socket: UID 20001 refused: only root may use it"] * 10

@@ -1,0 +1,118 @@
+"""CBOR items cut out of a stream."""
+
+from contextlib import suppress
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pykcm.control.items import ItemReader, ItemsError, encode
+
+LARGEST = 1000
+
+plain = st.none() | st.booleans() | st.integers(-(2**64), 2**64 - 1) | st.floats(allow_nan=False)
+values = st.recursive(
+    plain | st.binary(max_size=40) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    max_leaves=10,
+)
+
+
+@given(items=st.lists(values, max_size=4), cuts=st.lists(st.integers(0, 400), max_size=5))
+def test_items_come_out_as_they_went_in(items: list[Any], cuts: list[int]) -> None:
+    """Whatever pieces the stream comes in."""
+    stream = b"".join(map(encode, items))
+    ends = sorted({0, *(min(cut, len(stream)) for cut in cuts), len(stream)})
+    reader = ItemReader(100_000)
+    out: list[Any] = []
+    for start, end in pairwise(ends):
+        out += reader.feed(stream[start:end])
+    assert out == items
+    assert not reader.has_begun
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        b"\x5a\x00\x00\x03\xe4",  # a string that would end just behind the most
+        b"\x5b" + b"\xff" * 8,
+        b"\x9b" + b"\xff" * 8,
+        b"\xbb" + b"\xff" * 8,
+        b"\x9a\x00\x01\x00\x00",
+        b"\x82\x59\x03\xe0" + bytes(992) + b"\x44abcd",
+    ],
+)
+def test_too_large(stream: bytes) -> None:
+    """A length that cannot fit is refused as soon as it is read, before what it announces."""
+    with pytest.raises(ItemsError, match="larger than 1000"):
+        ItemReader(LARGEST).feed(stream)
+
+
+def test_as_large_as_may_be() -> None:
+    """An item of exactly the most bytes is taken."""
+    value = bytes(LARGEST - 3)
+    assert ItemReader(LARGEST).feed(encode(value)) == [value]
+
+
+@pytest.mark.parametrize("lead", [b"\x81", b"\xa1\x00"])
+def test_too_deep(lead: bytes) -> None:
+    """Sixteen arrays and maps within each other are taken, and no more."""
+    assert len(ItemReader(LARGEST).feed(lead * 16 + b"\x00")) == 1
+    with pytest.raises(ItemsError, match="deeper"):
+        ItemReader(LARGEST).feed(lead * 17)
+
+
+def test_too_many_elements() -> None:
+    """So many as would take gigabytes when decoded are refused as soon as they are announced."""
+    largest = 64 << 20
+    most = b"\x9a\x00\x10\x00\x00" + bytes(1 << 20)
+    assert len(ItemReader(largest).feed(most * 2)) == 2
+    for head in (b"\x9a\x00\x10\x00\x01", b"\xba\x00\x08\x00\x01", b"\x82\x80\x9a\x00\x0f\xff\xff"):
+        with pytest.raises(ItemsError, match="more than 1048576 elements"):
+            ItemReader(largest).feed(head)
+
+
+def test_fewer_elements() -> None:
+    """A reader may be told to take fewer elements."""
+    reader = ItemReader(LARGEST, most_elements=3)
+    assert reader.feed(b"\x83\x00\x00\x00") == [[0, 0, 0]]
+    with pytest.raises(ItemsError, match="more than 3 elements"):
+        reader.feed(b"\x84")
+
+
+def test_long_text() -> None:
+    """Text of 65,536 bytes is taken; longer text is refused when its length is read. Bytes may be longer."""
+    largest = 1 << 20
+    for character in ("a", "é", "日", "𝄞"):
+        for lead in ("", "a", "aa", "aaa"):
+            text = lead + character * ((65_536 - len(lead)) // len(character.encode()))
+            assert ItemReader(largest).feed(encode(text)) == [text]
+    for head in (b"\x7a\x00\x01\x00\x01", b"\xa1\x7a\x00\x01\x00\x01", b"\x7b" + bytes(5) + b"\x01\x00\x01"):
+        with pytest.raises(ItemsError, match="text of more than 65536 bytes"):
+            ItemReader(largest).feed(head)
+    assert ItemReader(largest).feed(encode(bytes(65_537))) == [bytes(65_537)]
+
+
+@pytest.mark.parametrize(
+    "stream", [b"\xc2\x41\x01", b"\xd8\x1c\x80", b"\x5f", b"\x9f", b"\xbf", b"\xff", b"\x1c", b"\xfc"]
+)
+def test_tags_and_indefinite_lengths(stream: bytes) -> None:
+    """Neither is accepted: no value that is sent needs them."""
+    with pytest.raises(ItemsError, match="tag or an indefinite"):
+        ItemReader(LARGEST).feed(stream)
+
+
+@pytest.mark.parametrize("stream", [b"\x61\xff", b"\xa1\x80\x00", b"\xf8\x10"])
+def test_no_cbor(stream: bytes) -> None:
+    """What is cut out well and is no CBOR is refused, or is some value: never another exception."""
+    with suppress(ItemsError):
+        ItemReader(LARGEST).feed(stream)
+
+
+@given(stream=st.binary(max_size=200))
+def test_any_bytes(stream: bytes) -> None:
+    """Nothing but ItemsError is ever raised."""
+    with suppress(ItemsError):
+        ItemReader(LARGEST).feed(stream)

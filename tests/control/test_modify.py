@@ -1,0 +1,187 @@
+"""destroy, reap and switch."""
+
+import asyncio
+from typing import Any, NamedTuple
+
+import pytest
+
+from pykcm.config import Config
+from pykcm.control.messages import ControlError, ErrorCode
+from pykcm.store.interface import Store, StoreError
+from tests.builders import ALICE, TGS, Clock, credential_bytes
+from tests.control.controlling import Controlling
+from tests.peer.mcs import CONTAINER_1, CONTAINER_2, HOST, HOST_LOW, Mcs
+from tests.server.asking import Server
+from tests.server.programs import listed
+
+
+@pytest.fixture
+def filled(server: Server) -> Server:
+    """1000 has one that expires at 1400 and one that does not, 2000 has one that expires at 1500 (now)."""
+    for uid, name, end in ((1000, b"1000:old", 1400), (1000, b"1000:new", 9000), (2000, b"2000", 1500)):
+        client = server.ask_as(uid)
+        client.initialize(name, ALICE)
+        client.store(name, credential_bytes(TGS, times=(1, 1, end, 0)))
+    return server
+
+
+def test_destroy_one(filled: Server, control: Controlling) -> None:
+    """It is gone, also from the store, and no other is."""
+    assert control.ask("destroy", name=b"1000:new") == [{"uid": 1000, "name": b"1000:new"}]
+    filled.collection_cache.release(1000)
+    assert listed(filled.ask_as(1000)) == [b"1000:old"]
+    assert listed(filled.ask_as(2000)) == [b"2000"]
+    with pytest.raises(ControlError, match="no such ccache"):
+        control.ask("destroy", name=b"1000:new")
+
+
+def test_destroy_all_of_one(filled: Server, control: Controlling) -> None:
+    """All ccaches of one UID, and none of another's."""
+    assert [each["name"] for each in control.ask("destroy", uid=1000)] == [b"1000:old", b"1000:new"]
+    assert listed(filled.ask_as(1000)) == []
+    assert listed(filled.ask_as(2000)) == [b"2000"]
+    assert control.ask("destroy", uid=1000) == []
+
+
+def test_destroy_expired(filled: Server, control: Controlling) -> None:
+    """Everybody's ccaches whose tickets have all ended, however long ago."""
+    assert [each["name"] for each in control.ask("destroy", expired=True)] == [b"1000:old", b"2000"]
+    assert listed(filled.ask_as(1000)) == [b"1000:new"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{}, {"name": b"1000", "uid": 1000}, {"uid": 1000, "expired": True}, {"uid": -1}, {"uid": 2**32}],
+)
+def test_destroy_of_nothing_or_too_much(
+    filled: Server, control: Controlling, arguments: dict[str, Any]
+) -> None:
+    """What to destroy must be said once; otherwise nothing is."""
+    with pytest.raises(ControlError) as caught:
+        control.ask("destroy", **arguments)
+    assert caught.value.code == ErrorCode.ARGUMENTS
+    assert len(listed(filled.ask_as(1000))) == 2
+
+
+def test_destroy_that_cannot_be_stored(filled: Server, control: Controlling) -> None:
+    """When the store refuses, the ccache is still there."""
+    filled.store.refusal = lambda _: StoreError("no space")
+    with pytest.raises(StoreError):
+        control.ask("destroy", name=b"1000:new")
+    filled.store.refusal = lambda _: None
+    assert b"1000:new" in listed(filled.ask_as(1000))
+
+
+def test_destroy_by_label(runner: asyncio.Runner, store: Store) -> None:
+    """Root destroys only what its label may change; of the others it is not told."""
+    server = Server(runner, store, policy=Mcs(CONTAINER_2))
+    control = Controlling(server)
+    server.ask_as(1000, CONTAINER_1).initialize(b"1000:one", ALICE)
+    server.ask_as(1000, HOST_LOW).initialize(b"1000:low", ALICE)
+    assert control.ask("destroy", uid=1000, label=CONTAINER_2) == []
+    for name, code in ((b"1000:one", ErrorCode.NOT_FOUND), (b"1000:low", ErrorCode.PERMISSION)):
+        with pytest.raises(ControlError) as caught:
+            control.ask("destroy", name=name, label=CONTAINER_2)
+        assert caught.value.code == code
+    assert len(control.ask("destroy", uid=1000, label=HOST)) == 2
+
+
+def test_reap(filled: Server, control: Controlling) -> None:
+    """What the daemon would remove by itself: with the retention of the configuration."""
+    control.ask("reap")
+    assert control.summary == {"ccaches": 0}
+    filled.clock.now = 1400 + 86400
+    control.ask("reap")
+    assert control.summary == {"ccaches": 1}
+    filled.clock.now = 1500 + 86400
+    control.ask("reap")
+    assert control.summary == {"ccaches": 1}
+    assert listed(filled.ask_as(1000)) == [b"1000:new"]
+
+
+DAY = 86400
+
+
+class Doubted(NamedTuple):
+    server: Server
+    control: Controlling
+
+
+@pytest.fixture
+def doubted(runner: asyncio.Runner, store: Store) -> Doubted:
+    """A clock that was set forward by three days: one ccache had expired before, and another has not."""
+    server = Server(runner, store, steady=Clock(0))
+    control = Controlling(server, Config(expired_retention=0))
+    for name, end in ((b"1000:old", 1400), (b"1000:new", 9000)):
+        server.ask_as(1000).replace(name, 0, ALICE, [credential_bytes(TGS, times=(1, 1, end, 0))])
+    server.clock.now += 3 * DAY
+    return Doubted(server, control)
+
+
+DOUBT = {"moved": 3 * DAY, "left": 3600}
+
+
+def test_reap_in_doubt(doubted: Doubted) -> None:
+    """A clock in doubt removes nothing that is valid by the time before, and the summary says so."""
+    doubted.control.ask("reap")
+    assert doubted.control.summary == {"ccaches": 1, "clock_doubt": DOUBT}
+    assert listed(doubted.server.ask_as(1000)) == [b"1000:new"]
+
+
+def test_reap_with_a_clock_that_is_right(doubted: Doubted) -> None:
+    """An administrator who says that the clock is right ends the doubt."""
+    doubted.control.ask("reap", trust_clock=True)
+    assert doubted.control.summary == {"ccaches": 2}
+    assert listed(doubted.server.ask_as(1000)) == []
+    assert doubted.server.checked_clock.is_believed()
+
+
+def test_destroy_expired_in_doubt(doubted: Doubted) -> None:
+    """So does destroying all that have expired; what is listed as expired is the same."""
+    (row, _) = doubted.control.ask("list", expired=True)
+    assert row["ccache"]["name"] == b"1000:old"
+    assert doubted.control.ask("destroy", expired=True) == [{"uid": 1000, "name": b"1000:old"}]
+    assert doubted.control.summary == {"clock_doubt": DOUBT}
+    assert listed(doubted.server.ask_as(1000)) == [b"1000:new"]
+    # What is named is destroyed, whatever the clock says.
+    assert len(doubted.control.ask("destroy", uid=1000)) == 1
+    assert doubted.control.summary == {}
+
+
+def test_switch(filled: Server, control: Controlling) -> None:
+    """The UID's default is another one, durably."""
+    control.ask("switch", uid=1000, name=b"1000:new")
+    filled.collection_cache.release(1000)
+    assert filled.ask_as(1000).get_default_cache() == b"1000:new"
+
+
+def test_for_everybody_by_label(runner: asyncio.Runner, store: Store) -> None:
+    """Neither the default that all share nor reaping is for a root in some categories."""
+    server = Server(runner, store, policy=Mcs())
+    host = server.ask_as(1000, HOST)
+    host.initialize(b"1000:host", ALICE)
+    host.set_default_cache(b"1000:host")
+    server.ask_as(1000, CONTAINER_1).initialize(b"1000:one", ALICE)
+    control = Controlling(server)
+    for request, arguments in (("switch", {"uid": 1000, "name": b"1000:one"}), ("reap", {})):
+        with pytest.raises(ControlError) as caught:
+            control.ask(request, label=CONTAINER_1, **arguments)
+        assert caught.value.code == ErrorCode.PERMISSION
+    assert host.get_default_cache() == b"1000:host"
+    control.ask("switch", label=HOST, uid=1000, name=b"1000:one")
+    assert host.get_default_cache() == b"1000:one"
+    control.ask("reap", label=HOST)
+    assert control.summary == {"ccaches": 0}
+
+
+@pytest.mark.parametrize(
+    ("uid", "name", "code"),
+    [(1000, b"2000", ErrorCode.ARGUMENTS), (1000, b"1000:missing", ErrorCode.NOT_FOUND)],
+)
+def test_switch_to_none(filled: Server, control: Controlling, uid: int, name: bytes, code: ErrorCode) -> None:
+    """Only to a ccache that is there, and of that UID."""
+    with pytest.raises(ControlError) as caught:
+        control.ask("switch", uid=uid, name=name)
+    assert caught.value.code == code
+    filled.ask_as(1000).initialize(b"1000", ALICE)
+    assert filled.ask_as(1000).get_default_cache() == b"1000"

@@ -1,0 +1,377 @@
+"""The way of a request: in turn for its UID, durable before its reply; what fails, fails alone."""
+
+import asyncio
+import errno
+import logging
+import tracemalloc
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pykcm.ccaches.quotas import Quotas
+from pykcm.logs import LINE_COUNTS
+from pykcm.protocol.codes import Code
+from pykcm.protocol.opcodes import Opcode
+from pykcm.protocol.principal import Principal
+from pykcm.server import dispatcher as service
+from pykcm.server import operations
+from pykcm.server.operations import OPERATIONS
+from pykcm.store.interface import Pause, Store, StoreError
+from tests.builders import ALICE, BOB, HTTP, TGS, credential_bytes, data, peer, principal_bytes, refused
+from tests.ccaches.contents import contents
+from tests.server.asking import Asking, Server, frame, unpack
+from tests.server.waiting import settle, until
+
+TICKET = credential_bytes(TGS)
+HTTP_TICKET = credential_bytes(HTTP)
+
+
+def initialize(uid: int, suffix: bytes = b"", principal: Principal = ALICE) -> tuple[int, int, bytes]:
+    return uid, Opcode.INITIALIZE, b"%d%s\0" % (uid, suffix) + principal_bytes(principal)
+
+
+def store_ticket(uid: int, ticket: bytes = TICKET) -> tuple[int, int, bytes]:
+    return uid, Opcode.STORE, b"%d\0" % uid + ticket
+
+
+# One transaction for one turn of the loop
+
+
+def test_several_uids_share_a_commit(server: Server) -> None:
+    """What different UIDs change in one turn of the loop is one commit."""
+    uids = [1000, 2000, 3000]
+    server.answers([(uid, Opcode.GET_DEFAULT_CACHE, b"") for uid in uids])
+    replies = server.answers([initialize(uid) for uid in uids])
+    assert replies == [(0, b"")] * 3
+    assert len(server.store.commits) == 1
+
+
+def test_in_turn_for_each_uid(server: Server) -> None:
+    """Requests of one UID that come together are done in their order, each on what the one before left."""
+    name = b"1000\0"
+    replies = server.answers(
+        [
+            initialize(1000),
+            store_ticket(1000),
+            (1000, Opcode.GET_CRED_LIST, name),
+            initialize(1000, principal=BOB),
+            (1000, Opcode.GET_CRED_LIST, name),
+            (1000, Opcode.DESTROY, name),
+            (1000, Opcode.GET_PRINCIPAL, name),
+            initialize(1000),
+        ]
+    )
+    assert replies == [
+        (0, b""),
+        (0, b""),
+        (0, b"\0\0\0\1" + data(TICKET)),
+        (0, b""),
+        (0, b"\0\0\0\0"),
+        (0, b""),
+        (Code.FCC_NOFILE, b""),
+        (0, b""),
+    ]
+
+
+def test_nothing_is_seen_before_it_is_durable(server: Server, alice: Asking) -> None:
+    """A reply goes out, and a change is seen by others, only when it is in the store."""
+    alice.initialize(b"1000", ALICE)
+
+    async def scenario() -> None:
+        server.store.commits.clear()
+        server.store.gate = asyncio.Event()
+        storing = asyncio.create_task(server.service.perform(peer(1000), frame(*store_ticket(1000)[1:])))
+        await until(lambda: server.store.commits)
+        reading = asyncio.create_task(
+            server.service.perform(peer(1000), frame(Opcode.GET_CRED_LIST, b"1000\0"))
+        )
+        other = await server.service.perform(peer(2000), frame(Opcode.GET_CACHE_UUID_LIST))
+        assert unpack(other) == (0, b"")
+        await settle()
+        assert not storing.done()
+        assert not reading.done()
+        server.store.gate.set()
+        assert unpack(await storing) == (0, b"")
+        assert unpack(await reading) == (0, b"\0\0\0\1" + data(TICKET))
+
+    server.runner.run(scenario())
+
+
+def test_root_and_a_user_take_turns(server: Server, root: Asking, alice: Asking) -> None:
+    """Operations on two collections at once wait for both, and never for each other without end."""
+    for uid in (1000, 2000):
+        root.initialize(b"%d" % uid, ALICE)
+    move = [b"1000\0" + b"2000:x\0", b"2000:x\0" + b"1000\0"]
+    requests = [(0, Opcode.MOVE_CACHE, names) for names in move * 5]
+    requests += [(1000, Opcode.GET_CACHE_UUID_LIST, b""), (2000, Opcode.GET_CACHE_UUID_LIST, b"")]
+    replies = server.answers(requests)
+    assert [code for code, _ in replies] == [0] * 12
+    assert alice.get_principal(b"1000") == ALICE
+    assert not server.service._uid_queues.occupied
+
+
+# A commit that fails
+
+
+@pytest.fixture
+def failing(server: Server, alice: Asking) -> Server:
+    """UID 1000 has the ccache `1000` of one ticket; from now on the disk is full."""
+    alice.initialize(b"1000", ALICE)
+    alice.store(b"1000", TICKET)
+    alice.set_kdc_offset(b"1000", 3)
+    server.store.refusal = lambda _: StoreError("the disk is full", errno.ENOSPC)
+    return server
+
+
+CHANGES = [
+    (Opcode.INITIALIZE, b"1000\0" + principal_bytes(BOB)),
+    (Opcode.INITIALIZE, b"1000:new\0" + principal_bytes(BOB)),
+    (Opcode.STORE, b"1000\0" + HTTP_TICKET),
+    (Opcode.STORE, b"1000\0" + credential_bytes(TGS, ticket=b"renewed")),
+    (Opcode.REMOVE_CRED, b"1000\0" + bytes(4) + bytes(4) + bytes(21)),
+    (Opcode.DESTROY, b"1000\0"),
+    (Opcode.MOVE_CACHE, b"1000\0" + b"1000:new\0"),
+    (Opcode.SET_DEFAULT_CACHE, b"1000:new\0"),
+    (Opcode.SET_KDC_OFFSET, b"1000\0" + bytes(4)),
+    (Opcode.REPLACE, b"1000\0" + bytes(4) + principal_bytes(BOB) + b"\0\0\0\1" + data(HTTP_TICKET)),
+]
+
+
+@pytest.mark.parametrize(("opcode", "arguments"), CHANGES)
+def test_a_failed_commit(failing: Server, alice: Asking, opcode: int, arguments: bytes) -> None:
+    """The operation answers the store's error; memory then is what the store is, as it was before."""
+    before = contents(failing.runner.run(failing.collection_cache.get(1000)))
+    assert alice.answer(opcode, arguments) == (errno.ENOSPC, b"")
+    assert alice.get_cred_list(b"1000") == [TICKET]
+    assert alice.get_kdc_offset(b"1000") == 3
+    assert alice.get_default_cache() == b"1000"
+    assert contents(failing.runner.run(failing.collection_cache.get(1000))) == before
+    # And when there is room again:
+    failing.store.refusal = lambda _: None
+    assert alice.answer(opcode, arguments) == (0, b"")
+    again = failing.restarted()
+    assert contents(again.runner.run(again.collection_cache.get(1000))) == contents(
+        failing.runner.run(failing.collection_cache.get(1000))
+    )
+
+
+def test_those_who_wait_see_what_is_stored(failing: Server) -> None:
+    """An operation that waited for one whose commit failed works on what is stored."""
+    replies = failing.answers(
+        [
+            (1000, Opcode.DESTROY, b"1000\0"),
+            (1000, Opcode.GET_CRED_LIST, b"1000\0"),
+            (1000, Opcode.STORE, b"1000\0" + HTTP_TICKET),
+            (1000, Opcode.GET_CRED_LIST, b"1000\0"),
+        ]
+    )
+    unchanged = (0, b"\0\0\0\1" + data(TICKET))
+    assert replies == [(errno.ENOSPC, b""), unchanged, (errno.ENOSPC, b""), unchanged]
+
+
+def test_others_in_the_same_turn(server: Server) -> None:
+    """One UID's changes that cannot be made do not take those of other UIDs with them."""
+    server.store.refusal = lambda changes: (
+        StoreError("no", errno.EIO) if any("/1000/" in change.container for change in changes) else None
+    )
+    replies = server.answers([initialize(uid) for uid in (500, 1000, 2000)])
+    assert [code for code, _ in replies] == [0, errno.EIO, 0]
+    again = server.restarted()
+    assert [len(again.ask_as(uid).get_cache_uuid_list()) for uid in (500, 1000, 2000)] == [1, 0, 1]
+
+
+def test_a_failed_move_between_users(server: Server, root: Asking) -> None:
+    """A MOVE_CACHE between two users that cannot be stored has happened for neither."""
+    root.initialize(b"1000", ALICE)
+    root.initialize(b"2000", BOB)
+    server.store.refusal = lambda _: StoreError("no", errno.EIO)
+    with refused(errno.EIO):
+        root.move_cache(b"1000", b"2000")
+    assert root.get_principal(b"1000") == ALICE
+    assert root.get_principal(b"2000") == BOB
+
+
+@pytest.mark.parametrize(
+    "error", [StoreError("full", errno.ENOSPC), StoreError("damaged"), ZeroDivisionError()], ids=repr
+)
+def test_errors_are_no_reason_to_fall_back(failing: Server, alice: Asking, error: Exception) -> None:
+    """No failure is answered with a code that MIT takes for "this server lacks the operation"."""
+    failing.store.refusal = lambda _: error
+    for opcode, arguments in CHANGES:
+        code, _ = alice.answer(opcode, arguments)
+        assert code == (error.code if isinstance(error, StoreError) else errno.EIO)
+
+
+def test_a_store_that_cannot_be_read(server: Server, alice: Asking, caplog: pytest.LogCaptureFixture) -> None:
+    """Where the store cannot be read the answer is its error; when it can be, all is there."""
+    alice.initialize(b"1000", ALICE)
+    again = server.restarted()
+    read = again.store.load
+
+    async def failing(uid: int, pause: Pause) -> None:
+        raise StoreError("damaged", errno.EIO)
+
+    again.store.load = failing  # type: ignore[method-assign,assignment]
+    with refused(errno.EIO):
+        again.ask_as(1000).get_principal(b"1000")
+    assert "damaged" in caplog.text
+    again.store.load = read  # type: ignore[method-assign]
+    assert again.ask_as(1000).get_principal(b"1000") == ALICE
+
+
+# Bugs
+
+
+@pytest.fixture
+def with_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NOOP raises what no operation may; STORE does, after it has changed something."""
+
+    def noop(turn: operations.Context) -> bytes:
+        raise ZeroDivisionError
+
+    def store(turn: operations.Context, *arguments: object) -> bytes:
+        operations.store(turn, *arguments)  # type: ignore[arg-type]
+        raise ZeroDivisionError
+
+    for opcode, function in [(Opcode.NOOP, noop), (Opcode.STORE, store)]:
+        monkeypatch.setitem(OPERATIONS, opcode, OPERATIONS[opcode]._replace(run=function))
+
+
+@pytest.mark.usefixtures("with_a_bug")
+def test_a_bug(server: Server, alice: Asking, caplog: pytest.LogCaptureFixture) -> None:
+    """An exception that is no KcmError is logged with its traceback, answered as EIO, and closes nothing."""
+    assert alice.answer(Opcode.NOOP) == (errno.EIO, b"")
+    (record,) = caplog.records
+    assert record.levelno == logging.ERROR
+    assert record.exc_info
+    assert record.__dict__["KCM_OP"] == "NOOP"
+    alice.initialize(b"1000", ALICE)
+
+
+@pytest.mark.usefixtures("with_a_bug")
+def test_a_bug_after_a_change(server: Server, alice: Asking, caplog: pytest.LogCaptureFixture) -> None:
+    """What an operation changed before it failed is neither in memory nor in the store afterwards."""
+    alice.initialize(b"1000", ALICE)
+    server.store.commits.clear()
+    assert alice.answer(*store_ticket(1000)[1:]) == (errno.EIO, b"")
+    assert alice.get_cred_list(b"1000") == []
+    assert server.store.commits == []
+    assert not server.service._uid_queues.occupied
+    assert "session key" not in caplog.text
+
+
+# Memory
+
+
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        lambda long: {"client": ALICE._replace(realm=long)},
+        lambda long: {"server": ALICE._replace(components=(long,))},
+        lambda long: {"authdata": [(1, long)]},
+        lambda long: {"second_ticket": long},
+        lambda long: {"ticket": long},
+    ],
+    ids=["client", "server", "authdata", "second ticket", "ticket"],
+)
+def test_what_was_refused_is_forgotten(alice: Asking, fields: Callable[[bytes], dict[str, Any]]) -> None:
+    """Requests that are refused leave nothing behind in memory, however long their parts are."""
+    tracemalloc.start()
+    try:
+        for number in range(10):
+            blob = credential_bytes(**fields(b"%d" % number + bytes(MIB)))
+            answer = alice.answer(Opcode.STORE, b"1000\0" + blob)
+            # Principals have a bound of their own.
+            assert answer in {(Code.FCC_NOFILE, b""), (Code.CC_FORMAT, b"")}
+        del blob
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < MIB
+
+
+# The log
+
+
+def quota_warnings(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    return [record for record in caplog.records if record.levelno == logging.WARNING]
+
+
+def test_quota_is_logged_once(
+    runner: asyncio.Runner, store: Store, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user at a quota is told to the administrator once in a while, with option, user and ccache."""
+    now = 1000.0
+    monkeypatch.setattr(LINE_COUNTS, "clock", lambda: now)
+    server = Server(runner, store, quotas=Quotas(max_uid_ccaches=1))
+    for uid in (1000, 2000):
+        server.ask_as(uid).initialize(b"%d" % uid, ALICE)
+    for _ in range(5):
+        with refused(errno.EDQUOT):
+            server.ask_as(1000).initialize(b"1000:a", ALICE)
+    (record,) = quota_warnings(caplog)
+    assert "max_uid_ccaches" in record.getMessage()
+    assert "1000" in record.getMessage()
+    assert record.__dict__["KCM_CCACHE"] == "1000:a"
+    assert record.__dict__["KCM_RESULT"] == "EDQUOT"
+    with refused(errno.EDQUOT):
+        server.ask_as(2000).initialize(b"2000:a", ALICE)
+    assert len(quota_warnings(caplog)) == 2
+    now += 3600
+    with refused(errno.EDQUOT):
+        server.ask_as(1000).initialize(b"1000:a", ALICE)
+    *_, summary, last = [record.getMessage() for record in quota_warnings(caplog)]
+    assert summary == (
+        "UID 1000: 4 further lines like it in the last 3600 s were left out: requests refused by a quota"
+    )
+    assert "max_uid_ccaches" in last
+
+
+def test_store_errors_are_logged(failing: Server, alice: Asking, caplog: pytest.LogCaptureFixture) -> None:
+    """An error of the store is logged with its cause, the operation and the user."""
+    alice.answer(*store_ticket(1000)[1:])
+    (record,) = caplog.records
+    assert record.levelno == logging.ERROR
+    assert "the disk is full" in record.getMessage()
+    assert record.__dict__["KCM_OP"] == "STORE"
+    assert record.__dict__["KCM_UID"] == 1000
+    assert record.__dict__["KCM_PID"] == peer(1000).pid
+
+
+def test_what_was_not_found_is_not_logged(
+    server: Server, alice: Asking, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What merely was not found or not allowed is nobody's business."""
+    caplog.set_level(logging.INFO)
+    for name in (b"1000", b"2000", b"foobar"):
+        alice.answer(Opcode.GET_PRINCIPAL, name + b"\0")
+        alice.answer(Opcode.DESTROY, name + b"\0")
+    alice.answer(999)
+    assert caplog.records == []
+
+
+def test_traces_hold_no_secrets(
+    runner: asyncio.Runner, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With log level debug each request is a line with its result, and no key or ticket in it."""
+    caplog.set_level(logging.DEBUG)
+    asking = Server(runner, store).ask_as(1000)
+    asking.initialize(b"1000:\x1b[2J", ALICE)
+    asking.store(b"1000:\x1b[2J", credential_bytes(key=b"SESSIONKEY", ticket=b"TICKETBYTES"))
+    asking.answer(Opcode.STORE, b"1000\0" + credential_bytes(key=b"SESSIONKEY")[:-1])
+    asking.answer(Opcode.GET_PRINCIPAL, b"1000:missing\0")
+    asking.answer(999)
+    lines = [record.getMessage() for record in caplog.records if record.name == service.__name__]
+    assert len(lines) == 5
+    assert "STORE" in lines[1]
+    assert "CC_FORMAT" in lines[2]
+    assert "FCC_NOFILE" in lines[3]
+    assert "999" in lines[4]
+    assert "\x1b" not in caplog.text.replace("\x1b[0m", "")
+    for secret in ("SESSIONKEY", "TICKETBYTES"):
+        assert secret not in caplog.text
+        assert secret not in str([record.__dict__ for record in caplog.records])

@@ -1,0 +1,175 @@
+"""The database is unlinked, moved or replaced beneath the store: changes are refused, reads go on."""
+
+import asyncio
+import errno
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pykcm.store.interface import StoreError
+from pykcm.store.keys import load_key
+from pykcm.store.sqlcipher.placement import Placement
+from pykcm.store.sqlcipher.store import SQLCipherStore
+from pykcm.store.tree import Put, uid_container
+from tests.builders import Clock
+
+UID = 1000
+
+
+def put(number: int) -> Put:
+    return Put(uid_container(UID), f"{number}", b"value")
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    """A state folder, by way of a symbolic link."""
+    (tmp_path / "really").mkdir()
+    (tmp_path / "state").symlink_to("really")
+    return tmp_path / "state"
+
+
+@pytest.fixture
+def store(state: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SQLCipherStore]:
+    """A store with one secret, which looks at its files before each commit."""
+    monkeypatch.setattr("pykcm.store.sqlcipher.placement._LOOKED_AT_EVERY", 0.0)
+    store = SQLCipherStore(state / "pykcm.db", load_key(state / "key", may_create=True))
+    asyncio.run(store.commit([put(1)]))
+    yield store
+    store.close()
+
+
+def unlink(name: str) -> Callable[[Path], object]:
+    return lambda state: (state / name).unlink()
+
+
+def move(name: str) -> Callable[[Path], object]:
+    return lambda state: (state / name).rename(state / "elsewhere")
+
+
+def replace(name: str) -> Callable[[Path], None]:
+    def replaced(state: Path) -> None:
+        (state / "another").write_bytes((state / name).read_bytes())
+        (state / "another").rename(state / name)
+
+    return replaced
+
+
+def move_folder(state: Path) -> None:
+    state.resolve().rename(state.parent / "elsewhere")
+
+
+def replace_folder(state: Path) -> None:
+    move_folder(state)
+    state.resolve().mkdir()
+
+
+def another_link(state: Path) -> None:
+    (state.parent / "other").mkdir()
+    state.unlink()
+    state.symlink_to("other")
+
+
+BENEATH = [
+    unlink("pykcm.db"),
+    move("pykcm.db"),
+    replace("pykcm.db"),
+    unlink("pykcm.db-wal"),
+    replace("pykcm.db-wal"),
+    move_folder,
+    replace_folder,
+    another_link,
+]
+IDS = [
+    "unlink",
+    "move",
+    "replace",
+    "unlink journal",
+    "replace journal",
+    "move folder",
+    "replace folder",
+    "link",
+]
+
+
+@pytest.mark.parametrize("happens", BENEATH, ids=IDS)
+def test_changes_are_refused_and_reads_go_on(
+    store: SQLCipherStore, state: Path, caplog: pytest.LogCaptureFixture, happens: Callable[[Path], object]
+) -> None:
+    """Whatever takes the files their names, changes are EIO and say why, once in the log; reads go on."""
+    happens(state)
+    for _ in range(2):
+        with pytest.raises(StoreError, match="changes are refused") as caught:
+            asyncio.run(store.commit([put(2)]))
+        assert caught.value.code == errno.EIO
+        assert str(state / "pykcm.db") in caught.value.reason
+        assert [secret.name for secret in asyncio.run(store.load(UID))] == ["1"]
+    (line,) = [record.getMessage() for record in caplog.records if record.levelno == logging.CRITICAL]
+    assert line.startswith(str(state / "pykcm.db"))
+    assert "pykcmctl export" in line
+
+
+@pytest.mark.parametrize("happens", BENEATH, ids=IDS)
+def test_no_copy_is_made(store: SQLCipherStore, state: Path, happens: Callable[[Path], object]) -> None:
+    """A backup and a change of keys are refused as well, and make no file."""
+
+    async def rekey() -> None:
+        async for _ in store.rekey(None):
+            pass
+
+    happens(state)
+    with pytest.raises(StoreError, match="changes are refused"), store.backup():
+        pass
+    with pytest.raises(StoreError, match="changes are refused"):
+        asyncio.run(rekey())
+    assert not list(state.parent.glob("**/*.new"))
+    assert not list(state.parent.glob("**/key.next"))
+
+
+def test_back_in_its_place_changes_are_made_again(
+    store: SQLCipherStore, state: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """When the folder is back where it was the store goes on, and nothing acknowledged is missing."""
+    really = state.resolve()
+    move_folder(state)
+    with pytest.raises(StoreError):
+        asyncio.run(store.commit([put(2)]))
+    (state.parent / "elsewhere").rename(really)
+    asyncio.run(store.commit([put(3)]))
+    assert "is where it was: changes are made again" in caplog.text
+    store.close()
+    again = SQLCipherStore(store.path, store.key)
+    assert [secret.name for secret in asyncio.run(again.load(UID))] == ["1", "3"]
+    again.close()
+
+
+def test_a_rekey_is_not_taken_for_another_file(store: SQLCipherStore) -> None:
+    """The store itself may put another database in the place of the old one."""
+
+    async def rekey() -> None:
+        for number in (2, 3):
+            async for _ in store.rekey(None):
+                pass
+            await store.commit([put(number)])
+
+    asyncio.run(rekey())
+
+
+def test_the_files_are_looked_at_once_a_second_at_most(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many commits there are, the files are looked at once a second, and then at once again."""
+    (state / "pykcm.db").touch()
+    clock = Clock(100)
+    monkeypatch.setattr("pykcm.store.sqlcipher.placement.time.monotonic", clock)
+    placement = Placement(state / "pykcm.db")
+    placement.check()
+    (state / "pykcm.db").unlink()
+    clock.now = 100.9
+    placement.check()
+    clock.now = 101
+    with pytest.raises(StoreError):
+        placement.check()
+    (state / "pykcm.db").touch()
+    clock.now = 101.9
+    with pytest.raises(StoreError):
+        placement.check()
