@@ -431,7 +431,6 @@ os.execv(sys.argv[1], sys.argv[1:])
 @pytest.mark.parametrize("persistent", [True, False])
 def test_started_by_systemd(daemon: Daemon, persistent: bool) -> None:
     """With systemd's socket it says when it is ready, serves there, leaves the socket, and ends when idle."""
-    pytest.importorskip("systemd.daemon")
     with daemon.config.open("a") as config:
         config.write(f'responder_idle_timeout = 0.01\nstore = "{"sqlcipher" if persistent else "memory"}"\n')
     with (

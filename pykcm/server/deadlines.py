@@ -1,7 +1,9 @@
 """A request that has begun must be complete in time: one timer for all, and none where nothing has begun.
 
 Time is counted in ticks of a daemon that runs. If it was stopped meanwhile (by a signal, or with its
-machine), it looks first for what has arrived.
+machine), it looks first for what has arrived. A `call_later` for each request would not: after a stop all
+timers are due at once, libuv may run them before it looks at the sockets, and a large request takes several
+reads.
 """
 
 import asyncio

@@ -1,86 +1,116 @@
-"""What systemd gives the service and wants to hear from it: sockets and readiness.
-
-All through systemd-python, which is optional: without it, a service that systemd started in a way that
-needs it is an error and not silence.
-"""
+"""The service's side of systemd: listening sockets from LISTEN_FDS, and state sent to NOTIFY_SOCKET."""
 
 import logging
 import os
+import re
 import socket
-from types import ModuleType
+import stat
 from typing import NamedTuple
 
+from pykcm.protocol.text import printable
 from pykcm.server.listener import ListenError
 
 log = logging.getLogger(__name__)
 
-_HINT = "install systemd-python (pykcm's extra `system`)"
+# sd_listen_fds(3): descriptors are numbered from here.
+_FIRST_FD = 3
 
+_NUMBER = re.compile(r"[1-9][0-9]{0,5}", re.ASCII)
+_VARIABLES = ("LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDS", "LISTEN_FDNAMES")
 
-# What FileDescriptorName= of pykcm-control.socket says.
+# FileDescriptorName= in pykcm-control.socket.
 _CONTROL = "control"
+
+# Seconds to wait while systemd's queue of notifications is full.
+_PATIENCE = 5.0
 
 
 class Activated(NamedTuple):
-    """The listening sockets that systemd has handed over: those for KCM's clients, and for administration."""
+    """The listening sockets that systemd passed to the daemon: for KCM clients, and for pykcmctl."""
 
     kcm: list[socket.socket]
     control: list[socket.socket]
 
 
 def activated_sockets() -> Activated:
-    """No sockets where systemd has handed over none; raises ListenError."""
+    """Return the sockets that systemd passed to the daemon, which may be none; raises ListenError."""
     sockets = Activated([], [])
-    if os.environ.get("LISTEN_PID") != str(os.getpid()):
-        return sockets
-    daemon = _daemon("LISTEN_FDS")
-    number = os.environ.get("LISTEN_FDS")
-    try:
-        for fd, name in daemon.listen_fds_with_names(unset_environment=True).items():
-            is_control = name == _CONTROL
-            if not daemon.is_socket_unix(fd, socket.SOCK_STREAM, 1):
-                wrong = f"descriptor {fd} from LISTEN_FDS is not a listening Unix stream socket"
-                if not is_control:
-                    raise ListenError(wrong)
-                # Tickets are served without it.
-                log.error("pykcmctl cannot reach this daemon: %s; see to pykcm-control.socket", wrong)
-                os.close(fd)
-                continue
-            (sockets.control if is_control else sockets.kcm).append(socket.socket(fileno=fd))
-    except OSError as error:
-        raise ListenError(f"LISTEN_FDS={number} does not give sockets: {error.strerror}") from error
+    for fd, name in passed_descriptors():
+        sock = listening_socket(fd)
+        if sock is not None and sock.family == socket.AF_UNIX:
+            (sockets.control if name == _CONTROL else sockets.kcm).append(sock)
+            continue
+        wrong = f"descriptor {fd} from LISTEN_FDS is not a listening Unix stream socket"
+        if name != _CONTROL:
+            raise ListenError(wrong)
+        # The daemon serves tickets without it.
+        log.error("pykcmctl cannot reach this daemon: %s; check pykcm-control.socket", wrong)
+        if sock is None:
+            os.close(fd)
+        else:
+            sock.close()
     return sockets
 
 
+def passed_descriptors() -> list[tuple[int, str]]:
+    """Return the descriptors that systemd passed to this process, each with its name ("" without names).
+
+    Child processes get neither the descriptors nor the variables. Raises ListenError.
+    """
+    if os.environ.get("LISTEN_PID") != str(os.getpid()):
+        return []
+    _, _, number, names = [os.environ.pop(name, None) for name in _VARIABLES]
+    if number is None or _NUMBER.fullmatch(number) is None:
+        raise ListenError(f"LISTEN_FDS={printable(number or '')} is not a number of descriptors from 1")
+    count = int(number)
+    fds = range(_FIRST_FD, _FIRST_FD + count)
+    try:
+        for fd in fds:
+            os.set_inheritable(fd, False)
+    except OSError as error:
+        raise ListenError(f"LISTEN_FDS={number} does not give sockets: {error.strerror}") from error
+    named = [""] * count if names is None else names.split(":")
+    if len(named) != count:
+        raise ListenError(f"LISTEN_FDNAMES has {len(named)} names, but LISTEN_FDS={number}")
+    return list(zip(fds, named, strict=True))
+
+
+def listening_socket(fd: int) -> socket.socket | None:
+    """Return the listening stream socket that the open descriptor is, or None if it is something else."""
+    if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+        return None
+    sock = socket.socket(fileno=fd)
+    if sock.type == socket.SOCK_STREAM and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        return sock
+    sock.detach()
+    return None
+
+
 class Notifier:
-    """Tells systemd (or whoever set NOTIFY_SOCKET) how the service is; nobody, when nobody listens."""
+    """Sends the service's state to systemd, as sd_notify(3) does. Without NOTIFY_SOCKET it does nothing."""
 
     def __init__(self) -> None:
-        self._daemon = _daemon("NOTIFY_SOCKET") if os.environ.get("NOTIFY_SOCKET") else None
+        self._path = os.environ.get("NOTIFY_SOCKET", "")
 
     def ready(self, status: str) -> None:
-        self._tell(f"READY=1\nSTATUS={status}")
+        self._send(f"READY=1\nSTATUS={printable(status)}")
 
     def stopping(self) -> None:
-        self._tell("STOPPING=1\nSTATUS=Answering what has begun")
+        self._send("STOPPING=1\nSTATUS=Completing requests in progress")
 
-    def _tell(self, message: str) -> None:
-        if self._daemon is None:
+    def _send(self, message: str) -> None:
+        if not self._path:
             return
+        # A path of "@" is in the abstract namespace.
+        address = f"\0{self._path[1:]}" if self._path.startswith("@") else self._path
         try:
-            self._daemon.notify(message)
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+                sock.settimeout(_PATIENCE)
+                sock.connect(os.fsencode(address))
+                sock.send(message.encode())
         except OSError as error:
-            state = message.partition("\n")[0]
             log.warning(
-                "systemd (NOTIFY_SOCKET=%s) cannot be told %s: %s; it may wait for that, and end the service",
-                *(os.environ.get("NOTIFY_SOCKET"), state, error),
+                "%s cannot be sent to systemd (NOTIFY_SOCKET=%s): %s; systemd may wait for it, and then stop "
+                "the service",
+                *(message.partition("\n")[0], self._path, error.strerror or error),
             )
-
-
-def _daemon(variable: str) -> ModuleType:
-    try:
-        from systemd import daemon  # noqa: PLC0415 - optional
-    except ImportError as error:
-        raise ListenError(f"{variable} is set, but there is no systemd-python: {_HINT}") from error
-    module: ModuleType = daemon
-    return module

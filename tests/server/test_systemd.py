@@ -1,15 +1,15 @@
-"""What systemd hands over and is told: sockets from LISTEN_FDS, readiness to NOTIFY_SOCKET."""
+"""Sockets from LISTEN_FDS, and state sent to NOTIFY_SOCKET, without systemd-python."""
 
 import os
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
-from pykcm.server.listener import ListenError
+from pykcm.protocol.text import printable
 from pykcm.server.systemd import Activated, Notifier, activated_sockets
 
 ROOT = Path(__file__).parents[2]
@@ -19,6 +19,7 @@ FIRST_FD = 3
 
 REPORT = """
 import os, sys
+sys.modules["systemd"] = None
 os.environ["LISTEN_PID"] = str(os.getpid() if sys.argv[1] == "mine" else os.getpid() + 1)
 from pykcm.server.listener import ListenError
 from pykcm.server.systemd import Activated, activated_sockets
@@ -27,6 +28,7 @@ try:
 except ListenError as error:
     print("refused:", error)
 else:
+    assert not [name for name in os.environ if name.startswith("LISTEN_")] or sys.argv[1] != "mine"
     print([(each.fileno(), each.getsockname()) for each in found], [each.fileno() for each in control])
     assert not any(os.get_inheritable(each.fileno()) for each in found + control)
     for each in found:
@@ -35,21 +37,15 @@ else:
 """
 
 
-@pytest.fixture
-def has_systemd() -> None:
-    """For tests of what only systemd-python can do."""
-    pytest.importorskip("systemd.daemon")
-
-
-def activate(sockets: Sequence[socket.socket], whose: str = "mine", names: str | None = None) -> list[str]:
-    """What a process finds that is started as systemd starts a service with these sockets."""
-    # The shell puts the descriptors where sd_listen_fds(3) expects them; the highest first, so that none is
+def activate(sockets: Sequence[socket.socket], pid: str = "mine", names: str | None = None) -> list[str]:
+    """The output of a process that is started as systemd starts a service with these sockets."""
+    # The shell puts the descriptors where sd_listen_fds(3) expects them. High numbers first, so that none is
     # overwritten before it is moved.
     moved = [os.dup2(each.fileno(), 100 + number) for number, each in enumerate(sockets)]
     redirections = " ".join(f"{FIRST_FD + number}<&{fd}" for number, fd in enumerate(moved))
     try:
         done = subprocess.run(
-            ["bash", "-c", f'exec "$@" {redirections}', "bash", sys.executable, "-c", REPORT, whose],
+            ["bash", "-c", f'exec "$@" {redirections}', "bash", sys.executable, "-c", REPORT, pid],
             capture_output=True,
             text=True,
             check=False,
@@ -74,9 +70,8 @@ def listening(path: Path) -> socket.socket:
     return result
 
 
-@pytest.mark.usefixtures("has_systemd")
-def test_sockets_are_taken_over(tmp_path: Path) -> None:
-    """Listening Unix stream sockets are taken over as they are, and no child inherits them."""
+def test_listening_sockets_are_used_and_not_inherited(tmp_path: Path) -> None:
+    """Listening Unix stream sockets are used as they are. No child gets them, or the variables."""
     paths = [tmp_path / "one", tmp_path / "two"]
     with listening(paths[0]) as one, listening(paths[1]) as two:
         clients = []
@@ -92,9 +87,8 @@ def test_sockets_are_taken_over(tmp_path: Path) -> None:
     assert lines == [f"{wanted} []", "b'one'", "b'two'"]
 
 
-@pytest.mark.usefixtures("has_systemd")
-def test_the_control_socket_by_name(tmp_path: Path) -> None:
-    """Of several sockets the one whose unit calls it `control` is for administration, and no other."""
+def test_the_socket_named_control_is_for_pykcmctl(tmp_path: Path) -> None:
+    """Only the socket that its unit names `control` is the control socket."""
     with (
         listening(tmp_path / "one") as one,
         listening(tmp_path / "two") as two,
@@ -106,17 +100,15 @@ def test_the_control_socket_by_name(tmp_path: Path) -> None:
     assert lines == [f"{[(FIRST_FD + 1, str(tmp_path / 'two'))]} {[FIRST_FD]}", "b'hello'"]
 
 
-@pytest.mark.usefixtures("has_systemd")
-def test_other_processes_sockets(tmp_path: Path) -> None:
-    """Descriptors that are meant for another process are left alone."""
+def test_descriptors_for_another_process_are_ignored(tmp_path: Path) -> None:
+    """A LISTEN_PID that is not this process means no sockets."""
     with listening(tmp_path / "socket") as sock:
         assert activate([sock], "another's") == ["[] []"]
 
 
-@pytest.mark.usefixtures("has_systemd")
 @pytest.mark.parametrize("kind", ["not listening", "datagram", "internet", "file"])
-def test_wrong_descriptors(tmp_path: Path, kind: str) -> None:
-    """A descriptor that is no listening Unix stream socket is refused, with its number."""
+def test_a_descriptor_that_is_no_listening_unix_stream_is_refused(tmp_path: Path, kind: str) -> None:
+    """The message has the descriptor's number."""
     if kind == "internet":
         sock = socket.socket(socket.AF_INET)
         sock.bind(("127.0.0.1", 0))
@@ -134,9 +126,8 @@ def test_wrong_descriptors(tmp_path: Path, kind: str) -> None:
     assert "descriptor 3" in line
 
 
-@pytest.mark.usefixtures("has_systemd")
-def test_a_wrong_control_socket_is_done_without(tmp_path: Path) -> None:
-    """A control socket that does not listen is closed, and the one for tickets is taken over."""
+def test_a_wrong_control_socket_does_not_stop_the_daemon(tmp_path: Path) -> None:
+    """A control socket that does not listen is closed, and the socket for tickets is used."""
     with listening(tmp_path / "kcm") as kcm, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as control:
         control.bind(str(tmp_path / "control"))
         with socket.socket(socket.AF_UNIX) as client:
@@ -146,10 +137,9 @@ def test_a_wrong_control_socket_is_done_without(tmp_path: Path) -> None:
     assert lines == [f"{[(FIRST_FD + 1, str(tmp_path / 'kcm'))]} []", "b'hello'"]
 
 
-@pytest.mark.usefixtures("has_systemd")
-@pytest.mark.parametrize("number", ["1", "99999", "abc", "-1", "0"])
-def test_wrong_numbers_of_descriptors(number: str) -> None:
-    """A LISTEN_FDS that does not lead to sockets is refused, and the message quotes it."""
+@pytest.mark.parametrize("number", ["1", "99999", "abc", "-1", "0", "", "1 ", "\u0661", "9" * 5000])
+def test_an_impossible_listen_fds_is_refused(number: str) -> None:
+    """The message quotes a LISTEN_FDS that gives no sockets."""
     done = subprocess.run(
         [sys.executable, "-c", REPORT, "mine"],
         capture_output=True,
@@ -159,12 +149,11 @@ def test_wrong_numbers_of_descriptors(number: str) -> None:
         cwd=ROOT,
         env={**os.environ, "LISTEN_FDS": number},
     )
-    assert done.stdout.startswith(f"refused: LISTEN_FDS={number} ")
+    assert done.stdout.startswith(f"refused: LISTEN_FDS={printable(number)} ")
 
 
-def test_started_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without LISTEN_FDS, or with another process's, there are no sockets, and no library is needed."""
-    monkeypatch.setitem(sys.modules, "systemd", None)
+def test_without_listen_fds_there_are_no_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same with the LISTEN_PID of another process, in whose place the variables stay."""
     monkeypatch.delenv("LISTEN_PID", raising=False)
     monkeypatch.delenv("LISTEN_FDS", raising=False)
     assert activated_sockets() == Activated([], [])
@@ -173,45 +162,88 @@ def test_started_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     assert activated_sockets() == Activated([], [])
 
 
-def test_activated_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With LISTEN_FDS, but without systemd-python, the daemon refuses to start: never silence."""
-    monkeypatch.setitem(sys.modules, "systemd", None)
-    monkeypatch.setenv("LISTEN_FDS", "1")
-    monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
-    with pytest.raises(ListenError) as caught:
-        activated_sockets()
-    assert "LISTEN_FDS" in str(caught.value)
-    assert "systemd-python" in str(caught.value)
+@pytest.mark.parametrize("names", ["control", "control:kcm:kcm", ""])
+def test_names_for_another_number_of_descriptors_are_refused(tmp_path: Path, names: str) -> None:
+    """The daemon does not guess which descriptor a name is for."""
+    with listening(tmp_path / "one") as one, listening(tmp_path / "two") as two:
+        (line,) = activate([one, two], names=names)
+    assert line.startswith("refused: LISTEN_FDNAMES has ")
 
 
-def test_to_notify_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So it does where somebody waits to be notified."""
-    monkeypatch.setitem(sys.modules, "systemd", None)
-    monkeypatch.setenv("NOTIFY_SOCKET", "/nowhere")
-    with pytest.raises(ListenError) as caught:
-        Notifier()
-    assert "NOTIFY_SOCKET" in str(caught.value)
-
-
-def test_nobody_to_notify(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where nobody waits to be notified nothing happens, and no library is needed."""
-    monkeypatch.setitem(sys.modules, "systemd", None)
+def test_without_notify_socket_nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon that was started by hand has nobody to notify."""
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     notifier = Notifier()
     notifier.ready("ready")
     notifier.stopping()
 
 
-@pytest.mark.usefixtures("has_systemd")
-def test_notified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Readiness with a status, and the end, are told to whoever set NOTIFY_SOCKET."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as waiting:
-        waiting.bind(str(tmp_path / "notify"))
-        waiting.settimeout(20)
-        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
-        notifier = Notifier()
-        notifier.ready("Serving")
-        notifier.stopping()
-        messages = [waiting.recv(1000).decode().splitlines() for _ in range(2)]
+@pytest.fixture(params=["path", "path with any byte", "abstract"])
+def notify_socket(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[socket.socket]:
+    """The receiving end of NOTIFY_SOCKET."""
+    name = f"pykcm-test-{os.getpid()}"
+    addresses = {
+        "path": (str(tmp_path / "notify"), os.fsencode(tmp_path / "notify")),
+        "path with any byte": (f"{tmp_path}/@notify\udcff", os.fsencode(tmp_path) + b"/@notify\xff"),
+        "abstract": (f"@{name}", f"\0{name}".encode()),
+    }
+    variable, address = addresses[request.param]
+    monkeypatch.setenv("NOTIFY_SOCKET", variable)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiving:
+        receiving.bind(address)
+        receiving.settimeout(20)
+        yield receiving
+
+
+def test_readiness_and_stopping_are_sent(notify_socket: socket.socket) -> None:
+    """READY with a STATUS, then STOPPING, also to an abstract socket."""
+    notifier = Notifier()
+    notifier.ready("Serving")
+    notifier.stopping()
+    messages = [notify_socket.recv(1000).decode().splitlines() for _ in range(2)]
     assert messages[0] == ["READY=1", "STATUS=Serving"]
     assert messages[1][0] == "STOPPING=1"
+
+
+@pytest.mark.parametrize("path", ["/tmp/a\nMAINPID=1", "/tmp/\udcff"])
+def test_a_path_in_the_status_is_one_printable_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    """A path cannot add a variable to the message, and need not be UTF-8."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiving:
+        receiving.bind(str(tmp_path / "notify"))
+        receiving.settimeout(20)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        Notifier().ready(f"Serving on {path}")
+        assert receiving.recv(1000).decode() == f"READY=1\nSTATUS=Serving on {printable(path)}"
+
+
+@pytest.mark.parametrize(
+    "path", ["nowhere/notify", "/nowhere/notify", "@pykcm-nobody", "vsock:2:1", "/" * 200]
+)
+def test_a_notification_that_cannot_be_sent_is_a_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, path: str
+) -> None:
+    """The warning names NOTIFY_SOCKET and what was not sent; the daemon goes on."""
+    monkeypatch.setenv("NOTIFY_SOCKET", path)
+    Notifier().ready("Serving")
+    (record,) = caplog.records
+    assert f"READY=1 cannot be sent to systemd (NOTIFY_SOCKET={path}): " in record.getMessage()
+    assert "None" not in record.getMessage()
+
+
+def test_a_full_queue_of_notifications_does_not_block_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where nobody reads NOTIFY_SOCKET, the daemon goes on after a while, with a warning."""
+    monkeypatch.setattr("pykcm.server.systemd._PATIENCE", 0.01)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiving:
+        receiving.bind(str(tmp_path / "notify"))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        for _ in range(10_000):
+            Notifier().stopping()
+            if caplog.records:
+                break
+        assert "timed out" in caplog.records[0].getMessage()
