@@ -112,7 +112,7 @@ def run_service(data: bytes) -> None:
             present = collection_cache.present(uid)
             assert present is not None
             read = Collection(uid, time.time)
-            restore(read, runner.run(store.load(uid)))
+            restore(read, runner.run(store.load(uid)).secrets)
             assert _contents(read) == _contents(present)
             assert all(len(ccache.name) <= MAX_NAME for ccache in present)
 

@@ -8,9 +8,9 @@ import msgspec
 
 from pykcm import __version__
 from pykcm.control.calls import Administration, Call
+from pykcm.engine.durations import Durations
 from pykcm.protocol.codes import name_of
 from pykcm.protocol.opcodes import Opcode
-from pykcm.server.statistics import Durations
 from pykcm.store.interface import StoreError
 
 _SECONDS = 1e-9

@@ -96,7 +96,7 @@ class CollectionCache:
     async def _read(self, uid: int) -> Collection:
         collection = Collection(uid, self._clock, self._quotas, self._ccache_count, self._removal_clock)
         async with self._slices.work() as work:
-            for _ in restoring(collection, await self._store.load(uid, work.pause)):
+            for _ in restoring(collection, (await self._store.load(uid, work.pause)).secrets):
                 await work.pause()
         return collection
 

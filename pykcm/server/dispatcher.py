@@ -27,7 +27,7 @@ from pykcm.server.defaults import CollectionNeededError
 from pykcm.server.operations import EVERYONE, OPERATIONS, Context, Operation
 from pykcm.server.sessions import Session, Sessions
 from pykcm.server.statistics import Statistics
-from pykcm.store.interface import Store, StoreError
+from pykcm.store.interface import Entry, Outcome, Refused, Store, StoreError, Unknown
 
 if TYPE_CHECKING:
     from pykcm.engine.events import Watch
@@ -287,7 +287,7 @@ class Dispatcher:
                 for secret_change in secret_changes(collection.uid, changes)
             ]
             if todo:
-                await self._committer.commit(todo, size)
+                _check(await self._committer.commit(Entry(todo, size=size)))
         except BaseException:
             # Memory has what the store has not: read again.
             for collection, _ in taken:
@@ -404,6 +404,11 @@ class Dispatcher:
             duration / 1e3,
             extra=fields,
         )
+
+
+def _check(outcome: Outcome) -> None:
+    if isinstance(outcome, Refused | Unknown):
+        raise outcome.error
 
 
 def _ccache_of(operation: Operation, arguments: list[Any]) -> bytes:

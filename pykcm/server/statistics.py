@@ -5,29 +5,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from pykcm.ccaches.changes import Removal
-
-# A time of 2**63 ns is none that anybody waits for.
-_BUCKETS = 64
-
-
-class Durations:
-    """How often something happened and how long it took, in nanoseconds.
-
-    `buckets[n]` is how often it took less than 2**n ns, and not less than half of that.
-    """
-
-    __slots__ = ("buckets", "longest", "total")
-
-    def __init__(self) -> None:
-        self.buckets = [0] * _BUCKETS
-        self.total = 0
-        self.longest = 0
-
-    def add(self, duration: int) -> None:
-        self.buckets[duration.bit_length()] += 1
-        self.total += duration
-        if duration > self.longest:  # noqa: PLR1730 - so does max, at three times the cost
-            self.longest = duration
+from pykcm.engine.durations import Durations
 
 
 class OperationStatistics(Durations):

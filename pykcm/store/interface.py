@@ -1,9 +1,10 @@
 """What every store offers: asynchronous, because one may be far away; the embedded ones never wait."""
 
 import errno
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 from pykcm.protocol.codes import KcmError
@@ -77,16 +78,65 @@ class Backup(Protocol):
         """The copy, checked when the last piece has been given; raises StoreError."""
 
 
-class Store(Protocol):
-    """Secrets in containers. Only one process has a store open at a time.
+class Loaded(NamedTuple):
+    """A UID's secrets in stored order, and the version that they make up."""
 
+    version: int
+    secrets: list[Secret]
+
+
+class Entry(NamedTuple):
+    """Changes that are all made, in this order, or none of them.
+
+    `bases`: for each UID whose secrets they change, the version that they are based on. `size`: the bytes
+    that they write and delete, about. `id`: unique among all entries of all processes that use the store.
+    """
+
+    changes: Sequence[SecretChange]
+    bases: Mapping[int, int] = MappingProxyType({})
+    size: int = 0
+    id: bytes = b""
+
+
+class Committed(NamedTuple):
+    """The changes are durable; `versions` are the new ones of the UIDs in the entry's `bases`."""
+
+    versions: Mapping[int, int] = MappingProxyType({})
+
+
+class Conflict(NamedTuple):
+    """Nothing was changed: these UIDs have other versions than the entry is based on."""
+
+    uids: tuple[int, ...]
+
+
+class Refused(NamedTuple):
+    """Nothing was changed, and will not be: the store could not."""
+
+    error: StoreError
+
+
+class Unknown(NamedTuple):
+    """The changes may have been made, or may not; Store.outcome tells."""
+
+    error: StoreError
+
+
+Outcome = Committed | Conflict | Refused | Unknown
+
+
+class Store(Protocol):
+    """Secrets in containers.
+
+    Each UID's secrets have a version, which each commit that changes them increases. A store of one host is
+    opened by one process at a time, and its commits never conflict.
     `persistent`: whether what was committed outlives the process.
     """
 
     persistent: bool
 
-    async def load(self, uid: int, pause: Pause | None = None) -> list[Secret]:
-        """All secrets in the UID's container and below, in stored order; raises StoreError.
+    async def load(self, uid: int, pause: Pause | None = None) -> Loaded:
+        """All secrets in the UID's container and below; raises StoreError.
 
         `pause` is awaited between slices of what takes longer than a few milliseconds: meanwhile others may
         commit, but nobody may change what is loaded.
@@ -99,10 +149,16 @@ class Store(Protocol):
         While the store is copied, those who write most wait, so that the copy comes to its end.
         """
 
-    async def commit(self, changes: Iterable[SecretChange]) -> None:
-        """Make all changes, in this order, or none of them; returns when they are durable.
+    async def commit(self, entries: Sequence[Entry]) -> list[Outcome]:
+        """Commit entries together; gives the outcome of each, which does not depend on that of the others.
 
-        Raises StoreError; then the store is as it was before.
+        Returns when those that are Committed are durable. Called in a task, by one caller at a time.
+        """
+
+    async def outcome(self, entry: Entry) -> Committed | None:
+        """The end of an entry whose outcome was Unknown: None if it was not made, and will not be.
+
+        Raises StoreError while that cannot be found out.
         """
 
     async def uids(self) -> list[int]:

@@ -1,10 +1,10 @@
 """The store that forgets: tickets never touch a disk, and end with the process."""
 
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NoReturn
 
-from pykcm.store.interface import Pause, UnsupportedError
+from pykcm.store.interface import Committed, Entry, Loaded, Outcome, Pause, StoreError, UnsupportedError
 from pykcm.store.tree import (
     Delete,
     DeleteContainer,
@@ -32,15 +32,21 @@ class MemoryStore:
         # Of those UIDs that have ccaches, ascending.
         self._uids: list[int] = []
         self._ccaches = 0
+        self._version = 0
 
-    async def load(self, uid: int, pause: Pause | None = None) -> list[Secret]:
-        return [secret for secrets in self._trees.get(uid, {}).values() for secret in secrets.values()]
+    async def load(self, uid: int, pause: Pause | None = None) -> Loaded:
+        secrets = [each for container in self._trees.get(uid, {}).values() for each in container.values()]
+        return Loaded(self._version, secrets)
 
     def delay(self, changes: Sequence[SecretChange], size: int = 0) -> None:
         return None
 
-    async def commit(self, changes: Iterable[SecretChange]) -> None:
-        for change in changes:
+    async def commit(self, entries: Sequence[Entry]) -> list[Outcome]:
+        return list(map(self._commit, entries))
+
+    def _commit(self, entry: Entry) -> Outcome:
+        self._version += 1
+        for change in entry.changes:
             uid = uid_of_container(change.container)
             tree = self._trees.setdefault(uid, {})
             had = _number_of_ccaches(uid, tree)
@@ -49,6 +55,11 @@ class MemoryStore:
                 self._count(uid, had, _number_of_ccaches(uid, tree))
             if not tree:
                 del self._trees[uid]
+        return Committed(dict.fromkeys(entry.bases, self._version))
+
+    async def outcome(self, entry: Entry) -> NoReturn:
+        # After an error in pykcm alone: the store itself always knows.
+        raise StoreError("it is unknown whether a change was committed")
 
     def _apply(self, change: SecretChange, uid: int | None, tree: dict[str, dict[str, Secret]]) -> None:
         match change:

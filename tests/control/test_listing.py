@@ -14,6 +14,7 @@ from tests.builders import ALICE, BOB, HTTP, TGS, credential_bytes, principal, s
 from tests.control.controlling import Controlling
 from tests.peer.mcs import CONTAINER_1, CONTAINER_2, HOST, Mcs
 from tests.server.asking import Server
+from tests.storing import commit_changes, secrets_of
 
 pytestmark = pytest.mark.usefixtures("bytes_alone")
 
@@ -209,11 +210,11 @@ def test_listing_keeps_nothing_in_memory(server: Server, control: Controlling) -
 
 def damage(server: Server) -> None:
     """Make the only credential of 1000's only ccache unreadable."""
-    secrets: list[Secret] = server.runner.run(server.store.load(1000))
+    secrets: list[Secret] = server.runner.run(secrets_of(server.store, 1000))
     (name,) = [secret.name for secret in secrets if "-" in secret.name]
     container = ccache_container(1000, *split_ccache_name(name))
     (credential,) = [secret.name for secret in secrets if secret.container == container]
-    server.runner.run(server.store.commit([Put(container, credential, b"nonsense")]))
+    server.runner.run(commit_changes(server.store, [Put(container, credential, b"nonsense")]))
     server.collection_cache.release(1000)
 
 

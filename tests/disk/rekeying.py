@@ -24,6 +24,7 @@ from pykcm.store.sqlcipher.online_copy import copy_file
 from pykcm.store.sqlcipher.store import SQLCipherStore
 from pykcm.store.tree import Put, uid_container
 from tests.disk.storing import ROOT
+from tests.storing import commit_changes, secrets_of
 
 UID = 1000
 DATABASE = "pykcm.db"
@@ -46,7 +47,7 @@ def put(number: int) -> Put:
 async def prepare(folder: Path) -> None:
     """A store with the secrets that are there before."""
     store = open_store(folder)
-    await store.commit([put(number) for number in range(BEFORE)])
+    await commit_changes(store, [put(number) for number in range(BEFORE)])
     (folder / "acknowledged").write_bytes(bytes(BEFORE))
     store.close()
 
@@ -55,11 +56,11 @@ async def secrets(folder: Path) -> list[int]:
     """The secrets that a start finds, each of them whole; the store takes another one."""
     store = open_store(folder)
     try:
-        found = [int(secret.name) for secret in await store.load(UID)]
+        found = [int(secret.name) for secret in await secrets_of(store, UID)]
         assert {put(number) for number in found} == {
-            Put(uid_container(UID), each.name, each.value) for each in await store.load(UID)
+            Put(uid_container(UID), each.name, each.value) for each in await secrets_of(store, UID)
         }
-        await store.commit([Put(uid_container(UID + 1), "another", b"value")])
+        await commit_changes(store, [Put(uid_container(UID + 1), "another", b"value")])
         assert store._db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     finally:
         store.close()
@@ -72,17 +73,17 @@ async def rekey(folder: Path, raw: bytes | None = None) -> Rekeyed:
     loop = asyncio.get_running_loop()
     acknowledged = os.open(folder / "acknowledged", os.O_WRONLY)
 
-    async def commit() -> None:
+    async def commit_meanwhile() -> None:
         # Few commits of many: each takes its time.
         for first in range(BEFORE, BEFORE + DURING, 26):
             numbers = range(first, first + 26)
-            await store.commit([put(number) for number in numbers])
+            await commit_changes(store, [put(number) for number in numbers])
             os.pwrite(acknowledged, bytes(len(numbers)), first)
 
     def copy(*arguments: object) -> None:
         # In the thread of the copy, which waits: what happens is the same each time.
         copy_file(*arguments)  # type: ignore[arg-type]
-        asyncio.run_coroutine_threadsafe(commit(), loop).result()
+        asyncio.run_coroutine_threadsafe(commit_meanwhile(), loop).result()
 
     try:
         with patch.object(module, "copy_file", copy):

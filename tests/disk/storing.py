@@ -18,6 +18,7 @@ from pykcm.store.interface import StoreError
 from pykcm.store.keys import Key
 from pykcm.store.sqlcipher.store import SQLCipherStore
 from pykcm.store.tree import Put, uid_container
+from tests.storing import commit_changes, secrets_of
 
 ROOT = Path(__file__).parent.parent.parent
 UID = 1000
@@ -103,9 +104,11 @@ async def _serve(database: str, durability: str) -> None:
 async def _answer(store: SQLCipherStore, command: str, numbers: list[int]) -> object:
     try:
         if command == "put":
-            await store.commit([Put(uid_container(UID), str(number), value_of(number)) for number in numbers])
+            await commit_changes(
+                store, [Put(uid_container(UID), str(number), value_of(number)) for number in numbers]
+            )
             return 0
-        secrets = await store.load(UID)
+        secrets = await secrets_of(store, UID)
     except StoreError as error:
         return error.code if command == "put" else [-error.code]
     assert all(secret.value == value_of(int(secret.name)) for secret in secrets)

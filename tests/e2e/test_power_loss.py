@@ -24,6 +24,7 @@ from tests.disk.numbered import Change, changes
 from tests.disk.power import Choice, newest, oldest, torn
 from tests.disk.record import Event, read_record, strace, wait_for
 from tests.disk.replay import Replay
+from tests.storing import commit_changes
 
 from .conftest import public_folder, watched
 from .daemon import Pykcmd
@@ -141,7 +142,7 @@ def contents_after(replay: Replay, folder: Path, choose: Choice) -> dict[bytes, 
     store = SQLCipherStore(path, load_key(folder / "key", may_create=not has_tickets(path)), "normal")
     try:
         contents = asyncio.run(read_all(store))
-        asyncio.run(store.commit([Put(uid_container(4711), "another", b"value")]))
+        asyncio.run(commit_changes(store, [Put(uid_container(4711), "another", b"value")]))
         store._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         assert store._db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         assert store._db.execute("PRAGMA cipher_integrity_check").fetchall() == []

@@ -11,7 +11,7 @@ import pytest
 from pykcm.ccaches.quotas import Quotas
 from pykcm.engine.collection_cache import CollectionCache
 from pykcm.protocol.opcodes import Opcode
-from pykcm.store.interface import Pause, Store, StoreError
+from pykcm.store.interface import Loaded, Pause, Store, StoreError
 from pykcm.store.keys import Key
 from pykcm.store.memory import MemoryStore
 from pykcm.store.sqlcipher.store import SQLCipherStore
@@ -19,6 +19,7 @@ from pykcm.store.tree import Put, ccache_name, ccaches_container
 from tests.builders import ALICE, TGS, credential_bytes, peer, principal_bytes, refused, service
 from tests.server.asking import ScriptedStore, Server, frame, unpack
 from tests.server.waiting import settle, until
+from tests.storing import commit_changes
 
 
 @pytest.fixture
@@ -78,7 +79,7 @@ def test_all_count_after_a_restart(runner: asyncio.Runner, store: Store) -> None
 def test_unreadable_ccaches_count(runner: asyncio.Runner, store: Store) -> None:
     """A ccache that cannot be read counts until it is destroyed, before and after it was noticed."""
     name = ccache_name(bytes(16), b"1000")
-    runner.run(store.commit([Put(ccaches_container(1000), name, b"?")]))
+    runner.run(commit_changes(store, [Put(ccaches_container(1000), name, b"?")]))
     server = limited(runner, store, 1)
     for _ in range(2):
         with refused(errno.EDQUOT):
@@ -305,7 +306,7 @@ def test_listing_everyone_holds_one_collection(runner: asyncio.Runner, store: St
     occupied = []
     load = again.store.load
 
-    async def loading(uid: int, pause: Pause | None = None) -> list[Any]:
+    async def loading(uid: int, pause: Pause | None = None) -> Loaded:
         occupied.append((again.service.uid_queues.occupied, len(again.collection_cache)))
         return await load(uid, pause)
 

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from pykcm.engine.committer import Committer
-from pykcm.store.interface import StoreError
+from pykcm.store.interface import Committed, Entry, Refused, StoreError, Unknown
 from pykcm.store.memory import MemoryStore
 from pykcm.store.sqlcipher.store import SQLCipherStore
 from pykcm.store.tree import Put, Secret, SecretChange, uid_container
 from tests.server.asking import ScriptedStore
 from tests.server.waiting import settle, until
+from tests.storing import secrets_of
 
 
 def change(number: int, uid: int = 1000) -> Put:
@@ -31,7 +32,7 @@ def run(scenario: Coroutine[Any, Any, None]) -> None:
 
 
 def stored(store: ScriptedStore) -> list[str]:
-    secrets: list[Secret] = asyncio.run(store.load(1000))
+    secrets: list[Secret] = asyncio.run(secrets_of(store, 1000))
     return [secret.name for secret in secrets]
 
 
@@ -41,7 +42,7 @@ def test_one_turn_is_one_transaction(store: ScriptedStore) -> None:
     async def scenario() -> None:
         committer = Committer(store)
         await asyncio.gather(
-            *[committer.commit([change(number), change(number + 10)]) for number in range(3)]
+            *[committer.commit(Entry([change(number), change(number + 10)])) for number in range(3)]
         )
 
     run(scenario())
@@ -54,7 +55,7 @@ def test_not_before_it_is_durable(store: ScriptedStore) -> None:
     async def scenario() -> None:
         store.gate = asyncio.Event()
         committer = Committer(store)
-        task = asyncio.create_task(committer.commit([change(1)]))
+        task = asyncio.create_task(committer.commit(Entry([change(1)])))
         await until(lambda: store.commits)
         await settle()
         assert not task.done()
@@ -71,15 +72,15 @@ def test_what_comes_meanwhile_is_the_next(store: ScriptedStore) -> None:
     async def scenario() -> None:
         store.gate = asyncio.Event()
         committer = Committer(store)
-        tasks = [asyncio.create_task(committer.commit([change(1)]))]
+        tasks = [asyncio.create_task(committer.commit(Entry([change(1)])))]
         await until(lambda: store.commits)
-        tasks += [asyncio.create_task(committer.commit([change(number)])) for number in (2, 3)]
+        tasks += [asyncio.create_task(committer.commit(Entry([change(number)]))) for number in (2, 3)]
         await settle()
         assert store.commits == [[change(1)]]
         store.gate.set()
         await asyncio.gather(*tasks)
         # And a later turn finds it ready again.
-        await committer.commit([change(4)])
+        await committer.commit(Entry([change(4)]))
 
     run(scenario())
     assert store.commits == [[change(1)], [change(2), change(3)], [change(4)]]
@@ -91,9 +92,9 @@ def test_large_changes_are_committed_apart(store: ScriptedStore) -> None:
 
     async def scenario() -> None:
         committer = Committer(store)
-        large = [committer.commit([change(number)], 4 * mib) for number in range(10, 13)]
-        middle = [committer.commit([change(number)], 400 * 1024) for number in range(20, 24)]
-        small = [committer.commit([change(number)], 1000) for number in range(30, 33)]
+        large = [committer.commit(Entry([change(number)], size=4 * mib)) for number in range(10, 13)]
+        middle = [committer.commit(Entry([change(number)], size=400 * 1024)) for number in range(20, 24)]
+        small = [committer.commit(Entry([change(number)], size=1000)) for number in range(30, 33)]
         await asyncio.gather(*large, *middle, *small)
 
     run(scenario())
@@ -113,9 +114,12 @@ def test_small_changes_that_come_meanwhile_are_next(store: ScriptedStore) -> Non
     async def scenario() -> None:
         committer = Committer(store)
         store.gate = asyncio.Event()
-        large = [asyncio.ensure_future(committer.commit([change(number)], 2**22)) for number in range(3)]
+        large = [
+            asyncio.ensure_future(committer.commit(Entry([change(number)], size=2**22)))
+            for number in range(3)
+        ]
         await until(lambda: store.commits)
-        small = asyncio.ensure_future(committer.commit([change(9)], 10))
+        small = asyncio.ensure_future(committer.commit(Entry([change(9)], size=10)))
         await settle()
         store.gate.set()
         await asyncio.gather(small, *large)
@@ -139,14 +143,12 @@ def test_a_failing_member(store: ScriptedStore) -> None:
 
     async def scenario() -> None:
         committer = Committer(store)
-        results = await asyncio.gather(
-            *[committer.commit([change(number)]) for number in (1, 2, 3)], return_exceptions=True
-        )
-        assert results[0] is results[2] is None
-        assert isinstance(results[1], StoreError)
-        assert results[1].code == errno.ENOSPC
+        results = await asyncio.gather(*[committer.commit(Entry([change(number)])) for number in (1, 2, 3)])
+        assert [type(result) for result in results] == [Committed, Refused, Committed]
+        assert isinstance(results[1], Refused)
+        assert results[1].error.code == errno.ENOSPC
         store.refusal = lambda _: None
-        await committer.commit([change(4)])
+        await committer.commit(Entry([change(4)]))
 
     run(scenario())
     assert stored(store) == ["1", "3", "4"]
@@ -160,26 +162,24 @@ def test_a_failing_store(store: ScriptedStore) -> None:
         committer = Committer(store)
         for count in (1, 3):
             results = await asyncio.gather(
-                *[committer.commit([change(number)]) for number in range(count)], return_exceptions=True
+                *[committer.commit(Entry([change(number)])) for number in range(count)],
             )
-            assert [type(result) for result in results] == [StoreError] * count
+            assert [type(result) for result in results] == [Refused] * count
         store.refusal = lambda _: None
-        await committer.commit([change(7)])
+        await committer.commit(Entry([change(7)]))
 
     run(scenario())
     assert stored(store) == ["7"]
 
 
 def test_a_bug_in_the_store(store: ScriptedStore) -> None:
-    """An exception that is no StoreError reaches the operation, too, and nobody waits for ever."""
+    """After an exception of the store's the outcome is unknown to all, and nobody waits for ever."""
     store.refusal = refuses(1, ZeroDivisionError())
 
     async def scenario() -> None:
         committer = Committer(store)
-        results = await asyncio.gather(
-            *[committer.commit([change(number)]) for number in (1, 2)], return_exceptions=True
-        )
-        assert [type(result) for result in results] == [ZeroDivisionError, type(None)]
+        results = await asyncio.gather(*[committer.commit(Entry([change(number)])) for number in (1, 2)])
+        assert [type(result) for result in results] == [Unknown, Unknown]
 
     run(scenario())
 
@@ -190,13 +190,13 @@ def test_one_that_does_not_wait_any_more(store: ScriptedStore) -> None:
     async def scenario() -> None:
         store.gate = asyncio.Event()
         committer = Committer(store)
-        gone, here = (asyncio.create_task(committer.commit([change(number)])) for number in (1, 2))
+        gone, here = (asyncio.create_task(committer.commit(Entry([change(number)]))) for number in (1, 2))
         await until(lambda: store.commits)
         gone.cancel()
         await asyncio.wait([gone])
         store.gate.set()
         await here
-        await committer.commit([change(3)])
+        await committer.commit(Entry([change(3)]))
 
     run(scenario())
     assert stored(store) == ["1", "2", "3"]
@@ -216,9 +216,11 @@ def test_an_error_in_counting_keeps_nobody_waiting(
         asyncio.get_running_loop().set_exception_handler(lambda *_: None)
         committer = Committer(store)
         for first in (1, 3):
-            together = asyncio.gather(*(committer.commit([change(number)]) for number in (first, first + 1)))
+            together = asyncio.gather(
+                *(committer.commit(Entry([change(number)])) for number in (first, first + 1))
+            )
             await asyncio.wait_for(together, 20)
-        await asyncio.wait_for(committer.commit([change(5)]), 20)
+        await asyncio.wait_for(committer.commit(Entry([change(5)])), 20)
 
     run(scenario())
     assert stored(store) == ["1", "2", "3", "4", "5"]
@@ -232,15 +234,14 @@ def test_on_sqlcipher(open_sqlcipher: Any) -> None:
     async def scenario() -> None:
         committer = Committer(store)
         results = await asyncio.gather(
-            committer.commit([change(1)]),
-            committer.commit([change(2), Put(uid_container(1000), "x", impossible)]),
-            committer.commit([change(3)]),
-            return_exceptions=True,
+            committer.commit(Entry([change(1)])),
+            committer.commit(Entry([change(2), Put(uid_container(1000), "x", impossible)])),
+            committer.commit(Entry([change(3)])),
         )
-        assert [type(result) for result in results] == [type(None), StoreError, type(None)]
+        assert [type(result) for result in results] == [Committed, Refused, Committed]
 
     run(scenario())
-    assert [secret.name for secret in asyncio.run(store.load(1000))] == ["1", "3"]
+    assert [secret.name for secret in asyncio.run(secrets_of(store, 1000))] == ["1", "3"]
 
 
 def test_an_interrupted_commit_is_told_to_all(store: ScriptedStore) -> None:
@@ -251,15 +252,15 @@ def test_an_interrupted_commit_is_told_to_all(store: ScriptedStore) -> None:
         committer = Committer(store)
         store.gate = asyncio.Event()
         store.refusal = lambda _: asyncio.CancelledError()
-        tasks = [asyncio.create_task(committer.commit([change(number)])) for number in (1, 2)]
+        tasks = [asyncio.create_task(committer.commit(Entry([change(number)]))) for number in (1, 2)]
         await until(lambda: store.commits)
-        tasks.append(asyncio.create_task(committer.commit([change(3)])))
+        tasks.append(asyncio.create_task(committer.commit(Entry([change(3)]))))
         await settle()
         store.gate.set()
-        told = await asyncio.gather(*tasks, return_exceptions=True)
-        assert [type(each) for each in told] == [StoreError] * 3
+        told = await asyncio.gather(*tasks)
+        assert [type(each) for each in told] == [Unknown, Unknown, Refused]
         store.refusal = lambda _: None
-        await committer.commit([change(4)])
+        await committer.commit(Entry([change(4)]))
 
     run(scenario())
     assert stored(store) == ["4"]

@@ -22,6 +22,7 @@ from tests.server.asking import Asking, Server
 from tests.server.conftest import Play
 from tests.server.listening import NOOP, UID, Listening
 from tests.server.waiting import until
+from tests.storing import commit_changes, secrets_of
 
 
 class Told(list[Event]):
@@ -158,9 +159,9 @@ def test_expired(server: Server, alice: Asking, told: Told) -> None:
 def test_destroying_a_damaged_one(server: Server, alice: Asking, store: Store) -> None:
     """A ccache that cannot be read is destroyed like any other."""
     alice.initialize(b"1000", ALICE)
-    secrets: list[Secret] = server.runner.run(store.load(1000))
+    secrets: list[Secret] = server.runner.run(secrets_of(store, 1000))
     uuid, name = split_ccache_name(secrets[0].name)
-    server.runner.run(store.commit([Put(ccache_container(1000, uuid, name), "00" * 16, b"damaged")]))
+    server.runner.run(commit_changes(store, [Put(ccache_container(1000, uuid, name), "00" * 16, b"damaged")]))
     again = server.restarted()
     told = Told(again)
     again.ask_as(1000).destroy(b"1000")

@@ -46,6 +46,7 @@ from tests.builders import (
 from tests.ccaches.contents import contents
 from tests.peer.mcs import CONTAINER_1, CONTAINER_2, HOST, Mcs
 from tests.server.asking import Asking, Server
+from tests.storing import commit_changes, secrets_of
 
 # Any sequence of operations
 
@@ -133,7 +134,7 @@ def test_what_is_read_again_is_what_was_in_memory(
         server.ask_as(uid, label).answer(opcode, name + rest)
         in_memory = runner.run(server.collection_cache.get(uid))
         read_again = Collection(uid, Clock())
-        restore(read_again, runner.run(store.load(uid)))
+        restore(read_again, runner.run(secrets_of(store, uid)))
         assert contents(read_again) == contents(in_memory)
 
 
@@ -148,10 +149,10 @@ def test_what_was_destroyed_leaves_nothing(runner: asyncio.Runner, store: Store)
     asking.initialize(b"1000:b", ALICE)
     asking.destroy(b"1000:b")
     asking.destroy(b"1000:a")
-    (left,) = runner.run(store.load(1000))
+    (left,) = runner.run(secrets_of(store, 1000))
     assert (left.container, left.name) == (uid_container(1000), DEFAULT)
     asking.set_default_cache(b"1000")
-    assert runner.run(store.load(1000)) == []
+    assert runner.run(secrets_of(store, 1000)) == []
 
 
 def test_a_store_writes_one_secret(server: Server, alice: Asking) -> None:
@@ -194,7 +195,7 @@ def secrets(runner: asyncio.Runner, store: Store) -> list[Secret]:
     for name in (GOOD, BROKEN):
         asking.replace(name, 0, ALICE, TICKETS[2:4])
     asking.set_default_cache(GOOD + b":x")
-    return runner.run(store.load(1000))
+    return runner.run(secrets_of(store, 1000))
 
 
 def ccache_secret(secrets: list[Secret]) -> Secret:
@@ -209,7 +210,7 @@ def credential_secrets(secrets: list[Secret]) -> list[Secret]:
 
 
 def spoil(runner: asyncio.Runner, store: Store, secret: Secret, value: bytes) -> None:
-    runner.run(store.commit([Put(secret.container, secret.name, value)]))
+    runner.run(commit_changes(store, [Put(secret.container, secret.name, value)]))
 
 
 def assert_one_unavailable(server: Server, secrets: list[Secret]) -> None:
@@ -230,14 +231,14 @@ def assert_one_unavailable(server: Server, secrets: list[Secret]) -> None:
         assert (opcode, *asking.answer(opcode, BROKEN + b"\0" + rest)) == (opcode, errno.EIO, b"")
     with refused(errno.EIO):
         asking.move_cache(GOOD, BROKEN)
-    assert len(server.runner.run(server.store.load(1000))) == len(secrets)
+    assert len(server.runner.run(secrets_of(server.store, 1000))) == len(secrets)
 
 
 def assert_destroyed(server: Server) -> None:
     """DESTROY removes the unavailable ccache with all its secrets, and its name is free again."""
     asking = server.ask_as(1000)
     asking.destroy(BROKEN)
-    left = server.runner.run(server.store.load(1000))
+    left = server.runner.run(secrets_of(server.store, 1000))
     assert not [secret for secret in left if "broken" in secret.container + secret.name]
     asking.initialize(BROKEN, BOB)
     assert len(server.restarted().ask_as(1000).get_cache_uuid_list()) == 2
@@ -351,14 +352,14 @@ def test_secrets_that_lead_nowhere(
         Put(ccache_container(1000, bytes(16), b"1000:gone"), "0" * 32, b"?"),
         Put(uid_container(1000) + "/more", "x", b"?"),
     ]
-    runner.run(store.commit(strange))
+    runner.run(commit_changes(store, strange))
     server = Server(runner, store)
     asking = server.ask_as(1000)
     with caplog.at_level(logging.ERROR):
         assert len(asking.get_cache_uuid_list()) == 2
     assert asking.get_cred_list(BROKEN) == TICKETS[2:4]
     asking.store(BROKEN, TICKETS[0])
-    kept = runner.run(store.load(1000))
+    kept = runner.run(secrets_of(store, 1000))
     assert all(Secret(*put) in kept for put in strange)
 
 
@@ -373,7 +374,7 @@ def test_what_meets_another(
         Put(ccache.container, f"{uuid}-1000:other", ccache.value),
         Put(credential.container, "0" * 32, credential.value),
     ]
-    runner.run(store.commit(strange))
+    runner.run(commit_changes(store, strange))
     with caplog.at_level(logging.ERROR):
         asking = Server(runner, store).ask_as(1000)
         assert len(asking.get_cache_uuid_list()) == 2
@@ -389,7 +390,7 @@ def test_a_credential_without_a_uuid(
 ) -> None:
     """A credential whose secret's name is no UUID could not be asked for: it counts as unreadable."""
     credential = credential_secrets(secrets)[0]
-    runner.run(store.commit([Put(credential.container, name, credential.value)]))
+    runner.run(commit_changes(store, [Put(credential.container, name, credential.value)]))
     server = Server(runner, store)
     with caplog.at_level(logging.ERROR):
         assert_one_unavailable(server, [*secrets, credential])
@@ -400,7 +401,9 @@ def test_a_name_that_could_forge_a_line(
     runner: asyncio.Runner, store: Store, secrets: list[Secret], caplog: pytest.LogCaptureFixture
 ) -> None:
     """The names of secrets that cannot be read are shown with whatever is no text escaped."""
-    runner.run(store.commit([Put(ccaches_container(1000), "x\npykcmd: info: all is well\x1b[2J", b"?")]))
+    runner.run(
+        commit_changes(store, [Put(ccaches_container(1000), "x\npykcmd: info: all is well\x1b[2J", b"?")])
+    )
     with caplog.at_level(logging.ERROR):
         Server(runner, store).ask_as(1000).get_cache_uuid_list()
     (record,) = caplog.records
@@ -439,7 +442,7 @@ def test_a_name_written_by_the_service_is_found(runner: asyncio.Runner, store: S
     asking.set_default_cache(b"1000:a/b")
     (ccache,) = asking.get_cache_uuid_list()
     (ticket,) = asking.get_cred_uuid_list(b"1000:a/b")
-    found = {(secret.container, secret.name) for secret in runner.run(store.load(1000))}
+    found = {(secret.container, secret.name) for secret in runner.run(secrets_of(store, 1000))}
     assert found == {
         ("/kcm/persistent/1000", "default"),
         ("/kcm/persistent/1000/ccaches", f"{ccache.hex()}-1000:a%2Fb"),

@@ -13,12 +13,13 @@ from pykcm.engine import reaper as reaper_module
 from pykcm.engine.reaper import Reaper
 from pykcm.protocol.codes import Code
 from pykcm.protocol.opcodes import Opcode
-from pykcm.store.interface import Pause, StoreError
+from pykcm.store.interface import Loaded, Pause, StoreError
 from pykcm.store.sqlcipher.store import SQLCipherStore
 from pykcm.store.tree import Delete, DeleteContainer, Put, Secret, ccaches_container
 from tests.builders import ALICE, TGS, credential_bytes, peer, principal, refused, ticket
 from tests.server.asking import Asking, Server, frame, unpack
 from tests.server.waiting import settle, until
+from tests.storing import commit_changes, secrets_of
 
 RETENTION = 1000
 ENDS = 2000
@@ -65,7 +66,7 @@ def test_what_is_due_goes(server: Server, caplog: pytest.LogCaptureFixture, in_m
         (f"UID {uid}: expired ccache {uid} removed (expired_retention)", uid, "expired_retention")
         for uid in (1000, 2000)
     ]
-    assert server.runner.run(server.store.load(2000)) == []
+    assert server.runner.run(secrets_of(server.store, 2000)) == []
 
 
 def test_an_empty_ccache(server: Server) -> None:
@@ -97,9 +98,9 @@ def test_the_default_stays_right(server: Server) -> None:
 def forget_expiries(server: Server, uid: int) -> None:
     """Leave the UID's ccaches in the store as never expiring."""
     runner, store = server.runner, server.store.inner
-    secrets = runner.run(store.load(uid))
+    secrets = runner.run(secrets_of(store, uid))
     ccaches = [each for each in secrets if each.container == ccaches_container(uid)]
-    runner.run(store.commit([Put(each.container, each.name, each.value) for each in ccaches]))
+    runner.run(commit_changes(store, [Put(each.container, each.name, each.value) for each in ccaches]))
 
 
 def run_at(server: Server, *times: int) -> None:
@@ -255,18 +256,24 @@ def broken(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
     alice = server.ask_as(1000)
     alice.replace(b"1000:broken", 0, ALICE, [ticket(ends=1).blob])
     fill(server, 1000, 2000)
-    (secret,) = [each for each in server.runner.run(server.store.load(1000)) if each.name.endswith("broken")]
-    server.runner.run(server.store.inner.commit([Put(secret.container, secret.name, b"?", secret.expires)]))
+    (secret,) = [
+        each for each in server.runner.run(secrets_of(server.store, 1000)) if each.name.endswith("broken")
+    ]
+    server.runner.run(
+        commit_changes(server.store.inner, [Put(secret.container, secret.name, b"?", secret.expires)])
+    )
     return server.restarted()
 
 
 def test_an_unreadable_ccache_stays(broken: Server, caplog: pytest.LogCaptureFixture) -> None:
     """A ccache whose secrets cannot be read stays as it is, and does not keep the others from going."""
-    before = [s for s in broken.runner.run(broken.store.load(1000)) if "broken" in s.container + s.name]
+    before = [
+        s for s in broken.runner.run(secrets_of(broken.store, 1000)) if "broken" in s.container + s.name
+    ]
     reap(broken)
-    assert broken.runner.run(broken.store.load(1000)) == before
+    assert broken.runner.run(secrets_of(broken.store, 1000)) == before
     assert len(before) == 2
-    assert broken.runner.run(broken.store.load(2000)) == []
+    assert broken.runner.run(secrets_of(broken.store, 2000)) == []
     with refused(errno.EIO):
         broken.ask_as(1000).get_principal(b"1000:broken")
 
@@ -274,12 +281,12 @@ def test_an_unreadable_ccache_stays(broken: Server, caplog: pytest.LogCaptureFix
 def test_secrets_that_are_no_ccaches_stay(server: Server) -> None:
     """A secret that expires and is no ccache is left where it is, and hinders nothing."""
     strange = Put(ccaches_container(1000), "no ccache", b"{}", 1)
-    server.runner.run(server.store.inner.commit([strange]))
+    server.runner.run(commit_changes(server.store.inner, [strange]))
     fill(server, 1000)
     server.ask_as(1000).replace(b"1000:l", 0, ALICE, [LASTING])
     reap(server)
     assert listed(server.ask_as(1000)) == [b"1000:l"]
-    assert Secret(*strange) in server.runner.run(server.store.load(1000))
+    assert Secret(*strange) in server.runner.run(secrets_of(server.store, 1000))
 
 
 @pytest.mark.parametrize(
@@ -294,7 +301,7 @@ def test_a_failure_stops_nobody_else(
     server = server.restarted()
     inner = server.store.load
 
-    async def failing(uid: int, pause: Pause | None = None) -> list[Any]:
+    async def failing(uid: int, pause: Pause | None = None) -> Loaded:
         if uid == 2000:
             raise error
         return await inner(uid)
@@ -308,7 +315,7 @@ def test_a_failure_stops_nobody_else(
         server.store.refusal = refusal
     reap(server)
     assert server.runner.run(server.store.uids()) == [2000]
-    (record,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    *_, record = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert record.__dict__["KCM_UID"] == 2000
     assert "UID 2000" in record.getMessage()
     server.store.load = inner  # type: ignore[method-assign]

@@ -4,7 +4,6 @@ import asyncio
 import struct
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
 
 from pykcm.ccaches.quotas import NO_LIMITS, Quotas
 from pykcm.client import KcmClient
@@ -17,7 +16,19 @@ from pykcm.protocol.codes import KcmError
 from pykcm.protocol.framing import Frame, Sendable
 from pykcm.server.dispatcher import Dispatcher
 from pykcm.server.sessions import Session
-from pykcm.store.interface import Backup, Copied, Pause, Rekeyed, Store
+from pykcm.store.interface import (
+    Backup,
+    Committed,
+    Copied,
+    Entry,
+    Loaded,
+    Outcome,
+    Pause,
+    Refused,
+    Rekeyed,
+    Store,
+    StoreError,
+)
 from pykcm.store.tree import Expired, SecretChange
 from tests.builders import Clock, peer
 
@@ -83,7 +94,7 @@ class ScriptedStore:
         self.load_error: BaseException | None = None
         self.refusal: Callable[[list[SecretChange]], BaseException | None] = lambda _: None
 
-    async def load(self, uid: int, pause: Pause | None = None) -> list[Any]:
+    async def load(self, uid: int, pause: Pause | None = None) -> Loaded:
         self.loads.append(uid)
         if self.load_gate is not None:
             await self.load_gate.wait()
@@ -94,15 +105,22 @@ class ScriptedStore:
     def delay(self, changes: Sequence[SecretChange], size: int = 0) -> Awaitable[None] | None:
         return self.inner.delay(changes, size)
 
-    async def commit(self, changes: Any) -> None:
-        listed = list(changes)
-        self.commits.append(listed)
+    async def commit(self, entries: Sequence[Entry]) -> list[Outcome]:
+        changes = [change for entry in entries for change in entry.changes]
+        self.commits.append(changes)
         if self.gate is not None:
             await self.gate.wait()
-        error = self.refusal(listed)
-        if error is not None:
-            raise error
-        await self.inner.commit(listed)
+        error = self.refusal(changes)
+        if error is None:
+            return await self.inner.commit(entries)
+        if isinstance(error, StoreError):
+            if len(entries) == 1:
+                return [Refused(error)]
+            return [outcome for entry in entries for outcome in await self.commit([entry])]
+        raise error
+
+    async def outcome(self, entry: Entry) -> Committed | None:
+        return await self.inner.outcome(entry)
 
     async def uids(self) -> list[int]:
         return await self.inner.uids()

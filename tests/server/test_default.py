@@ -15,6 +15,7 @@ from pykcm.store.tree import DEFAULT, Put, uid_container
 from tests.builders import ALICE, BOB, HTTP, credential_bytes, refused, ticket
 from tests.server.asking import Asking, Server, frame
 from tests.server.programs import kinit, kinit_another, klist
+from tests.storing import commit_changes, secrets_of
 
 SHORT, LONG = ticket(ends=5000).blob, ticket(ends=9000).blob
 EXPIRED = ticket(ends=1400).blob
@@ -283,7 +284,7 @@ def test_what_is_written(server: Server) -> None:
     kdestroy(server.ask_as(1000))
     assert len(server.store.commits) == 1
     server.ask_as(1000).destroy(b"1000:b")
-    assert server.runner.run(server.store.load(1000)) == []
+    assert server.runner.run(secrets_of(server.store, 1000)) == []
 
 
 def test_default_is_found_without_waiting(server: Server) -> None:
@@ -320,7 +321,7 @@ def test_default_of_an_older_version_is_read(runner: asyncio.Runner, store: Stor
     fill(Server(runner, store).ask_as(1000), b"1000", LONG)
     fill(Server(runner, store).ask_as(1000), b"1000:a", SHORT)
     secret = b'{"version":1,"name":"1000:a","own":{"s0:c1":"1000:b"}}'
-    runner.run(store.commit([Put(uid_container(1000), DEFAULT, secret)]))
+    runner.run(commit_changes(store, [Put(uid_container(1000), DEFAULT, secret)]))
     assert Server(runner, store).ask_as(1000).get_default_cache() == b"1000:a"
 
 
@@ -335,7 +336,7 @@ def test_default_is_written_as_before(server: Server) -> None:
 
 
 def _stored_default(server: Server) -> object:
-    secrets = server.runner.run(server.store.load(1000))
+    secrets = server.runner.run(secrets_of(server.store, 1000))
     (default,) = [each for each in secrets if (each.container, each.name) == (uid_container(1000), DEFAULT)]
     return json.loads(default.value)
 

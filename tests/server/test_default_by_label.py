@@ -14,6 +14,7 @@ from tests.builders import ALICE, BOB, TGS, credential_bytes, refused, ticket
 from tests.peer.mcs import CONTAINER_1, CONTAINER_2, HOST, HOST_LOW, Mcs
 from tests.server.asking import Asking, Server
 from tests.server.programs import kinit, kinit_another, klist, listed
+from tests.storing import secrets_of
 
 TICKET = credential_bytes(TGS)
 FREE_NAME_OF_2000 = re.compile(rb"2000:[0-9a-f]{8}")
@@ -143,7 +144,7 @@ def test_when_all_is_gone(server: Server, ask: Ask) -> None:
     another = kinit_another(ask(CONTAINER_1))
     for each in listed(ask(HOST)):
         ask(HOST).destroy(each)
-    (left,) = server.runner.run(server.store.load(1000))
+    (left,) = server.runner.run(secrets_of(server.store, 1000))
     assert (left.container, left.name) == (uid_container(1000), DEFAULT)
     for label, default in ((CONTAINER_2, name), (CONTAINER_1, another), (HOST, b"1000")):
         assert ask(label).get_default_cache() == default
@@ -412,7 +413,7 @@ def test_bounded(server: Server, one: Asking, two: Asking) -> None:
         server.ask_as(1000, f"u:r:t:s0:c{number + 10}").get_default_cache()
     (secret,) = [
         each
-        for each in server.runner.run(server.store.load(1000))
+        for each in server.runner.run(secrets_of(server.store, 1000))
         if (each.container, each.name) == (uid_container(1000), DEFAULT)
     ]
     assert secret.value.count(b"s0:c") == 64

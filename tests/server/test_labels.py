@@ -19,6 +19,7 @@ from tests.builders import ALICE, BOB, TGS, credential_bytes, data, principal_by
 from tests.peer.mcs import CONTAINER_1, CONTAINER_2, HOST, HOST_LOW, Mcs
 from tests.server.asking import Asking, Server
 from tests.server.programs import kinit, listed
+from tests.storing import commit_changes, secrets_of
 
 TICKET = credential_bytes(TGS)
 TAG = Tag().pack()
@@ -414,8 +415,8 @@ def test_hidden_ccaches_count(runner: asyncio.Runner, store: Store) -> None:
 
 def spoil(server: Server, where: Callable[[Secret], bool]) -> Server:
     """A service that finds this secret of UID 1000 damaged."""
-    (secret,) = [each for each in server.runner.run(server.store.load(1000)) if where(each)]
-    server.runner.run(server.store.commit([Put(secret.container, secret.name, b"spoilt")]))
+    (secret,) = [each for each in server.runner.run(secrets_of(server.store, 1000)) if where(each)]
+    server.runner.run(commit_changes(server.store, [Put(secret.container, secret.name, b"spoilt")]))
     return server.restarted()
 
 

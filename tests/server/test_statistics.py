@@ -7,11 +7,11 @@ from collections import Counter
 import pytest
 
 from pykcm.ccaches.quotas import Quotas
+from pykcm.engine.durations import Durations
 from pykcm.protocol.codes import Code
 from pykcm.protocol.opcodes import Opcode
 from pykcm.server.connection import State
 from pykcm.server.connections import Limits
-from pykcm.server.statistics import Durations
 from pykcm.store.interface import StoreError
 from pykcm.store.memory import MemoryStore
 from tests.builders import (

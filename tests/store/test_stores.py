@@ -23,6 +23,7 @@ from pykcm.store.tree import (
     ccaches_container,
     uid_container,
 )
+from tests.storing import commit_changes, secrets_of
 
 UUID = bytes(range(16))
 
@@ -41,11 +42,11 @@ NAMES = [
 
 
 def commit(store: Store, *changes: SecretChange) -> None:
-    asyncio.run(store.commit(changes))
+    asyncio.run(commit_changes(store, changes))
 
 
 def load(store: Store, uid: int) -> list[Secret]:
-    return asyncio.run(store.load(uid))
+    return asyncio.run(secrets_of(store, uid))
 
 
 def uids(store: Store) -> list[int]:
@@ -383,7 +384,7 @@ def test_the_same_again_is_not_written(tmp_path: Path) -> None:
     changes = []
     for each in (put, put, put._replace(value=b"other"), put._replace(expires=None), put):
         before = store._db.total_changes
-        asyncio.run(store.commit([each]))
+        asyncio.run(commit_changes(store, [each]))
         changes.append(store._db.total_changes - before)
     store.close()
     assert changes == [2, 0, 1, 1, 1]  # the first one makes the container, too

@@ -7,15 +7,27 @@ keeps it.
 import asyncio
 import logging
 import os
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, NoReturn, Protocol
 
 from sqlcipher3 import dbapi2 as sqlcipher
 
 from pykcm.store.disk import sync_folder
-from pykcm.store.interface import Backup, Copied, Pause, Rekeyed, StoreError, StoreUnusableError
+from pykcm.store.interface import (
+    Backup,
+    Committed,
+    Copied,
+    Entry,
+    Loaded,
+    Outcome,
+    Pause,
+    Refused,
+    Rekeyed,
+    StoreError,
+    StoreUnusableError,
+)
 from pykcm.store.keys import Key
 from pykcm.store.sqlcipher.damage import find_commits, tell_of_damage
 from pykcm.store.sqlcipher.database import (
@@ -44,7 +56,6 @@ from pykcm.store.sqlcipher.statements import Applier
 from pykcm.store.sqlcipher.wal import WriteAheadLog
 from pykcm.store.tree import (
     Expired,
-    Secret,
     SecretChange,
     is_ccaches_container,
     uid_of_container,
@@ -113,6 +124,7 @@ class SQLCipherStore:
         self._is_opening_again = False
         self._reading: int | None = None
         self._replaced: list[int] = []
+        self._version = 0
         self._counter = CCacheCounter(self._query)
         try:
             # A journal is left by a crash alone.
@@ -155,13 +167,37 @@ class SQLCipherStore:
         self._placement = placement
         self._journal = WriteAheadLog(db, self.path, self.key, self.descriptor, self._has_copied_journal)
 
-    async def load(self, uid: int, pause: Pause | None = None) -> list[Secret]:
-        return await load(self._query, uid, pause)
+    async def load(self, uid: int, pause: Pause | None = None) -> Loaded:
+        version = self._version
+        return Loaded(version, await load(self._query, uid, pause))
 
-    async def commit(self, changes: Iterable[SecretChange]) -> None:
+    async def commit(self, entries: Sequence[Entry]) -> list[Outcome]:
+        if len(entries) > 1:
+            # If that fails, each entry gets an attempt of its own: they share no failure.
+            with suppress(Exception):
+                self._commit([change for entry in entries for change in entry.changes])
+                return [self._committed(entry) for entry in entries]
+        return [self._commit_alone(entry) for entry in entries]
+
+    def _commit_alone(self, entry: Entry) -> Outcome:
+        try:
+            self._commit(entry.changes)
+        except StoreError as error:
+            return Refused(error)
+        except Exception as error:
+            log.exception("%s: changes cannot be made, by an error in pykcm", self.path)
+            return Refused(StoreError(f"an error in pykcm: {type(error).__name__}"))
+        return self._committed(entry)
+
+    def _committed(self, entry: Entry) -> Committed:
+        return Committed(dict.fromkeys(entry.bases, self._version))
+
+    async def outcome(self, entry: Entry) -> NoReturn:
+        # After an error in pykcm alone: the store itself always knows.
+        raise StoreError(f"{self.path}: it is unknown whether a change was committed")
+
+    def _commit(self, changes: Sequence[SecretChange]) -> None:
         observer = self.commit_observer
-        if observer is not None:
-            changes = list(changes)
         self._check_open()
         self._placement.check()
         db = self._db
@@ -179,10 +215,11 @@ class SQLCipherStore:
         except BaseException:
             self._roll_back()
             raise
+        self._version += 1
         for change, more in counted:
             self._counter.committed(change, more)
         if observer is not None:
-            self._tell(observer, cast("list[SecretChange]", changes))
+            self._tell(observer, changes)
 
     def delay(self, changes: Sequence[SecretChange], size: int = 0) -> "asyncio.Future[None] | None":
         if self.pacer is None:
@@ -205,7 +242,7 @@ class SQLCipherStore:
             self.pacer.end()
             self.pacer = None
 
-    def _tell(self, observer: CommitObserver, changes: list[SecretChange]) -> None:
+    def _tell(self, observer: CommitObserver, changes: Sequence[SecretChange]) -> None:
         """Tell what was committed. That is durable: an error of the observer's ends only the observer."""
         try:
             observer.committed(changes)

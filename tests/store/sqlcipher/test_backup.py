@@ -21,6 +21,7 @@ from tests.disk.storing import ROOT
 from tests.processes import in_child
 from tests.server.waiting import until
 from tests.store.sqlcipher.copying import Copying
+from tests.storing import commit_changes, secrets_of
 
 UID = 1000
 MANY = 300
@@ -44,7 +45,7 @@ def store(tmp_path: Path, key: Key) -> SQLCipherStore:
     folder = tmp_path / "state"
     folder.mkdir()
     store = SQLCipherStore(folder / "pykcm.db", key, "normal")
-    asyncio.run(store.commit([put(number) for number in range(MANY)]))
+    asyncio.run(commit_changes(store, [put(number) for number in range(MANY)]))
     return store
 
 
@@ -53,8 +54,8 @@ def restored(content: bytes, folder: Path, key: Key) -> list[int]:
     folder.mkdir()
     (folder / "pykcm.db").write_bytes(content)
     store = SQLCipherStore(folder / "pykcm.db", key)
-    secrets = asyncio.run(store.load(UID))
-    asyncio.run(store.commit([put(4711)]))
+    secrets = asyncio.run(secrets_of(store, UID))
+    asyncio.run(commit_changes(store, [put(4711)]))
     assert store._db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     store.close()
     numbers = [int(secret.name) for secret in secrets]
@@ -67,17 +68,17 @@ def test_whole_while_others_commit(tmp_path: Path, key: Key, store: SQLCipherSto
 
     async def run() -> bytes:
         pieces = []
-        await store.commit([put(MANY)])
+        await commit_changes(store, [put(MANY)])
         with store.backup() as copy:
             async with aclosing(copy.pieces()) as given:
                 async for piece in given:
                     pieces.append(piece)
-                    await store.commit([put(MANY + len(pieces))])
+                    await commit_changes(store, [put(MANY + len(pieces))])
             assert sum(map(len, pieces)) == copy.size
             assert copy.sha256 == hashlib.sha256(b"".join(pieces)).digest()
             assert copy.key == key.source
         assert len(pieces) > 2
-        assert len(await store.load(UID)) == MANY + 1 + len(pieces)
+        assert len(await secrets_of(store, UID)) == MANY + 1 + len(pieces)
         return b"".join(pieces)
 
     content = asyncio.run(run())
@@ -95,10 +96,10 @@ def test_the_journal_goes_on(store: SQLCipherStore) -> None:
         with store.backup() as copy:
             async with aclosing(copy.pieces()) as pieces:
                 async for _ in pieces:
-                    await store.commit([put(number) for number in range(50)])
+                    await commit_changes(store, [put(number) for number in range(50)])
         size = store.path.stat().st_size
         for number in range(MANY, 3 * MANY):
-            await store.commit([put(number)])
+            await commit_changes(store, [put(number)])
         assert store.path.stat().st_size > size
         assert store.path.with_name("pykcm.db-wal").stat().st_size < 6_000_000
 
@@ -108,7 +109,7 @@ def test_the_journal_goes_on(store: SQLCipherStore) -> None:
 
 async def back_up_and_commit(store: SQLCipherStore) -> None:
     with store.backup():
-        await store.commit([put(number) for number in range(MANY, 2 * MANY)])
+        await commit_changes(store, [put(number) for number in range(MANY, 2 * MANY)])
 
 
 def test_a_long_journal(store: SQLCipherStore, copying: Copying) -> None:
@@ -120,16 +121,16 @@ def test_a_long_journal(store: SQLCipherStore, copying: Copying) -> None:
         long = journal.stat().st_size
         with pytest.raises(StoreBusyError, match="under way"), store.backup():
             pass
-        await store.commit([put(2 * MANY)])
+        await commit_changes(store, [put(2 * MANY)])
         assert journal.stat().st_size > long
         copying.may_begin.set()
         number = 2 * MANY
         while store.journal.is_copying:
             number += 1
-            await store.commit([put(number)])
+            await commit_changes(store, [put(number)])
             await asyncio.sleep(0)
         assert journal.stat().st_size < long
-        assert len(await store.load(UID)) == number + 1
+        assert len(await secrets_of(store, UID)) == number + 1
         with store.backup() as copy:
             assert copy.size > long
 
@@ -153,7 +154,7 @@ def test_a_long_journal_that_cannot_be_copied(
     async def run() -> None:
         await back_up_and_commit(store)
         await until(lambda: not store.journal.is_copying)
-        assert len(await store.load(UID)) == 2 * MANY
+        assert len(await secrets_of(store, UID)) == 2 * MANY
 
     asyncio.run(run())
     assert store.path.with_name("pykcm.db-wal").stat().st_size == 0
@@ -172,7 +173,7 @@ def test_the_end_while_a_long_journal_is_copied(store: SQLCipherStore, key: Key,
     asyncio.run(run())
     assert not store.path.with_name("pykcm.db-wal").exists()
     again = SQLCipherStore(store.path, key)
-    assert len(asyncio.run(again.load(UID))) == 2 * MANY
+    assert len(asyncio.run(secrets_of(again, UID))) == 2 * MANY
     again.close()
 
 
@@ -195,7 +196,7 @@ def test_broken_off(store: SQLCipherStore) -> None:
                 async with aclosing(copy.pieces()) as pieces:
                     await anext(pieces)
             assert store.commit_observer is None
-            await store.commit([put(MANY)])
+            await commit_changes(store, [put(MANY)])
 
     asyncio.run(run())
     store.close()
@@ -259,7 +260,7 @@ def test_too_much_meanwhile(store: SQLCipherStore, monkeypatch: pytest.MonkeyPat
         with store.backup() as copy:
             async with aclosing(copy.pieces()) as pieces:
                 async for _ in pieces:
-                    await store.commit([put(number) for number in range(MANY, MANY + 200)])
+                    await commit_changes(store, [put(number) for number in range(MANY, MANY + 200)])
 
     with pytest.raises(StoreError, match="too much was written"):
         asyncio.run(run())
@@ -279,14 +280,14 @@ def test_what_a_crash_leaves(tmp_path: Path, key: Key, store: SQLCipherStore) ->
                 pieces = copy.pieces()
                 await anext(pieces)
                 for number in range(MANY, 3 * MANY):
-                    await again.commit([put(number)])
+                    await commit_changes(again, [put(number)])
                 os._exit(0)
 
         return asyncio.run(run())
 
     in_child(end_in_the_middle)
     again = SQLCipherStore(store.path, key)
-    assert len(asyncio.run(again.load(UID))) == 3 * MANY
+    assert len(asyncio.run(secrets_of(again, UID))) == 3 * MANY
     again.close()
 
 

@@ -12,6 +12,7 @@ from pykcm.store.keys import load_key
 from pykcm.store.sqlcipher.damage import find_commits
 from pykcm.store.sqlcipher.store import SQLCipherStore
 from pykcm.store.tree import Put, uid_container
+from tests.storing import commit_changes, secrets_of
 
 UID = 1000
 HEADER, FRAME, PAGE = 32, 24, 4096
@@ -36,7 +37,7 @@ def crashed(tmp_path: Path) -> Path:
     running = open_store(tmp_path / "running")
     running.journal.empty()
     for number in range(COMMITS):
-        asyncio.run(running.commit([put(number)]))
+        asyncio.run(commit_changes(running, [put(number)]))
     shutil.copytree(tmp_path / "running", tmp_path / "crashed")
     running.close()
     return tmp_path / "crashed"
@@ -54,8 +55,8 @@ def start(state: Path, caplog: pytest.LogCaptureFixture) -> tuple[list[int], lis
     """The secrets that the next start finds, and its warnings."""
     caplog.clear()
     store = open_store(state)
-    numbers = [int(secret.name) for secret in asyncio.run(store.load(UID))]
-    asyncio.run(store.commit([put(100)]))
+    numbers = [int(secret.name) for secret in asyncio.run(secrets_of(store, UID))]
+    asyncio.run(commit_changes(store, [put(100)]))
     store.close()
     return numbers, [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]
 
@@ -143,10 +144,10 @@ def test_an_older_generation_is_no_damage(tmp_path: Path, caplog: pytest.LogCapt
     (tmp_path / "running").mkdir()
     running = open_store(tmp_path / "running")
     for number in range(COMMITS):
-        asyncio.run(running.commit([put(number)]))
+        asyncio.run(commit_changes(running, [put(number)]))
     # Copied into the database, but left as it is: the next change begins the journal again.
     running._db.execute("PRAGMA wal_checkpoint(RESTART)")
-    asyncio.run(running.commit([Put(uid_container(UID), "0", b"short")]))
+    asyncio.run(commit_changes(running, [Put(uid_container(UID), "0", b"short")]))
     shutil.copytree(tmp_path / "running", tmp_path / "crashed")
     running.close()
     found = find_commits(tmp_path / "crashed" / "pykcm.db")

@@ -9,6 +9,7 @@ import pytest
 from pykcm.store.keys import Key
 from pykcm.store.sqlcipher.store import SQLCipherStore
 from pykcm.store.tree import Delete, Put, Secret, ccaches_container, uid_container
+from tests.storing import commit_changes, secrets_of
 
 _LONG = 20_000
 
@@ -53,16 +54,16 @@ def test_all_in_stored_order(
 ) -> None:
     """All secrets of the UID and no others are there, in stored order, whether it takes slices or not."""
     mine = collection(10, ccaches, credentials, size)
-    asyncio.run(sqlcipher_store.commit(collection(1, 2, 300)))
-    asyncio.run(sqlcipher_store.commit(mine))
-    asyncio.run(sqlcipher_store.commit(collection(100, 2, 300)))
-    assert asyncio.run(sqlcipher_store.load(10)) == [Secret(*put) for put in mine]
+    asyncio.run(commit_changes(sqlcipher_store, collection(1, 2, 300)))
+    asyncio.run(commit_changes(sqlcipher_store, mine))
+    asyncio.run(commit_changes(sqlcipher_store, collection(100, 2, 300)))
+    assert asyncio.run(secrets_of(sqlcipher_store, 10)) == [Secret(*put) for put in mine]
 
 
 def test_what_others_commit_meanwhile(sqlcipher_store: SQLCipherStore, tmp_path: Path) -> None:
     """Between slices other UIDs' changes are committed or rolled back, and no read transaction is open."""
     mine = collection(10, 3, 5000)
-    asyncio.run(sqlcipher_store.commit([*collection(9, 2, 3000), *mine, *collection(11, 2, 300)]))
+    asyncio.run(commit_changes(sqlcipher_store, [*collection(9, 2, 3000), *mine, *collection(11, 2, 300)]))
     pauses = 0
 
     async def pause() -> None:
@@ -70,17 +71,18 @@ def test_what_others_commit_meanwhile(sqlcipher_store: SQLCipherStore, tmp_path:
         pauses += 1
         number = pauses
         others = f"{ccaches_container(9)}/ccache{number % 2}"
-        await sqlcipher_store.commit(
+        await commit_changes(
+            sqlcipher_store,
             [
                 *[Delete(others, name_of(each)) for each in range(number * 100, number * 100 + 100)],
                 *collection(1000 + number, 1, 50),
-            ]
+            ],
         )
         # An open cursor would be in the way.
         [(is_busy, *_)] = sqlcipher_store._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         assert not is_busy
 
-    loaded = asyncio.run(sqlcipher_store.load(10, pause))
+    loaded = asyncio.run(secrets_of(sqlcipher_store, 10, pause))
     assert pauses > 20
     assert loaded == [Secret(*put) for put in mine]
 
@@ -95,10 +97,10 @@ def test_a_slice_is_short(sqlcipher_store: SQLCipherStore) -> None:
     def count() -> None:
         steps[-1] += 1
 
-    asyncio.run(sqlcipher_store.commit(collection(10, 2, 8000)))
+    asyncio.run(commit_changes(sqlcipher_store, collection(10, 2, 8000)))
     # Called after each 100 instructions of SQLite's machine.
     sqlcipher_store._db.set_progress_handler(count, 100)
-    asyncio.run(sqlcipher_store.load(10, pause))
+    asyncio.run(secrets_of(sqlcipher_store, 10, pause))
     assert len(steps) > 8000 / 256
     # 256 secrets take about 20,000, 4096 ids about 45,000.
     assert max(steps) * 100 < 60_000, max(steps)
@@ -106,25 +108,25 @@ def test_a_slice_is_short(sqlcipher_store: SQLCipherStore) -> None:
 
 def test_long_values_are_read_few_at_a_time(sqlcipher_store: SQLCipherStore) -> None:
     """Values of 100 kB are read some at a time, and not 256 of them in one slice."""
-    asyncio.run(sqlcipher_store.commit(collection(10, 1, 40, 100_000)))
+    asyncio.run(commit_changes(sqlcipher_store, collection(10, 1, 40, 100_000)))
     pauses = 0
 
     async def pause() -> None:
         nonlocal pauses
         pauses += 1
 
-    asyncio.run(sqlcipher_store.load(10, pause))
+    asyncio.run(secrets_of(sqlcipher_store, 10, pause))
     assert pauses >= 7
 
 
 def test_a_small_collection_is_one_statement(sqlcipher_store: SQLCipherStore) -> None:
     """A collection of an ordinary user is read by one statement, without a pause."""
-    asyncio.run(sqlcipher_store.commit(collection(10, 5, 200, 1500)))
+    asyncio.run(commit_changes(sqlcipher_store, collection(10, 5, 200, 1500)))
     statements: list[str] = []
     sqlcipher_store._db.set_trace_callback(statements.append)
 
     async def pause() -> None:
         raise AssertionError("there is nothing to wait for")
 
-    assert len(asyncio.run(sqlcipher_store.load(10, pause))) == 206
+    assert len(asyncio.run(secrets_of(sqlcipher_store, 10, pause))) == 206
     assert len(statements) == 1

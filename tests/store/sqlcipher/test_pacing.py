@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 
 from pykcm.engine.committer import Committer
-from pykcm.store.interface import Copied, Rekeyed
+from pykcm.store.interface import Copied, Entry, Rekeyed
 from pykcm.store.keys import load_key
 from pykcm.store.sqlcipher.pacing import WritePacer, _share
 from pykcm.store.sqlcipher.store import SQLCipherStore
 from pykcm.store.tree import DeleteContainer, Put, SecretChange, uid_container
 from tests.server.waiting import settle, until
+from tests.storing import commit_changes, secrets_of
 
 FREE = 64 * 1024
 BUSY, LIGHT = 1000, 2000
@@ -42,7 +43,7 @@ def _little_is_much(monkeypatch: pytest.MonkeyPatch) -> None:
 def store(tmp_path: Path) -> Iterator[SQLCipherStore]:
     """A store of 4 MB: a backup of sixteen pieces."""
     store = SQLCipherStore(tmp_path / "pykcm.db", load_key(tmp_path / "key", may_create=True))
-    asyncio.run(store.commit([put(LIGHT, 40_000, str(number)) for number in range(100)]))
+    asyncio.run(commit_changes(store, [put(LIGHT, 40_000, str(number)) for number in range(100)]))
     yield store
     store.close()
 
@@ -210,10 +211,10 @@ def test_an_error_in_pacing_fails_no_commit(
         with store.backup() as copy:
             monkeypatch.setattr(WritePacer, "delay", fail)
             for _ in range(2):
-                await committer.commit([put(BUSY)])
+                await committer.commit(Entry([put(BUSY)]))
             async for _ in copy.pieces():
                 pass
-        assert len(await store.load(BUSY)) == 1
+        assert len(await secrets_of(store, BUSY)) == 1
 
     asyncio.run(run())
     assert caplog.text.count("commits do not wait for its copy, by an error in pykcm") == 1
@@ -225,13 +226,13 @@ def test_a_delete_is_charged_to_whoever_deletes(
     """What a large delete writes is not charged to those whose changes share its transaction."""
 
     async def run() -> None:
-        await store.commit([put(BUSY, 400_000)])
+        await commit_changes(store, [put(BUSY, 400_000)])
         with store.backup():
             assert store.pacer is not None
             deleted: list[SecretChange] = [DeleteContainer(uid_container(BUSY))]
             assert store.delay(deleted, 400_000) is None
             assert store.delay([put(LIGHT)], 100) is None
-            await store.commit([*deleted, put(LIGHT)])
+            await commit_changes(store, [*deleted, put(LIGHT)])
             written = store.pacer._written
             assert written[BUSY] > 300_000
             assert written[LIGHT] < 10_000
@@ -251,12 +252,12 @@ class Writers:
 
     async def _write(self, uid: int) -> None:
         while True:
-            await self.committer.commit([put(uid, 40_000, str(self.commits[uid] % 3))])
+            await self.committer.commit(Entry([put(uid, 40_000, str(self.commits[uid] % 3))]))
             self.commits[uid] += 1
 
     async def write_a_little(self) -> None:
         """Never waits: within a few turns of the loop it is done."""
-        commit = asyncio.ensure_future(self.committer.commit([put(LIGHT)]))
+        commit = asyncio.ensure_future(self.committer.commit(Entry([put(LIGHT)])))
         await settle()
         assert commit.done()
         self.light += 1
@@ -326,7 +327,7 @@ def test_a_rekey_ends_although_somebody_writes_all_the_time(
         assert store.pacer is None
         await writers.end()
         for uid in uids:
-            assert len(await store.load(uid)) == 3
+            assert len(await secrets_of(store, uid)) == 3
 
     asyncio.run(run())
     named = {uid for uid in uids if f"UID {uid} writes much while it is copied" in caplog.text}

@@ -14,6 +14,7 @@ from pykcm.store.sqlcipher.placement import Placement
 from pykcm.store.sqlcipher.store import SQLCipherStore
 from pykcm.store.tree import Put, uid_container
 from tests.builders import Clock
+from tests.storing import commit_changes, secrets_of
 
 UID = 1000
 
@@ -35,7 +36,7 @@ def store(state: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SQLCipherSto
     """A store with one secret, which looks at its files before each commit."""
     monkeypatch.setattr("pykcm.store.sqlcipher.placement._LOOKED_AT_EVERY", 0.0)
     store = SQLCipherStore(state / "pykcm.db", load_key(state / "key", may_create=True))
-    asyncio.run(store.commit([put(1)]))
+    asyncio.run(commit_changes(store, [put(1)]))
     yield store
     store.close()
 
@@ -101,10 +102,10 @@ def test_changes_are_refused_and_reads_go_on(
     happens(state)
     for _ in range(2):
         with pytest.raises(StoreError, match="changes are refused") as caught:
-            asyncio.run(store.commit([put(2)]))
+            asyncio.run(commit_changes(store, [put(2)]))
         assert caught.value.code == errno.EIO
         assert str(state / "pykcm.db") in caught.value.reason
-        assert [secret.name for secret in asyncio.run(store.load(UID))] == ["1"]
+        assert [secret.name for secret in asyncio.run(secrets_of(store, UID))] == ["1"]
     (line,) = [record.getMessage() for record in caplog.records if record.levelno == logging.CRITICAL]
     assert line.startswith(str(state / "pykcm.db"))
     assert "pykcmctl export" in line
@@ -134,13 +135,13 @@ def test_back_in_its_place_changes_are_made_again(
     really = state.resolve()
     move_folder(state)
     with pytest.raises(StoreError):
-        asyncio.run(store.commit([put(2)]))
+        asyncio.run(commit_changes(store, [put(2)]))
     (state.parent / "elsewhere").rename(really)
-    asyncio.run(store.commit([put(3)]))
+    asyncio.run(commit_changes(store, [put(3)]))
     assert "is where it was: changes are made again" in caplog.text
     store.close()
     again = SQLCipherStore(store.path, store.key)
-    assert [secret.name for secret in asyncio.run(again.load(UID))] == ["1", "3"]
+    assert [secret.name for secret in asyncio.run(secrets_of(again, UID))] == ["1", "3"]
     again.close()
 
 
@@ -151,7 +152,7 @@ def test_a_rekey_is_not_taken_for_another_file(store: SQLCipherStore) -> None:
         for number in (2, 3):
             async for _ in store.rekey(None):
                 pass
-            await store.commit([put(number)])
+            await commit_changes(store, [put(number)])
 
     asyncio.run(rekey())
 

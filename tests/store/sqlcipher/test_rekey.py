@@ -17,6 +17,7 @@ import pytest
 from pykcm.engine.committer import Committer
 from pykcm.store.interface import (
     Copied,
+    Entry,
     Rekeyed,
     StoreBusyError,
     StoreError,
@@ -49,6 +50,7 @@ from tests.disk.rekeying import (
 )
 from tests.server.waiting import settle, until
 from tests.store.sqlcipher.copying import Copying
+from tests.storing import commit_changes, secrets_of
 
 NEW = bytes(range(100, 132))
 SEED = 20261121
@@ -134,8 +136,8 @@ def test_the_store_goes_on(state: Path) -> None:
     store = open_store(state)
     for number in range(BEFORE, BEFORE + 3):
         run(store)
-        asyncio.run(store.commit([put(number)]))
-        assert len(asyncio.run(store.load(UID))) == number + 1
+        asyncio.run(commit_changes(store, [put(number)]))
+        assert len(asyncio.run(secrets_of(store, UID))) == number + 1
     store.close()
     assert asyncio.run(secrets(state)) == list(range(BEFORE + 3))
 
@@ -160,14 +162,14 @@ def test_order_and_deletes_meanwhile(state: Path, monkeypatch: pytest.MonkeyPatc
         copying = asyncio.ensure_future(anext(steps))
         await until(lambda: store.commit_observer)
         for changes in meanwhile:
-            await store.commit(changes)
-            await other.commit(changes)
+            await commit_changes(store, changes)
+            await commit_changes(other, changes)
         step = await copying
         while isinstance(step, Copied):
             step = await anext(steps)
 
     asyncio.run(both())
-    assert asyncio.run(store.load(UID)) == asyncio.run(other.load(UID))
+    assert asyncio.run(secrets_of(store, UID)) == asyncio.run(secrets_of(other, UID))
     store.close()
     other.close()
 
@@ -181,7 +183,7 @@ def test_a_commit_that_is_refused_meanwhile(state: Path) -> None:
         copying = asyncio.ensure_future(anext(steps))
         await until(lambda: store.commit_observer)
         with pytest.raises(StoreError):
-            await store.commit([put(100), Put(uid_container(UID), "bad", None)])  # type: ignore[arg-type]
+            await commit_changes(store, [put(100), Put(uid_container(UID), "bad", None)])  # type: ignore[arg-type]
         step = await copying
         while isinstance(step, Copied):
             step = await anext(steps)
@@ -224,7 +226,7 @@ def test_given_up(state: Path) -> None:
         copying.cancel()
         with pytest.raises(asyncio.CancelledError):
             await copying
-        await store.commit([put(BEFORE)])
+        await commit_changes(store, [put(BEFORE)])
 
     asyncio.run(run())
     assert store.commit_observer is None
@@ -371,7 +373,9 @@ def test_a_disk_that_fills_up_meanwhile(
     state = mount_disk(4096)
     asyncio.run(prepare(state))
     store = open_store(state)
-    asyncio.run(store.commit([Put(uid_container(UID + 1), f"{n}", os.urandom(20_000)) for n in range(30)]))
+    asyncio.run(
+        commit_changes(store, [Put(uid_container(UID + 1), f"{n}", os.urandom(20_000)) for n in range(30)])
+    )
     store.journal.empty()
     size = store.path.stat().st_size
     before = (state / "key").read_bytes()
@@ -389,7 +393,7 @@ def test_a_disk_that_fills_up_meanwhile(
             break
         assert (state / "key").read_bytes() == before
         assert files(state) - {"ballast", DATABASE + "-wal"} == {"key", DATABASE}
-        assert len(asyncio.run(store.load(UID))) == BEFORE
+        assert len(asyncio.run(secrets_of(store, UID))) == BEFORE
     else:
         pytest.fail("it never worked")
     assert len(refusals) >= 10
@@ -435,7 +439,7 @@ def test_rekey_finishes_although_each_turn_brings_many_changes(state: Path, chan
         nonlocal commits
         while not rekeyed.done() and commits < most:
             await committer.commit(
-                [Put(uid_container(UID + 1), f"{n}", b"%d" % commits) for n in range(changes)]
+                Entry([Put(uid_container(UID + 1), f"{n}", b"%d" % commits) for n in range(changes)])
             )
             commits += 1
             await asyncio.sleep(0)
@@ -453,7 +457,7 @@ def test_rekey_finishes_although_each_turn_brings_many_changes(state: Path, chan
     rekeyed = asyncio.run(asyncio.wait_for(both(), 60))
     assert 0 < commits < most
     assert rekeyed.pause < 1
-    written = asyncio.run(store.load(UID + 1))
+    written = asyncio.run(secrets_of(store, UID + 1))
     assert {secret.value for secret in written} == {b"%d" % (commits - 1)}
     assert len(written) == changes
     store.close()
@@ -475,8 +479,8 @@ def test_an_error_while_recording_ends_the_rekey_alone(
         steps = store.rekey(None)
         copying = asyncio.ensure_future(anext(steps))
         await until(lambda: store.commit_observer)
-        await store.commit([put(BEFORE)])
-        await store.commit([put(BEFORE + 1)])
+        await commit_changes(store, [put(BEFORE)])
+        await commit_changes(store, [put(BEFORE + 1)])
 
         async def rest() -> None:
             await copying
@@ -505,7 +509,7 @@ def test_an_error_while_recording_ends_the_backup_alone(state: Path, monkeypatch
         with store.backup() as copy:
             with monkeypatch.context() as patched:
                 patched.setattr("pykcm.store.sqlcipher.online_copy.size_of", fail)
-                await store.commit([put(BEFORE)])
+                await commit_changes(store, [put(BEFORE)])
             with pytest.raises(StoreError, match="given up by an error in pykcm"):
                 async for _ in copy.pieces():
                     pass
@@ -524,12 +528,12 @@ def test_what_was_done_again_leaves_room(state: Path, monkeypatch: pytest.Monkey
         with HeldCheckpoint(store, records=True) as still:
             still.release()
             for number in range(10):
-                await store.commit([Put(uid_container(UID), f"{number}", bytes(6000))])
+                await commit_changes(store, [Put(uid_container(UID), f"{number}", bytes(6000))])
                 assert still.take() is not None
                 assert still.take() is None
             still.check()
             for number in range(2):
-                await store.commit([Put(uid_container(UID), f"{number}", bytes(6000))])
+                await commit_changes(store, [Put(uid_container(UID), f"{number}", bytes(6000))])
             with pytest.raises(StoreError, match="too much was written"):
                 still.check()
 
@@ -611,12 +615,12 @@ def test_the_database_does_not_open_at_once(state: Path, monkeypatch: pytest.Mon
         async for _ in store.rekey(None):
             pass
         with pytest.raises(StoreError):
-            await store.load(UID)
+            await secrets_of(store, UID)
         with pytest.raises(StoreError):
-            await store.commit([put(BEFORE)])
+            await commit_changes(store, [put(BEFORE)])
         disk["fails"] = False
         await until(lambda: store._opening is None)
-        assert len(await store.load(UID)) == BEFORE
+        assert len(await secrets_of(store, UID)) == BEFORE
 
     asyncio.run(change())
     store.close()
@@ -655,15 +659,15 @@ def test_nothing_is_committed_by_a_connection_half_set_up(
             pass
         for _ in range(2):
             with pytest.raises(StoreError, match="could not be opened again"):
-                await store.commit([put(BEFORE)])
+                await commit_changes(store, [put(BEFORE)])
             with pytest.raises(StoreError, match="could not be opened again"):
-                await store.load(UID)
+                await secrets_of(store, UID)
             with pytest.raises(StoreError, match="could not be opened again"), store.backup():
                 pass
             await settle()
         disk["fails"] = False
         await until(lambda: store._opening is None)
-        await store.commit([put(BEFORE)])
+        await commit_changes(store, [put(BEFORE)])
         settings = [store._db.execute(f"PRAGMA {name}").fetchall() for name in SETTINGS]
         assert settings == [[("HMAC_SHA256",)], [("wal",)], [(2,)], [(1,)], [(2,)]]
 

@@ -22,6 +22,7 @@ from pykcm.store.tree import (
     ccaches_container,
     uid_container,
 )
+from tests.storing import commit_changes
 
 RAW = bytes(range(32))
 
@@ -72,7 +73,7 @@ def many(open_store: Callable[[], SQLCipherStore]) -> SQLCipherStore:
     store = open_store()
     changes = [change for uid in range(1, 1001) for change in put_all(uid, uid)]
     changes += [put(500, 10_000 + number) for number in range(2_999)]
-    asyncio.run(store.commit(changes))
+    asyncio.run(commit_changes(store, changes))
     return open_store()
 
 
@@ -111,9 +112,9 @@ def test_what_was_counted_is_not_counted_again(many: SQLCipherStore) -> None:
         raise StoreError("no")
 
     asyncio.run(many.count_ccaches())
-    asyncio.run(many.commit([put(1, 2), put(1, 3), Delete(ccaches_container(2), name_of(2))]))
+    asyncio.run(commit_changes(many, [put(1, 2), put(1, 3), Delete(ccaches_container(2), name_of(2))]))
     with pytest.raises(StoreError):
-        asyncio.run(many.commit(fail()))
+        asyncio.run(commit_changes(many, fail()))
     count, turns = asyncio.run(steps_of_turns(many, many.count_ccaches()))
     assert count == 4_000
     assert sum(turns) < 100
@@ -139,8 +140,8 @@ def test_the_number_is_right_whatever_is_committed_meanwhile(
     chance = random.Random(seed)
     store = open_store()
     uids = range(1, 40)
-    asyncio.run(store.commit([change for uid in uids for change in put_all(uid, uid)]))
-    asyncio.run(store.commit([put(20, number) for number in range(100, 500)]))
+    asyncio.run(commit_changes(store, [change for uid in uids for change in put_all(uid, uid)]))
+    asyncio.run(commit_changes(store, [put(20, number) for number in range(100, 500)]))
     store = open_store()
 
     def change() -> SecretChange:
@@ -158,11 +159,11 @@ def test_the_number_is_right_whatever_is_committed_meanwhile(
         counting = asyncio.ensure_future(store.count_ccaches())
         commits = 0
         while not counting.done():
-            await store.commit([change() for _ in range(chance.randrange(5))])
+            await commit_changes(store, [change() for _ in range(chance.randrange(5))])
             commits += 1
             await asyncio.sleep(0)
         assert commits > 3
-        await store.commit([change() for _ in range(20)])
+        await commit_changes(store, [change() for _ in range(20)])
         return await store.count_ccaches()
 
     counted = asyncio.run(scenario())
@@ -172,9 +173,9 @@ def test_the_number_is_right_whatever_is_committed_meanwhile(
 def test_the_number_is_right_after_a_crash(open_store: Callable[[], SQLCipherStore], tmp_path: Path) -> None:
     """A database that was left in the middle, with its journal, has the ccaches that were committed."""
     store = open_store()
-    asyncio.run(store.commit([put(1, 1), put(1, 2)]))
+    asyncio.run(commit_changes(store, [put(1, 1), put(1, 2)]))
     assert asyncio.run(store.count_ccaches()) == 2
-    asyncio.run(store.commit([put(2, 1), Delete(ccaches_container(1), name_of(1)), put(3, 1)]))
+    asyncio.run(commit_changes(store, [put(2, 1), Delete(ccaches_container(1), name_of(1)), put(3, 1)]))
     left = tmp_path / "left"
     left.mkdir()
     for file in tmp_path.glob("pykcm.db*"):
@@ -197,11 +198,11 @@ def test_the_number_is_right_after_a_change_of_keys(
         for _ in range(slices):
             await asyncio.sleep(0)
         async for _ in many.rekey(None):
-            await many.commit([put(7, 77)])
+            await commit_changes(many, [put(7, 77)])
         if counting is not None:
             await counting
         assert await many.count_ccaches() == 4_000
-        await many.commit([DeleteContainer(ccaches_container(500))])
+        await commit_changes(many, [DeleteContainer(ccaches_container(500))])
         assert await many.count_ccaches() == 1_000
 
     asyncio.run(scenario())
@@ -212,7 +213,7 @@ def test_uids_come_in_their_order(open_store: Callable[[], SQLCipherStore]) -> N
     store = open_store()
     uids = [0, 2, 9, 10, 11, 99, 100, 1000, 65534, 1_000_000, 4_294_967_294]
     for uid in reversed(uids):
-        asyncio.run(store.commit(put_all(uid, 1)))
-    asyncio.run(store.commit([*put_all(5, 1), Delete(ccaches_container(5), name_of(1))]))
-    asyncio.run(store.commit([Put(uid_container(6), "default", b"{}")]))
+        asyncio.run(commit_changes(store, put_all(uid, 1)))
+    asyncio.run(commit_changes(store, [*put_all(5, 1), Delete(ccaches_container(5), name_of(1))]))
+    asyncio.run(commit_changes(store, [Put(uid_container(6), "default", b"{}")]))
     assert asyncio.run(store.uids()) == uids

@@ -13,6 +13,7 @@ import pytest
 from pykcm.store.keys import Key
 from pykcm.store.sqlcipher.store import SQLCipherStore
 from pykcm.store.tree import Delete, DeleteContainer, Put, SecretChange
+from tests.storing import commit_changes
 
 PAGE = 4096
 SALT = 16
@@ -45,7 +46,7 @@ def _page(page: bytes, is_first: bool, key: Key) -> bytes:
 
 
 def commit(store: SQLCipherStore, *changes: SecretChange) -> None:
-    asyncio.run(store.commit(changes))
+    asyncio.run(commit_changes(store, changes))
 
 
 def secret(number: int, size: int) -> Put:

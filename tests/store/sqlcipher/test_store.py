@@ -19,6 +19,7 @@ from pykcm.store.sqlcipher.statements import Applier
 from pykcm.store.sqlcipher.store import SQLCipherStore
 from pykcm.store.tree import Put, SecretChange, uid_container
 from tests.processes import in_child
+from tests.storing import commit_changes, secrets_of
 
 PAGE = 4096
 WAL_HEADER, FRAME_HEADER = 32, 24
@@ -77,7 +78,7 @@ class Database:
     def read(self) -> list[int]:
         """The numbers of the secrets that are there, in order."""
         store = self.open()
-        secrets = asyncio.run(store.load(1000))
+        secrets = asyncio.run(secrets_of(store, 1000))
         store.close()
         assert all(secret.value == value_of(int(secret.name)) for secret in secrets)
         return [int(secret.name) for secret in secrets]
@@ -116,11 +117,11 @@ def change(number: int) -> SecretChange:
 
 
 def put(store: SQLCipherStore, *numbers: int) -> None:
-    asyncio.run(store.commit([change(number) for number in numbers]))
+    asyncio.run(commit_changes(store, [change(number) for number in numbers]))
 
 
 def numbers_in(store: SQLCipherStore) -> list[int]:
-    return [int(secret.name) for secret in asyncio.run(store.load(1000))]
+    return [int(secret.name) for secret in asyncio.run(secrets_of(store, 1000))]
 
 
 @pytest.fixture
@@ -415,7 +416,9 @@ def test_a_failing_change_undoes_the_others(filled: Database) -> None:
     store = filled.open()
     impossible: Any = object()
     with pytest.raises(StoreError):
-        asyncio.run(store.commit([change(10), Put(uid_container(1000), "x", impossible), change(11)]))
+        asyncio.run(
+            commit_changes(store, [change(10), Put(uid_container(1000), "x", impossible), change(11)])
+        )
     assert numbers_in(store) == list(range(10))
     put(store, 12)
     store.close()
@@ -431,7 +434,7 @@ def test_a_failing_iterable_undoes_the_others(filled: Database) -> None:
 
     store = filled.open()
     with pytest.raises(ZeroDivisionError):
-        asyncio.run(store.commit(changes()))
+        asyncio.run(commit_changes(store, changes()))
     assert numbers_in(store) == list(range(10))
     put(store, 11)
     store.close()
@@ -507,7 +510,7 @@ def test_errors_of_reading(failing: tuple[SQLCipherStore, FailingConnection]) ->
     """Reading that fails raises StoreError and nothing else."""
     store, connection = failing
     connection.fails = lambda _: database_error("SQLITE_IOERR_READ")
-    for reading in (store.load(1000), store.uids(), store.count_ccaches()):
+    for reading in (secrets_of(store, 1000), store.uids(), store.count_ccaches()):
         with pytest.raises(StoreError) as caught:
             asyncio.run(reading)
         assert caught.value.code == errno.EIO
