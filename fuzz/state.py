@@ -10,8 +10,9 @@ from struct import Struct
 from typing import Any
 
 from fuzz.frames import all_frames
-from pykcm.ccaches.changes import CCacheWritten, Change, CredentialWritten, DefaultChanged
+from pykcm.ccaches.changes import CCacheCreated, Change, CredentialWritten, DefaultChanged
 from pykcm.ccaches.collection import Collection
+from pykcm.ccaches.defaults import NOTHING_CHOSEN, Defaults
 from pykcm.ccaches.quotas import Quotas
 from pykcm.engine.collection_cache import CollectionCache
 from pykcm.engine.persistence import restore, secret_changes
@@ -49,12 +50,12 @@ def restore_secrets(data: bytes) -> None:
     listed = list(collection)
     assert {id(collection.get(ccache.name)) for ccache in listed} == set(map(id, listed))
     assert all(collection.by_uuid(ccache.uuid) is ccache for ccache in listed)
-    assert collection._size == sum(ccache.size for ccache in listed)  # noqa: SLF001
+    assert collection.size == sum(ccache.size for ccache in listed)
     assert not collection.take_changes()
     # What was understood is written and read again.
-    changes: list[Change] = [DefaultChanged(collection.default_name)]
+    changes: list[Change] = [DefaultChanged(Defaults(collection.default_name), NOTHING_CHOSEN)]
     for ccache in listed:
-        changes.append(CCacheWritten(ccache))
+        changes.append(CCacheCreated(ccache))
         changes += [CredentialWritten(ccache, *item) for item in ccache.credentials.items()]
     again = Collection(UID, time.time)
     puts = [change for change in secret_changes(UID, changes) if isinstance(change, tree.Put)]

@@ -1,10 +1,14 @@
 """One ccache: whose tickets it holds, the KDC offset, and the credentials."""
 
+import secrets
 from dataclasses import dataclass, field, replace
 
 from pykcm.ccaches.credentials import Credentials
 from pykcm.ccaches.expiry import EMPTY_LIFETIME, expiry
 from pykcm.protocol.principal import Principal
+from pykcm.protocol.wire import UUID_SIZE
+
+_UID_SIZE = 4
 
 # In seconds, either way: a KDC takes a client's time for right within five minutes.
 _SMALL_KDC_OFFSET = 60
@@ -14,6 +18,16 @@ UNKNOWN_LABEL = ""
 
 # Bytes of memory that a ccache takes up beside those that grow with its contents. Measured.
 OVERHEAD = 2000
+
+
+def new_ccache_uuid(uid: int) -> bytes:
+    """A UUID for a ccache of this UID. It begins with the UID (see uid_in); the rest is random."""
+    return uid.to_bytes(_UID_SIZE) + secrets.token_bytes(UUID_SIZE - _UID_SIZE)
+
+
+def uid_in(uuid: bytes) -> int:
+    """The UID whose collection the ccache of this UUID is in: a UUID finds its ccache without an index."""
+    return int.from_bytes(uuid[:_UID_SIZE])
 
 
 @dataclass(slots=True, eq=False)

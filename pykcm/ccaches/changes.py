@@ -1,82 +1,194 @@
-"""What an operation changed, in the domain's words: the store turns them into puts and deletes of secrets."""
+"""The changes that a collection records: the store writes them, and events are made from them.
 
+A change holds the ccache object itself, so that it shows the ccache as it is after the whole operation. What
+is gone (an overwritten ccache, a replaced credential) is in the change as it was.
+"""
+
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
+from pykcm.ccaches.defaults import Defaults
 from pykcm.protocol.credential import Credential
+from pykcm.protocol.principal import is_tgs
 
 if TYPE_CHECKING:
     from pykcm.ccaches.ccache import CCache
 
 
 class DefaultChanged(NamedTuple):
-    """The chosen defaults are now these (see Defaults)."""
+    """The chosen defaults are now `defaults`; they were `before`."""
 
-    name: bytes | None
-    own: tuple[tuple[str, bytes], ...] = ()
-    destroyed: frozenset[str | None] = frozenset()
+    defaults: Defaults
+    before: Defaults
 
 
-class CCacheWritten(NamedTuple):
-    """The ccache itself is new or changed; its credentials are not concerned."""
+class CCacheCreated(NamedTuple):
+    """A ccache is new. Its first credentials follow as CredentialWritten.
+
+    `moved_from`: the name that its contents had until now (CCacheMoved follows); None: they are new.
+    """
+
+    ccache: "CCache"
+    moved_from: bytes | None = None
+
+
+class CCacheReplaced(NamedTuple):
+    """A ccache has new contents, in place of those of `overwritten`, and the same name and UUID.
+
+    Its new credentials follow as CredentialWritten. The old ones that none of them takes the place of follow
+    as OldCredentialRemoved, or all together as CredentialsCleared. `moved_from` as in CCacheCreated.
+    """
+
+    ccache: "CCache"
+    overwritten: "CCache"
+    moved_from: bytes | None = None
+
+    @property
+    def renews(self) -> bool:
+        """Whether the new contents are the same principal's, with a TGT that ends later."""
+        old, new = self.overwritten.credentials.tgt_end, self.ccache.credentials.tgt_end
+        is_same = self.overwritten.principal.identity == self.ccache.principal.identity
+        return is_same and old is not None and new is not None and old < new
+
+
+class KdcOffsetChanged(NamedTuple):
+    """The KDC offset of a ccache was `before`, in seconds."""
+
+    ccache: "CCache"
+    before: int
+
+
+class LabelChanged(NamedTuple):
+    """The SELinux label of a ccache was `before`."""
+
+    ccache: "CCache"
+    before: str | None
+
+
+class ExpiryChanged(NamedTuple):
+    """The expiry of a ccache is another one, because its tickets are others."""
 
     ccache: "CCache"
 
 
 class CCacheRemoved(NamedTuple):
-    """The ccache is gone with its credentials; `was_last`: the collection has no other."""
+    """A ccache is gone with its credentials; `was_last`: the collection has no other.
 
-    uuid: bytes
-    name: bytes
-    was_last: bool = False
-
-
-class CCacheMoved(NamedTuple):
-    """The ccache is gone. Its credentials are `target`'s now, in the collection of `uid`.
-
-    The credentials that `target` had before are gone. `was_last`: the collection has no other ccache.
+    `ccache` is None where its secrets could not be read. `reason`: the option that demanded the removal (an
+    expiry or an eviction); "": it was destroyed on request.
     """
 
     uuid: bytes
     name: bytes
+    was_last: bool
+    ccache: "CCache | None"
+    label: str | None
+    reason: str = ""
+
+
+class CCacheMoved(NamedTuple):
+    """A ccache is gone. Its credentials are `target`'s now, in the collection of `uid`.
+
+    The credentials that `target` had before are gone. `overwritten`: what had the name of `target` until now;
+    None: nothing had. `was_last`: the collection has no other ccache.
+    """
+
+    ccache: "CCache"
     uid: int
     target: "CCache"
-    was_last: bool = False
+    overwritten: "CCache | None"
+    was_last: bool
 
 
 class CredentialsCleared(NamedTuple):
-    """All credentials of the ccache are gone."""
+    """All credentials of the overwritten contents are gone: the new contents have none."""
 
     ccache: "CCache"
 
 
+class OldCredentialRemoved(NamedTuple):
+    """One credential of the overwritten contents is gone: the new contents have fewer."""
+
+    ccache: "CCache"
+    uuid: bytes
+
+
 class CredentialWritten(NamedTuple):
-    """A credential is new at the end, or has replaced the one of the same UUID where it stood."""
+    """A credential of new contents, at the end or in place of an old one with the same UUID."""
 
     ccache: "CCache"
     uuid: bytes
     credential: Credential
 
 
-class CredentialRemoved(NamedTuple):
-    """One credential is gone."""
+class CredentialStored(NamedTuple):
+    """A STORE: the credential is new at the end, or has replaced its equal, which had the same UUID."""
 
     ccache: "CCache"
     uuid: bytes
+    credential: Credential
+    replaced: Credential | None
+
+    @property
+    def renews(self) -> bool:
+        """Whether a TGT has replaced one that ends earlier."""
+        return (
+            self.replaced is not None
+            and is_tgs(self.credential.equality.server)
+            and self.replaced.endtime < self.credential.endtime
+        )
+
+
+class CredentialRemoved(NamedTuple):
+    """One credential is gone. `reason`: the option that demanded the eviction; "": it was requested."""
+
+    ccache: "CCache"
+    uuid: bytes
+    credential: Credential
+    reason: str = ""
 
 
 Change = (
     DefaultChanged
-    | CCacheWritten
+    | CCacheCreated
+    | CCacheReplaced
+    | KdcOffsetChanged
+    | LabelChanged
+    | ExpiryChanged
     | CCacheRemoved
     | CCacheMoved
     | CredentialsCleared
+    | OldCredentialRemoved
     | CredentialWritten
+    | CredentialStored
     | CredentialRemoved
 )
 
 
+def written_size(changes: Iterable[Change]) -> int:
+    """About how many bytes the changes write and delete."""
+    size = 0
+    for change in changes:
+        match change:
+            case CredentialWritten() | CredentialStored() | CredentialRemoved():
+                size += change.credential.size
+            case CCacheReplaced():
+                size += change.overwritten.size
+            case CCacheRemoved(ccache=ccache) if ccache is not None:
+                size += ccache.size
+    return size
+
+
+def added_ccaches(changes: Iterable[Change]) -> int:
+    """How many ccaches more there are after the changes; negative: how many fewer."""
+    return sum(
+        isinstance(change, CCacheCreated) - isinstance(change, CCacheRemoved | CCacheMoved)
+        for change in changes
+    )
+
+
 class Removal(NamedTuple):
-    """A removal that nobody asked for, for the log: of a ccache, or of some of its service tickets.
+    """A removal that no client requested: of a ccache, or of some of its service tickets.
 
     `reason` is the option that demanded it; `service_tickets` is their number, None where the ccache itself
     was removed; `is_empty`: it had no tickets.
@@ -86,3 +198,20 @@ class Removal(NamedTuple):
     reason: str
     service_tickets: int | None = None
     is_empty: bool = False
+
+
+def removals_in(changes: Iterable[Change]) -> list[Removal]:
+    """The expiries and evictions among the changes, in order."""
+    removals: list[Removal] = []
+    for change in changes:
+        match change:
+            case CCacheRemoved(name=name, ccache=ccache, reason=reason) if reason:
+                removals.append(Removal(name, reason, is_empty=ccache is None or not ccache.has_tickets))
+            case CredentialRemoved(ccache=ccache, reason=reason) if reason:
+                last = removals[-1] if removals else None
+                number = 1
+                if last is not None and last.service_tickets and last[:2] == (ccache.name, reason):
+                    number += last.service_tickets
+                    removals.pop()
+                removals.append(Removal(ccache.name, reason, number))
+    return removals

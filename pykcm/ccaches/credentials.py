@@ -116,7 +116,8 @@ class Credentials:
         if replaced is None:
             self._add_to_indexes(uuid, credential)
 
-    def remove(self, uuid: bytes) -> None:
+    def remove(self, uuid: bytes) -> Credential:
+        """Remove the credential of this UUID, and return it."""
         self._packed = None
         credential = self._by_uuid.pop(uuid)
         self.size -= credential.size
@@ -125,6 +126,7 @@ class Credentials:
         if self._service_tickets is not None:
             self._service_tickets.remove(uuid)
         self._drop_from_indexes(uuid, credential)
+        return credential
 
     def _add_to_indexes(self, uuid: bytes, credential: Credential) -> None:
         self._uuid_of[credential.equality] = uuid

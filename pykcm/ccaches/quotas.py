@@ -41,9 +41,14 @@ def quota_excess(option: str, wanted: int, limit: int) -> str:
 
 
 class CCacheCount:
-    """How many ccaches there are in all collections together; None: not counted yet."""
+    """The number of ccaches in all collections together; `total` is None until it is counted."""
 
     __slots__ = ("total",)
 
     def __init__(self, total: int | None = None) -> None:
         self.total = total
+
+    def add(self, more: int) -> None:
+        """Count ccaches that were created, or removed where `more` is negative."""
+        if self.total is not None:
+            self.total += more

@@ -1,17 +1,21 @@
-"""Room before refusal: what has to go so that a change keeps within the quotas.
+"""Room before refusal: what has to be removed so that a change keeps within the quotas.
 
-Expired ccaches of the UID go first, the one that expired first ahead. Next are abandoned ccaches, which have
-no ticket, the oldest first, and then service tickets of the ccache that is written, the one issued first
-ahead. Nothing else goes, and no more than is needed. Here it is only planned, so that a change for which all
-of that would not be enough is refused and takes nothing with it.
+Expired ccaches of the UID are removed first, in the order of their expiry. Next are abandoned ccaches, which
+have no ticket, the oldest first. Then the service tickets of the ccache that is written follow, in the order
+in which they were issued. Nothing else is removed, and no more than is needed. Here it is only planned: a
+change for which all of that would not be enough is refused and removes nothing.
 """
 
+import errno
 from collections.abc import Iterable, Iterator, Sequence
 from operator import itemgetter
 from typing import NamedTuple
 
 from pykcm.ccaches.ccache import CCache
-from pykcm.ccaches.quotas import Quotas
+from pykcm.ccaches.quotas import CCacheCount, Quotas, quota_excess
+from pykcm.protocol.codes import KcmError
+from pykcm.protocol.credential import Credential
+from pykcm.protocol.text import escape
 
 
 class Wanted(NamedTuple):
@@ -131,3 +135,100 @@ class _Excess:
         for option, amount in zip(Quotas._fields, freed, strict=True):
             if option in self._by:
                 self._by[option] -= amount
+
+
+class Room:
+    """The quotas of one UID, and what its ccaches use of them together.
+
+    `size` is in bytes; `credentials` is their number.
+    """
+
+    def __init__(self, uid: int, quotas: Quotas, ccache_count: CCacheCount) -> None:
+        self.quotas = quotas
+        self.ccache_count = ccache_count
+        self.size = 0
+        self.credentials = 0
+        self._uid = uid
+
+    def count_in(self, ccache: CCache) -> None:
+        self.size += ccache.size
+        self.credentials += len(ccache.credentials)
+
+    def count_out(self, ccache: CCache) -> None:
+        self.size -= ccache.size
+        self.credentials -= len(ccache.credentials)
+
+    def wanted_for_contents(
+        self, overwritten: CCache | None, size: int, credentials: int, ccaches: int, *, is_moved: bool
+    ) -> Wanted:
+        """What there would be after a ccache got contents of this size and number of credentials.
+
+        `ccaches`: how many the UID has. One that is moved from another UID makes no more ccaches in all.
+        """
+        wanted = Wanted()
+        if overwritten is None:
+            total = self.ccache_count.total
+            wanted = wanted._replace(
+                max_ccaches=0 if total is None or is_moved else total + 1,
+                max_uid_ccaches=ccaches + 1,
+            )
+        more_bytes = size if overwritten is None else size - overwritten.size
+        if more_bytes > 0:
+            wanted = wanted._replace(max_ccache_size=size, max_uid_size=self.size + more_bytes)
+        more = credentials if overwritten is None else credentials - len(overwritten.credentials)
+        if more > 0:
+            wanted = wanted._replace(
+                max_ccache_credentials=credentials, max_uid_credentials=self.credentials + more
+            )
+        return wanted
+
+    def wanted_for_credential(
+        self, ccache: CCache, credential: Credential, replaced: Credential | None
+    ) -> Wanted:
+        """What there would be after the ccache got the credential, in place of `replaced` if there is one."""
+        more_bytes = credential.size - (0 if replaced is None else replaced.size)
+        # A change that makes nothing larger is always allowed.
+        if more_bytes <= 0 and replaced is not None:
+            return Wanted()
+        added = int(replaced is None)
+        return Wanted(
+            max_ccache_size=ccache.size + more_bytes,
+            max_uid_size=self.size + more_bytes,
+            max_ccache_credentials=added and len(ccache.credentials) + 1,
+            max_uid_credentials=added and self.credentials + 1,
+        )
+
+    def plan(
+        self,
+        wanted: Wanted,
+        name: bytes,
+        written: CCache | None,
+        others: Iterable[CCache],
+        now: float,
+        tickets: Iterable[Ticket] = (),
+    ) -> Plan:
+        """Plan what has to be removed so that there may be what is wanted; raises EDQUOT.
+
+        `written`: the ccache of this `name`, if there is one; `others`: all others of the UID; `now` as in
+        removable_ccaches; `tickets`: the service tickets that may be removed, in their order.
+        """
+        if not is_needed(self.quotas, wanted):
+            return NOTHING
+        quotas = self.quotas.at_least(
+            0 if written is None else written.size,
+            self.size,
+            0 if written is None else len(written.credentials),
+            self.credentials,
+        )
+        plan = make_plan(quotas, wanted, removable_ccaches(others, now), tickets)
+        if plan.lacking:
+            full = {
+                "max_ccaches": "all users together",
+                "max_ccache_size": f"ccache {escape(name)}",
+                "max_ccache_credentials": f"ccache {escape(name)}",
+            }.get(plan.lacking, f"UID {self._uid}")
+            excess = quota_excess(
+                plan.lacking, getattr(wanted, plan.lacking), getattr(self.quotas, plan.lacking)
+            )
+            raise KcmError(errno.EDQUOT, f"{plan.lacking} reached by {full}: {excess}")
+        return plan

@@ -222,7 +222,7 @@ class ImportPolicy:
 
     def _note_defaults(self, collection: Collection) -> None:
         if collection.uid not in self._defaults:
-            own = {range_ for range_, name in collection.own_defaults if collection.has(name)}
+            own = {range_ for range_, name in collection.defaults.by_range if collection.has(name)}
             shared = {None} if collection.has(collection.default_name) else set()
             self._defaults[collection.uid] = own | shared
 

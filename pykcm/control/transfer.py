@@ -87,7 +87,7 @@ def _record(collection: Collection, ccache: CCache) -> CCacheRecord:
         kdc_offset=ccache.kdc_offset,
         label=ccache.label,
         default=ccache.name == collection.default_name,
-        default_of=[range_ for range_, name in collection.own_defaults if name == ccache.name],
+        default_of=[range_ for range_, name in collection.defaults.by_range if name == ccache.name],
     )
 
 

@@ -78,7 +78,7 @@ class Watch:
                 {ccache.name: ccache for ccache in collection},
                 {name: collection.label_of(name) for name in collection.unavailable},
                 unconstrained_default(collection),
-                dict(collection.own_defaults),
+                dict(collection.defaults.by_range),
             )
             for collection in dict.fromkeys(collections)
         ]
@@ -146,7 +146,7 @@ def _defaults(now: float, was: _Before) -> Iterable[Event]:
     default = unconstrained_default(collection)
     if was.default != default:
         moved.append((None, default))
-    for range_, name in collection.own_defaults:
+    for range_, name in collection.defaults.by_range:
         if was.own_defaults.get(range_) != name:
             # As if a ccache were already there that the peers of this range have created.
             moved.append((f"any:any:any:{range_}", name))

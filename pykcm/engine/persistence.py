@@ -5,14 +5,20 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from pykcm.ccaches.ccache import CCache
 from pykcm.ccaches.changes import (
+    CCacheCreated,
     CCacheMoved,
     CCacheRemoved,
-    CCacheWritten,
+    CCacheReplaced,
     Change,
     CredentialRemoved,
     CredentialsCleared,
+    CredentialStored,
     CredentialWritten,
     DefaultChanged,
+    ExpiryChanged,
+    KdcOffsetChanged,
+    LabelChanged,
+    OldCredentialRemoved,
 )
 from pykcm.ccaches.collection import Collection
 from pykcm.ccaches.defaults import NOTHING_CHOSEN, Defaults
@@ -41,13 +47,19 @@ def secret_changes(uid: int, changes: Sequence[Change]) -> list[tree.SecretChang
     todo: list[tree.SecretChange] = []
     for change in changes:
         match change:
-            case CredentialWritten(ccache, uuid, credential):
+            case CredentialWritten(ccache, uuid, credential) | CredentialStored(ccache, uuid, credential):
                 todo.append(tree.Put(_container(uid, ccache), uuid.hex(), credential.blob))
-            case CredentialRemoved(ccache, uuid):
+            case CredentialRemoved(ccache, uuid) | OldCredentialRemoved(ccache, uuid):
                 todo.append(tree.Delete(_container(uid, ccache), uuid.hex()))
             case CredentialsCleared(ccache):
                 todo.append(tree.DeleteContainer(_container(uid, ccache)))
-            case CCacheWritten(ccache):
+            case (
+                CCacheCreated(ccache)
+                | CCacheReplaced(ccache)
+                | KdcOffsetChanged(ccache)
+                | LabelChanged(ccache)
+                | ExpiryChanged(ccache)
+            ):
                 secret = tree.ccache_name(ccache.uuid, ccache.name)
                 todo.append(
                     tree.Put(tree.ccaches_container(uid), secret, _ccache_json(ccache), ccache.expires)
@@ -55,14 +67,13 @@ def secret_changes(uid: int, changes: Sequence[Change]) -> list[tree.SecretChang
             case CCacheRemoved(uuid, name, was_last):
                 todo.append(tree.DeleteContainer(tree.ccache_container(uid, uuid, name)))
                 todo.append(_ccache_removed(uid, uuid, name, was_last=was_last))
-            case CCacheMoved(uuid, name, target_uid, target, was_last):
-                container = tree.ccache_container(uid, uuid, name)
+            case CCacheMoved(ccache, target_uid, target, _, was_last):
                 target_container = _container(target_uid, target)
                 todo.append(tree.DeleteContainer(target_container))
-                todo.append(tree.RenameContainer(container, target_container))
-                todo.append(_ccache_removed(uid, uuid, name, was_last=was_last))
-            case DefaultChanged(default, own, destroyed):
-                todo.append(_default_secret(uid, Defaults(default, own, destroyed)))
+                todo.append(tree.RenameContainer(_container(uid, ccache), target_container))
+                todo.append(_ccache_removed(uid, ccache.uuid, ccache.name, was_last=was_last))
+            case DefaultChanged(defaults):
+                todo.append(_default_secret(uid, defaults))
     return todo
 
 
@@ -86,9 +97,9 @@ def _default_secret(uid: int, defaults: Defaults) -> tree.SecretChange:
     document = documents.DefaultDocument(
         documents.VERSION,
         documents.to_text(b"%d" % uid if name is None else name),
-        {range_: documents.to_text(each) for range_, each in defaults.own},
+        {range_: documents.to_text(each) for range_, each in defaults.by_range},
         None in defaults.destroyed,
-        [range_ for range_, _ in defaults.own if range_ in defaults.destroyed],
+        [range_ for range_, _ in defaults.by_range if range_ in defaults.destroyed],
     )
     return tree.Put(container, tree.DEFAULT, documents.encode(document))
 

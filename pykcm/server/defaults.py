@@ -6,14 +6,13 @@ one. Until then they are given the shared one, as long as it names a ccache that
 for which that is not so is given another ccache that it may use, or an unused name, which is kept.
 
 A default may be chosen without a ccache that has its name. Then another ccache takes its place (see
-current_default), except for a process that is about to fill it, and after a kdestroy.
+Collection.current_default), except for a process that is about to fill it, and after a kdestroy.
 """
 
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from pykcm.ccaches.collection import Collection
-from pykcm.ccaches.current_default import current_default, shared_default, stand_in
 from pykcm.peer.access import Access
 from pykcm.peer.identity import ROOT, Peer
 from pykcm.peer.names import owner_of
@@ -42,15 +41,15 @@ def unconstrained_default(collection: Collection, gone: bytes | None = None) -> 
     """
     chosen = collection.default_name
     if other_uid_chosen(collection) is None:
-        return shared_default(collection)
-    return shared_default(collection, b"%d" % collection.uid) if chosen == gone else chosen
+        return collection.shared_default()
+    return collection.shared_default(collection.own_name) if chosen == gone else chosen
 
 
 class _Chosen(NamedTuple):
-    """A chosen default, of the range `whose`, or shared by all (None)."""
+    """A chosen default: that of a range, or the shared one (None)."""
 
     name: bytes
-    whose: str | None
+    range: str | None
 
 
 class PeerDefault:
@@ -85,11 +84,11 @@ class PeerDefault:
         """
         chosen = self._chosen()
         if chosen is None:
-            other = stand_in(self._collection, self._may_use)
+            other = self._collection.default_substitute(self._may_use)
             return self._draw() if other is None else other.name
         if self._exists(chosen.name) or self._session.awaits(chosen.name):
             return chosen.name
-        return current_default(self._collection, chosen.name, chosen.whose, self._may_use)
+        return self._collection.current_default(chosen.name, chosen.range, self._may_use)
 
     def give(self) -> bytes:
         """GET_DEFAULT_CACHE: the default's name, which from now on the peer knows."""
@@ -109,7 +108,7 @@ class PeerDefault:
             self._collection.set_default(name)
             return
         shares = self._access.shares_default(self._peer)
-        has_own = self._collection.own_default(self._range) is not None
+        has_own = self._collection.defaults.of_range(self._range) is not None
         if shares and not has_own and self._may_share(self._collection.default_name):
             self._collection.set_default(name)
         else:
@@ -120,9 +119,9 @@ class PeerDefault:
         if self._range is None:
             return
         chosen = self._chosen()
-        if chosen is not None and self._collection.is_destroyed(chosen.whose) and self._has_one():
+        if chosen is not None and self._collection.is_destroyed(chosen.range) and self._has_one():
             # For this peer the collection was empty, and begins anew.
-            self._collection.forget_destroyed(chosen.whose)
+            self._collection.forget_destroyed(chosen.range)
         if name != (self._drawn if chosen is None else chosen.name):
             return
         if self._drawn is not None or not self._access.shares_default(self._peer):
@@ -134,16 +133,16 @@ class PeerDefault:
 
     def destroyed(self, name: bytes) -> None:
         """The peer has destroyed the ccache `name` as its default: no other one takes its place."""
-        if stand_in(self._collection, self._may_use) is None:
+        if self._collection.default_substitute(self._may_use) is None:
             return
         chosen = self._chosen()
         if self._range is not None and (
-            chosen is None or not self._access.moves_default(self._peer, chosen.whose)
+            chosen is None or not self._access.moves_default(self._peer, chosen.range)
         ):
             chosen = _Chosen(name if chosen is None else chosen.name, self._range)
         assert chosen is not None
-        self._collection.set_default(chosen.name, chosen.whose)
-        self._collection.keep_destroyed(chosen.whose)
+        self._collection.set_default(chosen.name, chosen.range)
+        self._collection.keep_destroyed(chosen.range)
 
     def _chosen(self) -> _Chosen | None:
         """The default that was chosen for this peer, if it may have that one."""
@@ -154,13 +153,13 @@ class PeerDefault:
         if self._is_within_reach(shared):
             return _Chosen(shared, None) if self._may_share(shared) else None
         # Root's choice is another UID's ccache, which is gone.
-        own_name = b"%d" % self._collection.uid
+        own_name = self._collection.own_name
         shares = self._access.shares_default(self._peer) and self._may_share(own_name)
         return _Chosen(own_name, None) if shares else None
 
     def _own(self) -> bytes | None:
         """The peer's own default, unless it names a ccache that the peer may not read."""
-        own = None if self._range is None else self._collection.own_default(self._range)
+        own = None if self._range is None else self._collection.defaults.of_range(self._range)
         if own is None or not self._collection.has(own):
             return own
         return own if self._access.may_read(self._peer, self._collection.label_of(own)) else None

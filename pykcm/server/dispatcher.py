@@ -8,7 +8,7 @@ from itertools import chain
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
-from pykcm.ccaches.changes import Change
+from pykcm.ccaches.changes import Change, added_ccaches, removals_in, written_size
 from pykcm.ccaches.collection import Collection
 from pykcm.engine.collection_cache import CollectionCache
 from pykcm.engine.committer import Committer
@@ -279,8 +279,8 @@ class Dispatcher:
                 result = change()
             finally:
                 taken += [(each, changes) for each in collections if (changes := each.take_changes())]
-                size = sum(collection.take_changed_size() for collection in collections)
-                number = sum(collection.take_changed_number() for collection in collections)
+                size = sum(written_size(changes) for _, changes in taken)
+                number = sum(added_ccaches(changes) for _, changes in taken)
             todo = [
                 secret_change
                 for collection, changes in taken
@@ -309,8 +309,8 @@ class Dispatcher:
             removals = {}
             for collection, _ in taken:
                 self._collection_cache.weigh(collection)
-            for collection in collections:
-                if gone := collection.take_removals():
+            for collection, changes in taken:
+                if gone := removals_in(changes):
                     removals[collection.uid] = gone
                     log_removals(collection.uid, gone)
                     self.statistics.count_removals(gone)

@@ -7,8 +7,8 @@ raises as KcmError. It neither waits nor knows of the store: what it changes, th
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, NoReturn
 
-from pykcm.ccaches.ccache import CCache
-from pykcm.ccaches.collection import Collection, move, uid_in
+from pykcm.ccaches.ccache import CCache, uid_in
+from pykcm.ccaches.collection import Collection, move
 from pykcm.peer.access import Access
 from pykcm.peer.identity import Peer
 from pykcm.protocol.codes import Code, KcmError

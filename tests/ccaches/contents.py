@@ -23,7 +23,7 @@ class Contents(NamedTuple):
     """A collection, its ccaches in stored order."""
 
     default: bytes
-    own_defaults: tuple[tuple[str, bytes], ...]
+    by_range: tuple[tuple[str, bytes], ...]
     destroyed: tuple[str | None, ...]
     unavailable: dict[bytes, bytes]
     ccaches: tuple[CCacheContents, ...]
@@ -32,8 +32,10 @@ class Contents(NamedTuple):
 def contents(collection: Collection) -> Contents:
     return Contents(
         collection.default_name,
-        collection.own_defaults,
-        tuple(filter(collection.is_destroyed, (None, *(range_ for range_, _ in collection.own_defaults)))),
+        collection.defaults.by_range,
+        tuple(
+            filter(collection.is_destroyed, (None, *(range_ for range_, _ in collection.defaults.by_range)))
+        ),
         dict(collection.unavailable),
         tuple(map(_ccache_contents, collection)),
     )

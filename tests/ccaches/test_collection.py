@@ -5,17 +5,21 @@ from collections.abc import Callable
 
 import pytest
 
-from pykcm.ccaches.ccache import UNKNOWN_LABEL
+from pykcm.ccaches.ccache import UNKNOWN_LABEL, uid_in
 from pykcm.ccaches.changes import (
+    CCacheCreated,
     CCacheRemoved,
-    CCacheWritten,
+    CCacheReplaced,
     CredentialRemoved,
     CredentialsCleared,
+    CredentialStored,
     CredentialWritten,
     DefaultChanged,
+    KdcOffsetChanged,
+    OldCredentialRemoved,
 )
-from pykcm.ccaches.collection import Collection, move, uid_in
-from pykcm.ccaches.defaults import Defaults
+from pykcm.ccaches.collection import Collection, move
+from pykcm.ccaches.defaults import NOTHING_CHOSEN, Defaults
 from pykcm.protocol.codes import Code
 from pykcm.protocol.tag import Match, Tag
 from tests.builders import ALICE, BOB, HTTP, TGS, Clock, configuration, credential, refused, service, tag_for
@@ -42,7 +46,7 @@ def test_initialize_creates_an_empty_ccache(collection: Collection) -> None:
     assert collection.get(b"1000") is ccache
     assert (ccache.principal, ccache.kdc_offset, ccache.label) == (ALICE, 0, "a:b:c:s0:c1")
     assert len(ccache.credentials) == 0
-    assert collection.take_changes() == [CCacheWritten(ccache)]
+    assert collection.take_changes() == [CCacheCreated(ccache)]
 
 
 def test_initialize_empties_a_ccache(collection: Collection) -> None:
@@ -57,7 +61,7 @@ def test_initialize_empties_a_ccache(collection: Collection) -> None:
     assert names(collection) == [b"1000", b"1000:other"]
     assert (after.uuid, after.principal, after.kdc_offset, len(after.credentials)) == (before.uuid, BOB, 0, 0)
     assert collection.by_uuid(before.uuid) is after
-    assert collection.take_changes() == [CCacheWritten(after), CredentialsCleared(after)]
+    assert collection.take_changes() == [CCacheReplaced(after, before), CredentialsCleared(after)]
 
 
 def test_label_stays_with_the_ccache(collection: Collection) -> None:
@@ -89,12 +93,13 @@ def test_order_is_that_of_creation(collection: Collection) -> None:
 def test_a_destroyed_ccache_is_gone(collection: Collection) -> None:
     """After DESTROY neither name nor UUID leads anywhere, and a new ccache of the name is another one."""
     create(collection, b"1000", b"1000:a")
-    uuid = existing(collection, b"1000:a").uuid
+    ccache = existing(collection, b"1000:a")
+    uuid = ccache.uuid
     collection.take_changes()
     collection.destroy(b"1000:a")
     assert collection.get(b"1000:a") is None
     assert collection.by_uuid(uuid) is None
-    assert collection.take_changes() == [CCacheRemoved(uuid, b"1000:a")]
+    assert collection.take_changes() == [CCacheRemoved(uuid, b"1000:a", False, ccache, None)]
     create(collection, b"1000:a")
     assert existing(collection, b"1000:a").uuid != uuid
 
@@ -111,7 +116,7 @@ def test_unused_name(collection: Collection) -> None:
 def test_unused_name_is_nobodys(collection: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
     """A new name is neither a ccache's nor the default's, nor one whose ccache cannot be read."""
     drawn = iter(["taken", "chosen", "broken", "free"])
-    monkeypatch.setattr("pykcm.ccaches.collection.secrets.token_hex", lambda _size: next(drawn))
+    monkeypatch.setattr("pykcm.ccaches.lookup.secrets.token_hex", lambda _size: next(drawn))
     create(collection, b"1000:taken")
     collection.set_default(b"1000:chosen")
     collection.unavailable[b"1000:broken"] = bytes(16)
@@ -142,7 +147,7 @@ def test_set_default_to_what_does_not_exist(collection: Collection) -> None:
     assert collection.default_name == b"1000:later"
     assert len(collection) == 0
     assert collection.get(b"1000:later") is None
-    assert collection.take_changes() == [DefaultChanged(b"1000:later")]
+    assert collection.take_changes() == [DefaultChanged(Defaults(b"1000:later"), NOTHING_CHOSEN)]
 
 
 def test_order_of_sshd(collection: Collection) -> None:
@@ -173,10 +178,10 @@ def test_destroying_the_last_ccache(collection: Collection) -> None:
     collection.destroy(b"1000:b")
     assert collection.default_name == b"1000:b"
     collection.take_changes()
-    uuid = existing(collection, b"1000:a").uuid
+    ccache = existing(collection, b"1000:a")
     collection.destroy(b"1000:a")
     assert collection.default_name == b"1000:b"
-    assert collection.take_changes() == [CCacheRemoved(uuid, b"1000:a", was_last=True)]
+    assert collection.take_changes() == [CCacheRemoved(ccache.uuid, b"1000:a", True, ccache, None)]
 
 
 def test_an_unreadable_ccache_is_not_the_last(collection: Collection) -> None:
@@ -195,9 +200,9 @@ def test_setting_the_same_default_is_no_change(collection: Collection) -> None:
     assert collection.take_changes() == []
     collection.set_default(b"1000:a")
     collection.set_default(b"1000:a")
-    assert collection.take_changes() == [DefaultChanged(b"1000:a")]
+    assert collection.take_changes() == [DefaultChanged(Defaults(b"1000:a"), NOTHING_CHOSEN)]
     collection.set_default(b"1000")
-    assert collection.take_changes() == [DefaultChanged(None)]
+    assert collection.take_changes() == [DefaultChanged(NOTHING_CHOSEN, Defaults(b"1000:a"))]
 
 
 # Credentials
@@ -210,11 +215,12 @@ def test_store_replaces_its_equal(collection: Collection) -> None:
     collection.store(ccache, credential(HTTP))
     uuid, _ = ccache.credentials.uuids()
     renewed = credential(TGS, ticket=b"renewed")
+    stored = ccache.credentials.get(uuid)
     collection.take_changes()
 
     collection.store(ccache, renewed)
     assert blobs(ccache) == [renewed.blob, credential(HTTP).blob]
-    assert collection.take_changes() == [CredentialWritten(ccache, uuid, renewed)]
+    assert collection.take_changes() == [CredentialStored(ccache, uuid, renewed, stored)]
 
     # A ticket for S4U2Proxy, which differs in its second ticket alone.
     proxied = credential(TGS, second_ticket=b"evidence")
@@ -227,12 +233,15 @@ def test_remove_credentials(collection: Collection) -> None:
     ccache = collection.initialize(b"1000", ALICE, None)
     for each in (credential(HTTP), credential(TGS), credential(HTTP, BOB)):
         collection.store(ccache, each)
-    first, _, third = ccache.credentials.uuids()
+    (first, one), _, (third, three) = ccache.credentials.items()
     collection.take_changes()
 
     assert collection.remove_credentials(ccache, tag_for(HTTP), 0) == 2
     assert blobs(ccache) == [credential(TGS).blob]
-    assert collection.take_changes() == [CredentialRemoved(ccache, first), CredentialRemoved(ccache, third)]
+    assert collection.take_changes() == [
+        CredentialRemoved(ccache, first, one),
+        CredentialRemoved(ccache, third, three),
+    ]
 
     assert collection.remove_credentials(ccache, tag_for(HTTP), 0) == 0
     assert collection.take_changes() == []
@@ -264,7 +273,7 @@ def test_kdc_offset(collection: Collection) -> None:
     collection.take_changes()
     collection.set_kdc_offset(ccache, -120)
     assert ccache.kdc_offset == -120
-    assert collection.take_changes() == [CCacheWritten(ccache)]
+    assert collection.take_changes() == [KdcOffsetChanged(ccache, 0)]
     collection.set_kdc_offset(ccache, -120)
     assert collection.take_changes() == []
 
@@ -280,7 +289,7 @@ def test_replace_creates(collection: Collection) -> None:
     assert list(ccache.credentials) == given
     first, second = ccache.credentials.uuids()
     assert collection.take_changes() == [
-        CCacheWritten(ccache),
+        CCacheCreated(ccache),
         CredentialWritten(ccache, first, given[0]),
         CredentialWritten(ccache, second, given[1]),
     ]
@@ -305,24 +314,27 @@ def test_replace_writes_over_what_is_stored(collection: Collection) -> None:
     collection.take_changes()
 
     one = credential(service(2))
+    overwritten = ccache
     ccache = collection.replace(b"1000", ALICE, 0, [one], None)
     assert list(ccache.credentials.items()) == [(first, one)]
     assert collection.take_changes() == [
-        CCacheWritten(ccache),
+        CCacheReplaced(ccache, overwritten),
         CredentialWritten(ccache, first, one),
-        CredentialRemoved(ccache, second),
-        CredentialRemoved(ccache, third),
+        OldCredentialRemoved(ccache, second),
+        OldCredentialRemoved(ccache, third),
     ]
 
+    overwritten = ccache
     ccache = collection.replace(b"1000", ALICE, 0, three, None)
     again = list(ccache.credentials.uuids())
     assert again[0] == first
     assert len({first, second, third, *again}) == 5
     written = [CredentialWritten(ccache, uuid, each) for uuid, each in zip(again, three, strict=True)]
-    assert collection.take_changes() == [CCacheWritten(ccache), *written]
+    assert collection.take_changes() == [CCacheReplaced(ccache, overwritten), *written]
 
+    overwritten = ccache
     ccache = collection.replace(b"1000", ALICE, 0, [], None)
-    assert collection.take_changes() == [CCacheWritten(ccache), CredentialsCleared(ccache)]
+    assert collection.take_changes() == [CCacheReplaced(ccache, overwritten), CredentialsCleared(ccache)]
 
 
 def test_replace_with_equal_credentials(collection: Collection) -> None:
@@ -473,7 +485,9 @@ def test_label_of_an_unavailable(with_unavailable: Collection) -> None:
 def test_unavailable_can_be_destroyed(with_unavailable: Collection) -> None:
     """Only DESTROY helps against a ccache that cannot be read; then its name is free again."""
     with_unavailable.destroy(b"1000:broken")
-    assert with_unavailable.take_changes() == [CCacheRemoved(b"\7" * 16, b"1000:broken")]
+    assert with_unavailable.take_changes() == [
+        CCacheRemoved(b"\7" * 16, b"1000:broken", False, None, UNKNOWN_LABEL)
+    ]
     assert with_unavailable.get(b"1000:broken") is None
     with_unavailable.initialize(b"1000:broken", ALICE, None)
     assert names(with_unavailable) == [b"1000", b"1000:broken"]

@@ -4,7 +4,7 @@ import pytest
 
 from pykcm.ccaches.changes import DefaultChanged
 from pykcm.ccaches.collection import Collection, move
-from pykcm.ccaches.defaults import MAX_OWN
+from pykcm.ccaches.defaults import MAX_RANGES, NOTHING_CHOSEN, Defaults
 from tests.builders import ALICE, Clock
 
 C1, C2 = "s0:c1", "s0:c2"
@@ -21,19 +21,20 @@ def test_by_range(collection: Collection) -> None:
     collection.set_default(b"1000:two", C2)
     collection.set_default(b"1000:all")
     collection.set_default(b"1000:one again", C1)
-    assert collection.own_default(C1) == b"1000:one again"
-    assert collection.own_default(C2) == b"1000:two"
-    assert collection.own_default("s0:c3") is None
+    assert collection.defaults.of_range(C1) == b"1000:one again"
+    assert collection.defaults.of_range(C2) == b"1000:two"
+    assert collection.defaults.of_range("s0:c3") is None
     assert collection.default_name == b"1000:all"
     assert collection.take_changes()[-1] == DefaultChanged(
-        b"1000:all", ((C1, b"1000:one again"), (C2, b"1000:two"))
+        Defaults(b"1000:all", ((C1, b"1000:one again"), (C2, b"1000:two"))),
+        Defaults(b"1000:all", ((C1, b"1000:one"), (C2, b"1000:two"))),
     )
 
 
 def test_setting_the_same_is_no_change(collection: Collection) -> None:
     """A default of a range that already is what is asked for is not written again."""
     collection.set_default(b"1000", C1)
-    assert collection.take_changes() == [DefaultChanged(None, ((C1, b"1000"),))]
+    assert collection.take_changes() == [DefaultChanged(Defaults(None, ((C1, b"1000"),)), NOTHING_CHOSEN)]
     collection.set_default(b"1000", C1)
     assert collection.take_changes() == []
 
@@ -48,8 +49,11 @@ def test_moved_along(collection: Collection, others: list[bytes]) -> None:
     collection.set_default(b"1000:two", C2)
     move(collection, b"1000:tmp", collection, b"1000")
     assert collection.default_name == b"1000"
-    assert collection.own_defaults == ((C1, b"1000"), (C2, b"1000:two"))
-    assert DefaultChanged(None, collection.own_defaults) in collection.take_changes()
+    assert collection.defaults.by_range == ((C1, b"1000"), (C2, b"1000:two"))
+    assert collection.take_changes()[-1] == DefaultChanged(
+        Defaults(None, collection.defaults.by_range),
+        Defaults(b"1000:tmp", ((C1, b"1000:tmp"), (C2, b"1000:two"))),
+    )
 
 
 def test_those_that_follow(collection: Collection) -> None:
@@ -59,9 +63,9 @@ def test_those_that_follow(collection: Collection) -> None:
         collection.set_default(b"1000", whose)
     move(collection, b"1000", collection, b"1000:new", lambda whose: whose == C2)
     assert collection.default_name == b"1000"
-    assert collection.own_defaults == ((C1, b"1000"), (C2, b"1000:new"))
+    assert collection.defaults.by_range == ((C1, b"1000"), (C2, b"1000:new"))
     move(collection, b"1000:new", collection, b"1000", lambda whose: whose is None)
-    assert collection.own_defaults == ((C1, b"1000"), (C2, b"1000:new"))
+    assert collection.defaults.by_range == ((C1, b"1000"), (C2, b"1000:new"))
 
 
 def test_kept_after_the_last_ccache(collection: Collection) -> None:
@@ -71,7 +75,7 @@ def test_kept_after_the_last_ccache(collection: Collection) -> None:
     collection.set_default(b"1000:a", C1)
     collection.destroy(b"1000:a")
     collection.destroy(b"1000:b")
-    assert collection.own_default(C1) == b"1000:a"
+    assert collection.defaults.of_range(C1) == b"1000:a"
 
 
 def test_unused_name_is_no_default(collection: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,7 +89,7 @@ def test_unused_name_is_no_default(collection: Collection, monkeypatch: pytest.M
 
 def test_bounded(collection: Collection) -> None:
     """Of too many, the oldest goes that names no ccache; where all do, the oldest."""
-    ranges = [f"s0:c{number}" for number in range(MAX_OWN)]
+    ranges = [f"s0:c{number}" for number in range(MAX_RANGES)]
     for range_ in ranges:
         name = b"1000:" + range_.encode()
         collection.set_default(name, range_)
@@ -97,9 +101,9 @@ def test_bounded(collection: Collection) -> None:
     for number, going in enumerate([*gone, ranges[0]]):
         collection.set_default(b"1000", f"s1:c{number}")
         collection.initialize(b"1000", ALICE, None)
-        assert len(collection.own_defaults) == MAX_OWN
-        assert collection.own_default(going) is None
-    assert {range_ for range_, _ in collection.own_defaults} == {*ranges[1:3], *ranges[5:]} | {
+        assert len(collection.defaults.by_range) == MAX_RANGES
+        assert collection.defaults.of_range(going) is None
+    assert {range_ for range_, _ in collection.defaults.by_range} == {*ranges[1:3], *ranges[5:]} | {
         "s1:c0",
         "s1:c1",
         "s1:c2",

@@ -5,9 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pykcm.ccaches import room
-from pykcm.ccaches.changes import CCacheWritten, Removal
+from pykcm.ccaches.changes import ExpiryChanged, Removal, removals_in
 from pykcm.ccaches.collection import Collection, move
-from pykcm.ccaches.current_default import shared_default
 from pykcm.ccaches.expiry import EMPTY_LIFETIME, NO_END, LatestEnd, end_of
 from pykcm.protocol.credential import parse_credential
 from pykcm.protocol.principal import Principal
@@ -164,7 +163,7 @@ def test_written_when_it_changes(collection: Collection) -> None:
     collection.take_changes()
 
     def written() -> int:
-        return sum(isinstance(change, CCacheWritten) for change in collection.take_changes())
+        return sum(isinstance(change, ExpiryChanged) for change in collection.take_changes())
 
     for server, ends, expected in [
         (TGS, 2000, 1),
@@ -269,8 +268,8 @@ def test_what_has_expired_goes(collection: Collection) -> None:
     collection.remove_expired([bytes(16), *asked], 1000)
     assert names(collection) == [b"1000:a", b"1000:b", b"1000:d"]
     told = [Removal(name, "expired_retention") for name in (b"1000", b"1000:c")]
-    assert collection.take_removals() == told
-    assert collection.take_removals() == []
+    assert removals_in(collection.take_changes()) == told
+    assert removals_in(collection.take_changes()) == []
 
 
 def test_the_default_stays_right(collection: Collection) -> None:
@@ -279,9 +278,9 @@ def test_the_default_stays_right(collection: Collection) -> None:
     collection.set_default(b"1000:a")
     collection.remove_expired([uuids[b"1000:a"]], 10)
     assert collection.default_name == b"1000:a"
-    assert shared_default(collection) == b"1000:b"
+    assert collection.shared_default() == b"1000:b"
     collection.remove_expired([uuids[b"1000:b"]], 10)
-    assert collection.default_name == shared_default(collection) == b"1000:a"
+    assert collection.default_name == collection.shared_default() == b"1000:a"
 
 
 def test_an_unavailable_ccache_stays(collection: Collection) -> None:

@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from pykcm.ccaches.changes import Removal
+from pykcm.ccaches.changes import Removal, removals_in
 from pykcm.ccaches.collection import Collection, move
 from pykcm.ccaches.quotas import CCacheCount, Quotas
 from pykcm.protocol.codes import KcmError
@@ -416,14 +416,14 @@ class UnderTightQuotas(RuleBasedStateMachine):
         ccaches = list(self.collection)
         sizes = [sum(len(c.blob) for c in ccache.credentials) + PRINCIPAL_SIZE for ccache in ccaches]
         assert [ccache.size for ccache in ccaches] == sizes
-        assert self.collection._size == sum(sizes)
-        assert self.collection._credentials == sum(len(ccache.credentials) for ccache in ccaches)
+        assert self.collection.size == sum(sizes)
+        assert self.collection._room.credentials == sum(len(ccache.credentials) for ccache in ccaches)
         assert self.collection._by_uuid == {ccache.uuid: ccache for ccache in ccaches}
         assert self.ccache_count.total == len(ccaches)
 
     @invariant()
     def within_the_limits(self) -> None:
-        quotas = self.collection._quotas
+        quotas = self.collection._room.quotas
         sizes = [ccache.size for ccache in self.collection]
         for limit, used in [
             (quotas.max_ccaches, len(sizes)),
@@ -482,13 +482,13 @@ def test_number_of_credentials_at_the_limit(option: str) -> None:
     collection = filled(2, Quotas(**{option: 4}))
     ccache = existing(collection, b"1000")
     collection.store(ccache, credential(service(2)))
-    assert collection.take_removals() == []
+    assert removals_in(collection.take_changes()) == []
     collection.store(ccache, credential(service(3)))
     assert servers(collection) == [TGS, service(1), service(2), service(3)]
-    assert collection.take_removals() == [Removal(b"1000", option, 1)]
+    assert removals_in(collection.take_changes()) == [Removal(b"1000", option, 1)]
     # One that takes another one's place is no more.
     collection.store(ccache, credential(TGS, ticket=b"renewed"))
-    assert collection.take_removals() == []
+    assert removals_in(collection.take_changes()) == []
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pykcm.ccaches.changes import Removal
+from pykcm.ccaches.changes import Removal, removals_in
 from pykcm.ccaches.collection import Collection, move
 from pykcm.ccaches.quotas import CCacheCount, Quotas
 from pykcm.ccaches.service_tickets import ServiceTickets
@@ -55,7 +55,7 @@ def assert_refused(collection: Collection, attempt: Callable[[], object]) -> Non
         attempt()
     assert contents(collection) == before
     assert collection.take_changes() == []
-    assert collection.take_removals() == []
+    assert removals_in(collection.take_changes()) == []
 
 
 # Ccaches
@@ -77,10 +77,10 @@ def test_the_ccache_that_expired_first_goes(option: str, quotas: Quotas) -> None
     collection = collection_of(ccaches, quotas, 4)
     collection.replace(b"1000:new", ALICE, 0, VALID, None)
     assert names(collection) == [b"1000:v", b"1000:e", b"1000:w", b"1000:new"]
-    assert collection.take_removals() == [Removal(b"1000:l", option)]
+    assert removals_in(collection.take_changes()) == [Removal(b"1000:l", option)]
     collection.replace(b"1000:newer", ALICE, 0, VALID, None)
     assert names(collection) == [b"1000:v", b"1000:w", b"1000:new", b"1000:newer"]
-    assert collection.take_removals() == [Removal(b"1000:e", option)]
+    assert removals_in(collection.take_changes()) == [Removal(b"1000:e", option)]
     collection.take_changes()
     assert_refused(collection, lambda: collection.replace(b"1000:newest", ALICE, 0, VALID, None))
 
@@ -90,7 +90,7 @@ def test_initialize_makes_room() -> None:
     collection = collection_of({b"1000:e": EXPIRED}, Quotas(max_uid_ccaches=1))
     collection.initialize(b"1000", ALICE, None)
     assert names(collection) == [b"1000"]
-    assert collection.take_removals() == [Removal(b"1000:e", "max_uid_ccaches")]
+    assert removals_in(collection.take_changes()) == [Removal(b"1000:e", "max_uid_ccaches")]
 
 
 def test_those_that_expired_at_once_go_in_their_order() -> None:
@@ -134,7 +134,7 @@ def test_abandoned_ccaches_make_room(entries: list[Credential]) -> None:
     assert names(collection) == [b"1000:empty", b"1000"]
     collection.initialize(b"1000:a", ALICE, None)
     assert names(collection) == [b"1000", b"1000:a"]
-    assert collection.take_removals() == [
+    assert removals_in(collection.take_changes()) == [
         Removal(b"1000:e", "max_uid_ccaches"),
         Removal(b"1000:empty", "max_uid_ccaches", is_empty=True),
     ]
@@ -155,7 +155,7 @@ def test_the_oldest_abandoned_ccache_goes_first() -> None:
     collection.restore(list(written))
     for new in (b"1000:1", b"1000:2", b"1000:3"):
         collection.initialize(new, ALICE, None)
-    removed = [removal.ccache for removal in collection.take_removals()]
+    removed = [removal.ccache for removal in removals_in(collection.take_changes())]
     assert removed == [b"1000:a", b"1000:c", b"1000:b"]
 
 
@@ -201,7 +201,7 @@ def test_unavailable_ccaches_stay() -> None:
     collection.unavailable[b"1000:broken"] = bytes(16)
     collection.initialize(b"1000", ALICE, None)
     assert names(collection) == [b"1000"]
-    collection.take_changes(), collection.take_removals()
+    collection.take_changes()
     assert_refused(collection, lambda: collection.initialize(b"1000:a", ALICE, None))
     assert collection.unavailable == {b"1000:broken": bytes(16)}
 
@@ -254,8 +254,8 @@ def test_move_makes_room() -> None:
     move(source, b"1000", target, b"2000:a")
     assert (names(source), names(target)) == ([b"1000:e"], [b"2000:a"])
     assert servers(target, b"2000:a") == [TGS, HTTP]
-    assert target.take_removals() == [Removal(b"2000", "max_uid_ccaches")]
-    assert source.take_removals() == []
+    assert removals_in(target.take_changes()) == [Removal(b"2000", "max_uid_ccaches")]
+    assert removals_in(source.take_changes()) == []
     move(source, b"1000:e", target, b"2000:a")
     source.replace(b"1000", ALICE, 0, [*VALID, ticket(HTTP, size=201)], None)
     source.take_changes(), target.take_changes()
@@ -281,10 +281,10 @@ def test_the_ticket_issued_first_goes(option: str) -> None:
     ccache = existing(collection, b"1000")
     collection.store(ccache, ticket(HTTP))
     assert servers(collection) == [service(0), TGS, CROSS_REALM.server, service(1), HTTP]
-    assert collection.take_removals() == [Removal(b"1000", option, 1)]
+    assert removals_in(collection.take_changes()) == [Removal(b"1000", option, 1)]
     collection.store(ccache, ticket(service(9), size=201))
     assert servers(collection) == [TGS, CROSS_REALM.server, HTTP, service(9)]
-    assert collection.take_removals() == [Removal(b"1000", option, 2)]
+    assert removals_in(collection.take_changes()) == [Removal(b"1000", option, 2)]
 
 
 def test_tgts_and_other_entries_stay() -> None:
@@ -359,7 +359,7 @@ def test_the_ticket_stored_stays() -> None:
     ccache = existing(collection, b"1000")
     collection.store(ccache, ticket(OLDEST.server, issued=998, size=201))
     assert servers(collection) == [OLDEST.server]
-    collection.take_changes(), collection.take_removals()
+    collection.take_changes()
     assert_refused(collection, lambda: collection.store(ccache, ticket(OLDEST.server, size=401)))
 
 
@@ -398,11 +398,11 @@ def test_expired_ccaches_before_tickets() -> None:
     collection.store(ccache, ticket(service(5)))
     assert names(collection) == [b"1000"]
     assert servers(collection) == [TGS, service(0), service(2), service(5)]
-    assert collection.take_removals() == [Removal(b"1000:e", "max_uid_size")]
+    assert removals_in(collection.take_changes()) == [Removal(b"1000:e", "max_uid_size")]
     collection = collection_of(ccaches, Quotas(max_uid_size=limit))
     collection.store(existing(collection, b"1000"), ticket(service(5), size=200 + P + 200))
     assert servers(collection) == [TGS, service(0), service(5)]
-    assert collection.take_removals() == [
+    assert removals_in(collection.take_changes()) == [
         Removal(b"1000:e", "max_uid_size"),
         Removal(b"1000", "max_uid_size", 1),
     ]
@@ -415,7 +415,7 @@ def test_tickets_that_must_go_spare_a_ccache() -> None:
     collection = collection_of(ccaches, quotas)
     collection.store(existing(collection, b"1000"), ticket(HTTP))
     assert names(collection) == [b"1000", b"1000:e"]
-    assert collection.take_removals() == [Removal(b"1000", "max_ccache_size", 1)]
+    assert removals_in(collection.take_changes()) == [Removal(b"1000", "max_ccache_size", 1)]
 
 
 def test_the_last_ticket_made_room() -> None:

@@ -200,7 +200,7 @@ def test_as_the_model_does(quotas: Quotas, sequence: list[tuple[str, bytes, list
         assert there == {
             name: [entry.credential.blob for entry in mine] for name, mine in model.ccaches.items()
         }
-        assert collection._size == model.size()
+        assert collection.size == model.size()
         assert ccache_count.total == len(there)
 
 

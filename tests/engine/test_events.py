@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from pykcm.ccaches.changes import Removal
-from pykcm.ccaches.collection import Collection
 from pykcm.ccaches.quotas import Quotas
 from pykcm.engine.events import Event, Kind, Watch
 from pykcm.protocol.codes import Code, KcmError
@@ -316,7 +315,8 @@ def test_an_error_in_bookkeeping_does_not_fail_a_durable_change(
     alice.initialize(b"1000", ALICE)
     with monkeypatch.context() as patched:
         patched.setattr(part, fail)
-        patched.setattr(Collection, "take_removals", lambda _: [Removal(b"1000:gone", "max_uid_size", 1)])
+        removals = [Removal(b"1000:gone", "max_uid_size", 1)]
+        patched.setattr("pykcm.server.dispatcher.removals_in", lambda _: removals)
         alice.initialize(b"1000:other", BOB)
     assert alice.get_principal(b"1000:other") == BOB
     assert server.restarted().ask_as(1000).get_principal(b"1000:other") == BOB

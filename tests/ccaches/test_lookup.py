@@ -4,7 +4,6 @@ import pytest
 
 from pykcm.ccaches.changes import DefaultChanged
 from pykcm.ccaches.collection import Collection, move
-from pykcm.ccaches.current_default import current_default, shared_default, stand_in
 from pykcm.ccaches.quotas import Quotas
 from pykcm.protocol.credential import Credential
 from tests.builders import ALICE, HTTP, TGS, Clock, configuration, principal, tag_for, tgs, ticket
@@ -26,32 +25,32 @@ def test_chosen_default_that_exists_is_the_answer(collection: Collection) -> Non
     """A ccache of the chosen name is the default, however short its ticket; unchosen, `<uid>` is."""
     fill(collection, b"1000", ticket(ends=1600))
     fill(collection, b"1000:a", ticket(ends=9000))
-    assert shared_default(collection) == b"1000"
+    assert collection.shared_default() == b"1000"
     fill(collection, b"1000:b")
     collection.set_default(b"1000:b")
-    assert shared_default(collection) == b"1000:b"
+    assert collection.shared_default() == b"1000:b"
 
 
 def test_empty_collection_keeps_the_chosen_name(collection: Collection) -> None:
     """Without any ccache the chosen name is the answer, also after the ccache was destroyed."""
-    assert shared_default(collection) == b"1000"
+    assert collection.shared_default() == b"1000"
     fill(collection, b"1000:a")
     collection.set_default(b"1000:a")
     collection.destroy(b"1000:a")
-    assert shared_default(collection) == b"1000:a"
+    assert collection.shared_default() == b"1000:a"
 
 
 def test_sole_ccache_is_the_default_without_a_choice(collection: Collection) -> None:
     """A ccache made in an empty collection under any name is the default."""
     fill(collection, b"1000:x")
-    assert shared_default(collection) == b"1000:x"
+    assert collection.shared_default() == b"1000:x"
 
 
 def test_existing_own_name_is_not_displaced(collection: Collection) -> None:
     """A ccache `<uid>` stays the default beside one whose TGT ends later."""
     fill(collection, b"1000", ticket(ends=1600))
     fill(collection, b"1000:x", ticket(ends=9000))
-    assert shared_default(collection) == b"1000"
+    assert collection.shared_default() == b"1000"
 
 
 @pytest.mark.parametrize(
@@ -89,7 +88,7 @@ def test_ccache_whose_tgt_ends_last_stands_in(better: list[Credential], worse: l
         collection = Collection(1000, Clock())
         for name in order:
             fill(collection, name, *(better if name == b"1000:b" else worse))
-        assert shared_default(collection) == b"1000:b"
+        assert collection.shared_default() == b"1000:b"
 
 
 def test_ties_go_to_the_own_name_and_then_to_the_first(collection: Collection) -> None:
@@ -97,9 +96,9 @@ def test_ties_go_to_the_own_name_and_then_to_the_first(collection: Collection) -
     collection.set_default(b"1000:gone")
     fill(collection, b"1000:a", ticket(ends=2000))
     fill(collection, b"1000:b", ticket(ends=2000), ticket(HTTP, ends=3000))
-    assert shared_default(collection) == b"1000:a"
+    assert collection.shared_default() == b"1000:a"
     fill(collection, b"1000", ticket(ends=2000))
-    assert shared_default(collection) == b"1000"
+    assert collection.shared_default() == b"1000"
 
 
 def test_kdc_offset_does_not_count(collection: Collection) -> None:
@@ -107,27 +106,27 @@ def test_kdc_offset_does_not_count(collection: Collection) -> None:
     fill(collection, b"1000:a", ticket(ends=2000), kdc_offset=-10_000)
     fill(collection, b"1000:b", ticket(ends=2001), kdc_offset=10_000)
     fill(collection, b"1000:c", ticket(ends=1999))
-    assert shared_default(collection) == b"1000:b"
+    assert collection.shared_default() == b"1000:b"
 
 
 def test_answer_follows_every_change(collection: Collection) -> None:
     """A TGT that is renewed, replaced, removed or moved changes which one ends last."""
     fill(collection, b"1000:a", ticket(ends=2000))
     fill(collection, b"1000:b", ticket(ends=2001))
-    assert shared_default(collection) == b"1000:b"
+    assert collection.shared_default() == b"1000:b"
     collection.store(existing(collection, b"1000:a"), ticket(ends=3000))
-    assert shared_default(collection) == b"1000:a"
+    assert collection.shared_default() == b"1000:a"
     collection.store(existing(collection, b"1000:a"), ticket(ends=1700))
-    assert shared_default(collection) == b"1000:b"
+    assert collection.shared_default() == b"1000:b"
     collection.store(existing(collection, b"1000:b"), ticket(tgs(1), ends=1800))
     collection.remove_credentials(existing(collection, b"1000:b"), tag_for(TGS), 0)
-    assert shared_default(collection) == b"1000:b"
+    assert collection.shared_default() == b"1000:b"
     collection.remove_credentials(existing(collection, b"1000:b"), tag_for(tgs(1)), 0)
-    assert shared_default(collection) == b"1000:a"
+    assert collection.shared_default() == b"1000:a"
     move(collection, b"1000:a", collection, b"1000:c")
-    assert shared_default(collection) == b"1000:c"
+    assert collection.shared_default() == b"1000:c"
     fill(collection, b"1000:c")
-    assert shared_default(collection) == b"1000:b"
+    assert collection.shared_default() == b"1000:b"
 
 
 def test_a_tgt_replaced_by_another_ticket_of_its_uuid(collection: Collection) -> None:
@@ -135,7 +134,7 @@ def test_a_tgt_replaced_by_another_ticket_of_its_uuid(collection: Collection) ->
     fill(collection, b"1000:a", ticket(ends=9000))
     fill(collection, b"1000:b", ticket(ends=2000))
     fill(collection, b"1000:a", ticket(HTTP, ends=9000))
-    assert shared_default(collection) == b"1000:b"
+    assert collection.shared_default() == b"1000:b"
     credentials = existing(collection, b"1000:b").credentials
     (uuid,) = credentials.uuids()
     credentials.put(uuid, ticket(principal("krbtgt/PYKCM.TEST"), ends=2500))
@@ -151,9 +150,9 @@ def test_destroyed_by_name_evicted_or_reaped(collection: Collection) -> None:
         each.set_default(b"1000:a")
     uuid = existing(collection, b"1000:a").uuid
     collection.remove_expired([uuid], 1500)
-    assert shared_default(collection) == b"1000:b"
+    assert collection.shared_default() == b"1000:b"
     limited.initialize(b"1000:c", ALICE, None)
-    assert shared_default(limited) == b"1000:b"
+    assert limited.shared_default() == b"1000:b"
     assert collection.default_name == limited.default_name == b"1000:a"
 
 
@@ -163,9 +162,9 @@ def test_chosen_name_filled_again_is_the_default_again(collection: Collection) -
     fill(collection, b"1000", ticket(ends=3000))
     collection.set_default(b"1000:a")
     collection.destroy(b"1000:a")
-    assert shared_default(collection) == b"1000"
+    assert collection.shared_default() == b"1000"
     fill(collection, b"1000:a")
-    assert shared_default(collection) == b"1000:a"
+    assert collection.shared_default() == b"1000:a"
 
 
 def test_only_usable_ccaches_stand_in(collection: Collection) -> None:
@@ -176,18 +175,18 @@ def test_only_usable_ccaches_stand_in(collection: Collection) -> None:
         (b"1000:b", "hidden", 9000),
     ):
         collection.replace(name, ALICE, 0, [ticket(ends=ends)], label)
-    assert current_default(collection, b"1000", None, lambda label: label == "mine") == b"1000:a"
-    assert stand_in(collection, lambda _label: False) is None
-    assert current_default(collection, b"1000:gone", None, lambda _label: False) == b"1000:gone"
+    assert collection.current_default(b"1000", None, lambda label: label == "mine") == b"1000:a"
+    assert collection.default_substitute(lambda _label: False) is None
+    assert collection.current_default(b"1000:gone", None, lambda _label: False) == b"1000:gone"
 
 
 def test_a_damaged_default_is_still_the_default(collection: Collection) -> None:
     """A ccache whose secrets cannot be read keeps its place: its user has to be told."""
     fill(collection, b"1000:a", ticket())
     collection.unavailable[b"1000"] = bytes(16)
-    assert shared_default(collection) == b"1000"
+    assert collection.shared_default() == b"1000"
     collection.destroy(b"1000")
-    assert shared_default(collection) == b"1000:a"
+    assert collection.shared_default() == b"1000:a"
 
 
 # A default that its user has destroyed
@@ -207,10 +206,10 @@ def destroyed(collection: Collection) -> Collection:
 
 def test_nothing_takes_the_place_of_a_destroyed_default(destroyed: Collection) -> None:
     """Not even a ccache that is made later, or that ends later."""
-    assert shared_default(destroyed) == b"1000:x"
+    assert destroyed.shared_default() == b"1000:x"
     fill(destroyed, b"1000:b", ticket(ends=9000))
     destroyed.destroy(b"1000:a")
-    assert shared_default(destroyed) == b"1000:x"
+    assert destroyed.shared_default() == b"1000:x"
 
 
 @pytest.mark.parametrize("way", ["filled", "moved", "chosen", "chosen again", "emptied"])
@@ -227,12 +226,12 @@ def test_destroyed_default_ends(destroyed: Collection, way: str) -> None:
     else:
         destroyed.destroy(b"1000")
         destroyed.destroy(b"1000:a")
-        assert shared_default(destroyed) == b"1000:x"
+        assert destroyed.shared_default() == b"1000:x"
         fill(destroyed, b"1000:new")
-        assert shared_default(destroyed) == b"1000:new"
+        assert destroyed.shared_default() == b"1000:new"
     assert not destroyed.is_destroyed(None)
     changes = [each for each in destroyed.take_changes() if isinstance(each, DefaultChanged)]
-    assert not changes[-1].destroyed
+    assert not changes[-1].defaults.destroyed
 
 
 def test_destroyed_default_of_a_range_is_its_own(collection: Collection) -> None:
@@ -240,8 +239,8 @@ def test_destroyed_default_of_a_range_is_its_own(collection: Collection) -> None
     fill(collection, b"1000:a", ticket())
     collection.set_default(b"1000:x", C1)
     collection.keep_destroyed(C1)
-    assert current_default(collection, b"1000:x", C1, lambda _label: True) == b"1000:x"
-    assert shared_default(collection) == b"1000:a"
+    assert collection.current_default(b"1000:x", C1, lambda _label: True) == b"1000:x"
+    assert collection.shared_default() == b"1000:a"
     fill(collection, b"1000:x")
     assert not collection.is_destroyed(C1)
 
@@ -261,4 +260,4 @@ def test_bounded_with_their_ranges(collection: Collection) -> None:
         collection.set_default(b"1000:x", f"s0:c{number}")
         collection.keep_destroyed(f"s0:c{number}")
     last = [each for each in collection.take_changes() if isinstance(each, DefaultChanged)][-1]
-    assert {range_ for range_, _ in last.own} == last.destroyed
+    assert {range_ for range_, _ in last.defaults.by_range} == last.defaults.destroyed
