@@ -165,13 +165,17 @@ Change = (
 )
 
 
+# Bytes that a credential counts beside its own, for its secret.
+_CREDENTIAL = 1024
+
+
 def written_size(changes: Iterable[Change]) -> int:
-    """About how many bytes the changes write and delete."""
+    """About how many bytes the changes write and delete, as a measure of the store's work."""
     size = 0
     for change in changes:
         match change:
             case CredentialWritten() | CredentialStored() | CredentialRemoved():
-                size += change.credential.size
+                size += _CREDENTIAL + len(change.credential.blob)
             case CCacheReplaced():
                 size += change.overwritten.size
             case CCacheRemoved(ccache=ccache) if ccache is not None:
@@ -181,10 +185,14 @@ def written_size(changes: Iterable[Change]) -> int:
 
 def added_ccaches(changes: Iterable[Change]) -> int:
     """How many ccaches more there are after the changes; negative: how many fewer."""
-    return sum(
-        isinstance(change, CCacheCreated) - isinstance(change, CCacheRemoved | CCacheMoved)
-        for change in changes
-    )
+    added = 0
+    for change in changes:
+        match change:
+            case CCacheCreated():
+                added += 1
+            case CCacheRemoved() | CCacheMoved():
+                added -= 1
+    return added
 
 
 class Removal(NamedTuple):

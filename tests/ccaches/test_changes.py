@@ -210,14 +210,15 @@ def test_written_size_counts_what_is_written_and_deleted(collection: Collection)
     ccache = existing(collection, b"1000")
     service_ticket = ticket(HTTP)
     collection.store(ccache, service_ticket)
-    assert written_size(collection.take_changes()) == service_ticket.size
+    credential_size = written_size(collection.take_changes())
+    assert credential_size > len(service_ticket.blob)
     collection.remove_credentials(ccache, tag_for(HTTP), 0)
-    assert written_size(collection.take_changes()) == service_ticket.size
+    assert written_size(collection.take_changes()) == credential_size
     move(collection, b"1000", collection, b"1000:a")
     assert written_size(collection.take_changes()) == 0
     old_size = existing(collection, b"1000:a").size
     collection.replace(b"1000:a", ALICE, 0, [service_ticket], None)
-    assert written_size(collection.take_changes()) == old_size + service_ticket.size
+    assert written_size(collection.take_changes()) == old_size + credential_size
     size = existing(collection, b"1000:a").size
     collection.destroy(b"1000:a")
     assert written_size(collection.take_changes()) == size
