@@ -4,7 +4,7 @@ import asyncio
 import errno
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from struct import Struct
 from typing import Any
@@ -15,6 +15,7 @@ from pykcm.ccaches.collection import Collection
 from pykcm.ccaches.defaults import NOTHING_CHOSEN, Defaults
 from pykcm.ccaches.quotas import Quotas
 from pykcm.engine.collection_cache import CollectionCache
+from pykcm.engine.engine import Engine
 from pykcm.engine.persistence import restore, secret_changes
 from pykcm.peer.access import Access
 from pykcm.peer.identity import Peer
@@ -106,9 +107,13 @@ def run_service(data: bytes) -> None:
     store = MemoryStore()
     collection_cache = CollectionCache(store, _QUOTAS)
     with _logs_read(), asyncio.Runner() as runner:
-        service = Dispatcher(store, collection_cache, Access(root_lists_all=bool(data[0] & 0x80)))
+        engine = Engine(store, collection_cache)
+        dispatcher = Dispatcher(engine, Access(root_lists_all=bool(data[0] & 0x80)))
         for frame in asked:
-            _check_reply(frame.opcode, runner.run(service.perform(peer, frame)))
+            reply = dispatcher.answer(peer, frame)
+            if isinstance(reply, Coroutine):
+                reply = runner.run(reply)
+            _check_reply(frame.opcode, reply)
         for uid in runner.run(store.uids()):
             present = collection_cache.present(uid)
             assert present is not None

@@ -25,6 +25,7 @@ from pykcm.control.entrance import Entrance
 from pykcm.dumps import DumpsError, forbid_dumps
 from pykcm.engine.clock import ClockKeeper, open_clock
 from pykcm.engine.collection_cache import CollectionCache
+from pykcm.engine.engine import Engine
 from pykcm.engine.reaper import Reaper
 from pykcm.logs import LINE_COUNTS, set_level, set_up_logging
 from pykcm.peer.access import Access
@@ -243,7 +244,8 @@ async def _serve(
         connections.start_timer()
 
     on_signals(_STOP_SIGNALS, obey)
-    service = Dispatcher(store, _collection_cache(config, store, clock_keeper), access)
+    engine = Engine(store, _collection_cache(config, store, clock_keeper))
+    dispatcher = Dispatcher(engine, access)
     # Without socket activation nothing would start the daemon again, and without a persistent store its
     # end is the end of the tickets.
     idle_timeout = config.responder_idle_timeout if activated and store.persistent else 0
@@ -252,16 +254,16 @@ async def _serve(
     fair_queue = FairQueue()
     parts = Parts(
         asyncio.get_running_loop(),
-        service,
+        dispatcher,
         connections,
         fair_queue,
         Deadlines(_PATIENCE_WITH_A_REQUEST),
         config.max_request_size * KIB,
     )
     clients = ClientReception(parts, kernel, AcceptRates(max(_LEAST_RATE, limits.uid_connections)))
-    reaper = Reaper(store, service, config.expired_retention, clock_keeper.clock.removal_time)
+    reaper = Reaper(engine, config.expired_retention, clock_keeper.clock.removal_time)
     administration = Administration(
-        config, service, store, access, reaper, connections, fair_queue, clock_keeper
+        config, engine, dispatcher, store, access, reaper, connections, fair_queue, clock_keeper
     )
     entrance = Entrance(administration, kernel)
     listener = Listener(

@@ -12,6 +12,7 @@ import pytest
 from pykcm.ccaches.quotas import NO_LIMITS
 from pykcm.client import KcmClient
 from pykcm.engine.collection_cache import CollectionCache
+from pykcm.engine.engine import Engine
 from pykcm.peer.access import Access
 from pykcm.peer.identity import Kernel
 from pykcm.protocol.codes import Code
@@ -43,11 +44,11 @@ def path(tmp_path: Path) -> Iterator[Path]:
     async def serve() -> None:
         loop = asyncio.get_running_loop()
         store = MemoryStore()
-        service = Dispatcher(store, CollectionCache(store, NO_LIMITS), Access())
+        dispatcher = Dispatcher(Engine(store, CollectionCache(store, NO_LIMITS)), Access())
         connections = Connections(0, lambda: None)
         stopped = asyncio.Event()
         stop.append(lambda: loop.call_soon_threadsafe(stopped.set))
-        parts = Parts(loop, service, connections, FairQueue(), Deadlines(20), 16 << 20)
+        parts = Parts(loop, dispatcher, connections, FairQueue(), Deadlines(20), 16 << 20)
         bound = BoundSocket(path)
         listener = Listener([(bound.socket, ClientReception(parts, Kernel(), AcceptRates(256)))])
         listener.begin()

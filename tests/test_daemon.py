@@ -22,10 +22,9 @@ from pykcm.client import KcmClient
 from pykcm.config import Config
 from pykcm.daemon import _start_reaping
 from pykcm.engine.collection_cache import CollectionCache
+from pykcm.engine.engine import Engine
 from pykcm.engine.reaper import Reaper
 from pykcm.logs import set_level, set_up_logging
-from pykcm.peer.access import Access
-from pykcm.server.dispatcher import Dispatcher
 from pykcm.store.memory import MemoryStore
 from tests.builders import ALICE, ticket
 
@@ -502,8 +501,8 @@ def test_without_a_reaper() -> None:
 
     async def begun(config: Config) -> bool:
         store = MemoryStore()
-        service = Dispatcher(store, CollectionCache(store, Quotas()), Access())
-        task = _start_reaping(config, Reaper(store, service, config.expired_retention))
+        engine = Engine(store, CollectionCache(store, Quotas()))
+        task = _start_reaping(config, Reaper(engine, config.expired_retention))
         if task is not None:
             task.cancel()
             await asyncio.wait([task])

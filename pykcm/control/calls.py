@@ -3,11 +3,13 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
+from pykcm.ccaches.collection import Collection
 from pykcm.config import Config
 from pykcm.control.messages import ControlError, ErrorCode
 from pykcm.engine.clock import ClockKeeper
+from pykcm.engine.engine import Engine, to_the_end
 from pykcm.engine.reaper import Reaper
 from pykcm.peer.access import Access
 from pykcm.peer.identity import ROOT, Peer
@@ -28,11 +30,15 @@ _OF_ALL = "system_u:object_r:unlabeled_t:s0:c0.c1023"
 WAITING_ITEMS = 4
 
 
+T = TypeVar("T")
+
+
 class Administration(NamedTuple):
     """The parts of the daemon that requests are about."""
 
     config: Config
-    service: Dispatcher
+    engine: Engine
+    dispatcher: Dispatcher
     store: Store
     access: Access
     reaper: Reaper
@@ -56,6 +62,15 @@ class Call:
     resume: Callable[[], None]
     summary: dict[str, Any] = field(default_factory=dict)
     patience: float | None = None
+
+    async def change(self, uid: int, function: Callable[[Collection], T]) -> T:
+        """What the function gives, of the UID's collection, once what it has changed is durable.
+
+        As Engine.change has it; when the client goes meanwhile, the change is brought to its end.
+        """
+        return await to_the_end(
+            self.administration.engine.change((uid,), lambda collections: function(collections[uid]))
+        )
 
     def sees(self, label: str | None) -> bool:
         """Whether a ccache of this SELinux label exists for whoever asks: labels count for root, too."""

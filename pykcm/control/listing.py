@@ -33,7 +33,7 @@ async def list_ccaches(call: Call) -> AsyncIterator[dict[str, Any]]:
     ccaches = size = users = 0
     for uid in uids:
         rows_of = partial(_rows, call=call, wanted=wanted, gone=await _gone_default(call, uid))
-        rows, use = await administration.service.change(uid, rows_of)
+        rows, use = await call.change(uid, rows_of)
         if not rows:
             continue
         users += 1
@@ -49,7 +49,7 @@ async def _gone_default(call: Call, uid: int) -> bytes | None:
     """The name that root chose of another UID's ccache, if there is no such ccache."""
     if uid != ROOT:
         return None
-    change = call.administration.service.change
+    change = call.change
     other, name = await change(
         uid, lambda collection: (other_uid_chosen(collection), collection.default_name)
     )
@@ -152,9 +152,7 @@ async def show_ccache(call: Call) -> AsyncIterator[dict[str, Any]]:
     wanted: ShowArguments = call.arguments
     uid = collection_of(wanted.name)
     gone = await _gone_default(call, uid)
-    details = await call.administration.service.change(
-        uid, lambda collection: list(_details(collection, call, wanted, gone))
-    )
+    details = await call.change(uid, lambda collection: list(_details(collection, call, wanted, gone)))
     for each in details:
         yield each
 

@@ -28,7 +28,7 @@ async def destroy(call: Call) -> AsyncIterator[dict[str, Any]]:
     wanted: DestroyArguments = call.arguments
     if [wanted.name is not None, wanted.uid is not None, wanted.expired].count(True) != 1:
         raise ControlError(ErrorCode.ARGUMENTS, "one of name, uid and expired is needed")
-    change = call.administration.service.change
+    change = call.change
     names: list[bytes]
     if wanted.name is not None:
         uid = collection_of(wanted.name)
@@ -100,9 +100,7 @@ async def switch(call: Call) -> None:
     wanted: SwitchArguments = call.arguments
     if collection_of(wanted.name) != wanted.uid:
         raise ControlError(ErrorCode.ARGUMENTS, f"the ccache is none of UID {wanted.uid}'s")
-    await call.administration.service.change(
-        wanted.uid, lambda collection: _switch(collection, wanted.name, call)
-    )
+    await call.change(wanted.uid, lambda collection: _switch(collection, wanted.name, call))
 
 
 def _switch(collection: Collection, name: bytes, call: Call) -> None:

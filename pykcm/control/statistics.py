@@ -26,8 +26,12 @@ async def stats(call: Call) -> AsyncIterator[dict[str, Any]]:
 
 async def gather(administration: Administration) -> dict[str, Any]:
     """All numbers since the start; docs/control-protocol.md describes the map."""
-    service, connections = administration.service, administration.connections
-    counted, committer, collection_cache = service.statistics, service.committer, service.collection_cache
+    engine, connections = administration.engine, administration.connections
+    counted, committer, collection_cache = (
+        administration.dispatcher.statistics,
+        engine.committer,
+        engine.collection_cache,
+    )
     ccaches = await _count_ccaches(administration)
     now = time.time()
     return {
@@ -65,16 +69,16 @@ async def gather(administration: Administration) -> dict[str, Any]:
             "broken_off": dict(connections.broken_off),
         },
         "queues": {
-            "lanes": service.uid_queues.occupied,
-            "waiting_for_lane": service.uid_queues.waiting,
+            "lanes": engine.uid_queues.occupied,
+            "waiting_for_lane": engine.uid_queues.waiting,
             "waiting_for_turn": administration.fair_queue.waiting,
             "request_bytes": connections.held,
             "reply_bytes": connections.owed,
         },
-        "removed_ccaches": dict(counted.removed_ccaches),
-        "removed_tickets": dict(counted.removed_tickets),
-        "watchers": len(service.watchers),
-        "tracers": len(service.tracers),
+        "removed_ccaches": dict(engine.removals.ccaches),
+        "removed_tickets": dict(engine.removals.tickets),
+        "watchers": len(engine.watchers),
+        "tracers": len(administration.dispatcher.tracers),
     }
 
 
@@ -84,7 +88,7 @@ async def failing_part(administration: Administration) -> str:
 
 
 def _failing(administration: Administration, ccaches: int | None) -> str:
-    return "store" if ccaches is None or administration.service.committer.is_failing else ""
+    return "store" if ccaches is None or administration.engine.committer.is_failing else ""
 
 
 async def _count_ccaches(administration: Administration) -> int | None:

@@ -42,7 +42,7 @@ async def export_ccaches(call: Call) -> AsyncIterator[dict[str, Any]]:
     What cannot be exported is told of in its place.
     """
     wanted: ExportArguments = call.arguments
-    change = call.administration.service.change
+    change = call.change
     uids = await call.administration.store.uids() if wanted.uid is None else [wanted.uid]
     count = 0
     for uid in uids:
@@ -177,7 +177,7 @@ class _Importer:
             return [self._policy.take(target, each.imported) for each in numbered]
 
         try:
-            taken = await self._call.administration.service.change(uid, take_all)
+            taken = await self._call.change(uid, take_all)
         except KcmError as error:
             taken = [each.imported.become(Outcome.REFUSED, str(error)) for each in numbered]
         for each, result in zip(numbered, taken, strict=True):

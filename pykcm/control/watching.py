@@ -19,8 +19,9 @@ _MOST_FOLLOWERS = MOST_CONNECTIONS // 2
 
 def _check_number(call: Call) -> None:
     """Some connections stay for other requests: who follows goes on for ever; raises ControlError."""
-    service = call.administration.service
-    if len(service.watchers) + len(service.tracers) >= _MOST_FOLLOWERS:
+    administration = call.administration
+    followers = len(administration.engine.watchers) + len(administration.dispatcher.tracers)
+    if followers >= _MOST_FOLLOWERS:
         raise ControlError(ErrorCode.BUSY, f"{_MOST_FOLLOWERS} watch or trace already")
 
 
@@ -47,7 +48,7 @@ async def watch(call: Call) -> AsyncIterator[dict[str, Any]]:
         if call.sees(event.label):
             feed.put(lambda: event_item(event))
 
-    watchers = call.administration.service.watchers
+    watchers = call.administration.engine.watchers
     watcher = Watch(tell)
     watchers.add(watcher, feed.fail)
     try:
@@ -78,7 +79,7 @@ async def trace(call: Call) -> AsyncIterator[dict[str, Any]]:
         if (wanted.uid is None or peer.uid == wanted.uid) and call.sees_answers_to(peer):
             feed.put(lambda: exchange_item(exchange))
 
-    tracers = call.administration.service.tracers
+    tracers = call.administration.dispatcher.tracers
     tracers.add(tell, feed.fail)
     try:
         yield {"tracing": True}

@@ -4,9 +4,10 @@ Some make room when all together grow too large, and are read again when they ar
 large ones, then those that were asked for longest ago. A user who stores much makes no other's collection go.
 """
 
+import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import chain
 
 from pykcm.ccaches.collection import Clock, Collection
@@ -44,6 +45,7 @@ class CollectionCache:
         self._ccache_count = CCacheCount()
         # The one that was asked for last stands at the end.
         self._collections: OrderedDict[int, Collection] = OrderedDict()
+        self._versions: dict[int, int] = {}
         self._footprints: dict[int, int] = {}
         self._footprint = 0
         # Those of them that are large, in the same order.
@@ -81,7 +83,7 @@ class CollectionCache:
         Not `is_wanted`: it is no user who asks, and that it was asked for does not count.
         """
         if self._quotas.max_ccaches and self._ccache_count.total is None:
-            total = await self._store.count_ccaches()
+            total = await asyncio.ensure_future(self._store.count_ccaches())
             # Another who waited for the number may have made a ccache already.
             if self._ccache_count.total is None:
                 self._ccache_count.total = total
@@ -96,14 +98,26 @@ class CollectionCache:
     async def _read(self, uid: int) -> Collection:
         collection = Collection(uid, self._clock, self._quotas, self._ccache_count, self._removal_clock)
         async with self._slices.work() as work:
-            for _ in restoring(collection, (await self._store.load(uid, work.pause)).secrets):
+            # In a task: a store may need one.
+            loaded = await asyncio.ensure_future(self._store.load(uid, work.pause))
+            for _ in restoring(collection, loaded.secrets):
                 await work.pause()
+        self._versions[uid] = loaded.version
         return collection
+
+    def version(self, uid: int) -> int:
+        """The version of a collection in the cache."""
+        return self._versions[uid]
+
+    def note_versions(self, versions: Mapping[int, int]) -> None:
+        """Collections in the cache have these versions after a commit, by UID."""
+        self._versions.update(versions)
 
     def release(self, uid: int) -> None:
         """Let go of a collection that is as it is stored: the next to ask reads it again."""
         self._collections.pop(uid, None)
         self._large.pop(uid, None)
+        self._versions.pop(uid, None)
         self._footprint -= self._footprints.pop(uid, 0)
 
     def drop(self, uid: int) -> None:

@@ -6,12 +6,13 @@ import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from typing import NoReturn
 
-from pykcm.ccaches.collection import Clock, Collection
+from pykcm.ccaches.collection import Clock
+from pykcm.engine.engine import Collections, Engine, to_the_end
 from pykcm.logs import LimitedLog
-from pykcm.server.dispatcher import Dispatcher
-from pykcm.store.interface import Store, StoreError
+from pykcm.store.interface import StoreError
 from pykcm.store.tree import Expired, split_ccache_name
 
 log = logging.getLogger(__name__)
@@ -38,9 +39,9 @@ class Reaper:
     run() first stores those again, with the expiry that follows from their tickets.
     """
 
-    def __init__(self, store: Store, service: Dispatcher, retention: float, clock: Clock = time.time) -> None:
-        self._store = store
-        self._service = service
+    def __init__(self, engine: Engine, retention: float, clock: Clock = time.time) -> None:
+        self._store = engine.store
+        self._engine = engine
         self._retention = retention
         self._clock = clock
 
@@ -86,7 +87,7 @@ class Reaper:
             while part is not None:
                 uids, part = await self._store.uids_without_expiry(part)
                 for uid in uids:
-                    await self._service.change(uid, Collection.write_expiries)
+                    await to_the_end(self._engine.change((uid,), partial(_write_expiries, uid)))
                 await asyncio.sleep(0)
         except StoreError as error:
             log.error("expired ccaches of an older version cannot be looked for: %s", error)  # noqa: TRY400
@@ -98,8 +99,8 @@ class Reaper:
         removed, is_more = 0, True
         try:
             while is_more:
-                number, is_more = await self._service.change(
-                    uid, lambda collection: collection.remove_expired(uuids, until, _BYTES_AT_A_TIME)
+                number, is_more = await to_the_end(
+                    self._engine.change((uid,), partial(_remove_expired, uid, uuids, until))
                 )
                 removed += number
         except StoreError as error:
@@ -116,6 +117,14 @@ class Reaper:
                 with_traceback=True,
             )
         return removed
+
+
+def _write_expiries(uid: int, collections: Collections) -> None:
+    collections[uid].write_expiries()
+
+
+def _remove_expired(uid: int, uuids: list[bytes], until: int, collections: Collections) -> tuple[int, bool]:
+    return collections[uid].remove_expired(uuids, until, _BYTES_AT_A_TIME)
 
 
 def _by_uid(due: list[Expired]) -> dict[int, list[bytes]]:

@@ -2,6 +2,7 @@
 
 import functools
 import logging
+from collections import Counter
 from collections.abc import Iterable
 
 from pykcm.ccaches.changes import Removal
@@ -12,6 +13,21 @@ log = logging.getLogger(__name__)
 
 # For each user, reason and minute.
 _MOST_LINES = 30
+
+
+class RemovalCounts:
+    """How many ccaches and service tickets went without a request, by the option that demanded it."""
+
+    def __init__(self) -> None:
+        self.ccaches: Counter[str] = Counter()
+        self.tickets: Counter[str] = Counter()
+
+    def add(self, removals: Iterable[Removal]) -> None:
+        for removal in removals:
+            if removal.service_tickets is None:
+                self.ccaches[removal.reason] += 1
+            else:
+                self.tickets[removal.reason] += removal.service_tickets
 
 
 def log_removals(uid: int, removals: Iterable[Removal]) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pykcm.engine.stepping import step
 from pykcm.logs import LimitedLog
 from pykcm.peer.identity import Peer
-from pykcm.protocol.framing import Frame, FramingError, Sendable
+from pykcm.protocol.framing import Frame, FramingError, Pieces, Sendable
 from pykcm.protocol.messages import MITS_OPCODES, shows_mits_client
 from pykcm.server.connection import Connection, State
 from pykcm.server.outbox import Outbox
@@ -64,7 +64,7 @@ class Parts(NamedTuple):
     """The parts that all client sockets share; `max_request` in bytes."""
 
     loop: "AbstractEventLoop"
-    service: "Dispatcher"
+    dispatcher: "Dispatcher"
     connections: "Connections"
     fair_queue: "FairQueue"
     deadlines: "Deadlines"
@@ -108,7 +108,7 @@ class ClientSocket:
         self.peer = peer
         self.uid, self.pid = peer.uid, peer.pid
         self.is_mits = False  # a request has shown MIT's client
-        self._session = parts.service.sessions.open(peer, self._has_hung_up)
+        self._session = parts.dispatcher.sessions.open(peer, self._has_hung_up)
 
     def begin(self) -> None:
         """Wait for the first request."""
@@ -232,8 +232,9 @@ class ClientSocket:
         self._last_heard = fair_queue.now
         if not self.is_mits and frame.opcode in MITS_OPCODES:
             self.is_mits = shows_mits_client(frame)
+        answer = parts.dispatcher.answer(self.peer, frame, self._session)
         # Where there is no reply, by an error in pykcm, the client must not wait for ever.
-        reply = step(parts.service.perform(self.peer, frame, self._session), self._reply_late, self.abort)
+        reply = answer if isinstance(answer, (bytes, Pieces)) else step(answer, self._reply_late, self.abort)
         if reply is not None:
             self._send(reply)
         # The time that serving took is no pause.
@@ -377,7 +378,7 @@ class ClientSocket:
         self._outbox.clear()
         parts = self._parts
         parts.deadlines.end(self)
-        parts.service.sessions.close(self._session)
+        parts.dispatcher.sessions.close(self._session)
         if self._held:
             self._count_requests(0)
         if self._owed:

@@ -13,18 +13,11 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from pykcm.ccaches.collection import Collection
+from pykcm.engine.engine import CollectionNeededError
 from pykcm.peer.access import Access
 from pykcm.peer.identity import ROOT, Peer
 from pykcm.peer.names import owner_of
 from pykcm.server.sessions import Session
-
-
-class CollectionNeededError(Exception):
-    """The operation has to be run again with the collection of another UID at hand as well."""
-
-    def __init__(self, uid: int) -> None:
-        super().__init__(f"the collection of UID {uid} is needed")
-        self.uid = uid
 
 
 def other_uid_chosen(collection: Collection) -> int | None:

@@ -44,7 +44,7 @@ class ClientReception:
                 )
             sock.close()
         elif not parts.connections.has_room(peer.uid):
-            parts.service.connection_refused(peer.uid, peer.label, "no room for another connection")
+            parts.dispatcher.connection_refused(peer.uid, peer.label, "no room for another connection")
             sock.close()
         else:
             sock.setblocking(False)
@@ -67,4 +67,4 @@ class ClientReception:
             refusal,
             fields={"KCM_UID": refusal.uid},
         )
-        self._parts.service.connection_refused(refusal.uid, None, str(refusal))
+        self._parts.dispatcher.connection_refused(refusal.uid, None, str(refusal))

@@ -44,6 +44,15 @@ class Session:
         self.has_gone = has_gone
         self.given: bytes | None = None
 
+    @property
+    def state(self) -> tuple[bytes | None, bytes | None, bool]:
+        """All that an operation may change."""
+        return self.given, self.process.default, self.process.is_missing
+
+    @state.setter
+    def state(self, state: tuple[bytes | None, bytes | None, bool]) -> None:
+        self.given, self.process.default, self.process.is_missing = state
+
     def chose(self, name: bytes, *, exists: bool) -> None:
         """Note that the process has chosen this default, or was given the chosen one."""
         self.process.default = name

@@ -4,7 +4,6 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 
-from pykcm.ccaches.changes import Removal
 from pykcm.engine.durations import Durations
 
 
@@ -19,22 +18,10 @@ class OperationStatistics(Durations):
 
 
 class Statistics:
-    """What the service counts.
-
-    `operations` is by opcode; `removed_ccaches` and `removed_tickets` are by the option that demanded it.
-    """
+    """Counts of requests; `operations` is by opcode."""
 
     def __init__(self, opcodes: Iterable[int]) -> None:
         self.operations = {opcode: OperationStatistics() for opcode in opcodes}
         self.started = time.time()  # seconds since the epoch
         self.unknown_operations = 0
         self.store_errors = 0
-        self.removed_ccaches: Counter[str] = Counter()
-        self.removed_tickets: Counter[str] = Counter()
-
-    def count_removals(self, removals: Iterable[Removal]) -> None:
-        for removal in removals:
-            if removal.service_tickets is None:
-                self.removed_ccaches[removal.reason] += 1
-            else:
-                self.removed_tickets[removal.reason] += removal.service_tickets

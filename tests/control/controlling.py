@@ -22,12 +22,11 @@ class Controlling:
     def __init__(self, server: Server, config: Config | None = None) -> None:
         self._server = server
         config = config or Config()
-        reaper = Reaper(
-            server.store, server.service, config.expired_retention, server.checked_clock.removal_time
-        )
+        reaper = Reaper(server.engine, config.expired_retention, server.checked_clock.removal_time)
         self.administration = Administration(
             config,
-            server.service,
+            server.engine,
+            server.dispatcher,
             server.store,
             server.access,
             reaper,

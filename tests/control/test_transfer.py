@@ -288,9 +288,7 @@ def test_what_cannot_be_read(server: Server, control: Controlling, user: Asking)
     """A damaged ccache is left out of an export, told of, and not overwritten."""
     user.replace(b"1000", 0, ALICE, [tgt()])
     user.replace(b"1000:x", 0, ALICE, [tgt()])
-    server.runner.run(
-        server.service.change(1000, lambda each: each.unavailable.update({b"1000:bad": bytes(16)}))
-    )
+    server.runner.run(server.change(1000, lambda each: each.unavailable.update({b"1000:bad": bytes(16)})))
     head, *items = control.ask("export")
     assert head == {"count": 2}
     assert items[2] == {

@@ -62,7 +62,7 @@ def test_watch(server: Server, control: Controlling, alice: Asking) -> None:
     assert bare(destroyed)["event"] == "destroyed"
     assert created["time"] <= destroyed["time"]
     following.close()
-    assert server.service.watchers == []
+    assert server.engine.watchers == []
 
 
 @pytest.mark.parametrize("request_", ["watch", "trace"])
@@ -82,7 +82,7 @@ def test_following_ends_with_an_error_in_pykcm(
     with pytest.raises(ControlError, match="an error in pykcm"):
         following.take(1)
     assert alice.get_principal(b"1000") == ALICE
-    assert (server.service.watchers, server.service.tracers) == ([], [])
+    assert (server.engine.watchers, server.dispatcher.tracers) == ([], [])
 
 
 def test_watch_one_user(server: Server, control: Controlling, alice: Asking) -> None:
@@ -182,7 +182,7 @@ def test_trace(server: Server, control: Controlling, alice: Asking) -> None:
     assert found["answered"] == credential
     assert found["reply_size"] == 12 + len(blob)
     following.close()
-    assert server.service.tracers == []
+    assert server.dispatcher.tracers == []
 
 
 def test_every_operation_is_told(server: Server, control: Controlling, alice: Asking) -> None:

@@ -280,7 +280,7 @@ def test_the_reaper_and_the_clock(runner: asyncio.Runner, store: Store, machine:
     server = Server(runner, store, clock=machine.wall, steady=machine.steady)
     server.ask_as(1000).replace(b"1000:valid", 0, ALICE, [SOON])
     server.ask_as(1000).replace(b"1000:past", 0, ALICE, [PAST])
-    reaper = Reaper(server.store, server.service, 0, server.checked_clock.removal_time)
+    reaper = Reaper(server.engine, 0, server.checked_clock.removal_time)
     machine.set(3 * DAY)
     assert runner.run(reaper.reap()) == 1
     assert listed(server.ask_as(1000)) == [b"1000:valid"]

@@ -17,7 +17,7 @@ from pykcm.store.memory import MemoryStore
 from pykcm.store.sqlcipher.store import SQLCipherStore
 from pykcm.store.tree import Put, ccache_name, ccaches_container
 from tests.builders import ALICE, TGS, credential_bytes, peer, principal_bytes, refused, service
-from tests.server.asking import ScriptedStore, Server, frame, unpack
+from tests.server.asking import ScriptedStore, Server, answer, frame, unpack
 from tests.server.waiting import settle, until
 from tests.storing import commit_changes
 
@@ -124,7 +124,9 @@ def test_a_failed_commit_leaves_the_count_of_others_alone(runner: asyncio.Runner
 
     def create(uid: int) -> asyncio.Future[Any]:
         arguments = b"%d\0" % uid + principal_bytes(ALICE)
-        return asyncio.ensure_future(server.service.perform(peer(uid), frame(Opcode.INITIALIZE, arguments)))
+        return asyncio.ensure_future(
+            answer(server.dispatcher, peer(uid), frame(Opcode.INITIALIZE, arguments))
+        )
 
     async def scenario() -> list[int]:
         first, second = asyncio.Event(), asyncio.Event()
@@ -286,7 +288,7 @@ def test_others_are_served_while_a_big_collection_is_read(
     answered: list[int] = []
 
     async def ask(uid: int) -> None:
-        await again.service.perform(peer(uid), frame(Opcode.GET_PRINCIPAL, b"%d\0" % uid))
+        await answer(again.dispatcher, peer(uid), frame(Opcode.GET_PRINCIPAL, b"%d\0" % uid))
         answered.append(uid)
 
     async def all_at_once() -> None:
@@ -307,7 +309,7 @@ def test_listing_everyone_holds_one_collection(runner: asyncio.Runner, store: St
     load = again.store.load
 
     async def loading(uid: int, pause: Pause | None = None) -> Loaded:
-        occupied.append((again.service.uid_queues.occupied, len(again.collection_cache)))
+        occupied.append((again.engine.uid_queues.occupied, len(again.collection_cache)))
         return await load(uid, pause)
 
     again.store.load = loading  # type: ignore[method-assign]
@@ -323,7 +325,7 @@ def test_listing_everyone_lets_others_have_their_turn(runner: asyncio.Runner, st
 
     async def scenario() -> int:
         listing = asyncio.ensure_future(
-            server.service.perform(peer(0), frame(Opcode.GET_CACHE_UUID_LIST, b""))
+            answer(server.dispatcher, peer(0), frame(Opcode.GET_CACHE_UUID_LIST, b""))
         )
         turns = 0
         while not listing.done():

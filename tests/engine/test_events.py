@@ -29,7 +29,7 @@ class Told(list[Event]):
 
     def __init__(self, server: Server) -> None:
         super().__init__()
-        server.service.watchers.append(Watch(self.append))
+        server.engine.watchers.append(Watch(self.append))
 
     def take(self) -> list[tuple[Any, ...]]:
         """Kind, ccache and reason of each since the last call."""
@@ -151,7 +151,7 @@ def test_expired(server: Server, alice: Asking, told: Told) -> None:
     alice.store(b"1000", ticket(TGS, ends=1400).blob)
     (uuid,) = alice.get_cache_uuid_list()
     told.clear()
-    server.runner.run(server.service.change(1000, lambda each: each.remove_expired([uuid], 1500)))
+    server.runner.run(server.change(1000, lambda each: each.remove_expired([uuid], 1500)))
     assert told.take() == [(Kind.EXPIRED, b"1000", "expired_retention")]
 
 
@@ -204,7 +204,7 @@ def test_refused_connections(play: Play) -> None:
 
     async def scenario(listening: Listening) -> None:
         told: list[Event] = []
-        listening.service.watchers.append(Watch(told.append))
+        listening.engine.watchers.append(Watch(told.append))
         client = await listening.connected()
         await client.send(NOOP[:5])
         await until(lambda: listening.made[0].state is State.RECEIVING)
@@ -251,13 +251,13 @@ def test_who_fails_to_be_told(
     server: Server, alice: Asking, broken: Watch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The request succeeds all the same, others are told, and the log has it."""
-    server.service.watchers.append(broken)
+    server.engine.watchers.append(broken)
     told = Told(server)
     alice.initialize(b"1000", ALICE)
     assert told.take() == [(Kind.CREATED, b"1000", "")]
     assert alice.get_principal(b"1000") == ALICE
     assert caplog.text.count("an observer (pykcmctl watch or trace) is ended by an error in pykcm") == 1
-    assert broken not in server.service.watchers
+    assert broken not in server.engine.watchers
 
 
 def test_a_tracer_that_fails(server: Server, alice: Asking, caplog: pytest.LogCaptureFixture) -> None:
@@ -266,11 +266,11 @@ def test_a_tracer_that_fails(server: Server, alice: Asking, caplog: pytest.LogCa
     def fail(_: object) -> None:
         raise RuntimeError("cannot be told")
 
-    server.service.tracers.append(fail)
+    server.dispatcher.tracers.append(fail)
     alice.initialize(b"1000", ALICE)
     assert alice.get_principal(b"1000") == ALICE
     assert caplog.text.count("an observer (pykcmctl watch or trace) is ended by an error in pykcm") == 1
-    assert server.service.tracers == []
+    assert server.dispatcher.tracers == []
 
 
 @pytest.mark.parametrize("method", ["before", "changed", "refused", "connection_refused"])
@@ -284,15 +284,15 @@ def test_an_error_in_a_watcher_ends_the_watcher_alone(
 
     watcher = Watch(lambda _: None)
     failures: list[bool] = []
-    server.service.watchers.add(watcher, lambda: failures.append(True))
+    server.engine.watchers.add(watcher, lambda: failures.append(True))
     monkeypatch.setattr(Watch, method, fail)
     alice.initialize(b"1000", ALICE)
     with pytest.raises(KcmError):
         alice.get_principal(b"1001")
-    server.service.connection_refused(1000, None, "for a test")
+    server.dispatcher.connection_refused(1000, None, "for a test")
     alice.destroy(b"1000")
     assert failures == [True]
-    assert watcher not in server.service.watchers
+    assert watcher not in server.engine.watchers
 
 
 @pytest.mark.parametrize(
@@ -300,8 +300,8 @@ def test_an_error_in_a_watcher_ends_the_watcher_alone(
     [
         "pykcm.engine.collection_cache.CollectionCache.weigh",
         "pykcm.engine.collection_cache.CollectionCache.make_room",
-        "pykcm.server.dispatcher.log_removals",
-        "pykcm.server.statistics.Statistics.count_removals",
+        "pykcm.engine.engine.log_removals",
+        "pykcm.engine.removals.RemovalCounts.add",
     ],
 )
 def test_an_error_in_bookkeeping_does_not_fail_a_durable_change(
@@ -316,7 +316,7 @@ def test_an_error_in_bookkeeping_does_not_fail_a_durable_change(
     with monkeypatch.context() as patched:
         patched.setattr(part, fail)
         removals = [Removal(b"1000:gone", "max_uid_size", 1)]
-        patched.setattr("pykcm.server.dispatcher.removals_in", lambda _: removals)
+        patched.setattr("pykcm.engine.engine.removals_in", lambda _: removals)
         alice.initialize(b"1000:other", BOB)
     assert alice.get_principal(b"1000:other") == BOB
     assert server.restarted().ask_as(1000).get_principal(b"1000:other") == BOB
@@ -329,6 +329,6 @@ def test_nobody_watches(server: Server, alice: Asking, monkeypatch: pytest.Monke
         raise AssertionError("nobody watches")
 
     monkeypatch.setattr(Watch, "before", never)
-    monkeypatch.setattr(server.service, "_tell_tracers", never)
+    monkeypatch.setattr(server.dispatcher, "_tell_tracers", never)
     alice.initialize(b"1000", ALICE)
     assert alice.get_principal(b"1000") == ALICE

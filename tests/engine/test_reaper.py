@@ -17,7 +17,7 @@ from pykcm.store.interface import Loaded, Pause, StoreError
 from pykcm.store.sqlcipher.store import SQLCipherStore
 from pykcm.store.tree import Delete, DeleteContainer, Put, Secret, ccaches_container
 from tests.builders import ALICE, TGS, credential_bytes, peer, principal, refused, ticket
-from tests.server.asking import Asking, Server, frame, unpack
+from tests.server.asking import Asking, Server, answer, frame, unpack
 from tests.server.waiting import settle, until
 from tests.storing import commit_changes, secrets_of
 
@@ -29,7 +29,7 @@ LASTING = ticket(ends=10 * ENDS).blob
 
 
 def reaper_of(server: Server) -> Reaper:
-    return Reaper(server.store, server.service, RETENTION, server.clock)
+    return Reaper(server.engine, RETENTION, server.clock)
 
 
 def reap(server: Server, now: int = DUE) -> None:
@@ -369,7 +369,7 @@ def test_at_start_and_by_interval(server: Server) -> None:
         server.store.expired = unreadable  # type: ignore[method-assign,assignment]
         await sleep.end()
         server.store.expired = expired  # type: ignore[method-assign]
-        await server.service.perform(peer(1000), replace(1000))
+        await answer(server.dispatcher, peer(1000), replace(1000))
         await sleep.end()
         assert await server.store.count_ccaches() == 0
         assert sleep.slept == [1, 600, 600, 600]
@@ -409,12 +409,12 @@ def test_in_turn(server: Server) -> None:
         server.store.gate = asyncio.Event()
         client = Recorder()
         client.replace(b"1000", 0, ALICE, [LASTING])
-        renewing = asyncio.create_task(server.service.perform(peer(1000), client.frames[0]))
+        renewing = asyncio.create_task(answer(server.dispatcher, peer(1000), client.frames[0]))
         await until(lambda: server.store.commits)
         task = asyncio.create_task(reaper_of(server).reap())
         await settle()
         assert not task.done()
-        other = await server.service.perform(peer(3000), frame(Opcode.GET_DEFAULT_CACHE))
+        other = await answer(server.dispatcher, peer(3000), frame(Opcode.GET_DEFAULT_CACHE))
         assert unpack(other)[0] == 0
         server.store.gate.set()
         assert unpack(await renewing) == (0, b"")
@@ -433,7 +433,7 @@ def test_others_go_on_between_two_uids(server: Server) -> None:
     async def scenario() -> None:
         task = asyncio.create_task(reaper_of(server).reap())
         await until(lambda: len(server.store.commits) > 20)
-        await server.service.perform(peer(5000), replace(5000))
+        await answer(server.dispatcher, peer(5000), replace(5000))
         assert not task.done()
         await task
 
@@ -462,4 +462,4 @@ def test_cancelled_in_the_middle(server: Server, caplog: pytest.LogCaptureFixtur
     server.runner.run(scenario())
     assert len(server.runner.run(server.store.uids())) == 1
     assert len([record for record in caplog.records if "removed" in record.getMessage()]) == 1
-    assert not server.service._uid_queues.occupied
+    assert not server.engine.uid_queues.occupied

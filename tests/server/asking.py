@@ -2,13 +2,16 @@
 
 import asyncio
 import struct
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractContextManager
+from typing import TypeVar
 
+from pykcm.ccaches.collection import Collection
 from pykcm.ccaches.quotas import NO_LIMITS, Quotas
 from pykcm.client import KcmClient
 from pykcm.engine.clock import CheckedClock
 from pykcm.engine.collection_cache import CollectionCache
+from pykcm.engine.engine import Engine
 from pykcm.peer.access import Access
 from pykcm.peer.identity import Peer
 from pykcm.peer.selinux import Policy
@@ -32,6 +35,8 @@ from pykcm.store.interface import (
 from pykcm.store.tree import Expired, SecretChange
 from tests.builders import Clock, peer
 
+T = TypeVar("T")
+
 
 class Asking(KcmClient):
     """The client's methods on one connection to a service, which runs until each request is answered.
@@ -40,15 +45,15 @@ class Asking(KcmClient):
     """
 
     def __init__(
-        self, runner: asyncio.Runner, service: Dispatcher, who: Peer, session: Session | None = None
+        self, runner: asyncio.Runner, dispatcher: Dispatcher, who: Peer, session: Session | None = None
     ) -> None:
         self._runner = runner
-        self._service = service
+        self._dispatcher = dispatcher
         self._who = who
         self._session = session or Session()
 
     def close(self) -> None:
-        self._service.sessions.close(self._session)
+        self._dispatcher.sessions.close(self._session)
 
     def call(self, opcode: int, arguments: bytes = b"") -> bytes:
         code, payload = self.answer(opcode, arguments)
@@ -59,8 +64,14 @@ class Asking(KcmClient):
     def answer(self, opcode: int, arguments: bytes = b"") -> tuple[int, bytes]:
         """The reply's code and payload."""
         return unpack(
-            self._runner.run(self._service.perform(self._who, frame(opcode, arguments), self._session))
+            self._runner.run(answer(self._dispatcher, self._who, frame(opcode, arguments), self._session))
         )
+
+
+async def answer(dispatcher: Dispatcher, who: Peer, asked: Frame, session: Session | None = None) -> Sendable:
+    """The reply to a request, whether it comes at once or later."""
+    answered = dispatcher.answer(who, asked, session)
+    return await answered if isinstance(answered, Coroutine) else answered
 
 
 def frame(opcode: int, arguments: bytes = b"") -> Frame:
@@ -171,23 +182,28 @@ class Server:
         removal_time = self.checked_clock.removal_time
         self.collection_cache = CollectionCache(self.store, quotas, cache_size, self.clock, removal_time)
         self.access = Access(root_lists_all=root_lists_all, policy=policy)
-        self.service = Dispatcher(self.store, self.collection_cache, self.access)
+        self.engine = Engine(self.store, self.collection_cache)
+        self.dispatcher = Dispatcher(self.engine, self.access)
 
     def ask_as(self, uid: int, label: str | None = None) -> Asking:
         """A connection of a process of its own."""
-        return Asking(self.runner, self.service, peer(uid)._replace(label=label))
+        return Asking(self.runner, self.dispatcher, peer(uid)._replace(label=label))
 
     def connect(self, uid: int, pid: int, label: str | None = None) -> Asking:
         """A connection of the process with this PID."""
         who = peer(uid)._replace(pid=pid, label=label)
-        return Asking(self.runner, self.service, who, self.service.sessions.open(who))
+        return Asking(self.runner, self.dispatcher, who, self.dispatcher.sessions.open(who))
+
+    async def change(self, uid: int, function: Callable[[Collection], T]) -> T:
+        """As Engine.change, for one UID."""
+        return await self.engine.change((uid,), lambda collections: function(collections[uid]))
 
     def answers(self, requests: Sequence[tuple[int, int, bytes]]) -> list[tuple[int, bytes]]:
         """The answers to requests (UID, opcode, arguments) that come in one turn of the loop."""
 
         async def all_at_once() -> list[Sendable]:
             performed = [
-                self.service.perform(peer(uid), frame(opcode, arguments))
+                answer(self.dispatcher, peer(uid), frame(opcode, arguments))
                 for uid, opcode, arguments in requests
             ]
             return await asyncio.gather(*performed)

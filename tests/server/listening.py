@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from pykcm.ccaches import quotas
 from pykcm.engine.collection_cache import CollectionCache
+from pykcm.engine.engine import Engine
 from pykcm.peer.access import Access
 from pykcm.peer.identity import Kernel
 from pykcm.protocol.opcodes import Opcode
@@ -124,7 +125,8 @@ class Listening:
     ) -> None:
         self.path = path
         self.store = ScriptedStore(MemoryStore())
-        self.service = Dispatcher(self.store, CollectionCache(self.store, quotas.NO_LIMITS), Access())
+        self.engine = Engine(self.store, CollectionCache(self.store, quotas.NO_LIMITS))
+        self.dispatcher = Dispatcher(self.engine, Access())
         self.connections = NotedConnections(limits)
         self.deadlines = Deadlines(patience)
         self.fair_queue = FairQueue(clock)
@@ -136,7 +138,7 @@ class Listening:
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _, context: self.complaints.append(context))
-        parts = Parts(loop, self.service, self.connections, self.fair_queue, self.deadlines, MAX_REQUEST)
+        parts = Parts(loop, self.dispatcher, self.connections, self.fair_queue, self.deadlines, MAX_REQUEST)
         self.bound = BoundSocket(self.path)
         reception = ClientReception(parts, self.kernel, self.rates)
         self.listener = Listener([(self.bound.socket, reception)])
@@ -155,7 +157,7 @@ class Listening:
         assert self.complaints == []
         assert (self.connections.held, self.connections.owed) == (0, 0)
         assert len(self.deadlines) == 0
-        assert len(self.service.sessions) == 0
+        assert len(self.dispatcher.sessions) == 0
 
     def client(self) -> Client:
         self.clients.append(Client(self.path))

@@ -13,7 +13,7 @@ from pykcm.protocol.opcodes import Opcode
 from pykcm.store.interface import Store
 from pykcm.store.tree import DEFAULT, Put, uid_container
 from tests.builders import ALICE, BOB, HTTP, credential_bytes, refused, ticket
-from tests.server.asking import Asking, Server, frame
+from tests.server.asking import Asking, Server, answer, frame
 from tests.server.programs import kinit, kinit_another, klist
 from tests.storing import commit_changes, secrets_of
 
@@ -115,7 +115,7 @@ def test_process_whose_default_others_removed_is_given_another(server: Server) -
     fill(staying, b"1000:a", SHORT)
     assert staying.get_default_cache() == b"1000:a"
     uuid = staying.get_cache_uuid_list()[1]
-    server.runner.run(server.service.change(1000, lambda each: each.remove_expired([uuid], 5000)))
+    server.runner.run(server.change(1000, lambda each: each.remove_expired([uuid], 5000)))
     assert staying.get_default_cache() == b"1000"
 
 
@@ -256,7 +256,7 @@ def test_reaped_default(server: Server) -> None:
     fill(asking, b"1000:a", SHORT)
     asking.set_default_cache(b"1000:a")
     uuid = asking.get_cache_uuid_list()[1]
-    server.runner.run(server.service.change(1000, lambda each: each.remove_expired([uuid], 5000)))
+    server.runner.run(server.change(1000, lambda each: each.remove_expired([uuid], 5000)))
     for each in (server, server.restarted()):
         assert klist(each.ask_as(1000)) == (b"1000", ALICE)
 
@@ -293,7 +293,7 @@ def test_default_is_found_without_waiting(server: Server) -> None:
     fill(asking, b"1000:a", LONG)
     for name in (b"1000:a", b"1000:missing"):
         server.connect(1000, OTHER).set_default_cache(name)
-        performing = server.service.perform(asking._who, frame(Opcode.GET_DEFAULT_CACHE))
+        performing = answer(server.dispatcher, asking._who, frame(Opcode.GET_DEFAULT_CACHE))
         with pytest.raises(StopIteration):
             performing.send(None)
 

@@ -20,7 +20,7 @@ from pykcm.server.operations import OPERATIONS
 from pykcm.store.interface import Pause, Store, StoreError
 from tests.builders import ALICE, BOB, HTTP, TGS, credential_bytes, data, peer, principal_bytes, refused
 from tests.ccaches.contents import contents
-from tests.server.asking import Asking, Server, frame, unpack
+from tests.server.asking import Asking, Server, answer, frame, unpack
 from tests.server.waiting import settle, until
 
 TICKET = credential_bytes(TGS)
@@ -81,12 +81,12 @@ def test_nothing_is_seen_before_it_is_durable(server: Server, alice: Asking) -> 
     async def scenario() -> None:
         server.store.commits.clear()
         server.store.gate = asyncio.Event()
-        storing = asyncio.create_task(server.service.perform(peer(1000), frame(*store_ticket(1000)[1:])))
+        storing = asyncio.create_task(answer(server.dispatcher, peer(1000), frame(*store_ticket(1000)[1:])))
         await until(lambda: server.store.commits)
         reading = asyncio.create_task(
-            server.service.perform(peer(1000), frame(Opcode.GET_CRED_LIST, b"1000\0"))
+            answer(server.dispatcher, peer(1000), frame(Opcode.GET_CRED_LIST, b"1000\0"))
         )
-        other = await server.service.perform(peer(2000), frame(Opcode.GET_CACHE_UUID_LIST))
+        other = await answer(server.dispatcher, peer(2000), frame(Opcode.GET_CACHE_UUID_LIST))
         assert unpack(other) == (0, b"")
         await settle()
         assert not storing.done()
@@ -108,7 +108,7 @@ def test_root_and_a_user_take_turns(server: Server, root: Asking, alice: Asking)
     replies = server.answers(requests)
     assert [code for code, _ in replies] == [0] * 12
     assert alice.get_principal(b"1000") == ALICE
-    assert not server.service._uid_queues.occupied
+    assert not server.engine.uid_queues.occupied
 
 
 # A commit that fails
@@ -257,7 +257,7 @@ def test_a_bug_after_a_change(server: Server, alice: Asking, caplog: pytest.LogC
     assert alice.answer(*store_ticket(1000)[1:]) == (errno.EIO, b"")
     assert alice.get_cred_list(b"1000") == []
     assert server.store.commits == []
-    assert not server.service._uid_queues.occupied
+    assert not server.engine.uid_queues.occupied
     assert "session key" not in caplog.text
 
 

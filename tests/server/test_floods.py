@@ -7,6 +7,7 @@ import socket
 import struct
 import time
 from itertools import count
+from typing import Any
 
 import pytest
 
@@ -578,12 +579,12 @@ def test_what_takes_long_waits(play: Play, monkeypatch: pytest.MonkeyPatch, kind
         clients = [await listening.connected() for _ in range(10)]
         assert await clients[0].ask(INITIALIZE) == (0, b"")
         clock.time += 1
-        perform, wait, send = listening.service.perform, listening.fair_queue.wait, Outbox.send
+        perform, wait, send = listening.dispatcher.answer, listening.fair_queue.wait, Outbox.send
 
-        async def performing(peer: Peer, frame: Frame, session: Session | None) -> Sendable:
+        def performing(peer: Peer, frame: Frame, session: Session | None) -> Any:
             if kind == "long":
                 clock.time += 0.000_2
-            return await perform(peer, frame, session)
+            return perform(peer, frame, session)
 
         def sending(outbox: Outbox, reply: Sendable) -> int:
             if kind == "much":
@@ -594,7 +595,7 @@ def test_what_takes_long_waits(play: Play, monkeypatch: pytest.MonkeyPatch, kind
             waiting.append(uid)
             wait(uid, servable)
 
-        monkeypatch.setattr(listening.service, "perform", performing)
+        monkeypatch.setattr(listening.dispatcher, "answer", performing)
         monkeypatch.setattr(listening.fair_queue, "wait", waits)
         monkeypatch.setattr(Outbox, "send", sending)
         waiting.clear()

@@ -26,7 +26,7 @@ from pykcm.server.operations import OPERATIONS, not_supported
 from pykcm.store.keys import Key
 from pykcm.store.sqlcipher.store import SQLCipherStore
 from tests.builders import ALICE, LAST_SECOND, credential_bytes, peer, principal_bytes
-from tests.server.asking import Server, frame, unpack
+from tests.server.asking import Server, answer, frame, unpack
 
 TABLE = Path(__file__).parents[2] / "docs" / "reliability.md"
 CONFIG = Config()
@@ -110,7 +110,7 @@ def full(runner: asyncio.Runner, store: SQLCipherStore) -> Server:
 
     server.ask_as(UID).noop()
     server.ask_as(UID).get_cache_uuid_list()
-    runner.run(server.service.change(UID, fill))
+    runner.run(server.change(UID, fill))
     return server
 
 
@@ -155,7 +155,7 @@ def test_no_operation_costs_more(full: Server, store: SQLCipherStore, name: str)
     answers = []
 
     async def ask() -> None:
-        answers.append(await full.service.perform(peer(UID), frame(Opcode[name], request)))
+        answers.append(await answer(full.dispatcher, peer(UID), frame(Opcode[name], request)))
 
     cost = cost_of(store, lambda: full.runner.run(ask()))
     code, _ = unpack(answers[0] if isinstance(answers[0], bytes) else b"".join(answers[0].pieces))

@@ -68,6 +68,6 @@ def test_a_connection_too_many(play: Play) -> None:
         for _ in range(5):
             assert await listening.client().is_closed()
         assert listening.connections.open == 1
-        assert len(listening.service.sessions) == 1
+        assert len(listening.dispatcher.sessions) == 1
 
     play(scenario, limits=Limits(uid_connections=1))

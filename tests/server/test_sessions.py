@@ -122,7 +122,7 @@ def test_memory_is_bounded_by_open_connections(play: Play) -> None:
     """A session ends when the client closes, sends no more, or is cut off."""
 
     async def scenario(listening: Listening) -> None:
-        sessions = listening.service.sessions
+        sessions = listening.dispatcher.sessions
         # All of them are this process's.
         clients = [await listening.connected() for _ in range(3)]
         for client in clients:
@@ -148,6 +148,6 @@ def test_half_closed_client_still_gets_its_replies(play: Play) -> None:
         client.socket.shutdown(1)
         assert [await client.reply() for _ in range(3)] == [(0, b"")] * 3
         assert await client.is_closed()
-        assert len(listening.service.sessions) == 0
+        assert len(listening.dispatcher.sessions) == 0
 
     play(scenario)

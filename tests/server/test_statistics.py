@@ -33,7 +33,7 @@ from tests.server.waiting import until
 
 
 def count(server: Server, opcode: Opcode) -> int:
-    return sum(server.service.statistics.operations[opcode].buckets)
+    return sum(server.dispatcher.statistics.operations[opcode].buckets)
 
 
 def test_durations() -> None:
@@ -61,7 +61,7 @@ def test_operations(server: Server, alice: Asking, bob: Asking) -> None:
         bob.get_principal(b"1000")
     with refused(Code.CC_NOTFOUND):
         alice.retrieve(b"1000", 0, tag_for(TGS))
-    statistics = server.service.statistics
+    statistics = server.dispatcher.statistics
     assert count(server, Opcode.INITIALIZE) == 1
     assert count(server, Opcode.GET_PRINCIPAL) == 4
     assert statistics.operations[Opcode.INITIALIZE].errors == {}
@@ -75,8 +75,8 @@ def test_unreadable_and_unknown_requests(server: Server, alice: Asking) -> None:
     """A request that cannot be read counts as an error of its operation; an unknown one by itself."""
     assert alice.answer(Opcode.GET_PRINCIPAL, b"no end")[0] == Code.CC_FORMAT
     assert alice.answer(999)[0] == Code.FCC_INTERNAL
-    assert server.service.statistics.operations[Opcode.GET_PRINCIPAL].errors == {Code.CC_FORMAT: 1}
-    assert server.service.statistics.unknown_operations == 1
+    assert server.dispatcher.statistics.operations[Opcode.GET_PRINCIPAL].errors == {Code.CC_FORMAT: 1}
+    assert server.dispatcher.statistics.unknown_operations == 1
 
 
 def test_the_store_fails(server: Server, alice: Asking) -> None:
@@ -84,8 +84,8 @@ def test_the_store_fails(server: Server, alice: Asking) -> None:
     server.store.refusal = lambda _: StoreError("no space left", errno.ENOSPC)
     with refused(errno.ENOSPC):
         alice.initialize(b"1000", ALICE)
-    committer = server.service.committer
-    assert server.service.statistics.store_errors == 1
+    committer = server.engine.committer
+    assert server.dispatcher.statistics.store_errors == 1
     assert (committer.failures, committer.is_failing, sum(committer.commits.buckets)) == (1, True, 0)
     server.store.refusal = lambda _: None
     alice.initialize(b"1000", ALICE)
@@ -97,7 +97,7 @@ def test_batches(server: Server) -> None:
     requests = [(uid, Opcode.INITIALIZE, b"%d\0" % uid + principal_bytes(ALICE)) for uid in (1, 2, 3, 4, 5)]
     server.answers(requests)
     server.answers(requests[:1])
-    committer = server.service.committer
+    committer = server.engine.committer
     assert sum(committer.commits.buckets) == 2
     assert committer.operations == 6
     assert {number: each for number, each in enumerate(committer.batches) if each} == {1: 1, 3: 1}
@@ -108,7 +108,7 @@ def test_what_changes_nothing_is_no_commit(server: Server, alice: Asking) -> Non
     alice.initialize(b"1000", ALICE)
     alice.set_kdc_offset(b"1000", 0)
     alice.get_principal(b"1000")
-    assert sum(server.service.committer.commits.buckets) == 1
+    assert sum(server.engine.committer.commits.buckets) == 1
 
 
 def test_cache(runner: asyncio.Runner) -> None:
@@ -146,9 +146,8 @@ def test_removals(runner: asyncio.Runner) -> None:
     alice.initialize(b"1000:new", ALICE)
     for number in range(3):
         alice.store(b"1000:new", credential_of_size(500, nth_service(number)).blob)
-    statistics = server.service.statistics
-    assert statistics.removed_ccaches == {"max_uid_ccaches": 1}
-    assert statistics.removed_tickets == {"max_ccache_size": 1}
+    assert server.engine.removals.ccaches == {"max_uid_ccaches": 1}
+    assert server.engine.removals.tickets == {"max_ccache_size": 1}
 
 
 def test_expired(server: Server, alice: Asking) -> None:
@@ -157,17 +156,17 @@ def test_expired(server: Server, alice: Asking) -> None:
     alice.store(b"1000", ticket(HTTP, ends=1400).blob)
     (uuid,) = alice.get_cache_uuid_list()
     removed, _ = server.runner.run(
-        server.service.change(1000, lambda collection: collection.remove_expired([uuid], 1500))
+        server.change(1000, lambda collection: collection.remove_expired([uuid], 1500))
     )
     assert removed == 1
-    assert server.service.statistics.removed_ccaches == {"expired_retention": 1}
+    assert server.engine.removals.ccaches == {"expired_retention": 1}
 
 
 def test_queues(server: Server) -> None:
     """The queues by UID say how many are occupied, and how many wait for one."""
 
     async def scenario() -> tuple[tuple[int, int], tuple[int, int]]:
-        uid_queues = server.service.uid_queues
+        uid_queues = server.engine.uid_queues
         await uid_queues.enter(1000)
         waiting = asyncio.ensure_future(uid_queues.enter(1000))
         await uid_queues.enter(2000)
