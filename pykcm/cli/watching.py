@@ -123,6 +123,10 @@ def _event_line(item: Item) -> str:
         parts.append(ccache_shown(item["ccache"]))
     if "principal" in item:
         parts.append(item["principal"])
+    if "server" in item:
+        parts.append(item["server"])
+    if "renewed" in item:
+        parts.append("renewed")
     if "tickets" in item:
         parts.append(f"{item['tickets']} service tickets")
     if "reason" in item:

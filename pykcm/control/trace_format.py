@@ -44,6 +44,10 @@ def event_item(event: Event) -> dict[str, Any]:
         item["ccache"] = event.ccache[:_LONGEST]
     if event.principal is not None:
         item["principal"] = principal_text(event.principal)
+    if event.server is not None:
+        item["server"] = principal_text(event.server)
+    if event.is_renewed:
+        item["renewed"] = True
     if event.tickets is not None:
         item["tickets"] = event.tickets
     if event.reason:

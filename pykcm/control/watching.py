@@ -37,6 +37,7 @@ async def watch(call: Call) -> AsyncIterator[dict[str, Any]]:
     from pykcm.control.event_queue import EventQueue  # noqa: PLC0415
     from pykcm.control.trace_format import event_item  # noqa: PLC0415
     from pykcm.engine.events import Watch  # noqa: PLC0415
+    from pykcm.server.defaults import unconstrained_default  # noqa: PLC0415
 
     wanted: WatchArguments = call.arguments
     _check_number(call)
@@ -49,7 +50,7 @@ async def watch(call: Call) -> AsyncIterator[dict[str, Any]]:
             feed.put(lambda: event_item(event))
 
     watchers = call.administration.engine.watchers
-    watcher = Watch(tell)
+    watcher = Watch(tell, unconstrained_default)
     watchers.add(watcher, feed.fail)
     try:
         yield {"watching": True}

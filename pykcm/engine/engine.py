@@ -10,21 +10,19 @@ import logging
 import os
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from itertools import count
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
-from pykcm.ccaches.changes import Change, Removal, added_ccaches, removals_in, written_size
+from pykcm.ccaches.changes import added_ccaches, removals_in, written_size
 from pykcm.ccaches.collection import Collection
 from pykcm.engine.collection_cache import CollectionCache
 from pykcm.engine.committer import Committer
+from pykcm.engine.events import Changed, Watch
 from pykcm.engine.observers import Observers
 from pykcm.engine.persistence import secret_changes
 from pykcm.engine.removals import RemovalCounts, log_removals
 from pykcm.engine.uid_queues import UidQueues
 from pykcm.logs import LimitedLog
 from pykcm.store.interface import Committed, Entry, Outcome, Refused, Store, StoreError, Unknown
-
-if TYPE_CHECKING:
-    from pykcm.engine.events import Watch
 
 log = logging.getLogger(__name__)
 
@@ -46,13 +44,6 @@ class CollectionNeededError(Exception):
     def __init__(self, uid: int) -> None:
         super().__init__(f"the collection of UID {uid} is needed")
         self.uid = uid
-
-
-class _Changed(NamedTuple):
-    """A collection, and what a function has changed in it."""
-
-    collection: Collection
-    changes: Sequence[Change]
 
 
 class Engine:
@@ -147,14 +138,14 @@ class Engine:
         befores = (
             self.watchers.each(lambda watcher: watcher.before(collections.values())) if self.watchers else []
         )
-        changed: list[_Changed] = []
+        changed: list[Changed] = []
         is_committed = False
         try:
             try:
                 result = function(collections)
             finally:
                 changed += [
-                    _Changed(each, changes)
+                    Changed(each, changes)
                     for each in collections.values()
                     if (changes := each.take_changes())
                 ]
@@ -169,7 +160,7 @@ class Engine:
             self._note_committed(changed, befores)
         return result, is_committed
 
-    async def _commit(self, changed: Sequence[_Changed]) -> bool:
+    async def _commit(self, changed: Sequence[Changed]) -> bool:
         """Whether the changes are durable; False after a conflict. Raises StoreError."""
         version = self.collection_cache.version
         entry = Entry(
@@ -193,18 +184,18 @@ class Engine:
                 raise error
         return False
 
-    def _note_committed(self, changed: Sequence[_Changed], befores: "list[tuple[Watch, Any]]") -> None:
+    def _note_committed(
+        self, changed: Sequence[Changed], befores: list[tuple[Watch, dict[int, bytes]]]
+    ) -> None:
         """Weigh, log, count and report changes. They are durable: nothing here may fail the request."""
         try:
-            by_uid: dict[int, list[Removal]] = {}
             for collection, changes in changed:
                 self.collection_cache.weigh(collection)
                 if removals := removals_in(changes):
-                    by_uid[collection.uid] = removals
                     log_removals(collection.uid, removals)
                     self.removals.add(removals)
             for watcher, before in befores:
-                self.watchers.tell(watcher, watcher.changed, before, by_uid)
+                self.watchers.tell(watcher, watcher.committed, changed, before)
         except Exception:  # noqa: BLE001 - logged with its traceback
             uid = changed[0].collection.uid
             for each in changed:

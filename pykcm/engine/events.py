@@ -1,19 +1,27 @@
-"""What happens to ccaches, as whoever watches is told of it: found by comparing before and after a change."""
+"""Events for those who watch: what happened to ccaches, made from committed changes; and what was refused."""
 
 import errno
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
-from pykcm.ccaches.ccache import CCache
-from pykcm.ccaches.changes import Removal
+from pykcm.ccaches.changes import (
+    CCacheCreated,
+    CCacheMoved,
+    CCacheRemoved,
+    CCacheReplaced,
+    Change,
+    CredentialStored,
+    DefaultChanged,
+    removals_in,
+)
 from pykcm.ccaches.collection import EXPIRED, Collection
-from pykcm.peer.identity import Peer
+from pykcm.ccaches.expiry import is_ticket
 from pykcm.protocol.codes import Code, KcmError
 from pykcm.protocol.principal import Principal
-from pykcm.server.defaults import unconstrained_default
 
+# These codes also answer a request for another's ccache, as if it did not exist.
 _DISGUISES = {Code.FCC_NOFILE, Code.CC_END, Code.CC_BADNAME}
 
 
@@ -22,6 +30,7 @@ class Kind(StrEnum):
 
     CREATED = "created"
     REPLACED = "replaced"
+    STORED = "stored"
     DESTROYED = "destroyed"
     EXPIRED = "expired"
     EVICTED = "evicted"
@@ -32,10 +41,10 @@ class Kind(StrEnum):
 class Event(NamedTuple):
     """One thing that has happened, `time` seconds since the epoch.
 
-    `uid` is whose collection it is, and for what is refused who has asked.
-    `label` decides who may be told. `reason` is the option that demanded an eviction, or why something was
-    refused: "quota", "permission" or "connection"; `detail` says more of it. `tickets`: it was not the ccache
-    that was evicted, but so many of its service tickets.
+    `uid`: the collection's; of a refusal, the client's. `label` decides who may know of it. `reason`: the
+    option that demanded an eviction, or for a refusal "quota", "permission" or "connection"; `detail` says
+    more of it. `tickets`: not the ccache was evicted, but so many of its service tickets. `server`: of the
+    ticket that was stored. `is_renewed`: a TGT took the place of one that ends earlier.
     """
 
     time: float
@@ -47,109 +56,106 @@ class Event(NamedTuple):
     reason: str = ""
     detail: str = ""
     tickets: int | None = None
+    server: Principal | None = None
+    is_renewed: bool = False
 
 
-class _Before(NamedTuple):
-    """A collection as it was; `unavailable` has names with their labels.
-
-    `default` is the one that peers who share it are given, `own_defaults` are the chosen ones by range.
-    """
+class Changed(NamedTuple):
+    """A collection, and what one request has changed in it."""
 
     collection: Collection
-    ccaches: dict[bytes, CCache]
-    unavailable: dict[bytes, str | None]
-    default: bytes
-    own_defaults: dict[str, bytes]
+    changes: Sequence[Change]
 
 
 class Watch:
-    """Tells of events; `tell` is called with each, when it is durable, and must neither wait nor raise."""
+    """Reports events; `report` is called with each when it is durable, and must neither wait nor raise.
 
-    def __init__(self, tell: Callable[[Event], None]) -> None:
-        self._tell = tell
+    `default_of`: the ccache that peers of a collection's UID are given as their default.
+    """
 
-    @staticmethod
-    def before(collections: Iterable[Collection]) -> list[_Before]:
-        """Take note of collections that are about to change."""
-        # A move within one collection has it twice.
-        return [
-            _Before(
-                collection,
-                {ccache.name: ccache for ccache in collection},
-                {name: collection.label_of(name) for name in collection.unavailable},
-                unconstrained_default(collection),
-                dict(collection.defaults.by_range),
-            )
-            for collection in dict.fromkeys(collections)
-        ]
+    def __init__(self, report: Callable[[Event], None], default_of: Callable[[Collection], bytes]) -> None:
+        self._report = report
+        self._default_of = default_of
 
-    def changed(self, before: Iterable[_Before], removals: Mapping[int, Sequence[Removal]]) -> None:
-        """Tell what has become of them; `removals`, by UID, is what went without anybody's asking."""
+    def before(self, collections: Iterable[Collection]) -> dict[int, bytes]:
+        """The defaults of collections that a request may change, by UID."""
+        return {collection.uid: self._default_of(collection) for collection in collections}
+
+    def committed(self, changed: Iterable[Changed], defaults_before: dict[int, bytes]) -> None:
+        """Report what has happened to these collections."""
         now = time.time()
-        for was in before:
-            for event in _differences(now, was, removals.get(was.collection.uid, ())):
-                self._tell(event)
+        for collection, changes in changed:
+            for event in events_of(now, collection, changes):
+                self._report(event)
+            default = self._default_of(collection)
+            if default != defaults_before[collection.uid]:
+                self._report(_default_event(now, collection, None, default))
 
-    def refused(self, peer: Peer, name: bytes, error: KcmError) -> None:
-        """Tell of a request that was refused; other errors are nobody's business."""
+    def refused(self, uid: int, label: str | None, name: bytes, error: KcmError) -> None:
+        """Report a refused request; other errors are of no interest."""
         if error.code == errno.EDQUOT:
             reason = "quota"
-        # What is another's is answered as if it were not there, and only the reason tells.
         elif error.code == Code.FCC_PERM or (error.code in _DISGUISES and error.reason):
             reason = "permission"
         else:
             return
-        self._tell(
-            Event(time.time(), Kind.REFUSED, peer.uid, peer.label, name, reason=reason, detail=error.reason)
-        )
+        self._report(Event(time.time(), Kind.REFUSED, uid, label, name, reason=reason, detail=error.reason))
 
     def connection_refused(self, uid: int, label: str | None, why: str) -> None:
-        self._tell(Event(time.time(), Kind.REFUSED, uid, label, reason="connection", detail=why))
+        self._report(Event(time.time(), Kind.REFUSED, uid, label, reason="connection", detail=why))
 
 
-def _differences(now: float, was: _Before, removals: Sequence[Removal]) -> Iterable[Event]:
-    collection = was.collection
+def events_of(now: float, collection: Collection, changes: Sequence[Change]) -> Iterable[Event]:
+    """The events of one request's changes, in their order, except that a shared default has moved."""
     uid = collection.uid
-    reasons = {removal.ccache: removal.reason for removal in removals if removal.service_tickets is None}
-    for name, ccache in was.ccaches.items():
-        if not collection.has(name):
-            reason = reasons.get(name, "")
-            kind = Kind.DESTROYED if not reason else Kind.EXPIRED if reason == EXPIRED else Kind.EVICTED
-            yield Event(now, kind, uid, ccache.label, name, ccache.principal, reason)
-    for name, label in was.unavailable.items():
-        if name not in collection.unavailable:
-            yield Event(now, Kind.DESTROYED, uid, label, name)
-    for ccache in collection:
-        before = was.ccaches.get(ccache.name)
-        # What is written anew is another object; what is merely changed is the same one.
-        if ccache is not before:
-            kind = Kind.CREATED if before is None else Kind.REPLACED
-            yield Event(now, kind, uid, ccache.label, ccache.name, ccache.principal)
-    for removal in removals:
+    for change in changes:
+        match change:
+            case CCacheCreated(ccache):
+                yield Event(now, Kind.CREATED, uid, ccache.label, ccache.name, ccache.principal)
+            case CCacheReplaced(ccache):
+                yield Event(
+                    *(now, Kind.REPLACED, uid, ccache.label, ccache.name, ccache.principal),
+                    is_renewed=change.renews,
+                )
+            case CredentialStored(ccache, _, credential) if is_ticket(credential):
+                yield Event(
+                    *(now, Kind.STORED, uid, ccache.label, ccache.name, ccache.principal),
+                    server=credential.server,
+                    is_renewed=change.renews,
+                )
+            case CCacheMoved(ccache):
+                yield Event(now, Kind.DESTROYED, uid, ccache.label, ccache.name, ccache.principal)
+            case CCacheRemoved():
+                yield _removal(now, uid, change)
+    for removal in removals_in(changes):
         if removal.service_tickets is not None:
-            label = collection.label_of(removal.ccache)
             yield Event(
-                now,
-                Kind.EVICTED,
-                uid,
-                label,
-                removal.ccache,
+                *(now, Kind.EVICTED, uid, collection.label_of(removal.ccache), removal.ccache),
                 reason=removal.reason,
                 tickets=removal.service_tickets,
             )
-    yield from _defaults(now, was)
+    yield from _defaults_by_range(now, collection, changes)
 
 
-def _defaults(now: float, was: _Before) -> Iterable[Event]:
-    collection = was.collection
-    moved: list[tuple[str | None, bytes]] = []
-    default = unconstrained_default(collection)
-    if was.default != default:
-        moved.append((None, default))
+def _removal(now: float, uid: int, change: CCacheRemoved) -> Event:
+    kind = Kind.EVICTED if change.reason else Kind.DESTROYED
+    if change.reason == EXPIRED:
+        kind = Kind.EXPIRED
+    principal = None if change.ccache is None else change.ccache.principal
+    return Event(now, kind, uid, change.label, change.name, principal, change.reason)
+
+
+def _defaults_by_range(now: float, collection: Collection, changes: Sequence[Change]) -> Iterable[Event]:
+    first = next((change for change in changes if isinstance(change, DefaultChanged)), None)
+    if first is None:
+        return
+    before = dict(first.before.by_range)
     for range_, name in collection.defaults.by_range:
-        if was.own_defaults.get(range_) != name:
+        if before.get(range_) != name:
             # As if a ccache were already there that the peers of this range have created.
-            moved.append((f"any:any:any:{range_}", name))
-    for label, name in moved:
-        there = collection.label_of(name) if collection.has(name) else label
-        yield Event(now, Kind.DEFAULT, collection.uid, there, name)
+            yield _default_event(now, collection, f"any:any:any:{range_}", name)
+
+
+def _default_event(now: float, collection: Collection, label: str | None, name: bytes) -> Event:
+    there = collection.label_of(name) if collection.has(name) else label
+    return Event(now, Kind.DEFAULT, collection.uid, there, name)

@@ -224,7 +224,7 @@ class Dispatcher:
         """Tell the administrator what needs attention; what merely was not found is nobody's business."""
         if self._engine.watchers:
             name = _ccache_of(operation, arguments)
-            self._engine.watchers.each(lambda watcher: watcher.refused(peer, name, error))
+            self._engine.watchers.each(lambda watcher: watcher.refused(peer.uid, peer.label, name, error))
         if isinstance(error, StoreError):
             self.statistics.store_errors += 1
             _STORE_ERRORS.write(

@@ -12,10 +12,22 @@ from pykcm.engine.events import Event, Kind, Watch
 from pykcm.protocol.codes import Code, KcmError
 from pykcm.server.connection import State
 from pykcm.server.connections import Limits
+from pykcm.server.defaults import unconstrained_default
 from pykcm.store.interface import Store, StoreError
 from pykcm.store.memory import MemoryStore
 from pykcm.store.tree import Put, Secret, ccache_container, split_ccache_name
-from tests.builders import ALICE, BOB, TGS, credential_bytes, credential_of_size, refused, service, ticket
+from tests.builders import (
+    ALICE,
+    BOB,
+    HTTP,
+    TGS,
+    configuration,
+    credential_bytes,
+    credential_of_size,
+    refused,
+    service,
+    ticket,
+)
 from tests.peer.mcs import CONTAINER_1, HOST, Mcs
 from tests.server.asking import Asking, Server
 from tests.server.conftest import Play
@@ -29,7 +41,7 @@ class Told(list[Event]):
 
     def __init__(self, server: Server) -> None:
         super().__init__()
-        server.engine.watchers.append(Watch(self.append))
+        server.engine.watchers.append(Watch(self.append, unconstrained_default))
 
     def take(self) -> list[tuple[Any, ...]]:
         """Kind, ccache and reason of each since the last call."""
@@ -56,11 +68,37 @@ def test_created_and_replaced(alice: Asking, told: Told) -> None:
     ]
 
 
-def test_what_is_within_a_ccache_is_no_event(alice: Asking, told: Told) -> None:
-    """Neither credentials that come and go nor the clock offset are told of, and reading is not."""
+def test_a_stored_ticket_is_an_event(alice: Asking, told: Told) -> None:
+    """The event names the ticket's server, and says whether a TGT was renewed; configuration is no event."""
     alice.initialize(b"1000", ALICE)
     told.clear()
-    alice.store(b"1000", credential_bytes(TGS))
+    alice.store(b"1000", ticket(TGS, ends=2000).blob)
+    alice.store(b"1000", ticket(TGS, ends=3000).blob)
+    alice.store(b"1000", ticket(HTTP, ends=3000).blob)
+    alice.store(b"1000", configuration(b"proxy_impersonator", b"x").blob)
+    assert [(each.kind, each.ccache, each.server, each.is_renewed) for each in told] == [
+        (Kind.STORED, b"1000", TGS, False),
+        (Kind.STORED, b"1000", TGS, True),
+        (Kind.STORED, b"1000", HTTP, False),
+    ]
+
+
+def test_a_replaced_ccache_with_a_later_tgt_is_renewed(alice: Asking, told: Told) -> None:
+    """A REPLACE by the same principal with a TGT that ends later is a renewal, another principal is not."""
+    alice.replace(b"1000", 0, ALICE, [ticket(TGS, ends=2000).blob])
+    alice.replace(b"1000", 0, ALICE, [ticket(TGS, ends=3000).blob])
+    alice.replace(b"1000", 0, BOB, [ticket(TGS, ends=4000).blob])
+    assert [(each.kind, each.is_renewed) for each in told] == [
+        (Kind.CREATED, False),
+        (Kind.REPLACED, True),
+        (Kind.REPLACED, False),
+    ]
+
+
+def test_reading_and_the_clock_offset_are_no_event(alice: Asking, told: Told) -> None:
+    """Neither reading a ccache nor setting its KDC offset is reported."""
+    alice.initialize(b"1000", ALICE)
+    told.clear()
     alice.set_kdc_offset(b"1000", 5)
     alice.get_principal(b"1000")
     with refused(Code.FCC_NOFILE):
@@ -84,7 +122,7 @@ def test_moved(root: Asking, told: Told) -> None:
     root.initialize(b"1000:b", BOB)
     told.clear()
     root.move_cache(b"1000:a", b"1000:b")
-    assert told.take() == [(Kind.DESTROYED, b"1000:a", ""), (Kind.REPLACED, b"1000:b", "")]
+    assert told.take() == [(Kind.REPLACED, b"1000:b", ""), (Kind.DESTROYED, b"1000:a", "")]
     root.move_cache(b"1000:b", b"2000")
     assert sorted((each.uid, each.kind) for each in told) == [(1000, Kind.DESTROYED), (2000, Kind.CREATED)]
 
@@ -135,12 +173,13 @@ def test_evicted(runner: asyncio.Runner) -> None:
     told.clear()
     alice.initialize(b"1000:new", ALICE)
     assert told.take() == [
-        (Kind.EVICTED, b"1000:old", "max_uid_ccaches"),
         (Kind.CREATED, b"1000:new", ""),
+        (Kind.EVICTED, b"1000:old", "max_uid_ccaches"),
         (Kind.DEFAULT, b"1000:new", ""),
     ]
     for number in range(3):
         alice.store(b"1000:new", credential_of_size(500, service(number)).blob)
+    told[:] = [each for each in told if each.kind is not Kind.STORED]
     assert [each.tickets for each in told] == [1]
     assert told.take() == [(Kind.EVICTED, b"1000:new", "max_ccache_size")]
 
@@ -204,7 +243,7 @@ def test_refused_connections(play: Play) -> None:
 
     async def scenario(listening: Listening) -> None:
         told: list[Event] = []
-        listening.engine.watchers.append(Watch(told.append))
+        listening.engine.watchers.append(Watch(told.append, unconstrained_default))
         client = await listening.connected()
         await client.send(NOOP[:5])
         await until(lambda: listening.made[0].state is State.RECEIVING)
@@ -244,7 +283,7 @@ def broken() -> Watch:
     def fail(_: Event) -> None:
         raise RuntimeError("cannot be told")
 
-    return Watch(fail)
+    return Watch(fail, unconstrained_default)
 
 
 def test_who_fails_to_be_told(
@@ -273,7 +312,7 @@ def test_a_tracer_that_fails(server: Server, alice: Asking, caplog: pytest.LogCa
     assert server.dispatcher.tracers == []
 
 
-@pytest.mark.parametrize("method", ["before", "changed", "refused", "connection_refused"])
+@pytest.mark.parametrize("method", ["before", "committed", "refused", "connection_refused"])
 def test_an_error_in_a_watcher_ends_the_watcher_alone(
     server: Server, alice: Asking, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
@@ -282,7 +321,7 @@ def test_an_error_in_a_watcher_ends_the_watcher_alone(
     def fail(*_: object) -> None:
         raise RuntimeError("cannot be told")
 
-    watcher = Watch(lambda _: None)
+    watcher = Watch(lambda _: None, unconstrained_default)
     failures: list[bool] = []
     server.engine.watchers.add(watcher, lambda: failures.append(True))
     monkeypatch.setattr(Watch, method, fail)
