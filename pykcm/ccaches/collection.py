@@ -74,8 +74,7 @@ class Collection(CCacheLookup):
     def restore(self, ccaches: Sequence[CCache], defaults: Defaults = NOTHING_CHOSEN) -> None:
         """Fill an empty collection with what is stored, in stored order; no change is recorded."""
         for ccache in ccaches:
-            self._ccaches[ccache.name] = ccache
-            self._by_uuid[ccache.uuid] = ccache
+            self._insert(ccache)
             self._room.count_in(ccache)
         shared = None if defaults.shared == self.own_name else defaults.shared
         self._defaults = defaults._replace(shared=shared)
@@ -226,8 +225,10 @@ class Collection(CCacheLookup):
 
     def relabel(self, ccache: CCache, label: str | None) -> None:
         """Give the ccache this label, whatever its creator's was."""
-        before, ccache.label = ccache.label, label
-        self._changes.append(LabelChanged(ccache, before))
+        before = ccache.label
+        if label != before:
+            ccache.label = label
+            self._changes.append(LabelChanged(ccache, before))
 
     def write_expiries(self) -> None:
         """Record the expiry of every ccache, so that the store has what follows from the credentials."""
@@ -291,11 +292,13 @@ class Collection(CCacheLookup):
         self._take_out(ccache)
         self._removed(CCacheMoved(ccache, uid, target, overwritten, self._is_empty))
 
-    def rename(self, old: bytes, new: bytes, follows: Follows) -> None:
+    def rename(self, old: bytes, new: bytes, follows: Follows) -> CCache:
         """Give the ccache another name, in place of the one that has it, with the defaults that follow it."""
-        self.hand_over(old, self.uid, *self.take_over(self._ccaches[old], new))
-        renamed = self._defaults.after_rename(old, new, self.own_name, follows)
-        self._set_defaults(renamed.after_creation(new, self.own_name))
+        renamed, overwritten = self.take_over(self._ccaches[old], new)
+        self.hand_over(old, self.uid, renamed, overwritten)
+        defaults = self._defaults.after_rename(old, new, self.own_name, follows)
+        self._set_defaults(defaults.after_creation(new, self.own_name))
+        return renamed
 
     # Quotas
 
@@ -336,9 +339,7 @@ class Collection(CCacheLookup):
             ccache.uuid = overwritten.uuid
             ccache.label = overwritten.label
             self._room.count_out(overwritten)
-        # In place: a ccache that is overwritten keeps its place in the list.
-        self._ccaches[ccache.name] = ccache
-        self._by_uuid[ccache.uuid] = ccache
+        self._insert(ccache)
         self._room.count_in(ccache)
         if overwritten is None:
             self._changes.append(CCacheCreated(ccache, moved_from))
@@ -349,8 +350,7 @@ class Collection(CCacheLookup):
         return overwritten
 
     def _take_out(self, ccache: CCache) -> None:
-        del self._ccaches[ccache.name]
-        del self._by_uuid[ccache.uuid]
+        self._delete(ccache)
         self._room.count_out(ccache)
 
     def _removed(self, change: CCacheRemoved | CCacheMoved) -> None:
@@ -380,8 +380,8 @@ def move(
     target: Collection,
     new: bytes,
     follows: Follows = lambda _range: True,
-) -> None:
-    """MOVE_CACHE: `new` takes the contents of `old`, created or overwritten; `old` is gone.
+) -> CCache:
+    """MOVE_CACHE: `new` takes the contents of `old`, created or overwritten; `old` is gone. Returns `new`.
 
     Defaults that named `old` and follow it name `new`, unless `new` is in another UID's collection.
     """
@@ -390,11 +390,11 @@ def move(
         raise KcmError(Code.FCC_NOFILE)
     target.get(new)
     if old == new:
-        return
+        return moved
     if target is source:
-        source.rename(old, new, follows)
-        return
+        return source.rename(old, new, follows)
     plan = target.plan_room(new, moved.size, len(moved.credentials), is_moved=True)
     renamed, overwritten = target.take_over(moved, new)
     target.make_room(plan, renamed)
     source.hand_over(old, target.uid, renamed, overwritten)
+    return renamed

@@ -58,6 +58,15 @@ class CCacheLookup:
             if not self.has(name) and not self.is_default(name):
                 return name
 
+    def _insert(self, ccache: CCache) -> None:
+        """Add the ccache at the end, or in place of the one of its name."""
+        self._ccaches[ccache.name] = ccache
+        self._by_uuid[ccache.uuid] = ccache
+
+    def _delete(self, ccache: CCache) -> None:
+        del self._ccaches[ccache.name]
+        del self._by_uuid[ccache.uuid]
+
     # Defaults
 
     @property

@@ -12,8 +12,7 @@ from pykcm.engine.clock import ClockKeeper
 from pykcm.engine.engine import Engine, to_the_end
 from pykcm.engine.reaper import Reaper
 from pykcm.peer.access import Access
-from pykcm.peer.identity import ROOT, Peer
-from pykcm.peer.names import owner_of
+from pykcm.peer.identity import Peer
 from pykcm.server.connections import Connections
 from pykcm.server.dispatcher import Dispatcher
 from pykcm.server.fair_queue import FairQueue
@@ -22,9 +21,6 @@ from pykcm.store.interface import Store
 # At one time, of the control socket and of metrics_listen: their descriptors are not KCM's clients'.
 MOST_CONNECTIONS = 64
 MOST_SCRAPES = 16
-
-# Only the range of it counts: one with all categories is within reach of those alone who have them all.
-_OF_ALL = "system_u:object_r:unlabeled_t:s0:c0.c1023"
 
 # So many items of a client may wait to be taken; then no more is read.
 WAITING_ITEMS = 4
@@ -92,7 +88,7 @@ class Call:
     @property
     def is_unconfined(self) -> bool:
         """Whether the SELinux policy keeps no ccache from whoever asks."""
-        return self.sees(_OF_ALL) and self.administration.access.may_change(self.peer, _OF_ALL)
+        return self.administration.access.is_unconfined(self.peer)
 
     def check_unconfined(self) -> None:
         """What is done to everybody's ccaches takes whoever may change them all; raises ControlError."""
@@ -103,14 +99,11 @@ class Call:
 
     def sees_answers_to(self, peer: Peer) -> bool:
         """Whether whoever asks may know all that this peer is told by the daemon."""
-        # Who could read what the peer creates could read all that the peer may. On the lowest level that is
-        # not so: a user who can have no categories is told of what has all of them.
-        access = self.administration.access
-        return self.is_unconfined or (self.sees(peer.label) and not access.shares_default(peer))
+        return self.administration.access.may_trace(self.peer, peer)
 
-    def moves_default(self, whose: str | None) -> bool:
+    def moves_default(self, range_: str | None) -> bool:
         """Whether whoever asks may move the default of this SELinux range, or the shared one (None)."""
-        return self.is_unconfined or self.administration.access.moves_default(self.peer, whose)
+        return self.administration.access.may_administer_default(self.peer, range_)
 
     async def received(self) -> AsyncIterator[Any]:
         """The items that the client sends behind its request, until it sends no more."""
@@ -127,9 +120,3 @@ class Request(NamedTuple):
 
     arguments: type
     run: Callable[[Call], AsyncIterator[Any] | Awaitable[None]]
-
-
-def collection_of(name: bytes) -> int:
-    """The UID whose collection a ccache of this name is in: names of no UID are root's."""
-    owner = owner_of(name)
-    return ROOT if owner is None else owner

@@ -29,7 +29,7 @@ from pykcm.control.messages import (
     read_envelope,
 )
 from pykcm.logs import LimitedLog
-from pykcm.peer.identity import ROOT, Kernel, Peer, PeerRefusedError, identify
+from pykcm.peer.identity import Kernel, Peer, PeerRefusedError, identify
 from pykcm.protocol.codes import Code, KcmError
 from pykcm.store.interface import StoreError
 
@@ -126,7 +126,7 @@ class ControlConnection(asyncio.Protocol):
         except PeerRefusedError as refused:
             self._refuse(None, str(refused))
             return
-        if self._peer.uid != ROOT:
+        if not self._controls.administration.access.may_administer(self._peer):
             self._refuse(self._peer.uid, "only root may use it")
         elif not self._controls.add(self):
             self._give_up(ControlError(ErrorCode.BUSY, "too many connections to the control socket"))

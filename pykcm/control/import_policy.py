@@ -13,18 +13,16 @@ import msgspec
 from pykcm.ccaches.ccache import CCache
 from pykcm.ccaches.collection import Collection
 from pykcm.ccaches.expiry import end_of
-from pykcm.control.calls import Call, collection_of
+from pykcm.control.calls import Call
 from pykcm.control.listing import tgt_of
-from pykcm.control.messages import ControlError
 from pykcm.control.records import CCacheRecord, principal_text, read_record
 from pykcm.peer.labels import LabelError, parse_label
-from pykcm.peer.names import MAX_NAME
+from pykcm.peer.names import MAX_NAME, collection_of
 from pykcm.protocol.codes import KcmError
 from pykcm.protocol.credential import parse_credential
 from pykcm.protocol.text import excerpt
 from pykcm.protocol.wire import MAX_COMPONENTS, MAX_PRINCIPAL_SIZE, UUID_SIZE, FormatError
 from pykcm.server.defaults import unconstrained_default
-from pykcm.server.relabelling import relabel_filled
 
 # KCM's clients have their turn after so many credentials.
 _CREDENTIALS_AT_A_TIME = 256
@@ -74,11 +72,6 @@ class ImportedCCache(NamedTuple):
 
     record: CCacheRecord
     ccache: CCache
-
-    def is_at_level_of(self, old: CCache) -> bool:
-        """Whether it may be put in the place of `old`, which keeps its label."""
-        label = self.ccache.label
-        return label is None or _range(label) == _range(old.label)
 
     def become(
         self, result: Outcome, reason: str = "", name: bytes | None = None, *, default: bool = False
@@ -144,6 +137,7 @@ class ImportPolicy:
 
     def __init__(self, call: Call, *, replace: bool, skip_expired: bool) -> None:
         self._call = call
+        self._access = call.administration.access
         self._replace = replace
         self._skip_expired = skip_expired
         # By UID, which defaults named a ccache before anything came: those stay. None: the shared one.
@@ -156,14 +150,13 @@ class ImportPolicy:
             return imported.become(Outcome.EXPIRED)
         name = imported.record.name or self._choose_name(collection, imported)
         peer = self._call.peer
-        # What comes without one, from other servers and hosts, is that of whoever brings it.
-        label = peer.label if imported.ccache.label is None else imported.ccache.label
+        label = self._access.label_of_import(peer, imported.ccache.label)
         try:
             outcome, reason = self._decide(collection, imported, name)
             if outcome in {Outcome.IMPORTED, Outcome.REPLACED}:
-                ccache = imported.ccache
-                collection.replace(name, ccache.principal, ccache.kdc_offset, list(ccache.credentials), label)
-                relabel_filled(self._call.administration.access, peer, collection, name, label)
+                new = imported.ccache
+                ccache = collection.replace(name, new.principal, new.kdc_offset, list(new.credentials), label)
+                collection.relabel(ccache, self._access.label_after_write(peer, ccache.label, label))
         except KcmError as error:
             return imported.become(Outcome.REFUSED, error.reason or str(error), name)
         is_there = outcome in {Outcome.IMPORTED, Outcome.REPLACED, Outcome.UNCHANGED}
@@ -181,7 +174,7 @@ class ImportPolicy:
             return Outcome.REFUSED, "there is one out of reach, by its SELinux level"
         old = collection.get(name)
         assert old is not None
-        if not imported.is_at_level_of(old):
+        if not self._access.may_import_over(new.label, old.label):
             return Outcome.REFUSED, "there is one at another SELinux level: destroy that first"
         if _contents(new) == _contents(old):
             return Outcome.UNCHANGED, ""
@@ -205,7 +198,7 @@ class ImportPolicy:
             for ccache in collection
             if ccache.principal.identity == identity
             and self._is_changeable(ccache.label)
-            and imported.is_at_level_of(ccache)
+            and self._access.may_import_over(imported.ccache.label, ccache.label)
         ]
         default = unconstrained_default(collection)
         if same:
@@ -214,11 +207,7 @@ class ImportPolicy:
         return default if is_free else collection.unused_name()
 
     def _is_changeable(self, label: str | None) -> bool:
-        try:
-            self._call.check_changeable(label)
-        except ControlError:
-            return False
-        return True
+        return self._access.may_use(self._call.peer, label)
 
     def _note_defaults(self, collection: Collection) -> None:
         if collection.uid not in self._defaults:
@@ -230,9 +219,9 @@ class ImportPolicy:
         """Whether it is the default that all share, as it was where it comes from."""
         kept = set() if self._replace else self._defaults[collection.uid]
         wanted = [*([None] if record.default else []), *record.default_of]
-        for whose in wanted:
-            if whose not in kept and self._call.moves_default(whose):
-                collection.set_default(name, whose)
+        for range_ in wanted:
+            if range_ not in kept and self._call.moves_default(range_):
+                collection.set_default(name, range_)
         return record.default and name == collection.default_name
 
 
@@ -245,7 +234,3 @@ def _end(ccache: CCache) -> int:
     tgt = tgt_of(ccache)
     end = ccache.credentials.latest_end if tgt is None else end_of(tgt)
     return -1 if end is None else end
-
-
-def _range(label: str | None) -> str | None:
-    return None if label is None else parse_label(label).range

@@ -9,10 +9,11 @@ import msgspec
 from pykcm.ccaches.ccache import CCache
 from pykcm.ccaches.collection import Collection
 from pykcm.ccaches.expiry import is_ticket
-from pykcm.control.calls import Call, collection_of
+from pykcm.control.calls import Call
 from pykcm.control.messages import ControlError, ErrorCode
 from pykcm.control.records import Uid, principal_text
 from pykcm.peer.identity import ROOT
+from pykcm.peer.names import collection_of
 from pykcm.protocol.credential import Credential
 from pykcm.protocol.principal import is_tgs
 from pykcm.server.defaults import other_uid_chosen, unconstrained_default

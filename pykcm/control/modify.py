@@ -7,10 +7,11 @@ from typing import Any
 import msgspec
 
 from pykcm.ccaches.collection import Collection
-from pykcm.control.calls import Call, collection_of
+from pykcm.control.calls import Call
 from pykcm.control.listing import visible
 from pykcm.control.messages import ControlError, ErrorCode
 from pykcm.control.records import Uid
+from pykcm.peer.names import collection_of
 
 log = logging.getLogger(__name__)
 
@@ -60,11 +61,7 @@ def _destroy_all(collection: Collection, call: Call, *, expired: bool) -> list[b
     if not expired:
         names += collection.unavailable
     access, peer = call.administration.access, call.peer
-    names = [
-        name
-        for name in names
-        if call.sees(collection.label_of(name)) and access.may_change(peer, collection.label_of(name))
-    ]
+    names = [name for name in names if access.may_use(peer, collection.label_of(name))]
     for name in names:
         collection.destroy(name)
     return names

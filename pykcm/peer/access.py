@@ -1,4 +1,8 @@
-"""What a peer may use: every decision about access is made here."""
+"""Every access decision: by UID and name, by SELinux label, and by level for defaults.
+
+The rest of the daemon asks here and decides nothing by itself. All rules are functions of the peer, and of a
+name or a label.
+"""
 
 import logging
 
@@ -6,14 +10,14 @@ from pykcm.logs import LimitedLog
 from pykcm.peer.identity import ROOT, Peer
 from pykcm.peer.labels import (
     SYSTEM_LOW,
-    Context,
     LabelError,
+    SecurityContext,
     categorized,
     low_target_for,
     parse_label,
     target_for,
 )
-from pykcm.peer.names import MAX_NAME, belongs_to, owner_of
+from pykcm.peer.names import MAX_NAME, belongs_to, collection_of, owner_of
 from pykcm.peer.selinux import Permission, Policy
 from pykcm.protocol.codes import Code, KcmError
 from pykcm.protocol.text import escape
@@ -23,9 +27,12 @@ log = logging.getLogger(__name__)
 # Lines that users cause.
 _FAILURES = LimitedLog(log, "no answer from the SELinux policy", 1)
 
+# Only its range counts: a peer may use such a ccache only if it has all categories.
+_ALL_CATEGORIES = "system_u:object_r:unlabeled_t:s0:c0.c1023"
+
 
 class Access:
-    """The rules, by name and by label. No name at all means the peer's default ccache.
+    """The rules. No name at all means the peer's default ccache.
 
     With `root_lists_all`, root's list of ccaches is everyone's, as Heimdal's is; otherwise it is root's own.
     Without a `policy` (a kernel without SELinux) labels play no part.
@@ -34,6 +41,8 @@ class Access:
     def __init__(self, *, root_lists_all: bool = False, policy: Policy | None = None) -> None:
         self._root_lists_all = root_lists_all
         self._policy = policy
+
+    # By UID and name
 
     def collection_to_read(self, peer: Peer, name: bytes) -> int:
         """The UID whose collection `name` is in; another's is answered as if it did not exist."""
@@ -51,88 +60,141 @@ class Access:
             raise KcmError(Code.CC_BADNAME, f"a name of {len(name)} bytes (at most {MAX_NAME} are accepted)")
         if belongs_to(name, peer.uid):
             return peer.uid
-        owner = owner_of(name)
         if peer.uid == ROOT:
-            # Root may use every name; free ones are its own.
-            return ROOT if owner is None else owner
+            return collection_of(name)
+        owner = owner_of(name)
         if owner is None:
-            raise KcmError(Code.CC_BADNAME, "the name belongs to no UID, and only root may use such a one")
+            raise KcmError(Code.CC_BADNAME, "the name belongs to no UID, and only root may use such a name")
         raise KcmError(refusal, f"the name belongs to UID {owner}")
 
     def lists_all(self, peer: Peer) -> bool:
+        """Whether the peer's list of ccaches is everyone's."""
         return self._root_lists_all and peer.uid == ROOT
 
+    @staticmethod
+    def may_administer(peer: Peer) -> bool:
+        """Whether the peer may use the control socket."""
+        return peer.uid == ROOT
+
     # By label: a ccache carries the SELinux label of the peer that created it (None: no SELinux then).
-    # Every look-up of a ccache for a peer passes through these two, root's as well.
+    # Every look-up of a ccache for a peer passes through these rules, root's as well.
 
     def may_read(self, peer: Peer, label: str | None) -> bool:
-        """Whether a ccache created under `label` exists for this peer at all."""
+        """Whether a ccache of this label exists for the peer at all."""
         return self._policy is None or self._is_allowed(self._policy, peer, label, Permission.READ)
 
     def may_change(self, peer: Peer, label: str | None) -> bool:
-        """Whether the peer may change a ccache created under `label`, given that it may read it."""
+        """Whether the peer may change a ccache of this label, given that it may read it."""
         return self._policy is None or self._is_allowed(self._policy, peer, label, Permission.WRITE)
 
-    def keeps_label(self, peer: Peer, label: str | None, writer: str | None) -> bool:
-        """Whether a ccache created under `label` keeps it when the peer fills it with what is of `writer`.
+    def may_use(self, peer: Peer, label: str | None) -> bool:
+        """Whether the peer may both read and change a ccache of this label."""
+        return self.may_read(peer, label) and self.may_change(peer, label)
 
-        It does where its creator could read that anyway. Otherwise a container could wait, with a ccache of
-        a principal's name, for the ticket that the host's kinit puts into it.
+    def is_unconfined(self, peer: Peer) -> bool:
+        """Whether the SELinux policy keeps no ccache from the peer."""
+        return self.may_use(peer, _ALL_CATEGORIES)
+
+    def may_trace(self, peer: Peer, traced: Peer) -> bool:
+        """Whether the peer may know all that the daemon answers to the traced peer."""
+        # A peer that may read what the traced one creates may read all that the traced one may. On the
+        # lowest level this does not hold: a user without categories may know of ccaches that have them all.
+        return self.is_unconfined(peer) or (
+            self.may_read(peer, traced.label) and not self.shares_default(traced)
+        )
+
+    def label_after_write(self, peer: Peer, label: str | None, contents_label: str | None) -> str | None:
+        """The label of a ccache that had `label`, once the peer has filled it with contents of another one.
+
+        The label stays if the ccache's creator could read these contents anyway. Otherwise a container could
+        create a ccache with a principal's name, and wait for the host's kinit to put a ticket into it.
         """
-        if self._policy is None or label == writer:
-            return True
-        if label is None:
-            return False
-        return self._is_allowed(self._policy, peer._replace(label=label), writer, Permission.READ)
+        if self._policy is None or label == contents_label:
+            return label
+        could_read = label is not None and self._is_allowed(
+            self._policy, peer._replace(label=label), contents_label, Permission.READ
+        )
+        return label if could_read else contents_label
+
+    @staticmethod
+    def label_of_import(peer: Peer, label: str | None) -> str | None:
+        """The label of an imported ccache: the peer's, if it comes from a host without labels."""
+        return peer.label if label is None else label
+
+    @staticmethod
+    def may_import_over(label: str | None, existing: str | None) -> bool:
+        """Whether an imported ccache of this label may replace one, which keeps its own label.
+
+        They have to be at the same level, unless the import has no label.
+        """
+        return label is None or _range(label) == _range(existing)
 
     def _is_allowed(self, policy: Policy, peer: Peer, label: str | None, permission: Permission) -> bool:
         try:
             asking = peer.label or ""
             target = target_for(asking, label)
             low_target = low_target_for(asking, label)
-            # Not where a policy merely knows fewer categories than there were.
+            # The low level counts only if the peer cannot have categories. It does not count where a policy
+            # merely knows fewer of them than there were.
             if low_target is not None and not any(map(policy.has_context, (target, categorized(asking)))):
                 target = low_target
             return policy.allows(asking, target, permission)
-        # Whatever keeps the policy from answering, nobody gets access by it.
+        # Without an answer there is no access, whatever the error is.
         except Exception as error:  # noqa: BLE001
             _FAILURES.write(
                 logging.ERROR,
                 peer.uid,
                 "UID %d: no answer from the SELinux policy, so denied to %s: %s of a ccache of %s: %s",
                 peer.uid,
-                _shown(peer.label),
+                _quoted(peer.label),
                 permission,
-                _shown(label),
+                _quoted(label),
                 error,
                 fields={"KCM_UID": peer.uid},
             )
             return False
 
-    def range_of(self, peer: Peer) -> str | None:
-        """The SELinux range of the peer, by which defaults of its own are kept; None: it has none of its own.
+    # By level: which default a peer is given, and which it may move
 
-        Raises KcmError where the peer has no label that could be right.
+    def range_of(self, peer: Peer) -> str | None:
+        """The SELinux range of the peer, by which its default may be kept; None: there is no range.
+
+        Raises KcmError where the peer has no valid label.
         """
         return None if self._policy is None else self._context(peer).range
 
     def shares_default(self, peer: Peer) -> bool:
-        """Whether the peer moves the default that all share: those on the system's lowest level do."""
+        """Whether the peer moves the shared default: peers on the system's lowest level do."""
         return self._policy is None or self._context(peer).level in {None, SYSTEM_LOW}
 
-    def moves_default(self, peer: Peer, whose: str | None) -> bool:
-        """Whether the peer moves the default of the range `whose`, or the shared one (None)."""
-        if whose is None or self.range_of(peer) is None:
+    def may_move_default(self, peer: Peer, range_: str | None) -> bool:
+        """Whether the peer may move the default of this range, or the shared one (None)."""
+        if range_ is None or self.range_of(peer) is None:
             return self.shares_default(peer)
-        return whose == self.range_of(peer)
+        return range_ == self.range_of(peer)
+
+    def may_administer_default(self, peer: Peer, range_: str | None) -> bool:
+        """Whether the peer may move this default on the control socket, where it may be any UID's."""
+        return self.is_unconfined(peer) or self.may_move_default(peer, range_)
+
+    def may_create_shared_default(self, peer: Peer, name: bytes) -> bool:
+        """Whether the peer may be given the shared default `name` as long as no ccache has that name.
+
+        Root above the lowest level may not, if root's default is the name of another UID's ccache.
+        """
+        return self.shares_default(peer) or self.collection_to_change(peer, name) == peer.uid
 
     @staticmethod
-    def _context(peer: Peer) -> Context:
+    def _context(peer: Peer) -> SecurityContext:
         try:
             return parse_label(peer.label or "")
         except LabelError as error:
             raise KcmError(Code.FCC_PERM, f"the peer's label is {error}") from None
 
 
-def _shown(label: str | None) -> str:
+def _range(label: str | None) -> str | None:
+    return None if label is None else parse_label(label).range
+
+
+def _quoted(label: str | None) -> str:
     return "(none)" if label is None else f"'{escape(label.encode(errors='replace'))}'"

@@ -16,7 +16,7 @@ class LabelError(ValueError):
     """A label is no SELinux context."""
 
 
-class Context(NamedTuple):
+class SecurityContext(NamedTuple):
     """A label's parts; the range has colons of its own (`s0-s0:c0.c1023`).
 
     `domain`: user, role and type, with the colons between them. `level`: the low one of the range, which is
@@ -29,13 +29,13 @@ class Context(NamedTuple):
 
 
 @lru_cache(1024)
-def parse_label(label: str) -> Context:
+def parse_label(label: str) -> SecurityContext:
     """Raises LabelError."""
     match = _CONTEXT.fullmatch(label)
     if match is None:
         raise LabelError("not an SELinux context")
     domain, low, high = match.groups()
-    return Context(domain, low, None if low is None else low + (high or ""))
+    return SecurityContext(domain, low, None if low is None else low + (high or ""))
 
 
 @lru_cache(4096)
@@ -70,5 +70,5 @@ def categorized(peer: str) -> str:
     return f"{parse_label(peer).domain}:{SYSTEM_LOW}:c0"
 
 
-def _with_range(asking: Context, stored: str | None) -> str:
+def _with_range(asking: SecurityContext, stored: str | None) -> str:
     return asking.domain if asking.range is None else f"{asking.domain}:{stored or SYSTEM_LOW}"

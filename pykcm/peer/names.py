@@ -1,6 +1,8 @@
-"""Whose a ccache name is."""
+"""The UID that a ccache name belongs to."""
 
 from functools import lru_cache
+
+from pykcm.peer.identity import ROOT
 
 MAX_NAME = 1024
 
@@ -32,3 +34,9 @@ def owner_of(name: bytes) -> int | None:
         return None
     uid = int(digits)
     return uid if uid < _NO_UID else None
+
+
+def collection_of(name: bytes) -> int:
+    """The UID whose collection a ccache of this name is in: free names are root's."""
+    owner = owner_of(name)
+    return ROOT if owner is None else owner

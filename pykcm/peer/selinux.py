@@ -7,7 +7,6 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Any, Protocol
 
-from pykcm.peer.dontaudit import unaudited_denial
 from pykcm.peer.messages import AVC
 
 log = logging.getLogger(__name__)
@@ -20,6 +19,9 @@ _CLASS = "file"
 
 # Decisions that are remembered, at most.
 _MEMORY = 4096
+
+# SELINUX_AVD_FLAGS_PERMISSIVE: of a type that nothing is denied to.
+_PERMISSIVE_TYPE = 1
 
 _WAY_OUT = (
     "install the distribution's binding of libselinux (python3-selinux) for the Python that runs pykcmd; "
@@ -160,7 +162,7 @@ class SELinuxPolicy:
             return
         # Nothing here may change the decision.
         try:
-            message = unaudited_denial(self._binding, peer, target, _CLASS, permission.value)
+            message = _unaudited_denial(self._binding, peer, target, _CLASS, permission.value)
             if message is not None:
                 self._report(AVC, message)
         except Exception as error:  # noqa: BLE001
@@ -184,3 +186,22 @@ class SELinuxPolicy:
             return self._binding.selinux_status_policyload(), self._binding.selinux_status_getenforce()
         except OSError:
             return None
+
+
+def _unaudited_denial(binding: Any, peer: str, target: str, class_: str, permission: str) -> bytes | None:
+    """The message, in libselinux's words, of a denial for which there is a `dontaudit` rule; otherwise None.
+
+    A ccache is a file of its process's type to the policy, as those in /proc/PID are. Policies have rules for
+    those: that a process looks at all others there, as ps does, is nothing to tell of. Raises OSError.
+    """
+    number = binding.string_to_security_class(class_)
+    bit = binding.string_to_av_perm(number, permission)
+    decision = binding.av_decision()
+    binding.security_compute_av_flags_raw(peer, target, number, bit, decision)
+    if bit & (decision.allowed | decision.auditdeny):
+        return None
+    is_permissive = binding.selinux_status_getenforce() == 0 or decision.flags & _PERMISSIVE_TYPE
+    return (
+        f"avc:  denied  {{ {permission} }} for  scontext={peer} tcontext={target} "
+        f"tclass={class_} permissive={int(bool(is_permissive))}"
+    ).encode(errors="surrogateescape")

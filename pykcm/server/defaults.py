@@ -130,7 +130,7 @@ class PeerDefault:
             return
         chosen = self._chosen()
         if self._range is not None and (
-            chosen is None or not self._access.moves_default(self._peer, chosen.range)
+            chosen is None or not self._access.may_move_default(self._peer, chosen.range)
         ):
             chosen = _Chosen(name if chosen is None else chosen.name, self._range)
         assert chosen is not None
@@ -162,10 +162,10 @@ class PeerDefault:
         collection, access, peer = self._collection, self._access, self._peer
         if collection.has(name):
             return self._may_use(collection.label_of(name))
-        return access.shares_default(peer) or access.collection_to_change(peer, name) == collection.uid
+        return access.may_create_shared_default(peer, name)
 
     def _may_use(self, label: str | None) -> bool:
-        return self._access.may_read(self._peer, label) and self._access.may_change(self._peer, label)
+        return self._access.may_use(self._peer, label)
 
     def _has_one(self) -> bool:
         """Whether there is just one ccache that the peer may use."""

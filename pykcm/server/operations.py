@@ -20,7 +20,6 @@ from pykcm.protocol.principal import Principal, has_pseudo_realm
 from pykcm.protocol.tag import Tag
 from pykcm.protocol.wire import I32, pack_name
 from pykcm.server.defaults import PeerDefault
-from pykcm.server.relabelling import relabel_filled
 from pykcm.server.sessions import Session
 
 NOTHING = b""
@@ -93,18 +92,17 @@ class Context:
 
     def check_creatable(self, name: bytes, collection: Collection) -> None:
         """FCC_PERM where the name is taken by a ccache that the peer may not change."""
-        if collection.has(name):
-            label = collection.label_of(name)
-            if not (self._access.may_read(self.peer, label) and self._access.may_change(self.peer, label)):
-                raise KcmError(Code.FCC_PERM)
+        if collection.has(name) and not self._access.may_use(self.peer, collection.label_of(name)):
+            raise KcmError(Code.FCC_PERM)
 
-    def moves_default(self, whose: str | None) -> bool:
+    def may_move_default(self, range_: str | None) -> bool:
         """Whether the peer may move the default of this SELinux range, or the shared one (None)."""
-        return self._access.moves_default(self.peer, whose)
+        return self._access.may_move_default(self.peer, range_)
 
-    def filled(self, name: bytes, collection: Collection, label: str | None) -> None:
-        """Tell that the peer has created or overwritten the ccache; `label` is that of its contents."""
-        relabel_filled(self._access, self.peer, collection, name, label)
+    def note_filled(self, ccache: CCache, collection: Collection, contents_label: str | None) -> None:
+        """Note that the peer has created or overwritten the ccache with contents of this label."""
+        name = ccache.name
+        collection.relabel(ccache, self._access.label_after_write(self.peer, ccache.label, contents_label))
         self.session.filled(name)
         if self.peer.label is not None and collection.uid == self.peer.uid:
             self.default(collection).filled(name)
@@ -156,8 +154,8 @@ def set_default_cache(context: Context, name: bytes) -> bytes:
 
 def initialize(context: Context, name: bytes, principal: Principal) -> bytes:
     context.check_creatable(name, context.collection)
-    context.collection.initialize(name, principal, context.peer.label)
-    context.filled(name, context.collection, context.peer.label)
+    ccache = context.collection.initialize(name, principal, context.peer.label)
+    context.note_filled(ccache, context.collection, context.peer.label)
     return NOTHING
 
 
@@ -165,8 +163,8 @@ def replace(
     context: Context, name: bytes, kdc_offset: int, principal: Principal, credentials: list[Credential]
 ) -> bytes:
     context.check_creatable(name, context.collection)
-    context.collection.replace(name, principal, kdc_offset, credentials, context.peer.label)
-    context.filled(name, context.collection, context.peer.label)
+    ccache = context.collection.replace(name, principal, kdc_offset, credentials, context.peer.label)
+    context.note_filled(ccache, context.collection, context.peer.label)
     return NOTHING
 
 
@@ -186,8 +184,8 @@ def move_cache(context: Context, old: bytes, new: bytes) -> bytes:
     label = context.changeable(old).label
     target = context.collections[-1]
     context.check_creatable(new, target)
-    move(context.collection, old, target, new, context.moves_default)
-    context.filled(new, target, label)
+    moved = move(context.collection, old, target, new, context.may_move_default)
+    context.note_filled(moved, target, label)
     return NOTHING
 
 

@@ -10,6 +10,7 @@ from pykcm.peer.names import MAX_NAME
 from pykcm.peer.selinux import Permission, PolicyUnusableError
 from pykcm.protocol.codes import Code
 from tests.builders import peer, refused
+from tests.peer.mcs import CONTAINER_1, CONTAINER_2, HOST, HOST_LOW, Mcs
 
 USER = peer(1000)
 ROOT = peer(0)
@@ -135,19 +136,20 @@ def test_whose_label_stays(answer: bool) -> None:
     """Overwritten, a ccache keeps its label if its creator could read what the peer makes."""
     policy = Noting(answer)
     access = Access(policy=policy)
-    assert access.keeps_label(LABELLED, "x:y:z:s0:c1", LABELLED.label) is answer
+    kept = access.label_after_write(LABELLED, "x:y:z:s0:c1", LABELLED.label) == "x:y:z:s0:c1"
+    assert kept is answer
     assert policy.asked == [("x:y:z:s0:c1", "x:y:z:s0-s0:c0.c9", "read")]
 
 
 def test_whose_label_stays_unasked() -> None:
-    """Without a policy each label stays, and the very same one; none gives way, as without an answer."""
+    """Without a policy each label stays, and so does an equal one. A missing label never stays."""
     policy = Noting(OSError(errno.EINVAL, "Invalid argument"))
     access = Access(policy=policy)
-    assert ACCESS.keeps_label(USER, "x:y:z:s0:c1", None)
-    assert access.keeps_label(LABELLED, LABELLED.label, LABELLED.label)
-    assert not access.keeps_label(LABELLED, None, LABELLED.label)
+    assert ACCESS.label_after_write(USER, "x:y:z:s0:c1", None) == "x:y:z:s0:c1"
+    assert access.label_after_write(LABELLED, LABELLED.label, LABELLED.label) == LABELLED.label
+    assert access.label_after_write(LABELLED, None, LABELLED.label) == LABELLED.label
     assert policy.asked == []
-    assert not access.keeps_label(LABELLED, "x:y:z:s0:c1", LABELLED.label)
+    assert access.label_after_write(LABELLED, "x:y:z:s0:c1", LABELLED.label) == LABELLED.label
 
 
 def test_a_user_who_cannot_have_categories() -> None:
@@ -226,3 +228,106 @@ def test_no_default_without_a_label(label: str | None) -> None:
     for ask in (access.range_of, access.shares_default):
         with refused(Code.FCC_PERM):
             ask(USER._replace(label=label))
+
+
+# With a policy of categories
+
+
+MCS = Access(policy=Mcs())
+
+
+def with_label(label: str | None, uid: int = 1000) -> Peer:
+    return peer(uid)._replace(label=label)
+
+
+def test_only_root_administers() -> None:
+    """The control socket is for root alone, whatever its label."""
+    assert MCS.may_administer(with_label(CONTAINER_1, uid=0))
+    assert not MCS.may_administer(with_label(HOST))
+
+
+@pytest.mark.parametrize("label", [HOST, CONTAINER_1, CONTAINER_2, None, ""])
+def test_use_needs_read_and_write(label: str | None) -> None:
+    """A ccache may be used by a peer that may both read and change it."""
+    for asking in (HOST, HOST_LOW, CONTAINER_1, CONTAINER_2):
+        who = with_label(asking)
+        assert MCS.may_use(who, label) == (MCS.may_read(who, label) and MCS.may_change(who, label))
+    read_only = Access(policy=Mcs(HOST))
+    assert read_only.may_read(with_label(HOST), CONTAINER_1)
+    assert not read_only.may_use(with_label(HOST), CONTAINER_1)
+
+
+@pytest.mark.parametrize(
+    ("label", "is_unconfined"), [(HOST, True), (HOST_LOW, False), (CONTAINER_1, False), (None, False)]
+)
+def test_only_a_peer_with_all_categories_is_unconfined(label: str | None, is_unconfined: bool) -> None:
+    """A peer is unconfined if it may use a ccache of all categories; without a policy everyone is."""
+    assert MCS.is_unconfined(with_label(label)) is is_unconfined
+    assert not Access(policy=Mcs(HOST)).is_unconfined(with_label(HOST))
+    assert ACCESS.is_unconfined(with_label(label))
+
+
+@pytest.mark.parametrize(
+    ("label", "traced", "may_trace"),
+    [
+        (HOST, HOST, True),
+        (HOST, CONTAINER_1, True),
+        (CONTAINER_1, CONTAINER_1, True),
+        (CONTAINER_1, CONTAINER_2, False),
+        # The traced peer is answered of ccaches with categories that the asking one does not have.
+        (CONTAINER_1, HOST_LOW, False),
+        (HOST_LOW, HOST_LOW, False),
+        (HOST_LOW, CONTAINER_1, False),
+    ],
+)
+def test_trace_needs_all_that_the_traced_peer_may_read(label: str, traced: str, may_trace: bool) -> None:
+    """A peer may trace another one if it may know every answer that the other one gets."""
+    assert MCS.may_trace(with_label(label, uid=0), with_label(traced)) is may_trace
+
+
+@pytest.mark.parametrize(
+    ("label", "moved", "administered"),
+    [
+        (HOST, {None, "s0-s0:c0.c1023"}, {None, "s0-s0:c0.c1023", "s0:c1,c2", "s0"}),
+        (HOST_LOW, {None, "s0"}, {None, "s0"}),
+        (CONTAINER_1, {"s0:c1,c2"}, {"s0:c1,c2"}),
+    ],
+)
+def test_defaults_move_by_range(label: str, moved: set[str | None], administered: set[str | None]) -> None:
+    """A peer moves the default of its range, and the shared one on the lowest level; unconfined ones all."""
+    ranges = {None, "s0", "s0-s0:c0.c1023", "s0:c1,c2"}
+    who = with_label(label)
+    assert {range_ for range_ in ranges if MCS.may_move_default(who, range_)} == moved
+    assert {range_ for range_ in ranges if MCS.may_administer_default(who, range_)} == administered
+
+
+def test_shared_default_above_the_lowest_level_is_the_peers_own_name() -> None:
+    """Root in a container is not given another UID's ccache that root on the host has chosen."""
+    assert MCS.may_create_shared_default(with_label(HOST, uid=0), b"1000:x")
+    assert MCS.may_create_shared_default(with_label(CONTAINER_1, uid=0), b"0:x")
+    assert not MCS.may_create_shared_default(with_label(CONTAINER_1, uid=0), b"1000:x")
+    assert MCS.may_create_shared_default(with_label(CONTAINER_1), b"1000:x")
+
+
+def test_import_without_a_label_gets_the_peers() -> None:
+    """An imported ccache keeps its label; one of a host without labels gets the label of the peer."""
+    assert Access.label_of_import(LABELLED, CONTAINER_1) == CONTAINER_1
+    assert Access.label_of_import(LABELLED, None) == LABELLED.label
+
+
+@pytest.mark.parametrize(
+    ("label", "existing", "may_import"),
+    [
+        (None, CONTAINER_1, True),
+        (None, None, True),
+        (CONTAINER_1, CONTAINER_1.replace("container_t", "other_t"), True),
+        (CONTAINER_1, CONTAINER_2, False),
+        (CONTAINER_1, None, False),
+        (HOST, HOST_LOW, False),
+    ],
+)
+def test_import_replaces_only_at_the_same_level(
+    label: str | None, existing: str | None, may_import: bool
+) -> None:
+    """An imported ccache with a label replaces none of another range, as that one would keep its label."""
+    assert Access.may_import_over(label, existing) is may_import

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pykcm.peer.labels import Context, LabelError, low_target_for, parse_label, target_for
+from pykcm.peer.labels import LabelError, SecurityContext, low_target_for, parse_label, target_for
 
 UNCONSTRAINED = "unconfined_u:unconfined_r:unconfined_t:s0-s0:c0.c1023"
 CONTAINER = "system_u:system_r:container_t:s0:c1,c2"
@@ -13,15 +13,18 @@ CONTAINER = "system_u:system_r:container_t:s0:c1,c2"
     [
         (
             UNCONSTRAINED,
-            Context("unconfined_u:unconfined_r:unconfined_t", "s0", "s0-s0:c0.c1023"),
+            SecurityContext("unconfined_u:unconfined_r:unconfined_t", "s0", "s0-s0:c0.c1023"),
         ),
-        (CONTAINER, Context("system_u:system_r:container_t", "s0:c1,c2", "s0:c1,c2")),
-        ("u:r:t:s0", Context("u:r:t", "s0", "s0")),
-        ("u:r:t:s0:c0.c3,c7-s15:c0.c1023", Context("u:r:t", "s0:c0.c3,c7", "s0:c0.c3,c7-s15:c0.c1023")),
-        ("u:r:t", Context("u:r:t", None, None)),
+        (CONTAINER, SecurityContext("system_u:system_r:container_t", "s0:c1,c2", "s0:c1,c2")),
+        ("u:r:t:s0", SecurityContext("u:r:t", "s0", "s0")),
+        (
+            "u:r:t:s0:c0.c3,c7-s15:c0.c1023",
+            SecurityContext("u:r:t", "s0:c0.c3,c7", "s0:c0.c3,c7-s15:c0.c1023"),
+        ),
+        ("u:r:t", SecurityContext("u:r:t", None, None)),
     ],
 )
-def test_parts(label: str, wanted: Context) -> None:
+def test_parts(label: str, wanted: SecurityContext) -> None:
     """User, role and type, then a range with colons of its own, whose low level is the level; or none."""
     assert parse_label(label) == wanted
 
