@@ -64,6 +64,11 @@ class Collection(CCacheLookup):
         self._room = room.Room(uid, quotas, ccache_count or CCacheCount())
         self._changes: list[Change] = []
 
+    @property
+    def has_changed(self) -> bool:
+        """Whether there are changes to take."""
+        return bool(self._changes)
+
     def take_changes(self) -> list[Change]:
         """What has changed since the last call, in order."""
         changes = self._changes

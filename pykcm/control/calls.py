@@ -59,6 +59,10 @@ class Call:
     summary: dict[str, Any] = field(default_factory=dict)
     patience: float | None = None
 
+    async def read(self, uid: int, function: Callable[[Collection], T]) -> T:
+        """What the function gives, of the UID's collection, which it must not change."""
+        return await self.administration.engine.read((uid,), lambda collections: function(collections[uid]))
+
     async def change(self, uid: int, function: Callable[[Collection], T]) -> T:
         """What the function gives, of the UID's collection, once what it has changed is durable.
 

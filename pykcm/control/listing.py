@@ -34,7 +34,7 @@ async def list_ccaches(call: Call) -> AsyncIterator[dict[str, Any]]:
     ccaches = size = users = 0
     for uid in uids:
         rows_of = partial(_rows, call=call, wanted=wanted, gone=await _gone_default(call, uid))
-        rows, use = await call.change(uid, rows_of)
+        rows, use = await call.read(uid, rows_of)
         if not rows:
             continue
         users += 1
@@ -50,13 +50,11 @@ async def _gone_default(call: Call, uid: int) -> bytes | None:
     """The name that root chose of another UID's ccache, if there is no such ccache."""
     if uid != ROOT:
         return None
-    change = call.change
-    other, name = await change(
-        uid, lambda collection: (other_uid_chosen(collection), collection.default_name)
-    )
+    read = call.read
+    other, name = await read(uid, lambda collection: (other_uid_chosen(collection), collection.default_name))
     if other is None:
         return None
-    return None if await change(other, lambda collection: collection.has(name)) else name
+    return None if await read(other, lambda collection: collection.has(name)) else name
 
 
 def _rows(
@@ -153,7 +151,7 @@ async def show_ccache(call: Call) -> AsyncIterator[dict[str, Any]]:
     wanted: ShowArguments = call.arguments
     uid = collection_of(wanted.name)
     gone = await _gone_default(call, uid)
-    details = await call.change(uid, lambda collection: list(_details(collection, call, wanted, gone)))
+    details = await call.read(uid, lambda collection: list(_details(collection, call, wanted, gone)))
     for each in details:
         yield each
 

@@ -42,16 +42,16 @@ async def export_ccaches(call: Call) -> AsyncIterator[dict[str, Any]]:
     What cannot be exported is told of in its place.
     """
     wanted: ExportArguments = call.arguments
-    change = call.change
+    read = call.read
     uids = await call.administration.store.uids() if wanted.uid is None else [wanted.uid]
     count = 0
     for uid in uids:
-        count += await change(uid, lambda each: sum(call.sees(ccache.label) for ccache in each))
+        count += await read(uid, lambda each: sum(call.sees(ccache.label) for ccache in each))
         await asyncio.sleep(0)
     yield {"count": count}
     exported = left_out = 0
     for uid in uids:
-        for ccache in await change(uid, lambda each: _outgoing(each, call)):
+        for ccache in await read(uid, lambda each: _outgoing(each, call)):
             exported += "ccache" in ccache
             left_out += "left_out" in ccache
             yield ccache

@@ -79,7 +79,14 @@ class Engine:
 
         `keep`: a user asks, and collections that were not in the cache stay there.
         """
-        return await self.change(uids, function, keep=keep)
+
+        def read(collections: Collections) -> T:
+            result = function(collections)
+            if any(collection.has_changed for collection in collections.values()):
+                raise RuntimeError("a function that only reads has changed a collection")
+            return result
+
+        return await self.change(uids, read, keep=keep)
 
     async def change(
         self, uids: Sequence[int], function: Callable[[Collections], T], *, keep: bool = False

@@ -1,0 +1,78 @@
+"""A store that several hosts share: commits conflict, and are refused or lost at random."""
+
+import asyncio
+import errno
+import random
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from pykcm.store.interface import (
+    Committed,
+    Conflict,
+    Entry,
+    Loaded,
+    Outcome,
+    Pause,
+    Refused,
+    StoreError,
+    Unknown,
+)
+from pykcm.store.memory import MemoryStore
+
+
+class SharedStore(MemoryStore):
+    """Has a version for each UID; `chance` decides what goes wrong, None: nothing but conflicts.
+
+    `seen` counts the outcomes by their names.
+    """
+
+    def __init__(self, chance: random.Random | None = None) -> None:
+        super().__init__()
+        self._chance = chance
+        self._versions: Counter[int] = Counter()
+        self._made: dict[bytes, Committed] = {}
+        self.seen: Counter[str] = Counter()
+
+    async def load(self, uid: int, pause: Pause | None = None) -> Loaded:
+        await self._wait()
+        return (await super().load(uid))._replace(version=self._versions[uid])
+
+    async def commit(self, entries: Sequence[Entry]) -> list[Outcome]:
+        await self._wait()
+        outcomes = [await self._commit_one(entry) for entry in entries]
+        await self._wait()
+        self.seen.update(type(outcome).__name__ for outcome in outcomes)
+        return outcomes
+
+    async def _commit_one(self, entry: Entry) -> Outcome:
+        assert entry.id not in self._made, "an id is used once"
+        if self._happens(0.05):
+            return Refused(StoreError("no space left", errno.ENOSPC))
+        is_lost = self._happens(0.1)
+        if is_lost and self._happens(0.5):
+            return Unknown(StoreError("the connection was lost before the commit"))
+        stale = tuple(uid for uid, base in entry.bases.items() if self._versions[uid] != base)
+        if stale:
+            return Conflict(stale)
+        await super().commit([entry])
+        for uid in entry.bases:
+            self._versions[uid] += 1
+        self._made[entry.id] = Committed({uid: self._versions[uid] for uid in entry.bases})
+        if is_lost:
+            return Unknown(StoreError("the connection was lost after the commit"))
+        return self._made[entry.id]
+
+    async def outcome(self, entry: Entry) -> Any:
+        await self._wait()
+        if self._happens(0.2):
+            self.seen["undecided"] += 1
+            raise StoreError("the database is away")
+        return self._made.get(entry.id)
+
+    async def _wait(self) -> None:
+        for _ in range(0 if self._chance is None else self._chance.randrange(4)):
+            await asyncio.sleep(0)
+
+    def _happens(self, probability: float) -> bool:
+        return self._chance is not None and self._chance.random() < probability
