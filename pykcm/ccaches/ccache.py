@@ -53,10 +53,7 @@ class CCache:
 
     def copy(self) -> "CCache":
         """One with the same contents that changes by itself; credentials never change, and are shared."""
-        copied = replace(self, credentials=Credentials())
-        for uuid, credential in self.credentials.items():
-            copied.credentials.put(uuid, credential)
-        return copied
+        return replace(self, credentials=self.credentials.copy())
 
     @property
     def size(self) -> int:

@@ -43,6 +43,17 @@ class Credentials:
         # The UUIDs are keys, in stored order: one of many tickets for a server is removed without a search.
         self._by_server: dict[tuple[bytes, ...], dict[bytes, None]] = {}
 
+    def copy(self) -> "Credentials":
+        """The same credentials, as a set that changes by itself."""
+        copied = Credentials()
+        copied.size = self.size
+        copied._latest_end = self._latest_end.copy()
+        copied._tgt_ends = self._tgt_ends.copy()
+        copied._by_uuid = self._by_uuid.copy()
+        copied._uuid_of = self._uuid_of.copy()
+        copied._by_server = {server: uuids.copy() for server, uuids in self._by_server.items()}
+        return copied
+
     def __len__(self) -> int:
         return len(self._by_uuid)
 

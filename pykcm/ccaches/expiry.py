@@ -64,6 +64,11 @@ class LatestEnd:
         # greatest is to be found among the rest.
         self._times = 1
 
+    def copy(self) -> "LatestEnd":
+        copied = LatestEnd()
+        copied._end, copied._times = self._end, self._times
+        return copied
+
     def add(self, end: int | None) -> None:
         if end is None or not self._times:
             return

@@ -163,6 +163,18 @@ class ImportPolicy:
         default = is_there and self._make_default(collection, imported.record, name)
         return imported.become(outcome, reason, name, default=default)
 
+    @staticmethod
+    def weight(collection: Collection, imported: ImportedCCache) -> int:
+        """About how many bytes the ccache would write and overwrite, as quotas count them."""
+        name = imported.record.name
+        if name is None:
+            # It may overwrite any one.
+            overwritten = max((ccache.size for ccache in collection), default=0)
+        else:
+            ccache = None if name in collection.unavailable else collection.get(name)
+            overwritten = 0 if ccache is None else ccache.size
+        return imported.ccache.size + overwritten
+
     def _decide(self, collection: Collection, imported: ImportedCCache, name: bytes) -> tuple[Outcome, str]:
         """What is to become of it, and why; raises KcmError where what is there cannot be read."""
         new = imported.ccache
@@ -231,6 +243,6 @@ def _contents(ccache: CCache) -> tuple[Any, ...]:
 
 def _end(ccache: CCache) -> int:
     """When its TGT ends, where it has one, else the last of its tickets."""
-    tgt = tgt_of(ccache)
+    tgt = tgt_of(ccache.principal, ccache.credentials)
     end = ccache.credentials.latest_end if tgt is None else end_of(tgt)
     return -1 if end is None else end

@@ -1,7 +1,9 @@
 """destroy, reap and switch."""
 
+import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -14,6 +16,12 @@ from pykcm.control.records import Uid
 from pykcm.peer.names import collection_of
 
 log = logging.getLogger(__name__)
+
+# As large as one ccache may be: others wait no longer for this than for a user who destroys one.
+_BYTES_AT_A_TIME = 4 * 1024 * 1024
+
+# The name and the UUID of a ccache.
+_Named = tuple[bytes, bytes]
 
 
 class DestroyArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -38,9 +46,14 @@ async def destroy(call: Call) -> AsyncIterator[dict[str, Any]]:
         return
     uids = await call.administration.store.uids() if wanted.uid is None else [wanted.uid]
     for uid in uids:
-        names = await change(uid, lambda collection: _destroy_all(collection, call, expired=wanted.expired))
-        for name in names:
-            yield {"uid": uid, "name": name}
+        left: Sequence[_Named] | None = None
+        while left is None or left:
+            destroy_some = partial(_destroy_some, call=call, left=left, expired=wanted.expired)
+            names, left = await change(uid, destroy_some)
+            # Where nothing has changed, nothing else waits.
+            await asyncio.sleep(0)
+            for name in names:
+                yield {"uid": uid, "name": name}
     if wanted.expired:
         call.summarize_doubt()
 
@@ -54,17 +67,35 @@ def _destroy_one(collection: Collection, name: bytes, call: Call) -> list[bytes]
     return [name]
 
 
-def _destroy_all(collection: Collection, call: Call, *, expired: bool) -> list[bytes]:
-    names = [
-        ccache.name for ccache in collection if not expired or ccache.has_expired(collection.removal_time)
-    ]
-    if not expired:
-        names += collection.unavailable
-    access, peer = call.administration.access, call.peer
-    names = [name for name in names if access.may_use(peer, collection.label_of(name))]
-    for name in names:
+def _destroy_some(
+    collection: Collection, call: Call, left: Sequence[_Named] | None, *, expired: bool
+) -> tuple[list[bytes], Sequence[_Named]]:
+    """Destroy 4 MiB of ccaches, or a single larger one; returns their names, and what is left to destroy.
+
+    `left` None: all ccaches that there are now, which the peer may change; the ones created later stay.
+    `expired`: only those whose tickets have all expired.
+    """
+    if left is None:
+        left = [(ccache.name, ccache.uuid) for ccache in collection]
+        if not expired:
+            left += collection.unavailable.items()
+    access = call.administration.access
+    destroyed: list[bytes] = []
+    size = 0
+    for position, (name, uuid) in enumerate(left):
+        ccache = collection.by_uuid(uuid)
+        if ccache is None:
+            is_wanted = collection.unavailable.get(name) == uuid
+        else:
+            is_wanted = not expired or ccache.has_expired(collection.removal_time)
+        if not is_wanted or not access.may_use(call.peer, collection.label_of(name)):
+            continue
+        size += 0 if ccache is None else ccache.size
+        if destroyed and size > _BYTES_AT_A_TIME:
+            return destroyed, left[position:]
         collection.destroy(name)
-    return names
+        destroyed.append(name)
+    return destroyed, []
 
 
 class ReapArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -3,11 +3,11 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
 
-from pykcm.ccaches.ccache import CCache
 from pykcm.ccaches.collection import Collection
 from pykcm.ccaches.quotas import CCacheCount
 from pykcm.control.calls import Call
@@ -20,11 +20,17 @@ from pykcm.control.import_policy import (
     read_imported,
 )
 from pykcm.control.records import LARGEST_RECORD, CCacheRecord, PrincipalRecord, Uid, to_item
+from pykcm.control.snapshots import CCacheSnapshot, take_snapshot
 from pykcm.protocol.codes import KcmError
 
-# So many ccaches, or bytes of them, are taken in at a time: each UID's become durable together.
+# So many ccaches, or bytes of memory that they take up, are read before they are imported.
 _TOGETHER = 64
 _TOGETHER_SIZE = 4 * 1024 * 1024
+
+# So many ccaches of one UID, or bytes that they write and overwrite, become durable together: a larger change
+# would keep others waiting.
+_IN_ONE_CHANGE = 16
+_SIZE_OF_ONE_CHANGE = 1024 * 1024
 
 # Bytes around a credential in a record, at most.
 _AROUND_EACH = 9
@@ -51,43 +57,36 @@ async def export_ccaches(call: Call) -> AsyncIterator[dict[str, Any]]:
     yield {"count": count}
     exported = left_out = 0
     for uid in uids:
-        for ccache in await read(uid, lambda each: _outgoing(each, call)):
-            exported += "ccache" in ccache
-            left_out += "left_out" in ccache
-            yield ccache
-    call.summary = {"exported": exported, "left_out": left_out}
-
-
-def _outgoing(collection: Collection, call: Call) -> list[dict[str, Any]]:
-    items = []
-    for ccache in collection:
-        if call.sees(ccache.label):
-            if ccache.size + _AROUND_EACH * len(ccache.credentials) > LARGEST_RECORD:
-                items.append(_left_out(collection.uid, ccache.name, f"too large: {ccache.size} bytes"))
+        snapshot = await read(uid, partial(take_snapshot, call=call))
+        for ccache in snapshot.ccaches:
+            credentials = [credential.blob for _, credential in ccache.credentials]
+            size = sum(map(len, credentials)) + _AROUND_EACH * len(credentials)
+            if size > LARGEST_RECORD:
+                left_out += 1
+                yield _left_out(uid, ccache.name, f"too large: {size} bytes")
             else:
-                items.append({"ccache": to_item(_record(collection, ccache))})
-    items += [
-        _left_out(collection.uid, name, "its secrets cannot be read")
-        for name in collection.unavailable
-        if call.sees(collection.label_of(name))
-    ]
-    return items
+                exported += 1
+                yield {"ccache": to_item(_record(ccache, credentials))}
+        for damaged in snapshot.damaged:
+            left_out += 1
+            yield _left_out(uid, damaged.name, "its secrets cannot be read")
+    call.summary = {"exported": exported, "left_out": left_out}
 
 
 def _left_out(uid: int, name: bytes, reason: str) -> dict[str, Any]:
     return {"left_out": {"uid": uid, "name": name, "reason": reason}}
 
 
-def _record(collection: Collection, ccache: CCache) -> CCacheRecord:
+def _record(ccache: CCacheSnapshot, credentials: list[bytes]) -> CCacheRecord:
     return CCacheRecord(
-        uid=collection.uid,
+        uid=ccache.uid,
         principal=PrincipalRecord.of(ccache.principal),
-        credentials=[credential.blob for credential in ccache.credentials],
+        credentials=credentials,
         name=ccache.name,
         kdc_offset=ccache.kdc_offset,
         label=ccache.label,
-        default=ccache.name == collection.default_name,
-        default_of=[range_ for range_, name in collection.defaults.by_range if name == ccache.name],
+        default=ccache.is_shared_default,
+        default_of=ccache.default_of,
     )
 
 
@@ -121,7 +120,7 @@ async def _batches(call: Call) -> AsyncIterator[list[ImportedCCache | ImportRefu
     async for item in call.received():
         imported = await _read(item)
         batch.append(imported)
-        size += 0 if isinstance(imported, ImportRefusedError) else imported.record.size
+        size += 0 if isinstance(imported, ImportRefusedError) else imported.ccache.size
         if len(batch) >= _TOGETHER or size >= _TOGETHER_SIZE:
             yield batch
             batch, size = [], 0
@@ -170,18 +169,28 @@ class _Importer:
         return answers
 
     async def _take_of(self, uid: int, numbered: list["_Numbered"], results: list[Result | None]) -> None:
-        """Those of one UID, in one change."""
+        """Take the ccaches of one UID, in several changes where they are many or large."""
+        while numbered:
+            take_some = partial(self._take_some, numbered=numbered)
+            try:
+                taken = await self._call.change(uid, take_some)
+            except KcmError as error:
+                taken = [each.imported.become(Outcome.REFUSED, str(error)) for each in numbered]
+            for each, result in zip(numbered, taken, strict=False):
+                results[each.number] = result
+            numbered = numbered[len(taken) :]
 
-        def take_all(collection: Collection) -> list[Result]:
-            target = self._trial(collection) if self._arguments.dry_run else collection
-            return [self._policy.take(target, each.imported) for each in numbered]
-
-        try:
-            taken = await self._call.change(uid, take_all)
-        except KcmError as error:
-            taken = [each.imported.become(Outcome.REFUSED, str(error)) for each in numbered]
-        for each, result in zip(numbered, taken, strict=True):
-            results[each.number] = result
+    def _take_some(self, collection: Collection, numbered: list["_Numbered"]) -> list[Result]:
+        """Take the first ccache, and as many more as others may wait for."""
+        target = self._trial(collection) if self._arguments.dry_run else collection
+        results: list[Result] = []
+        size = 0
+        for each in numbered[:_IN_ONE_CHANGE]:
+            size += self._policy.weight(target, each.imported)
+            if results and size > _SIZE_OF_ONE_CHANGE:
+                break
+            results.append(self._policy.take(target, each.imported))
+        return results
 
     def _trial(self, collection: Collection) -> Collection:
         trial = self._trials.get(collection.uid)

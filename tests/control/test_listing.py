@@ -12,6 +12,7 @@ from pykcm.store.interface import Store
 from pykcm.store.tree import Put, Secret, ccache_container, split_ccache_name
 from tests.builders import ALICE, BOB, HTTP, TGS, credential_bytes, principal, service, ticket
 from tests.control.controlling import Controlling
+from tests.control.following import Following
 from tests.peer.mcs import CONTAINER_1, CONTAINER_2, HOST, Mcs
 from tests.server.asking import Server
 from tests.storing import commit_changes, secrets_of
@@ -278,3 +279,19 @@ def test_show_of_none(control: Controlling, name: bytes) -> None:
     with pytest.raises(ControlError) as caught:
         control.ask("show", name=name)
     assert caught.value.code == ErrorCode.NOT_FOUND
+
+
+def test_list_and_show_are_as_of_one_moment(server: Server, control: Controlling) -> None:
+    """Rows are made one by one, and all the same show the collection as it was when its turn came."""
+    client = server.ask_as(1000)
+    for name in (b"1000:a", b"1000:b"):
+        client.replace(name, 0, ALICE, [credential_bytes(TGS), credential_bytes(HTTP)])
+    listing = Following(server, control, "list")
+    showing = Following(server, control, "show", name=b"1000:a", payload=True)
+    client.destroy(b"1000:a")
+    client.initialize(b"1000:b", BOB)
+    row, user = (listing.next() for _ in range(2))
+    assert (row["ccache"]["principal"], row["ccache"]["tickets"]) == (str(ALICE), 2)
+    assert user["user"]["ccaches"] == 2
+    payloads = [each["credential"]["payload"] for each in showing.take(2)]
+    assert payloads == [credential_bytes(TGS), credential_bytes(HTTP)]

@@ -10,6 +10,7 @@ from pykcm.control.messages import ControlError, ErrorCode
 from pykcm.store.interface import Store, StoreError
 from tests.builders import ALICE, TGS, Clock, credential_bytes
 from tests.control.controlling import Controlling
+from tests.control.following import Following
 from tests.peer.mcs import CONTAINER_1, CONTAINER_2, HOST, HOST_LOW, Mcs
 from tests.server.asking import Server
 from tests.server.programs import listed
@@ -185,3 +186,50 @@ def test_switch_to_none(filled: Server, control: Controlling, uid: int, name: by
     assert caught.value.code == code
     filled.ask_as(1000).initialize(b"1000", ALICE)
     assert filled.ask_as(1000).get_default_cache() == b"1000"
+
+
+def large(number: int) -> bytes:
+    """A credential with a ticket of 1.5 MiB."""
+    return credential_bytes(TGS, ticket=bytes([number]) * (3 << 19), times=(1, 1, 9000, 0))
+
+
+def test_destroy_all_commits_bounded_pieces(server: Server, control: Controlling) -> None:
+    """Large ccaches are destroyed in commits of at most 4 MiB, so that others are served in between."""
+    client = server.ask_as(1000)
+    names = [b"1000:%d" % number for number in range(5)]
+    for number, name in enumerate(names):
+        client.replace(name, 0, ALICE, [large(number)])
+    commits = len(server.store.commits)
+    assert [each["name"] for each in control.ask("destroy", uid=1000)] == names
+    assert len(server.store.commits) - commits == 3
+    assert listed(client) == []
+
+
+def test_destroy_all_spares_ccaches_created_meanwhile(server: Server, control: Controlling) -> None:
+    """A ccache that is created while others of its UID are being destroyed stays, also under an old name."""
+    client = server.ask_as(1000)
+    for number in range(4):
+        client.replace(b"1000:%d" % number, 0, ALICE, [large(number)])
+    destroying = Following(server, control, "destroy", uid=1000)
+    assert destroying.first["name"] == b"1000:0"
+    client.destroy(b"1000:2")
+    for name in (b"1000:2", b"1000:new"):
+        client.initialize(name, ALICE)
+    assert [each["name"] for each in destroying.take(2)] == [b"1000:1", b"1000:3"]
+    with pytest.raises(StopAsyncIteration):
+        destroying.next()
+    assert listed(client) == [b"1000:2", b"1000:new"]
+
+
+def test_destroy_expired_spares_what_is_renewed_meanwhile(server: Server, control: Controlling) -> None:
+    """Whether a ccache has expired is asked at the moment when it would be destroyed."""
+    client = server.ask_as(1000)
+    for number in range(3):
+        ticket = credential_bytes(TGS, ticket=bytes(3 << 19), times=(1, 1, 1400, 0))
+        client.replace(b"1000:%d" % number, 0, ALICE, [ticket])
+    destroying = Following(server, control, "destroy", expired=True)
+    client.store(b"1000:2", credential_bytes(TGS, times=(1, 1, 9000, 0)))
+    assert [destroying.first["name"], destroying.next()["name"]] == [b"1000:0", b"1000:1"]
+    with pytest.raises(StopAsyncIteration):
+        destroying.next()
+    assert listed(client) == [b"1000:2"]

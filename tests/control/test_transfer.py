@@ -275,6 +275,32 @@ def test_many(control: Controlling, server: Server, monkeypatch: pytest.MonkeyPa
     assert outcomes(control, *items) == ["unchanged"] * 40
 
 
+@pytest.mark.parametrize(("number", "ticket", "commits"), [(20, 10, 2), (3, 700_000, 3), (2, 100_000, 1)])
+def test_import_commits_bounded_pieces(
+    server: Server, control: Controlling, number: int, ticket: int, commits: int
+) -> None:
+    """Many or large ccaches of one UID are imported in several commits, so that others are served between."""
+    items = [
+        record(name=b"1000:%d" % each, credentials=[credential_bytes(TGS, ticket=bytes(ticket))])
+        for each in range(number)
+    ]
+    before = len(server.store.commits)
+    assert outcomes(control, *items, dry_run=True) == ["imported"] * number
+    assert len(server.store.commits) == before
+    assert outcomes(control, *items) == ["imported"] * number
+    assert len(server.store.commits) - before == commits
+
+
+def test_import_counts_what_it_overwrites(server: Server, control: Controlling, user: Asking) -> None:
+    """A commit that deletes much is as long as one that writes much."""
+    for number in range(4):
+        user.replace(b"1000:%d" % number, 0, ALICE, [credential_bytes(HTTP, ticket=bytes(400_000))])
+    before = len(server.store.commits)
+    items = [record(name=b"1000:%d" % number) for number in range(4)]
+    assert outcomes(control, *items, replace=True) == ["replaced"] * 4
+    assert len(server.store.commits) - before == 2
+
+
 def test_credentials_that_are_equal(control: Controlling, user: Asking) -> None:
     """Ccache files have the later one behind the earlier: the last one counts, and the order is kept."""
     again = credential_bytes(HTTP, ticket=b"later")

@@ -1,0 +1,121 @@
+"""Snapshots of ccaches, so that long answers are made item by item after the UID's turn.
+
+A snapshot shares the credentials, which never change. Taking it costs a few calls for each ccache, and none
+for each credential.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from pykcm.ccaches.ccache import CCache
+from pykcm.ccaches.collection import Collection
+from pykcm.control.calls import Call
+from pykcm.protocol.credential import Credential
+from pykcm.protocol.principal import Principal
+from pykcm.server.defaults import unconstrained_default
+
+
+class CCacheSnapshot(NamedTuple):
+    """A ccache as it was at one moment; `credentials` are pairs of UUID and credential, in stored order.
+
+    `is_default`: chosen as the shared default or as that of an SELinux range. `is_current_default`: it is
+    what GET_DEFAULT_CACHE answers to a peer from which no ccache is hidden. `default_of`: the SELinux ranges
+    whose default it is. `size` counts as quotas do.
+    """
+
+    uid: int
+    name: bytes
+    uuid: bytes
+    principal: Principal
+    label: str | None
+    kdc_offset: int
+    size: int
+    has_expired: bool
+    is_default: bool
+    is_shared_default: bool
+    is_current_default: bool
+    default_of: list[str]
+    credentials: Sequence[tuple[bytes, Credential]]
+
+
+class DamagedCCache(NamedTuple):
+    """A ccache whose secrets cannot be read: what is known of it."""
+
+    uid: int
+    name: bytes
+    uuid: bytes
+    label: str | None
+    is_default: bool
+    is_current_default: bool
+
+
+class CollectionSnapshot(NamedTuple):
+    """The ccaches of one UID that the peer may read, in stored order."""
+
+    uid: int
+    ccaches: list[CCacheSnapshot]
+    damaged: list[DamagedCCache]
+
+
+def take_snapshot(collection: Collection, call: Call, gone: bytes | None = None) -> CollectionSnapshot:
+    """Return the UID's ccaches as they are now; `gone`: see unconstrained_default()."""
+    current = unconstrained_default(collection, gone)
+    ranges = _default_ranges(collection)
+    may_read: dict[str | None, bool] = {}
+
+    def is_readable(label: str | None) -> bool:
+        if label not in may_read:
+            may_read[label] = call.sees(label)
+        return may_read[label]
+
+    return CollectionSnapshot(
+        collection.uid,
+        [_snapshot(collection, each, current, ranges) for each in collection if is_readable(each.label)],
+        [
+            DamagedCCache(
+                collection.uid,
+                name,
+                uuid,
+                collection.label_of(name) or None,
+                name == collection.default_name or name in ranges,
+                name == current,
+            )
+            for name, uuid in collection.unavailable.items()
+            if is_readable(collection.label_of(name))
+        ],
+    )
+
+
+def snapshot_of(collection: Collection, ccache: CCache, gone: bytes | None) -> CCacheSnapshot:
+    """Return one ccache as it is now; `gone`: see unconstrained_default()."""
+    return _snapshot(collection, ccache, unconstrained_default(collection, gone), _default_ranges(collection))
+
+
+def _default_ranges(collection: Collection) -> dict[bytes, list[str]]:
+    """The SELinux ranges that have a default of their own, by its name."""
+    ranges: dict[bytes, list[str]] = {}
+    for range_, name in collection.defaults.by_range:
+        ranges.setdefault(name, []).append(range_)
+    return ranges
+
+
+def _snapshot(
+    collection: Collection, ccache: CCache, current: bytes, ranges: dict[bytes, list[str]]
+) -> CCacheSnapshot:
+    name = ccache.name
+    is_shared_default = name == collection.default_name
+    return CCacheSnapshot(
+        collection.uid,
+        name,
+        ccache.uuid,
+        ccache.principal,
+        ccache.label,
+        ccache.kdc_offset,
+        ccache.size,
+        ccache.has_expired(collection.removal_time),
+        is_shared_default or name in ranges,
+        is_shared_default,
+        name == current,
+        ranges.get(name, []),
+        list(ccache.credentials.items()),
+    )
