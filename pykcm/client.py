@@ -4,8 +4,8 @@
         name = kcm.get_default_cache()
         print(kcm.get_principal(name))
 
-Each operation is a method named as its opcode. Names, UUIDs and credentials (ccache format 4, whole) are
-bytes. What the server refuses is raised as KcmError with the server's code.
+Each operation is a method with the name of its opcode. Names, UUIDs and credentials (complete, in ccache
+format 4) are bytes. An error of the server is raised as KcmError with the server's code.
 """
 
 import os
@@ -26,9 +26,9 @@ _REPLY_HEADER = 8
 
 
 class KcmClient:
-    """A connection to a KCM server; raises OSError where there is none.
+    """A connection to a KCM server; raises OSError if no server listens.
 
-    `timeout`: seconds to wait for the server, None: without end.
+    `timeout`: seconds to wait for the server; None: no limit.
     """
 
     def __init__(self, path: str | os.PathLike[str], timeout: float | None = 30.0) -> None:
@@ -52,11 +52,11 @@ class KcmClient:
         self._socket.close()
 
     def call(self, opcode: int, arguments: bytes = b"") -> bytes:
-        """Send one request and return its reply's payload; raises KcmError, ConnectionError."""
+        """Send one request and return the payload of its reply; raises KcmError, ConnectionError."""
         self._socket.sendall(pack_request(opcode, arguments))
         header = self._receive(_REPLY_HEADER)
         size: int = U32.unpack_from(header)[0]
-        # Whoever serves at the other end need not be pykcm.
+        # The server may be another one than pykcm.
         if not I32.size <= size <= MAX_REPLY_SIZE:
             raise ConnectionError(f"the KCM server announced a reply of {size} bytes")
         reply = self._receive(size)
@@ -68,10 +68,10 @@ class KcmClient:
     def _receive(self, size: int) -> bytes:
         received = bytearray()
         while len(received) < size:
-            piece = self._socket.recv(min(size - len(received), 1 << 20))
-            if not piece:
+            chunk = self._socket.recv(min(size - len(received), 1 << 20))
+            if not chunk:
                 raise ConnectionError("the KCM server closed the connection")
-            received += piece
+            received += chunk
         return bytes(received)
 
     def _ask(self, opcode: Opcode, *values: Any) -> Any:
@@ -92,7 +92,7 @@ class KcmClient:
         self._ask(Opcode.RESOLVE, name)
 
     def gen_new(self) -> bytes:
-        """A name that no ccache has; nothing is created."""
+        """Return an unused name; no ccache is created."""
         reply: bytes = self._ask(Opcode.GEN_NEW)
         return reply
 
@@ -106,7 +106,7 @@ class KcmClient:
         self._ask(Opcode.STORE, name, credential)
 
     def retrieve(self, name: bytes, match_flags: int, tag: Tag) -> bytes:
-        """The first credential that matches; `how` is the flag word (see protocol.tag.Match)."""
+        """Return the first credential that matches; `match_flags`: see protocol.tag.Match."""
         reply: bytes = self._ask(Opcode.RETRIEVE, name, match_flags, tag)
         return reply
 
@@ -123,7 +123,7 @@ class KcmClient:
         return reply
 
     def remove_cred(self, name: bytes, match_flags: int, tag: Tag) -> None:
-        """Remove every match; raises CC_NOTFOUND where there is none, unless `tag` is for an entry."""
+        """Remove every match; raises CC_NOTFOUND without one, unless `tag` is for a configuration entry."""
         self._ask(Opcode.REMOVE_CRED, name, match_flags, tag)
 
     def set_flags(self, name: bytes, flags: int) -> None:

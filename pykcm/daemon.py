@@ -341,7 +341,7 @@ def _announce(config: Config, kernel: Kernel, sockets: list[socket.socket], noti
         log.info("ccaches are kept apart by SELinux level as well")
     if kernel.hides_selinux:
         log.warning("SELinux's file system is hidden here: ccaches are kept apart by UID alone")
-    if kernel.stranger_uid is not None:
+    if kernel.overflow_uid is not None:
         log.info("in a user namespace: peers whose UID has no mapping here are refused")
     notifier.ready(status)
 

@@ -1,4 +1,4 @@
-"""One ccache: whose tickets it holds, the KDC offset, and the credentials."""
+"""One ccache: its principal, KDC offset, label and credentials."""
 
 import secrets
 from dataclasses import dataclass, field, replace
@@ -10,13 +10,13 @@ from pykcm.protocol.wire import UUID_SIZE
 
 _UID_SIZE = 4
 
-# In seconds, either way: a KDC takes a client's time for right within five minutes.
+# In seconds, in either direction. A KDC accepts a client's time that is up to five minutes wrong.
 _SMALL_KDC_OFFSET = 60
 
-# The label of a ccache whose own cannot be read. It is no label at all: where labels count, it is nobody's.
+# Stands for a label that cannot be read. It is not valid: where labels count, no peer gets access by it.
 UNKNOWN_LABEL = ""
 
-# Bytes of memory that a ccache takes up beside those that grow with its contents. Measured.
+# Bytes of memory that an empty ccache takes up. Measured.
 OVERHEAD = 2000
 
 
@@ -34,9 +34,9 @@ def uid_in(uuid: bytes) -> int:
 class CCache:
     """A ccache that has been initialised.
 
-    `uuid` is 16 bytes and stays as long as the name does; `name` is any bytes but NUL; `label` is the
-    SELinux label of the peer that created it, None where there is no SELinux; `kdc_offset` is the KDC's
-    clock less the client's, in seconds; `empty_expires` is what `expires` is as long as there are no tickets.
+    `uuid`: 16 bytes, the same as long as the ccache has this name. `name`: any bytes except NUL. `label`: the
+    SELinux label of the peer that created it, None without SELinux. `kdc_offset`: the KDC's clock minus the
+    client's, in seconds. `empty_expires`: the value of `expires` while there are no tickets.
     """
 
     uuid: bytes
@@ -52,18 +52,18 @@ class CCache:
         self.packed_principal = self.principal.pack()
 
     def copy(self) -> "CCache":
-        """One with the same contents that changes by itself; credentials never change, and are shared."""
+        """Return an independent copy. The credentials are shared, because they never change."""
         return replace(self, credentials=self.credentials.copy())
 
     @property
     def size(self) -> int:
-        """Bytes of memory that it takes up, about: what counts towards quotas."""
-        # The principal is there as it is sent, and in its parts.
+        """About how many bytes of memory it takes up; this counts towards quotas."""
+        # The principal is kept both packed and in its parts.
         return self.credentials.size + 2 * len(self.packed_principal) + OVERHEAD
 
     @property
     def needs_kdc_offset(self) -> bool:
-        """Whether a client has to know the KDC offset in order to use the tickets."""
+        """Whether a client needs the KDC offset in order to use the tickets."""
         return abs(self.kdc_offset) > _SMALL_KDC_OFFSET
 
     @property
@@ -71,14 +71,14 @@ class CCache:
         return self.credentials.latest_end is not None
 
     def has_expired(self, now: float) -> bool:
-        """Whether all of its tickets have."""
+        """Whether all of its tickets have expired."""
         return self.expires is not None and self.expires <= now
 
     @property
     def empty_since(self) -> int | None:
-        """When a ccache without tickets was created or lost its last one; None: unknown, or it has tickets.
+        """When a ccache without tickets was created or lost its last one, in seconds since the epoch.
 
-        In seconds since the epoch. It is derived from the stored expiry, and so survives a restart.
+        None: unknown, or it has tickets. The time follows from the stored expiry, so it survives a restart.
         """
         if self.has_tickets or self.empty_expires is None:
             return None
@@ -86,6 +86,6 @@ class CCache:
 
     @property
     def expires(self) -> int | None:
-        """When the last of its tickets has ended, in seconds since the epoch; None: never."""
+        """When its last ticket ends, in seconds since the epoch; None: never."""
         latest_end = self.credentials.latest_end
         return self.empty_expires if latest_end is None else expiry(latest_end, self.kdc_offset)

@@ -85,9 +85,9 @@ class Collection(CCacheLookup):
         self._defaults = defaults._replace(shared=shared)
 
     def copy(self, ccache_count: CCacheCount | None = None) -> "Collection":
-        """Another one with the same ccaches, for trying what a change would do: nothing is recorded of it.
+        """Return a copy, on which a change can be tried: the copy records nothing for the store.
 
-        `ccache_count`: what it counts in; None: as many as there are now.
+        `ccache_count`: counts its ccaches; None: a new one with the present number.
         """
         ccache_count = ccache_count or CCacheCount(self._room.ccache_count.total)
         copied = Collection(self.uid, self._clock, self._room.quotas, ccache_count, self._removal_clock)
@@ -98,7 +98,7 @@ class Collection(CCacheLookup):
 
     @property
     def ccache_count(self) -> CCacheCount:
-        """What it counts its ccaches in."""
+        """Counts the ccaches of all collections."""
         return self._room.ccache_count
 
     @property
@@ -121,7 +121,7 @@ class Collection(CCacheLookup):
 
     @property
     def footprint(self) -> int:
-        """Bytes of memory that it takes up, about."""
+        """About how many bytes of memory it takes up."""
         return self.size + _OVERHEAD * (1 + len(self._defaults.by_range))
 
     # Defaults

@@ -1,4 +1,4 @@
-"""The credentials of one ccache in stored order, and the indexes that keep look-ups from growing with it."""
+"""The credentials of one ccache in stored order, with indexes that make look-ups fast."""
 
 from collections.abc import Iterable, Iterator
 
@@ -11,10 +11,9 @@ from pykcm.protocol.tag import Tag
 
 
 class Credentials:
-    """An ordered set of credentials by UUID (16 bytes).
+    """Credentials by UUID (16 bytes), in the order in which they were stored.
 
-    The order is that of storing; a credential that replaces its equal keeps its place and UUID.
-    `size` is the sum of the credentials' sizes.
+    A credential that replaces its equal keeps the place and the UUID. `size` is the sum of all sizes.
     """
 
     __slots__ = (
@@ -32,15 +31,15 @@ class Credentials:
     def __init__(self) -> None:
         self.size = 0
         self._latest_end = LatestEnd()
-        # Of each TGT by its UUID, and the greatest, made when it is asked for: there are one or two.
+        # The end of each TGT by its UUID, and the latest of them, computed on demand. There are one or two.
         self._tgt_ends: dict[bytes, int] = {}
         self._tgt_end: int | None = None
         self._service_tickets: ServiceTickets | None = None
         self._packed: Pieces | None = None
         self._by_uuid: dict[bytes, Credential] = {}
         self._uuid_of: dict[Equality, bytes] = {}
-        # By the server's components: a look-up may ignore the realm, but never these.
-        # The UUIDs are keys, in stored order: one of many tickets for a server is removed without a search.
+        # By the server's components: a look-up may ignore the realm, but never these. The UUIDs are the keys
+        # of a dictionary, in stored order: removing one of many tickets for a server needs no search.
         self._by_server: dict[tuple[bytes, ...], dict[bytes, None]] = {}
 
     def copy(self) -> "Credentials":
@@ -71,38 +70,38 @@ class Credentials:
 
     @property
     def latest_end(self) -> int | None:
-        """When the last ticket ends, by the KDC's clock, or NO_END (see expiry); None: there is no ticket."""
+        """When the last ticket ends by the KDC's clock, or NO_END (see expiry); None without tickets."""
         return self._latest_end.among(self._by_uuid.values())
 
     @property
     def tgt_end(self) -> int | None:
-        """When the last TGT ends, as latest_end; None: there is no TGT."""
+        """When the last TGT ends, as latest_end; None without a TGT."""
         if self._tgt_end is None and self._tgt_ends:
             self._tgt_end = max(self._tgt_ends.values())
         return self._tgt_end
 
     @property
     def service_tickets(self) -> Iterable[bytes]:
-        """The UUIDs of the service tickets, the one issued first ahead."""
+        """The UUIDs of the service tickets in the order in which they were issued."""
         if self._service_tickets is None:
             self._service_tickets = ServiceTickets(self.items())
         return self._service_tickets
 
     @property
     def packed(self) -> Pieces:
-        """All of them, as GET_CRED_LIST gives them: kept until something changes, as clients ask often."""
+        """All of them, as GET_CRED_LIST returns them. Kept until something changes: clients ask often."""
         if self._packed is None:
             self._packed = blobs_in_pieces([credential.blob for credential in self])
         return self._packed
 
     def uuid_of_equal(self, credential: Credential) -> bytes | None:
-        """The UUID of the stored credential that this one would replace."""
+        """The UUID of the stored credential that this one would replace, if there is one."""
         return self._uuid_of.get(credential.equality)
 
     def put(self, uuid: bytes, credential: Credential) -> None:
-        """Add a credential at the end, or replace the one that has this UUID where it stands.
+        """Add a credential at the end, or replace the one with this UUID in its place.
 
-        Raises ValueError where its equal has another UUID (see uuid_of_equal).
+        Raises ValueError if an equal credential has another UUID (see uuid_of_equal).
         """
         if self._uuid_of.get(credential.equality, uuid) != uuid:
             raise ValueError("an equal credential is stored under another UUID")
@@ -146,7 +145,7 @@ class Credentials:
     def _replace_in_indexes(self, uuid: bytes, replaced: Credential, credential: Credential) -> None:
         self._drop_from_indexes(uuid, replaced)
         self._add_to_indexes(uuid, credential)
-        # It stands before others that were added to the indexes earlier.
+        # Its place is before others that were added to the indexes earlier.
         same_server = self._by_server[_components(credential)]
         self._by_server[_components(credential)] = dict.fromkeys(
             each for each in self._by_uuid if each in same_server
@@ -166,7 +165,7 @@ class Credentials:
             self._tgt_end = None
 
     def find(self, tag: Tag, match_flags: int) -> Credential | None:
-        """The first match in stored order; `how` is the flag word (see Match)."""
+        """Return the first match in stored order; `match_flags` as in Match."""
         for uuid in self._candidates(tag):
             credential = self._by_uuid[uuid]
             if tag.matches(credential, match_flags):
@@ -174,7 +173,7 @@ class Credentials:
         return None
 
     def find_all(self, tag: Tag, match_flags: int) -> list[bytes]:
-        """The UUIDs of every match, in stored order."""
+        """Return the UUIDs of all matches, in stored order."""
         return [uuid for uuid in self._candidates(tag) if tag.matches(self._by_uuid[uuid], match_flags)]
 
     def _candidates(self, tag: Tag) -> Iterable[bytes]:

@@ -1,10 +1,10 @@
-"""The limits that keep one user from starving others, and the tally of ccaches in all collections."""
+"""The quotas, and the number of ccaches in all collections."""
 
 from typing import NamedTuple, Self
 
 
 class Quotas(NamedTuple):
-    """Limits by their configuration names; sizes in bytes; 0: no limit."""
+    """The limits, named as in the configuration; sizes in bytes; 0: no limit."""
 
     max_ccaches: int = 0
     max_uid_ccaches: int = 0
@@ -16,7 +16,7 @@ class Quotas(NamedTuple):
     def at_least(
         self, ccache_size: int, uid_size: int, ccache_credentials: int, uid_credentials: int
     ) -> Self:
-        """These, but no lower than what there is of each: what is beyond a limit stays, and cannot grow."""
+        """Return these limits, raised to what is in use: what exceeds a limit stays, but cannot grow."""
         return self._replace(
             max_ccache_size=self.max_ccache_size and max(self.max_ccache_size, ccache_size),
             max_uid_size=self.max_uid_size and max(self.max_uid_size, uid_size),
@@ -32,7 +32,7 @@ _KIB = 1024
 
 
 def quota_excess(option: str, wanted: int, limit: int) -> str:
-    """How much of how much, for a limit that a change would exceed: `wanted` is what there would be."""
+    """Describe by how much a change would exceed a limit; `wanted` is the amount after the change."""
     if option in {"max_ccaches", "max_uid_ccaches"}:
         return f"{wanted - 1} of {limit}"
     if option in {"max_ccache_credentials", "max_uid_credentials"}:

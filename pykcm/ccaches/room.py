@@ -1,4 +1,4 @@
-"""Room before refusal: what has to be removed so that a change keeps within the quotas.
+"""Room for a change: what has to be removed so that a change keeps within the quotas.
 
 Expired ccaches of the UID are removed first, in the order of their expiry. Next are abandoned ccaches, which
 have no ticket, the oldest first. Then the service tickets of the ccache that is written follow, in the order
@@ -19,7 +19,7 @@ from pykcm.protocol.text import escape
 
 
 class Wanted(NamedTuple):
-    """What there would be after a change, by the limit that it counts towards; 0: no more than before."""
+    """The amounts after a change, by the limit that they count towards; 0: no more than before."""
 
     max_ccaches: int = 0
     max_uid_ccaches: int = 0
@@ -30,16 +30,16 @@ class Wanted(NamedTuple):
 
 
 class Ticket(NamedTuple):
-    """A service ticket that may go, with its size in bytes."""
+    """A service ticket that may be removed, with its size in bytes."""
 
     uuid: bytes
     size: int
 
 
 class Plan(NamedTuple):
-    """What has to go: ccaches, each with the option that demands it, and service tickets by their UUIDs.
+    """The planned removals: ccaches, each with the option that demands it, and service tickets by UUID.
 
-    `lacking` is an option whose limit would be exceeded all the same; "" where the plan suffices.
+    `lacking`: an option whose limit would still be exceeded; "" if the plan suffices.
     """
 
     ccaches: Sequence[tuple[CCache, str]] = ()
@@ -59,10 +59,7 @@ _ABANDONED_AFTER = 60
 
 
 def removable_ccaches(ccaches: Iterable[CCache], now: float) -> list[CCache]:
-    """The ccaches that may go, in the order in which they go.
-
-    `now`: in seconds since the epoch.
-    """
+    """The ccaches that may be removed, in the order of their removal; `now`: seconds since the epoch."""
     expired: list[tuple[int, CCache]] = []
     abandoned: list[tuple[int, CCache]] = []
     for ccache in ccaches:
@@ -75,7 +72,7 @@ def removable_ccaches(ccaches: Iterable[CCache], now: float) -> list[CCache]:
 
 
 def service_tickets(ccache: CCache, spared: bytes | None) -> Iterator[Ticket]:
-    """Those that may go, the one issued first ahead; never the one of the UUID `spared`."""
+    """The service tickets that may be removed, in the order of issue, except that with the UUID `spared`."""
     credentials = ccache.credentials
     for uuid in credentials.service_tickets:
         credential = credentials.get(uuid)
@@ -84,18 +81,18 @@ def service_tickets(ccache: CCache, spared: bytes | None) -> Iterator[Ticket]:
 
 
 def is_needed(quotas: Quotas, wanted: Wanted) -> bool:
-    """Whether anything has to go at all."""
+    """Whether anything has to be removed."""
     return any(0 < limit < amount for limit, amount in zip(quotas, wanted, strict=True))
 
 
 def make_plan(quotas: Quotas, wanted: Wanted, ccaches: Iterable[CCache], tickets: Iterable[Ticket]) -> Plan:
-    """What has to go of what may, which is given in the order in which it goes."""
+    """Plan the removals among those that are allowed, which are given in their order."""
     over = _Excess(quotas, wanted)
     to_be_freed = iter(tickets)
     tickets_going: list[bytes] = []
     ccaches_going: list[tuple[CCache, str]] = []
     reason = over.first_of(*_OF_CCACHE) or over.first_of(*_OF_UID)
-    # Nothing else helps against this one; and what it frees need not be freed by ccaches.
+    # Only tickets help against the limits of a ccache. What they free need not be freed by ccaches.
     while over.first_of(*_OF_CCACHE) and (ticket := next(to_be_freed, None)):
         tickets_going.append(ticket.uuid)
         over.less(ccache_size=ticket.size, ccache_credentials=1, uid_size=ticket.size, uid_credentials=1)
@@ -112,14 +109,14 @@ def make_plan(quotas: Quotas, wanted: Wanted, ccaches: Iterable[CCache], tickets
 
 
 class _Excess:
-    """By how much the limits would be exceeded, by option."""
+    """The amounts by which the limits would be exceeded, by option."""
 
     def __init__(self, quotas: Quotas, wanted: Wanted) -> None:
         limits = zip(Quotas._fields, quotas, wanted, strict=True)
         self._by = {option: amount - limit for option, limit, amount in limits if limit}
 
     def first_of(self, *options: str) -> str:
-        """The first of the options whose limit would be exceeded; "": none."""
+        """Return the first of the options whose limit would be exceeded; "" if there is none."""
         return next((option for option in options if self._by.get(option, 0) > 0), "")
 
     def less(

@@ -1,4 +1,4 @@
-"""The service tickets of a ccache in the order in which they may go."""
+"""The service tickets of a ccache in the order of their eviction."""
 
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator
@@ -8,22 +8,22 @@ from pykcm.ccaches.expiry import is_ticket
 from pykcm.protocol.credential import Credential
 from pykcm.protocol.principal import is_tgs
 
-# When it was issued, its place among the others as they were stored, its UUID.
+# The time of issue, the place in the order of storing, and the UUID.
 _Entry = tuple[int, int, bytes]
 
 
 class ServiceTickets:
-    """The UUIDs of those of the credentials that are service tickets, the one issued first ahead.
+    """The UUIDs of the service tickets among the credentials, in the order of issue, then of storing.
 
-    Neither TGTs nor entries that are no tickets are; of those issued at once the one stored first is ahead.
-    A ccache that is full stays full, and so the order is kept up and not made anew for each that comes.
+    TGTs and entries that are no tickets are left out. A full ccache stays full, so the order is maintained
+    and not computed again for each new ticket.
     """
 
     __slots__ = ("_begin", "_entries", "_in_order", "_next_place")
 
     def __init__(self, credentials: Iterable[tuple[bytes, Credential]]) -> None:
         self._entries: dict[bytes, _Entry] = {}
-        # From `_begin` on: what has gone at the beginning, where nearly all go, moves nothing.
+        # The entries begin at `_begin`. Nearly all are removed at the beginning, and this way nothing moves.
         self._in_order: list[_Entry] = []
         self._begin = 0
         self._next_place = 0
@@ -34,7 +34,7 @@ class ServiceTickets:
         return (uuid for _, _, uuid in islice(self._in_order, self._begin, None))
 
     def put(self, uuid: bytes, credential: Credential) -> None:
-        """Take in a credential, new or in the place of the one of its UUID; what is no such ticket is not."""
+        """Add a credential, or replace the one with this UUID; other credentials are ignored."""
         if is_tgs(credential.equality.server) or not is_ticket(credential):
             return
         place = self._remove(uuid)

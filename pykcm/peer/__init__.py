@@ -1,1 +1,1 @@
-"""Who asks: identity from a connected socket, and what that identity may use."""
+"""Peers: their identity, read from the connected socket, and every access decision."""

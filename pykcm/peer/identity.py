@@ -1,4 +1,4 @@
-"""A peer's identity, read once from its connected socket: credentials and label as of connect()."""
+"""A peer's identity, read once from its connected socket: UID, GID, PID and label as of connect()."""
 
 import socket
 from pathlib import Path
@@ -10,33 +10,32 @@ from pykcm.peer.labels import LabelError, parse_label
 ROOT = 0
 
 _UCRED = Struct("iII")
-# The most that Python asks the kernel for; contexts are far shorter, and a longer one is an error.
+# The longest option that Python reads. Contexts are far shorter; a longer one is an error.
 _LABEL_MAX = 1024
 # SO_PEERSEC from asm-generic/socket.h; Python's socket module does not have it.
 _SO_PEERSEC = 31
 
-# What /proc/self/uid_map says where every UID of the kernel has a meaning.
+# /proc/self/uid_map in a user namespace in which every UID is mapped.
 _ALL_UIDS = ("0", "0", "4294967295")
 
-
-# No user has it: for peers whose UID cannot be read.
+# Stands for the UID of a peer whose UID cannot be read; no user has it.
 _NO_UID = 0xFFFFFFFF
 
 
 class PeerRefusedError(Exception):
-    """The peer cannot be served; the message says why and is for the log. `uid` is the UID as seen."""
+    """The peer cannot be identified; the message, for the log, says why. `uid`: as the kernel reports it."""
 
-    def __init__(self, why: str, uid: int) -> None:
-        super().__init__(why)
+    def __init__(self, reason: str, uid: int) -> None:
+        super().__init__(reason)
         self.uid = uid
 
 
 class KernelUnreadableError(Exception):
-    """What is to be known about peers cannot be read; the message says why."""
+    """The kernel's settings that concern peers cannot be read; the message says why."""
 
 
 class Peer(NamedTuple):
-    """Who is at the other end; `label` is the SELinux context, None where the kernel has no SELinux."""
+    """The process at the other end; `label`: its SELinux context, None if the kernel has no SELinux."""
 
     uid: int
     gid: int
@@ -45,15 +44,15 @@ class Peer(NamedTuple):
 
 
 class Kernel(NamedTuple):
-    """What the kernel tells once about all peers to come.
+    """The kernel's settings that concern all peers.
 
-    `stranger_uid` stands for every UID that has no meaning in the daemon's user namespace (the overflow
-    UID); None where all have one, and that UID is an ordinary user. `hides_selinux` where the kernel has
-    SELinux, but no policy can be asked: container engines hide it.
+    `overflow_uid`: stands for every UID that is not mapped in the daemon's user namespace. None: all UIDs are
+    mapped, and that UID is an ordinary user. `hides_selinux`: the kernel has SELinux, but a container engine
+    hides the policy.
     """
 
     has_selinux: bool = False
-    stranger_uid: int | None = None
+    overflow_uid: int | None = None
     hides_selinux: bool = False
 
 
@@ -62,16 +61,16 @@ def read_kernel(proc: Path = Path("/proc"), sys: Path = Path("/sys")) -> Kernel:
     has_selinux = (sys / "fs/selinux/enforce").exists()
     try:
         knows_selinux = "selinuxfs" in (proc / "filesystems").read_text(encoding="ascii").split()
-        return Kernel(has_selinux, _stranger_uid(proc), knows_selinux and not has_selinux)
+        return Kernel(has_selinux, _overflow_uid(proc), knows_selinux and not has_selinux)
     except OSError as error:
         raise KernelUnreadableError(f"peers cannot be identified: {error}") from error
 
 
-def _stranger_uid(proc: Path) -> int | None:
+def _overflow_uid(proc: Path) -> int | None:
     try:
         uid_map = (proc / "self/uid_map").read_text(encoding="ascii")
     except FileNotFoundError:
-        # A kernel without user namespaces, or a /proc of others.
+        # The kernel has no user namespaces. A missing status means that this is not a /proc of ours.
         (proc / "self/status").stat()
         return None
     if tuple(uid_map.split()) == _ALL_UIDS:
@@ -80,12 +79,12 @@ def _stranger_uid(proc: Path) -> int | None:
 
 
 def identify(sock: socket.socket, kernel: Kernel) -> Peer:
-    """The peer of a connected Unix socket; raises PeerRefusedError where it cannot be known for certain."""
+    """The peer of a connected Unix socket; raises PeerRefusedError if it cannot be identified for certain."""
     try:
         pid, uid, gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
     except OSError as error:
         raise PeerRefusedError(f"its credentials cannot be read: {error}", _NO_UID) from error
-    if uid == kernel.stranger_uid:
+    if uid == kernel.overflow_uid:
         raise PeerRefusedError(
             f"UID {uid} is the kernel's overflow UID: its real one has no mapping in this user namespace", uid
         )
@@ -93,7 +92,7 @@ def identify(sock: socket.socket, kernel: Kernel) -> Peer:
 
 
 def listener_of(sock: socket.socket) -> tuple[int, int]:
-    """PID and UID of the process that began to listen at the other end; 0 for a PID that cannot be seen."""
+    """PID and UID of the process that called listen() at the other end; PID 0 if it cannot be seen."""
     pid, uid, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
     return pid, uid
 

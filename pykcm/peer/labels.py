@@ -1,10 +1,10 @@
-"""SELinux labels taken apart: the context `user:role:type:range` of a peer, and what it is asked about."""
+"""SELinux labels: their parts `user:role:type:range`, and the context that a decision is asked for."""
 
 import re
 from functools import lru_cache
 from typing import NamedTuple
 
-# The lowest level of the policies: what was stored while there were no labels counts as created there.
+# The lowest level of the policies. Ccaches that were stored without a label count as created there.
 SYSTEM_LOW = "s0"
 
 _PART = r"[^:\s\x00-\x1f]+"
@@ -13,14 +13,14 @@ _CONTEXT = re.compile(rf"({_PART}:{_PART}:{_PART})(?::({_LEVEL})(-{_LEVEL})?)?")
 
 
 class LabelError(ValueError):
-    """A label is no SELinux context."""
+    """A label is not an SELinux context."""
 
 
 class SecurityContext(NamedTuple):
-    """A label's parts; the range has colons of its own (`s0-s0:c0.c1023`).
+    """The parts of a label; the range may contain colons (`s0-s0:c0.c1023`).
 
-    `domain`: user, role and type, with the colons between them. `level`: the low one of the range, which is
-    the level that the process is at. Both `level` and `range` are None under policies without levels.
+    `domain`: user, role and type, with the colons between them. `level`: the low level of the range, at which
+    the process runs. `level` and `range` are None under policies without levels.
     """
 
     domain: str
@@ -40,13 +40,13 @@ def parse_label(label: str) -> SecurityContext:
 
 @lru_cache(4096)
 def target_for(peer: str, ccache: str | None) -> str:
-    """The context that a peer's access to a ccache is asked for, by their labels; raises LabelError.
+    """The target context of a peer's access to a ccache, from both labels; raises LabelError.
 
-    It is the peer's own user, role and type, so that type enforcement plays no part, with the whole range of
-    the ccache's creator: what `s0-s0:c0.c1023` makes is out of reach for whoever lacks a category. A file of
-    its would be at `s0`, but that keeps containers away by its type. A ccache without a label or a level is
-    from a time without SELinux or without levels, and at the system's lowest; a peer without a level asks
-    without one.
+    It has the peer's own user, role and type, so that type enforcement plays no part, and the whole range of
+    the ccache's creator. A peer without one of the categories cannot use a ccache that was created at
+    `s0-s0:c0.c1023`. (A file of that creator would be at `s0`, but its type keeps containers away.) A ccache
+    without a label or level counts as at the system's lowest level. For a peer without a level the target has
+    none.
     """
     stored = None if ccache is None else parse_label(ccache).range
     return _with_range(parse_label(peer), stored)
@@ -54,9 +54,9 @@ def target_for(peer: str, ccache: str | None) -> str:
 
 @lru_cache(4096)
 def low_target_for(peer: str, ccache: str | None) -> str | None:
-    """The same with the creator's low level, for a peer on the lowest level alone; None for all others.
+    """The same with the creator's low level, for a peer on the lowest level only; None for all others.
 
-    Such a peer's user may be one who cannot have categories, so that no context has the creator's range.
+    The policy may allow such a peer's user no categories, so that no context has the creator's range.
     """
     asking = parse_label(peer)
     if asking.range != SYSTEM_LOW or ccache is None:
@@ -66,7 +66,7 @@ def low_target_for(peer: str, ccache: str | None) -> str | None:
 
 @lru_cache(1024)
 def categorized(peer: str) -> str:
-    """The peer's own user, role and type with a category: who can have one can have a context with it."""
+    """The peer's own domain with one category: a valid context if the peer may have categories."""
     return f"{parse_label(peer).domain}:{SYSTEM_LOW}:c0"
 
 

@@ -1,4 +1,4 @@
-"""What libselinux says: all of it goes to the log, and what the policy audits to the audit log as well."""
+"""Messages of libselinux: all of them are logged, and the policy's go to the audit log as well."""
 
 import logging
 import re
@@ -16,35 +16,35 @@ _AVC_MESSAGES = LimitedLog(log, "messages of the SELinux policy", 60)
 _OTHER_MESSAGES = LimitedLog(log, "messages of libselinux", 60)
 _LOSSES = LimitedLog(log, "messages that did not reach the audit log", 1)
 
-# A message's kind (SELINUX_ERROR and so on), and the level that it is logged at.
+# Log levels by the type of message (SELINUX_ERROR and so on).
 _LEVELS = {0: logging.ERROR, 1: logging.WARNING, 2: logging.INFO, 4: logging.INFO, 5: logging.INFO}
 AVC = 3
 
 _AVC_MESSAGE = re.compile(rb"avc: +(denied|granted) .* scontext=(\S+) tcontext=(\S+) ")
 
-# selinux_set_callback(3): what is called for a message, instead of writing it to standard error.
+# selinux_set_callback(3): this callback gets the messages, which otherwise go to standard error.
 _CB_LOG = 0
 
-# Of a message's arguments, so many reach a callback that has no variable number of them.
+# The callback is not variadic: it gets so many of a message's arguments.
 _MOST_ARGUMENTS = 4
 _LONGEST_MESSAGE = 4096
 
-# C calls what is in here as long as the process lives.
-_kept: list[Any] = []
+# Callbacks that C calls as long as the process lives: they must not be freed.
+_callbacks: list[Any] = []
 
 
 class Reporter:
-    """Logs messages, and sends those of the policy on, as datagrams, to whoever may write to the audit log.
+    """Logs messages, and sends those of the policy as datagrams to a process that may write to the audit log.
 
-    Nothing here raises or waits: when nobody takes a datagram, a record is missing in the audit log.
+    Nothing here raises or waits: if nobody receives a datagram, the record is missing in the audit log.
     """
 
     def __init__(self, audit_socket_path: str) -> None:
         self._audit_socket_path = audit_socket_path
-        self._is_heard = True
+        self._is_received = True
 
     def report(self, kind: int, message: bytes) -> None:
-        """`kind` is one of libselinux's types of messages."""
+        """`kind`: one of libselinux's types of messages."""
         message = message.strip()
         if kind == AVC:
             self._report_avc(message)
@@ -65,12 +65,12 @@ class Reporter:
 
     def _send(self, message: bytes) -> None:
         try:
-            # A socket for each: these are rare, and whoever listens comes and goes.
+            # A new socket for each message: they are rare, and the receiver may be restarted.
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sending:
                 sending.setblocking(False)
                 sending.sendto(message, self._audit_socket_path)
         except OSError as error:
-            if self._is_heard:
+            if self._is_received:
                 _LOSSES.write(
                     logging.WARNING,
                     None,
@@ -78,44 +78,44 @@ class Reporter:
                     self._audit_socket_path,
                     error.strerror or error,
                 )
-            self._is_heard = False
+            self._is_received = False
         else:
-            self._is_heard = True
+            self._is_received = True
 
 
 def take_messages(report: Callable[[int, bytes], None]) -> None:
-    """From now on libselinux calls `report` with the kind and the text of each message.
+    """Make libselinux call `report` with the kind and the text of each message.
 
-    Where that cannot be had, it goes on writing to standard error, and the log says so.
+    If that fails, libselinux goes on writing to standard error, and a warning is logged.
     """
-    # By ctypes: the Python binding takes no function of Python's.
+    # With ctypes, because the Python binding accepts no Python function.
     try:
-        import ctypes  # noqa: PLC0415 - without SELinux nobody needs it
+        import ctypes  # noqa: PLC0415 - needed with SELinux only
 
-        # Both save errno around what is called: libselinux goes on with its own afterwards.
+        # Both save errno around the call, because libselinux uses its own value afterwards.
         libc = ctypes.CDLL(None, use_errno=True)
         arguments = [ctypes.c_void_p] * _MOST_ARGUMENTS
         function = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_char_p, *arguments, use_errno=True)
 
-        def put_together(form: bytes, values: tuple[int | None, ...]) -> bytes:
-            if form.count(b"%") > _MOST_ARGUMENTS:
-                return form
+        def format_message(template: bytes, values: tuple[int | None, ...]) -> bytes:
+            if template.count(b"%") > _MOST_ARGUMENTS:
+                return template
             buffer = ctypes.create_string_buffer(_LONGEST_MESSAGE)
-            libc.snprintf(buffer, ctypes.c_size_t(len(buffer)), form, *map(ctypes.c_void_p, values))
+            libc.snprintf(buffer, ctypes.c_size_t(len(buffer)), template, *map(ctypes.c_void_p, values))
             return buffer.value
 
-        def called(kind: int, form: bytes, *values: int | None) -> int:
-            # Whatever is wrong with a message must not reach C, nor change a decision.
+        def on_message(kind: int, template: bytes, *values: int | None) -> int:
+            # An error must neither reach C nor change a decision.
             try:
-                report(kind, put_together(form, values))
+                report(kind, format_message(template, values))
             except Exception:
-                log.exception("a message of libselinux is lost")
+                log.exception("a message of libselinux was lost")
             return 0
 
         library = ctypes.CDLL("libselinux.so.1")
         library.selinux_set_callback.argtypes = [ctypes.c_int, function]
         library.selinux_set_callback.restype = None
-        _kept.append(function(called))
-        library.selinux_set_callback(_CB_LOG, _kept[-1])
+        _callbacks.append(function(on_message))
+        library.selinux_set_callback(_CB_LOG, _callbacks[-1])
     except (ImportError, OSError, AttributeError, MemoryError) as error:
-        log.warning("libselinux's messages go to standard error, and not to the audit log: %s", error)
+        log.warning("libselinux's messages go to standard error, not to the audit log: %s", error)

@@ -17,7 +17,7 @@ def _own_names(uid: int) -> tuple[bytes, bytes]:
 
 
 def belongs_to(name: bytes, uid: int) -> bool:
-    """Whether `name` is one of the UID's own."""
+    """Whether `name` is `<uid>` or begins with `<uid>:`."""
     plain, prefix = _own_names(uid)
     return name == plain or name.startswith(prefix)
 
@@ -25,9 +25,8 @@ def belongs_to(name: bytes, uid: int) -> bool:
 def owner_of(name: bytes) -> int | None:
     """The UID that `<uid>` and `<uid>:anything` belong to; None for a free name.
 
-    Nothing is remembered of names: how long an answer takes would tell a user which names others use.
-
-    Plain decimal only: no sign, no leading zero, below 2^32-1. `1000x` is a free name.
+    The UID is plain decimal: no sign, no leading zero, below 2^32-1. `1000x` is a free name. The result is
+    not cached: the time of an answer would show a user which names others use.
     """
     digits = name.partition(b":")[0]
     if not digits.isdigit() or len(digits) > _LONGEST_UID or (digits[0] == ord("0") and len(digits) > 1):

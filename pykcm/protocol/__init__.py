@@ -1,5 +1,5 @@
-"""The KCM protocol: frames, requests, replies and what they carry.
+"""The KCM protocol: frames, requests, replies and their contents.
 
-Pure functions and frozen values: no I/O, no clock, no state but that of a stream's unfinished frame.
-Who may ask and what an operation means is decided elsewhere.
+Pure functions and frozen values: no I/O, no clock, and no state except the unfinished frame of a stream.
+Access and the meaning of operations are decided elsewhere.
 """

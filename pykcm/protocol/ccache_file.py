@@ -1,4 +1,4 @@
-"""Ccache files as libkrb5 and Heimdal write them: format 4, and format 3 before it."""
+"""Ccache files as libkrb5 and Heimdal write them: formats 3 and 4."""
 
 from struct import Struct
 from typing import NamedTuple
@@ -16,12 +16,12 @@ _TAG = Struct(">HH")
 _OFFSET = Struct(">ii")
 _OFFSET_TAG = 1
 
-# What libkrb5 makes of the realm of a configuration entry that is removed.
+# The realm that libkrb5 gives to a removed configuration entry.
 _REMOVED_CONFIGURATION = b"X-RMED-CONF:"
 
 
 class CCacheFile(NamedTuple):
-    """What a ccache file holds: `kdc_offset` in seconds, `credentials` in format 4 and in stored order."""
+    """The contents of a ccache file; `kdc_offset` in seconds, `credentials` in format 4, in stored order."""
 
     principal: Principal
     kdc_offset: int
@@ -32,14 +32,14 @@ class CCacheFile(NamedTuple):
         return f"<CCacheFile of {self.principal}, {len(self.credentials)} credentials>"
 
 
-# A file of the smallest ones would otherwise take seconds to read.
+# A file of many minimal credentials would otherwise take seconds to read.
 _MOST_CREDENTIALS = 65_536
 
 
 def parse_ccache_file(content: bytes) -> CCacheFile:
-    """The whole file's contents; raises FormatError where anything is missing or cannot be understood.
+    """Parse a complete file; raises FormatError if anything is missing or malformed.
 
-    Credentials that have been removed are left out: they stay in the file, with their times changed.
+    Removed credentials are left out: they are still in the file, with changed times.
     """
     if len(content) < _U16.size or content[0] != _MAGIC:
         raise FormatError("not a ccache file")
@@ -64,7 +64,7 @@ def parse_ccache_file(content: bytes) -> CCacheFile:
 
 
 def _read_header(reader: Reader) -> int:
-    """The header's fields, of which one counts: the KDC offset, 0 where it is not set."""
+    """Read the header, and return its KDC offset, 0 if it is not set. Other fields are ignored."""
     (size,) = reader.unpack(_U16)
     header = Reader(reader.take(size))
     kdc_offset = 0
@@ -77,14 +77,14 @@ def _read_header(reader: Reader) -> int:
 
 
 def _read_credential(reader: Reader, version: int) -> bytes | None:
-    """The next credential in format 4; None: it has been removed."""
+    """Read the next credential, and return it in format 4; None: it was removed."""
     begin = reader.at
     read_principal(reader)
     server = read_principal(reader)
     enctype_at = reader.at
     reader.unpack(ENCTYPE)
     if version == 3:
-        # There it stands twice.
+        # Format 3 has the enctype twice.
         reader.unpack(ENCTYPE)
     enctype_end = reader.at
     reader.skip_data()

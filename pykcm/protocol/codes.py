@@ -1,15 +1,15 @@
-"""Reply codes, and the one exception that carries them between the layers."""
+"""Reply codes, and the exception that carries them."""
 
 import errno
 from enum import IntEnum
 
 
 class Code(IntEnum):
-    """libkrb5's error codes as they go over the wire (com_err table krb5, base -1765328384).
+    """libkrb5's error codes as sent on the wire (com_err table krb5, base -1765328384).
 
-    System errnos are valid codes too: libkrb5 prints EDQUOT as "Disk quota exceeded". MIT's client takes
-    FCC_INTERNAL, CC_IO and CC_NOSUPP for "this server lacks the operation" and falls back, after a refused
-    REPLACE by emptying the ccache: a real failure must never carry one of them.
+    System errnos are valid codes too: libkrb5 prints EDQUOT as "Disk quota exceeded". MIT's client falls back
+    after FCC_INTERNAL, CC_IO and CC_NOSUPP, as it then believes that the server lacks the operation. After a
+    refused REPLACE it even empties the ccache. A real failure must therefore never have one of these codes.
     """
 
     OK = 0
@@ -33,9 +33,9 @@ def name_of(code: int) -> str:
 
 
 class KcmError(Exception):
-    """An operation's answer other than success: `code` is what the client gets.
+    """A failed operation; the client gets `code`.
 
-    `reason` is for the log and for whoever reads the exception; it never holds secrets.
+    `reason` is for the log and for readers of the exception; it never holds secrets.
     """
 
     def __init__(self, code: int, reason: str = "") -> None:

@@ -1,8 +1,8 @@
-"""Credentials in ccache file format 4: the bytes as they came, and the fields that matching and expiry need.
+"""Credentials in ccache file format 4: the bytes as received, and the fields for matching and expiry.
 
-The session key and the ticket are walked over and never copied out: they stay in `blob` alone. So do the
-fields that are rarely asked for. There may be many thousands of credentials in memory: their objects are
-small and unknown to the garbage collector, and what they have in common they share.
+The session key and the ticket are skipped and never copied: they are in `blob` only. So are the fields that
+are rarely needed. There may be many thousands of credentials in memory. Their objects are therefore small,
+not tracked by the garbage collector, and share equal parts.
 """
 
 from functools import lru_cache
@@ -22,14 +22,14 @@ _ENDTIME_AT = 2 * U32.size
 NO_AUTHDATA = b"\0\0\0\0"
 
 
-# Bytes of memory that a credential takes up beside its bytes and the copies of some of them: its objects and
-# its places in a ccache's indexes, and those of each component of a principal. Measured.
+# Bytes of memory that a credential takes up in addition to its bytes and the copies of some of them, for its
+# objects and index entries. The second value is for each component of a principal. Measured.
 _OVERHEAD = 800
 _COMPONENT_OVERHEAD = 60
 
 
 class Times(NamedTuple):
-    """Seconds since the epoch, unsigned; 0 where not set."""
+    """Seconds since the epoch, unsigned; 0: not set."""
 
     authtime: int
     starttime: int
@@ -38,9 +38,9 @@ class Times(NamedTuple):
 
 
 class Equality(msgspec.Struct, frozen=True, gc=False):
-    """STORE replaces a stored credential that equals the new one in these fields.
+    """The fields in which a stored credential equals the new one that replaces it (STORE).
 
-    `enctype` is the session key's; `authdata` is the packed list, NO_AUTHDATA when it is empty.
+    `enctype`: the session key's. `authdata`: the packed list, NO_AUTHDATA if it is empty.
     """
 
     client: Identity
@@ -51,12 +51,12 @@ class Equality(msgspec.Struct, frozen=True, gc=False):
     second_ticket: bytes
 
     def __repr__(self) -> str:
-        # As a key that is missing it may stand in an exception.
+        # A missing key of a dictionary is shown in the exception.
         return f"<Equality {Principal(0, *self.client)} for {Principal(0, *self.server)}>"
 
 
 class Credential(msgspec.Struct, frozen=True, gc=False):
-    """One credential: `blob` is what the client sent, byte for byte; `times_at` is where its times begin."""
+    """One credential; `blob`: exactly as the client sent it; `times_at`: where its times begin."""
 
     blob: bytes
     equality: Equality
@@ -64,10 +64,10 @@ class Credential(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def size(self) -> int:
-        """Bytes of memory that it takes up in a ccache, about: what counts towards quotas."""
+        """About how many bytes of memory it takes up in a ccache; this counts towards quotas."""
         equality = self.equality
         components = len(equality.client[1]) + len(equality.server[1])
-        # The principals are at the beginning, and are copied.
+        # The principals, at the beginning of the blob, are copied.
         copied = self.times_at + len(equality.authdata) + len(equality.second_ticket)
         return len(self.blob) + copied + _COMPONENT_OVERHEAD * components + _OVERHEAD
 
@@ -96,7 +96,7 @@ class Credential(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def issued(self) -> int:
-        """When the ticket began to be valid: starttime, which need not be set where it is authtime."""
+        """When the ticket became valid: starttime, which may be unset if it equals authtime."""
         times = self.times
         return times.starttime or times.authtime
 
@@ -118,25 +118,25 @@ class Credential(msgspec.Struct, frozen=True, gc=False):
         return self.equality.second_ticket
 
     def __repr__(self) -> str:
-        # The blob holds the session key: it must not reach a log by way of a traceback or a failed assertion.
+        # The blob holds the session key: it must not reach a log through a traceback or a failed assertion.
         return f"<Credential {self.client} for {self.server}>"
 
 
 def parse_credential(blob: bytes) -> Credential:
-    """The credential that `blob` is, whole: bytes behind its last field belong to it and are kept.
+    """Parse a complete credential. Bytes after its last field belong to it and are kept.
 
-    Clients add such bytes now and then; what they stored is what they get back.
+    Some clients add such bytes, and they get back exactly what they stored.
     """
     return read_credential(Reader(blob))
 
 
 def parse_stored_credential(blob: bytes) -> Credential:
-    """The same of a credential that was accepted once, perhaps by an earlier version."""
+    """Parse a credential that was accepted before, perhaps by an earlier version."""
     return read_credential(StoredReader(blob))
 
 
 def read_credential(reader: Reader) -> Credential:
-    """The same of a reader that has read nothing yet; it then knows how many elements there were."""
+    """Parse a credential from an unused reader, which also counts its elements."""
     client = read_identity(reader)
     if reader.at <= _LONGEST_SHARED:
         client = _shared(client)
@@ -156,11 +156,11 @@ def read_credential(reader: Reader) -> Credential:
     )
 
 
-# In bytes, marshalled: what comes from outside must not fill the memory of `_shared`.
+# In bytes, marshalled: long principals from clients must not fill the cache of `_shared`.
 _LONGEST_SHARED = 256
 
 
 @lru_cache(1024)
 def _shared(client: Identity) -> Identity:
-    """The same object for the same client: a user's credentials nearly all name one."""
+    """Return one object for equal clients: nearly all credentials of a user have the same client."""
     return client

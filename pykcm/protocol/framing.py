@@ -1,8 +1,8 @@
-"""Requests out of a byte stream, and replies into one.
+"""Framing: requests from a byte stream, and replies into one.
 
 A request is `u32 length`, then as many bytes: `u8 major, u8 minor, u16 opcode`, arguments. A reply is
-`u32 length, u32 outer status`, then as many bytes: `i32 code`, payload. The outer status is always 0:
-MIT's client stops reading when it is not, and the stream would be out of step.
+`u32 length, u32 outer status`, then as many bytes: `i32 code`, payload. The outer status is always 0.
+Otherwise MIT's client stops reading, and takes the rest for the next reply.
 """
 
 from struct import Struct
@@ -21,13 +21,13 @@ MAX_REPLY_SIZE = 10 * 1024 * 1024
 _LENGTH_AND_VERSION = Struct(">IBBH")
 _REPLY = Struct(">IIi")
 
-# Looked up at each request.
+# Global names, because each request uses them.
 _unpack_head = _LENGTH_AND_VERSION.unpack_from
 _SMALLEST = _LENGTH_AND_VERSION.size
 
 
 class Frame(NamedTuple):
-    """One whole request, its arguments still packed: they begin at `HEADER_SIZE` of `message`."""
+    """One complete request; its packed arguments begin at `HEADER_SIZE` of `message`."""
 
     opcode: int
     message: bytes
@@ -38,14 +38,14 @@ class Frame(NamedTuple):
 
 
 class FramingError(Exception):
-    """The stream cannot be understood any further: close the connection."""
+    """The rest of the stream cannot be understood: close the connection."""
 
 
 class FrameReader:
-    """Cuts frames out of a stream, whatever pieces it comes in, one at a time.
+    """Cuts frames out of a stream, one at a time, whatever pieces the stream arrives in.
 
-    Bytes stay as they came until their frame is asked for. A length that is only announced costs no memory.
-    `max_size` is the greatest length accepted, in bytes.
+    Bytes stay as they are until their frame is requested. A length that is only announced costs no memory.
+    `max_size`: the greatest accepted length, in bytes.
     """
 
     __slots__ = ("_max_size", "_unread")
@@ -56,17 +56,17 @@ class FrameReader:
 
     @property
     def size(self) -> int:
-        """Bytes that have come and are in no frame yet."""
+        """Received bytes that are in no frame yet."""
         return 0 if self._unread is None else len(self._unread)
 
     @property
     def memory(self) -> int:
-        """Bytes of memory that they take."""
+        """Bytes of memory that they take up."""
         return 0 if self._unread is None else getsizeof(self._unread)
 
     @property
     def missing(self) -> int:
-        """Bytes that the frame which has begun still lacks, as far as that is known."""
+        """Bytes that the unfinished frame lacks, as far as this is known."""
         if self._unread is None or len(self._unread) < U32.size:
             return 0
         return max(0, U32.size + int(U32.unpack_from(self._unread)[0]) - len(self._unread))
@@ -82,11 +82,11 @@ class FrameReader:
             return True
 
     def take(self, data: bytes | memoryview) -> Frame | None:
-        """Take in bytes; gives the first frame if it is whole now. Raises FramingError."""
+        """Add bytes; return the first frame if it is complete now. Raises FramingError."""
         if self._unread is None:
             size = len(data)
             if size >= _SMALLEST:
-                # Nearly always the data is one frame, neither more nor less.
+                # Nearly always the data is exactly one frame.
                 length, major, _, opcode = _unpack_head(data)
                 if length == size - 4 <= self._max_size and major == MAJOR:
                     return Frame(opcode, bytes(data[4:]))
@@ -98,7 +98,7 @@ class FrameReader:
         return self.next_frame()
 
     def next_frame(self) -> Frame | None:
-        """The first frame, if it is whole. Raises FramingError, after which there is no going on."""
+        """Return the first frame if it is complete. Raises FramingError, and then the stream is unusable."""
         unread = self._unread
         if unread is None or not (end := self._measure(unread)):
             return None
@@ -108,12 +108,12 @@ class FrameReader:
         if end == len(unread):
             self._unread = None
         else:
-            # From the front this moves the rest only once in a while.
+            # A bytearray moves the rest only now and then when its front is deleted.
             del unread[:end]
         return Frame(opcode, message)
 
     def _measure(self, unread: bytearray) -> int:
-        """Where the first frame ends; 0 while it is not whole. Raises FramingError as soon as it is one."""
+        """Return the end of the first frame; 0 while it is incomplete. Raises FramingError."""
         if len(unread) < U32.size:
             return 0
         length = int(U32.unpack_from(unread)[0])
@@ -130,25 +130,25 @@ def pack_request(opcode: int, arguments: bytes) -> bytes:
 
 
 class Pieces(NamedTuple):
-    """Bytes that need not be joined to be sent; `size` is that of all together."""
+    """Bytes that are sent without being joined; `size`: their total."""
 
     size: int
     pieces: list[bytes]
 
     def __repr__(self) -> str:
-        # They may be whole credentials.
+        # They may be complete credentials.
         return f"<Pieces of {self.size} bytes>"
 
 
 Sendable = bytes | Pieces
 
-# In bytes: up to here, joining pieces costs less than handing each one to the kernel. Longer ones are mostly
-# others' memory (a ccache's credentials), of which no copy is made, however long a client takes to read.
+# In bytes. Up to this size, joining the pieces costs less than passing each one to the kernel. Larger
+# payloads are mostly a ccache's credentials: they are never copied, however long a client takes to read.
 _JOINED_UP_TO = 32 * 1024
 
 
 def pack_reply(code: int, payload: Sendable = b"") -> Sendable:
-    """The reply, in pieces where the payload is long and in pieces."""
+    """Return the reply, in pieces if the payload is in pieces and large."""
     if isinstance(payload, bytes):
         return _REPLY.pack(4 + len(payload), 0, code) + payload
     header = _REPLY.pack(4 + payload.size, 0, code)

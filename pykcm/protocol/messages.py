@@ -1,7 +1,7 @@
-"""What each operation's request and reply carry: one table for the server's reading and the client's writing.
+"""The layouts of requests and replies: one table, with which the server reads and the client writes.
 
-A request's layout is a tuple of fields, read in order into the arguments of the operation. Clients add
-bytes behind the last field now and then (Heimdal's does); they are left unread.
+The layout of a request is a tuple of fields. They are read in order into the arguments of the operation. Some
+clients (Heimdal's) add bytes after the last field; these are ignored.
 """
 
 from collections.abc import Callable
@@ -14,15 +14,15 @@ from pykcm.protocol.principal import Principal, read_principal
 from pykcm.protocol.tag import Tag, read_tag
 from pykcm.protocol.wire import I32, U32, UUID_SIZE, FormatError, Reader, pack_name
 
-# The most that one REPLACE may hold: more credentials than any client sends at once, and for each of them
-# more components, addresses and authdata than tickets have. It is one step, and everybody waits for it: that
-# many of the smallest credentials take about 20 ms.
+# The limits of one REPLACE: more credentials than any client sends at once, and for each of them more
+# components, addresses and authdata than tickets have. All clients wait while a REPLACE is read: this many
+# minimal credentials take about 20 ms.
 MAX_CREDENTIALS = 1024
 MAX_ELEMENTS = 16 * MAX_CREDENTIALS
 
 
 class Field(NamedTuple):
-    """How a value is read from a message and written into one."""
+    """The reader and the writer of a value."""
 
     read: Callable[[Reader], Any]
     pack: Callable[[Any], bytes]
@@ -63,9 +63,9 @@ def _read_credentials(reader: Reader) -> list[Credential]:
     credentials = []
     elements = 0
     for _ in range(count):
-        within = Reader(reader.data())
-        credentials.append(read_credential(within))
-        elements += within.elements
+        blob_reader = Reader(reader.data())
+        credentials.append(read_credential(blob_reader))
+        elements += blob_reader.elements
         if elements > MAX_ELEMENTS:
             raise FormatError(
                 f"credentials with more than {MAX_ELEMENTS} components, addresses and authdata together"
@@ -89,7 +89,7 @@ def blobs_in_pieces(blobs: list[bytes]) -> Pieces:
 
 
 def pack_blobs(blobs: list[bytes]) -> bytes:
-    """The same in one piece."""
+    """The same as one bytes object."""
     return b"".join(blobs_in_pieces(blobs).pieces)
 
 
@@ -130,7 +130,7 @@ ARGUMENTS: dict[int, tuple[Field, ...]] = {
     Opcode.REPLACE: (NAME, OFFSET, PRINCIPAL, CREDENTIALS),
 }
 
-# What a client reads from a successful reply; None: nothing.
+# The payload of a successful reply; None: there is none.
 PAYLOAD: dict[int, Field | None] = {
     **dict.fromkeys(ARGUMENTS),
     Opcode.GET_NAME: NAME,
@@ -153,15 +153,15 @@ def read_arguments(fields: tuple[Field, ...], message: bytes) -> list[Any]:
     return [field.read(reader) for field in fields]
 
 
-# The operations that MIT's client alone asks for, or in a way of its own.
+# The operations that only MIT's client requests, or that it requests in its own way.
 MITS_OPCODES = frozenset({Opcode.RETRIEVE, Opcode.GET_CRED_LIST, Opcode.REPLACE})
 
-# KCM_GC_CACHED: "do not ask a KDC". Heimdal's matching flags are all in the upper half of the word.
+# KCM_GC_CACHED: "do not ask a KDC". Heimdal's match flags are all in the upper half of the word.
 _GC_CACHED = 1
 
 
 def shows_mits_client(frame: Frame) -> bool:
-    """Whether this request, of one of MITS_OPCODES, comes from MIT's client; never raises."""
+    """Whether this request for one of MITS_OPCODES comes from MIT's client; never raises."""
     if frame.opcode != Opcode.RETRIEVE:
         return True
     reader = Reader(frame.message, HEADER_SIZE)

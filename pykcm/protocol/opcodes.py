@@ -1,10 +1,10 @@
-"""The operations' numbers, as MIT's kcm.h and Heimdal's kcm_protos.h give them."""
+"""Opcodes, as in MIT's kcm.h and Heimdal's kcm_protos.h."""
 
 from enum import IntEnum
 
 
 class Opcode(IntEnum):
-    """Operations by their number on the wire; those from 13001 are MIT's extensions."""
+    """The numbers of operations on the wire; those from 13001 are MIT's extensions."""
 
     NOOP = 0
     GET_NAME = 1

@@ -1,4 +1,4 @@
-"""Principals as the protocol and the ccache file format 4 carry them."""
+"""Principals, as in the protocol and in ccache file format 4."""
 
 from struct import Struct
 from typing import NamedTuple
@@ -12,22 +12,22 @@ _HEADER = Struct(">III")
 _TGS_COMPONENT = b"krbtgt"
 
 
-# What makes two principals the same, realm and components: the name type never counts.
+# Realm and components. Principals are equal if these are: the name type never counts.
 Identity = tuple[bytes, tuple[bytes, ...]]
 
 
 def has_pseudo_realm(server: Identity) -> bool:
-    """Whether the server's realm is one that programs made up to keep data of their own in a ccache.
+    """Whether the server's realm is a pseudo-realm, with which programs keep their own data in a ccache.
 
-    These are libkrb5's X-CACHECONF: and X-RMED-CONF:, gssproxy's X-GSSPROXY: and the like: a prefix as RFC
-    4120 gives to realms of other name systems, with no name behind it. No KDC has such a realm.
+    Examples are libkrb5's X-CACHECONF: and X-RMED-CONF:, and gssproxy's X-GSSPROXY:. Each is a prefix that
+    RFC 4120 reserves for realms of other name systems, without a name after it. No KDC has such a realm.
     """
     realm = server[0]
     return realm.startswith(b"X-") and realm.endswith(b":")
 
 
 def is_tgs(server: Identity) -> bool:
-    """Whether a ticket for this server is a TGT, of its own realm or of another."""
+    """Whether a ticket for this server is a TGT, of its own realm or of another one."""
     return server[1][:1] == (_TGS_COMPONENT,)
 
 
@@ -48,7 +48,7 @@ class Principal(NamedTuple):
         return b"".join(parts)
 
     def __str__(self) -> str:
-        """`host/www.example.test@EXAMPLE.TEST`, quoted as libkrb5 does, bytes that are no text escaped."""
+        """`host/www.example.test@EXAMPLE.TEST`, quoted as libkrb5 does, with unprintable bytes escaped."""
         return "/".join(map(escape_in_principal, self.components)) + "@" + escape_in_principal(self.realm)
 
 
@@ -62,7 +62,7 @@ def read_identity(reader: Reader) -> Identity:
 
 
 def _read(reader: Reader) -> tuple[int, bytes, tuple[bytes, ...]]:
-    # Each request and credential has one or two of these: walked in local variables, not by the reader.
+    # Each request and credential has one or two principals: local variables are faster than the reader.
     buffer, at, end = reader.buffer, reader.at, reader.end
     if at + _HEADER.size > end:
         raise FormatError("principal ends early")

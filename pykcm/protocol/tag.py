@@ -1,6 +1,6 @@
-"""Matching credentials ("tags"): what RETRIEVE and REMOVE_CRED look for, and how it matches.
+"""Matching of credentials with a tag, for RETRIEVE and REMOVE_CRED.
 
-The rules are MIT's (libkrb5's cc_retr.c); the flag words are krb5.h's.
+The rules are MIT's (libkrb5's cc_retr.c); the flags are those of krb5.h.
 """
 
 from enum import IntFlag
@@ -18,7 +18,7 @@ from pykcm.protocol.wire import U32, Reader, pack_data
 
 
 class Has(IntFlag):
-    """The header: which fields of the tag are there. The fields' order on the wire is another."""
+    """The header: which fields the tag has. On the wire the fields have another order."""
 
     CLIENT = 1
     SERVER = 2
@@ -45,7 +45,7 @@ class Match(IntFlag):
     DONT_MATCH_REALM = 1 << 31
 
 
-# Plain numbers for what every look-up does: an operation on an IntFlag makes a new one.
+# Plain numbers, for speed: each operation on an IntFlag makes a new object.
 _HAS_CLIENT = int(Has.CLIENT)
 _HAS_SERVER = int(Has.SERVER)
 _HAS_KEYBLOCK = int(Has.KEYBLOCK)
@@ -69,7 +69,7 @@ _NO_TIMES = Times(0, 0, 0, 0)
 
 
 class Tag(NamedTuple):
-    """What is looked for. An absent client or server matches any; other absent fields are empty."""
+    """The wanted values. An absent client or server matches any; other absent fields are empty."""
 
     client: Principal | None = None
     server: Principal | None = None
@@ -85,16 +85,20 @@ class Tag(NamedTuple):
         return f"<Tag {self.client or 'anybody'} for {self.server or 'anything'}>"
 
     def matches(self, credential: Credential, match_flags: int) -> bool:
-        """Whether `credential` is one of those looked for; `how` is the flag word (see Match)."""
+        """Whether the credential matches; `match_flags` as in Match."""
         return (
-            _is_asked(self.server, credential.equality.server, any_realm=match_flags & _SRV_ANY_REALM)
-            and _is_asked(self.client, credential.equality.client, any_realm=match_flags & _CLIENT_ANY_REALM)
-            # Without IS_SKEY, never a user-to-user ticket: it would not work as an ordinary one.
+            _principal_matches(
+                self.server, credential.equality.server, any_realm=match_flags & _SRV_ANY_REALM
+            )
+            and _principal_matches(
+                self.client, credential.equality.client, any_realm=match_flags & _CLIENT_ANY_REALM
+            )
+            # Without IS_SKEY a user-to-user ticket never matches: it does not work as an ordinary ticket.
             and credential.equality.is_skey == (self.is_skey if match_flags & _IS_SKEY else False)
-            and (not match_flags & _RARE or self._matches_rarely_asked(credential, match_flags))
+            and (not match_flags & _RARE or self._matches_rare_fields(credential, match_flags))
         )
 
-    def _matches_rarely_asked(self, credential: Credential, match_flags: int) -> bool:
+    def _matches_rare_fields(self, credential: Credential, match_flags: int) -> bool:
         return (
             (not match_flags & _FLAGS_EXACT or self.flags == credential.flags)
             and (not match_flags & _FLAGS or self.flags & credential.flags == self.flags)
@@ -106,7 +110,7 @@ class Tag(NamedTuple):
         )
 
     def _lasts_long_enough(self, times: Times) -> bool:
-        # A time not asked for is 0, and so at most any other.
+        # A time that is not wanted is 0, and therefore at most any other.
         return self.times.endtime <= times.endtime and self.times.renew_till <= times.renew_till
 
     def pack(self) -> bytes:
@@ -131,15 +135,15 @@ class Tag(NamedTuple):
         return U32.pack(header) + b"".join(fields)
 
 
-def _is_asked(asked: Principal | None, stored: Identity, *, any_realm: int) -> bool:
-    if asked is None:
+def _principal_matches(wanted: Principal | None, stored: Identity, *, any_realm: int) -> bool:
+    if wanted is None:
         return True
     realm, components = stored
-    return asked.components == components and (bool(any_realm) or asked.realm == realm)
+    return wanted.components == components and (bool(any_realm) or wanted.realm == realm)
 
 
 def read_tag(reader: Reader) -> Tag:
-    """The tag that begins here; bytes behind it are left unread."""
+    """Read a tag; bytes after it are left unread."""
     header = reader.u32()
     client = read_principal(reader) if header & _HAS_CLIENT else None
     server = read_principal(reader) if header & _HAS_SERVER else None

@@ -1,7 +1,7 @@
 """Bounds-checked reading and writing of the protocol's basic types.
 
-Every length from outside is compared with the bytes that are really there before anything is made of
-it, so a length that lies costs nothing. What does not fit raises FormatError and nothing else.
+Every length from outside is compared with the bytes that are present before anything is allocated. A wrong
+length therefore costs nothing. Malformed data raises FormatError and no other exception.
 """
 
 from struct import Struct
@@ -16,9 +16,8 @@ UUID_SIZE = 16
 
 _ENTRY = Struct(">HI")
 
-# The most that one list or principal has: bounds that no client reaches, so that a message full of empty
-# elements is refused at its count and not after a walk of millions of steps. The bounds of what is read back
-# from the store are those of earlier versions.
+# The limits of one list or principal. No client reaches them. A message full of empty elements is refused by
+# its count, and not after millions of steps. Data from the store has the limits of earlier versions.
 MAX_LIST = 256
 MAX_COMPONENTS = 32
 MAX_PRINCIPAL_SIZE = 8 * 1024  # bytes, marshalled
@@ -27,7 +26,7 @@ MAX_STORED_COMPONENTS = 256
 
 
 class FormatError(KcmError):
-    """Bytes that are not what they should be; answered as KRB5_CC_FORMAT."""
+    """Malformed bytes; answered as KRB5_CC_FORMAT."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(Code.CC_FORMAT, reason)
@@ -36,8 +35,8 @@ class FormatError(KcmError):
 class Reader:
     """A cursor over one message: `at` is where the next read begins.
 
-    `elements` counts the principals' components and the lists' entries so far: what a message may have so
-    many of that walking over them takes long.
+    `elements`: the number of principals' components and list entries so far. A message may repeat these often
+    enough to make decoding slow.
     """
 
     __slots__ = ("at", "buffer", "elements", "end")
@@ -53,7 +52,7 @@ class Reader:
         self.elements = 0
 
     def take(self, size: int) -> bytes:
-        """The next `size` bytes."""
+        """Return the next `size` bytes."""
         at = self.at
         after = at + size
         if after > self.end:
@@ -70,7 +69,7 @@ class Reader:
         return value
 
     def unpack(self, layout: Struct) -> tuple[Any, ...]:
-        """The fields of a fixed layout."""
+        """Return the fields of a fixed layout."""
         at = self.at
         after = at + layout.size
         if after > self.end:
@@ -79,18 +78,18 @@ class Reader:
         return layout.unpack_from(self.buffer, at)
 
     def data(self) -> bytes:
-        """Counted bytes: u32 length, then as many."""
+        """Return counted bytes: u32 length, then as many bytes."""
         return self.take(self.u32())
 
     def skip_data(self) -> None:
-        """Walk over counted bytes without making a copy of them."""
+        """Skip counted bytes without a copy."""
         size = self.u32()
         if size > self.end - self.at:
             raise FormatError("message ends early")
         self.at += size
 
     def name(self) -> bytes:
-        """Bytes up to a NUL, which is consumed and not returned."""
+        """Return the bytes before the next NUL, and skip the NUL."""
         at = self.at
         nul = self.buffer.find(0, at)
         if nul < 0:
@@ -99,13 +98,13 @@ class Reader:
         return self.buffer[at:nul]
 
     def rest(self) -> bytes:
-        """Whatever is left."""
+        """Return all bytes that are left."""
         at = self.at
         self.at = self.end
         return self.buffer[at:]
 
     def typed_list(self) -> bytes:
-        """An address or authdata list (u32 count, then u16 type and data each), as the bytes it stands in."""
+        """Return the bytes of an address or authdata list: u32 count, then u16 type and data each."""
         begin = self.at
         count = self.u32()
         if not count:
@@ -113,7 +112,7 @@ class Reader:
         if count > self.max_list:
             raise FormatError(f"list of {count} entries (at most {self.max_list} are accepted)")
         self.elements += count
-        # A hostile message is full of these: walked in local variables.
+        # A hostile message is full of these lists: local variables are faster.
         buffer, at, end = self.buffer, self.at, self.end
         for _ in range(count):
             after = at + _ENTRY.size
@@ -127,7 +126,7 @@ class Reader:
 
 
 class StoredReader(Reader):
-    """A cursor over what was stored, also by versions that accepted more."""
+    """A cursor over data from the store, also from versions that accepted more."""
 
     __slots__ = ()
 

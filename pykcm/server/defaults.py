@@ -1,11 +1,11 @@
-"""Which ccache is a peer's default: the one that all of its UID share, or one of its own.
+"""The default ccache of a peer: the one that all peers of its UID share, or that of its SELinux range.
 
-Peers whose label puts them above the system's lowest level (containers) have a default of their own from
-when they set one or fill the one that they were given: nobody else moves it, nor do they move the shared
-one. Until then they are given the shared one, as long as it names a ccache that they may use or none. A peer
-for which that is not so is given another ccache that it may use, or an unused name, which is kept.
+Peers above the system's lowest level (containers) get a default of their range when they set one, or when
+they fill the default that they were given. Nobody else moves it, and they do not move the shared one. Until
+then they are given the shared default, if it names no ccache or one that they may use. Otherwise they are
+given another ccache that they may use, or an unused name, which is kept.
 
-A default may be chosen without a ccache that has its name. Then another ccache takes its place (see
+A default may be chosen before a ccache has its name. Then another ccache takes its place (see
 Collection.current_default), except for a process that is about to fill it, and after a kdestroy.
 """
 
@@ -21,14 +21,14 @@ from pykcm.server.sessions import Session
 
 
 def other_uid_chosen(collection: Collection) -> int | None:
-    """The UID whose ccache is chosen as this UID's shared default, if that is another one: root's may be."""
+    """The other UID whose ccache is this UID's shared default; only root may choose one."""
     if collection.uid != ROOT:
         return None
     return owner_of(collection.default_name) or None
 
 
 def unconstrained_default(collection: Collection, gone: bytes | None = None) -> bytes:
-    """The name that GET_DEFAULT_CACHE answers to a peer from which no ccache is hidden.
+    """The name that GET_DEFAULT_CACHE returns to a peer from which no ccache is hidden.
 
     Another UID's ccache that root chose counts as existing, unless it is `gone`.
     """
@@ -48,10 +48,10 @@ class _Chosen(NamedTuple):
 class PeerDefault:
     """The default of one peer in its UID's collection, during one operation.
 
-    `others` are further collections at hand, by UID: root's default may name a ccache of another UID.
+    `others`: further collections by UID, because root's default may be a ccache of another UID.
     """
 
-    __slots__ = ("_access", "_collection", "_drawn", "_others", "_peer", "_range", "_session")
+    __slots__ = ("_access", "_collection", "_new_name", "_others", "_peer", "_range", "_session")
 
     def __init__(
         self,
@@ -67,11 +67,11 @@ class PeerDefault:
         self._collection = collection
         self._others = others
         self._range = access.range_of(peer)
-        # An unused name that is the default from now on, if it is kept.
-        self._drawn: bytes | None = None
+        # An unused name that becomes the default, if it is kept.
+        self._new_name: bytes | None = None
 
     def name(self) -> bytes:
-        """The default's name. One that is drawn now is forgotten, unless `give` is called.
+        """The default's name. A new unused name is forgotten, unless `give` is called.
 
         Raises CollectionNeededError.
         """
@@ -84,10 +84,10 @@ class PeerDefault:
         return self._collection.current_default(chosen.name, chosen.range, self._may_use)
 
     def give(self) -> bytes:
-        """GET_DEFAULT_CACHE: the default's name, which from now on the peer knows."""
+        """GET_DEFAULT_CACHE: return the default's name, and note that the peer knows it."""
         name = self.name()
-        if self._drawn is not None:
-            self._collection.set_default(self._drawn, self._range)
+        if self._new_name is not None:
+            self._collection.set_default(self._new_name, self._range)
         self._session.given = name
         chosen = self._chosen()
         if chosen is not None and chosen.name == name:
@@ -101,31 +101,31 @@ class PeerDefault:
             self._collection.set_default(name)
             return
         shares = self._access.shares_default(self._peer)
-        has_own = self._collection.defaults.of_range(self._range) is not None
-        if shares and not has_own and self._may_share(self._collection.default_name):
+        has_range_default = self._collection.defaults.of_range(self._range) is not None
+        if shares and not has_range_default and self._may_share(self._collection.default_name):
             self._collection.set_default(name)
         else:
             self._collection.set_default(name, self._range)
 
     def filled(self, name: bytes) -> None:
-        """The peer has filled the ccache `name`: if that was its default, it stays so whatever others do."""
+        """Note that the peer has filled the ccache `name`: if it was the default, it becomes its range's."""
         if self._range is None:
             return
         chosen = self._chosen()
-        if chosen is not None and self._collection.is_destroyed(chosen.range) and self._has_one():
-            # For this peer the collection was empty, and begins anew.
+        if chosen is not None and self._collection.is_destroyed(chosen.range) and self._has_one_usable():
+            # For this peer the collection was empty, and this is its first ccache.
             self._collection.forget_destroyed(chosen.range)
-        if name != (self._drawn if chosen is None else chosen.name):
+        if name != (self._new_name if chosen is None else chosen.name):
             return
-        if self._drawn is not None or not self._access.shares_default(self._peer):
+        if self._new_name is not None or not self._access.shares_default(self._peer):
             self._collection.set_default(name, self._range)
 
     def is_given(self, name: bytes) -> bool:
-        """Whether this is the default, and the client knows so by this connection."""
+        """Whether this is the default, and the client learned so on this connection."""
         return self._session.given == name and self.name() == name
 
     def destroyed(self, name: bytes) -> None:
-        """The peer has destroyed the ccache `name` as its default: no other one takes its place."""
+        """Note that the peer has destroyed the ccache `name` as its default: no other takes its place."""
         if self._collection.default_substitute(self._may_use) is None:
             return
         chosen = self._chosen()
@@ -138,27 +138,27 @@ class PeerDefault:
         self._collection.keep_destroyed(chosen.range)
 
     def _chosen(self) -> _Chosen | None:
-        """The default that was chosen for this peer, if it may have that one."""
-        own = self._own()
-        if own is not None and self._is_within_reach(own):
-            return _Chosen(own, self._range)
+        """The chosen default that applies to this peer, if there is one."""
+        by_range = self._default_of_range()
+        if by_range is not None and self._is_available(by_range):
+            return _Chosen(by_range, self._range)
         shared = self._collection.default_name
-        if self._is_within_reach(shared):
+        if self._is_available(shared):
             return _Chosen(shared, None) if self._may_share(shared) else None
-        # Root's choice is another UID's ccache, which is gone.
+        # Root chose another UID's ccache, which no longer exists.
         own_name = self._collection.own_name
         shares = self._access.shares_default(self._peer) and self._may_share(own_name)
         return _Chosen(own_name, None) if shares else None
 
-    def _own(self) -> bytes | None:
-        """The peer's own default, unless it names a ccache that the peer may not read."""
-        own = None if self._range is None else self._collection.defaults.of_range(self._range)
-        if own is None or not self._collection.has(own):
-            return own
-        return own if self._access.may_read(self._peer, self._collection.label_of(own)) else None
+    def _default_of_range(self) -> bytes | None:
+        """The default of the peer's range, unless it names a ccache that the peer may not read."""
+        name = None if self._range is None else self._collection.defaults.of_range(self._range)
+        if name is None or not self._collection.has(name):
+            return name
+        return name if self._access.may_read(self._peer, self._collection.label_of(name)) else None
 
     def _may_share(self, name: bytes) -> bool:
-        """Whether the shared default is one that the peer may create, or use as it likes."""
+        """Whether the shared default is a ccache that the peer may use, or a name that it may create."""
         collection, access, peer = self._collection, self._access, self._peer
         if collection.has(name):
             return self._may_use(collection.label_of(name))
@@ -167,12 +167,12 @@ class PeerDefault:
     def _may_use(self, label: str | None) -> bool:
         return self._access.may_use(self._peer, label)
 
-    def _has_one(self) -> bool:
-        """Whether there is just one ccache that the peer may use."""
+    def _has_one_usable(self) -> bool:
+        """Whether there is exactly one ccache that the peer may use."""
         return sum(self._may_use(ccache.label) for ccache in self._collection) == 1
 
-    def _is_within_reach(self, name: bytes) -> bool:
-        """Whether this can be the default: another UID's ccache only as long as it exists or is awaited."""
+    def _is_available(self, name: bytes) -> bool:
+        """Whether this can be the default: another UID's ccache has to exist or to be awaited."""
         collection = self._collection_of(name)
         return collection is self._collection or self._session.awaits(name) or self._exists(name)
 
@@ -191,6 +191,6 @@ class PeerDefault:
         return self._others[uid]
 
     def _draw(self) -> bytes:
-        if self._drawn is None:
-            self._drawn = self._collection.unused_name()
-        return self._drawn
+        if self._new_name is None:
+            self._new_name = self._collection.unused_name()
+        return self._new_name

@@ -1,7 +1,7 @@
-"""What each operation means: one small function for each opcode, and the table that finds it.
+"""The operations: one small function for each opcode, and the table of them.
 
-A function gets its turn and the request's arguments, and returns the reply's payload; what is wrong it
-raises as KcmError. It neither waits nor knows of the store: what it changes, the collection records.
+A function gets the context and the request's arguments, and returns the payload of the reply. It raises
+errors as KcmError. It neither waits nor knows the store: the collection records its changes.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -26,10 +26,10 @@ NOTHING = b""
 
 
 class Context:
-    """One operation's view of the world: who asks, and the collections whose turn it has.
+    """The context of one operation: the peer, its session, and the collections.
 
-    The first collection is the one that the operation is about; `others` are those that it turned out to need
-    as well, by UID. `session` is that of the connection.
+    The first collection is the one that the operation is about. `others`: collections that the operation
+    turned out to need as well, by UID. `session`: that of the connection.
     """
 
     __slots__ = ("_access", "_default", "_others", "collections", "peer", "session")
@@ -54,17 +54,17 @@ class Context:
         return self.collections[0]
 
     def default(self, collection: Collection) -> PeerDefault:
-        """The peer's default; `collection` is its UID's."""
+        """The peer's default; `collection`: that of the peer's UID."""
         if self._default is None:
             self._default = PeerDefault(self._access, self.peer, self.session, collection, self._others)
         return self._default
 
-    def sees(self, ccache: CCache) -> bool:
+    def may_read(self, ccache: CCache) -> bool:
         return self._access.may_read(self.peer, ccache.label)
 
     def readable(self, name: bytes) -> CCache:
-        """The ccache of this name; FCC_NOFILE where there is none for this peer, EIO where it is damaged."""
-        collection = self.collections[0]
+        """The ccache of this name; FCC_NOFILE if there is none for this peer, EIO if it is damaged."""
+        collection = self.collection
         try:
             ccache = collection.get(name)
         except KcmError:
@@ -76,14 +76,14 @@ class Context:
         return ccache
 
     def changeable(self, name: bytes) -> CCache:
-        """Like readable, for a ccache that is to be changed; FCC_PERM where the peer may only read it."""
+        """Like readable, for a change; FCC_PERM if the peer may only read the ccache."""
         ccache = self.readable(name)
         if not self._access.may_change(self.peer, ccache.label):
             raise KcmError(Code.FCC_PERM)
         return ccache
 
     def check_destroyable(self, name: bytes) -> None:
-        """Like changeable, and a damaged ccache is as good as any."""
+        """Raise as changeable does, except that a damaged ccache may be destroyed."""
         collection = self.collection
         if not collection.has(name) or not self._access.may_read(self.peer, collection.label_of(name)):
             raise KcmError(Code.FCC_NOFILE)
@@ -91,7 +91,7 @@ class Context:
             raise KcmError(Code.FCC_PERM)
 
     def check_creatable(self, name: bytes, collection: Collection) -> None:
-        """FCC_PERM where the name is taken by a ccache that the peer may not change."""
+        """FCC_PERM if the name is taken by a ccache that the peer may not change."""
         if collection.has(name) and not self._access.may_use(self.peer, collection.label_of(name)):
             raise KcmError(Code.FCC_PERM)
 
@@ -129,13 +129,18 @@ def gen_new(context: Context) -> bytes:
 
 def get_cache_uuid_list(context: Context) -> bytes:
     return b"".join(
-        [ccache.uuid for collection in context.collections for ccache in collection if context.sees(ccache)]
+        [
+            ccache.uuid
+            for collection in context.collections
+            for ccache in collection
+            if context.may_read(ccache)
+        ]
     )
 
 
 def get_cache_by_uuid(context: Context, uuid: bytes) -> bytes:
     ccache = context.collection.by_uuid(uuid)
-    if ccache is None or not context.sees(ccache):
+    if ccache is None or not context.may_read(ccache):
         raise KcmError(Code.CC_END)
     return pack_name(ccache.name)
 
@@ -170,7 +175,7 @@ def replace(
 
 def destroy(context: Context, name: bytes) -> bytes:
     context.check_destroyable(name)
-    # A plain kdestroy asks for the default and destroys that. As with DIR: and KEYRING: none is left then.
+    # A plain kdestroy asks for the default and destroys it. As with DIR: and KEYRING:, no default is left.
     default = context.default(context.collection) if context.collection.uid == context.peer.uid else None
     was_default = default is not None and default.is_given(name)
     context.collection.destroy(name)
@@ -217,7 +222,7 @@ def store(context: Context, name: bytes, credential: Credential) -> bytes:
 def retrieve(context: Context, name: bytes, match_flags: int, tag: Tag) -> bytes:
     ccache = context.readable(name)
     if ccache.needs_kdc_offset:
-        # MIT's client, which alone sends this request, asks for the offset only when it begins to iterate.
+        # Only MIT's client sends this request, and it asks for the offset only when it begins to iterate.
         raise KcmError(
             Code.CC_NOSUPP, f"KDC offset {ccache.kdc_offset} s: the client has to iterate to learn it"
         )
@@ -229,8 +234,8 @@ def retrieve(context: Context, name: bytes, match_flags: int, tag: Tag) -> bytes
 
 def remove_cred(context: Context, name: bytes, match_flags: int, tag: Tag) -> bytes:
     removed = context.collection.remove_credentials(context.changeable(name), tag, match_flags)
-    # Heimdal's kdestroy reports a ticket that is not there. An entry is removed before it is set anew, and
-    # libkrb5 takes an error for a failure of that.
+    # Heimdal's kdestroy reports a missing ticket. libkrb5 removes a configuration entry before it sets it
+    # again, and fails if the removal does.
     if not removed and not (tag.server is not None and has_pseudo_realm(tag.server.identity)):
         raise KcmError(Code.CC_NOTFOUND)
     return NOTHING
@@ -251,15 +256,15 @@ def get_cred_by_uuid(context: Context, name: bytes, uuid: bytes) -> bytes:
 
 
 def _end_of_iteration(error: KcmError) -> KcmError:
-    """A UUID that leads nowhere is the end of an iteration, whatever the reason."""
+    """An unknown UUID ends an iteration, whatever the reason is."""
     return KcmError(Code.CC_END, error.reason) if error.code == Code.FCC_NOFILE else error
 
 
 def get_cred_list(context: Context, name: bytes) -> Pieces:
     payload = context.readable(name).credentials.packed
     if payload.size > MAX_REPLY_SIZE - 4:
-        # The one case where "this server lacks the operation" is what the client should think: it then
-        # fetches the credentials one by one.
+        # This code makes the client believe that the server lacks the operation. Here alone this is wanted:
+        # the client then fetches the credentials one by one.
         raise KcmError(
             Code.FCC_INTERNAL,
             f"{payload.size} bytes are more than a client takes in one reply ({MAX_REPLY_SIZE})",
@@ -271,17 +276,17 @@ def not_supported(context: Context, *arguments: Any) -> NoReturn:
     raise KcmError(Code.CC_NOSUPP)
 
 
-# Whose collections an operation needs
+# Scopes: the UIDs whose collections an operation needs
 
-# All who have ccaches, the peer first: the store knows them.
+# All UIDs that have ccaches, the peer's first.
 EVERYONE = (-1,)
 
 
-def own(access: Access, peer: Peer, *arguments: Any) -> tuple[int, ...]:
+def own_collection(access: Access, peer: Peer, *arguments: Any) -> tuple[int, ...]:
     return (peer.uid,)
 
 
-def none(access: Access, peer: Peer, *arguments: Any) -> tuple[int, ...]:
+def no_collection(access: Access, peer: Peer, *arguments: Any) -> tuple[int, ...]:
     return ()
 
 
@@ -305,12 +310,12 @@ def both_named_to_change(access: Access, peer: Peer, old: bytes, new: bytes) -> 
 
 
 def own_name_to_change(access: Access, peer: Peer, name: bytes) -> tuple[int, ...]:
-    # Root may make anybody's ccache its default; the default that moves is root's.
+    # Root may choose any user's ccache as the default. Root's own default moves.
     access.collection_to_change(peer, name)
     return (peer.uid,)
 
 
-def listed(access: Access, peer: Peer) -> tuple[int, ...]:
+def listed_collections(access: Access, peer: Peer) -> tuple[int, ...]:
     return EVERYONE if access.lists_all(peer) else (peer.uid,)
 
 
@@ -322,9 +327,10 @@ Scope = Callable[..., tuple[int, ...]]
 
 
 class Operation(NamedTuple):
-    """How an opcode is served. `scope` decides by name, and tells which UIDs' turn the operation needs.
+    """The implementation of an opcode.
 
-    `changes`: whether it may change something; `changes_by_label`: for peers with an SELinux label it may.
+    `scope`: checks the name, and returns the UIDs whose collections the operation needs. `changes`: whether
+    it may change something. `changes_by_label`: the same for peers with an SELinux label.
     """
 
     name: str
@@ -348,7 +354,7 @@ def _table(rows: Iterable[tuple[Opcode, Scope, Callable[..., Sendable], bool]]) 
             scope,
             run,
             changes,
-            # A peer may be given a default of its own.
+            # A peer with a label may be given a default of its range, which is kept.
             changes_by_label=changes or opcode == Opcode.GET_DEFAULT_CACHE,
         )
         for opcode, scope, run, changes in rows
@@ -358,10 +364,10 @@ def _table(rows: Iterable[tuple[Opcode, Scope, Callable[..., Sendable], bool]]) 
 _READS, _CHANGES = False, True
 
 OPERATIONS = _table([
-    (Opcode.NOOP, none, noop, _READS),
+    (Opcode.NOOP, no_collection, noop, _READS),
     (Opcode.GET_NAME, named_to_read, get_name, _READS),
-    (Opcode.RESOLVE, none, resolve, _READS),
-    (Opcode.GEN_NEW, own, gen_new, _READS),
+    (Opcode.RESOLVE, no_collection, resolve, _READS),
+    (Opcode.GEN_NEW, own_collection, gen_new, _READS),
     (Opcode.INITIALIZE, named_to_change, initialize, _CHANGES),
     (Opcode.DESTROY, named_to_change, destroy, _CHANGES),
     (Opcode.STORE, named_to_change, store, _CHANGES),
@@ -370,18 +376,18 @@ OPERATIONS = _table([
     (Opcode.GET_CRED_UUID_LIST, named_to_read, get_cred_uuid_list, _READS),
     (Opcode.GET_CRED_BY_UUID, named_by_uuid, get_cred_by_uuid, _READS),
     (Opcode.REMOVE_CRED, named_to_change, remove_cred, _CHANGES),
-    (Opcode.SET_FLAGS, none, set_flags, _READS),
+    (Opcode.SET_FLAGS, no_collection, set_flags, _READS),
     (Opcode.MOVE_CACHE, both_named_to_change, move_cache, _CHANGES),
-    (Opcode.GET_CACHE_UUID_LIST, listed, get_cache_uuid_list, _READS),
+    (Opcode.GET_CACHE_UUID_LIST, listed_collections, get_cache_uuid_list, _READS),
     (Opcode.GET_CACHE_BY_UUID, by_uuid, get_cache_by_uuid, _READS),
-    (Opcode.GET_DEFAULT_CACHE, own, get_default_cache, _READS),
+    (Opcode.GET_DEFAULT_CACHE, own_collection, get_default_cache, _READS),
     (Opcode.SET_DEFAULT_CACHE, own_name_to_change, set_default_cache, _CHANGES),
     (Opcode.GET_KDC_OFFSET, named_to_read, get_kdc_offset, _READS),
     (Opcode.SET_KDC_OFFSET, named_to_change, set_kdc_offset, _CHANGES),
     (Opcode.GET_CRED_LIST, named_to_read, get_cred_list, _READS),
     (Opcode.REPLACE, named_to_change, replace, _CHANGES),
     *[
-        (opcode, none, not_supported, _READS)
+        (opcode, no_collection, not_supported, _READS)
         for opcode in (
             Opcode.CHOWN,
             Opcode.CHMOD,

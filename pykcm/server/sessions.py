@@ -1,7 +1,7 @@
-"""Remembers, as long as a client's connections are open, which default it was given or has chosen.
+"""Sessions: the default that a client was given or has chosen, while its connections are open.
 
-A process that has been given a name which no ccache has is about to fill it; sshd chooses such a name and
-fills it afterwards. Meanwhile no other ccache may take the default's place for that process.
+A process that was given a default without a ccache is about to create that ccache. sshd chooses such a name
+and creates the ccache afterwards. Meanwhile no other ccache takes the default's place for that process.
 """
 
 from collections.abc import Callable
@@ -12,23 +12,24 @@ from pykcm.peer.identity import Peer
 class Process:
     """A process of a UID, known by its PID when it connected.
 
-    `default` is the name that it chose or was given last; `is_missing`: as far as the process knows, no
-    ccache has that name. `sessions` are those of its connections.
+    `default`: the name that it chose or was given last. `is_missing`: as far as the process knows, no ccache
+    has that name. `sessions`: those of its connections.
     """
 
     __slots__ = ("default", "is_missing", "sessions")
 
     def __init__(self) -> None:
-        # A dictionary, for its order.
+        # A dictionary, because it keeps the order.
         self.sessions: dict[Session, None] = {}
         self.default: bytes | None = None
         self.is_missing = False
 
 
 class Session:
-    """One connection: `given` is the name that GET_DEFAULT_CACHE answered last on it.
+    """The session of one connection.
 
-    `has_gone` tells whether its client has closed it, also before the server takes note.
+    `given`: the name that GET_DEFAULT_CACHE returned last. `has_gone`: whether the client has closed the
+    connection, even if the server has not noticed yet.
     """
 
     __slots__ = ("given", "has_gone", "key", "process")
@@ -59,7 +60,7 @@ class Session:
         self.process.is_missing = not exists
 
     def filled(self, name: bytes) -> None:
-        """Note that the process has created the ccache or written over it."""
+        """Note that the process has created or overwritten the ccache."""
         if name == self.process.default:
             self.process.is_missing = False
 
@@ -69,9 +70,9 @@ class Session:
             self.process.is_missing = True
 
     def awaits(self, name: bytes) -> bool:
-        """Whether the process goes on with this default although no ccache has the name.
+        """Whether the process uses this default although no ccache has the name.
 
-        Not after others removed the ccache: the process does not know that, and another ccache serves it.
+        False after others removed the ccache: the process does not know that, and gets another ccache.
         """
         return self.process.is_missing and self.process.default == name
 
@@ -87,15 +88,15 @@ class Sessions:
         self._processes: dict[tuple[int, int], Process] = {}
 
     def __len__(self) -> int:
-        """The number of processes that are remembered."""
+        """The number of processes with open connections."""
         return len(self._processes)
 
     def open(self, peer: Peer, has_gone: Callable[[], bool] = lambda: False) -> Session:
-        """Begin the session of a connection. A process of another PID namespace (PID 0) has only this one."""
+        """Open the session of a connection. A process of another PID namespace (PID 0) has only this one."""
         key = (peer.uid, peer.pid)
         process = self._processes.get(key) if peer.pid else None
-        # A process that has closed its connections and connects again was not told by the earlier ones. The
-        # server may not have taken note of those ends yet: it is their UID's turn when it does.
+        # A process that has closed all its connections begins again when it connects. The server may not have
+        # noticed the ends of the earlier connections yet, because it notices them in their UID's queue.
         if process is None or (
             process.default is not None and all(session.has_gone() for session in process.sessions)
         ):
@@ -107,10 +108,10 @@ class Sessions:
         return session
 
     def close(self, session: Session) -> None:
-        """End the session; a process is forgotten with its last one. Closing again does nothing."""
+        """Close the session; a process is forgotten with its last one. Closing again does nothing."""
         process = session.process
         process.sessions.pop(session, None)
-        # Nor does it keep the connection in memory any longer.
+        # The session must not keep the connection in memory.
         session.has_gone = _gone
         if not process.sessions and self._processes.get(session.key) is process:
             del self._processes[session.key]

@@ -139,7 +139,7 @@ def test_never_without_a_label(label: bytes | OSError, why: str) -> None:
 
 def test_strangers_are_refused() -> None:
     """In a user namespace the overflow UID is a stranger of unknown identity; others are not."""
-    kernel = Kernel(stranger_uid=OVERFLOW_UID)
+    kernel = Kernel(overflow_uid=OVERFLOW_UID)
     assert str(OVERFLOW_UID) in refusal(kernel, OVERFLOW_UID)
     assert identify_fake(kernel, 1000).uid == 1000
 
@@ -178,7 +178,7 @@ def fake_kernel(
 
 def test_initial_namespace(tmp_path: Path) -> None:
     """Where all UIDs are mapped onto themselves there are no strangers."""
-    assert fake_kernel(tmp_path) == Kernel(has_selinux=False, stranger_uid=None)
+    assert fake_kernel(tmp_path) == Kernel(has_selinux=False, overflow_uid=None)
 
 
 @pytest.mark.parametrize(
@@ -194,12 +194,12 @@ def test_initial_namespace(tmp_path: Path) -> None:
 )
 def test_user_namespaces(tmp_path: Path, uid_map: str) -> None:
     """Where some UIDs have no meaning, the overflow UID stands for them, whatever its number."""
-    assert fake_kernel(tmp_path, uid_map=uid_map, overflow="4242\n").stranger_uid == 4242
+    assert fake_kernel(tmp_path, uid_map=uid_map, overflow="4242\n").overflow_uid == 4242
 
 
 def test_kernel_without_user_namespaces(tmp_path: Path) -> None:
     """A kernel built without user namespaces has no map, and no strangers."""
-    assert fake_kernel(tmp_path, uid_map=None).stranger_uid is None
+    assert fake_kernel(tmp_path, uid_map=None).overflow_uid is None
 
 
 def test_selinux(tmp_path: Path) -> None:
@@ -251,7 +251,7 @@ def test_a_real_user_namespace() -> None:
     """Inside a user namespace of one UID, read_kernel tells the overflow UID of this kernel."""
     done = in_user_namespace("from pykcm.peer.identity import read_kernel; print(read_kernel())")
     overflow = Path("/proc/sys/kernel/overflowuid").read_text().strip()
-    assert re.search(rf"stranger_uid={overflow}\b", done.stdout), done.stderr
+    assert re.search(rf"overflow_uid={overflow}\b", done.stdout), done.stderr
 
 
 STRANGER = """

@@ -261,7 +261,7 @@ def test_arguments_of_a_message() -> None:
         "2 b'plain'",
         f"2 b'{'x' * 4095}'",
     ]
-    assert lines[6] == "log: ERROR a message of libselinux is lost"
+    assert lines[6] == "log: ERROR a message of libselinux was lost"
     assert lines[-1] == "ValueError: as a test wants it"
 
 
@@ -277,4 +277,4 @@ def test_not_to_be_taken(
     monkeypatch.setattr(ctypes, "CDLL" if missing == "library" else "CFUNCTYPE", fail)
     take_messages(Reporter("/nowhere").report)
     (message,) = caplog.messages
-    assert "standard error, and not to the audit log: as a test wants it" in message
+    assert "standard error, not to the audit log: as a test wants it" in message

@@ -300,7 +300,7 @@ def test_memory_is_bounded(binding: Binding) -> None:
     policy = SELinuxPolicy(binding)
     for number in range(10_000):
         policy.allows(f"u:r:t:s0:c{number}", TARGET, READ)
-    assert len(policy._memory) <= 4096
+    assert len(policy._decisions) <= 4096
 
 
 # Denials that libselinux says nothing of

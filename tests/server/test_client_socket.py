@@ -385,7 +385,7 @@ def test_refused_peers(
     """The connection of a peer that cannot be known is closed, whatever it has sent; one line for many."""
 
     async def scenario() -> None:
-        async with Listening(tmp_path / "kcm.sock", kernel=Kernel(stranger_uid=UID)) as listening:
+        async with Listening(tmp_path / "kcm.sock", kernel=Kernel(overflow_uid=UID)) as listening:
             for _ in range(3):
                 client = listening.client()
                 if early:
