@@ -43,7 +43,7 @@ class Credentials:
         self._by_server: dict[tuple[bytes, ...], dict[bytes, None]] = {}
 
     def copy(self) -> "Credentials":
-        """The same credentials, as a set that changes by itself."""
+        """Return an independent copy; the credentials themselves are shared."""
         copied = Credentials()
         copied.size = self.size
         copied._latest_end = self._latest_end.copy()
