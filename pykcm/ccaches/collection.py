@@ -205,11 +205,13 @@ class Collection(CCacheLookup):
         plan = self._plan(ccache.name, wanted, room.service_tickets(ccache, uuid))
         latest_end = credentials.latest_end
         uuid = uuid or secrets.token_bytes(UUID_SIZE)
-        self._room.count_out(ccache)
+        size = credentials.size
         credentials.put(uuid, credential)
-        self._room.count_in(ccache)
+        self._room.size += credentials.size - size
+        self._room.credentials += replaced is None
         self._changes.append(CredentialStored(ccache, uuid, credential, replaced))
-        self.make_room(plan, ccache)
+        if plan is not room.NOTHING:
+            self.make_room(plan, ccache)
         if credentials.latest_end != latest_end:
             self._expiry_changed(ccache)
 
@@ -328,6 +330,8 @@ class Collection(CCacheLookup):
             self._remove(ccache, plan.tickets, plan.tickets_reason)
 
     def _plan(self, name: bytes, wanted: room.Wanted, tickets: Iterable[room.Ticket] = ()) -> room.Plan:
+        if self._room.is_enough(wanted):
+            return room.NOTHING
         others = (ccache for ccache in self if ccache.name != name)
         return self._room.plan(wanted, name, self._ccaches.get(name), others, self.removal_time, tickets)
 

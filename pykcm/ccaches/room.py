@@ -82,7 +82,10 @@ def service_tickets(ccache: CCache, spared: bytes | None) -> Iterator[Ticket]:
 
 def is_needed(quotas: Quotas, wanted: Wanted) -> bool:
     """Whether anything has to be removed."""
-    return any(0 < limit < amount for limit, amount in zip(quotas, wanted, strict=True))
+    for limit, amount in zip(quotas, wanted, strict=True):  # noqa: SIM110 - any() takes twice the time
+        if 0 < limit < amount:
+            return True
+    return False
 
 
 def make_plan(quotas: Quotas, wanted: Wanted, ccaches: Iterable[CCache], tickets: Iterable[Ticket]) -> Plan:
@@ -147,6 +150,10 @@ class Room:
         self.credentials = 0
         self._uid = uid
 
+    def is_enough(self, wanted: Wanted) -> bool:
+        """Whether there may be what is wanted, and nothing has to go."""
+        return not is_needed(self.quotas, wanted)
+
     def count_in(self, ccache: CCache) -> None:
         self.size += ccache.size
         self.credentials += len(ccache.credentials)
@@ -209,8 +216,6 @@ class Room:
         `written`: the ccache of this `name`, if there is one; `others`: all others of the UID; `now` as in
         removable_ccaches; `tickets`: the service tickets that may be removed, in their order.
         """
-        if not is_needed(self.quotas, wanted):
-            return NOTHING
         quotas = self.quotas.at_least(
             0 if written is None else written.size,
             self.size,

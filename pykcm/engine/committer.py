@@ -6,13 +6,14 @@ Large entries are committed separately: a small one waits for one of them, and n
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Awaitable
 from itertools import chain
 from time import perf_counter_ns
 from typing import NamedTuple
 
 from pykcm.engine.durations import Durations
 from pykcm.logs import LimitedLog
-from pykcm.store.interface import Committed, Entry, Outcome, Refused, Store, StoreError, Unknown
+from pykcm.store.interface import Committed, Conflict, Entry, Outcome, Refused, Store, StoreError, Unknown
 
 log = logging.getLogger(__name__)
 
@@ -52,11 +53,16 @@ class Committer:
         # A task: a store may need one.
         self._task: asyncio.Task[None] | None = None
 
-    async def commit(self, entry: Entry) -> Outcome:
-        """Commit the entry with others; returns when it is durable, or when it is not going to be."""
+    def commit(self, entry: Entry) -> Awaitable[Outcome]:
+        """Commit the entry with others; gives its outcome when it is durable, or is not going to be."""
         delay = self._store.delay(entry.changes, entry.size)
-        if delay is not None:
-            await delay
+        return self._enqueue(entry) if delay is None else self._enqueue_after(delay, entry)
+
+    async def _enqueue_after(self, delay: Awaitable[None], entry: Entry) -> Outcome:
+        await delay
+        return await self._enqueue(entry)
+
+    def _enqueue(self, entry: Entry) -> asyncio.Future[Outcome]:
         loop = asyncio.get_running_loop()
         waiting = _Waiting(entry, loop.create_future())
         if entry.size <= _SIZES[0]:
@@ -66,7 +72,7 @@ class Committer:
         if self._task is None:
             # It begins after all that this iteration of the event loop still brings.
             self._task = loop.create_task(self._commit_waiting())
-        return await waiting.outcome
+        return waiting.outcome
 
     async def _commit_waiting(self) -> None:
         try:
@@ -110,8 +116,12 @@ class Committer:
         self._count(begun, outcomes)
 
     def _count(self, begun: int, outcomes: list[Outcome]) -> None:
-        committed = sum(isinstance(outcome, Committed) for outcome in outcomes)
-        refused = sum(isinstance(outcome, Refused | Unknown) for outcome in outcomes)
+        committed = refused = 0
+        for outcome in outcomes:
+            if type(outcome) is Committed:
+                committed += 1
+            elif type(outcome) is not Conflict:
+                refused += 1
         if committed:
             self.is_failing = False
             self.commits.add(perf_counter_ns() - begun)

@@ -23,6 +23,7 @@ from pykcm.engine.removals import RemovalCounts, log_removals
 from pykcm.engine.uid_queues import UidQueues
 from pykcm.logs import LimitedLog
 from pykcm.store.interface import Committed, Entry, Outcome, Refused, Store, StoreError, Unknown
+from pykcm.store.tree import SecretChange
 
 log = logging.getLogger(__name__)
 
@@ -98,98 +99,93 @@ class Engine:
         wanted = tuple(uids)
         while True:
             try:
-                return await self._run(
-                    sorted(set(wanted)) if len(wanted) > 1 else wanted, function, keep=keep
-                )
+                # Ascending: two that want the same queues never wait for each other.
+                return await self._run(sorted(set(wanted)) if len(wanted) > 1 else wanted, function, keep)
             except CollectionNeededError as needed:
                 if needed.uid in wanted:
                     raise RuntimeError(f"the collection of UID {needed.uid} was there") from None
                 wanted = (*wanted, needed.uid)
 
-    async def _run(self, uids: Sequence[int], function: Callable[[Collections], T], *, keep: bool) -> T:
-        """Run the function in the queues of these UIDs, which are ascending.
-
-        All take queues in that order: two that want the same ones never wait for each other.
-        """
+    async def _run(self, uids: Sequence[int], function: Callable[[Collections], T], keep: bool) -> T:
+        """Run the function in the queues of these UIDs until it counts."""
         entered = 0
+        absent: list[int] = []
         try:
             for uid in uids:
                 if not self.uid_queues.enter_if_free(uid):
                     await self.uid_queues.enter(uid)
                 entered += 1
-            absent = [] if keep else [uid for uid in uids if not self.collection_cache.is_present(uid)]
-            try:
-                return await self._run_until_committed(uids, function, keep=keep)
-            finally:
-                for uid in absent:
-                    self.collection_cache.release(uid)
+            if not keep:
+                absent = [uid for uid in uids if not self.collection_cache.is_present(uid)]
+            for _ in range(_MOST_ATTEMPTS):
+                collections = {
+                    uid: (keep and self.collection_cache.present(uid))
+                    or await self.collection_cache.get(uid, is_wanted=keep)
+                    for uid in uids
+                }
+                befores = self._before(collections) if self.watchers else []
+                result, changed = self._call(function, collections)
+                if not changed or await self._commit(changed, befores):
+                    return result
+            raise StoreError("other hosts change these ccaches all the time", errno.EAGAIN)
         finally:
+            for uid in absent:
+                self.collection_cache.release(uid)
             for uid in uids[:entered]:
                 self.uid_queues.leave(uid)
             self._make_room()
 
-    async def _run_until_committed(
-        self, uids: Sequence[int], function: Callable[[Collections], T], *, keep: bool
-    ) -> T:
-        for _ in range(_MOST_ATTEMPTS):
-            collections = {uid: await self.collection_cache.get(uid, is_wanted=keep) for uid in uids}
-            result, is_committed = await self._attempt(collections, function)
-            if is_committed:
-                return result
-        raise StoreError("other hosts change these ccaches all the time", errno.EAGAIN)
+    def _before(self, collections: Collections) -> list[tuple[Watch, dict[int, bytes]]]:
+        return self.watchers.each(lambda watcher: watcher.before(collections.values()))
 
-    async def _attempt(
-        self, collections: Collections, function: Callable[[Collections], T]
-    ) -> tuple[T, bool]:
-        """Run the function once; gives its result, and whether that counts: not after a conflict."""
-        befores = (
-            self.watchers.each(lambda watcher: watcher.before(collections.values())) if self.watchers else []
-        )
-        changed: list[Changed] = []
+    def _call(
+        self, function: Callable[[Collections], T], collections: Collections
+    ) -> tuple[T, list[Changed]]:
+        """The function's result, and what it has changed in the cache."""
+        try:
+            result = function(collections)
+        except BaseException:
+            self._drop(_changed(collections))
+            raise
+        return result, _changed(collections)
+
+    async def _commit(
+        self, changed: Sequence[Changed], befores: list[tuple[Watch, dict[int, bytes]]]
+    ) -> bool:
+        """Whether the changes are durable; False after a conflict. Raises StoreError."""
         is_committed = False
         try:
-            try:
-                result = function(collections)
-            finally:
-                changed += [
-                    Changed(each, changes)
-                    for each in collections.values()
-                    if (changes := each.take_changes())
-                ]
-            is_committed = not changed or await self._commit(changed)
+            entry = self._entry(changed)
+            outcome: Outcome | None = await self.committer.commit(entry)
+            if type(outcome) is Unknown:
+                outcome = await self.store.outcome(entry)
+            if type(outcome) is Refused:
+                raise outcome.error
+            if type(outcome) is Committed:
+                is_committed = True
+                self.collection_cache.note_versions(outcome.versions)
         finally:
             if not is_committed:
-                # The cache has what the store has not.
-                for each in changed:
-                    self.collection_cache.drop(each.collection.uid)
-                    self.collection_cache.take_back(added_ccaches(each.changes))
-        if is_committed and changed:
+                self._drop(changed)
+        if is_committed:
             self._note_committed(changed, befores)
-        return result, is_committed
+        return is_committed
 
-    async def _commit(self, changed: Sequence[Changed]) -> bool:
-        """Whether the changes are durable; False after a conflict. Raises StoreError."""
-        version = self.collection_cache.version
-        entry = Entry(
-            [
-                secret_change
-                for collection, changes in changed
-                for secret_change in secret_changes(collection.uid, changes)
-            ],
-            {collection.uid: version(collection.uid) for collection, _ in changed},
-            sum(written_size(changes) for _, changes in changed),
-            self._id_prefix + next(self._numbers).to_bytes(_ID_SIZE),
-        )
-        outcome: Outcome | None = await self.committer.commit(entry)
-        if isinstance(outcome, Unknown):
-            outcome = await self.store.outcome(entry)
-        match outcome:
-            case Committed(versions):
-                self.collection_cache.note_versions(versions)
-                return True
-            case Refused(error):
-                raise error
-        return False
+    def _entry(self, changed: Sequence[Changed]) -> Entry:
+        secrets: list[SecretChange] = []
+        bases: dict[int, int] = {}
+        size = 0
+        for collection, changes in changed:
+            secrets += secret_changes(collection.uid, changes)
+            bases[collection.uid] = self.collection_cache.version(collection.uid)
+            size += written_size(changes)
+        return Entry(secrets, bases, size, self._id_prefix + next(self._numbers).to_bytes(_ID_SIZE))
+
+    def _drop(self, changed: Sequence[Changed]) -> None:
+        """Drop collections that are not as they are stored from the cache."""
+        for collection, changes in changed:
+            self.collection_cache.drop(collection.uid)
+            self.collection_cache.take_back(added_ccaches(changes))
 
     def _note_committed(
         self, changed: Sequence[Changed], befores: list[tuple[Watch, dict[int, bytes]]]
@@ -223,6 +219,10 @@ class Engine:
             _FAULTS.write(
                 logging.ERROR, None, "no room made in the cache, by an error in pykcm", with_traceback=True
             )
+
+
+def _changed(collections: Collections) -> list[Changed]:
+    return [Changed(each, each.take_changes()) for each in collections.values() if each.has_changed]
 
 
 async def to_the_end(work: Coroutine[Any, Any, T]) -> T:

@@ -55,7 +55,7 @@ def test_not_before_it_is_durable(store: ScriptedStore) -> None:
     async def scenario() -> None:
         store.gate = asyncio.Event()
         committer = Committer(store)
-        task = asyncio.create_task(committer.commit(Entry([change(1)])))
+        task = asyncio.ensure_future(committer.commit(Entry([change(1)])))
         await until(lambda: store.commits)
         await settle()
         assert not task.done()
@@ -72,9 +72,9 @@ def test_what_comes_meanwhile_is_the_next(store: ScriptedStore) -> None:
     async def scenario() -> None:
         store.gate = asyncio.Event()
         committer = Committer(store)
-        tasks = [asyncio.create_task(committer.commit(Entry([change(1)])))]
+        tasks = [asyncio.ensure_future(committer.commit(Entry([change(1)])))]
         await until(lambda: store.commits)
-        tasks += [asyncio.create_task(committer.commit(Entry([change(number)]))) for number in (2, 3)]
+        tasks += [asyncio.ensure_future(committer.commit(Entry([change(number)]))) for number in (2, 3)]
         await settle()
         assert store.commits == [[change(1)]]
         store.gate.set()
@@ -190,7 +190,7 @@ def test_one_that_does_not_wait_any_more(store: ScriptedStore) -> None:
     async def scenario() -> None:
         store.gate = asyncio.Event()
         committer = Committer(store)
-        gone, here = (asyncio.create_task(committer.commit(Entry([change(number)]))) for number in (1, 2))
+        gone, here = (asyncio.ensure_future(committer.commit(Entry([change(number)]))) for number in (1, 2))
         await until(lambda: store.commits)
         gone.cancel()
         await asyncio.wait([gone])
@@ -252,9 +252,9 @@ def test_an_interrupted_commit_is_told_to_all(store: ScriptedStore) -> None:
         committer = Committer(store)
         store.gate = asyncio.Event()
         store.refusal = lambda _: asyncio.CancelledError()
-        tasks = [asyncio.create_task(committer.commit(Entry([change(number)]))) for number in (1, 2)]
+        tasks = [asyncio.ensure_future(committer.commit(Entry([change(number)]))) for number in (1, 2)]
         await until(lambda: store.commits)
-        tasks.append(asyncio.create_task(committer.commit(Entry([change(3)]))))
+        tasks.append(asyncio.ensure_future(committer.commit(Entry([change(3)]))))
         await settle()
         store.gate.set()
         told = await asyncio.gather(*tasks)
