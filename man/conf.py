@@ -1,4 +1,4 @@
-"""Sphinx's configuration: the man pages, with their tables of options taken from the code and README."""
+"""Configuration of Sphinx for the man pages; their lists of options come from the code and README."""
 
 import sys
 from pathlib import Path
@@ -15,7 +15,7 @@ project = "pykcm"
 version = release = __version__
 root_doc = "pykcm.7"
 exclude_patterns = ["commands/*"]
-# As they are typed: -- is no dash, and a quotation mark is the one of the shell.
+# Options and quotation marks must stay as they are typed.
 smartquotes = False
 man_make_section_directory = True
 man_pages = [
@@ -27,7 +27,7 @@ man_pages = [
 
 
 def insert_generated(app: Sphinx, docname: str, source: list[str]) -> None:
-    """In place of a line `.. generated: NAME` stands what the code says."""
+    """Replace each line `.. generated: NAME` by text from the code."""
     for name, make in GENERATED.items():
         line = f".. generated: {name}\n"
         if line in source[0]:

@@ -1,4 +1,4 @@
-"""What the man pages have from the code, so that it cannot drift: options and commands."""
+"""Generate the parts of the man pages that describe options and commands, from the code."""
 
 import argparse
 import inspect
@@ -15,7 +15,7 @@ from pykcm.cli import main
 _HERE = Path(__file__).parent
 _README = _HERE.parent / "README.md"
 
-# What stands in README's table of options: name, default, meaning.
+# A row of README's table of options: name, default, meaning.
 _ROW = re.compile(r"^\| `([a-z_]+)` \| (.*?) \| (.*) \|$", re.MULTILINE)
 
 
@@ -26,7 +26,7 @@ def readme_options() -> list[tuple[str, str, str]]:
 
 
 def configuration() -> str:
-    """Every option of pykcm.toml with its default, its meaning, and what it takes."""
+    """Every option of pykcm.toml with its default, meaning and allowed values."""
     return "".join(
         f"{name}\n    Default: {_from_markdown(default)}. {_sentence(_from_markdown(meaning))}\n\n"
         f"    Takes {_plain(config.ALLOWED[name])}.\n\n"
@@ -47,14 +47,14 @@ def _sentence(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text in which nothing is markup."""
+    """The text with everything escaped that reStructuredText takes for markup."""
     # FILE:/ would become a link.
     return re.sub(r"([\\*`|_]|:(?=/))", r"\\\1", text)
 
 
 def daemon_options() -> str:
     """The options of pykcmd."""
-    # argparse has no other way to them.
+    # argparse has no public way to list them.
     actions: list[argparse.Action] = command_line.parser()._actions  # noqa: SLF001
     return "".join(_definition(*_of_argparse(action)) for action in actions)
 
@@ -69,18 +69,18 @@ def _of_argparse(action: argparse.Action) -> tuple[str, str]:
 
 def _definition(names: str, text: str) -> str:
     if not text:
-        raise ValueError(f"{names} does not say what it does")
+        raise ValueError(f"{names} has no help text")
     return f"``{names}``\n    {_sentence(_plain(' '.join(text.split())))}\n\n"
 
 
 def control_options() -> str:
-    """The options of pykcmctl itself, in front of a command."""
+    """The options of pykcmctl itself, which precede the command."""
     with click.Context(main.cli, info_name="pykcmctl") as context:
         return "".join(_options(main.cli, context))
 
 
 def commands() -> str:
-    """Every command of pykcmctl: usage, help, options, and what stands in man/commands/."""
+    """Every command of pykcmctl: usage, help, options, and the text in man/commands/."""
     with click.Context(main.cli, info_name="pykcmctl") as outer:
         return "\n".join(_command(name, outer) for name in main.cli.list_commands(outer))
 
@@ -105,7 +105,7 @@ def _command(name: str, outer: click.Context) -> str:
 def _help(text: str) -> str:
     paragraphs = inspect.cleandoc(text).split("\n\n")
     return "".join(
-        # As click has it: what follows \b is not filled.
+        # As in click, a paragraph after \b keeps its line breaks.
         "::\n\n" + textwrap.indent(paragraph.lstrip("\b\n"), "    ") + "\n\n"
         if paragraph.startswith("\b")
         else f"{_plain(paragraph)}\n\n"
@@ -116,7 +116,7 @@ def _help(text: str) -> str:
 def _options(command: click.Command, context: click.Context) -> Iterator[str]:
     for parameter in command.params:
         record = parameter.get_help_record(context)
-        # An argument is explained by the command's own text.
+        # The command's help explains its arguments.
         if record is not None and (isinstance(parameter, click.Option) or record[1]):
             yield _definition(*record)
 

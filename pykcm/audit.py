@@ -15,7 +15,8 @@ import sys
 from collections.abc import Callable
 
 from pykcm.logs import LINE_COUNTS, LimitedLog, set_up_logging
-from pykcm.streams import open_standard_streams
+from pykcm.protocol.text import printable
+from pykcm.streams import end_output, open_standard_streams
 
 log = logging.getLogger(__name__)
 
@@ -46,11 +47,22 @@ _PATIENCE = 5.0
 _FIRST_FD = 3
 
 EXIT_UNUSABLE = 1
+EXIT_USAGE = 2
+
+_HELP = """\
+Usage: pykcm-audit [-h | --help]
+
+Writes SELinux denials, which the daemon pykcmd sends it, to the kernel's audit log.
+
+systemd starts it through pykcm-audit.socket; it ends when nothing has come for 10 s.
+"""
 
 
 def main() -> int:
     """Run pykcm-audit; returns its exit status."""
     open_standard_streams()
+    if len(sys.argv) > 1:
+        return _explain(sys.argv[1:])
     set_up_logging("pykcm-audit")
     program = os.path.abspath(sys.argv[0])  # noqa: PTH100 - pathlib would take as long as all the rest
     try:
@@ -61,6 +73,15 @@ def main() -> int:
         log.critical("cannot take messages of the SELinux policy: %s", error.strerror or error)
         return EXIT_UNUSABLE
     return 0
+
+
+def _explain(arguments: list[str]) -> int:
+    """Print the help; returns the exit status. Importing argparse would double the start-up time."""
+    if arguments[0] in {"-h", "--help"}:
+        sys.stdout.write(_HELP)
+        return 0 if end_output("pykcm-audit") else EXIT_UNUSABLE
+    sys.stderr.write(f"pykcm-audit: it takes no arguments: {printable(' '.join(arguments))}\n")
+    return EXIT_USAGE
 
 
 def _activated_socket() -> socket.socket:

@@ -99,5 +99,5 @@ def end_output(program: str) -> bool:
         return True
     # A reader that has gone has seen enough.
     if error.errno != errno.EPIPE:
-        sys.stderr.write(f"{program}: {error.strerror}\n")
+        sys.stderr.write(f"{program}: cannot write to stdout: {error.strerror}\n")
     return False

@@ -238,3 +238,26 @@ def test_started_by_hand() -> None:
         "pykcm-audit: critical: cannot take messages of the SELinux policy: "
         "systemd starts this program, by pykcm-audit.socket\n"
     )
+
+
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_help_is_printed(option: str) -> None:
+    """--help explains the program, with status 0."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pykcm.audit", option],
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("Usage: pykcm-audit")
+    assert "pykcm-audit.socket" in done.stdout
+
+
+def test_unknown_argument_is_wrong_usage() -> None:
+    """Any other argument is wrong usage, with status 2 and one line that is safe for a terminal."""
+    command = [sys.executable, "-m", "pykcm.audit", "--verbose\x1b[2J\n"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "pykcm-audit: it takes no arguments: --verbose\\x1b[2J\\x0a\n"

@@ -34,7 +34,7 @@ SAYING = [
     (PYKCMCTL, 2),
     ([*PYKCMCTL, "--wrong"], 2),
     ([*PYKCMCTL, "list"], 3),
-    ([*PYKCMCTL, "rekey", "--new-key", "/dev/null"], 2),
+    ([*PYKCMCTL, "rekey", "--new-key", "/dev/null"], 1),
 ]
 
 CLOSED, FULL, NO_READER = "closed", "full", "no reader"
@@ -87,7 +87,7 @@ def test_output_that_cannot_be_written_fails_the_command(
     """The exit status is 1, and one line tells why, except where a reader has gone."""
     program = "pykcmd" if command[2] == "pykcm" else "pykcmctl"
     complaint = COMPLAINTS[kind]
-    said = "" if complaint is None else f"{program}: {complaint}\n"
+    said = "" if complaint is None else f"{program}: cannot write to stdout: {complaint}\n"
     assert run(command, variables, stdout=kind) == (1, said)
     assert run(command, variables, stdout=kind, stderr=kind) == (1, "")
 

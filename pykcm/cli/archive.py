@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from pykcm.cli.files import FileError
 from pykcm.control.items import ItemReader, ItemsError, encode
 from pykcm.control.messages import LARGEST_REQUEST
 from pykcm.control.records import CCacheRecord, read_record
@@ -28,7 +29,7 @@ _Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 _Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
-class ArchiveError(Exception):
+class ArchiveError(FileError):
     """An export cannot be used; the message says why, and holds nothing of it."""
 
 

@@ -1,4 +1,4 @@
-"""list, show, destroy, reap and switch."""
+"""The commands list, show, destroy, reap and switch."""
 
 import base64
 import sys
@@ -8,39 +8,40 @@ from typing import Any
 import click
 
 from pykcm.cli.client import Answer, ControlClient
-from pykcm.cli.names import CCacheType, UidType, ccache_shown, user_of, user_shown
+from pykcm.cli.names import CCacheType, UidType, format_ccache, format_user, user_name
 from pykcm.cli.output import (
     Column,
-    peeked,
+    enctype_name,
+    fetch_first,
+    flag_names,
+    format_count,
+    format_size,
+    format_time,
     print_json,
     print_json_array,
     print_line,
     print_rows,
-    shown_number,
-    shown_size,
-    shown_time,
 )
-from pykcm.cli.tickets import enctype_name, flag_names
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.command("list")
-@click.option("--uid", type=UidType(), help="Of this user alone.")
-@click.option("--expired", is_flag=True, help="Only those whose tickets have all expired.")
-@click.option("--label", is_flag=True, help="Also the SELinux label of whoever created each.")
+@click.option("--uid", type=UidType(), help="Only the ccaches of this user.")
+@click.option("--expired", is_flag=True, help="Only ccaches whose tickets have all expired.")
+@click.option("--label", is_flag=True, help="Also show the SELinux label of each ccache.")
 @_json
 @click.pass_obj
 def list_command(
     client: ControlClient, uid: int | None, *, expired: bool, label: bool, as_json: bool
 ) -> None:
-    """List everybody's ccaches: whose, what is in them, and until when.
+    """List the ccaches of all users, with their tickets and expiry times.
 
     "*" marks a ccache that was chosen as the default. "+" marks the one that users get instead, if the chosen
     one is gone or none was chosen.
     """
     answer = client.ask("list", uid=uid, expired=expired)
-    items = peeked(iter(answer))
+    items = fetch_first(iter(answer))
     if as_json:
         print_json_array(_for_json(item["ccache"]) for item in items if "ccache" in item)
         return
@@ -62,11 +63,11 @@ def list_command(
 
 
 def _for_json(row: dict[str, Any]) -> dict[str, Any]:
-    """The keys that are promised, in their order."""
+    """The keys that pykcmctl(8) documents, in that order."""
     return {
         "uid": row["uid"],
-        "user": user_of(row["uid"]),
-        "name": ccache_shown(row["name"]),
+        "user": user_name(row["uid"]),
+        "name": format_ccache(row["name"]),
         "uuid": row["uuid"].hex(),
         "principal": row["principal"],
         "default": row["default"],
@@ -85,19 +86,19 @@ def _list_rows(
 ) -> Iterator[list[str]]:
     for item in items:
         if "user" in item:
-            _note(uses, item["user"])
+            _keep_largest(uses, item["user"])
             continue
         row = item["ccache"]
         yield [
-            user_of(row["uid"]) or "-",
+            user_name(row["uid"]) or "-",
             str(row["uid"]),
-            ccache_shown(row["name"]),
+            format_ccache(row["name"]),
             "(damaged)" if row["principal"] is None else row["principal"],
             _default_mark(row),
             str(row["tickets"]),
-            shown_size(row["size"]),
-            shown_time(row["tgt_expires"]),
-            shown_time(row["renew_till"]),
+            format_size(row["size"]),
+            format_time(row["tgt_expires"]),
+            format_time(row["renew_till"]),
             *([row["label"] or "-"] if label else []),
         ]
 
@@ -108,37 +109,38 @@ def _default_mark(row: dict[str, Any]) -> str:
     return "+" if row["current_default"] else ""
 
 
-# Those who have used most of what they may have are named below the list.
-_MOST_NAMED = 3
+# Users shown below the list, by the share of their quota that they use.
+_USERS_SHOWN = 3
 
 
-def _share(use: dict[str, int]) -> float:
-    """How much of its quota a user has used: the greater part of the two."""
+def _quota_share(use: dict[str, int]) -> float:
+    """The used share of a user's quota: of ccaches or of size, whichever is larger."""
     return max(
         use[used] / use[limit] if use[limit] else 0.0
         for used, limit in (("ccaches", "max_ccaches"), ("size", "max_size"))
     )
 
 
-def _note(uses: list[dict[str, int]], use: dict[str, int]) -> None:
-    if _share(use):
+def _keep_largest(uses: list[dict[str, int]], use: dict[str, int]) -> None:
+    if _quota_share(use):
         uses.append(use)
-        uses.sort(key=_share, reverse=True)
-        del uses[_MOST_NAMED:]
+        uses.sort(key=_quota_share, reverse=True)
+        del uses[_USERS_SHOWN:]
 
 
 def _print_totals(answer: Answer, uses: list[dict[str, int]]) -> None:
     summary = answer.summary
     print_line(
-        f"{shown_number(summary['ccaches'], 'ccache')} of {shown_number(summary['users'], 'user')}, "
-        f"{shown_size(summary['size'])}",
+        f"{format_count(summary['ccaches'], 'ccache')} of {format_count(summary['users'], 'user')}, "
+        f"{format_size(summary['size'])}",
         err=True,
     )
     for use in uses:
         print_line(
-            f"{user_of(use['uid']) or use['uid']} has used {_share(use):.0%} of the quota: "
-            f"{shown_number(use['ccaches'], 'ccache')} of {use['max_ccaches'] or 'any number'}, "
-            f"{shown_size(use['size'])} of {shown_size(use['max_size']) if use['max_size'] else 'any size'}",
+            f"{user_name(use['uid']) or use['uid']} has used {_quota_share(use):.0%} of the quota: "
+            f"{format_count(use['ccaches'], 'ccache')} of {use['max_ccaches'] or 'any number'}, "
+            f"{format_size(use['size'])} of "
+            f"{format_size(use['max_size']) if use['max_size'] else 'any size'}",
             err=True,
         )
 
@@ -146,26 +148,25 @@ def _print_totals(answer: Answer, uses: list[dict[str, int]]) -> None:
 @click.command("show")
 @click.argument("ccache", type=CCacheType())
 @click.option(
-    "--json", "as_json", is_flag=True, help="Print the stored document, session keys and tickets included."
+    "--json", "as_json", is_flag=True, help="Print the stored JSON, including session keys and tickets."
 )
 @click.pass_obj
 def show_command(client: ControlClient, ccache: bytes, *, as_json: bool) -> None:
-    """Show what is in one ccache: its tickets, then the entries that are no tickets."""
+    """Show the contents of one ccache: its tickets, then its other entries (configuration)."""
     items = iter(client.ask("show", name=ccache, payload=as_json))
     head = next(items)["ccache"]
     credentials = [item["credential"] for item in items]
     if as_json:
-        # Bytes that are no UTF-8 have code points of their own.
-        print_json(_document(head, credentials))
+        print_json(_stored_json(head, credentials))
         return
-    print_line(f"Ccache:      {ccache_shown(head['name'])}{_shown_default(head)}")
+    print_line(f"Ccache:      {format_ccache(head['name'])}{_default_note(head)}")
     print_line(f"UUID:        {head['uuid'].hex()}")
-    print_line(f"Owner:       {user_of(head['uid']) or '-'} (UID {head['uid']})")
+    print_line(f"Owner:       {user_name(head['uid']) or '-'} (UID {head['uid']})")
     print_line(f"Principal:   {head['principal']}")
     print_line(f"KDC offset:  {head['kdc_offset']} s")
     if head["label"]:
         print_line(f"Label:       {head['label']}")
-    print_line(f"Size:        {shown_size(head['size'])}")
+    print_line(f"Size:        {format_size(head['size'])}")
     tickets = [each for each in credentials if not each["configuration"]]
     entries = [each for each in credentials if each["configuration"]]
     print_line()
@@ -186,7 +187,7 @@ def show_command(client: ControlClient, ccache: bytes, *, as_json: bool) -> None
     if entries:
         print_line()
         print_line(f"Other entries: {len(entries)}")
-        rows = ([each["server"], shown_size(each["size"])] for each in entries)
+        rows = ([each["server"], format_size(each["size"])] for each in entries)
         print_rows([Column("Entry"), Column("Size", is_number=True)], rows)
 
 
@@ -197,21 +198,21 @@ def _ticket_row(credential: dict[str, Any]) -> list[str]:
         credential["client"],
         enctype_name(credential["enctype"]),
         flag_names(credential["flags"]),
-        shown_time(starttime or authtime),
-        shown_time(endtime or None),
-        shown_time(renew_till or None),
-        shown_size(credential["size"]),
+        format_time(starttime or authtime),
+        format_time(endtime or None),
+        format_time(renew_till or None),
+        format_size(credential["size"]),
     ]
 
 
-def _shown_default(head: dict[str, Any]) -> str:
+def _default_note(head: dict[str, Any]) -> str:
     if head["default"]:
         return " (default)"
     return " (default, in place of the chosen one)" if head["current_default"] else ""
 
 
-def _document(head: dict[str, Any], credentials: list[dict[str, Any]]) -> dict[str, Any]:
-    """The KCM design page's: version, kdc_offset, principal, and creds with uuid and payload in base64."""
+def _stored_json(head: dict[str, Any], credentials: list[dict[str, Any]]) -> dict[str, Any]:
+    """The ccache in sssd-kcm's JSON format. Bytes that are not UTF-8 become surrogates."""
     return {
         "version": 1,
         "kdc_offset": head["kdc_offset"],
@@ -230,88 +231,88 @@ def _document(head: dict[str, Any], credentials: list[dict[str, Any]]) -> dict[s
 @click.command("destroy")
 @click.argument("ccache", type=CCacheType(), required=False)
 @click.option("--uid", type=UidType(), help="All ccaches of this user.")
-@click.option("--expired", is_flag=True, help="Everybody's ccaches whose tickets have all expired.")
-@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@click.option("--expired", is_flag=True, help="All users' ccaches whose tickets have all expired.")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask for confirmation.")
 @_json
 @click.pass_obj
 def destroy_command(
     client: ControlClient, ccache: bytes | None, uid: int | None, *, expired: bool, yes: bool, as_json: bool
 ) -> None:
-    """Destroy one ccache, or all of a user, or all that have expired. It asks first on a terminal."""
+    """Destroy one ccache, all ccaches of a user, or all that have expired. On a terminal it asks first."""
     if [ccache is not None, uid is not None, expired].count(True) != 1:
-        raise click.UsageError("give one of CCACHE, --uid and --expired")
-    what = (
-        ccache_shown(ccache)
+        raise click.UsageError("give exactly one of CCACHE, --uid and --expired")
+    target = (
+        format_ccache(ccache)
         if ccache is not None
-        else f"all ccaches of {user_shown(uid)}"
+        else f"all ccaches of {format_user(uid)}"
         if uid is not None
         else "all ccaches whose tickets have expired"
     )
     if not yes:
         if not sys.stdin.isatty():
-            raise click.UsageError("nobody to ask whether to go on: give --yes")
-        click.confirm(f"Destroy {what}?", abort=True, err=True)
+            raise click.UsageError("no terminal to ask for confirmation on: give --yes")
+        click.confirm(f"Destroy {target}?", abort=True, err=True)
     answer = client.ask("destroy", name=ccache, uid=uid, expired=expired)
-    items = peeked(iter(answer))
+    items = fetch_first(iter(answer))
     if as_json:
-        print_json_array({"uid": each["uid"], "name": ccache_shown(each["name"])} for each in items)
+        print_json_array({"uid": each["uid"], "name": format_ccache(each["name"])} for each in items)
         _warn_of_clock(answer.summary)
         return
-    number = 0
+    count = 0
     for each in items:
-        print_line(f"destroyed {ccache_shown(each['name'])}")
-        number += 1
-    if not number:
+        print_line(f"destroyed {format_ccache(each['name'])}")
+        count += 1
+    if not count:
         print_line("nothing to destroy", err=True)
     _warn_of_clock(answer.summary)
 
 
 @click.command("reap")
-@click.option("--trust-clock", is_flag=True, help="The clock is right, although it moved by days.")
+@click.option("--trust-clock", is_flag=True, help="Tell the daemon that the clock is right.")
 @_json
 @click.pass_obj
 def reap_command(client: ControlClient, *, trust_clock: bool, as_json: bool) -> None:
-    """Remove now what the daemon removes by itself every reap_interval: ccaches that expired long ago.
+    """Remove long-expired ccaches now; the daemon does it by itself every reap_interval.
 
-    After the clock has moved by more than a day, or the machine was off for so long, the daemon waits for an
-    hour before it removes a ccache by the new time. With --trust-clock it does so from now on.
+    If the clock moved by more than a day, or the machine was off for that long, the daemon waits for an hour
+    before it removes ccaches by the new time. With --trust-clock it does not wait.
     """
     summary = client.run("reap", **({"trust_clock": True} if trust_clock else {}))
     if as_json:
         print_json(summary)
     else:
-        print_line(f"{shown_number(summary['ccaches'], 'expired ccache')} removed")
+        print_line(f"{format_count(summary['ccaches'], 'expired ccache')} removed")
         _warn_of_clock(summary)
 
 
 def _warn_of_clock(summary: dict[str, Any]) -> None:
-    """Say that fewer ccaches counted as expired than the clock says, where that is so."""
+    """If the daemon doubts its clock, say that fewer ccaches count as expired."""
     doubt = summary.get("clock_doubt")
     if doubt is None:
         return
     moved = doubt["moved"]
-    why = (
-        "it is not known when the clock was last read"
+    reason = (
+        "the daemon does not know when the clock was last read"
         if moved is None
         else f"the clock moved {'forward' if moved > 0 else 'back'} by {abs(moved) / 86400:.1f} days"
     )
     print_line(
-        f"{why}: for another {-(-doubt['left'] // 60)} min only ccaches count as expired that had expired "
-        "before. If the clock is right: pykcmctl reap --trust-clock",
+        f"{reason}: for another {-(-doubt['left'] // 60)} min a ccache counts as expired only if it had "
+        "expired before. If the clock is right: pykcmctl reap --trust-clock",
         err=True,
     )
 
 
 @click.command("switch")
-@click.option("--uid", type=UidType(), required=True, help="Whose default to change.")
+@click.option("--uid", type=UidType(), required=True, help="The user whose default ccache changes.")
 @click.argument("ccache", type=CCacheType())
 @_json
 @click.pass_obj
 def switch_command(client: ControlClient, uid: int, ccache: bytes, *, as_json: bool) -> None:
-    """Make a ccache the default of its user, as kswitch would."""
+    """Make a ccache the default ccache of its user, as kswitch does."""
     client.run("switch", uid=uid, name=ccache)
     if as_json:
-        print_json({"uid": uid, "name": ccache_shown(ccache)})
+        print_json({"uid": uid, "name": format_ccache(ccache)})
 
 
 COMMANDS = (list_command, show_command, destroy_command, reap_command, switch_command)

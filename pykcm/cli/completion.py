@@ -1,4 +1,4 @@
-"""Completion in the shell: what is offered for a user or a ccache, and the scripts that shells are given."""
+"""Shell completion: of users and ccaches, and the command that prints a shell's script."""
 
 import re
 import signal
@@ -15,43 +15,40 @@ from pykcm.cli.client import ControlClient
 from pykcm.config import DEFAULT_CONTROL_SOCKET
 from pykcm.control.messages import ControlError
 
-# In seconds: whoever presses Tab does not wait.
-_PATIENCE = 1.0
+# In seconds. A user who presses Tab does not wait for long.
+_TIMEOUT = 1.0
 
-# Users choose the names of their ccaches, and what is completed stands on root's command line.
-_HARMLESS = re.compile(r"[A-Za-z0-9_.:@%+=,/][A-Za-z0-9_.:@%+=,/-]*", re.ASCII)
+# Users choose the names of their ccaches, and completions end up on root's command line.
+_SAFE = re.compile(r"[A-Za-z0-9_.:@%+=,/][A-Za-z0-9_.:@%+=,/-]*", re.ASCII)
 
-_MOST = 200
+_MAX_COMPLETIONS = 200
 
 _VARIABLE = "_PYKCMCTL_COMPLETE"
 
 
-class _LateError(Exception):
-    pass
+class _TimeoutError(Exception):
+    """The daemon has not answered in time."""
 
 
-def offered(
-    context: click.Context, incomplete: str, of: Callable[[dict[str, Any]], str]
+def completions(
+    context: click.Context, incomplete: str, value_of: Callable[[dict[str, Any]], str]
 ) -> list[CompletionItem]:
-    """What `of` makes of each ccache that the daemon has, where it goes on from `incomplete`.
-
-    Nothing where the daemon cannot be asked, or not in time.
-    """
+    """The values of all ccaches that begin with `incomplete`; none if the daemon does not answer in time."""
     found: dict[str, None] = {}
     try:
-        with _in_time():
-            for ccache in _ccaches(context):
-                value = of(ccache)
-                if value.startswith(incomplete) and _HARMLESS.fullmatch(value):
+        with _time_limit():
+            for ccache in _list_ccaches(context):
+                value = value_of(ccache)
+                if value.startswith(incomplete) and _SAFE.fullmatch(value):
                     found[value] = None
-                if len(found) >= _MOST:
+                if len(found) >= _MAX_COMPLETIONS:
                     break
-    except (_LateError, OSError, ControlError):
+    except (_TimeoutError, OSError, ControlError):
         pass
     return [CompletionItem(value) for value in found]
 
 
-def _ccaches(context: click.Context) -> Iterator[dict[str, Any]]:
+def _list_ccaches(context: click.Context) -> Iterator[dict[str, Any]]:
     path = context.find_root().params.get("path") or DEFAULT_CONTROL_SOCKET
     for item in ControlClient(path).ask("list"):
         if "ccache" in item:
@@ -59,23 +56,23 @@ def _ccaches(context: click.Context) -> Iterator[dict[str, Any]]:
 
 
 @contextmanager
-def _in_time() -> Iterator[None]:
-    """Raises _LateError after a while: this process is there for the completion alone."""
-    before = signal.signal(signal.SIGALRM, _late)
-    signal.setitimer(signal.ITIMER_REAL, _PATIENCE)
+def _time_limit() -> Iterator[None]:
+    """Raise _TimeoutError after a second, by a signal: this process does nothing but complete."""
+    previous = signal.signal(signal.SIGALRM, _raise_timeout)
+    signal.setitimer(signal.ITIMER_REAL, _TIMEOUT)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.signal(signal.SIGALRM, previous)
 
 
-def _late(number: int, frame: FrameType | None) -> NoReturn:
-    raise _LateError
+def _raise_timeout(number: int, frame: FrameType | None) -> NoReturn:
+    raise _TimeoutError
 
 
-# Readline parts words at colons, which names of ccaches are full of: so the line itself is handed over, and
-# what readline already has is taken off what comes back.
+# Readline splits words at colons, and names of ccaches contain colons. So pykcmctl gets the whole line, and
+# the part of the word that readline already has is removed from each completion.
 _BASH = r"""
 %(complete_func)s() {
     local IFS=$'\n' line=${COMP_LINE:0:COMP_POINT} word known='' response completion kind value
@@ -101,7 +98,7 @@ class _Bash(BashComplete):
 
     @staticmethod
     def _check_version() -> None:
-        """The script is for whoever reads it, which need not be the bash that is found here."""
+        """Do nothing: the script may be meant for another machine's bash than the one found here."""
 
     def get_completion_args(self) -> tuple[list[str], str]:
         line = environ["COMP_LINE"]
@@ -116,14 +113,14 @@ click.shell_completion.add_completion_class(_Bash)
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion_command(context: click.Context, shell: str) -> None:
-    """Print the script by which a shell completes commands, options, users and ccaches.
+    """Print a shell script that completes commands, options, users and ccaches.
 
     For bash: pykcmctl completion bash >/etc/bash_completion.d/pykcmctl
     """
     root = context.find_root()
     kind = get_completion_class(shell)
     assert kind is not None
-    # A script, of our own.
+    # The script is pykcm's, so nothing needs to be escaped.
     click.echo(kind(root.command, {}, "pykcmctl", _VARIABLE).source().strip("\n"))  # noqa: TID251
 
 

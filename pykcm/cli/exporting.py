@@ -1,26 +1,29 @@
-"""export."""
+"""The command export."""
 
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
 
-from pykcm.cli import files, sealing, secrecy
+from pykcm.cli import files
 from pykcm.cli.archive import pack_archive
 from pykcm.cli.client import ControlClient
-from pykcm.cli.names import UidType, ccache_shown
-from pykcm.cli.output import print_json, print_line, shown_number
-from pykcm.cli.progress import followed
+from pykcm.cli.encryption import encrypt_for, encrypt_with_passphrase
+from pykcm.cli.names import UidType, format_ccache
+from pykcm.cli.output import format_count, print_json, print_line, show_progress
+from pykcm.cli.passphrases import get_passphrase, get_recipients, passphrase_file_option
 
 
 @click.command("export")
-@click.option("--uid", type=UidType(), help="The ccaches of this user alone.")
+@click.option("--uid", type=UidType(), help="Only the ccaches of this user.")
 @click.option("--recipient", "keys", multiple=True, metavar="KEY", help="Encrypt for this age key (age1…).")
-@secrecy.passphrase_file_option
-@click.option("--plain", is_flag=True, help="Do not encrypt: whoever reads the file has all the tickets.")
-@click.option("--force", is_flag=True, help="Overwrite a file that is there.")
+@passphrase_file_option
+@click.option(
+    "--plain", is_flag=True, help="Do not encrypt: anyone who can read the file has all the tickets."
+)
+@click.option("--force", is_flag=True, help="Overwrite FILE if it exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.argument("file")
 @click.pass_obj
@@ -37,32 +40,50 @@ def export_command(
 ) -> None:
     """Write ccaches to FILE, encrypted; `-` is stdout.
 
-    Without --recipient the passphrase is asked for. What is written has everything that is needed elsewhere:
-    names, defaults, labels, and the tickets with their keys.
+    Without --recipient it asks for a passphrase. An export holds everything that another host needs: names,
+    defaults, labels, and the tickets with their keys.
     """
     if [bool(keys), passphrase_file is not None, plain].count(True) > 1:
-        raise click.UsageError("--recipient, --passphrase-file and --plain exclude each other")
+        raise click.UsageError("give only one of --recipient, --passphrase-file and --plain")
     if as_json and file == files.STANDARD:
-        raise click.UsageError("stdout cannot take both the export and JSON")
-    # Asked first: without a daemon nobody need think of a passphrase.
-    items = iter(client.ask("export", uid=uid))
-    outgoing = _Outgoing(items, next(items)["count"])
-    with secrecy.reported(), files.written(file, force=force) as target:
-        recipients = secrecy.recipients(keys)
-        passphrase = "" if keys or plain else secrecy.passphrase(passphrase_file, is_new=True)
-        records = followed(outgoing, outgoing.expected, "exporting")
-        pieces = pack_archive(socket.gethostname(), int(time.time()), outgoing.expected, records)
-        if plain:
+        raise click.UsageError(
+            "stdout cannot take both the export and JSON: name a file, or leave out --json"
+        )
+    # First of all: without a daemon, the user is not asked for a passphrase.
+    answer = client.ask("export", uid=uid)
+    try:
+        items = iter(answer)
+        records = _ExportedRecords(items, next(items)["count"])
+        _write(records, file, get_recipients(keys), passphrase_file, is_plain=plain, force=force)
+    finally:
+        answer.close()
+    _report(records, as_json=as_json)
+
+
+def _write(
+    records: "_ExportedRecords",
+    file: str,
+    recipients: Sequence[Any],
+    passphrase_file: str | None,
+    *,
+    is_plain: bool,
+    force: bool,
+) -> None:
+    attempt = f"cannot write {'stdout' if file == files.STANDARD else file}"
+    with files.report_file_errors(attempt), files.open_output(file, force=force) as target:
+        passphrase = "" if recipients or is_plain else get_passphrase(passphrase_file, is_new=True)
+        counted = show_progress(records, records.expected, "exporting")
+        pieces = pack_archive(socket.gethostname(), int(time.time()), records.expected, counted)
+        if is_plain:
             target.writelines(pieces)
         elif recipients:
-            sealing.seal_for(recipients, pieces, target.write)
+            encrypt_for(recipients, pieces, target.write)
         else:
-            sealing.seal_with_passphrase(passphrase, pieces, target.write)
-    _report(outgoing, as_json=as_json)
+            encrypt_with_passphrase(passphrase, pieces, target.write)
 
 
-class _Outgoing:
-    """The records that come from the daemon, counted, and what it leaves out."""
+class _ExportedRecords:
+    """Iterates over the records that the daemon sends; counts them, and collects the ccaches left out."""
 
     def __init__(self, items: Iterator[Any], expected: int) -> None:
         self.expected = expected
@@ -79,14 +100,14 @@ class _Outgoing:
                 yield item["ccache"]
 
 
-def _report(outgoing: _Outgoing, *, as_json: bool) -> None:
-    left_out = [each | {"name": ccache_shown(each["name"])} for each in outgoing.left_out]
+def _report(records: _ExportedRecords, *, as_json: bool) -> None:
+    left_out = [each | {"name": format_ccache(each["name"])} for each in records.left_out]
     for each in left_out:
         print_line(f"left out {each['name']}: {each['reason']}", err=True)
     if as_json:
-        print_json({"exported": outgoing.exported, "left_out": left_out})
+        print_json({"exported": records.exported, "left_out": left_out})
     else:
-        print_line(f"{shown_number(outgoing.exported, 'ccache')} exported", err=True)
+        print_line(f"{format_count(records.exported, 'ccache')} exported", err=True)
     if left_out:
         raise click.exceptions.Exit(1)
 

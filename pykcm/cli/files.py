@@ -1,4 +1,4 @@
-"""Files with secrets in them: written whole or not at all, and read only where they are what they seem."""
+"""Files that hold secrets: written completely or not at all, and checked before they are read."""
 
 import errno
 import fcntl
@@ -14,78 +14,116 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from pykcm.store.disk import sync_folder
+import click
 
+from pykcm.store.disk import sync_folder
+from pykcm.streams import output_error
+
+# The name that stands for stdin and stdout.
 STANDARD = "-"
 
-# What a file system says that has none, vfat among them.
+# Errors of link() on file systems without hard links, such as vfat.
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS}
 
-# A passphrase or identity file is a few lines.
+# In bytes. A passphrase or identity file has a few lines.
 _LARGEST_KEY_FILE = 64 * 1024
 
-# In bytes; larger than any ccache that a daemon takes by default.
+# In bytes. By default the daemon refuses ccaches of this size anyway.
 LARGEST_CCACHE_FILE = 32 * 1024 * 1024
 
-# In seconds.
-PATIENCE_WITH_LOCKS = 2.0
-RETRY = 0.05
+# In seconds: how long to wait for locks, and how often to try.
+LOCK_TIMEOUT = 2.0
+RETRY_INTERVAL = 0.05
 
 _SELINUX = Path("/sys/fs/selinux/enforce")
 
 
 class FileError(Exception):
-    """A file is not what it has to be; the message names it."""
+    """A file cannot be used; the message says why, and names it where there are several."""
 
 
 class FileInUseError(FileError):
     """Another process holds the file's lock."""
 
 
+_ADVICE = {
+    errno.ENOENT: "check the path",
+    errno.ENOTDIR: "check the path",
+    errno.EISDIR: "name a file in it",
+    errno.EACCES: "check the permissions, or try sudo",
+    errno.EPERM: "check the permissions, or try sudo",
+    errno.EROFS: "name a file on another file system",
+    errno.ENOSPC: "free some space, or name a file on another file system",
+    errno.EDQUOT: "free some space, or name a file on another file system",
+    errno.EIO: "see the kernel's log, as the disk may be damaged",
+}
+
+
 @contextmanager
-def written(path: str, *, force: bool) -> Iterator[BinaryIO]:
-    """As written_file(), but `-` is stdout."""
+def report_file_errors(attempt: str) -> Iterator[None]:
+    """Turn errors of files into one-line ClickExceptions; `attempt` introduces an OSError ("cannot read X").
+
+    Errors of the connection to the daemon and of stdout pass.
+    """
+    try:
+        yield
+    except FileError as error:
+        raise click.ClickException(str(error)) from None
+    except ConnectionError:
+        raise
+    except OSError as error:
+        if error is output_error():
+            raise
+        advice = f"; {_ADVICE[error.errno]}" if error.errno in _ADVICE else ""
+        raise click.ClickException(f"{attempt}: {error.strerror or error}{advice}") from None
+
+
+@contextmanager
+def open_output(path: str, *, force: bool) -> Iterator[BinaryIO]:
+    """As open_new_file(), but `-` is stdout."""
     if path != STANDARD:
-        with written_file(Path(path), force=force) as file:
+        with open_new_file(Path(path), force=force) as file:
             yield file
         return
     if sys.stdout.isatty():
-        raise FileError("an export is nothing for a terminal: name a file, or use a pipe")
+        raise FileError("an export is binary and not printed on a terminal: name a file, or use a pipe")
     yield sys.stdout.buffer
     sys.stdout.buffer.flush()
 
 
 @contextmanager
-def written_file(target: Path, *, force: bool) -> Iterator[BinaryIO]:
-    """A file to be written and read, of mode 0600, that is at `target` only when all was written and synced.
+def open_new_file(target: Path, *, force: bool) -> Iterator[BinaryIO]:
+    """Open a new file of mode 0600 for writing and reading. It appears at `target` when complete and synced.
 
-    Where the file system can, it has no name before: even a SIGKILL leaves nothing. Raises FileError, where
-    `target` is there already unless it is a file and `force` is given.
+    Before that it has no name, where the file system supports this: then a SIGKILL leaves nothing behind.
+    Raises FileError if `target` exists, unless it is a regular file and `force` is given.
     """
-    check_free(target, force=force)
+    check_not_taken(target, force=force)
     hidden = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     unnamed = _open_unnamed(target.parent)
     try:
         with open(_open_new(hidden) if unnamed is None else unnamed, "w+b") as file:  # noqa: PTH123
             yield file
             make_durable(file)
-            has_target = unnamed is not None and _name(file, target, hidden, force=force)
-        if not has_target and force:
-            check_free(target, force=True)
+            is_at_target = unnamed is not None and _link_unnamed(file, target, hidden, force=force)
+        if not is_at_target and force:
+            check_not_taken(target, force=True)
             hidden.rename(target)
-        elif not has_target:
-            _take_name(hidden, target)
+        elif not is_at_target:
+            _rename_new(hidden, target)
         sync_folder(target.parent)
     except _NameTakenError:
         _remove(hidden)
-        raise FileError(f"{target} has come meanwhile: nothing was written") from None
+        raise FileError(
+            f"another program has created {target} meanwhile: nothing was written; try again"
+        ) from None
     except BaseException:
         _remove(hidden)
         raise
 
 
 class _NameTakenError(Exception):
-    """Another file has the name by now."""
+    """Another file has got the name meanwhile."""
 
 
 def _open_new(path: Path) -> int:
@@ -98,25 +136,25 @@ def _remove(path: Path) -> None:
 
 
 def _open_unnamed(folder: Path) -> int | None:
-    """A new file without a name, which is gone when it is closed; None where the file system has none."""
-    # It gets its name by way of /proc.
+    """A new file without a name, deleted when closed unless linked; None where that is not supported."""
+    # The file is linked to a name through /proc.
     if not Path("/proc/self/fd").is_dir():
         return None
     try:
         return os.open(folder, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
     except OSError:
-        # Where the folder is at fault, a file with a name cannot be made either, and the error is clearer.
+        # If the folder itself is the problem, creating a named file fails as well, with a clearer error.
         return None
 
 
-def _name(file: BinaryIO, target: Path, hidden: Path, *, force: bool) -> bool:
-    """Give a file without a name `target`, or `hidden`, to be renamed then; whether it is `target`."""
+def _link_unnamed(file: BinaryIO, target: Path, hidden: Path, *, force: bool) -> bool:
+    """Link a file without a name to `target` and return True; or to `hidden`, if it must be renamed."""
     source = f"/proc/self/fd/{file.fileno()}"
     folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        # With a folder's descriptor, and only then, Python follows the link to the file.
-        wanted = hidden if force else target
-        os.link(source, wanted.name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=True)
+        # Python follows the link in /proc only if a folder's descriptor is given.
+        link = hidden if force else target
+        os.link(source, link.name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=True)
     except FileExistsError:
         raise _NameTakenError from None
     except OSError as error:
@@ -132,51 +170,51 @@ def _name(file: BinaryIO, target: Path, hidden: Path, *, force: bool) -> bool:
     return not force
 
 
-def _take_name(unfinished: Path, target: Path) -> None:
-    """Rename the file, but take nobody's place; raises _NameTakenError."""
+def _rename_new(hidden: Path, target: Path) -> None:
+    """Rename the file without overwriting another one; raises _NameTakenError."""
     try:
-        os.link(unfinished, target)
+        os.link(hidden, target)
     except FileExistsError:
         raise _NameTakenError from None
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
     else:
-        unfinished.unlink()
+        hidden.unlink()
         return
-    # What is carried to another host is often on a disk without links: the name is taken by an empty file.
+    # Without hard links (USB sticks), an empty file reserves the name.
     try:
         target.touch(0o600, exist_ok=False)
     except FileExistsError:
         raise _NameTakenError from None
     try:
-        unfinished.rename(target)
+        hidden.rename(target)
     except BaseException:
         target.unlink()
         raise
 
 
 def make_durable(file: BinaryIO) -> None:
-    """What was written to it so far; raises OSError."""
+    """Write everything that is buffered to the disk; raises OSError."""
     file.flush()
     os.fsync(file.fileno())
 
 
-def check_free(target: Path, *, force: bool) -> None:
-    """Whether a file may be written there; raises FileError."""
+def check_not_taken(target: Path, *, force: bool) -> None:
+    """Raise FileError if a new file may not be written to `target`."""
     try:
         status = target.lstat()
     except FileNotFoundError:
         return
     if not stat.S_ISREG(status.st_mode):
-        raise FileError(f"{target} is there already, and no file")
+        raise FileError(f"{target} exists and is not a regular file: name another one")
     if not force:
-        raise FileError(f"{target} is there already: --force overwrites it")
+        raise FileError(f"{target} exists: name another file, or overwrite it with --force")
 
 
 @contextmanager
-def readable_twice(path: str) -> Iterator[BinaryIO]:
-    """A file to be read more than once; what comes from a pipe (`-` is stdin) is kept in memory."""
+def open_seekable(path: str) -> Iterator[BinaryIO]:
+    """Open a file that is read more than once; input from a pipe (`-` is stdin) is copied to memory."""
     with sys.stdin.buffer if path == STANDARD else Path(path).open("rb") as file:
         if file.seekable():
             yield file
@@ -188,39 +226,39 @@ def readable_twice(path: str) -> Iterator[BinaryIO]:
 
 
 def read_key_file(path: str) -> str:
-    """The text of a file with a passphrase or key; raises FileError where others may read it."""
+    """The text of a file with a passphrase or key; raises FileError if other users may read it."""
     with Path(path).open("rb") as file:
         status = os.fstat(file.fileno())
         if stat.S_ISREG(status.st_mode) and stat.S_IMODE(status.st_mode) & 0o077:
-            raise FileError(f"{path}: others than its owner have access to it; chmod 0600")
+            raise FileError(f"{path} can be read by users other than its owner: chmod 0600 it")
         content = file.read(_LARGEST_KEY_FILE + 1)
     if len(content) > _LARGEST_KEY_FILE:
-        raise FileError(f"{path} is too large for what it should hold")
+        raise FileError(f"{path} is too large for a passphrase or a key: name the right file")
     try:
         return content.decode()
     except UnicodeDecodeError:
-        raise FileError(f"{path} is no text") from None
+        raise FileError(f"{path} is not a text file: name the file with the passphrase or key") from None
 
 
-class Owned(NamedTuple):
-    """A user's file: what is in it, whose it is, and its SELinux label, where there is one."""
+class UserFile(NamedTuple):
+    """Content, owner and SELinux label of a user's file; the label is None without SELinux."""
 
     content: bytes
     uid: int
     label: str | None
 
 
-def read_owned(name: str, folder: int, patience: float = 0.0) -> Owned:
-    """A ccache file as it is at one moment, in the folder that the descriptor is of.
+def read_user_file(name: str, folder: int, patience: float = 0.0) -> UserFile:
+    """A consistent copy of the ccache file `name` in the folder with this descriptor.
 
-    The folder may be one where everybody writes: nothing is followed, and no device or pipe is waited for. A
-    lock is waited for at most `patience` seconds, then FileInUseError is raised. Raises FileError, OSError.
+    The folder may be world-writable: links are not followed, and opening a device or pipe does not block.
+    Raises FileInUseError if the file is still locked after `patience` seconds; FileError, OSError.
     """
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     try:
         descriptor = os.open(name, flags, dir_fd=folder)
     except OSError:
-        # Links and sockets cannot be opened, and what the kernel says of it does not tell that they are such.
+        # open() refuses links and sockets with errors that do not say so.
         _check_kind(os.stat(name, dir_fd=folder, follow_symlinks=False))
         raise
     try:
@@ -231,45 +269,45 @@ def read_owned(name: str, folder: int, patience: float = 0.0) -> Owned:
         raise
     with open(descriptor, "rb", buffering=0) as file:  # noqa: PTH123
         if status.st_size == 0:
-            raise FileError("an empty file: no ccache has been stored in it")
+            raise FileError("the file is empty: no ccache has been stored in it")
         if status.st_nlink != 1:
-            raise FileError(f"{name} has {status.st_nlink} names: who made the others is not known")
+            raise FileError(f"{name} has {status.st_nlink} hard links, and any user may have made them")
         if status.st_size > LARGEST_CCACHE_FILE:
             raise FileError(f"{name} is too large for a ccache: {status.st_size} bytes")
         _lock(file, name, patience)
         content = _read_bounded(file)
         if len(content) > LARGEST_CCACHE_FILE:
             raise FileError(f"{name} is too large for a ccache")
-        return Owned(content, status.st_uid, _label(descriptor))
+        return UserFile(content, status.st_uid, _label(descriptor))
 
 
 _KINDS = {
     stat.S_IFLNK: "a symbolic link, which is not followed: name the file that it leads to",
-    stat.S_IFDIR: "a folder and no file: name it with DIR:",
-    stat.S_IFIFO: "a pipe and no file",
-    stat.S_IFSOCK: "a socket and no file: name a KCM server's with KCM:",
-    stat.S_IFCHR: "a device and no file",
-    stat.S_IFBLK: "a device and no file",
+    stat.S_IFDIR: "a folder, not a file: name it with DIR:",
+    stat.S_IFIFO: "a pipe, not a file",
+    stat.S_IFSOCK: "a socket, not a file: name a KCM server's with KCM:",
+    stat.S_IFCHR: "a device, not a file",
+    stat.S_IFBLK: "a device, not a file",
 }
 
 
 def _check_kind(status: os.stat_result) -> None:
-    """Raises FileError where it is no regular file."""
+    """Raise FileError unless it is a regular file."""
     kind = stat.S_IFMT(status.st_mode)
     if kind != stat.S_IFREG:
-        raise FileError(_KINDS.get(kind, "no file"))
+        raise FileError(_KINDS.get(kind, "not a regular file"))
 
 
 def _lock(file: io.FileIO, name: str, patience: float) -> None:
-    """Wait until no client writes to it, but not for ever: the file's owner may hold the lock for good."""
+    """Wait until no client writes to the file, with a limit: its owner could hold the lock forever."""
     deadline = time.monotonic() + patience
     while True:
         try:
             fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() >= deadline:
-                raise FileInUseError(f"{name} is in use: try again") from None
-            time.sleep(RETRY)
+                raise FileInUseError(f"{name} is locked by another process: try again later") from None
+            time.sleep(RETRY_INTERVAL)
         else:
             return
 
@@ -287,5 +325,5 @@ def _label(descriptor: int) -> str | None:
     try:
         return os.getxattr(descriptor, "security.selinux").rstrip(b"\0").decode()
     except (OSError, UnicodeDecodeError):
-        # Then it is nobody's to read: not what everybody may.
-        raise FileError("its SELinux label cannot be read") from None
+        # Fail closed: without its label the ccache could become visible to every container.
+        raise FileError("the SELinux label of the file cannot be read") from None

@@ -1,4 +1,4 @@
-"""import, and what it has in common with migrate."""
+"""The command import, and the parts that it shares with migrate."""
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
@@ -7,40 +7,47 @@ from typing import Any, NamedTuple
 
 import click
 
-from pykcm.cli import files, secrecy
 from pykcm.cli.archive import ArchiveReader
 from pykcm.cli.client import ControlClient
-from pykcm.cli.files import PATIENCE_WITH_LOCKS
-from pykcm.cli.names import UidType, ccache_shown, user_of
-from pykcm.cli.output import Column, is_terminal, peeked, print_json_array, print_line, print_rows
-from pykcm.cli.progress import followed
-from pykcm.cli.sealing import Sealed
+from pykcm.cli.encryption import EncryptedFile
+from pykcm.cli.files import LOCK_TIMEOUT, open_seekable, report_file_errors
+from pykcm.cli.names import UidType, format_ccache, user_name
+from pykcm.cli.output import (
+    Column,
+    fetch_first,
+    is_terminal,
+    print_json_array,
+    print_line,
+    print_rows,
+    show_progress,
+)
+from pykcm.cli.passphrases import passphrase_file_option, unlock
 from pykcm.cli.sources import (
-    KcmCCache,
-    NothingReadError,
+    ServerCCache,
     SourceError,
+    UnreadableFolderError,
     from_file,
     from_folder,
     from_server,
-    patiently,
+    retry_locked,
     uids_of_server,
 )
 from pykcm.control.records import CCacheRecord, to_item
 from pykcm.protocol.codes import KcmError
 from pykcm.protocol.text import printable
 
-# Of the formats that can be read; a keytab begins with 5 and 2.
+# The first bytes of ccache files in formats 3 and 4. A keytab begins with 5 and 2.
 _CCACHE_FILES = (b"\x05\x03", b"\x05\x04")
 
-# Nothing that an administrator needs to look at.
-_AS_WANTED = ("imported", "unchanged")
-_BAD = ("refused", "failed")
+# Results that need no attention, and results that make the exit status 1.
+_GOOD_RESULTS = ("imported", "unchanged")
+_BAD_RESULTS = ("refused", "failed")
 
-Found = CCacheRecord | SourceError
+ReadResult = CCacheRecord | SourceError
 
 
 class ImportOptions(NamedTuple):
-    """What is to be done, in the words of the request."""
+    """Arguments of the request `import`."""
 
     dry_run: bool
     replace: bool
@@ -48,21 +55,23 @@ class ImportOptions(NamedTuple):
 
 
 def import_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that import and migrate have in common."""
+    """Add the options that import and migrate share."""
     for option in (
         click.option("--json", "as_json", is_flag=True, help="Print JSON: an object for each ccache."),
-        click.option("--skip-expired", is_flag=True, help="Leave out those whose tickets have all expired."),
-        click.option("--replace", is_flag=True, help="Replace ccaches that are not older, too."),
-        click.option("--dry-run", is_flag=True, help="Change nothing; tell what would happen."),
+        click.option(
+            "--skip-expired", is_flag=True, help="Leave out ccaches whose tickets have all expired."
+        ),
+        click.option("--replace", is_flag=True, help="Also replace ccaches that are not older."),
+        click.option("--dry-run", is_flag=True, help="Change nothing; show what would happen."),
     ):
         command = option(command)
     return command
 
 
 @click.command("import")
-@click.option("--uid", type=UidType(), help="This one alone; a file's ccache becomes this user's.")
+@click.option("--uid", type=UidType(), help="Only this user's ccaches; a file becomes a ccache of this user.")
 @click.option("--identity", "identities", multiple=True, metavar="PATH", help="A file with the age key.")
-@secrecy.passphrase_file_option
+@passphrase_file_option
 @import_options
 @click.argument("source")
 @click.pass_obj
@@ -77,70 +86,73 @@ def import_command(
     as_json: bool,
     **options: bool,
 ) -> None:
-    """Take ccaches from SOURCE: an export (`-` is stdin), FILE:, DIR: or KCM: with a path.
+    """Import ccaches from SOURCE: an export (`-` is stdin), FILE:, DIR: or KCM: with a path.
 
-    An export is read as a whole first: a damaged one changes nothing. In a folder, each file that cannot be
-    read is reported, and the others are taken. Each ccache is taken whole or not at all. One that is there
-    already is replaced only by a newer one of the same principal, unless --replace is given. A KCM: path is
-    the socket of another KCM server.
+    An export is checked completely first: a damaged one changes nothing. Unreadable files in a folder are
+    reported, and the others are imported. Each ccache is imported completely or not at all. An existing one
+    is replaced only by a newer one of the same principal, unless --replace is given. A KCM: path is the
+    socket of another KCM server.
     """
-    wanted = ImportOptions(**options)
+    arguments = ImportOptions(**options)
     kind, colon, path = source.partition(":")
     if colon and kind in {"FILE", "DIR", "KCM"}:
         if identities or passphrase_file:
-            raise click.UsageError("only an export is encrypted")
+            raise click.UsageError("only exports are encrypted: leave out --identity and --passphrase-file")
         if not path:
-            raise click.UsageError(f"{kind}: needs a path behind it")
+            raise click.UsageError(f"write a path behind {kind}:")
     if colon and kind == "FILE":
         try:
-            record = from_file(path, uid, PATIENCE_WITH_LOCKS)
+            record = from_file(path, uid, LOCK_TIMEOUT)
         except SourceError as error:
             raise click.ClickException(str(error)) from None
-        transfer(client, [record], 1, wanted, as_json=as_json)
+        import_ccaches(client, [record], 1, arguments, as_json=as_json)
     elif colon and kind == "DIR":
-        found = peeked(_of_folder(path, uid))
-        transfer(client, found, None, wanted, as_json=as_json)
+        found = fetch_first(_read_folder(path, uid))
+        import_ccaches(client, found, None, arguments, as_json=as_json)
     elif colon and kind == "KCM":
-        transfer(client, _of_server(client, path, uid), None, wanted, as_json=as_json)
+        import_ccaches(client, _read_server(client, path, uid), None, arguments, as_json=as_json)
     else:
-        _import_export(client, source, uid, identities, passphrase_file, wanted, as_json=as_json)
+        _import_export(client, source, uid, identities, passphrase_file, arguments, as_json=as_json)
 
 
-def _of_folder(path: str, uid: int | None) -> Iterator[Found]:
-    """A folder's ccaches, and each that cannot be read; raises ClickException where the folder cannot be."""
-    for each in patiently(from_folder(path, uid)):
-        if isinstance(each, NothingReadError):
+def _read_folder(path: str, uid: int | None) -> Iterator[ReadResult]:
+    """The ccaches of a folder, and the files that failed; raises ClickException if the folder fails."""
+    for each in retry_locked(from_folder(path, uid)):
+        if isinstance(each, UnreadableFolderError):
             raise click.ClickException(str(each))
         yield each
 
 
-def _of_server(client: ControlClient, path: str, uid: int | None) -> Iterator[Found]:
+def _read_server(client: ControlClient, path: str, uid: int | None) -> Iterator[ReadResult]:
     try:
         uids = uids_of_server(path) if uid is None else {uid}
     except (OSError, KcmError) as error:
-        raise click.ClickException(f"KCM:{path}: {error}") from None
-    yield from from_server_of(client, path, sorted(uids))
+        raise click.ClickException(
+            f"cannot read the ccaches of KCM:{path}: {getattr(error, 'strerror', None) or error}; "
+            "check that a KCM server runs there"
+        ) from None
+    yield from from_other_server(client, path, sorted(uids))
 
 
-def from_server_of(client: ControlClient, path: str, uids: Iterable[int]) -> Iterator[Found]:
-    """What a KCM server has of these UIDs; raises ClickException where it is the daemon itself."""
-    is_another = False
+def from_other_server(client: ControlClient, path: str, uids: Iterable[int]) -> Iterator[ReadResult]:
+    """The ccaches of these UIDs on another KCM server; raises ClickException if it is the daemon itself."""
+    is_checked = False
     for uid in uids:
         for each in from_server(path, uid):
-            if isinstance(each, KcmCCache):
-                if not is_another:
-                    _check_another(client, path, uid, each.uuid)
-                    is_another = True
+            if isinstance(each, ServerCCache):
+                if not is_checked:
+                    _check_other_server(client, path, uid, each.uuid)
+                    is_checked = True
                 yield each.record
             else:
                 yield each
 
 
-def _check_another(client: ControlClient, path: str, uid: int, uuid: bytes) -> None:
-    """No two servers have a UUID in common."""
+def _check_other_server(client: ControlClient, path: str, uid: int, uuid: bytes) -> None:
+    """Compare a UUID with the daemon's: two servers never share one."""
     if any(item["ccache"]["uuid"] == uuid for item in client.ask("list", uid=uid) if "ccache" in item):
         raise click.ClickException(
-            f"KCM:{path} is pykcm itself: name the other server's socket, which must be at another path"
+            f"KCM:{path} is the socket of pykcm itself: name the socket of the other server"
         )
 
 
@@ -155,48 +167,50 @@ def _import_export(
     as_json: bool,
 ) -> None:
     with ExitStack() as at_end:
-        with secrecy.reported():
-            file = at_end.enter_context(files.readable_twice(path))
+        with report_file_errors(f"cannot read {path}"):
+            file = at_end.enter_context(open_seekable(path))
             beginning = file.read(2)
         if beginning in _CCACHE_FILES:
-            raise click.UsageError(f"{path} is a ccache and no export: name it FILE:{path}")
-        sealed = Sealed(file)
-        secrecy.unlock(sealed, identities, passphrase_file)
-        number = sum(1 for _ in followed(_records(sealed, uid), None, "checking"))
-        transfer(client, _records(sealed, uid), number, options, as_json=as_json)
+            raise click.ClickException(f"{path} is a ccache, not an export: name it FILE:{path}")
+        export = EncryptedFile(file)
+        unlock(export, identities, passphrase_file)
+        count = sum(1 for _ in show_progress(_read_records(export, path, uid), None, "checking"))
+        import_ccaches(client, _read_records(export, path, uid), count, options, as_json=as_json)
 
 
-def _records(sealed: Sealed, uid: int | None) -> Iterator[CCacheRecord]:
-    """Those of this UID, or all; what is wrong with the file is seen at its end at the latest."""
+def _read_records(export: EncryptedFile, path: str, uid: int | None) -> Iterator[CCacheRecord]:
+    """The records of this UID, or all. Damage is reported at its place, a missing end at the end."""
     reader = ArchiveReader()
-    with secrecy.reported():
-        for piece in sealed.pieces():
+    with report_file_errors(f"cannot read {path}"):
+        for piece in export.pieces():
             for record in reader.feed(piece):
                 if uid is None or record.uid == uid:
                     yield record
         reader.finish()
 
 
-def transfer(
+def import_ccaches(
     client: ControlClient,
-    found: Iterable[Found],
+    found: Iterable[ReadResult],
     total: int | None,
     options: ImportOptions,
     *,
     as_json: bool,
     shows_all: bool = False,
 ) -> None:
-    """Send the ccaches to the daemon and show what becomes of each; raises Exit where one could not be had.
+    """Send the ccaches to the daemon and print the result of each; raises Exit if one was refused or failed.
 
-    On a terminal only what needs to be looked at is shown, unless `shows_all` is given.
+    On a terminal, only results that need attention are printed, unless `shows_all` is given.
     """
     totals: Counter[str] = Counter()
-    results = peeked(_counted(followed(_results(client, found, options), total, "importing"), totals))
+    results = fetch_first(
+        _counted(show_progress(_results(client, found, options), total, "importing"), totals)
+    )
     if as_json:
         print_json_array(results)
     else:
-        everything = shows_all or not is_terminal()
-        escape = (each for each in results if everything or each["result"] not in _AS_WANTED)
+        shows_all = shows_all or not is_terminal()
+        shown = (each for each in results if shows_all or each["result"] not in _GOOD_RESULTS)
         print_rows(
             [
                 Column("Result"),
@@ -206,28 +220,28 @@ def transfer(
                 Column("Principal"),
                 Column("Reason"),
             ],
-            map(_row, escape),
+            map(_row, shown),
         )
-    number = ", ".join(f"{count} {result}" for result, count in sorted(totals.items())) or "nothing found"
-    print_line(f"{'dry run, nothing has changed: ' if options.dry_run else ''}{number}", err=True)
-    if any(totals[bad] for bad in _BAD):
+    counts = ", ".join(f"{count} {result}" for result, count in sorted(totals.items())) or "nothing found"
+    print_line(f"{'dry run, nothing has changed: ' if options.dry_run else ''}{counts}", err=True)
+    if any(totals[result] for result in _BAD_RESULTS):
         raise click.exceptions.Exit(1)
 
 
 def _results(
-    client: ControlClient, found: Iterable[Found], options: ImportOptions
+    client: ControlClient, found: Iterable[ReadResult], options: ImportOptions
 ) -> Iterator[dict[str, Any]]:
-    """What becomes of each, those that could not even be read among them."""
+    """The result of each ccache, including those that could not be read."""
     failed: deque[SourceError] = deque()
     answer = client.ask("import", items=_sendable(found, failed), **options._asdict())
     for item in answer:
         yield from _failures(failed)
         result = item["ccache"]
         name = result["name"]
-        yield _shown(
+        yield _result_json(
             result["result"],
             result["uid"],
-            None if name is None else ccache_shown(name),
+            None if name is None else format_ccache(name),
             result["principal"],
             result["reason"],
             default=result["default"],
@@ -235,7 +249,7 @@ def _results(
     yield from _failures(failed)
 
 
-def _sendable(found: Iterable[Found], failed: deque[SourceError]) -> Iterator[dict[str, Any]]:
+def _sendable(found: Iterable[ReadResult], failed: deque[SourceError]) -> Iterator[dict[str, Any]]:
     for each in found:
         if isinstance(each, SourceError):
             failed.append(each)
@@ -246,16 +260,16 @@ def _sendable(found: Iterable[Found], failed: deque[SourceError]) -> Iterator[di
 def _failures(failed: deque[SourceError]) -> Iterator[dict[str, Any]]:
     while failed:
         error = failed.popleft()
-        yield _shown("failed", error.uid, error.where, None, error.reason, default=False)
+        yield _result_json("failed", error.uid, error.location, None, error.reason, default=False)
 
 
-def _shown(
+def _result_json(
     result: str, uid: int | None, name: str | None, principal: str | None, reason: str, *, default: bool
 ) -> dict[str, Any]:
     return {
         "result": result,
         "uid": uid,
-        "user": None if uid is None else user_of(uid),
+        "user": None if uid is None else user_name(uid),
         "name": name,
         "principal": principal,
         "default": default,

@@ -1,4 +1,4 @@
-"""The listener of the control socket, which is checked before it gets keys and tickets."""
+"""Check the process behind the control socket before it gets keys and tickets."""
 
 import os
 import pwd
@@ -10,15 +10,15 @@ from pykcm.control.socket_folders import folder_of_others
 from pykcm.peer.identity import ROOT, listener_of
 from pykcm.protocol.text import escape_path
 
-# Whom the unit runs the daemon as.
+# The user of pykcm.service.
 _DAEMON_USER = "pykcm"
 
 
 def check_listener(sock: socket.socket, path: str, daemon_uid: int | None = None) -> None:
-    """Raises ControlError unless the connected socket's other end is a daemon that may be given secrets.
+    """Raise ControlError unless the listener behind the connected socket may be given secrets.
 
-    That is one of root's (also systemd, which listens for a service), of the user `pykcm`, of `daemon_uid` or
-    of the user who asks; or any at a socket of root's that nobody but root can have put there.
+    It must run as root (systemd does), as the user `pykcm`, as `daemon_uid` or as the calling user. Otherwise
+    the socket must be root's, and only root may have been able to put it there.
     """
     pid, uid = listener_of(sock)
     if uid in {ROOT, os.geteuid(), daemon_uid, _uid_of(_DAEMON_USER)} or _is_roots(path):
@@ -26,9 +26,8 @@ def check_listener(sock: socket.socket, path: str, daemon_uid: int | None = None
     process = f"process {pid}" if pid else "a process that cannot be seen from here"
     raise ControlError(
         ErrorCode.PERMISSION,
-        f"{escape_path(path)}: {process} of UID {uid} listens there, neither root nor the user "
-        f"{_DAEMON_USER} nor you: nothing was handed over. If the daemon runs as that user, "
-        "name the user with --daemon-user",
+        f"{process} of UID {uid} listens at {escape_path(path)}, and that is neither root nor the user "
+        f"{_DAEMON_USER} nor you: nothing was sent. If the daemon runs as that user, give --daemon-user",
     )
 
 

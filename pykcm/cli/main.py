@@ -1,4 +1,4 @@
-"""pykcmctl: the command line, put together from its commands."""
+"""pykcmctl: the command line, its exit statuses and errors."""
 
 import errno
 import signal
@@ -9,8 +9,7 @@ from typing import NoReturn
 import click
 
 from pykcm import __version__
-from pykcm.cli import ccaches, completion, exporting, importing, migration, statistics, watching
-from pykcm.cli import maintenance as keeping
+from pykcm.cli import ccaches, completion, exporting, importing, maintenance, migration, statistics, watching
 from pykcm.cli.client import ControlClient
 from pykcm.cli.doctor import command as doctor
 from pykcm.cli.names import UidType
@@ -47,38 +46,38 @@ _CODES = {ErrorCode.PERMISSION: EXIT_PERMISSION, ErrorCode.NOT_FOUND: EXIT_NOT_F
     "daemon_uid",
     type=UidType(),
     envvar="PYKCM_DAEMON_USER",
-    help="Whom the daemon runs as, if neither as root, pykcm nor you: it may be given tickets and keys.",
+    help="The user that the daemon runs as, if not root, pykcm or you; it may get tickets and keys.",
 )
 @click.version_option(__version__, message="pykcmctl %(version)s")
 @click.pass_context
 def cli(context: click.Context, path: str, daemon_uid: int | None) -> None:
-    """Administer pykcm, the server that keeps Kerberos credential caches (KCM:). For root.
+    """Administer pykcm, the server for Kerberos credential caches (KCM:). For root.
 
-    Every command has --help, and those that show something have --json.
+    Every command has --help. Commands that show something have --json.
     """
-    context.obj = ControlClient(path, _tell_of_silence, daemon_uid)
+    context.obj = ControlClient(path, _report_silence, daemon_uid)
 
 
-_SUBJECTS = (ccaches, exporting, importing, migration, keeping, statistics, watching, doctor, completion)
+_MODULES = (ccaches, exporting, importing, migration, maintenance, statistics, watching, doctor, completion)
 
-for command in (command for subject in _SUBJECTS for command in subject.COMMANDS):
+for command in (command for module in _MODULES for command in module.COMMANDS):
     cli.add_command(command)
 
 
 def main() -> NoReturn:
     """Run pykcmctl and end the process."""
     for number in (signal.SIGTERM, signal.SIGHUP):
-        # What was begun is tidied up: an export that is not complete holds tickets all the same.
+        # Clean up: an unfinished export already holds tickets.
         if signal.getsignal(number) == signal.SIG_DFL:
-            signal.signal(number, _end)
+            signal.signal(number, _exit_by_signal)
     open_standard_streams()
     never_fail_to_encode()
     try:
-        # What a command leaves by ctx.exit() comes back, and so does the None of one that merely returns.
+        # Without standalone mode, click returns the status of ctx.exit(), or None from a command.
         status = cli.main(prog_name="pykcmctl", standalone_mode=False) or 0
-    except click.ClickException as wrong:
-        _show(wrong)
-        status = wrong.exit_code
+    except click.ClickException as error:
+        _show(error)
+        status = error.exit_code
     except click.Abort:
         print_line("aborted", err=True)
         status = EXIT_FAILED
@@ -88,8 +87,8 @@ def main() -> NoReturn:
             _CODES.get(ErrorCode(error.code), EXIT_FAILED) if error.code in list(ErrorCode) else EXIT_FAILED
         )
     except OSError as error:
-        # end_output() tells of an error of the output.
-        status = EXIT_FAILED if error is output_error() else _no_daemon(error)
+        # end_output() reports an error of stdout.
+        status = EXIT_FAILED if error is output_error() else _report_os_error(error)
     except SystemExit:
         end_output("pykcmctl")
         raise
@@ -98,34 +97,38 @@ def main() -> NoReturn:
     sys.exit(status)
 
 
-def _tell_of_silence() -> None:
+def _report_silence() -> None:
     print_line(
-        "pykcmctl: the daemon does not answer yet; waiting for it. Ctrl-C gives up; "
-        "`systemctl status pykcm.service` shows what it does",
+        "pykcmctl: the daemon has not answered yet; still waiting. Give up with Ctrl-C; "
+        "`systemctl status pykcm.service` shows what the daemon does",
         err=True,
     )
 
 
-def _show(wrong: click.ClickException) -> None:
-    """Print it as click does; its message may quote arguments, which a shell has made of file names."""
-    text, message = StringIO(), wrong.format_message()
-    wrong.show(text)
-    # A message that is a command's help has lines of its own.
-    is_help = isinstance(wrong, getattr(click.exceptions, "NoArgsIsHelpError", ()))
-    escape = text.getvalue() if is_help else text.getvalue().replace(message, printable(message))
-    print_text(escape.removesuffix("\n"), err=True)
+def _show(error: click.ClickException) -> None:
+    """Print the error as click does, but escaped: its message may quote file names from the command line."""
+    text, message = StringIO(), error.format_message()
+    error.show(text)
+    # A message that is a command's help has several lines.
+    is_help = isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ()))
+    escaped = text.getvalue() if is_help else text.getvalue().replace(message, printable(message))
+    print_text(escaped.removesuffix("\n"), err=True)
 
 
-def _end(number: int, _: object) -> NoReturn:
-    # As a shell tells of what a signal has ended.
+def _exit_by_signal(number: int, _: object) -> NoReturn:
+    # The status that a shell reports for a process that a signal has ended.
     sys.exit(128 + number)
 
 
-def _no_daemon(error: OSError) -> int:
-    if error.errno in {errno.ECONNRESET, None}:
+def _report_os_error(error: OSError) -> int:
+    """Explain an error, usually of the connection to the daemon; return the exit status."""
+    if error.filename:
+        print_line(f"pykcmctl: cannot use {error.filename}: {error.strerror or error}", err=True)
+        return EXIT_FAILED
+    if isinstance(error, ConnectionError) and error.errno in {errno.ECONNRESET, None}:
         print_line(
-            "pykcmctl: the connection broke off in the middle of the answer: what was done by then stays "
-            "done (see `pykcmctl list` and `journalctl -u pykcm.service`); or no pykcmd listens there",
+            "pykcmctl: the connection ended in the middle of the answer. Changes made until then remain: see "
+            "`pykcmctl list` and `journalctl -u pykcm.service`. Or the process that listens is not pykcmd",
             err=True,
         )
         return EXIT_NO_DAEMON
@@ -139,8 +142,11 @@ def _no_daemon(error: OSError) -> int:
     if error.errno in {errno.EACCES, errno.EPERM}:
         print_line("pykcmctl: only root may use the control socket: try sudo", err=True)
         return EXIT_PERMISSION
-    where = f"{error.filename}: " if error.filename else ""
-    print_line(f"pykcmctl: {where}{error.strerror or error}", err=True)
+    print_line(
+        f"pykcmctl: cannot use the control socket ({error.strerror or error}): check --socket and "
+        "PYKCM_CONTROL_SOCKET, and see `pykcmctl doctor`",
+        err=True,
+    )
     return EXIT_FAILED
 
 

@@ -1,4 +1,4 @@
-"""migrate: all users' ccaches from what a host had before."""
+"""The command migrate: import all users' ccaches from files or from another KCM server."""
 
 import os
 import pwd
@@ -10,11 +10,11 @@ from pathlib import Path
 import click
 
 from pykcm.cli.client import ControlClient
-from pykcm.cli.folders import matching
-from pykcm.cli.importing import Found, ImportOptions, from_server_of, import_options, transfer
+from pykcm.cli.folders import match_files
+from pykcm.cli.importing import ImportOptions, ReadResult, from_other_server, import_ccaches, import_options
 from pykcm.cli.names import UidType
 from pykcm.cli.profile import ProfileError, read_profile
-from pykcm.cli.sources import SourceError, from_file, from_folder, patiently, uids_of_server
+from pykcm.cli.sources import SourceError, from_file, from_folder, retry_locked, uids_of_server
 from pykcm.client import KcmClient
 from pykcm.config import DEFAULT_SOCKET
 from pykcm.protocol.codes import KcmError
@@ -22,20 +22,20 @@ from pykcm.protocol.codes import KcmError
 _SSSD_DATABASE = "/var/lib/sss/secrets/secrets.ldb"
 _KRB5_CONF = "/etc/krb5.conf"
 
-# Where kinit, sshd and pam_krb5 put files, whatever krb5.conf says.
-_USUAL = "FILE:/tmp/krb5cc_*"
+# The built-in default of libkrb5. sshd and pam_krb5 use it even if krb5.conf says something else.
+_BUILT_IN_PATTERN = "FILE:/tmp/krb5cc_*"
 
-# Of one user's files so many are read, and in all for so many seconds.
-_MOST_OF_ONE = 4096
-_MOST_SECONDS = 10.0
+# Limits for each user: files, and seconds spent on reading them.
+_MAX_USER_FILES = 4096
+_MAX_USER_SECONDS = 10.0
 
-# How sssd names what it keeps for a UID; the database is read as the bytes that it is.
+# sssd's name for the entries of a UID. The database file is searched as plain bytes.
 _SSSD_UID = re.compile(rb"cn=(\d{1,10}),cn=persistent,cn=kcm", re.IGNORECASE)
 _OVERLAP = 256
 
 _VARIABLE = re.compile(r"%\{([A-Za-z_]+)\}")
-_VARIABLES = {"TEMP": "/tmp", "null": ""}  # noqa: S108 - so libkrb5 has it
-_USERS_OWN = {"uid", "euid", "USERID", "username"}
+_VARIABLES = {"TEMP": "/tmp", "null": ""}  # noqa: S108 - libkrb5's values
+_USER_VARIABLES = {"uid", "euid", "USERID", "username"}
 
 
 @click.command("migrate")
@@ -44,22 +44,22 @@ _USERS_OWN = {"uid", "euid", "USERID", "username"}
     "origin",
     type=click.Choice(["sssd", "heimdal", "files"]),
     required=True,
-    help="What kept the tickets before.",
+    help="Where the tickets are now.",
 )
-@click.option("--uid", "uids", type=UidType(), multiple=True, help="Of this user; by default of all users.")
+@click.option("--uid", "uids", type=UidType(), multiple=True, help="Only this user; by default all users.")
 @click.option(
     "--source-socket",
     default=DEFAULT_SOCKET,
     show_default=True,
     metavar="PATH",
-    help="The other KCM server's socket.",
+    help="The socket of the other KCM server.",
 )
 @click.option(
     "--path",
     "patterns",
     multiple=True,
     metavar="PATTERN",
-    help="Where else users have ccaches, written as default_ccache_name is: FILE:/run/user/%{uid}/krb5cc.",
+    help="Further files, in the form of default_ccache_name: FILE:/run/user/%{uid}/krb5cc.",
 )
 @import_options
 @click.pass_obj
@@ -74,50 +74,51 @@ def migrate_command(
     as_json: bool,
     **options: bool,
 ) -> None:
-    """Bring over the ccaches of all users, and report each.
+    """Import the ccaches of all users, and report each.
 
-    sssd and heimdal: from a server that still runs, at another path than pykcm (see --source-socket). files:
-    from /tmp/krb5cc_*, from where default_ccache_name in krb5.conf says, and from --path. What was brought
-    over stays where it was, too.
+    sssd and heimdal: from a running server, at another path than pykcm (see --source-socket). files: from
+    /tmp/krb5cc_*, from default_ccache_name in krb5.conf, and from --path. The originals are not changed.
     """
     if origin == "files":
-        found = _of_files([*patterns, *_configured()], set(uids))
+        found = _read_files([*patterns, *_configured_patterns()], set(uids))
     else:
         if patterns:
-            raise click.UsageError("--path goes with --from files")
-        _check_answers(source_socket)
-        found = from_server_of(client, source_socket, _users(origin, source_socket, uids))
-    transfer(client, found, None, ImportOptions(**options), as_json=as_json, shows_all=True)
+            raise click.UsageError("--path needs --from files")
+        _check_server(source_socket)
+        found = from_other_server(client, source_socket, _select_uids(origin, source_socket, uids))
+    import_ccaches(client, found, None, ImportOptions(**options), as_json=as_json, shows_all=True)
 
 
-def _check_answers(source_socket: str) -> None:
+def _check_server(source_socket: str) -> None:
     try:
         with KcmClient(source_socket):
             return
     except OSError as error:
         raise click.ClickException(
-            f"{source_socket}: {error.strerror or error}: start the other server there, or name its socket "
-            "with --source-socket"
+            f"no KCM server answers at {source_socket} ({error.strerror or error}): start the other server "
+            "there, or name its socket with --source-socket"
         ) from None
 
 
-# Whose
+# Users of other servers
 
 
-def _users(origin: str, source_socket: str, uids: tuple[int, ...]) -> list[int]:
+def _select_uids(origin: str, source_socket: str, uids: tuple[int, ...]) -> list[int]:
     if uids:
         return sorted(set(uids))
     if origin == "sssd":
-        # It tells nobody, root neither, whose ccaches it has.
+        # sssd does not list other users' ccaches, not even to root.
         return sorted({*_known_uids(), *_uids_in_sssd(_SSSD_DATABASE)})
     try:
         return sorted(uids_of_server(source_socket))
     except (OSError, KcmError) as error:
-        raise click.ClickException(f"{source_socket}: {error}") from None
+        raise click.ClickException(
+            f"the server at {source_socket} does not list its users ({error}): name them with --uid"
+        ) from None
 
 
 def _known_uids() -> set[int]:
-    """Of all who have an account here, a process or a session."""
+    """The UIDs of all accounts, processes and sessions on this host."""
     uids = {entry.pw_uid for entry in pwd.getpwall()}
     for folder in ("/proc", "/run/user"):
         try:
@@ -133,15 +134,15 @@ def _known_uids() -> set[int]:
 
 
 def _uids_in_sssd(path: str) -> set[int]:
-    """Those that have had ccaches in sssd's database, users of a directory among them."""
+    """The UIDs that have or had ccaches in sssd's database, including users of a directory service."""
     uids: set[int] = set()
     try:
         with Path(path).open("rb") as file:
-            before = b""
+            previous = b""
             while piece := file.read(1 << 20):
-                window = before + piece
+                window = previous + piece
                 uids.update(int(match[1]) for match in _SSSD_UID.finditer(window))
-                before = window[-_OVERLAP:]
+                previous = window[-_OVERLAP:]
     except OSError:
         return set()
     return {uid for uid in uids if uid < 2**32 - 1}
@@ -151,18 +152,18 @@ def _uids_in_sssd(path: str) -> set[int]:
 
 
 class _Owner:
-    """A user's files: so many that the one user's cannot keep those of others from being brought over."""
+    """A user's files. Their number and reading time are limited, so that no user stops the others."""
 
     def __init__(self) -> None:
         self.places: list[tuple[str, str]] = []  # FILE or DIR, and a path
         self.left_out = 0
-        self.spent = 0.0  # seconds
+        self.seconds = 0.0  # spent on reading
 
 
-def _of_files(patterns: list[str], uids: set[int]) -> Iterator[Found]:
-    owners = _owners(dict.fromkeys(map(_expanded, [_USUAL, *patterns])), uids)
-    for each in patiently(_in_rounds(owners)):
-        # The owner may have become another since.
+def _read_files(patterns: list[str], uids: set[int]) -> Iterator[ReadResult]:
+    owners = _find_files(dict.fromkeys(map(_expand, [_BUILT_IN_PATTERN, *patterns])), uids)
+    for each in retry_locked(_read_in_rounds(owners)):
+        # The owner may have changed since the file was found.
         if not uids or each.uid in uids:
             yield each
     for uid, owner in owners.items():
@@ -170,20 +171,20 @@ def _of_files(patterns: list[str], uids: set[int]) -> Iterator[Found]:
             yield SourceError(
                 f"files of UID {uid}",
                 uid,
-                f"{owner.left_out} more of them are left out: for one user at most {_MOST_OF_ONE} files are "
-                f"read, and for {_MOST_SECONDS:.0f} s; name them with `pykcmctl import`",
+                f"{owner.left_out} more files are left out: the limit for one user is {_MAX_USER_FILES} "
+                f"files and {_MAX_USER_SECONDS:.0f} s; import them with `pykcmctl import`",
             )
 
 
-def _owners(patterns: Iterable[tuple[str, str]], uids: set[int]) -> dict[int, _Owner]:
+def _find_files(patterns: Iterable[tuple[str, str]], uids: set[int]) -> dict[int, _Owner]:
     owners: dict[int, _Owner] = {}
     seen: set[str] = set()
     for kind, pattern in patterns:
-        for path, uid in matching(pattern):
+        for path, uid in match_files(pattern):
             if (uids and uid not in uids) or path in seen:
                 continue
             owner = owners.setdefault(uid, _Owner())
-            if len(owner.places) < _MOST_OF_ONE:
+            if len(owner.places) < _MAX_USER_FILES:
                 owner.places.append((kind, path))
                 seen.add(path)
             else:
@@ -191,29 +192,29 @@ def _owners(patterns: Iterable[tuple[str, str]], uids: set[int]) -> dict[int, _O
     return dict(sorted(owners.items()))
 
 
-def _in_rounds(owners: dict[int, _Owner]) -> Iterator[Found]:
-    """The first file of each user, then the second ones, and so on: nobody waits for a user who has many."""
+def _read_in_rounds(owners: dict[int, _Owner]) -> Iterator[ReadResult]:
+    """Read each user's first file, then each user's second one, and so on: nobody waits for one with many."""
     for owner in owners.values():
         owner.places.sort(key=lambda place: (place[0] == "DIR", place[1]))
-    left = dict(owners)
-    number = 0
-    while left:
-        for uid, owner in list(left.items()):
-            if number >= len(owner.places):
-                del left[uid]
+    remaining = dict(owners)
+    index = 0
+    while remaining:
+        for uid, owner in list(remaining.items()):
+            if index >= len(owner.places):
+                del remaining[uid]
             else:
-                yield from _read(uid, owner, *owner.places[number])
-        number += 1
+                yield from _read_place(uid, owner, *owner.places[index])
+        index += 1
 
 
-def _read(uid: int, owner: _Owner, kind: str, path: str) -> Iterator[Found]:
-    found = from_folder(path) if kind == "DIR" else _one(path)
+def _read_place(uid: int, owner: _Owner, kind: str, path: str) -> Iterator[ReadResult]:
+    found = from_folder(path) if kind == "DIR" else _read_file(path)
     has_begun = False
-    while owner.spent < _MOST_SECONDS or (has_begun and kind == "FILE"):
+    while owner.seconds < _MAX_USER_SECONDS or (has_begun and kind == "FILE"):
         has_begun = True
-        begun = time.monotonic()
+        start = time.monotonic()
         each = next(found, None)
-        owner.spent += time.monotonic() - begun
+        owner.seconds += time.monotonic() - start
         if each is None:
             return
         if isinstance(each, SourceError) and each.uid is None:
@@ -222,15 +223,15 @@ def _read(uid: int, owner: _Owner, kind: str, path: str) -> Iterator[Found]:
     owner.left_out += 1
 
 
-def _one(path: str) -> Iterator[Found]:
+def _read_file(path: str) -> Iterator[ReadResult]:
     try:
         yield from_file(path)
     except SourceError as error:
         yield error
 
 
-def _expanded(pattern: str) -> tuple[str, str]:
-    """FILE or DIR, and a pattern for glob: whose a file is, its owner tells and not its name."""
+def _expand(pattern: str) -> tuple[str, str]:
+    """FILE or DIR, and a shell pattern. %{uid} becomes `*`: a file's owner counts, not its name."""
     kind, colon, path = pattern.partition(":")
     if not colon:
         kind, path = "FILE", pattern
@@ -238,18 +239,19 @@ def _expanded(pattern: str) -> tuple[str, str]:
     at = 0
     for variable in _VARIABLE.finditer(path):
         name = variable[1]
-        if name not in _VARIABLES and name not in _USERS_OWN:
-            raise click.UsageError(f"{pattern}: %{{{name}}} is not known")
-        parts += [path[at : variable.start()], "*" if name in _USERS_OWN else _VARIABLES[name]]
+        if name not in _VARIABLES and name not in _USER_VARIABLES:
+            known = ", ".join(f"%{{{each}}}" for each in sorted({*_VARIABLES, *_USER_VARIABLES}))
+            raise click.UsageError(f"{pattern}: %{{{name}}} is not supported; use one of {known}")
+        parts += [path[at : variable.start()], "*" if name in _USER_VARIABLES else _VARIABLES[name]]
         at = variable.end()
     expanded = "".join([*parts, path[at:]])
     if kind not in {"FILE", "DIR"} or not expanded.startswith("/"):
-        raise click.UsageError(f"{pattern}: FILE: or DIR: with an absolute path is needed")
+        raise click.UsageError(f"{pattern}: give FILE: or DIR: with an absolute path")
     return kind, expanded
 
 
-def _configured() -> list[str]:
-    """What krb5.conf says, where that is files."""
+def _configured_patterns() -> list[str]:
+    """default_ccache_name in krb5.conf, if it names files."""
     try:
         profile = read_profile((os.environ.get("KRB5_CONFIG") or _KRB5_CONF).split(":"), Path)
     except ProfileError as error:

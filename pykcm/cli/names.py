@@ -1,4 +1,4 @@
-"""Users and ccaches as an administrator writes and reads them."""
+"""Users and ccaches as an administrator types and reads them."""
 
 import functools
 import pwd
@@ -7,14 +7,14 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from pykcm.cli.completion import offered
+from pykcm.cli.completion import completions
 from pykcm.protocol.text import escape, printable, unescape
 
 PREFIX = "KCM:"
 
 
 class UidType(click.ParamType):  # type: ignore[type-arg]
-    """A UID, or the name of a user."""
+    """Click parameter type: a UID, or the name of a user."""
 
     name = "uid|user"
 
@@ -31,17 +31,17 @@ class UidType(click.ParamType):  # type: ignore[type-arg]
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        """Those who have ccaches, by name unless a number is begun."""
+        """Complete to users who have ccaches: to their names, or to UIDs if a digit was typed."""
         is_number = incomplete.isdigit()
-        return offered(
+        return completions(
             ctx,
             incomplete,
-            lambda ccache: str(ccache["uid"] if is_number else user_of(ccache["uid"]) or ccache["uid"]),
+            lambda ccache: str(ccache["uid"] if is_number else user_name(ccache["uid"]) or ccache["uid"]),
         )
 
 
 class CCacheType(click.ParamType):  # type: ignore[type-arg]
-    """A ccache's name, with or without `KCM:`."""
+    """Click parameter type: the name of a ccache, with or without `KCM:`."""
 
     name = "ccache"
 
@@ -50,31 +50,31 @@ class CCacheType(click.ParamType):  # type: ignore[type-arg]
             return value
         name: str = value.removeprefix(PREFIX)
         if not name:
-            self.fail("a name such as KCM:1000 is needed: KCM: alone is a whole collection", param, ctx)
-        # As list has it, --json included, or as it is: bytes that are no text come here as surrogates.
+            self.fail("give the name of one ccache, such as KCM:1000; KCM: is a whole collection", param, ctx)
+        # Accept names as `list` prints them, and raw ones, whose invalid UTF-8 arrives as surrogates.
         return unescape(name)
 
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
         prefix = "" if incomplete and not PREFIX.startswith(incomplete[: len(PREFIX)]) else PREFIX
-        return offered(ctx, incomplete, lambda ccache: prefix + escape(ccache["name"]))
+        return completions(ctx, incomplete, lambda ccache: prefix + escape(ccache["name"]))
 
 
 @functools.cache
-def user_of(uid: int) -> str | None:
-    """The name of the user that has this UID."""
+def user_name(uid: int) -> str | None:
+    """The name of the user with this UID, or None."""
     try:
-        # A directory may have names of any kind. A backslash in one (DOMAIN\\user) is no escape.
+        # A directory service may have any names. The backslash in DOMAIN\\user is not an escape.
         return printable(pwd.getpwuid(uid).pw_name)
     except (KeyError, OverflowError):
         return None
 
 
-def user_shown(uid: int) -> str:
-    name = user_of(uid)
+def format_user(uid: int) -> str:
+    name = user_name(uid)
     return f"UID {uid}" if name is None else f"{name} (UID {uid})"
 
 
-def ccache_shown(name: bytes) -> str:
+def format_ccache(name: bytes) -> str:
     return PREFIX + escape(name)

@@ -1,7 +1,7 @@
-"""How results are shown: tables on a terminal, plain lines when piped, JSON when asked for.
+"""Output of pykcmctl: tables on a terminal, tab-separated lines in a pipe, JSON, progress bars.
 
-All that pykcmctl prints goes through here, and nothing in it does anything to a terminal: users choose the
-names of ccaches and files, and root reads them.
+Everything that pykcmctl prints goes through this module, which escapes control characters. Users choose the
+names of ccaches and files, and root reads them on a terminal.
 """
 
 import codecs
@@ -12,20 +12,22 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import click
 
 from pykcm.protocol.text import is_visible, printable
 
-# A table's columns are as wide as what is in them: so many rows are looked at together.
-_ROWS_AT_A_TIME = 500
+_T = TypeVar("_T")
 
-# What is folded is never narrower than this, and what is a time than its date: it could not be read any more.
-_NARROWEST = 12
-_DATE = len("2026-11-22")
+# Rows that share one table: the widths of its columns are computed from them.
+_ROWS_PER_TABLE = 500
 
-# Between two columns and at both edges, in a table that has room and in one that has none.
+# Smallest widths of a folded column, and of a column of times: narrower ones cannot be read.
+_SMALLEST_WIDTH = 12
+_DATE_WIDTH = len("2026-11-22")
+
+# Characters between two columns and at both edges of a table, and between two columns where it is too wide.
 _GAP, _EDGES = 3, 2
 _SMALL_GAP = 1
 
@@ -33,7 +35,7 @@ _KIB = 1024
 
 
 class Column(NamedTuple):
-    """A column's heading, whether it holds numbers, and whether what it holds is never folded."""
+    """A column of a table. Numbers and times are never folded."""
 
     heading: str
     is_number: bool = False
@@ -49,37 +51,37 @@ def is_terminal() -> bool:
 
 
 def never_fail_to_encode() -> None:
-    """Print characters that the locale's encoding lacks as escapes: they end no command in the middle."""
+    """Escape characters that the locale's encoding lacks, instead of ending the command with an error."""
     for stream in (sys.stdout, sys.stderr):
-        # A program that has put its own there need not have one that can be asked.
+        # A program that calls this may have replaced the streams by objects without an encoding.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def print_line(text: str = "", *, styled: str = "", err: bool = False) -> None:
-    """One line, whatever is in the text; `styled` stands before it and is our own, by click.style."""
+    """Print exactly one line. `styled` is a prefix from click.style() that is not escaped."""
     click.echo(styled + printable(text), err=err)
 
 
 def print_text(text: str, *, err: bool = False) -> None:
-    """Lines of our own; names in them have been escaped, lest they make a line."""
+    """Print several lines. Names in the text must be escaped already: a newline in one adds a line."""
     click.echo("\n".join(map(printable, text.split("\n"))), err=err)
 
 
 def print_rows(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> None:
-    """A table on a terminal, otherwise lines of columns parted by tabs; rows are shown as they come."""
-    left = iter(rows)
+    """Print a table on a terminal, otherwise tab-separated lines; rows are printed as they arrive."""
+    remaining = iter(rows)
     if not is_terminal():
-        for row in left:
+        for row in remaining:
             click.echo("\t".join(map(printable, row)))
         return
-    while some := [[*map(printable, row)] for row in islice(left, _ROWS_AT_A_TIME)]:
-        _print_table(columns, some)
+    while batch := [[*map(printable, row)] for row in islice(remaining, _ROWS_PER_TABLE)]:
+        _print_table(columns, batch)
 
 
 def _print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
-    """As wide as the terminal; where that is too little the terminal breaks the lines: nothing is lost."""
-    # Imported by those who see it: it takes longer than all the rest.
+    """Print a table as wide as the terminal; a wider one is wrapped by the terminal, and nothing is cut."""
+    # Imported only for a terminal: rich takes longer to import than everything else.
     from rich.box import SIMPLE_HEAD  # noqa: PLC0415
     from rich.cells import cell_len  # noqa: PLC0415
     from rich.console import Console  # noqa: PLC0415
@@ -92,13 +94,13 @@ def _print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> No
         for number, column in enumerate(columns)
     ]
     floors = [
-        width if column.is_short else min(width, _NARROWEST)
+        width if column.is_short else min(width, _SMALLEST_WIDTH)
         for column, width in zip(columns, widest, strict=True)
     ]
     is_narrow = sum(floors) + _GAP * (len(columns) - 1) + _EDGES > console.width
     if is_narrow:
         floors = [
-            min(floor, _DATE) if column.is_time else floor
+            min(floor, _DATE_WIDTH) if column.is_time else floor
             for column, floor in zip(columns, floors, strict=True)
         ]
         console.width = max(console.width, sum(floors) + _SMALL_GAP * (len(columns) - 1))
@@ -115,9 +117,26 @@ def _print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> No
             min_width=floor,
         )
     for row in rows:
-        # As it is: what others have named is no markup.
+        # Text: square brackets in a name are not markup.
         table.add_row(*map(Text, row))
     console.print(table)
+
+
+def show_progress(items: Iterable[_T], total: int | None, description: str) -> Iterator[_T]:
+    """Yield the items; on a terminal, show a progress bar on stderr. `total` is None where it is unknown."""
+    if not sys.stderr.isatty():
+        yield from items
+        return
+    # Imported only for a terminal: rich takes longer to import than everything else.
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(description, total=total)
+        for item in items:
+            yield item
+            progress.advance(task)
 
 
 def print_json(value: Any, indent: int | None = 2) -> None:
@@ -125,16 +144,16 @@ def print_json(value: Any, indent: int | None = 2) -> None:
 
 
 def print_json_array(values: Iterable[Any]) -> None:
-    """An array, one element after the other as they come: they are never all in memory."""
-    lead = "["
+    """Print an array, each element as soon as it arrives: the elements are never all in memory."""
+    separator = "["
     for value in values:
-        click.echo(lead + "\n  " + _json(value), nl=False)
-        lead = ","
-    click.echo("[]" if lead == "[" else "\n]")
+        click.echo(separator + "\n  " + _json(value), nl=False)
+        separator = ","
+    click.echo("[]" if separator == "[" else "\n]")
 
 
 def _json(value: Any, indent: int | None = None) -> str:
-    r"""JSON that a terminal can be given: what cannot be seen is \uNNNN, and what stdout cannot encode."""
+    r"""JSON that is safe on a terminal: \uNNNN for characters that are unprintable or cannot be encoded."""
     encoding = getattr(sys.stdout, "encoding", None) or "ascii"
     is_ascii = codecs.lookup(encoding).name != "utf-8"
     text = json.dumps(value, indent=indent, ensure_ascii=is_ascii)
@@ -147,21 +166,21 @@ def _printable_json(line: str) -> str:
     return "".join([c if is_visible(c) else json.dumps(c)[1:-1] for c in line])
 
 
-def quoted(word: str) -> str:
-    """The word as it is typed in a shell, all of it visible (for which a shell must know $'…')."""
+def shell_quote(word: str) -> str:
+    """The word as it is typed in a shell; unprintable bytes are escaped, which needs $'…' (bash, zsh)."""
     if printable(word) == word:
         return shlex.quote(word)
     escaped = printable(word.replace("\\", "\\\\").replace("'", "\\'"))
     return f"$'{escaped}'"
 
 
-def shown_time(seconds: int | None) -> str:
-    """In the reader's time zone."""
+def format_time(seconds: int | None) -> str:
+    """A time in seconds since the epoch, in the local time zone; "-" for None."""
     return "-" if seconds is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
 
 
-def shown_size(size: int) -> str:
-    """Bytes, or KiB and MiB with one decimal."""
+def format_size(size: int) -> str:
+    """A number of bytes with its unit: B, or KiB and MiB with one decimal."""
     if size < _KIB:
         return f"{size} B"
     if size < _KIB * _KIB:
@@ -169,11 +188,54 @@ def shown_size(size: int) -> str:
     return f"{size / _KIB / _KIB:.1f} MiB"
 
 
-def shown_number(number: int, noun: str) -> str:
+def format_count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def peeked(items: Iterator[Any]) -> Iterator[Any]:
-    """The same items, the first one fetched now: what fails at once does so before anything is shown."""
+def fetch_first(items: Iterator[Any]) -> Iterator[Any]:
+    """The same items, with the first one fetched now: an early error is raised before anything is printed."""
     first = list(islice(items, 1))
     return chain(first, items)
+
+
+# RFC 3961 and its successors, as IANA registers them; the names are MIT's.
+_ENCTYPES = {
+    1: "des-cbc-crc",
+    3: "des-cbc-md5",
+    16: "des3-cbc-sha1",
+    17: "aes128-cts-hmac-sha1-96",
+    18: "aes256-cts-hmac-sha1-96",
+    19: "aes128-cts-hmac-sha256-128",
+    20: "aes256-cts-hmac-sha384-192",
+    23: "arcfour-hmac",
+    24: "arcfour-hmac-exp",
+    25: "camellia128-cts-cmac",
+    26: "camellia256-cts-cmac",
+}
+
+# RFC 4120 §5.3 and its successors; bit 0 is the highest of 32 bits. The letters are those of klist -f.
+_FLAGS = {
+    1: "F",  # forwardable
+    2: "f",  # forwarded
+    3: "P",  # proxiable
+    4: "p",  # proxy
+    5: "D",  # may-postdate
+    6: "d",  # postdated
+    7: "i",  # invalid
+    8: "R",  # renewable
+    9: "I",  # initial
+    10: "A",  # pre-authenticated
+    11: "H",  # hardware-authenticated
+    12: "T",  # transited-policy-checked
+    13: "O",  # ok-as-delegate
+    16: "a",  # anonymous
+}
+
+
+def enctype_name(enctype: int) -> str:
+    return _ENCTYPES.get(enctype, str(enctype))
+
+
+def flag_names(flags: int) -> str:
+    """Ticket flags as the letters that `klist -f` prints."""
+    return "".join([letter for bit, letter in _FLAGS.items() if flags >> (31 - bit) & 1])

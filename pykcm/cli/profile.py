@@ -1,12 +1,12 @@
-"""krb5.conf as MIT's libkrb5 reads it, includes and all: which value counts, and where it stands."""
+"""Parse krb5.conf and its includes as MIT's libkrb5 does, with the file and line of each value."""
 
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-# Deeper includes are a circle.
-_DEEPEST = 16
+# Deeper includes are taken for a circle.
+_MAX_DEPTH = 16
 
 _INCLUDED_NAME = re.compile(r"[A-Za-z0-9_-]+|(?!\.).*\.conf", re.ASCII | re.DOTALL)
 _ESCAPES = {"n": "\n", "t": "\t", "b": "\b"}
@@ -14,16 +14,16 @@ _SPACE = " \t\n\v\f\r"
 
 
 class ProfileError(Exception):
-    """libkrb5 cannot use the configuration, and so no program of Kerberos works; the message says where."""
+    """libkrb5 refuses the configuration, so no Kerberos program works; the message has file and line."""
 
-    def __init__(self, file: str, line: int, what: str) -> None:
-        super().__init__(f"{file}:{line}: {what}")
+    def __init__(self, file: str, line: int, reason: str) -> None:
+        super().__init__(f"{file}:{line}: {reason}")
         self.file = file
         self.line = line
 
 
 class Value(NamedTuple):
-    """A value, and where it stands; `line` counts from 1."""
+    """A value with its file and line (from 1)."""
 
     value: str
     file: str
@@ -31,7 +31,7 @@ class Value(NamedTuple):
 
 
 class Profile:
-    """The relations of sections at the top level; `files` are those that were read, in their order."""
+    """The top-level relations of all sections; `files` are the files that were read, in that order."""
 
     def __init__(self) -> None:
         self.files: list[str] = []
@@ -39,14 +39,14 @@ class Profile:
         self.final: set[str] = set()
 
     def get(self, section: str, name: str) -> Value | None:
-        """What counts: the value that stands first."""
+        """The effective value, which is the first one."""
         return self.values.get((section, name))
 
     def add(self, section: str, name: str, value: Value) -> None:
         self.values.setdefault((section, name), value)
 
     def add_file(self, other: "Profile") -> None:
-        """Those of a further file in KRB5_CONFIG, where no earlier one has closed the section."""
+        """Add the next file of KRB5_CONFIG, except for sections that an earlier file marked as final."""
         self.files += other.files
         for (section, name), value in other.values.items():
             if section not in self.final:
@@ -58,9 +58,9 @@ class Profile:
 
 
 def read_profile(files: Sequence[str], real: Callable[[str], Path]) -> Profile:
-    """`real` gives where a path of the machine can be opened. Files that are missing are passed over.
+    """Read the files of KRB5_CONFIG; missing ones are skipped. Raises ProfileError.
 
-    Raises ProfileError.
+    `real` maps a path of the machine that is examined to one that can be opened.
     """
     profile = Profile()
     for file in files:
@@ -79,7 +79,7 @@ def _text(path: Path) -> str:
 
 
 class _Parser:
-    """One file: fragments share sections, and nothing else."""
+    """Parser for one file. An included file has its own, and shares only the profile with it."""
 
     def __init__(self, profile: Profile, file: str, real: Callable[[str], Path], depth: int) -> None:
         self._profile = profile
@@ -93,13 +93,13 @@ class _Parser:
         profile.files.append(file)
 
     def parse(self, text: str) -> None:
-        # splitlines() would know more ends of lines than libkrb5.
+        # splitlines() would split at more characters than libkrb5 does.
         for number, line in enumerate(text.split("\n"), 1):
             self._line = number
             self._parse_line(line)
 
-    def _error(self, what: str) -> ProfileError:
-        return ProfileError(self._file, self._line, what)
+    def _error(self, reason: str) -> ProfileError:
+        return ProfileError(self._file, self._line, reason)
 
     def _parse_line(self, line: str) -> None:
         for directive, include in (("include", self._include), ("includedir", self._include_folder)):
@@ -107,11 +107,11 @@ class _Parser:
                 include(line[len(directive) :].strip(_SPACE))
                 return
         if self._section is None and not line.startswith("["):
-            return  # whatever stands before the first section is a comment
+            return  # libkrb5 ignores lines before the first section
         text = line.strip(_SPACE)
         if self._wants_brace:
             if text != "{":
-                raise self._error("a { is missing")
+                raise self._error("missing {")
             self._wants_brace = False
         elif not text or text[0] in ";#":
             return
@@ -119,23 +119,23 @@ class _Parser:
             self._begin_section(text)
         elif text[0] == "}":
             if not self._groups:
-                raise self._error("a } too many")
+                raise self._error("unexpected }")
             self._groups -= 1
         else:
             self._relation(text)
 
     def _begin_section(self, text: str) -> None:
         if self._groups:
-            raise self._error("a section begins before the } of a group")
+            raise self._error("a section begins inside a group: } is missing")
         name, bracket, rest = text[1:].partition("]")
         if not bracket:
-            raise self._error("a ] is missing")
+            raise self._error("missing ]")
         self._section = name
         if rest.startswith("*"):
             self._profile.close(name)
             rest = rest[1:]
         if rest.strip(_SPACE):
-            raise self._error("something stands behind the section's name")
+            raise self._error("unexpected text after the section's name")
 
     def _relation(self, text: str) -> None:
         name, equals, value = text.partition("=")
@@ -155,10 +155,10 @@ class _Parser:
             self._profile.add(self._section, name.partition("*")[0], place)
 
     def _include(self, path: str) -> None:
-        if self._depth >= _DEEPEST:
+        if self._depth >= _MAX_DEPTH:
             raise self._error(f"{path} includes itself")
         if not path.startswith("/"):
-            raise self._error(f"{path!r} is no absolute path")
+            raise self._error(f"{path!r} is not an absolute path")
         try:
             text = _text(self._real(path))
         except OSError as error:
@@ -176,7 +176,7 @@ class _Parser:
 
 
 def _unquoted(text: str) -> str:
-    """What stands before the closing quotation mark."""
+    """The text before the closing quotation mark."""
     result = []
     characters = iter(text)
     for character in characters:

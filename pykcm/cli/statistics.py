@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from pykcm.cli.client import ControlClient
-from pykcm.cli.output import Column, print_json, print_line, print_rows, print_text, shown_size
+from pykcm.cli.output import Column, format_size, print_json, print_line, print_rows, print_text
 from pykcm.control.openmetrics import openmetrics
 
 _UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -169,7 +169,7 @@ def _other_rows(stats: Stats, seconds: float) -> Iterator[list[str]]:
     yield row("collections found in memory", cache["hits"], f"{cache['hits'] / asked:.1%}" if asked else "")
     yield row("collections read from the store", cache["misses"])
     yield row("collections that made room", cache["let_go"])
-    yield row("collections in memory", cache["collections"], shown_size(cache["size"]))
+    yield row("collections in memory", cache["collections"], format_size(cache["size"]))
     yield row("connections open", connections["open"])
     yield counted("connections accepted", connections["accepted"])
     yield row("connections that made room", connections["evicted"])
@@ -181,8 +181,8 @@ def _other_rows(stats: Stats, seconds: float) -> Iterator[list[str]]:
     yield row("users with an operation under way", queues["lanes"])
     yield row("requests waiting for their user's turn", queues["waiting_for_lane"])
     yield row("requests waiting for the rotation", queues["waiting_for_turn"])
-    yield row("large requests waiting", None, shown_size(queues["request_bytes"]))
-    yield row("replies not taken", None, shown_size(queues["reply_bytes"]))
+    yield row("large requests waiting", None, format_size(queues["request_bytes"]))
+    yield row("replies not taken", None, format_size(queues["reply_bytes"]))
     for what in ("ccaches", "tickets"):
         for reason, number in stats[f"removed_{what}"].items():
             yield row(f"{what} removed: {reason}", number)

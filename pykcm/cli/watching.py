@@ -1,4 +1,4 @@
-"""watch and trace: lines as things happen."""
+"""The commands watch and trace: events and requests, printed as they happen."""
 
 import sys
 import time
@@ -8,18 +8,17 @@ from typing import Any
 import click
 
 from pykcm.cli.client import ControlClient
-from pykcm.cli.names import UidType, ccache_shown, user_of
-from pykcm.cli.output import print_json, print_line
-from pykcm.cli.tickets import enctype_name, flag_names
+from pykcm.cli.names import UidType, format_ccache, user_name
+from pykcm.cli.output import enctype_name, flag_names, print_json, print_line
 from pykcm.protocol.text import escape
 
-# In seconds: how long to wait for the daemon to be there again.
-_PAUSE = 1.0
+# In seconds: how long to wait before each attempt to reconnect.
+_RECONNECT_INTERVAL = 1.0
 
-_uid = click.option("--uid", type=UidType(), help="Of this user alone.")
+_uid = click.option("--uid", type=UidType(), help="Only this user.")
 _json = click.option("--json", "as_json", is_flag=True, help="Print a JSON object on each line.")
 _reconnect = click.option(
-    "--reconnect", is_flag=True, help="Go on when the daemon has ended and is there again."
+    "--reconnect", is_flag=True, help="Continue when the daemon has ended and was started again."
 )
 
 Item = dict[str, Any]
@@ -32,10 +31,10 @@ Line = Callable[[Item], str]
 @_reconnect
 @click.pass_obj
 def watch_command(client: ControlClient, uid: int | None, *, as_json: bool, reconnect: bool) -> None:
-    """Show what happens to ccaches, as it happens, until Ctrl-C.
+    """Show changes of ccaches as they happen, until Ctrl-C.
 
-    Ccaches that are created, replaced, destroyed, expired or evicted (for room), defaults that change, and
-    what is refused. When more happens than is read here, a line says how much was lost.
+    Events are: created, replaced, destroyed, expired, evicted (to make room), default (another one), refused.
+    If events arrive faster than they are printed, a line says how many were lost.
     """
     _follow(client, "watch", uid, None if as_json else _event_line, reconnect=reconnect)
 
@@ -46,10 +45,10 @@ def watch_command(client: ControlClient, uid: int | None, *, as_json: bool, reco
 @_reconnect
 @click.pass_obj
 def trace_command(client: ControlClient, uid: int | None, *, as_json: bool, reconnect: bool) -> None:
-    """Show each request of a Kerberos client with its reply, in words, until Ctrl-C.
+    """Show each request of a Kerberos client and its reply, until Ctrl-C.
 
-    Time, user, process, operation, ccache, result, duration, and what was asked and answered. No key or
-    ticket is shown, nor does the daemon send any.
+    A line has time, user, process, operation, result, duration, sizes, ccache, request and reply. Keys and
+    tickets are never shown: the daemon does not send them.
     """
     _follow(client, "trace", uid, None if as_json else _exchange_line, reconnect=reconnect)
 
@@ -62,7 +61,7 @@ def _follow(
     *,
     reconnect: bool,
 ) -> None:
-    """Show each item as `line` has it, or as JSON where that is None."""
+    """Print each item as formatted by `line`, or as JSON if that is None."""
     try:
         for item in _items(client, request, uid, reconnect=reconnect):
             if line is None:
@@ -71,32 +70,32 @@ def _follow(
                 print_line(line(item))
             sys.stdout.flush()
     except KeyboardInterrupt:
-        # What goes on until it is ended has ended well.
+        # Ctrl-C is the normal end.
         return
 
 
 def _items(client: ControlClient, request: str, uid: int | None, *, reconnect: bool) -> Iterator[Item]:
-    has_begun = is_away = False
+    has_begun = is_disconnected = False
     while True:
         try:
             for item in client.ask(request, uid=uid):
                 if "time" in item or "lost" in item:
                     yield item
                     continue
-                # The first one: from now on nothing is missed.
+                # The first item of a reply: from now on, all events are received.
                 has_begun = True
-                if is_away:
-                    is_away = False
+                if is_disconnected:
+                    is_disconnected = False
                     print_line("pykcmctl: connected again", err=True)
-                    # What happened meanwhile nobody can tell.
+                    # Nobody counted the events of the time between.
                     yield {"lost": None}
         except OSError:
             if not (has_begun and reconnect):
                 raise
-            if not is_away:
-                is_away = True
-                print_line("pykcmctl: the daemon has ended; waiting for it", err=True)
-            time.sleep(_PAUSE)
+            if not is_disconnected:
+                is_disconnected = True
+                print_line("pykcmctl: the daemon has ended; waiting until it is started again", err=True)
+            time.sleep(_RECONNECT_INTERVAL)
         else:
             return
 
@@ -111,7 +110,7 @@ def _for_json(key: str, value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _for_json(name, each) for name, each in value.items()}
     if isinstance(value, bytes):
-        return value.hex() if key == "uuid" else ccache_shown(value)
+        return value.hex() if key == "uuid" else format_ccache(value)
     return value
 
 
@@ -120,7 +119,7 @@ def _event_line(item: Item) -> str:
         return _lost_line(item)
     parts = [_clock(item["time"]), _user(item["uid"]), item["event"]]
     if "ccache" in item:
-        parts.append(ccache_shown(item["ccache"]))
+        parts.append(format_ccache(item["ccache"]))
     if "principal" in item:
         parts.append(item["principal"])
     if "server" in item:
@@ -137,24 +136,24 @@ def _event_line(item: Item) -> str:
 def _exchange_line(item: Item) -> str:
     if "lost" in item:
         return _lost_line(item)
-    # Columns that are nearly always wide enough.
+    # The columns are wide enough for nearly all values.
     line = (
         f"{_clock(item['time'])}  {_user(item['uid']):<12}  {item['pid']:>7}  {item['operation']:<18}  "
         f"{item['code']:<12}  {item['duration'] * 1e6:>8.0f} us  "
         f"{item['request_size']:>6} > {item['reply_size']:<6}  "
-        f"{ccache_shown(item['ccache']) if 'ccache' in item else '-'}"
+        f"{format_ccache(item['ccache']) if 'ccache' in item else '-'}"
     )
     for lead, key in (("", "asked"), ("-> ", "answered")):
         if key in item:
-            line += f"  {lead}{_words(item[key])}"
+            line += f"  {lead}{_format_fields(item[key])}"
     return f"{line}  ({item['reason']})" if "reason" in item else line
 
 
-def _words(values: Item) -> str:
-    return " ".join([f"{key}={_word(key, value)}" for key, value in values.items()])
+def _format_fields(values: Item) -> str:
+    return " ".join([f"{key}={_format_value(key, value)}" for key, value in values.items()])
 
 
-def _word(key: str, value: Any) -> str:
+def _format_value(key: str, value: Any) -> str:
     if isinstance(value, bytes):
         return value.hex() if key == "uuid" else escape(value)
     if isinstance(value, list):
@@ -171,7 +170,7 @@ def _word(key: str, value: Any) -> str:
 def _lost_line(item: Item) -> str:
     number = item["lost"]
     return (
-        "-- what happened while the daemon was away is not known --"
+        "-- events while the daemon was not running are unknown --"
         if number is None
         else f"-- {number} lost --"
     )
@@ -182,7 +181,7 @@ def _clock(seconds: float) -> str:
 
 
 def _user(uid: int) -> str:
-    return user_of(uid) or str(uid)
+    return user_name(uid) or str(uid)
 
 
 COMMANDS = (watch_command, trace_command)

@@ -14,9 +14,9 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from pykcm.cli import files, secrecy
+from pykcm.cli import exporting, files
 from pykcm.cli.client import ControlClient
-from pykcm.cli.maintenance import backup_command
+from pykcm.cli.maintenance import backup_command, rekey_command
 from pykcm.control.items import encode
 
 CONTENT = b"a database" * 1000
@@ -74,7 +74,7 @@ def backup(tmp_path: Path, *arguments: str, content: bytes = CONTENT) -> Result:
 @click.argument("path")
 def export_command(path: str, *, force: bool) -> None:
     """What export does with its file."""
-    with secrecy.reported(), files.written(path, force=force) as file:
+    with files.report_file_errors(f"cannot write {path}"), files.open_output(path, force=force) as file:
         file.write(CONTENT)
 
 
@@ -148,7 +148,7 @@ def test_what_comes_at_the_last_moment(
     done = write(tmp_path, str(place / "file"))
     assert (place / "file").read_text() == "another's"
     assert done.exit_code == 1
-    assert "has come meanwhile" in done.output
+    assert f"another program has created {place}" in done.output
     assert [path.name for path in place.iterdir()] == ["file"]
 
 
@@ -160,8 +160,59 @@ def test_force(tmp_path: Path, place: Path, write: Callable[..., Result]) -> Non
     assert (place / "file").read_bytes() == CONTENT
     (place / "link").symlink_to("file")
     refused = write(tmp_path, "--force", str(place / "link"))
-    assert "no file" in refused.output
+    assert "not a regular file" in refused.output
     assert (place / "link").is_symlink()
+
+
+def real_export(tmp_path: Path, *arguments: str) -> Result:
+    """The command export, as root runs it."""
+    with answering(tmp_path / "control.sock", {"item": {"count": 0}}, {"end": {}}) as client:
+        return CliRunner().invoke(exporting.export_command, ["--plain", *arguments], obj=client)
+
+
+def real_rekey(tmp_path: Path, path: str) -> Result:
+    return CliRunner().invoke(rekey_command, ["--new-key", path], obj=ControlClient(tmp_path / "none"))
+
+
+@pytest.mark.parametrize(
+    ("run", "name"),
+    [
+        *(
+            (run, name)
+            for run in (backup, real_export)
+            for name in ("folder", "/dev/full", "file", "none/file")
+        ),
+        *((real_rekey, name) for name in ("folder", "/dev/null", "file", "none")),
+    ],
+)
+def test_unusable_file_fails_with_status_1(
+    tmp_path: Path, place: Path, run: Callable[..., Result], name: str
+) -> None:
+    """Status 2 is for a wrong command line; a file that cannot be used is a failure of any command."""
+    (place / "folder").mkdir()
+    (place / "file").write_text("something else")
+    (place / "file").chmod(0o600)
+    done = run(tmp_path, str(place / name))
+    assert done.exit_code == 1
+    assert done.output.startswith("Error: ")
+    assert str(place / name) in done.output
+    assert (place / "file").read_text() == "something else"
+    assert sorted(path.name for path in place.iterdir()) == ["file", "folder"]
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.ENOSPC, "free some space"),
+        (errno.EACCES, "check the permissions"),
+        (errno.ENOENT, "check the path"),
+    ],
+)
+def test_os_error_names_file_and_advice(number: int, advice: str) -> None:
+    """A message is never only the text of an errno."""
+    with pytest.raises(click.ClickException) as caught, files.report_file_errors("cannot write /a"):
+        raise OSError(number, os.strerror(number))
+    assert caught.value.message.startswith(f"cannot write /a: {os.strerror(number)}; {advice}")
 
 
 @pytest.fixture
@@ -188,10 +239,10 @@ def test_what_comes_at_the_last_moment_without_links(
 ) -> None:
     """Nor is one replaced there."""
     (place / "file").write_text("another's")
-    monkeypatch.setattr(files, "check_free", lambda *_, **__: None)
+    monkeypatch.setattr(files, "check_not_taken", lambda *_, **__: None)
     done = write(tmp_path, str(place / "file"))
     assert (place / "file").read_text() == "another's"
-    assert "has come meanwhile" in done.output
+    assert f"another program has created {place}" in done.output
     assert [path.name for path in place.iterdir()] == ["file"]
 
 
@@ -200,7 +251,7 @@ def test_another_content(tmp_path: Path, place: Path, content: bytes) -> None:
     """A backup that is not what the daemon has sent is told of and not kept."""
     done = backup(tmp_path, str(place / "file"), content=content)
     assert done.exit_code == 1
-    assert "not what the daemon has sent" in done.output
+    assert "differs from what the daemon sent" in done.output
     assert list(place.iterdir()) == []
 
 

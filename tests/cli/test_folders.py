@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pykcm.cli import folders, migration
-from pykcm.cli.folders import Folder, opened_folder
+from pykcm.cli.folders import Folder, open_folder
 from pykcm.cli.sources import SourceError, from_file, from_folder
 from pykcm.control.records import CCacheRecord
 from tests.builders import ALICE
@@ -84,9 +84,9 @@ def test_a_users_link_on_the_way(top: Path, users: Path) -> None:
         (refused,) = from_folder(str(path), USER)
         assert isinstance(refused, SourceError)
         assert "symbolic link" in refused.reason
-    found = migration._of_files([f"FILE:{top}/*/d/tkt", f"DIR:{top}/*/d"], {0, USER})
-    own = [each for each in found if isinstance(each, SourceError) and str(top) in each.where]
-    assert [each.where for each in own] == [f"FILE:{users}/d/tkt", f"DIR:{users}/d"]
+    found = migration._read_files([f"FILE:{top}/*/d/tkt", f"DIR:{top}/*/d"], {0, USER})
+    own = [each for each in found if isinstance(each, SourceError) and str(top) in each.location]
+    assert [each.location for each in own] == [f"FILE:{users}/d/tkt", f"DIR:{users}/d"]
 
 
 @pytest.mark.parametrize(("owner", "mode"), [(USER, 0o755), (0, 0o775), (0, 0o1777)])
@@ -142,7 +142,7 @@ def test_a_folder_that_is_moved_meanwhile(top: Path, users: Path, monkeypatch: p
         return descriptor
 
     monkeypatch.setattr("pykcm.cli.folders.os.open", moving)
-    with opened_folder(f"{users}/d/..") as opened:
+    with open_folder(f"{users}/d/..") as opened:
         assert os.fstat(opened.descriptor).st_ino == users.stat().st_ino
     assert (top / "sticky" / "d").is_dir()
 

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pykcm.cli import output
-from pykcm.cli.doctor.outcomes import Check, Level, Outcome
+from pykcm.cli.doctor.results import Check, Level, Result
 from pykcm.cli.main import main
 from pykcm.protocol.text import escape, escape_path, excerpt, is_visible, printable
 from tests.cli.test_files import answering
@@ -330,9 +330,9 @@ def test_doctor(
 def test_remedies_can_be_pasted(text: str, tmp_path: Path) -> None:
     """A quoted word is printable, and to a shell it is the word."""
     word = text.encode("utf-8", "surrogatepass").replace(b"\0", b"").decode("utf-8", "surrogateescape")
-    quoted = output.quoted(word)
-    assert_harmless(quoted)
-    with os.popen(f"bash -c {output.shlex.quote(f'printf %s {quoted}')}") as shell:  # type: ignore[attr-defined]
+    shell_quote = output.shell_quote(word)
+    assert_harmless(shell_quote)
+    with os.popen(f"bash -c {output.shlex.quote(f'printf %s {shell_quote}')}") as shell:  # type: ignore[attr-defined]
         assert shell.buffer.read() == os.fsencode(word)  # type: ignore[attr-defined]
 
 
@@ -359,8 +359,8 @@ def test_every_text_is_harmless(text: str, raw: bytes, capsys: pytest.CaptureFix
 
 def test_outcome_of_a_check_is_one_line(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
     """Whatever a check finds."""
-    found = Outcome(Level.FAILED, "a\nok  b\x1b[2J", ("rm 'x\ny'",))
-    monkeypatch.setattr("pykcm.cli.doctor.checks.CHECKS", [Check("check", lambda _: found)])
+    found = Result(Level.FAILED, "a\nok  b\x1b[2J", ("rm 'x\ny'",))
+    monkeypatch.setattr("pykcm.cli.doctor.command.all_checks", lambda: [Check("check", lambda _: found)])
     out, _ = run("doctor")
     assert_harmless(out)
     assert len(out.splitlines()) == 2

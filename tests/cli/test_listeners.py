@@ -55,7 +55,7 @@ def test_stranger_is_given_nothing(stranger: tuple[Path, socket.socket]) -> None
     """A user who listens first gets no byte of an import or rekey; of what holds no secret the request."""
     path, sock = stranger
     for name, arguments in (("import", {}), ("rekey", {"key": bytes(32)}), ("rekey", {"key": None})):
-        with pytest.raises(ControlError, match=f"of UID {OTHER} listens there"):
+        with pytest.raises(ControlError, match=f"of UID {OTHER} listens at"):
             ControlClient(path).ask(name, items=[{"secret": b"ticket"}], **arguments)
         accepted, _ = sock.accept()
         with accepted:

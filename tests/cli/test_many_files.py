@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from pykcm.cli import migration, sources
-from pykcm.cli.files import PATIENCE_WITH_LOCKS, RETRY
-from pykcm.cli.folders import matching
-from pykcm.cli.sources import SourceError, from_folder, patiently
+from pykcm.cli.files import LOCK_TIMEOUT, RETRY_INTERVAL
+from pykcm.cli.folders import match_files
+from pykcm.cli.sources import SourceError, from_folder, retry_locked
 from pykcm.control.records import CCacheRecord
 from tests.cli.owned import folder
 from tests.cli.test_sources import ccache
@@ -92,8 +92,8 @@ def migrated(top: Path, kind: str = "FILE") -> list[CCacheRecord | SourceError]:
     """Of what is in the folder alone, and not of /tmp."""
     return [
         each
-        for each in migration._of_files([f"{kind}:{top}/cc_*"], {MANY, FEW})
-        if isinstance(each, CCacheRecord) or str(top) in each.where or each.where.startswith("files of")
+        for each in migration._read_files([f"{kind}:{top}/cc_*"], {MANY, FEW})
+        if isinstance(each, CCacheRecord) or str(top) in each.location or each.location.startswith("files of")
     ]
 
 
@@ -106,9 +106,9 @@ def test_locked_files_have_one_patience(top: Path, fake_time: FakeTime, locks: L
     found = migrated(top)
     assert brought(found[:1]) == [FEW]
     assert len(found) == 41
-    assert all("in use" in reason for reason in reasons(found))
+    assert all("locked" in reason for reason in reasons(found))
     assert {each.uid for each in found[1:]} == {MANY}
-    assert PATIENCE_WITH_LOCKS <= fake_time.slept < PATIENCE_WITH_LOCKS + 2 * RETRY
+    assert LOCK_TIMEOUT <= fake_time.slept < LOCK_TIMEOUT + 2 * RETRY_INTERVAL
 
 
 def test_what_is_unlocked_meanwhile_is_read(top: Path, fake_time: FakeTime, locks: Locks) -> None:
@@ -118,8 +118,8 @@ def test_what_is_unlocked_meanwhile_is_read(top: Path, fake_time: FakeTime, lock
     ccache(members / "tkt", FEW)
     locks.hold([top / "cc_1", members / "tkt"])
     fake_time.meanwhile = locks.end
-    assert brought(list(patiently(sources.from_folder(str(members))))) == [FEW]
-    assert fake_time.slept == RETRY
+    assert brought(list(retry_locked(sources.from_folder(str(members))))) == [FEW]
+    assert fake_time.slept == RETRY_INTERVAL
     locks.hold([top / "cc_1", members / "tkt"])
     assert brought(migrated(top)) == [MANY]
     locks.hold([top / "cc_1", members / "tkt"])
@@ -129,7 +129,7 @@ def test_what_is_unlocked_meanwhile_is_read(top: Path, fake_time: FakeTime, lock
 
 def test_one_users_files_are_limited(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond a number they are counted and reported; those of others are read, and not behind all of them."""
-    monkeypatch.setattr(migration, "_MOST_OF_ONE", 3)
+    monkeypatch.setattr(migration, "_MAX_USER_FILES", 3)
     for number in range(7):
         ccache(top / f"cc_a{number}", MANY)
     for number in range(2):
@@ -138,7 +138,7 @@ def test_one_users_files_are_limited(top: Path, monkeypatch: pytest.MonkeyPatch)
     assert brought(found) == [MANY, FEW, MANY, FEW, MANY]
     (left_out,) = (each for each in found if isinstance(each, SourceError))
     assert left_out.uid == MANY
-    assert left_out.reason.startswith("4 more of them are left out")
+    assert left_out.reason.startswith("4 more files are left out")
 
 
 def test_reading_one_users_files_is_limited_in_time(
@@ -161,7 +161,7 @@ def test_reading_one_users_files_is_limited_in_time(
     found = migrated(top)
     assert brought(found).count(FEW) == 5
     assert brought(found).count(MANY) == 2
-    assert reasons(found)[0].startswith("3 more of them are left out")
+    assert reasons(found)[0].startswith("3 more files are left out")
 
 
 def test_a_file_that_changes_hands_is_left_alone(
@@ -171,9 +171,9 @@ def test_a_file_that_changes_hands_is_left_alone(
     """With --uid nobody else's ccache comes in, though a file has become another's since it was found."""
     ccache(top / "cc_1", MANY)
     monkeypatch.setattr(
-        migration, "matching", lambda pattern: [(str(top / "cc_1"), FEW)] if str(top) in pattern else []
+        migration, "match_files", lambda pattern: [(str(top / "cc_1"), FEW)] if str(top) in pattern else []
     )
-    assert list(migration._of_files([f"{top}/cc_*"], {FEW})) == []
+    assert list(migration._read_files([f"{top}/cc_*"], {FEW})) == []
 
 
 def test_what_is_no_ccache_costs_nothing(top: Path, fake_time: FakeTime) -> None:
@@ -193,13 +193,13 @@ def test_what_is_no_ccache_costs_nothing(top: Path, fake_time: FakeTime) -> None
 
 def test_a_folder_of_many_files(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """So many are read, and how many more there are is reported."""
-    monkeypatch.setattr(sources, "_MOST_MEMBERS", 3)
+    monkeypatch.setattr(sources, "_MAX_MEMBERS", 3)
     members = folder(top / "d", MANY)
     for number in range(5):
         ccache(members / f"tkt{number}", MANY)
     found = list(from_folder(str(members)))
     assert brought(found) == [MANY] * 3
-    assert reasons(found) == ["2 more files are left out: there are more than 3"]
+    assert reasons(found) == ["2 more files are left out: the limit is 3"]
 
 
 def test_patterns_match_as_in_a_shell(top: Path, users: Path) -> None:
@@ -208,12 +208,12 @@ def test_patterns_match_as_in_a_shell(top: Path, users: Path) -> None:
         (top / name).touch()
     (users / "a4").touch()
     (users / "elsewhere").symlink_to(top)
-    assert sorted(matching(f"{top}/*")) == sorted(
+    assert sorted(match_files(f"{top}/*")) == sorted(
         [(str(top / each), 0) for each in ("a1", "a2", "b")] + [(str(users), users.stat().st_uid)]
     )
-    assert sorted(path for path, _ in matching(f"{top}/a[12]")) == [f"{top}/a1", f"{top}/a2"]
-    assert [path for path, _ in matching(f"{top}/.a*")] == [f"{top}/.a3"]
-    assert [path for path, _ in matching(f"{top}/*/a?")] == [f"{users}/a4"]
-    assert [path for path, _ in matching(f"{users}/elsewhere/a*")] == [f"{users}/elsewhere/a*"]
-    assert list(matching(f"{top}/none/*")) == []
-    assert list(matching(f"{top}/b/*")) == []
+    assert sorted(path for path, _ in match_files(f"{top}/a[12]")) == [f"{top}/a1", f"{top}/a2"]
+    assert [path for path, _ in match_files(f"{top}/.a*")] == [f"{top}/.a3"]
+    assert [path for path, _ in match_files(f"{top}/*/a?")] == [f"{users}/a4"]
+    assert [path for path, _ in match_files(f"{users}/elsewhere/a*")] == [f"{users}/elsewhere/a*"]
+    assert list(match_files(f"{top}/none/*")) == []
+    assert list(match_files(f"{top}/b/*")) == []

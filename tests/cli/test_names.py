@@ -2,15 +2,15 @@
 
 import pytest
 
-from pykcm.cli.names import CCacheType, ccache_shown, user_shown
+from pykcm.cli.names import CCacheType, format_ccache, format_user
 
 NOBODYS = 3_999_999_999
 
 
 def test_users() -> None:
     """By name where there is one, and always by number."""
-    assert user_shown(0) == "root (UID 0)"
-    assert user_shown(NOBODYS) == f"UID {NOBODYS}"
+    assert format_user(0) == "root (UID 0)"
+    assert format_user(NOBODYS) == f"UID {NOBODYS}"
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ def test_users() -> None:
 )
 def test_what_is_shown_can_be_given(name: bytes) -> None:
     """Each by the name that list has for it, and no other one has."""
-    assert CCacheType().convert(ccache_shown(name), None, None) == name
+    assert CCacheType().convert(format_ccache(name), None, None) == name
 
 
 @pytest.mark.parametrize("name", [b"DOMAIN\\alice", b"1000:\xff", b"a\\x41", b"a\\x4", b"a\\xZZ", b"a\\"])

@@ -77,5 +77,5 @@ def test_a_daemon_that_ends(tmp_path: Path, option: str) -> None:
                 _, errors = exporting.communicate(timeout=30)
             finally:
                 exporting.kill()
-    assert (exporting.returncode, b"the connection broke off" in errors) == (3, True), errors
+    assert (exporting.returncode, b"the connection ended in the middle" in errors) == (3, True), errors
     assert list(folder.iterdir()) == []

@@ -52,18 +52,18 @@ def test_what_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         wanted = "a symbolic link, which is not followed: name the file that it leads to"
         assert refused(tmp_path / link) == wanted
     os.mkfifo(tmp_path / "pipe")
-    assert refused(tmp_path / "pipe") == "a pipe and no file"
+    assert refused(tmp_path / "pipe") == "a pipe, not a file"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "socket"))
-    assert refused(tmp_path / "socket") == "a socket and no file: name a KCM server's with KCM:"
+    assert refused(tmp_path / "socket") == "a socket, not a file: name a KCM server's with KCM:"
     (tmp_path / "folder").mkdir()
-    assert refused(tmp_path / "folder") == "a folder and no file: name it with DIR:"
-    assert refused(Path("/dev/null")) == "a device and no file"
+    assert refused(tmp_path / "folder") == "a folder, not a file: name it with DIR:"
+    assert refused(Path("/dev/null")) == "a device, not a file"
     (tmp_path / "empty").touch()
-    assert refused(tmp_path / "empty") == "an empty file: no ccache has been stored in it"
+    assert refused(tmp_path / "empty") == "the file is empty: no ccache has been stored in it"
     assert "No such file" in refused(tmp_path / "none")
     os.link(tmp_path / "cc", tmp_path / "second")
-    assert "2 names" in refused(tmp_path / "cc")
+    assert "2 hard links" in refused(tmp_path / "cc")
     (tmp_path / "second").unlink()
     monkeypatch.setattr(files, "LARGEST_CCACHE_FILE", 100)
     assert "too large" in refused(tmp_path / "cc")
@@ -101,7 +101,7 @@ def test_a_file_in_use(tmp_path: Path) -> None:
         os._exit(0)
     try:
         assert os.read(read, 6) == b"locked"
-        assert "in use" in refused(path)
+        assert "locked" in refused(path)
     finally:
         os.kill(pid, 9)
         os.waitpid(pid, 0)
@@ -122,7 +122,7 @@ def test_a_folder(tmp_path: Path) -> None:
         (ALICE, False),
     ]
     (error,) = (each for each in found if isinstance(each, SourceError))
-    assert (error.where, error.reason) == (f"DIR:{tmp_path}/tktc", "not a ccache file")
+    assert (error.location, error.reason) == (f"DIR:{tmp_path}/tktc", "not a ccache file")
 
 
 @pytest.mark.parametrize("primary", ["../tkt", "tkt/../x", "", "x" * 5000])
@@ -165,7 +165,7 @@ def test_a_server_that_is_not_there(tmp_path: Path) -> None:
 )
 def test_patterns(pattern: str, expanded: tuple[str, str]) -> None:
     """As krb5.conf has them, for every user."""
-    assert migration._expanded(pattern) == expanded
+    assert migration._expand(pattern) == expanded
 
 
 def test_krb5_conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,8 +176,8 @@ def test_krb5_conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     conf = tmp_path / "krb5.conf"
     conf.write_text(f"includedir {tmp_path}/d\n[libdefaults]\ndefault_ccache_name = DIR:/b\n")
     monkeypatch.setenv("KRB5_CONFIG", f"{tmp_path}/none:{conf}")
-    assert migration._configured() == ["FILE:/a/%{uid}"]
+    assert migration._configured_patterns() == ["FILE:/a/%{uid}"]
     (tmp_path / "d" / "own.conf").write_text("[realms]\n default_ccache_name = FILE:/a/%{uid}\n")
-    assert migration._configured() == ["DIR:/b"]
+    assert migration._configured_patterns() == ["DIR:/b"]
     conf.write_text("[libdefaults]\ndefault_ccache_name = KCM:\n")
-    assert migration._configured() == []
+    assert migration._configured_patterns() == []

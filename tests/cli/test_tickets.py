@@ -2,7 +2,7 @@
 
 import pytest
 
-from pykcm.cli.tickets import flag_names
+from pykcm.cli.output import flag_names
 
 
 @pytest.mark.parametrize(

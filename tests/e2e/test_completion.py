@@ -170,13 +170,13 @@ def test_no_daemon(pykcmd: Pykcmd, bash: Bash) -> None:
 
 def test_a_daemon_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that takes the connection and says nothing is given up after a while."""
-    monkeypatch.setattr(completion, "_PATIENCE", 0.1)
+    monkeypatch.setattr(completion, "_TIMEOUT", 0.1)
     path = tmp_path / "control.sock"
     with socket.socket(socket.AF_UNIX) as silent:
         silent.bind(str(path))
         silent.listen()
         with cli.make_context("pykcmctl", ["--socket", str(path)], resilient_parsing=True) as context:
-            assert completion.offered(context, "", lambda _: "x") == []
+            assert completion.completions(context, "", lambda _: "x") == []
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from pykcm.cli.doctor import trip
-from pykcm.cli.doctor.checks import CHECKS
-from pykcm.cli.doctor.outcomes import Level, outcome_of
-from pykcm.cli.doctor.where import Where
+from pykcm.cli.doctor import round_trip
+from pykcm.cli.doctor.command import all_checks
+from pykcm.cli.doctor.environment import Environment
+from pykcm.cli.doctor.results import Level, run_check
 from pykcm.client import KcmClient
 from tests.builders import ALICE, credential_bytes
 
@@ -45,7 +45,7 @@ def doctor(stopped_pykcmd: Pykcmd) -> Report:
     return run
 
 
-def outcomes(checks: dict[str, dict[str, Any]]) -> dict[str, str]:
+def results(checks: dict[str, dict[str, Any]]) -> dict[str, str]:
     """Those that do not depend on the machine that the tests run on."""
     machines = {
         "socket unit",
@@ -62,7 +62,7 @@ def outcomes(checks: dict[str, dict[str, Any]]) -> dict[str, str]:
 def test_all_is_well(pykcmd: Pykcmd, doctor: Report) -> None:
     """With a daemon and a krb5.conf as they should be every check is content."""
     status, checks = doctor()
-    assert outcomes(checks) == {
+    assert results(checks) == {
         "configuration": "ok",
         "socket": "ok",
         "control socket": "ok" if os.geteuid() == 0 else "warning",
@@ -91,12 +91,12 @@ def test_as_an_ordinary_user(stopped_pykcmd: Pykcmd) -> None:
     assert pykcmd.state_dir.stat().st_mode & 0o077 == 0
     # Within this process: the Python of the tests may be out of another user's reach.
     with effective_uid(USER):
-        outcomes = {check.name: outcome_of(check, where(pykcmd, uid=USER)) for check in CHECKS}
-    assert outcomes["round trip"].level is Level.OK
-    assert outcomes["socket"].level is Level.OK
+        results = {check.name: run_check(check, environment(pykcmd, uid=USER)) for check in all_checks()}
+    assert results["round trip"].level is Level.OK
+    assert results["socket"].level is Level.OK
     for name in ("control socket", "key"):
-        assert outcomes[name].level is Level.SKIPPED
-        assert outcomes[name].text.startswith("needs root")
+        assert results[name].level is Level.SKIPPED
+        assert results[name].text.startswith("needs root")
     with effective_uid(USER), KcmClient(pykcmd.socket_path) as kcm:
         assert kcm.get_cache_uuid_list() == []
 
@@ -139,9 +139,9 @@ def test_for_people(pykcmd: Pykcmd) -> None:
 # The doctor within this process
 
 
-def where(pykcmd: Pykcmd, **more: Any) -> Where:
+def environment(pykcmd: Pykcmd, **more: Any) -> Environment:
     given: dict[str, Any] = {"config_file": pykcmd.config_path, "control_path": str(pykcmd.control_path)}
-    return Where(environment={"KRB5_CONFIG": str(pykcmd.folder / "doctor.conf")}, **given | more)
+    return Environment(variables={"KRB5_CONFIG": str(pykcmd.folder / "doctor.conf")}, **given | more)
 
 
 def everything(kcm: KcmClient) -> tuple[list[bytes], bytes, list[bytes]]:
@@ -160,7 +160,7 @@ def test_the_round_trip_leaves_nothing(pykcmd: Pykcmd) -> None:
             kcm.store(full, credential_bytes())
         kcm.set_default_cache(b"%d:one" % os.geteuid())
         before = everything(kcm)
-        assert trip.round_trip(where(pykcmd)).level is Level.OK
+        assert round_trip.round_trip(environment(pykcmd)).level is Level.OK
         assert everything(kcm) == before
 
 
@@ -195,7 +195,7 @@ def test_what_comes_back_is_compared(pykcmd: Pykcmd, monkeypatch: pytest.MonkeyP
     """A server that gives back something else fails, and the ccache is destroyed all the same."""
     read = KcmClient.get_cred_list
     monkeypatch.setattr(KcmClient, "get_cred_list", lambda kcm, name: [each[:-1] for each in read(kcm, name)])
-    assert trip.round_trip(where(pykcmd)).level is Level.FAILED
+    assert round_trip.round_trip(environment(pykcmd)).level is Level.FAILED
     with KcmClient(pykcmd.socket_path) as kcm:
         assert kcm.get_cache_uuid_list() == []
 
@@ -208,26 +208,26 @@ def test_a_server_that_refuses(pykcmd: Pykcmd) -> None:
     with effective_uid(USER), KcmClient(pykcmd.socket_path) as kcm:
         kcm.initialize(b"%d" % USER, ALICE)
         kcm.store(b"%d" % USER, credential_bytes())
-    outcome = trip.round_trip(where(pykcmd))
-    assert outcome.level is Level.FAILED
-    assert "EDQUOT" in outcome.text
+    result = round_trip.round_trip(environment(pykcmd))
+    assert result.level is Level.FAILED
+    assert "EDQUOT" in result.text
 
 
 @pytest.mark.usefixtures("doctor")
 def test_a_server_that_is_silent(pykcmd: Pykcmd, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever takes connections and does not answer is not waited for without end."""
     pykcmd.stop()
-    monkeypatch.setattr(trip, "_PATIENCE", 0.1)
+    monkeypatch.setattr(round_trip, "_REQUEST_TIMEOUT", 0.1)
     with socket.socket(socket.AF_UNIX) as silent:
         silent.bind(str(pykcmd.socket_path))
         silent.listen()
-        assert trip.round_trip(where(pykcmd)).level is Level.FAILED
-        assert trip.answer_time(where(pykcmd)).level is Level.SKIPPED
+        assert round_trip.round_trip(environment(pykcmd)).level is Level.FAILED
+        assert round_trip.answer_time(environment(pykcmd)).level is Level.SKIPPED
 
 
 @pytest.mark.usefixtures("doctor")
 def test_time_to_answer(pykcmd: Pykcmd) -> None:
     """The first answer and the best one after it are told; only the latter is judged."""
-    assert trip.answer_time(where(pykcmd)).text.startswith("the first answer took ")
-    assert trip.judged_time(2.0, 0.001).level is Level.OK
-    assert trip.judged_time(0.06, 0.06).level is Level.WARNING
+    assert round_trip.answer_time(environment(pykcmd)).text.startswith("the first answer took ")
+    assert round_trip.time_result(2.0, 0.001).level is Level.OK
+    assert round_trip.time_result(0.06, 0.06).level is Level.WARNING

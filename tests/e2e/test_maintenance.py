@@ -215,11 +215,11 @@ def test_files(crashes: Crashes, ctl: Pykcmctl, folder: Path) -> None:
     said = ctl.run("backup", str(copy))
     assert said.status == 0
     assert said.output == ""
-    assert "The key is not in it" in said.errors
+    assert "The backup does not contain the key" in said.errors
     assert copy.stat().st_mode & 0o777 == 0o600
     before = copy.read_bytes()
     again = ctl.run("backup", str(copy))
-    assert again.status == 2
+    assert again.status == 1
     assert "--force" in again.errors
     assert copy.read_bytes() == before
     with effective_uid(USER), KcmClient(crashes.daemon.socket_path) as kcm:
@@ -293,7 +293,7 @@ def test_a_credential(stopped_pykcmd: Pykcmd, ctl: Pykcmctl, folder: Path) -> No
     assert said.status == 0
     assert f"systemd-creds encrypt --name=pykcm.key {new_key}" in said.errors
     assert new.hex() not in daemon.log
-    assert "the one that rekey was given last" in ctl.run("backup", str(folder / "copy")).errors
+    assert "the new key that was given to the last rekey" in ctl.run("backup", str(folder / "copy")).errors
     for raw in (old, new, new):
         daemon.kill()
         credential.write_bytes(raw)

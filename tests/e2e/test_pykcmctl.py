@@ -236,7 +236,7 @@ def test_a_daemon_that_goes_away(folder: Path) -> None:
             accepted.recv(1000)
             accepted.close()
             assert process.stderr is not None
-            assert "broke off in the middle" in process.stderr.read()
+            assert "ended in the middle" in process.stderr.read()
     assert process.returncode == 3
 
 
@@ -250,7 +250,7 @@ def test_a_daemon_that_does_not_answer(pykcmd: Pykcmd, ctl: Pykcmctl) -> None:
         ) as process:
             assert process.stdout is not None
             assert process.stderr is not None
-            assert "does not answer yet; waiting" in process.stderr.readline()
+            assert "has not answered yet; still waiting" in process.stderr.readline()
             pykcmd.process.send_signal(signal.SIGCONT)
             assert process.stdout.read() == "[]\n"
     finally:
@@ -288,8 +288,8 @@ def output_to(ctl: Pykcmctl, arguments: list[str], redirection: str) -> tuple[in
 @pytest.mark.parametrize(
     ("redirection", "complaints"),
     [
-        (">/dev/full", ["pykcmctl: No space left on device"]),
-        (">&-", ["pykcmctl: Bad file descriptor"]),
+        (">/dev/full", ["pykcmctl: cannot write to stdout: No space left on device"]),
+        (">&-", ["pykcmctl: cannot write to stdout: Bad file descriptor"]),
     ],
 )
 def test_output_that_cannot_be_written_fails_the_command(
@@ -331,7 +331,7 @@ def test_following_ends_when_its_output_cannot_be_written(
         if following.poll() is None:
             following.kill()
         _, said = following.communicate()
-    assert (following.returncode, said) == (1, "pykcmctl: No space left on device\n")
+    assert (following.returncode, said) == (1, "pykcmctl: cannot write to stdout: No space left on device\n")
 
 
 @pytest.mark.parametrize("redirection", ["2>/dev/full", "2>&-"])

@@ -172,7 +172,7 @@ def test_the_daemon_ends(pykcmd: Pykcmd, pykcmctl: Pykcmctl, mit: MitClient) -> 
     with Followed(pykcmctl, "watch") as once, Followed(pykcmctl, "watch", "--json", "--reconnect") as again:
         assert pykcmd.stop() == 0
         assert once.process.wait(LIMIT) == 3
-        assert "broke off" in once.error()
+        assert "ended in the middle" in once.error()
         assert "waiting" in again.error()
         pykcmd.start()
         assert "connected again" in again.error()

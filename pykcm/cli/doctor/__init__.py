@@ -1,1 +1,1 @@
-"""pykcmctl doctor: what goes wrong in practice, looked for, each with the way out."""
+"""pykcmctl doctor: checks for common problems, each with the commands that solve it."""

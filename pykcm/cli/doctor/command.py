@@ -1,4 +1,4 @@
-"""pykcmctl doctor."""
+"""The command doctor, and the order of its checks."""
 
 import os
 from pathlib import Path
@@ -12,12 +12,28 @@ from pykcm.config import DEFAULT_FILE
 from pykcm.protocol.text import printable
 
 if TYPE_CHECKING:
-    from pykcm.cli.doctor.outcomes import Outcome
+    from pykcm.cli.doctor.results import Check, Result
 
 _COLOURS = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": None}
 
-# As long as the longest of the checks' names.
+# The longest name of a check.
 _WIDTH = len("default_ccache_name")
+
+
+def all_checks() -> "tuple[Check, ...]":
+    """All checks, in the order of the report: a check comes after those that it depends on."""
+    # Imported late: no other command needs them.
+    from pykcm.cli.doctor import clients, configuration, round_trip, selinux, sockets, storage, units  # noqa: PLC0415
+
+    return (
+        *configuration.CHECKS,
+        *units.CHECKS,
+        *sockets.CHECKS,
+        *clients.CHECKS,
+        *selinux.CHECKS,
+        *storage.CHECKS,
+        *round_trip.CHECKS,
+    )
 
 
 @click.command("doctor")
@@ -26,47 +42,46 @@ _WIDTH = len("default_ccache_name")
     "config_file",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help=f"What the daemon has been given by --config.  [default: {DEFAULT_FILE}]",
+    help=f"The file that the daemon is given with --config.  [default: {DEFAULT_FILE}]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def doctor_command(context: click.Context, config_file: Path | None, *, as_json: bool) -> None:
-    """Look for what goes wrong in practice, and say how to mend it.
+    """Check for common problems, and print the commands that solve them.
 
-    Any user may; what takes root to see is skipped. The exit status is 1 where a check has failed: warnings
-    and what was skipped do not count.
+    Any user may run it; checks that need root are skipped then. The exit status is 1 if a check has failed.
+    Warnings and skipped checks do not count.
     """
-    # Imported by those who use it: the other commands start without.
-    from pykcm.cli.doctor.checks import CHECKS  # noqa: PLC0415
-    from pykcm.cli.doctor.outcomes import outcome_of  # noqa: PLC0415
-    from pykcm.cli.doctor.where import Where  # noqa: PLC0415
+    # Imported late: no other command needs them.
+    from pykcm.cli.doctor.environment import Environment  # noqa: PLC0415
+    from pykcm.cli.doctor.results import run_check  # noqa: PLC0415
 
     client: ControlClient = context.obj
-    where = Where(config_file=config_file, control_path=os.fspath(client.path))
-    outcomes = {}
-    for check in CHECKS:
-        outcomes[check.name] = outcome_of(check, where)
+    environment = Environment(config_file=config_file, control_path=os.fspath(client.path))
+    results = {}
+    for check in all_checks():
+        results[check.name] = run_check(check, environment)
         if not as_json:
-            _show(check.name, outcomes[check.name])
+            _show(check.name, results[check.name])
     if as_json:
-        print_json([_for_json(name, outcome) for name, outcome in outcomes.items()])
-    if any(outcome.level == "failed" for outcome in outcomes.values()):
+        print_json([_for_json(name, result) for name, result in results.items()])
+    if any(result.level == "failed" for result in results.values()):
         context.exit(1)
 
 
-def _show(name: str, outcome: "Outcome") -> None:
-    level = click.style(f"{outcome.level:<7}", fg=_COLOURS[outcome.level])
-    print_line(f"  {name:<{_WIDTH}}  {outcome.text}", styled=level)
-    for command in outcome.remedy:
+def _show(name: str, result: "Result") -> None:
+    level = click.style(f"{result.level:<7}", fg=_COLOURS[result.level])
+    print_line(f"  {name:<{_WIDTH}}  {result.text}", styled=level)
+    for command in result.remedy:
         print_line(f"{'':9}{'':{_WIDTH}}      {command}")
 
 
-def _for_json(name: str, outcome: "Outcome") -> dict[str, Any]:
+def _for_json(name: str, result: "Result") -> dict[str, Any]:
     return {
         "check": name,
-        "outcome": outcome.level.value,
-        "text": printable(outcome.text),
-        "remedy": list(map(printable, outcome.remedy)),
+        "outcome": result.level.value,
+        "text": printable(result.text),
+        "remedy": list(map(printable, result.remedy)),
     }
 
 

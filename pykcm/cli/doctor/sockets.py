@@ -1,4 +1,4 @@
-"""The sockets themselves: there, of the right one, and open to the right ones."""
+"""Checks of the sockets: that they exist, who listens, and who may connect."""
 
 import errno
 import os
@@ -7,10 +7,10 @@ import stat
 from pathlib import Path
 from typing import NamedTuple
 
-from pykcm.cli.doctor.outcomes import Check, Outcome, failed, ok, skipped, warning
+from pykcm.cli.doctor.environment import Environment
+from pykcm.cli.doctor.results import Check, Result, failed, ok, skipped, warning
 from pykcm.cli.doctor.systemd import CONTROL_SOCKET, KCM_SOCKET
-from pykcm.cli.doctor.where import Where
-from pykcm.cli.output import quoted
+from pykcm.cli.output import shell_quote
 from pykcm.config import DEFAULT_CONTROL_SOCKET, DEFAULT_SOCKET
 from pykcm.control.socket_folders import folder_of_others
 from pykcm.peer.identity import listener_of
@@ -18,15 +18,15 @@ from pykcm.processes import shown_process
 
 _SYSTEMD = 1
 
-# Other KCM servers, as /proc/PID/comm has them.
-_RIVALS = {"sssd_kcm": "sssd-kcm", "kcm": "Heimdal's kcm"}
+# Other KCM servers, by the process name in /proc/PID/comm.
+_OTHER_SERVERS = {"sssd_kcm": "sssd-kcm", "kcm": "Heimdal's kcm"}
 
 # In seconds.
-_PATIENCE = 5.0
+_CONNECT_TIMEOUT = 5.0
 
 
-class Holder(NamedTuple):
-    """Who began to listen; `pid` is 0 for a process that cannot be seen from here."""
+class Listener(NamedTuple):
+    """The process that called listen(); `pid` is 0 for one in another PID namespace."""
 
     pid: int
     uid: int
@@ -37,141 +37,149 @@ class Holder(NamedTuple):
         return f"{shown_process(self.pid)} of UID {self.uid}"
 
 
-def holder_of(path: Path) -> Holder:
-    """Who listens at `path`, asked of the kernel; raises OSError."""
+def find_listener(path: Path) -> Listener:
+    """The process that listens at `path`, from the kernel; raises OSError."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(_PATIENCE)
+        probe.settimeout(_CONNECT_TIMEOUT)
         probe.connect(os.fspath(path))
-        return Holder(*listener_of(probe))
+        return Listener(*listener_of(probe))
 
 
-def command_of(pid: int) -> str:
+def process_name(pid: int) -> str:
     try:
         return Path(f"/proc/{pid}/comm").read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
         return ""
 
 
-def _start(where: Where, unit: str) -> str:
-    return f"systemctl restart {unit}" if where.unit(unit).loaded else "pykcmd"
+def _start_command(environment: Environment, unit: str) -> str:
+    return f"systemctl restart {unit}" if environment.unit(unit).loaded else "pykcmd"
 
 
-def kcm_socket(where: Where) -> Outcome:
-    """Where clients connect to, a KCM server of pykcm's listens, and everyone may connect."""
-    name = where.client_socket
-    path = where.path(name)
+def kcm_socket(environment: Environment) -> Result:
+    """Check that pykcm listens where clients connect, and that everyone may connect."""
+    name = environment.client_socket
+    path = environment.path(name)
     try:
         status = path.stat()
     except FileNotFoundError:
-        return failed(f"{name}: is not there: no KCM server runs", _start(where, KCM_SOCKET))
+        return failed(f"{name} does not exist: no KCM server runs", _start_command(environment, KCM_SOCKET))
     if not stat.S_ISSOCK(status.st_mode):
-        # An engine's mount point is an empty folder: what has anything in it is not to go.
+        # Container engines leave an empty folder as a mount point. A folder with content must stay.
         remove = "rmdir" if stat.S_ISDIR(status.st_mode) else "rm"
         return failed(
-            f"{name}: is no socket",
-            f"ls -l {quoted(name)}",
-            f"{remove} {quoted(name)}",
-            _start(where, KCM_SOCKET),
+            f"{name} is not a socket",
+            f"ls -l {shell_quote(name)}",
+            f"{remove} {shell_quote(name)}",
+            _start_command(environment, KCM_SOCKET),
         )
     if status.st_mode & 0o222 != 0o222:
         mode = stat.S_IMODE(status.st_mode)
-        return failed(f"{name}: not everyone may connect (mode {mode:04o})", f"chmod 0666 {quoted(name)}")
-    closed = _closed_folder(where, path)
+        return failed(
+            f"{name}: not everyone may connect (mode {mode:04o})", f"chmod 0666 {shell_quote(name)}"
+        )
+    closed = _closed_folder(environment, path)
     if closed is not None:
-        return failed(f"{name}: not everyone may enter {closed}", f"chmod o+x {quoted(str(closed))}")
+        return failed(f"{name}: not everyone may enter {closed}", f"chmod o+x {shell_quote(str(closed))}")
     try:
-        holder = holder_of(path)
+        listener = find_listener(path)
     except OSError as error:
-        return _refused(name, error, _start(where, KCM_SOCKET))
-    return _judged(where, name, holder)
+        return _connect_error(name, error, _start_command(environment, KCM_SOCKET))
+    return _listener_result(environment, name, listener)
 
 
-def _closed_folder(where: Where, path: Path) -> Path | None:
+def _closed_folder(environment: Environment, path: Path) -> Path | None:
     for folder in path.parents:
-        if folder == where.root:
+        if folder == environment.root:
             break
         if not folder.stat().st_mode & stat.S_IXOTH:
             return folder
     return None
 
 
-def _refused(name: str, error: OSError, start: str) -> Outcome:
+def _connect_error(name: str, error: OSError, start: str) -> Result:
     if error.errno == errno.ECONNREFUSED:
-        return failed(f"{name}: a dead server's socket: nobody listens", f"rm {quoted(name)}", start)
+        return failed(f"{name}: nobody listens; its server has ended", f"rm {shell_quote(name)}", start)
     if isinstance(error, TimeoutError | BlockingIOError):
-        return failed(f"{name}: whoever listens there does not take connections", start)
+        return failed(f"{name}: the server does not accept connections", start)
     return failed(
-        f"{name}: cannot be connected to: {error.strerror}",
-        f"ls -lZd {quoted(name)} {quoted(str(Path(name).parent))}",
+        f"{name}: connecting fails: {error.strerror}",
+        f"ls -lZd {shell_quote(name)} {shell_quote(str(Path(name).parent))}",
     )
 
 
-def _judged(where: Where, name: str, holder: Holder) -> Outcome:
-    rival = _RIVALS.get(command_of(holder.pid)) if holder.pid else None
-    if rival is not None:
+def _listener_result(environment: Environment, name: str, listener: Listener) -> Result:
+    other_server = _OTHER_SERVERS.get(process_name(listener.pid)) if listener.pid else None
+    if other_server is not None:
         return failed(
-            f"{name}: {rival} listens ({holder}), not pykcm", "pykcmctl doctor  # see other KCM servers"
+            f"{name}: {other_server} listens ({listener}), not pykcm",
+            "pykcmctl doctor  # see other KCM servers",
         )
-    # When the daemon has been started it is the daemon that listens, at the same socket.
-    if holder.pid == _SYSTEMD and where.units:
-        unit = where.unit(KCM_SOCKET)
+    # Once started, the daemon itself listens on systemd's socket.
+    if listener.pid == _SYSTEMD and environment.units:
+        unit = environment.unit(KCM_SOCKET)
         if not unit.runs or name not in unit.listen:
             return failed(
                 f"{name}: systemd listens, but not for {KCM_SOCKET}", "systemctl list-sockets --show-types"
             )
         return ok(f"{name}: systemd listens for {KCM_SOCKET}, everyone may connect")
-    return ok(f"{name}: {holder} listens, everyone may connect")
+    return ok(f"{name}: {listener} listens, everyone may connect")
 
 
-def control_socket(where: Where) -> Outcome:
-    """It is root's alone, and a daemon listens."""
-    name = where.control_path
+def control_socket(environment: Environment) -> Result:
+    """Check that only root may use the control socket, and that a daemon listens."""
+    name = environment.control_path
     try:
-        status = where.path(name).stat()
+        status = environment.path(name).stat()
     except FileNotFoundError:
-        served = _control_path(where)
-        if not served:
-            return skipped("the daemon is to have none, or is not of this machine")
-        if served != name:
+        configured = _configured_control_path(environment)
+        if not configured:
+            return skipped("the daemon has no control socket, or does not run on this machine")
+        if configured != name:
             return warning(
-                f"{name}: is not there: the daemon's control socket is {served}",
-                f"export PYKCM_CONTROL_SOCKET={quoted(served)}",
+                f"{name} does not exist: the daemon's control socket is {configured}",
+                f"export PYKCM_CONTROL_SOCKET={shell_quote(configured)}",
             )
-        return warning(f"{name}: is not there: pykcmctl finds no daemon", _start(where, CONTROL_SOCKET))
+        return warning(
+            f"{name} does not exist: pykcmctl finds no daemon", _start_command(environment, CONTROL_SOCKET)
+        )
     if not stat.S_ISSOCK(status.st_mode):
-        return failed(f"{name}: is no socket", f"ls -l {quoted(name)}")
+        return failed(f"{name} is not a socket", f"ls -l {shell_quote(name)}")
     mode = stat.S_IMODE(status.st_mode)
     if mode & 0o077:
         return failed(
-            f"{name}: others than its owner may connect (mode {mode:04o})", f"chmod 0600 {quoted(name)}"
+            f"{name}: users other than its owner may connect (mode {mode:04o})",
+            f"chmod 0600 {shell_quote(name)}",
         )
-    if status.st_uid not in {0, where.service_uid}:
-        return warning(f"{name}: belongs to UID {status.st_uid}, not to root", f"chown root: {quoted(name)}")
-    folder = folder_of_others(os.fspath(where.path(name)), {0, status.st_uid}, top=where.root)
+    if status.st_uid not in {0, environment.service_uid}:
+        return warning(
+            f"{name} belongs to UID {status.st_uid}, not to root", f"chown root: {shell_quote(name)}"
+        )
+    folder = folder_of_others(os.fspath(environment.path(name)), {0, status.st_uid}, top=environment.root)
     if folder is not None:
         return failed(
-            f"{name}: others than root can put another socket in its place, in {folder}",
-            f"ls -ld {quoted(str(folder))}",
-            f"chown root: {quoted(str(folder))}",
-            f"chmod go-w {quoted(str(folder))}",
+            f"{name}: users other than root can replace the socket, because they can write to {folder}",
+            f"ls -ld {shell_quote(str(folder))}",
+            f"chown root: {shell_quote(str(folder))}",
+            f"chmod go-w {shell_quote(str(folder))}",
         )
-    if where.uid != 0:
-        return skipped(f"needs root: {name} is for root alone, as it should be")
+    if environment.uid != 0:
+        return skipped(f"needs root: only root may connect to {name}, as it should be")
     try:
-        holder = holder_of(where.path(name))
+        listener = find_listener(environment.path(name))
     except OSError as error:
-        return _refused(name, error, _start(where, CONTROL_SOCKET))
-    return ok(f"{name}: {holder} listens, only root may connect")
+        return _connect_error(name, error, _start_command(environment, CONTROL_SOCKET))
+    return ok(f"{name}: {listener} listens, only root may connect")
 
 
-def _control_path(where: Where) -> str:
-    """Where the daemon is to listen for pykcmctl; empty for nowhere."""
-    unit = where.unit(CONTROL_SOCKET)
+def _configured_control_path(environment: Environment) -> str:
+    """The path of the control socket according to systemd or the configuration; empty if there is none."""
+    unit = environment.unit(CONTROL_SOCKET)
     if unit.loaded and unit.listen:
         return unit.listen[0]
-    if not where.daemon_is_here:
+    if not environment.daemon_is_here:
         return ""
-    config = where.config
+    config = environment.config
     if config.control_socket_path is not None:
         return config.control_socket_path
     return DEFAULT_CONTROL_SOCKET if config.socket_path == DEFAULT_SOCKET else ""

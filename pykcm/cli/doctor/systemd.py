@@ -1,4 +1,4 @@
-"""systemd's units, as `systemctl show` has them."""
+"""The state of systemd's units, from `systemctl show`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -9,8 +9,8 @@ AUDIT_SOCKET = "pykcm-audit.socket"
 AUDIT_SERVICE = "pykcm-audit.service"
 SERVICE = "pykcm.service"
 
-# Other KCM servers' units, by what the server is called.
-RIVALS = {
+# Units of other KCM servers, with the server's name.
+OTHER_SERVERS = {
     "sssd-kcm.socket": "sssd-kcm",
     "sssd-kcm.service": "sssd-kcm",
     "heimdal-kcm.service": "Heimdal's kcm",
@@ -21,7 +21,7 @@ _STREAM = " (Stream)"
 
 
 class Unit(NamedTuple):
-    """A unit's state in systemd's own words; `listen` are the paths of its Unix stream sockets."""
+    """A unit's state in systemd's terms; `listen` are the paths of its Unix stream sockets."""
 
     name: str
     load: str = "not-found"
@@ -41,19 +41,19 @@ class Unit(NamedTuple):
 
 
 def read_units(run: Callable[[Sequence[str]], str | None]) -> Mapping[str, Unit]:
-    """The units that matter here, by name; none where systemd does not answer."""
-    names = [KCM_SOCKET, CONTROL_SOCKET, AUDIT_SOCKET, SERVICE, *RIVALS]
-    shown = run(["systemctl", "show", "--no-pager", f"--property={','.join(_PROPERTIES)}", *names]) or ""
-    units = [_unit(block) for block in shown.split("\n\n")]
+    """The units of pykcm and of other KCM servers by name; empty if systemd does not answer."""
+    names = [KCM_SOCKET, CONTROL_SOCKET, AUDIT_SOCKET, SERVICE, *OTHER_SERVERS]
+    output = run(["systemctl", "show", "--no-pager", f"--property={','.join(_PROPERTIES)}", *names]) or ""
+    units = [_parse_unit(block) for block in output.split("\n\n")]
     return {unit.name: unit for unit in units if unit.name}
 
 
-def _unit(block: str) -> Unit:
+def _parse_unit(block: str) -> Unit:
     values: dict[str, list[str]] = {}
     for line in block.splitlines():
         name, _, value = line.partition("=")
         values.setdefault(name, []).append(value)
-    first = {name: given[0] for name, given in values.items()}
+    first = {name: each[0] for name, each in values.items()}
     return Unit(
         name=first.get("Id", ""),
         load=first.get("LoadState", ""),

@@ -8,8 +8,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from pykcm.cli.doctor.outcomes import Outcome
-from pykcm.cli.doctor.where import Where
+from pykcm.cli.doctor.environment import Environment
+from pykcm.cli.doctor.results import Result
 from pykcm.config import DEFAULT_SOCKET
 
 CONTROL = "/run/pykcm/control.sock"
@@ -18,9 +18,9 @@ CONTROL = "/run/pykcm/control.sock"
 ODD = r"it's $(false) #1 %s & \co;"
 
 
-def words(outcome: Outcome) -> list[list[str]]:
+def words(result: Result) -> list[list[str]]:
     """Of each command of the remedy, as a shell has them."""
-    return [shlex.split(command) for command in outcome.remedy]
+    return [shlex.split(command) for command in result.remedy]
 
 
 class Machine:
@@ -30,7 +30,7 @@ class Machine:
         self.root = root
         self.units: dict[str, dict[str, str | list[str]]] = {}
         self.users: dict[str, int] = {}
-        self.environment: dict[str, str] = {}
+        self.variables: dict[str, str] = {}
         self.at_end = ExitStack()
         self.config_file = self.write("/etc/pykcm/pykcm.toml", "")
 
@@ -103,17 +103,17 @@ class Machine:
         ]
         return "".join(lines)
 
-    def where(self, **changes: Any) -> Where:
+    def environment(self, **changes: Any) -> Environment:
         """As the doctor of this machine's root sees it."""
         given: dict[str, Any] = {
             "root": self.root,
             "config_file": self.config_file,
             "control_path": CONTROL,
-            "environment": self.environment,
+            "variables": self.variables,
             "uid": 0,
             "run": self.run,
         }
-        return Where(**given | changes)
+        return Environment(**given | changes)
 
     def do(self, commands: Sequence[str]) -> None:
         """Run commands with this machine's /etc in place of the real one."""

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from pykcm.cli.doctor import selinux, storage
-from pykcm.cli.doctor.outcomes import Level
+from pykcm.cli.doctor.results import Level
 from pykcm.peer.selinux import Policy, PolicyUnusableError
 from tests.peer.mcs import Mcs
 
@@ -16,7 +16,7 @@ from .machine import ODD, Machine, words
 STATE = "/var/lib/pykcm"
 KEY = f"{STATE}/key"
 CREDENTIAL = "/etc/credstore.encrypted/pykcm.key"
-ALL = [storage.state_folder, storage.key_source, storage.change_of_keys, storage.disk_space]
+ALL = [storage.state_folder, storage.key_source, storage.pending_rekey, storage.disk_space]
 
 only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 
@@ -39,60 +39,60 @@ def state(machine: Machine) -> Machine:
 
 def test_as_it_should_be(state: Machine) -> None:
     """A state folder as the daemon makes it is right."""
-    for check in (storage.state_folder, storage.key_source, storage.change_of_keys):
-        outcome = check(state.where())
-        assert outcome.level is Level.OK, outcome
+    for check in (storage.state_folder, storage.key_source, storage.pending_rekey):
+        result = check(state.environment())
+        assert result.level is Level.OK, result
 
 
 @pytest.mark.parametrize("check", ALL)
 def test_nothing_to_look_at(machine: Machine, check: "type[object]") -> None:
     """Before the first start, and with the memory store, there is nothing to look at."""
-    assert check(machine.where()).level is Level.SKIPPED  # type: ignore[call-arg, attr-defined]
+    assert check(machine.environment()).level is Level.SKIPPED  # type: ignore[call-arg, attr-defined]
     machine.folder(STATE, 0o777)
     machine.write("/etc/pykcm/pykcm.toml", 'store = "memory"\n')
-    assert check(machine.where()).level is Level.SKIPPED  # type: ignore[call-arg, attr-defined]
+    assert check(machine.environment()).level is Level.SKIPPED  # type: ignore[call-arg, attr-defined]
 
 
 @pytest.mark.parametrize("mode", [0o750, 0o701, 0o777])
 def test_an_open_folder(state: Machine, mode: int) -> None:
     """A folder that others may use fails: the daemon does not start with it."""
     state.folder(STATE, mode)
-    outcome = storage.state_folder(state.where())
-    assert (outcome.level, outcome.remedy) == (Level.FAILED, (f"chmod 0700 {STATE}",))
+    result = storage.state_folder(state.environment())
+    assert (result.level, result.remedy) == (Level.FAILED, (f"chmod 0700 {STATE}",))
 
 
 @only_root
 def test_another_owner(state: Machine) -> None:
     """A folder, or a file in it, that is not the service's fails; what is root's can be read all the same."""
     state.installed()
-    outcome = storage.state_folder(state.where())
-    assert (outcome.level, outcome.remedy) == (Level.FAILED, (f"chown -R pykcm: {STATE}",))
+    result = storage.state_folder(state.environment())
+    assert (result.level, result.remedy) == (Level.FAILED, (f"chown -R pykcm: {STATE}",))
     os.chown(state.path(STATE), 990, 990)
     os.chown(state.path(KEY), 990, 990)
-    assert storage.state_folder(state.where()).level is Level.OK
+    assert storage.state_folder(state.environment()).level is Level.OK
     os.chown(state.path(f"{STATE}/pykcm.db"), 991, 991)
-    outcome = storage.state_folder(state.where())
-    assert outcome.level is Level.FAILED
-    assert "pykcm.db in it belongs to others" in outcome.text
+    result = storage.state_folder(state.environment())
+    assert result.level is Level.FAILED
+    assert "pykcm.db in it does not belong to pykcm" in result.text
 
 
 def test_a_key_beside_the_database(state: Machine) -> None:
     """It is right, and what it means is said."""
-    outcome = storage.key_source(state.where())
-    assert outcome.level is Level.OK
-    assert "beside the database" in outcome.text
+    result = storage.key_source(state.environment())
+    assert result.level is Level.OK
+    assert "next to the database" in result.text
     state.write("/etc/pykcm/key", bytes(32), 0o600)
     state.write("/etc/pykcm/pykcm.toml", 'key_file = "/etc/pykcm/key"\n')
-    assert storage.key_source(state.where()).text == "the key file /etc/pykcm/key"
+    assert storage.key_source(state.environment()).text == "the key file /etc/pykcm/key"
 
 
 @pytest.mark.parametrize(("size", "mode"), [(31, 0o600), (33, 0o600), (0, 0o600), (32, 0o640), (32, 0o604)])
 def test_a_key_file_that_is_refused(state: Machine, size: int, mode: int) -> None:
     """A key of another size, or that others may read, fails as it does for the daemon."""
     state.write(KEY, bytes(size), mode)
-    outcome = storage.key_source(state.where())
-    assert outcome.level is Level.FAILED
-    assert "does not start" in outcome.text
+    result = storage.key_source(state.environment())
+    assert result.level is Level.FAILED
+    assert "refuses to start" in result.text
 
 
 @only_root
@@ -100,33 +100,33 @@ def test_a_key_of_another(state: Machine) -> None:
     """So does one that belongs to somebody else."""
     state.installed()
     os.chown(state.path(KEY), 991, 991)
-    assert storage.key_source(state.where()).remedy == (f"chown pykcm: {KEY}",)
+    assert storage.key_source(state.environment()).remedy == (f"chown pykcm: {KEY}",)
 
 
 def test_no_key(state: Machine) -> None:
     """A database without a key fails; without a database the first start makes the key."""
     state.path(KEY).unlink()
-    assert storage.key_source(state.where()).level is Level.FAILED
+    assert storage.key_source(state.environment()).level is Level.FAILED
     state.path(f"{STATE}/pykcm.db").unlink()
-    assert storage.key_source(state.where()).level is Level.OK
+    assert storage.key_source(state.environment()).level is Level.OK
 
 
 def test_a_credential(state: Machine) -> None:
     """With a systemd credential a key file is not needed, and one that is left over is a warning."""
     state.write(CREDENTIAL, b"encrypted", 0o600)
-    outcome = storage.key_source(state.where())
-    assert outcome.level is Level.WARNING
-    assert f"shred -u {KEY}" in outcome.remedy[0]
+    result = storage.key_source(state.environment())
+    assert result.level is Level.WARNING
+    assert f"shred -u {KEY}" in result.remedy[0]
     state.path(KEY).unlink()
-    outcome = storage.key_source(state.where())
-    assert (outcome.level, outcome.text) == (Level.OK, f"the systemd credential {CREDENTIAL}")
+    result = storage.key_source(state.environment())
+    assert (result.level, result.text) == (Level.OK, f"the systemd credential {CREDENTIAL}")
 
 
 MIB = 1024 * 1024
 
 
 @pytest.mark.parametrize(
-    ("room", "inodes", "flags", "level"),
+    ("free", "inodes", "flags", "level"),
     [
         (1000, 1000, 0, Level.OK),
         (63, 1000, 0, Level.WARNING),
@@ -136,26 +136,26 @@ MIB = 1024 * 1024
         (1000, 1000, os.ST_RDONLY, Level.FAILED),
     ],
 )
-def test_disk_space(room: int, inodes: int, flags: int, level: Level) -> None:
+def test_disk_space(free: int, inodes: int, flags: int, level: Level) -> None:
     """Little room, few inodes and a read-only disk are told, the last ones of them as failures."""
-    disk = SimpleNamespace(f_bavail=room * 256, f_frsize=4096, f_files=10_000, f_favail=inodes, f_flag=flags)
-    outcome = storage.judged_space(f"/srv/{ODD}", disk)  # type: ignore[arg-type]
-    assert outcome.level is level, outcome
-    assert [command[-1] for command in words(outcome)][:1] == [f"/srv/{ODD}"] * (level is not Level.OK)
+    disk = SimpleNamespace(f_bavail=free * 256, f_frsize=4096, f_files=10_000, f_favail=inodes, f_flag=flags)
+    result = storage.space_result(f"/srv/{ODD}", disk)  # type: ignore[arg-type]
+    assert result.level is level, result
+    assert [command[-1] for command in words(result)][:1] == [f"/srv/{ODD}"] * (level is not Level.OK)
 
 
 def test_a_disk_without_inodes() -> None:
     """File systems that make inodes as they need them have none to run out of."""
     disk = SimpleNamespace(f_bavail=1 << 20, f_frsize=4096, f_files=0, f_favail=0, f_flag=0)
-    assert storage.judged_space(STATE, disk).level is Level.OK  # type: ignore[arg-type]
+    assert storage.space_result(STATE, disk).level is Level.OK  # type: ignore[arg-type]
 
 
 def test_a_real_disk(state: Machine) -> None:
     """The disk that is asked is the state folder's."""
     disk = os.statvfs(state.path(STATE))
-    outcome = storage.disk_space(state.where())
-    assert outcome.level is storage.judged_space(STATE, disk).level
-    assert outcome.text.startswith(f"{STATE}: ")
+    result = storage.disk_space(state.environment())
+    assert result.level is storage.space_result(STATE, disk).level
+    assert result.text.startswith(f"{STATE}: ")
 
 
 @pytest.mark.parametrize(
@@ -176,11 +176,11 @@ def test_a_change_of_keys(state: Machine, configuration: str, credential: bool, 
     if credential:
         state.write(CREDENTIAL, b"", 0o600)
     state.write(f"{STATE}/key.next", b"", 0o600)
-    outcome = storage.change_of_keys(state.where())
-    assert outcome.level is Level.WARNING
-    assert f"{STATE}/key.next" in outcome.text
-    assert outcome.remedy[0] == remedy
-    assert outcome.remedy[-1] == "systemctl restart pykcm.service"
+    result = storage.pending_rekey(state.environment())
+    assert result.level is Level.WARNING
+    assert f"{STATE}/key.next" in result.text
+    assert result.remedy[0] == remedy
+    assert result.remedy[-1] == "systemctl restart pykcm.service"
 
 
 def test_odd_paths(machine: Machine) -> None:
@@ -189,18 +189,18 @@ def test_odd_paths(machine: Machine) -> None:
     machine.write("/etc/pykcm/pykcm.toml", f"state_dir = {json.dumps(state)}\nkey_file = {json.dumps(key)}\n")
     machine.write(f"{state}/pykcm.db", b"", 0o600)
     machine.write(f"{state}/key.next", b"", 0o600)
-    assert words(storage.state_folder(machine.where())) == [["chmod", "0700", state]]
-    assert words(storage.key_source(machine.where())) == [
+    assert words(storage.state_folder(machine.environment())) == [["chmod", "0700", state]]
+    assert words(storage.key_source(machine.environment())) == [
         ["mkdir", "-m", "0700", f"{state}/damaged"],
         ["mv", f"{state}/pykcm.db*", f"{state}/damaged/"],
     ]
-    assert words(storage.change_of_keys(machine.where()))[0][-1] == key
+    assert words(storage.pending_rekey(machine.environment()))[0][-1] == key
     machine.write(key, b"", 0o600)
-    assert words(storage.key_source(machine.where())) == [["ls", "-l", key]]
+    assert words(storage.key_source(machine.environment())) == [["ls", "-l", key]]
     machine.write(key, bytes(32), 0o644)
-    assert words(storage.key_source(machine.where())) == [["chmod", "0600", key]]
+    assert words(storage.key_source(machine.environment())) == [["chmod", "0600", key]]
     machine.write(CREDENTIAL, b"encrypted", 0o600)
-    assert words(storage.key_source(machine.where()))[0][-1] == key
+    assert words(storage.key_source(machine.environment()))[0][-1] == key
 
 
 @only_root
@@ -212,11 +212,11 @@ def test_odd_paths_of_others(machine: Machine) -> None:
     folder = machine.folder(state, 0o700)
     database = machine.write(f"{state}/pykcm.db", b"", 0o600)
     os.chown(machine.write(key, bytes(32), 0o600), 991, 991)
-    assert words(storage.state_folder(machine.where())) == [["chown", "-R", "pykcm:", state]]
-    assert words(storage.key_source(machine.where())) == [["chown", "pykcm:", key]]
+    assert words(storage.state_folder(machine.environment())) == [["chown", "-R", "pykcm:", state]]
+    assert words(storage.key_source(machine.environment())) == [["chown", "pykcm:", key]]
     os.chown(folder, 990, 990)
     os.chown(database, 991, 991)
-    assert words(storage.state_folder(machine.where())) == [["chown", "-R", "pykcm:", state]]
+    assert words(storage.state_folder(machine.environment())) == [["chown", "-R", "pykcm:", state]]
 
 
 def test_no_selinux(machine: Machine) -> None:
@@ -225,23 +225,23 @@ def test_no_selinux(machine: Machine) -> None:
     def never() -> Policy:
         raise AssertionError
 
-    assert selinux.selinux(machine.where(load_policy=never)).level is Level.OK
+    assert selinux.selinux(machine.environment(load_policy=never)).level is Level.OK
 
 
 def test_selinux(machine: Machine) -> None:
     """With it the binding can ask the policy; it tells the mode, and whether pykcm has its module."""
     machine.write("/sys/fs/selinux/enforce", "1")
-    outcome = selinux.selinux(machine.where(load_policy=Mcs))
-    assert outcome.level is Level.OK
-    assert outcome.text.startswith("enforcing")
+    result = selinux.selinux(machine.environment(load_policy=Mcs))
+    assert result.level is Level.OK
+    assert result.text.startswith("enforcing")
     machine.write("/sys/fs/selinux/enforce", "0")
-    outcome = selinux.selinux(machine.where(load_policy=WithoutModule))
-    assert outcome.level is Level.WARNING
-    assert outcome.text.startswith("permissive, and pykcm's policy module is not installed")
+    result = selinux.selinux(machine.environment(load_policy=WithoutModule))
+    assert result.level is Level.WARNING
+    assert result.text.startswith("permissive, and pykcm's policy module is not installed")
 
     def refuse() -> Policy:
         raise PolicyUnusableError("SELinux is enabled, but Python's module selinux cannot be loaded")
 
-    outcome = selinux.selinux(machine.where(load_policy=refuse))
-    assert outcome.level is Level.FAILED
-    assert "cannot be loaded" in outcome.text
+    result = selinux.selinux(machine.environment(load_policy=refuse))
+    assert result.level is Level.FAILED
+    assert "cannot be loaded" in result.text

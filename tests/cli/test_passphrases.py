@@ -6,7 +6,7 @@ import sys
 import click
 import pytest
 
-from pykcm.cli import secrecy
+from pykcm.cli import passphrases
 
 
 @pytest.mark.parametrize(
@@ -24,5 +24,5 @@ def test_a_passphrase_that_is_no_text(monkeypatch: pytest.MonkeyPatch, asked: Ex
     stdin = io.StringIO()
     monkeypatch.setattr(stdin, "isatty", lambda: True)
     monkeypatch.setattr(sys, "stdin", stdin)
-    with pytest.raises(click.ClickException, match="no UTF-8"):
-        secrecy.passphrase(None, is_new=True)
+    with pytest.raises(click.ClickException, match="not UTF-8"):
+        passphrases.get_passphrase(None, is_new=True)

@@ -1,4 +1,4 @@
-"""Where the checks look: this machine, or a folder that stands for one."""
+"""The machine that the checks examine: its files, units, users and configuration."""
 
 import os
 import subprocess
@@ -16,20 +16,20 @@ _PROFILE = "/etc/krb5.conf"
 SELINUX_MODE = "/sys/fs/selinux/enforce"
 
 # In seconds.
-_PATIENCE = 10.0
+_PROGRAM_TIMEOUT = 10.0
 
 
 def run_program(argv: Sequence[str]) -> str | None:
-    """What the program prints, whatever its exit status; None where there is none or it takes too long."""
+    """The program's stdout, whatever its exit status; None if it is missing or takes too long."""
     try:
-        done = subprocess.run(  # noqa: S603 - the checks' own words, and no shell
+        done = subprocess.run(  # noqa: S603 - no shell, and the arguments come from the checks
             argv,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             errors="backslashreplace",
             check=False,
-            timeout=_PATIENCE,
+            timeout=_PROGRAM_TIMEOUT,
             env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
         )
     except (OSError, subprocess.TimeoutExpired):
@@ -38,22 +38,20 @@ def run_program(argv: Sequence[str]) -> str | None:
 
 
 @dataclass
-class Where:
-    """`root` is the folder that paths are below; the daemon reads `config_file`, None for the default one."""
+class Environment:
+    """The machine with its root folder at `root`. `config_file` is the daemon's, None for the default one."""
 
     root: Path = Path("/")
     config_file: Path | None = None
     control_path: str = DEFAULT_CONTROL_SOCKET
-    environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    variables: Mapping[str, str] = field(default_factory=lambda: os.environ)
     uid: int = field(default_factory=os.geteuid)
     run: Callable[[Sequence[str]], str | None] = run_program
     load_policy: Callable[[], Policy] = load_policy
 
     def path(self, path: str | os.PathLike[str]) -> Path:
-        """An absolute path of the machine, where it can be opened."""
+        """An absolute path of the machine, as a path that can be opened."""
         return self.root / os.fspath(path).lstrip("/")
-
-    # What several checks go by
 
     @cached_property
     def config(self) -> Config:
@@ -67,9 +65,9 @@ class Where:
 
     @cached_property
     def profile(self) -> Profile:
-        """krb5.conf as libkrb5 sees it; raises ProfileError."""
-        given = self.environment.get("KRB5_CONFIG")
-        return read_profile((given or _PROFILE).split(":"), self.path)
+        """krb5.conf as libkrb5 reads it; raises ProfileError."""
+        files = self.variables.get("KRB5_CONFIG")
+        return read_profile((files or _PROFILE).split(":"), self.path)
 
     @cached_property
     def has_selinux(self) -> bool:
@@ -81,7 +79,7 @@ class Where:
 
     @cached_property
     def units(self) -> Mapping[str, Unit]:
-        """By name; none where systemd does not run, or does not answer: without D-Bus it does root alone."""
+        """Units by name; empty if systemd does not run or answer. Without D-Bus, it answers only to root."""
         return read_units(self.run) if self.has_systemd else {}
 
     def unit(self, name: str) -> Unit:
@@ -89,14 +87,14 @@ class Where:
 
     @property
     def why_no_units(self) -> str | None:
-        """Why nothing is known of units; None where they are known."""
+        """Why the units are unknown; None if they are known."""
         if not self.has_systemd:
             return "systemd does not run here"
         return None if self.units else "needs root: systemctl does not answer"
 
     @cached_property
     def daemon_is_here(self) -> bool:
-        """Whether the daemon is this machine's; a container has merely been given a socket."""
+        """Whether the daemon belongs to this machine. A container only has the socket."""
         return (
             self.unit(KCM_SOCKET).loaded
             or self.unit(SERVICE).loaded
@@ -106,19 +104,19 @@ class Where:
 
     @cached_property
     def daemon_sockets(self) -> tuple[str, ...]:
-        """Where the daemon listens, or is to; raises ConfigError."""
+        """The paths where the daemon listens, or will listen once started; raises ConfigError."""
         unit = self.unit(KCM_SOCKET)
         return unit.listen if unit.loaded and unit.listen else (self.config.socket_path,)
 
     @cached_property
     def client_socket(self) -> str:
-        """Where MIT's clients connect to; raises ProfileError."""
+        """The path that MIT's clients connect to; raises ProfileError."""
         found = self.profile.get("libdefaults", "kcm_socket")
         return DEFAULT_SOCKET if found is None else found.value
 
     @cached_property
     def service_uid(self) -> int | None:
-        """The UID that the service runs as; None where that is not known."""
+        """The UID that the service runs as; None if unknown."""
         user = self.unit(SERVICE).user
         return self._uid_of(user) if user else None
 
