@@ -6,6 +6,7 @@ import pytest
 
 from pykcm.config import Config
 from pykcm.resources import limits_of
+from pykcm.store.sqlcipher import online_copy
 
 MIB = 1 << 20
 
@@ -83,3 +84,10 @@ def test_memory() -> None:
     # Where requests are small, many connections may still have one waiting each.
     limits = limits_of(Config(max_request_size=64))
     assert (limits.bytes, limits.uid_bytes) == (40 * MIB, 8 * MIB)
+
+
+def test_what_is_held_at_most_fits_into_the_promised_size() -> None:
+    """The cache, waiting requests and changes recorded for a rekey leave 70 of 200 MiB for the rest."""
+    config = Config()
+    held = config.collection_cache_size * MIB + limits_of(config).bytes + online_copy._MOST_RECORDED
+    assert held <= 130 * MIB

@@ -103,6 +103,10 @@ class Dispatcher:
             changes = False
         except Exception as error:  # noqa: BLE001 - answered, and logged if need be
             return self._fail(request, error)
+        if not self.tracers:
+            # The arguments are copies: while the request waits, its bytes are in memory only once. A trace
+            # that begins meanwhile does not have it.
+            request.frame = Frame(frame.opcode, b"")
         return self._answer_later(request, changes=changes)
 
     async def _answer_later(self, request: _Request, *, changes: bool) -> Sendable:
@@ -211,7 +215,7 @@ class Dispatcher:
             counted.errors[code] += 1
         if self._traces:
             self._trace(request.operation, request.peer, request.arguments, code, reason, duration)
-        if self.tracers:
+        if self.tracers and request.frame.message:
             self._tell_tracers(
                 Exchange(
                     *(request.peer, request.frame, request.operation, request.arguments),

@@ -3,8 +3,9 @@
 import asyncio
 import errno
 import logging
+import sys
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -292,6 +293,20 @@ def test_what_was_refused_is_forgotten(alice: Asking, fields: Callable[[bytes], 
     finally:
         tracemalloc.stop()
     assert held < MIB
+
+
+def test_a_waiting_request_takes_its_bytes_once(server: Server) -> None:
+    """While a STORE waits for its UID's queue, nothing keeps its message beside its credential."""
+    asked = frame(Opcode.STORE, b"1000\0" + credential_bytes(ticket=bytes(MIB)))
+    references = sys.getrefcount(asked)
+
+    async def ask() -> None:
+        waiting = server.dispatcher.answer(peer(1000), asked)
+        assert isinstance(waiting, Coroutine)
+        assert sys.getrefcount(asked) == references
+        assert unpack(await waiting) == (Code.FCC_NOFILE, b"")
+
+    server.runner.run(ask())
 
 
 # The log

@@ -31,7 +31,7 @@ from pykcm.store.tree import SecretChange, uid_of_container
 
 # What is committed meanwhile stays in the journal, and in memory where it is recorded; in bytes.
 _MOST_IN_JOURNAL = 256 * 1024 * 1024
-_MOST_RECORDED = 64 * 1024 * 1024
+_MOST_RECORDED = 24 * 1024 * 1024
 
 # The UID that writes most waits from this share of either on: at first, and when the copy is complete. Those
 # that have written less may have as much again.
