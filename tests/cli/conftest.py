@@ -1,4 +1,4 @@
-"""Folders of root's and of a user's."""
+"""Folders of root and of a user."""
 
 import shutil
 import tempfile
@@ -12,7 +12,7 @@ from tests.cli.owned import USER, folder
 
 @pytest.fixture
 def top() -> Iterator[Path]:
-    """Root's folder, which everyone may enter."""
+    """A folder of root that everyone may enter."""
     path = Path(tempfile.mkdtemp(prefix="pykcm-", dir="/tmp"))
     path.chmod(0o755)
     yield path
@@ -21,5 +21,5 @@ def top() -> Iterator[Path]:
 
 @pytest.fixture
 def users(top: Path) -> Path:
-    """A user's own folder in it."""
+    """A folder of a user in `top`."""
     return folder(top / "user", USER)

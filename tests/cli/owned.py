@@ -1,4 +1,4 @@
-"""Folders of an owner."""
+"""Make folders with an owner and mode."""
 
 import os
 from pathlib import Path

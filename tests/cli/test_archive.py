@@ -1,4 +1,4 @@
-"""The file of an export: it comes out as it went in, or not at all."""
+"""The format of export files: records are read as they were written, and all damage is found."""
 
 import random
 from typing import Any
@@ -52,20 +52,19 @@ def read(stream: bytes, piece: int = 100) -> list[CCacheRecord]:
 
 
 @given(wanted=st.lists(records, max_size=4), piece=st.integers(1, 300))
-def test_records_come_out_as_they_went_in(wanted: list[CCacheRecord], piece: int) -> None:
-    """In whatever pieces the file is read."""
+def test_records_are_read_as_written(wanted: list[CCacheRecord], piece: int) -> None:
+    """The size of the pieces in which the file is read does not matter."""
     assert read(packed(*wanted), piece) == wanted
 
 
-def test_header() -> None:
-    """It says where and when the file was written, and how many ccaches there were."""
+def test_header_has_origin_and_count() -> None:
+    """The header has the host, the time of the export, and the number of ccaches."""
     reader = ArchiveReader()
     list(reader.feed(packed(RECORD)))
     assert reader.header == Header("pykcm export", 1, "host", 1500, 1)
 
 
-def test_every_byte_counts() -> None:
-    """Whichever byte is another, the file is refused."""
+def test_any_changed_byte_is_refused() -> None:
     whole = packed(RECORD, RECORD)
     chance = random.Random(1)
     for at in range(len(whole)):
@@ -75,8 +74,8 @@ def test_every_byte_counts() -> None:
             read(bytes(damaged))
 
 
-def test_every_length_counts() -> None:
-    """A file that ends too early, or goes on behind its end, is refused."""
+def test_truncated_or_extended_file_is_refused() -> None:
+    """A file that ends too early, or has data after its end, is refused."""
     whole = packed(RECORD, RECORD)
     for cut in range(len(whole)):
         with pytest.raises(ArchiveError):
@@ -87,8 +86,8 @@ def test_every_length_counts() -> None:
         read(whole + b"\xa1")
 
 
-def test_missing_and_exchanged_records() -> None:
-    """One that has gone, or stands elsewhere, is noticed although each for itself is as it was."""
+def test_missing_and_swapped_records_are_refused() -> None:
+    """The checksum of the whole file detects missing and swapped records, each of which is intact."""
     header, one, two, end = pack_archive("host", 1500, 2, [to_item(RECORD), {**to_item(RECORD), "uid": 1}])
     assert len(read(header + one + two + end)) == 2
     for parts in ((header, one, end), (header, two, one, end), (header, one, one, two, end), (one, two, end)):
@@ -97,7 +96,7 @@ def test_missing_and_exchanged_records() -> None:
 
 
 @pytest.mark.parametrize("header", [{"format": "pykcm export", "version": 2}, {"format": "another"}, [], 5])
-def test_other_files(header: object) -> None:
-    """What is no export, or one of a version that is not known, is told apart from damage."""
+def test_other_files_are_refused_with_reason(header: object) -> None:
+    """Files that are not exports, or have an unknown version, are not reported as damaged."""
     with pytest.raises(ArchiveError, match=r"another version|not an export"):
         read(encode(header))

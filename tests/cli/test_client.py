@@ -1,4 +1,4 @@
-"""The client of the control socket against something else than a daemon."""
+"""The client of the control socket, with a server that is not pykcmd."""
 
 import socket
 from pathlib import Path
@@ -14,8 +14,7 @@ from pykcm.control.messages import ControlError
     ("answer", "said"),
     [(b"\xff\xff", "no pykcmd"), (b"\xa1\x61\xff\x00", "no pykcmd"), (encode([1]), "of another version")],
 )
-def test_another_server(tmp_path: Path, answer: bytes, said: str) -> None:
-    """An answer that is none of a daemon's is an error that says so."""
+def test_answer_of_other_server_is_an_error(tmp_path: Path, answer: bytes, said: str) -> None:
     path = tmp_path / "control.sock"
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(path))

@@ -1,4 +1,4 @@
-"""pykcmctl in every locale: what stdout cannot encode is escaped, and ends no command in the middle."""
+"""pykcmctl in every locale: characters that stdout cannot encode are escaped, and no command fails."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.test_files import answering
-from tests.cli.test_hostile_names import TEXTS, listed
+from tests.cli.test_hostile_names import TEXTS, list_answer
 from tests.e2e.daemon import ROOT
 
 NAME = "é € 日本 \udcff"
@@ -28,10 +28,12 @@ ENVIRONMENTS = {
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS.values(), ids=ENVIRONMENTS)
 @pytest.mark.parametrize("options", [[], ["--json"]])
-def test_no_name_ends_a_command(tmp_path: Path, environment: dict[str, str], options: list[str]) -> None:
-    """All rows are printed, JSON can be read and means the same in each locale."""
+def test_unencodable_names_are_escaped(
+    tmp_path: Path, environment: dict[str, str], options: list[str]
+) -> None:
+    """All rows are printed, and JSON is valid and means the same in each locale."""
     path = tmp_path / "control.sock"
-    with answering(path, *listed(NAME, *TEXTS)):
+    with answering(path, *list_answer(NAME, *TEXTS)):
         done = subprocess.run(
             [sys.executable, "-m", "pykcm.cli.main", "--socket", path, "list", *options],
             capture_output=True,
@@ -45,7 +47,7 @@ def test_no_name_ends_a_command(tmp_path: Path, environment: dict[str, str], opt
         encoding = "latin-1" if "latin-1" in str(environment) else "utf-8"
         rows = json.loads(done.stdout.decode(encoding))
         assert len(rows) == number
-        # A lone surrogate is three bytes here, each no UTF-8.
+        # A lone surrogate is three bytes here, none of which is UTF-8.
         assert rows[0]["name"] == rows[1]["name"] == r"KCM:é € 日本 \xed\xb3\xbf"
     else:
         assert done.stdout.count(b"\n") == number

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and take nobody's place: an export's, and a backup's."""
+"""Output files of export and backup: written completely or not at all, and never over another file."""
 
 import errno
 import hashlib
@@ -25,14 +25,14 @@ SUMMARY = {"size": len(CONTENT), "sha256": hashlib.sha256(CONTENT).digest(), "ke
 
 @contextmanager
 def answering(path: Path, *messages: object, at_end: bool = False) -> Iterator[ControlClient]:
-    """A client of a daemon that answers one request with these, at once or when all items have come."""
+    """A client whose daemon answers one request with these messages, at once or after all items."""
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(path))
         listening.listen()
 
         def answer() -> None:
             accepted, _ = listening.accept()
-            # Who asks may have gone, or never come.
+            # The client may have closed the connection, or never connected.
             with accepted, suppress(OSError):
                 while at_end and accepted.recv(1 << 16):
                     pass
@@ -53,7 +53,7 @@ def answering(path: Path, *messages: object, at_end: bool = False) -> Iterator[C
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """A folder for what is written."""
+    """An empty folder for output."""
     path = tmp_path / "place"
     path.mkdir()
     return path
@@ -73,7 +73,7 @@ def backup(tmp_path: Path, *arguments: str, content: bytes = CONTENT) -> Result:
 @click.option("--force", is_flag=True)
 @click.argument("path")
 def export_command(path: str, *, force: bool) -> None:
-    """What export does with its file."""
+    """The part of export that writes the file."""
     with files.report_file_errors(f"cannot write {path}"), files.open_output(path, force=force) as file:
         file.write(CONTENT)
 
@@ -87,7 +87,7 @@ BOTH = pytest.mark.parametrize("write", [backup, export])
 
 @pytest.fixture(params=["unnamed", "hidden"], autouse=True)
 def unfinished(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
-    """What an unfinished file is: one without a name, or a hidden one where the file system has no such."""
+    """The kind of an unfinished file: without a name, or a hidden one if the file system needs a name."""
     kind: str = request.param
     if kind == "hidden":
         monkeypatch.setattr(files, "_open_unnamed", lambda _: None)
@@ -106,7 +106,7 @@ def test_unfinished_files_have_no_name(
     write: Callable[..., Result],
     unfinished: str,
 ) -> None:
-    """Until it is complete and synced there is nothing that a SIGKILL would leave, where that can be had."""
+    """Before the file is complete and synced, a SIGKILL leaves nothing, if the file system allows that."""
     seen: list[list[str]] = []
     sync = files.make_durable
 
@@ -123,8 +123,8 @@ def test_unfinished_files_have_no_name(
 
 
 @BOTH
-def test_written(tmp_path: Path, place: Path, write: Callable[..., Result]) -> None:
-    """All of it is there, for its owner alone, and nothing else."""
+def test_file_is_complete_and_private(tmp_path: Path, place: Path, write: Callable[..., Result]) -> None:
+    """The content is complete, only its owner has access, and no other file is left."""
     done = write(tmp_path, str(place / "file"))
     assert done.exit_code == 0, done.output
     assert (place / "file").read_bytes() == CONTENT
@@ -133,7 +133,7 @@ def test_written(tmp_path: Path, place: Path, write: Callable[..., Result]) -> N
 
 
 @BOTH
-def test_what_comes_at_the_last_moment(
+def test_file_that_appears_meanwhile_is_kept(
     tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[..., Result]
 ) -> None:
     """A file that appears just before the end is not replaced without --force."""
@@ -153,8 +153,8 @@ def test_what_comes_at_the_last_moment(
 
 
 @BOTH
-def test_force(tmp_path: Path, place: Path, write: Callable[..., Result]) -> None:
-    """With --force a file is replaced; a link, a folder or a device never is."""
+def test_force_replaces_only_files(tmp_path: Path, place: Path, write: Callable[..., Result]) -> None:
+    """With --force a file is replaced, but never a link, a folder or a device."""
     (place / "file").write_text("before")
     assert write(tmp_path, "--force", str(place / "file")).exit_code == 0
     assert (place / "file").read_bytes() == CONTENT
@@ -225,8 +225,8 @@ def _no_links(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @BOTH
 @pytest.mark.usefixtures("_no_links")
-def test_a_disk_without_links(tmp_path: Path, place: Path, write: Callable[..., Result]) -> None:
-    """On vfat, for one, the file is written as well."""
+def test_file_system_without_links_works(tmp_path: Path, place: Path, write: Callable[..., Result]) -> None:
+    """vfat, for example, has no hard links."""
     assert write(tmp_path, str(place / "file")).exit_code == 0
     assert (place / "file").read_bytes() == CONTENT
     assert [path.name for path in place.iterdir()] == ["file"]
@@ -234,10 +234,9 @@ def test_a_disk_without_links(tmp_path: Path, place: Path, write: Callable[..., 
 
 @BOTH
 @pytest.mark.usefixtures("_no_links")
-def test_what_comes_at_the_last_moment_without_links(
+def test_file_that_appears_meanwhile_is_kept_without_links(
     tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[..., Result]
 ) -> None:
-    """Nor is one replaced there."""
     (place / "file").write_text("another's")
     monkeypatch.setattr(files, "check_not_taken", lambda *_, **__: None)
     done = write(tmp_path, str(place / "file"))
@@ -247,16 +246,16 @@ def test_what_comes_at_the_last_moment_without_links(
 
 
 @pytest.mark.parametrize("content", [CONTENT[:-1], CONTENT + b"x", b"b" + CONTENT[1:]])
-def test_another_content(tmp_path: Path, place: Path, content: bytes) -> None:
-    """A backup that is not what the daemon has sent is told of and not kept."""
+def test_backup_with_wrong_content_is_not_kept(tmp_path: Path, place: Path, content: bytes) -> None:
+    """A backup that differs from the database that the daemon sent is an error."""
     done = backup(tmp_path, str(place / "file"), content=content)
     assert done.exit_code == 1
     assert "differs from what the daemon sent" in done.output
     assert list(place.iterdir()) == []
 
 
-def test_a_daemon_that_ends(tmp_path: Path, place: Path) -> None:
-    """Neither is one whose end has not come; it is the daemon that is at fault, not the file."""
+def test_incomplete_backup_is_not_kept(tmp_path: Path, place: Path) -> None:
+    """If the daemon ends, the error is about the connection and not about the file."""
     with answering(tmp_path / "control.sock", {"item": {"size": 9}}, {"item": {"data": b"some"}}) as client:
         done = CliRunner().invoke(backup_command, [str(place / "file")], obj=client)
     assert isinstance(done.exception, ConnectionError)

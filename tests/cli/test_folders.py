@@ -1,4 +1,4 @@
-"""The way to users' files: what users do to it gives them nothing of root's."""
+"""Opening the folders of users' files: no user can make root read or give away a file of root."""
 
 import os
 from pathlib import Path
@@ -24,14 +24,15 @@ def ccache(path: Path, owner: int = 0) -> Path:
     return path
 
 
-def why_not(path: Path | str, uid: int | None = USER) -> str:
+def refusal(path: Path | str, uid: int | None = USER) -> str:
+    """The reason why the file cannot be imported."""
     with pytest.raises(SourceError) as refused:
         from_file(str(path), uid)
     return refused.value.reason
 
 
-def test_roots_file_in_a_folder_of_roots(top: Path) -> None:
-    """Where nobody else can put files root's becomes the user's, also below a sticky folder such as /tmp."""
+def test_file_of_root_in_trusted_folder_is_given_to_user(top: Path) -> None:
+    """The folder must be writable only for root; it may be below a sticky one such as /tmp."""
     assert from_file(str(ccache(top / "cc")), USER).uid == USER
     sticky = folder(top / "sticky", mode=0o1777)
     assert from_file(str(ccache(folder(sticky / "roots") / "cc")), USER).uid == USER
@@ -45,41 +46,41 @@ def folder_with_ccache(path: Path, owner: int = 0, mode: int = 0o755) -> Path:
 
 
 @pytest.mark.parametrize(("owner", "mode"), [(USER, 0o755), (0, 0o775), (0, 0o757), (0, 0o1777)])
-def test_roots_file_where_others_can_put_it(top: Path, owner: int, mode: int) -> None:
-    """It stays root's: they may have moved it there."""
+def test_file_of_root_in_open_folder_is_not_given_away(top: Path, owner: int, mode: int) -> None:
+    """Another user may have moved the file there."""
     path = folder_with_ccache(top / "d", owner, mode)
-    assert "others can put files there" in why_not(path / "tkt")
+    assert "others can put files there" in refusal(path / "tkt")
     (refused,) = from_folder(str(path), USER)
     assert isinstance(refused, SourceError)
     assert "others can put files there" in refused.reason
     assert from_file(str(path / "tkt")).uid == 0
 
 
-def test_roots_file_moved_to_a_sticky_folder(top: Path, users: Path) -> None:
-    """What a user has moved to a folder such as /tmp is root's there, and does not become the user's."""
+def test_file_of_root_moved_to_sticky_folder_is_not_given_away(top: Path, users: Path) -> None:
+    """A user can move a file of root from an own folder to /tmp."""
     sticky = folder(top / "sticky", mode=0o1777)
     ccache(users / "roots")
     with effective_uid(USER):
         (users / "roots").rename(sticky / "cc")
     assert (sticky / "cc").stat().st_uid == 0
-    assert "others can put files there" in why_not(sticky / "cc")
+    assert "others can put files there" in refusal(sticky / "cc")
 
 
-def test_roots_folder_in_a_users_folder(users: Path) -> None:
-    """Which of root's folders it is the user decides, by renaming them: so nothing of it is given away."""
+def test_folder_of_root_in_users_folder_is_not_given_away(users: Path) -> None:
+    """The user decides which folder of root it is, by renaming it."""
     folder_with_ccache(users / "one")
     with effective_uid(USER):
         (users / "one").rename(users / "other")
-    assert "others can put files there" in why_not(users / "other" / "tkt")
+    assert "others can put files there" in refusal(users / "other" / "tkt")
 
 
-def test_a_users_link_on_the_way(top: Path, users: Path) -> None:
-    """It is not followed, wherever it leads and whoever made it: for FILE, DIR and migrate."""
+def test_users_link_in_path_is_refused(top: Path, users: Path) -> None:
+    """A user's link is not followed, wherever it leads: for FILE, DIR and migrate."""
     folder_with_ccache(top / "roots")
     with effective_uid(USER):
         (users / "d").symlink_to(top / "roots")
-    assert "symbolic link" in why_not(users / "d" / "tkt")
-    assert "symbolic link" in why_not(users / "d" / "tkt", None)
+    assert "symbolic link" in refusal(users / "d" / "tkt")
+    assert "symbolic link" in refusal(users / "d" / "tkt", None)
     for path in (users / "d", f"{users}/d/", f"{users}/d/../roots"):
         (refused,) = from_folder(str(path), USER)
         assert isinstance(refused, SourceError)
@@ -90,17 +91,19 @@ def test_a_users_link_on_the_way(top: Path, users: Path) -> None:
 
 
 @pytest.mark.parametrize(("owner", "mode"), [(USER, 0o755), (0, 0o775), (0, 0o1777)])
-def test_roots_link_where_others_can_put_it(top: Path, owner: int, mode: int) -> None:
-    """It counts as theirs."""
+def test_roots_link_in_open_folder_is_refused(top: Path, owner: int, mode: int) -> None:
+    """Another user may have moved the link there."""
     folder_with_ccache(top / "roots")
     path = folder(top / "d", owner, mode)
     (path / "link").symlink_to(top / "roots")
-    assert "symbolic link" in why_not(path / "link" / "tkt")
+    assert "symbolic link" in refusal(path / "link" / "tkt")
 
 
 @pytest.mark.parametrize("target", ["{top}/there/deep", "there/deep", "./there/../there//deep/", "again"])
-def test_roots_link(top: Path, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a folder that is root's alone it is followed as the kernel does, as /var/run is to be."""
+def test_roots_link_in_trusted_folder_is_followed(
+    top: Path, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Links such as /var/run are resolved as the kernel does it."""
     folder(top / "there")
     folder_with_ccache(top / "there" / "deep")
     ccache(top / "there" / "cc")
@@ -109,26 +112,25 @@ def test_roots_link(top: Path, target: str, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.chdir(top / "there")
     for path in (f"{top}/link/tkt", f"{top}//link/./../cc", "../link/tkt", "cc", "deep/../../link/../cc"):
         assert from_file(path, USER).principal.principal == ALICE
-    assert why_not("../link/../tkt") == "No such file or directory"
+    assert refusal("../link/../tkt") == "No such file or directory"
     assert len(list(from_folder("../link/"))) == 1
 
 
-def test_links_in_a_circle(top: Path) -> None:
-    """They come to an end."""
+def test_circular_links_end(top: Path) -> None:
     (top / "one").symlink_to("two")
     (top / "two").symlink_to("one")
-    assert "symbolic links" in why_not(top / "one" / "cc")
+    assert "symbolic links" in refusal(top / "one" / "cc")
 
 
-def test_a_file_on_the_way(top: Path) -> None:
-    """What is no folder leads nowhere."""
+def test_file_in_path_is_an_error(top: Path) -> None:
+    """A path through a file leads nowhere."""
     ccache(top / "cc")
-    assert why_not(top / "cc" / "cc") == "Not a directory"
-    assert why_not(f"{top}/none/../cc") == "No such file or directory"
+    assert refusal(top / "cc" / "cc") == "Not a directory"
+    assert refusal(f"{top}/none/../cc") == "No such file or directory"
 
 
-def test_a_folder_that_is_moved_meanwhile(top: Path, users: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`..` leads back to where the way came from, not to where the user has moved the folder."""
+def test_dot_dot_returns_to_opened_folder(top: Path, users: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`..` is the folder that was opened before, even if a user has moved the child meanwhile."""
     folder(top / "sticky", mode=0o1777)
     ccache(top / "sticky" / "cc", USER)
     folder(users / "d", USER)
@@ -147,8 +149,8 @@ def test_a_folder_that_is_moved_meanwhile(top: Path, users: Path, monkeypatch: p
     assert (top / "sticky" / "d").is_dir()
 
 
-def test_nothing_stays_open(users: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every folder on the way is closed, also where it leads nowhere."""
+def test_all_folders_are_closed(users: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folders are closed again, also after an error."""
     opened: list[int] = []
 
     class Noted(Folder):
@@ -157,8 +159,8 @@ def test_nothing_stays_open(users: Path, monkeypatch: pytest.MonkeyPatch) -> Non
             opened.append(descriptor)
 
     monkeypatch.setattr(folders, "Folder", Noted)
-    why_not(users / "none" / "cc")
-    why_not(users / "cc")
+    refusal(users / "none" / "cc")
+    refusal(users / "cc")
     assert len(opened) > 4
     for descriptor in opened:
         with pytest.raises(OSError, match="Bad file"):

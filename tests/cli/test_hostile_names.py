@@ -1,4 +1,4 @@
-"""Names and texts from outside, as each command shows them: they act on no terminal and forge no line."""
+"""Hostile names and texts in the output of each command: none acts on a terminal or forges a line."""
 
 import json
 import os
@@ -18,8 +18,8 @@ from pykcm.cli.main import main
 from pykcm.protocol.text import escape, escape_path, excerpt, is_visible, printable
 from tests.cli.test_files import answering
 
-# Each does something to a terminal, a table or a reader: escape sequences in 7 and 8 bits, ends of lines and
-# columns, other directions, nothing that can be seen, no character at all, markup of rich's.
+# Names that act on a terminal, table or reader: escape sequences in 7 and 8 bits, newlines, tabs, changes
+# of direction, invisible characters, invalid UTF-8, and markup of rich.
 HOSTILE = [
     b"\x1b]0;title\x07\x1b[2J",
     b"\xc2\x9b31m \xc2\x85",
@@ -50,7 +50,7 @@ def _signals() -> Iterator[None]:
 
 
 class Run:
-    """Runs pykcmctl in this process against a daemon that answers with what it is told to."""
+    """Runs pykcmctl in this process, with a fake daemon that sends the given answer."""
 
     def __init__(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -83,12 +83,12 @@ def items(*values: object, **summary: object) -> list[object]:
 
 
 def sendable(text: str) -> str:
-    """As the daemon can send it: CBOR's text has no lone surrogates."""
+    """The text as the daemon can send it: lone surrogates are replaced."""
     return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
 
 
-def listed(*texts: str) -> list[object]:
-    """Two ccaches for each text."""
+def list_answer(*texts: str) -> list[object]:
+    """The answer to `list` with two ccaches for each text."""
     rows = [{"ccache": _row(text)} for text in texts for _ in range(2)]
     return items(*rows, ccaches=len(rows), users=1, size=20)
 
@@ -112,11 +112,11 @@ def _row(text: str) -> dict[str, object]:
 
 @hostile_text
 @pytest.mark.parametrize("terminal", [False, True])
-def test_list(run: Run, text: str, monkeypatch: pytest.MonkeyPatch, *, terminal: bool) -> None:
-    """A ccache is one line, with as many columns as any other; a table interprets no markup."""
+def test_list_is_harmless(run: Run, text: str, monkeypatch: pytest.MonkeyPatch, *, terminal: bool) -> None:
+    """Each ccache is one line with the same number of columns; tables interpret no markup."""
     monkeypatch.setattr(output, "is_terminal", lambda: terminal)
     monkeypatch.setenv("COLUMNS", "1000")
-    out, _ = run("list", "--label", answer=listed(text))
+    out, _ = run("list", "--label", answer=list_answer(text))
     if terminal:
         assert_harmless(out)
         assert "[red]" in out or "[red]" not in text
@@ -129,9 +129,9 @@ def test_list(run: Run, text: str, monkeypatch: pytest.MonkeyPatch, *, terminal:
 
 
 @hostile_text
-def test_list_as_json(run: Run, text: str) -> None:
-    """JSON is valid and means what it meant; nothing in it acts on a terminal either."""
-    out, _ = run("list", "--json", answer=listed(text))
+def test_list_json_is_harmless(run: Run, text: str) -> None:
+    """JSON is valid, keeps the names, and does not act on a terminal either."""
+    out, _ = run("list", "--json", answer=list_answer(text))
     assert_harmless(out)
     (first, _) = json.loads(out)
     assert first["name"] == "KCM:" + escape(text.encode("utf-8", "surrogatepass"))
@@ -139,7 +139,7 @@ def test_list_as_json(run: Run, text: str) -> None:
 
 
 @hostile_text
-def test_show(run: Run, text: str) -> None:
+def test_show_is_harmless(run: Run, text: str) -> None:
     head = {
         "name": text.encode("utf-8", "surrogatepass"),
         "default": True,
@@ -170,7 +170,7 @@ def test_show(run: Run, text: str) -> None:
     )
     out, _ = run("show", "KCM:x", answer=answer)
     assert_harmless(out, separators="\t")
-    # Eleven lines and three rows.
+    # The lines of the header and three rows.
     assert len(out.splitlines()) == 13
     out, _ = run("show", "KCM:x", "--json", answer=answer)
     assert_harmless(out)
@@ -193,7 +193,7 @@ EXCHANGE = {
 
 @hostile_text
 @pytest.mark.parametrize("options", [[], ["--json"]])
-def test_watch_and_trace(run: Run, text: str, options: list[str]) -> None:
+def test_watch_and_trace_are_harmless(run: Run, text: str, options: list[str]) -> None:
     name, said = text.encode("utf-8", "surrogatepass"), sendable(text)
     event = EVENT | {"ccache": name, "principal": said, "detail": said}
     out, _ = run("watch", *options, answer=items({"size": 0}, event))
@@ -207,8 +207,8 @@ def test_watch_and_trace(run: Run, text: str, options: list[str]) -> None:
 
 
 @hostile_text
-def test_what_a_command_says_at_its_end(run: Run, text: str, tmp_path: Path) -> None:
-    """Names and reasons of what was left out, places of keys, and errors, which may come from any daemon."""
+def test_final_messages_are_harmless(run: Run, text: str, tmp_path: Path) -> None:
+    """Ccaches that were left out, paths of keys, and errors may contain anything."""
     name, said = text.encode("utf-8", "surrogatepass"), sendable(text)
     left_out = {"left_out": {"uid": 1, "name": name, "reason": said}}
     for options in ([], ["--json"]):
@@ -234,8 +234,8 @@ def test_what_a_command_says_at_its_end(run: Run, text: str, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     "arguments", [["list"], ["show", "a"], ["import"], ["destroy", "--uid"], ["backup"], []]
 )
-def test_wrong_usage(run: Run, text: str, arguments: list[str]) -> None:
-    """A shell makes arguments of file names; click quotes some of them as they are."""
+def test_usage_errors_are_harmless(run: Run, text: str, arguments: list[str]) -> None:
+    """A shell makes arguments of file names, and click quotes some of them unchanged."""
     word = text.encode("utf-8", "surrogatepass").decode("utf-8", "surrogateescape").replace("\0", "")
     for argument in (word, f"--{word}"):
         _, err = run(*arguments, argument, argument)
@@ -244,8 +244,8 @@ def test_wrong_usage(run: Run, text: str, arguments: list[str]) -> None:
 
 @hostile_text
 @pytest.mark.parametrize("source", ["", "FILE:", "DIR:", "KCM:"])
-def test_import(run: Run, text: str, source: str, tmp_path: Path) -> None:
-    """A source that is not there, or is none, is named on one line."""
+def test_import_source_is_harmless(run: Run, text: str, source: str, tmp_path: Path) -> None:
+    """A missing or invalid source is named on one line."""
     folder = os.fsdecode(
         os.fsencode(tmp_path) + b"/" + text.encode("utf-8", "surrogatepass").replace(b"\0", b"")
     )
@@ -259,8 +259,8 @@ def test_import(run: Run, text: str, source: str, tmp_path: Path) -> None:
 
 @hostile_text
 @pytest.mark.parametrize("options", [[], ["--json"]])
-def test_migrate(run: Run, text: str, options: list[str], tmp_path: Path) -> None:
-    """Files of any name are each a row of their own, whatever could not be read."""
+def test_migrate_is_harmless(run: Run, text: str, options: list[str], tmp_path: Path) -> None:
+    """Each file has one row, whatever its name is and whether it can be read."""
     name = text.encode("utf-8", "surrogatepass").replace(b"\0", b"").replace(b"/", b"")
     folder = tmp_path / "f"
     folder.mkdir()
@@ -299,10 +299,10 @@ def test_migrate(run: Run, text: str, options: list[str], tmp_path: Path) -> Non
 
 @hostile_text
 @pytest.mark.parametrize("options", [[], ["--json"]])
-def test_doctor(
+def test_doctor_is_harmless(
     run: Run, text: str, options: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """The environment, krb5.conf and what checks find are shown on one line each, with what to paste."""
+    """Environment variables, krb5.conf and results are shown on one line each, with remedies to paste."""
     raw = text.encode("utf-8", "surrogatepass").replace(b"\0", b"")
     conf = tmp_path / "krb5.conf"
     conf.write_bytes(
@@ -327,8 +327,8 @@ def test_doctor(
 
 
 @hostile_text
-def test_remedies_can_be_pasted(text: str, tmp_path: Path) -> None:
-    """A quoted word is printable, and to a shell it is the word."""
+def test_quoted_word_can_be_pasted(text: str, tmp_path: Path) -> None:
+    """A quoted word is printable, and a shell reads the original word."""
     word = text.encode("utf-8", "surrogatepass").replace(b"\0", b"").decode("utf-8", "surrogateescape")
     shell_quote = output.shell_quote(word)
     assert_harmless(shell_quote)
@@ -339,7 +339,7 @@ def test_remedies_can_be_pasted(text: str, tmp_path: Path) -> None:
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.text(alphabet=st.characters(), max_size=40), raw=st.binary(max_size=40))
 def test_every_text_is_harmless(text: str, raw: bytes, capsys: pytest.CaptureFixture[str]) -> None:
-    """Any text stays one line and one cell, JSON keeps its meaning, and what is escaped does not change."""
+    """Any text becomes one line and one cell, JSON keeps its meaning, and escaping twice changes nothing."""
     escaped = printable(text)
     assert_harmless(escaped)
     assert printable(escaped) == escaped
@@ -357,8 +357,7 @@ def test_every_text_is_harmless(text: str, raw: bytes, capsys: pytest.CaptureFix
     assert json.loads(said) == {text: [text]}
 
 
-def test_outcome_of_a_check_is_one_line(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
-    """Whatever a check finds."""
+def test_result_of_check_is_one_line(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
     found = Result(Level.FAILED, "a\nok  b\x1b[2J", ("rm 'x\ny'",))
     monkeypatch.setattr("pykcm.cli.doctor.command.all_checks", lambda: [Check("check", lambda _: found)])
     out, _ = run("doctor")

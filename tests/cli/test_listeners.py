@@ -1,4 +1,4 @@
-"""Who may listen where tickets and keys are handed over, and which folders keep others from it."""
+"""Which processes may get tickets and keys through the control socket, and which folders protect it."""
 
 import os
 import socket
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can listen 
 
 
 def listening(path: Path, uid: int) -> socket.socket:
-    """A socket at which a process of this UID began to listen."""
+    """A socket on which a process of this UID has called listen()."""
     sock = socket.socket(socket.AF_UNIX)
     sock.bind(str(path))
     os.chown(path, uid, uid)
@@ -34,14 +34,14 @@ def listening(path: Path, uid: int) -> socket.socket:
 
 @pytest.fixture
 def stranger(top: Path) -> Iterator[tuple[Path, socket.socket]]:
-    """A socket of an ordinary user's in a folder where everybody writes."""
+    """A socket of another user in a world-writable folder."""
     top.chmod(0o1777)
     path = top / "control.sock"
     with listening(path, OTHER) as sock:
         yield path, sock
 
 
-def why_not(path: Path, daemon_uid: int | None = None) -> str | None:
+def refusal_of(path: Path, daemon_uid: int | None = None) -> str | None:
     with socket.socket(socket.AF_UNIX) as sock:
         sock.connect(str(path))
         try:
@@ -51,8 +51,8 @@ def why_not(path: Path, daemon_uid: int | None = None) -> str | None:
     return None
 
 
-def test_stranger_is_given_nothing(stranger: tuple[Path, socket.socket]) -> None:
-    """A user who listens first gets no byte of an import or rekey; of what holds no secret the request."""
+def test_other_user_gets_no_secrets(stranger: tuple[Path, socket.socket]) -> None:
+    """A user who listens first gets no byte of import and rekey; requests without secrets are sent."""
     path, sock = stranger
     for name, arguments in (("import", {}), ("rekey", {"key": bytes(32)}), ("rekey", {"key": None})):
         with pytest.raises(ControlError, match=f"of UID {OTHER} listens at"):
@@ -65,60 +65,60 @@ def test_stranger_is_given_nothing(stranger: tuple[Path, socket.socket]) -> None
 
 
 def test_root_and_systemd_are_trusted(top: Path) -> None:
-    """The kernel tells root for what systemd listens at, until the daemon does."""
+    """The kernel reports root for systemd's sockets until the daemon listens."""
     top.chmod(0o1777)
     with listening(top / "sock", 0):
-        assert why_not(top / "sock") is None
+        assert refusal_of(top / "sock") is None
 
 
-def test_daemons_user_is_trusted(
+def test_user_of_daemon_is_trusted(
     stranger: tuple[Path, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The unit's user is known by name, another one has to be named."""
+    """The user pykcm is trusted by name; any other user needs --daemon-user."""
     path, _ = stranger
-    why = why_not(path)
-    assert why is not None
-    assert why.startswith(ErrorCode.PERMISSION)
-    assert "--daemon-user" in why
-    assert why_not(path, DAEMON) is not None
-    assert why_not(path, OTHER) is None
+    reason = refusal_of(path)
+    assert reason is not None
+    assert reason.startswith(ErrorCode.PERMISSION)
+    assert "--daemon-user" in reason
+    assert refusal_of(path, DAEMON) is not None
+    assert refusal_of(path, OTHER) is None
     users = {"pykcm": SimpleNamespace(pw_uid=OTHER)}
     monkeypatch.setattr(listeners, "pwd", SimpleNamespace(getpwnam=users.__getitem__))
-    assert why_not(path) is None
+    assert refusal_of(path) is None
 
 
-def test_own_user_is_trusted(stranger: tuple[Path, socket.socket]) -> None:
-    """A daemon that a user has started by hand is that user's own to trust, and not another one's."""
+def test_calling_user_is_trusted(stranger: tuple[Path, socket.socket]) -> None:
+    """A daemon that a user has started by hand is trusted by that user only."""
     path, _ = stranger
     for uid, refused in ((OTHER, False), (DAEMON, True)):
         path.chmod(0o666)
         os.seteuid(uid)
         try:
-            assert (why_not(path) is not None) == refused
+            assert (refusal_of(path) is not None) == refused
         finally:
             os.seteuid(0)
 
 
-def test_socket_that_only_root_can_have_made(top: Path) -> None:
-    """A service with another User= is trusted at the socket that systemd made for it, and there alone."""
+def test_socket_of_root_below_tmp_is_not_trusted(top: Path) -> None:
+    """A service with another User= is trusted only at a socket that systemd must have made."""
     folder = top / "run"
     folder.mkdir(0o755)
     path = folder / "control.sock"
     with listening(path, DAEMON):
-        assert why_not(path) is not None
+        assert refusal_of(path) is not None
         os.chown(path, 0, 0)
-        # Below /tmp others could have moved the whole way.
-        assert why_not(path) is not None
+        # Below /tmp, others could have moved a folder of the path.
+        assert refusal_of(path) is not None
 
 
-def test_socket_of_roots_in_roots_folders(monkeypatch: pytest.MonkeyPatch, top: Path) -> None:
-    """The same where all folders are root's and closed: here a stand-in for /run."""
+def test_socket_of_root_in_folders_of_root_is_trusted(monkeypatch: pytest.MonkeyPatch, top: Path) -> None:
+    """All folders belong to root and are closed; the folder here stands for /run."""
     path = top / "control.sock"
     with listening(path, DAEMON):
         monkeypatch.setattr(listeners, "folder_of_others", lambda *_, **__: None)
-        assert why_not(path) is not None
+        assert refusal_of(path) is not None
         os.chown(path, 0, 0)
-        assert why_not(path) is None
+        assert refusal_of(path) is None
 
 
 @pytest.mark.parametrize(
@@ -133,8 +133,8 @@ def test_socket_of_roots_in_roots_folders(monkeypatch: pytest.MonkeyPatch, top: 
         (0o700, OTHER, True),
     ],
 )
-def test_folders_of_others(top: Path, mode: int, owner: int, *, is_open: bool) -> None:
-    """What others write to without a sticky bit, or own, on the whole way; links are followed."""
+def test_folder_of_other_user_is_found(top: Path, mode: int, owner: int, *, is_open: bool) -> None:
+    """A folder in the path is unsafe if others own it, or can write to it without a sticky bit."""
     folder = top / "a" / "b"
     folder.mkdir(parents=True)
     (top / "link").symlink_to(folder)

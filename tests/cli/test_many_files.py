@@ -1,4 +1,4 @@
-"""What one user puts into /tmp costs root's migrate little, and keeps it from nobody else's files."""
+"""Users' files in /tmp: no user can slow down root's migrate, or keep it from other users' files."""
 
 import fcntl
 import os
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give fi
 
 
 class FakeTime:
-    """Sleeping takes no time; `meanwhile` is what happens then."""
+    """A clock for which sleeping takes no time; `meanwhile` is called on each sleep."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -45,7 +45,7 @@ def fake_time(monkeypatch: pytest.MonkeyPatch) -> FakeTime:
 
 
 class Locks:
-    """Another process's locks on files."""
+    """Locks on files, held by other processes."""
 
     def __init__(self) -> None:
         self._pids: list[tuple[int, int]] = []
@@ -59,7 +59,7 @@ class Locks:
                 fcntl.lockf(file, fcntl.LOCK_EX)
             os.write(write, b"x")
             os.close(write)
-            # Until it is killed.
+            # Hold the locks until the process is killed.
             os.read(os.pipe()[0], 1)
         os.close(write)
         assert os.read(read, 1) == b"x"
@@ -80,7 +80,7 @@ def locks() -> Iterator[Locks]:
     locks.end()
 
 
-def brought(found: list[CCacheRecord | SourceError]) -> list[int]:
+def imported_uids(found: list[CCacheRecord | SourceError]) -> list[int]:
     return [each.uid for each in found if isinstance(each, CCacheRecord)]
 
 
@@ -88,8 +88,8 @@ def reasons(found: list[CCacheRecord | SourceError]) -> list[str]:
     return [each.reason for each in found if isinstance(each, SourceError)]
 
 
-def migrated(top: Path, kind: str = "FILE") -> list[CCacheRecord | SourceError]:
-    """Of what is in the folder alone, and not of /tmp."""
+def migrate(top: Path, kind: str = "FILE") -> list[CCacheRecord | SourceError]:
+    """Migrate the files of this folder, and ignore those in /tmp."""
     return [
         each
         for each in migration._read_files([f"{kind}:{top}/cc_*"], {MANY, FEW})
@@ -97,56 +97,56 @@ def migrated(top: Path, kind: str = "FILE") -> list[CCacheRecord | SourceError]:
     ]
 
 
-def test_locked_files_have_one_patience(top: Path, fake_time: FakeTime, locks: Locks) -> None:
-    """However many files their owner has locked, all are waited for together, and last."""
+def test_locked_files_share_one_timeout(top: Path, fake_time: FakeTime, locks: Locks) -> None:
+    """However many files are locked, migrate waits for all of them together, at the end."""
     for number in range(40):
         ccache(top / f"cc_{number}", MANY)
     ccache(top / "cc_few", FEW)
     locks.hold([top / f"cc_{number}" for number in range(40)])
-    found = migrated(top)
-    assert brought(found[:1]) == [FEW]
+    found = migrate(top)
+    assert imported_uids(found[:1]) == [FEW]
     assert len(found) == 41
     assert all("locked" in reason for reason in reasons(found))
     assert {each.uid for each in found[1:]} == {MANY}
     assert LOCK_TIMEOUT <= fake_time.slept < LOCK_TIMEOUT + 2 * RETRY_INTERVAL
 
 
-def test_what_is_unlocked_meanwhile_is_read(top: Path, fake_time: FakeTime, locks: Locks) -> None:
-    """A client that writes for a moment loses nothing: a file's ccache, and a folder's with its default."""
+def test_file_unlocked_meanwhile_is_read(top: Path, fake_time: FakeTime, locks: Locks) -> None:
+    """A file that a client locks for a moment is imported, also a folder's default ccache."""
     ccache(top / "cc_1", MANY)
     members = folder(top / "cc_2", FEW)
     ccache(members / "tkt", FEW)
     locks.hold([top / "cc_1", members / "tkt"])
     fake_time.meanwhile = locks.end
-    assert brought(list(retry_locked(sources.from_folder(str(members))))) == [FEW]
+    assert imported_uids(list(retry_locked(sources.from_folder(str(members))))) == [FEW]
     assert fake_time.slept == RETRY_INTERVAL
     locks.hold([top / "cc_1", members / "tkt"])
-    assert brought(migrated(top)) == [MANY]
+    assert imported_uids(migrate(top)) == [MANY]
     locks.hold([top / "cc_1", members / "tkt"])
-    (record,) = (each for each in migrated(top, "DIR") if isinstance(each, CCacheRecord))
+    (record,) = (each for each in migrate(top, "DIR") if isinstance(each, CCacheRecord))
     assert (record.uid, record.default) == (FEW, True)
 
 
-def test_one_users_files_are_limited(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond a number they are counted and reported; those of others are read, and not behind all of them."""
+def test_files_of_one_user_are_limited(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files beyond the limit are counted and reported; other users' files are read in between."""
     monkeypatch.setattr(migration, "_MAX_USER_FILES", 3)
     for number in range(7):
         ccache(top / f"cc_a{number}", MANY)
     for number in range(2):
         ccache(top / f"cc_b{number}", FEW)
-    found = migrated(top)
-    assert brought(found) == [MANY, FEW, MANY, FEW, MANY]
+    found = migrate(top)
+    assert imported_uids(found) == [MANY, FEW, MANY, FEW, MANY]
     (left_out,) = (each for each in found if isinstance(each, SourceError))
     assert left_out.uid == MANY
     assert left_out.reason.startswith("4 more files are left out")
 
 
-def test_reading_one_users_files_is_limited_in_time(
+def test_time_for_one_user_is_limited(
     top: Path,
     monkeypatch: pytest.MonkeyPatch,
     fake_time: FakeTime,
 ) -> None:
-    """A user whose files take long to read has spent the time of no other."""
+    """A user whose files are slow to read does not use up the time of other users."""
     read = sources.from_file
 
     def slow(path: str) -> CCacheRecord:
@@ -158,17 +158,17 @@ def test_reading_one_users_files_is_limited_in_time(
     for number in range(5):
         ccache(top / f"cc_a{number}", MANY)
         ccache(top / f"cc_b{number}", FEW)
-    found = migrated(top)
-    assert brought(found).count(FEW) == 5
-    assert brought(found).count(MANY) == 2
+    found = migrate(top)
+    assert imported_uids(found).count(FEW) == 5
+    assert imported_uids(found).count(MANY) == 2
     assert reasons(found)[0].startswith("3 more files are left out")
 
 
-def test_a_file_that_changes_hands_is_left_alone(
+def test_file_with_changed_owner_is_ignored(
     top: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """With --uid nobody else's ccache comes in, though a file has become another's since it was found."""
+    """With --uid, a file that has another owner than when it was found is not imported."""
     ccache(top / "cc_1", MANY)
     monkeypatch.setattr(
         migration, "match_files", lambda pattern: [(str(top / "cc_1"), FEW)] if str(top) in pattern else []
@@ -176,8 +176,8 @@ def test_a_file_that_changes_hands_is_left_alone(
     assert list(migration._read_files([f"{top}/cc_*"], {FEW})) == []
 
 
-def test_what_is_no_ccache_costs_nothing(top: Path, fake_time: FakeTime) -> None:
-    """Pipes, folders, links, and sparse files of any size are refused at once, each in a row of its own."""
+def test_other_kinds_of_files_are_refused_at_once(top: Path, fake_time: FakeTime) -> None:
+    """Pipes, folders, links and huge sparse files are reported without waiting."""
     os.mkfifo(top / "cc_fifo")
     (top / "cc_folder").mkdir()
     (top / "cc_link").symlink_to("/dev/zero")
@@ -186,24 +186,24 @@ def test_what_is_no_ccache_costs_nothing(top: Path, fake_time: FakeTime) -> None
         file.truncate(1 << 40)
     for path in top.iterdir():
         os.chown(path, MANY, MANY, follow_symlinks=False)
-    found = migrated(top)
+    found = migrate(top)
     assert len(reasons(found)) == 4
     assert fake_time.slept == 0
 
 
-def test_a_folder_of_many_files(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So many are read, and how many more there are is reported."""
+def test_files_of_one_folder_are_limited(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number of files beyond the limit is reported."""
     monkeypatch.setattr(sources, "_MAX_MEMBERS", 3)
     members = folder(top / "d", MANY)
     for number in range(5):
         ccache(members / f"tkt{number}", MANY)
     found = list(from_folder(str(members)))
-    assert brought(found) == [MANY] * 3
+    assert imported_uids(found) == [MANY] * 3
     assert reasons(found) == ["2 more files are left out: the limit is 3"]
 
 
 def test_patterns_match_as_in_a_shell(top: Path, users: Path) -> None:
-    """Hidden files are not meant by `*`; what a user has linked elsewhere is given, and not entered."""
+    """`*` matches no hidden files; a user's link is returned, but not entered."""
     for name in ("a1", "a2", ".a3", "b"):
         (top / name).touch()
     (users / "a4").touch()

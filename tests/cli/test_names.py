@@ -1,4 +1,4 @@
-"""Users as they are named in questions, and ccaches as they are named in answers."""
+"""Names of users and ccaches, as pykcmctl prints and accepts them."""
 
 import pytest
 
@@ -7,8 +7,8 @@ from pykcm.cli.names import CCacheType, format_ccache, format_user
 NOBODYS = 3_999_999_999
 
 
-def test_users() -> None:
-    """By name where there is one, and always by number."""
+def test_user_is_shown_by_name_and_uid() -> None:
+    """A user without a name is shown by UID."""
     assert format_user(0) == "root (UID 0)"
     assert format_user(NOBODYS) == f"UID {NOBODYS}"
 
@@ -26,12 +26,12 @@ def test_users() -> None:
         b"\xe2\x80\xae",
     ],
 )
-def test_what_is_shown_can_be_given(name: bytes) -> None:
-    """Each by the name that list has for it, and no other one has."""
+def test_shown_name_is_accepted(name: bytes) -> None:
+    """The name that `list` prints for a ccache stands for this ccache only."""
     assert CCacheType().convert(format_ccache(name), None, None) == name
 
 
 @pytest.mark.parametrize("name", [b"DOMAIN\\alice", b"1000:\xff", b"a\\x41", b"a\\x4", b"a\\xZZ", b"a\\"])
-def test_as_it_is(name: bytes) -> None:
-    """As the user's own programs take it."""
+def test_raw_name_is_accepted(name: bytes) -> None:
+    """Names are also accepted in the form that the user's own programs take."""
     assert CCacheType().convert(name.decode(errors="surrogateescape"), None, None) == name

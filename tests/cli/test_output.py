@@ -1,4 +1,4 @@
-"""Tables on terminals that have too little room for them."""
+"""Tables on terminals of different widths."""
 
 import pytest
 
@@ -27,24 +27,24 @@ def table(width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
 
 
 @pytest.mark.parametrize("width", [20, 40, 60, 80, 100, 120, 200])
-def test_no_cell_is_lost(
+def test_narrow_terminal_shows_all_cells(
     width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """However narrow the terminal: what is folded is not folded into single letters."""
+    """However narrow the terminal is, no cell is cut, and none is folded into single letters."""
     lines = [line for line in table(width, monkeypatch, capsys) if line.strip()]
-    escape = "".join(lines)
+    text = "".join(lines)
     for cell in ROW:
         parts = cell.split() if cell.startswith("20") else [cell[:12]]
-        assert all(part in escape for part in parts), cell
+        assert all(part in text for part in parts), cell
 
 
-def test_a_usual_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """80 columns are enough."""
+def test_table_fits_80_columns(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     lines = table(80, monkeypatch, capsys)
     assert max(map(len, lines)) <= 80
     assert any("KCM:1000:a16" in line for line in lines)
 
 
-def test_a_wide_one(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Nothing is folded where there is room."""
+def test_wide_terminal_folds_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert any(all(cell in line for cell in ROW) for line in table(140, monkeypatch, capsys))

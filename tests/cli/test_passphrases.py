@@ -1,4 +1,4 @@
-"""Passphrases that are asked for."""
+"""Passphrases from a terminal."""
 
 import io
 import sys
@@ -12,8 +12,10 @@ from pykcm.cli import passphrases
 @pytest.mark.parametrize(
     "asked", [UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), "\udcff"]
 )
-def test_a_passphrase_that_is_no_text(monkeypatch: pytest.MonkeyPatch, asked: Exception | str) -> None:
-    """As from a terminal in Latin-1."""
+def test_passphrase_that_is_not_utf8_is_refused(
+    monkeypatch: pytest.MonkeyPatch, asked: Exception | str
+) -> None:
+    """A terminal in Latin-1 sends such bytes."""
 
     def prompt(*_: object, **__: object) -> str:
         if isinstance(asked, Exception):

@@ -1,4 +1,4 @@
-"""krb5.conf is read as libkrb5 reads it: libkrb5 itself is asked."""
+"""krb5.conf is read as libkrb5 reads it; the tests compare with libkrb5 itself."""
 
 import ctypes
 import ctypes.util
@@ -12,7 +12,7 @@ from pykcm.cli.profile import ProfileError, read_profile
 
 
 class Refused:
-    """What libkrb5 or the reader gives where it cannot read the files."""
+    """The result of libkrb5 or of the parser for files that cannot be used."""
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Refused)
@@ -22,7 +22,7 @@ class Refused:
 
 @pytest.fixture(scope="module")
 def libkrb5() -> ctypes.CDLL:
-    """MIT's library, which has these functions under its own names."""
+    """MIT's library; Heimdal's does not have these functions."""
     try:
         library = ctypes.CDLL("libkrb5.so.3")
         library.profile_init_path  # noqa: B018 - whether it is there
@@ -31,7 +31,7 @@ def libkrb5() -> ctypes.CDLL:
     return library
 
 
-def theirs(library: ctypes.CDLL, files: str, name: str) -> bytes | Refused | None:
+def value_of_libkrb5(library: ctypes.CDLL, files: str, name: str) -> bytes | Refused | None:
     """The value that libkrb5 finds in [libdefaults]."""
     profile = ctypes.c_void_p()
     if library.profile_init_path(files.encode(), ctypes.byref(profile)):
@@ -43,7 +43,7 @@ def theirs(library: ctypes.CDLL, files: str, name: str) -> bytes | Refused | Non
     return found
 
 
-def ours(files: str, name: str) -> bytes | Refused | None:
+def value_of_profile(files: str, name: str) -> bytes | Refused | None:
     try:
         found = read_profile(files.split(":"), Path).get("libdefaults", name)
     except ProfileError:
@@ -90,11 +90,11 @@ FILES = [
 
 
 @pytest.mark.parametrize("text", FILES)
-def test_one_file(libkrb5: ctypes.CDLL, tmp_path: Path, text: str) -> None:
-    """The value in one file, or that it cannot be used, is what libkrb5 finds."""
+def test_value_of_one_file_is_that_of_libkrb5(libkrb5: ctypes.CDLL, tmp_path: Path, text: str) -> None:
+    """The value in one file, or the error, is the one that libkrb5 finds."""
     file = tmp_path / "krb5.conf"
     file.write_text(text)
-    assert ours(str(file), "a") == theirs(libkrb5, str(file), "a")
+    assert value_of_profile(str(file), "a") == value_of_libkrb5(libkrb5, str(file), "a")
 
 
 LINES = st.sampled_from(
@@ -121,10 +121,10 @@ LINES = st.sampled_from(
 
 
 @given(st.lists(LINES, max_size=8), st.lists(LINES, max_size=8))
-def test_any_two_files(
+def test_value_of_any_two_files_is_that_of_libkrb5(
     libkrb5: ctypes.CDLL, tmp_path_factory: pytest.TempPathFactory, first: list[str], second: list[str]
 ) -> None:
-    """So it is with any two files in KRB5_CONFIG, and with what they include."""
+    """The same holds for any two files in KRB5_CONFIG, and for files that they include."""
     folder = tmp_path_factory.mktemp("any")
     (folder / "d").mkdir()
     (folder / "d/one.conf").write_text("[libdefaults]\na = included\n")
@@ -132,7 +132,7 @@ def test_any_two_files(
     for name, lines in (("first", first), ("second", second)):
         (folder / name).write_text("\n".join(lines).replace("FOLDER", str(folder)))
     files = f"{folder}/first:{folder}/missing:{folder}/second"
-    assert ours(files, "a") == theirs(libkrb5, files, "a")
+    assert value_of_profile(files, "a") == value_of_libkrb5(libkrb5, files, "a")
 
 
 @pytest.mark.parametrize(
@@ -148,32 +148,37 @@ def test_any_two_files(
         ("a b", False),
     ],
 )
-def test_names_in_a_folder(libkrb5: ctypes.CDLL, tmp_path: Path, name: str, included: bool) -> None:
-    """Of an included folder the files count that libkrb5 takes, and no backups or hidden ones."""
+def test_includedir_takes_the_files_that_libkrb5_takes(
+    libkrb5: ctypes.CDLL, tmp_path: Path, name: str, included: bool
+) -> None:
+    """Backups and hidden files in an included folder are ignored."""
     folder = tmp_path / "d"
     folder.mkdir()
     (folder / name).write_text("[libdefaults]\na = b\n")
     file = tmp_path / "krb5.conf"
     file.write_text(f"includedir {folder}\n")
-    assert ours(str(file), "a") == theirs(libkrb5, str(file), "a") == (b"b" if included else None)
+    assert (
+        value_of_profile(str(file), "a")
+        == value_of_libkrb5(libkrb5, str(file), "a")
+        == (b"b" if included else None)
+    )
 
 
-def test_the_first_of_a_folder_counts(libkrb5: ctypes.CDLL, tmp_path: Path) -> None:
-    """The files of a folder are read in the order of their names, and the first value counts."""
+def test_files_of_includedir_are_read_in_order(libkrb5: ctypes.CDLL, tmp_path: Path) -> None:
+    """The files of a folder are read in alphabetical order, and the first value wins."""
     folder = tmp_path / "d"
     folder.mkdir()
     for name in ("b", "a", "c"):
         (folder / name).write_text(f"[libdefaults]\na = {name}\n")
     file = tmp_path / "krb5.conf"
     file.write_text(f"includedir {folder}\n[libdefaults]\na = last\n")
-    assert ours(str(file), "a") == theirs(libkrb5, str(file), "a") == b"a"
+    assert value_of_profile(str(file), "a") == value_of_libkrb5(libkrb5, str(file), "a") == b"a"
     found = read_profile([str(file)], Path).get("libdefaults", "a")
     assert found is not None
     assert (found.file, found.line) == (f"{folder}/a", 2)
 
 
-def test_a_circle_ends(tmp_path: Path) -> None:
-    """A file that includes itself is an error, and not the end of the stack."""
+def test_circular_include_is_an_error(tmp_path: Path) -> None:
     file = tmp_path / "krb5.conf"
     file.write_text(f"include {file}\n")
     with pytest.raises(ProfileError, match="includes itself"):

@@ -1,4 +1,4 @@
-"""pykcmctl, or the daemon, that is ended in the middle of what it does."""
+"""pykcmctl when it, or the daemon, ends in the middle of a command."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ from pykcm.control.items import encode
 
 
 def has_begun(process: subprocess.Popen[bytes], folder: Path) -> bool:
-    """Whether it has an unfinished file open in the folder, with a name or without."""
+    """Whether the process has an unfinished file open in the folder, with or without a name."""
     for link in Path(f"/proc/{process.pid}/fd").iterdir():
         with suppress(OSError):
             if str(link.readlink()).startswith(f"{folder}/"):
@@ -26,8 +26,10 @@ def has_begun(process: subprocess.Popen[bytes], folder: Path) -> bool:
 
 @pytest.mark.parametrize("options", [[], ["--force"]], ids=["new", "force"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
-def test_an_export_that_is_ended(tmp_path: Path, number: signal.Signals, options: list[str]) -> None:
-    """Nothing of it stays, not even after a SIGKILL: what is unfinished holds tickets as well."""
+def test_interrupted_export_leaves_nothing(
+    tmp_path: Path, number: signal.Signals, options: list[str]
+) -> None:
+    """An unfinished export contains tickets, so even a SIGKILL must not leave it."""
     folder = tmp_path / "exports"
     folder.mkdir()
     if number == signal.SIGKILL:
@@ -56,8 +58,8 @@ def test_an_export_that_is_ended(tmp_path: Path, number: signal.Signals, options
 
 
 @pytest.mark.parametrize("option", ["--plain", "--passphrase-file"])
-def test_a_daemon_that_ends(tmp_path: Path, option: str) -> None:
-    """An export says so as other commands do, with their exit status, and leaves nothing."""
+def test_export_fails_when_daemon_ends(tmp_path: Path, option: str) -> None:
+    """The message and exit status are those of other commands, and no file is left."""
     folder = tmp_path / "exports"
     folder.mkdir()
     path = tmp_path / "control.sock"

@@ -1,4 +1,4 @@
-"""Files of users, read as root: whose they become, and what is not touched."""
+"""Files of users, read as root: who becomes their owner, and which files are refused."""
 
 import fcntl
 import os
@@ -32,8 +32,8 @@ def refused(path: Path, uid: int | None = None) -> str:
 
 
 @as_root
-def test_whose_it_becomes(tmp_path: Path) -> None:
-    """Its owner's; root's may be given to another, and nobody else's."""
+def test_ccache_gets_owner_of_file(tmp_path: Path) -> None:
+    """A file of root can be given to another user; a file of a user cannot."""
     record = from_file(str(ccache(tmp_path / "cc", USER)))
     assert (record.uid, record.principal.principal, record.kdc_offset) == (USER, ALICE, -3)
     assert record.credentials == [credential_bytes(TGS)]
@@ -43,8 +43,8 @@ def test_whose_it_becomes(tmp_path: Path) -> None:
     assert from_file(str(ccache(tmp_path / "roots", 0)), OTHER).uid == OTHER
 
 
-def test_what_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Links are not followed, pipes and devices not waited for; several names or a large size are refused."""
+def test_other_kinds_of_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Links are not followed, and pipes and devices do not block; hard links and large files are refused."""
     ccache(tmp_path / "cc")
     (tmp_path / "link").symlink_to(tmp_path / "cc")
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
@@ -70,8 +70,8 @@ def test_what_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @as_root
-def test_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where there is SELinux a ccache is at its file's level, and one whose label cannot be read nobody's."""
+def test_ccache_gets_label_of_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On SELinux hosts a ccache gets its file's level; a file with an unreadable label is refused."""
     label = "system_u:object_r:container_file_t:s0:c1,c2"
     path = ccache(tmp_path / "cc")
     try:
@@ -81,15 +81,15 @@ def test_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert from_file(str(path)).label is None
     monkeypatch.setattr(files, "_SELINUX", path)
     assert from_file(str(path)).label == label
-    # There the type is what protects it, and that plays no part: it is for whoever imports it.
+    # At the lowest level the type protects the file, so the ccache gets the level of the importing process.
     os.setxattr(path, "security.selinux", b"system_u:object_r:user_tmp_t:s0\0")
     assert from_file(str(path)).label is None
     os.removexattr(path, "security.selinux")
     assert "label" in refused(path)
 
 
-def test_a_file_in_use(tmp_path: Path) -> None:
-    """A file that a client writes is waited for, but whoever keeps the lock does not keep root for ever."""
+def test_locked_file_is_refused(tmp_path: Path) -> None:
+    """A user who keeps a lock does not block root."""
     path = ccache(tmp_path / "cc")
     read, write = os.pipe()
     pid = os.fork()
@@ -110,8 +110,8 @@ def test_a_file_in_use(tmp_path: Path) -> None:
     assert from_file(str(path)).principal.principal == ALICE
 
 
-def test_a_folder(tmp_path: Path) -> None:
-    """The primary ccache comes first and is the default; what cannot be read is told of in its place."""
+def test_primary_ccache_is_first_and_default(tmp_path: Path) -> None:
+    """Files that cannot be read are reported."""
     for name in ("tkta", "tktb", "other"):
         ccache(tmp_path / name, principal=BOB if name == "tktb" else ALICE)
     (tmp_path / "tktc").write_bytes(b"nonsense")
@@ -126,16 +126,15 @@ def test_a_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("primary", ["../tkt", "tkt/../x", "", "x" * 5000])
-def test_a_folders_primary(tmp_path: Path, primary: str) -> None:
-    """What is no name of a ccache there is none."""
+def test_invalid_primary_is_ignored(tmp_path: Path, primary: str) -> None:
     ccache(tmp_path / "tkta")
     (tmp_path / "primary").write_text(primary)
     assert [each.default for each in from_folder(str(tmp_path)) if isinstance(each, CCacheRecord)] == [False]
 
 
 @as_root
-def test_a_folder_with_files_of_others(tmp_path: Path) -> None:
-    """Root's file in a user's folder does not become the user's, who may have moved it there."""
+def test_folder_with_files_of_other_users(tmp_path: Path) -> None:
+    """Root's file in a user's folder is not given to the user, who may have moved it there."""
     folder = tmp_path / "cc"
     folder.mkdir()
     os.chown(folder, USER, USER)
@@ -148,8 +147,7 @@ def test_a_folder_with_files_of_others(tmp_path: Path) -> None:
     assert isinstance(refusal, SourceError)
 
 
-def test_a_server_that_is_not_there(tmp_path: Path) -> None:
-    """That is said, once."""
+def test_missing_server_is_reported_once(tmp_path: Path) -> None:
     (error,) = sources.from_server(str(tmp_path / "kcm.sock"), os.geteuid())
     assert isinstance(error, SourceError)
     assert error.reason == "No such file or directory"
@@ -163,13 +161,13 @@ def test_a_server_that_is_not_there(tmp_path: Path) -> None:
         ("DIR:%{TEMP}/%{null}d%{euid}", ("DIR", "/tmp/d*")),
     ],
 )
-def test_patterns(pattern: str, expanded: tuple[str, str]) -> None:
-    """As krb5.conf has them, for every user."""
+def test_pattern_is_expanded_for_all_users(pattern: str, expanded: tuple[str, str]) -> None:
+    """Patterns have the form of default_ccache_name in krb5.conf."""
     assert migration._expand(pattern) == expanded
 
 
-def test_krb5_conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first default_ccache_name counts, also from a folder that is included."""
+def test_default_ccache_name_is_a_pattern(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first default_ccache_name counts, also in a folder that is included."""
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "hidden.rpmsave").write_text("[libdefaults]\ndefault_ccache_name = FILE:/wrong\n")
     (tmp_path / "d" / "own.conf").write_text("[libdefaults]\n default_ccache_name = FILE:/a/%{uid}\n")

@@ -1,4 +1,4 @@
-"""What tickets say of themselves, by the letters of klist."""
+"""Ticket flags as the letters of klist."""
 
 import pytest
 
@@ -14,6 +14,6 @@ from pykcm.cli.output import flag_names
         (0, ""),
     ],
 )
-def test_flags(flags: int, letters: str) -> None:
+def test_flags_are_letters_of_klist(flags: int, letters: str) -> None:
     """`anonymous` is bit 16 (RFC 8062)."""
     assert flag_names(flags) == letters

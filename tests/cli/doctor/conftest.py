@@ -1,4 +1,4 @@
-"""A machine of its own for each test."""
+"""A fake machine for each test."""
 
 import shutil
 import tempfile
@@ -12,7 +12,7 @@ from .machine import Machine
 
 @pytest.fixture
 def machine() -> Iterator[Machine]:
-    """A machine without anything; its paths are short enough for sockets, and everyone may enter."""
+    """An empty machine. Its paths are short enough for sockets, and everyone may enter them."""
     root = Path(tempfile.mkdtemp(prefix="pykcm-", dir="/tmp"))
     root.chmod(0o755)
     machine = Machine(root)

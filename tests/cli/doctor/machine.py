@@ -1,4 +1,4 @@
-"""A machine for the doctor: a folder with files and sockets, and units as systemd would show them."""
+"""A fake machine for the doctor: a folder with files and sockets, and the output of systemctl."""
 
 import shlex
 import socket
@@ -14,17 +14,17 @@ from pykcm.config import DEFAULT_SOCKET
 
 CONTROL = "/run/pykcm/control.sock"
 
-# A name in which a shell, sed and printf see more than a name.
+# A name with characters that are special for a shell, sed and printf.
 ODD = r"it's $(false) #1 %s & \co;"
 
 
 def words(result: Result) -> list[list[str]]:
-    """Of each command of the remedy, as a shell has them."""
+    """The words of each command of the remedy, as a shell splits them."""
     return [shlex.split(command) for command in result.remedy]
 
 
 class Machine:
-    """`units` are what `systemctl show` says of each, beside what is so of units that are not there."""
+    """A machine below `root`. `units` has the properties of each unit; other units do not exist."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -51,7 +51,7 @@ class Machine:
         return real
 
     def listen(self, path: str = DEFAULT_SOCKET, mode: int = 0o666) -> socket.socket:
-        """A socket of this process that listens; nothing answers there."""
+        """Listen at a path with a socket of this process, which answers nothing."""
         real = self.path(path)
         real.parent.mkdir(parents=True, exist_ok=True)
         sock = self.at_end.enter_context(socket.socket(socket.AF_UNIX))
@@ -64,7 +64,7 @@ class Machine:
         self.folder("/run/systemd/system")
 
     def installed(self) -> None:
-        """With systemd, and pykcm's units as they should be."""
+        """Add systemd and pykcm's units, as README installs them."""
         self.has_systemd()
         self.users["pykcm"] = 990
         running = {"LoadState": "loaded", "UnitFileState": "enabled", "ActiveState": "active"}
@@ -80,7 +80,7 @@ class Machine:
         }
 
     def run(self, argv: Sequence[str]) -> str | None:
-        """In place of systemctl and getent."""
+        """Answer in place of systemctl and getent."""
         if argv[:2] == ["getent", "passwd"]:
             uid = self.users.get(argv[2])
             return "" if uid is None else f"{argv[2]}:x:{uid}:{uid}::/:/bin/sh\n"
@@ -104,7 +104,7 @@ class Machine:
         return "".join(lines)
 
     def environment(self, **changes: Any) -> Environment:
-        """As the doctor of this machine's root sees it."""
+        """The machine as the doctor sees it when root runs it."""
         given: dict[str, Any] = {
             "root": self.root,
             "config_file": self.config_file,
@@ -116,7 +116,7 @@ class Machine:
         return Environment(**given | changes)
 
     def do(self, commands: Sequence[str]) -> None:
-        """Run commands with this machine's /etc in place of the real one."""
+        """Run commands with this machine's /etc mounted over the real one."""
         script = f'mount --bind "$1" /etc && {" && ".join(commands)}'
         subprocess.run(
             ["unshare", "--mount", "--propagation", "private", "sh", "-euc", script, "sh", self.path("/etc")],

@@ -1,4 +1,4 @@
-"""What the doctor says of krb5.conf and the environment, and that its remedies are ones."""
+"""The doctor's checks of krb5.conf and the environment, and that their remedies work."""
 
 import json
 import os
@@ -26,8 +26,8 @@ def mount_namespaces() -> None:
         pytest.skip(reason)
 
 
-def check_mends(machine: Machine, check: Callable[[Environment], Result]) -> Result:
-    """What the check says; after its remedy it must be content."""
+def check_after_remedy(machine: Machine, check: Callable[[Environment], Result]) -> Result:
+    """The check's result; its remedy is run, after which the check must succeed."""
     before = check(machine.environment())
     assert before.level is Level.FAILED
     machine.do(before.remedy)
@@ -36,8 +36,7 @@ def check_mends(machine: Machine, check: Callable[[Environment], Result]) -> Res
     return before
 
 
-def test_krb5_conf(machine: Machine) -> None:
-    """A krb5.conf that libkrb5 reads is named with what it includes."""
+def test_krb5_conf_and_includes_are_named(machine: Machine) -> None:
     machine.write("/etc/krb5.conf", INCLUDES)
     machine.write(SNIPPET, PLAIN)
     result = clients.profile(machine.environment())
@@ -45,13 +44,12 @@ def test_krb5_conf(machine: Machine) -> None:
     assert result.text == f"read from /etc/krb5.conf, {SNIPPET}"
 
 
-def test_no_krb5_conf(machine: Machine) -> None:
-    """That there is none is no mistake."""
+def test_missing_krb5_conf_is_ok(machine: Machine) -> None:
     assert clients.profile(machine.environment()).level is Level.OK
 
 
-def test_a_mistake_in_krb5_conf(machine: Machine) -> None:
-    """A line that libkrb5 does not take is named by file and number."""
+def test_invalid_line_is_named(machine: Machine) -> None:
+    """A line that libkrb5 refuses is named by file and number."""
     machine.write("/etc/krb5.conf", "[libdefaults]\n\nKCM:\n")
     result = clients.profile(machine.environment())
     assert result.level is Level.FAILED
@@ -59,14 +57,14 @@ def test_a_mistake_in_krb5_conf(machine: Machine) -> None:
     assert result.remedy == ("${EDITOR:-vi} +3 /etc/krb5.conf",)
 
 
-def test_an_include_of_nothing(machine: Machine) -> None:
-    """A folder that is included and missing makes all of Kerberos fail, and so the check."""
+def test_missing_includedir_fails(machine: Machine) -> None:
+    """Without an included folder, no Kerberos program works."""
     machine.write("/etc/krb5.conf", INCLUDES)
     assert "/etc/krb5.conf.d/ cannot be included" in clients.profile(machine.environment()).text
 
 
-def test_krb5_config(machine: Machine) -> None:
-    """KRB5_CONFIG counts, with several files, of which some may be missing."""
+def test_krb5_config_variable_is_used(machine: Machine) -> None:
+    """KRB5_CONFIG may name several files, some of which are missing."""
     machine.write("/etc/krb5.conf", "[libdefaults]\ndefault_ccache_name = FILE:/tmp/x\n")
     machine.write("/srv/mine.conf", PLAIN)
     machine.variables["KRB5_CONFIG"] = "/srv/missing.conf:/srv/mine.conf:/etc/krb5.conf"
@@ -88,11 +86,11 @@ def test_krb5_config(machine: Machine) -> None:
     ],
 )
 @pytest.mark.usefixtures("mount_namespaces")
-def test_another_default(machine: Machine, name: str, says: str) -> None:
-    """Any default but plain KCM: fails by its place, and the remedy mends that very line."""
+def test_other_default_fails_with_place(machine: Machine, name: str, says: str) -> None:
+    """Any default_ccache_name except KCM: fails, and the remedy changes that line."""
     machine.write("/etc/krb5.conf", f"{INCLUDES}[libdefaults]\n    default_ccache_name = {name}\n[realms]\n")
     machine.folder("/etc/krb5.conf.d")
-    result = check_mends(machine, clients.default_ccache)
+    result = check_after_remedy(machine, clients.default_ccache)
     assert says in result.text
     assert "/etc/krb5.conf:3" in result.text
     assert machine.path("/etc/krb5.conf").read_text().endswith("= KCM:\n[realms]\n")
@@ -100,17 +98,17 @@ def test_another_default(machine: Machine, name: str, says: str) -> None:
 
 @pytest.mark.parametrize("main", [None, "", "[libdefaults]\n    default_realm = A\n", INCLUDES])
 @pytest.mark.usefixtures("mount_namespaces")
-def test_no_default(machine: Machine, main: str | None) -> None:
-    """Where no default is set the remedy sets it, and includes it where that is missing."""
+def test_missing_default_fails(machine: Machine, main: str | None) -> None:
+    """The remedy sets default_ccache_name, and includes its file if necessary."""
     machine.folder("/etc/krb5.conf.d")
     if main is not None:
         machine.write("/etc/krb5.conf", main or "\n")
-    assert "is not set" in check_mends(machine, clients.default_ccache).text
+    assert "is not set" in check_after_remedy(machine, clients.default_ccache).text
     assert clients.snippet(machine.environment()).level is Level.OK
 
 
-def test_what_stands_first_counts(machine: Machine) -> None:
-    """A snippet that is included behind another value does not count, and the check names the other one."""
+def test_first_value_wins(machine: Machine) -> None:
+    """If the file of pykcm is included after another value, the check names the other value."""
     machine.write("/etc/krb5.conf", f"[libdefaults]\n  default_ccache_name = FILE:/x\n{INCLUDES}")
     machine.write(SNIPPET, PLAIN)
     result = clients.default_ccache(machine.environment())
@@ -119,16 +117,16 @@ def test_what_stands_first_counts(machine: Machine) -> None:
 
 
 @pytest.mark.usefixtures("mount_namespaces")
-def test_a_snippet_that_is_not_included(machine: Machine) -> None:
-    """A snippet in a folder that krb5.conf does not include fails, and the remedy includes it."""
+def test_file_that_is_not_included_fails(machine: Machine) -> None:
+    """The remedy includes the folder with pykcm's file."""
     machine.write("/etc/krb5.conf", "[libdefaults]\n")
     machine.write(SNIPPET, PLAIN)
-    check_mends(machine, clients.snippet)
+    check_after_remedy(machine, clients.snippet)
     assert clients.default_ccache(machine.environment()).level is Level.OK
 
 
-def test_no_snippet(machine: Machine) -> None:
-    """One that is not installed is no mistake by itself, and with KRB5_CONFIG nobody looks for it."""
+def test_missing_file_is_ok(machine: Machine) -> None:
+    """Its file in /etc/krb5.conf.d is not needed; with KRB5_CONFIG it is not looked for."""
     assert clients.snippet(machine.environment()).level is Level.OK
     machine.variables["KRB5_CONFIG"] = "/srv/mine.conf"
     assert clients.snippet(machine.environment()).level is Level.SKIPPED
@@ -144,8 +142,8 @@ def test_no_snippet(machine: Machine) -> None:
         ("FILE:/tmp/x", Level.WARNING),
     ],
 )
-def test_krb5ccname(machine: Machine, name: str | None, level: Level) -> None:
-    """A KRB5CCNAME that leads elsewhere is a warning: it may be meant so."""
+def test_other_krb5ccname_is_a_warning(machine: Machine, name: str | None, level: Level) -> None:
+    """A KRB5CCNAME that names something else may be intended."""
     if name is not None:
         machine.variables["KRB5CCNAME"] = name
     result = clients.ccache_variable(machine.environment())
@@ -154,58 +152,60 @@ def test_krb5ccname(machine: Machine, name: str | None, level: Level) -> None:
 
 
 @pytest.mark.usefixtures("mount_namespaces")
-def test_another_socket_in_krb5_conf(machine: Machine) -> None:
-    """A kcm_socket where the daemon does not listen fails by its place, and the remedy mends that line."""
+def test_wrong_kcm_socket_fails_with_place(machine: Machine) -> None:
+    """A kcm_socket where the daemon does not listen fails, and the remedy changes that line."""
     machine.installed()
     machine.write("/etc/krb5.conf", "[libdefaults]\n    kcm_socket = /run/kcm/kcm.sock\n")
-    result = check_mends(machine, clients.socket_path)
+    result = check_after_remedy(machine, clients.socket_path)
     assert "/run/kcm/kcm.sock (kcm_socket in /etc/krb5.conf:2)" in result.text
     assert DEFAULT_SOCKET in result.text
 
 
-def test_no_socket_in_krb5_conf(machine: Machine) -> None:
+def test_disabled_kcm_socket_is_reported(machine: Machine) -> None:
     """kcm_socket = - turns the socket off."""
     machine.write("/etc/krb5.conf", "[libdefaults]\n    kcm_socket = -\n")
     assert "to no socket at all" in clients.socket_path(machine.environment()).text
 
 
 @pytest.mark.usefixtures("mount_namespaces")
-def test_another_socket_of_the_daemon(machine: Machine) -> None:
-    """A socket_path of the daemon that krb5.conf does not name fails, and the remedy names it."""
+def test_missing_kcm_socket_fails(machine: Machine) -> None:
+    """If the daemon's socket_path is not the default, krb5.conf must name it."""
     machine.write("/etc/pykcm/pykcm.toml", 'socket_path = "/run/kcm/kcm.sock"\n')
     machine.folder("/etc/krb5.conf.d")
     machine.write("/etc/krb5.conf", "[libdefaults]\n")
-    assert "kcm_socket is not set" in check_mends(machine, clients.socket_path).text
+    assert "kcm_socket is not set" in check_after_remedy(machine, clients.socket_path).text
 
 
 @pytest.mark.parametrize("before", ["", "    kcm_socket = /run/kcm/kcm.sock\n"])
 @pytest.mark.usefixtures("mount_namespaces")
-def test_an_odd_socket_of_the_daemon(machine: Machine, before: str) -> None:
-    """The remedy names the daemon's socket, whatever is in its name."""
+def test_remedy_quotes_socket_path(machine: Machine, before: str) -> None:
+    """The remedy sets the daemon's path, whatever characters are in it."""
     machine.write("/etc/pykcm/pykcm.toml", f"socket_path = {json.dumps(f'/run/{ODD}')}\n")
     machine.folder("/etc/krb5.conf.d")
     machine.write("/etc/krb5.conf", f"{INCLUDES}[libdefaults]\n{before}")
-    check_mends(machine, clients.socket_path)
+    check_after_remedy(machine, clients.socket_path)
     assert machine.environment().client_socket == f"/run/{ODD}"
 
 
-def test_an_odd_file(machine: Machine) -> None:
-    """A file that cannot be read is one word of the command, whatever is in its name."""
+def test_remedy_quotes_file(machine: Machine) -> None:
+    """The file is one word of the remedy, whatever characters are in its name."""
     machine.write(f"/etc/{ODD}", "[libdefaults]\nnonsense\n")
     machine.variables["KRB5_CONFIG"] = f"/etc/{ODD}"
     assert words(clients.profile(machine.environment()))[0][1:] == ["+2", f"/etc/{ODD}"]
 
 
-def test_one_of_the_units_sockets(machine: Machine) -> None:
-    """Any path at which systemd listens for the daemon will do; socket_path is not what counts then."""
+def test_any_socket_of_the_unit_is_ok(machine: Machine) -> None:
+    """Any path at which systemd listens for the daemon is right, whatever socket_path says."""
     machine.installed()
     machine.units["pykcm.socket"]["Listen"] = [f"{DEFAULT_SOCKET} (Stream)", "/run/kcm/kcm.sock (Stream)"]
     machine.write("/etc/krb5.conf", "[libdefaults]\n    kcm_socket = /run/kcm/kcm.sock\n")
     assert clients.socket_path(machine.environment()).level is Level.OK
 
 
-def test_a_daemon_started_by_hand(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """--socket-path counts more than the configuration: a krb5.conf that works is not to be changed."""
+def test_socket_of_daemon_started_by_hand_is_a_warning(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A krb5.conf that works must not be changed because --socket-path overrides the configuration."""
     machine.write("/etc/krb5.conf", "[libdefaults]\n    kcm_socket = /run/kcm/kcm.sock\n")
     machine.listen("/run/kcm/kcm.sock")
     assert clients.socket_path(machine.environment()).level is Level.FAILED
@@ -215,8 +215,8 @@ def test_a_daemon_started_by_hand(machine: Machine, monkeypatch: pytest.MonkeyPa
     assert f"where process {os.getpid()} (" in result.text
 
 
-def test_in_a_container(machine: Machine) -> None:
-    """Where nothing of the daemon is, as in a container, there is nothing to compare with."""
+def test_container_is_skipped(machine: Machine) -> None:
+    """Without a daemon on this machine, there is nothing to compare with."""
     machine.config_file.unlink()
     machine.write("/etc/krb5.conf", "[libdefaults]\n    kcm_socket = /run/kcm/kcm.sock\n")
     environment = machine.environment(config_file=None)
@@ -225,8 +225,8 @@ def test_in_a_container(machine: Machine) -> None:
     assert result.level is Level.SKIPPED
 
 
-def test_heimdal(machine: Machine) -> None:
-    """Heimdal's programs need the standard path: a link does, and nothing is said where there are none."""
+def test_heimdal_needs_standard_path(machine: Machine) -> None:
+    """A link at the standard path is enough; without Heimdal, nothing is needed."""
     machine.write("/etc/pykcm/pykcm.toml", 'socket_path = "/run/kcm/kcm.sock"\n')
     assert clients.heimdal(machine.environment()).level is Level.OK
     machine.write("/usr/lib/x86_64-linux-gnu/libkrb5.so.26", "")
@@ -241,7 +241,6 @@ def test_heimdal(machine: Machine) -> None:
     assert clients.heimdal(machine.environment()).level is Level.OK
 
 
-def test_heimdal_at_the_standard_path(machine: Machine) -> None:
-    """With the standard path they need nothing."""
+def test_heimdal_with_standard_path_is_ok(machine: Machine) -> None:
     machine.write("/usr/bin/kinit.heimdal", "")
     assert clients.heimdal(machine.environment()).level is Level.OK

@@ -1,4 +1,4 @@
-"""No check ends the others: what it cannot look at, or go by, is said."""
+"""A check that cannot be completed does not end the others."""
 
 import pytest
 
@@ -8,8 +8,8 @@ from pykcm.cli.doctor.results import Check, Level, run_check
 from .machine import Machine
 
 
-def test_what_may_not_be_looked_at(machine: Machine) -> None:
-    """What only root may see is skipped for others, with the path, and no check ends the others."""
+def test_missing_permission_skips_the_check(machine: Machine) -> None:
+    """For users other than root the check is skipped and names the path; for root it fails."""
 
     def refused(environment: object) -> object:
         raise PermissionError(13, "Permission denied", "/var/lib/pykcm")
@@ -22,8 +22,8 @@ def test_what_may_not_be_looked_at(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize("check", all_checks(), ids=lambda check: check.name)
-def test_nothing_to_go_by(machine: Machine, check: Check) -> None:
-    """With a krb5.conf and a configuration that cannot be read every check comes to something."""
+def test_unusable_configuration_skips_other_checks(machine: Machine, check: Check) -> None:
+    """If krb5.conf and the configuration cannot be used, only their own checks fail."""
     machine.write("/etc/krb5.conf", "[libdefaults\n")
     machine.write("/etc/pykcm/pykcm.toml", "nonsense\n")
     result = run_check(check, machine.environment())

@@ -1,4 +1,4 @@
-"""What the doctor says of the sockets, which are real ones here."""
+"""The doctor's checks of the sockets, with real sockets."""
 
 import errno
 import json
@@ -20,8 +20,8 @@ from .machine import CONTROL, ODD, Machine, words
 ELSEWHERE = "[libdefaults]\n    kcm_socket = /run/kcm/kcm.sock\n"
 
 
-def test_no_socket(machine: Machine) -> None:
-    """Where clients connect to, something must be; the remedy is the unit's where there is one."""
+def test_missing_socket_fails(machine: Machine) -> None:
+    """The remedy starts the unit, if there is one."""
     result = sockets.kcm_socket(machine.environment())
     assert (result.level, result.remedy) == (Level.FAILED, ("pykcmd",))
     machine.installed()
@@ -29,8 +29,8 @@ def test_no_socket(machine: Machine) -> None:
     assert (result.level, result.remedy) == (Level.FAILED, ("systemctl restart pykcm.socket",))
 
 
-def test_listening(machine: Machine) -> None:
-    """Who listens is named by process and UID."""
+def test_listener_is_named(machine: Machine) -> None:
+    """The process that listens is named with its UID."""
     machine.listen()
     result = sockets.kcm_socket(machine.environment())
     assert result.level is Level.OK, result
@@ -38,8 +38,8 @@ def test_listening(machine: Machine) -> None:
     assert f"of UID {os.geteuid()} listens" in result.text
 
 
-def test_where_clients_connect_to(machine: Machine) -> None:
-    """What krb5.conf names is looked at."""
+def test_kcm_socket_is_checked(machine: Machine) -> None:
+    """The path in krb5.conf is checked, not the default one."""
     machine.write("/etc/krb5.conf", ELSEWHERE)
     machine.listen()
     assert sockets.kcm_socket(machine.environment()).level is Level.FAILED
@@ -47,8 +47,8 @@ def test_where_clients_connect_to(machine: Machine) -> None:
     assert sockets.kcm_socket(machine.environment()).level is Level.OK
 
 
-def test_a_dead_socket(machine: Machine) -> None:
-    """A socket that nobody listens at fails, and is removed first."""
+def test_socket_without_listener_fails(machine: Machine) -> None:
+    """The remedy removes the socket first."""
     machine.listen().close()
     result = sockets.kcm_socket(machine.environment())
     assert result.level is Level.FAILED
@@ -56,16 +56,16 @@ def test_a_dead_socket(machine: Machine) -> None:
     assert result.remedy[0] == f"rm {DEFAULT_SOCKET}"
 
 
-def test_no_socket_but_a_folder(machine: Machine) -> None:
-    """A folder at the path, as container engines make one for a missing socket, fails."""
+def test_folder_instead_of_socket_fails(machine: Machine) -> None:
+    """Container engines make a folder where a socket is missing."""
     machine.folder(DEFAULT_SOCKET)
     result = sockets.kcm_socket(machine.environment())
     assert "is not a socket" in result.text
     assert f"rmdir {DEFAULT_SOCKET}" in result.remedy
 
 
-def test_no_socket_but_something_else(machine: Machine) -> None:
-    """Whatever kcm_socket names, no remedy takes anything away with what is in it."""
+def test_remedy_removes_no_content(machine: Machine) -> None:
+    """Whatever kcm_socket names, no remedy removes a file with content or a folder that is not empty."""
     machine.write("/etc/krb5.conf", "[libdefaults]\n    kcm_socket = /var/lib\n")
     machine.folder("/var/lib/precious")
     result = sockets.kcm_socket(machine.environment())
@@ -75,8 +75,8 @@ def test_no_socket_but_something_else(machine: Machine) -> None:
     assert sockets.kcm_socket(machine.environment()).remedy[:2] == ("ls -l /run/text", "rm /run/text")
 
 
-def test_an_odd_path(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every command has the path as one word, whatever is in it."""
+def test_remedies_quote_path(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The path is one word of each command, whatever characters are in it."""
     odd = f"/run/{ODD}/s"
     machine.write("/etc/krb5.conf", f"[libdefaults]\n    kcm_socket = {odd}\n")
     machine.write("/etc/pykcm/pykcm.toml", f"control_socket_path = {json.dumps(odd)}\n")
@@ -104,8 +104,8 @@ def refuse(_: Path) -> sockets.Listener:
     raise PermissionError(errno.EACCES, "Permission denied")
 
 
-def test_closed_to_others(machine: Machine) -> None:
-    """A socket that not everyone may connect to, or get at, fails."""
+def test_socket_closed_to_others_fails(machine: Machine) -> None:
+    """A socket fails if some users may not connect to it or enter its folder."""
     machine.write("/etc/krb5.conf", ELSEWHERE)
     machine.listen("/run/kcm/kcm.sock", 0o660)
     result = sockets.kcm_socket(machine.environment())
@@ -130,7 +130,7 @@ sys.stdin.read()
 
 @contextmanager
 def server(path: Path, command: str) -> Iterator[int]:
-    """A process that listens there under the name of a command; gives its PID."""
+    """A process that listens at `path` under the name of `command`; yields its PID."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with subprocess.Popen(
         [sys.executable, "-c", LISTEN, str(path), command], stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -143,16 +143,15 @@ def server(path: Path, command: str) -> Iterator[int]:
 
 
 @pytest.mark.parametrize(("command", "name"), [("sssd_kcm", "sssd-kcm"), ("kcm", "Heimdal's kcm")])
-def test_another_server(machine: Machine, command: str, name: str) -> None:
-    """Another KCM server is known by the process that listens."""
+def test_other_kcm_server_is_recognized(machine: Machine, command: str, name: str) -> None:
     with server(machine.path(DEFAULT_SOCKET), command) as pid:
         result = sockets.kcm_socket(machine.environment())
     assert result.level is Level.FAILED
     assert f"{name} listens (process {pid} ({command})" in result.text
 
 
-def test_systemd_for_another(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What systemd listens at must be pykcm.socket's."""
+def test_socket_of_other_unit_fails(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If systemd listens, it must listen for pykcm.socket."""
     machine.installed()
     machine.listen()
     monkeypatch.setattr(sockets, "_SYSTEMD", os.getpid())
@@ -163,12 +162,11 @@ def test_systemd_for_another(machine: Machine, monkeypatch: pytest.MonkeyPatch) 
         result = sockets.kcm_socket(machine.environment())
         assert result.level is Level.FAILED
         assert "not for pykcm.socket" in result.text
-    # Where systemd does not say for which unit, nothing is made of it.
+    # Without an answer of systemd, the unit is unknown.
     assert sockets.kcm_socket(machine.environment(run=lambda _: "")).level is Level.OK
 
 
-def test_control_socket(machine: Machine) -> None:
-    """The control socket is root's alone."""
+def test_control_socket_is_for_root_only(machine: Machine) -> None:
     machine.listen(CONTROL, 0o600)
     result = sockets.control_socket(machine.environment())
     assert result.level is (Level.OK if os.geteuid() == 0 else Level.WARNING), result
@@ -178,8 +176,8 @@ def test_control_socket(machine: Machine) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
-def test_a_control_socket_of_another(machine: Machine) -> None:
-    """One that belongs to neither root nor the service's user is a warning."""
+def test_control_socket_of_other_user_is_a_warning(machine: Machine) -> None:
+    """A control socket should belong to root or to the service's user."""
     machine.installed()
     machine.listen(CONTROL, 0o600)
     os.chown(machine.path(CONTROL), 990, 990)
@@ -188,8 +186,8 @@ def test_a_control_socket_of_another(machine: Machine) -> None:
     assert sockets.control_socket(machine.environment()).level is Level.WARNING
 
 
-def test_control_socket_in_a_folder_of_others(machine: Machine) -> None:
-    """Where others can put another socket in its place, import and rekey are not safe."""
+def test_replaceable_control_socket_fails(machine: Machine) -> None:
+    """If others can replace the socket, import and rekey are not safe."""
     machine.listen(CONTROL, 0o600)
     folder = machine.folder("/run", 0o775)
     result = sockets.control_socket(machine.environment())
@@ -201,8 +199,8 @@ def test_control_socket_in_a_folder_of_others(machine: Machine) -> None:
         assert sockets.control_socket(machine.environment()).level is not Level.FAILED
 
 
-def test_no_control_socket(machine: Machine) -> None:
-    """A missing one is a warning, unless the daemon is to have none."""
+def test_missing_control_socket_is_a_warning(machine: Machine) -> None:
+    """If the daemon is configured without one, the check is skipped."""
     result = sockets.control_socket(machine.environment())
     assert result.level is Level.WARNING
     for toml in ('control_socket_path = ""\n', 'socket_path = "/run/kcm/kcm.sock"\n'):
@@ -210,16 +208,16 @@ def test_no_control_socket(machine: Machine) -> None:
         assert sockets.control_socket(machine.environment()).level is Level.SKIPPED
 
 
-def test_a_control_socket_elsewhere(machine: Machine) -> None:
-    """Where the daemon has it at another path, that one is named."""
+def test_configured_control_socket_is_named(machine: Machine) -> None:
+    """If the daemon's control socket has another path, the remedy names it."""
     machine.write("/etc/pykcm/pykcm.toml", 'control_socket_path = "/run/kcm/control.sock"\n')
     result = sockets.control_socket(machine.environment())
     assert result.level is Level.WARNING
     assert result.remedy == ("export PYKCM_CONTROL_SOCKET=/run/kcm/control.sock",)
 
 
-def test_a_dead_control_socket(machine: Machine) -> None:
-    """One that nobody listens at fails for root; another user cannot know."""
+def test_control_socket_without_listener_fails(machine: Machine) -> None:
+    """For root it fails; for other users it is skipped, because they cannot know."""
     machine.listen(CONTROL, 0o600).close()
     if os.geteuid() == 0:
         assert sockets.control_socket(machine.environment()).level is Level.FAILED

@@ -1,4 +1,4 @@
-"""What the doctor says of the state folder, the key, the disk and SELinux."""
+"""The doctor's checks of the state folder, the key, the disk and SELinux."""
 
 import json
 import os
@@ -22,7 +22,7 @@ only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give fil
 
 
 class WithoutModule(Mcs):
-    """A policy that has no types of pykcm's."""
+    """A policy without pykcm's policy module."""
 
     def has_context(self, context: str) -> bool:
         return ":pykcm_t:" not in context
@@ -30,23 +30,22 @@ class WithoutModule(Mcs):
 
 @pytest.fixture
 def state(machine: Machine) -> Machine:
-    """With a state folder as the first start leaves it."""
+    """A machine whose state folder is as the first start leaves it."""
     machine.folder(STATE, 0o700)
     machine.write(KEY, bytes(32), 0o600)
     machine.write(f"{STATE}/pykcm.db", b"", 0o600)
     return machine
 
 
-def test_as_it_should_be(state: Machine) -> None:
-    """A state folder as the daemon makes it is right."""
+def test_state_of_daemon_is_ok(state: Machine) -> None:
     for check in (storage.state_folder, storage.key_source, storage.pending_rekey):
         result = check(state.environment())
         assert result.level is Level.OK, result
 
 
 @pytest.mark.parametrize("check", ALL)
-def test_nothing_to_look_at(machine: Machine, check: "type[object]") -> None:
-    """Before the first start, and with the memory store, there is nothing to look at."""
+def test_missing_state_is_skipped(machine: Machine, check: "type[object]") -> None:
+    """Before the first start, and with the memory store, there is nothing to check."""
     assert check(machine.environment()).level is Level.SKIPPED  # type: ignore[call-arg, attr-defined]
     machine.folder(STATE, 0o777)
     machine.write("/etc/pykcm/pykcm.toml", 'store = "memory"\n')
@@ -54,16 +53,16 @@ def test_nothing_to_look_at(machine: Machine, check: "type[object]") -> None:
 
 
 @pytest.mark.parametrize("mode", [0o750, 0o701, 0o777])
-def test_an_open_folder(state: Machine, mode: int) -> None:
-    """A folder that others may use fails: the daemon does not start with it."""
+def test_open_state_folder_fails(state: Machine, mode: int) -> None:
+    """The daemon refuses to start if other users have access to the folder."""
     state.folder(STATE, mode)
     result = storage.state_folder(state.environment())
     assert (result.level, result.remedy) == (Level.FAILED, (f"chmod 0700 {STATE}",))
 
 
 @only_root
-def test_another_owner(state: Machine) -> None:
-    """A folder, or a file in it, that is not the service's fails; what is root's can be read all the same."""
+def test_wrong_owner_fails(state: Machine) -> None:
+    """The folder and its files must belong to the service's user; files of root are accepted."""
     state.installed()
     result = storage.state_folder(state.environment())
     assert (result.level, result.remedy) == (Level.FAILED, (f"chown -R pykcm: {STATE}",))
@@ -76,8 +75,8 @@ def test_another_owner(state: Machine) -> None:
     assert "pykcm.db in it does not belong to pykcm" in result.text
 
 
-def test_a_key_beside_the_database(state: Machine) -> None:
-    """It is right, and what it means is said."""
+def test_key_next_to_database_is_ok(state: Machine) -> None:
+    """The result says that a copy of the folder contains both."""
     result = storage.key_source(state.environment())
     assert result.level is Level.OK
     assert "next to the database" in result.text
@@ -87,8 +86,8 @@ def test_a_key_beside_the_database(state: Machine) -> None:
 
 
 @pytest.mark.parametrize(("size", "mode"), [(31, 0o600), (33, 0o600), (0, 0o600), (32, 0o640), (32, 0o604)])
-def test_a_key_file_that_is_refused(state: Machine, size: int, mode: int) -> None:
-    """A key of another size, or that others may read, fails as it does for the daemon."""
+def test_unusable_key_file_fails(state: Machine, size: int, mode: int) -> None:
+    """The daemon refuses a key of another size, or one that other users may read."""
     state.write(KEY, bytes(size), mode)
     result = storage.key_source(state.environment())
     assert result.level is Level.FAILED
@@ -96,23 +95,22 @@ def test_a_key_file_that_is_refused(state: Machine, size: int, mode: int) -> Non
 
 
 @only_root
-def test_a_key_of_another(state: Machine) -> None:
-    """So does one that belongs to somebody else."""
+def test_key_of_other_user_fails(state: Machine) -> None:
     state.installed()
     os.chown(state.path(KEY), 991, 991)
     assert storage.key_source(state.environment()).remedy == (f"chown pykcm: {KEY}",)
 
 
-def test_no_key(state: Machine) -> None:
-    """A database without a key fails; without a database the first start makes the key."""
+def test_missing_key_of_database_fails(state: Machine) -> None:
+    """Without a database, the daemon makes a key when it first starts."""
     state.path(KEY).unlink()
     assert storage.key_source(state.environment()).level is Level.FAILED
     state.path(f"{STATE}/pykcm.db").unlink()
     assert storage.key_source(state.environment()).level is Level.OK
 
 
-def test_a_credential(state: Machine) -> None:
-    """With a systemd credential a key file is not needed, and one that is left over is a warning."""
+def test_key_file_next_to_credential_is_a_warning(state: Machine) -> None:
+    """With a systemd credential no key file is needed."""
     state.write(CREDENTIAL, b"encrypted", 0o600)
     result = storage.key_source(state.environment())
     assert result.level is Level.WARNING
@@ -136,22 +134,21 @@ MIB = 1024 * 1024
         (1000, 1000, os.ST_RDONLY, Level.FAILED),
     ],
 )
-def test_disk_space(free: int, inodes: int, flags: int, level: Level) -> None:
-    """Little room, few inodes and a read-only disk are told, the last ones of them as failures."""
+def test_little_disk_space_is_reported(free: int, inodes: int, flags: int, level: Level) -> None:
+    """Little free space is a warning; too little, no inodes, or a read-only file system fail."""
     disk = SimpleNamespace(f_bavail=free * 256, f_frsize=4096, f_files=10_000, f_favail=inodes, f_flag=flags)
     result = storage.space_result(f"/srv/{ODD}", disk)  # type: ignore[arg-type]
     assert result.level is level, result
     assert [command[-1] for command in words(result)][:1] == [f"/srv/{ODD}"] * (level is not Level.OK)
 
 
-def test_a_disk_without_inodes() -> None:
-    """File systems that make inodes as they need them have none to run out of."""
+def test_file_system_without_inodes_is_ok() -> None:
+    """Some file systems make inodes as needed, and report 0."""
     disk = SimpleNamespace(f_bavail=1 << 20, f_frsize=4096, f_files=0, f_favail=0, f_flag=0)
     assert storage.space_result(STATE, disk).level is Level.OK  # type: ignore[arg-type]
 
 
-def test_a_real_disk(state: Machine) -> None:
-    """The disk that is asked is the state folder's."""
+def test_disk_of_state_folder_is_checked(state: Machine) -> None:
     disk = os.statvfs(state.path(STATE))
     result = storage.disk_space(state.environment())
     assert result.level is storage.space_result(STATE, disk).level
@@ -170,8 +167,10 @@ def test_a_real_disk(state: Machine) -> None:
         ),
     ],
 )
-def test_a_change_of_keys(state: Machine, configuration: str, credential: bool, remedy: str) -> None:
-    """A new key that waits to be put in its place is a warning, and the remedy puts it there."""
+def test_unfinished_rekey_is_a_warning(
+    state: Machine, configuration: str, credential: bool, remedy: str
+) -> None:
+    """The remedy puts the new key where the old one is."""
     state.write("/etc/pykcm/pykcm.toml", configuration)
     if credential:
         state.write(CREDENTIAL, b"", 0o600)
@@ -183,8 +182,8 @@ def test_a_change_of_keys(state: Machine, configuration: str, credential: bool, 
     assert result.remedy[-1] == "systemctl restart pykcm.service"
 
 
-def test_odd_paths(machine: Machine) -> None:
-    """Every command has the paths that are configured as one word each, whatever is in them."""
+def test_remedies_quote_configured_paths(machine: Machine) -> None:
+    """Each path is one word of the commands, whatever characters are in it."""
     state, key = f"/srv/{ODD}", f"/etc/{ODD}"
     machine.write("/etc/pykcm/pykcm.toml", f"state_dir = {json.dumps(state)}\nkey_file = {json.dumps(key)}\n")
     machine.write(f"{state}/pykcm.db", b"", 0o600)
@@ -204,8 +203,8 @@ def test_odd_paths(machine: Machine) -> None:
 
 
 @only_root
-def test_odd_paths_of_others(machine: Machine) -> None:
-    """So it is of the commands that give them to the service."""
+def test_chown_remedies_quote_paths(machine: Machine) -> None:
+    """The same holds for the commands that change the owner."""
     state, key = f"/srv/{ODD}", f"/etc/{ODD}"
     machine.installed()
     machine.write("/etc/pykcm/pykcm.toml", f"state_dir = {json.dumps(state)}\nkey_file = {json.dumps(key)}\n")
@@ -219,8 +218,7 @@ def test_odd_paths_of_others(machine: Machine) -> None:
     assert words(storage.state_folder(machine.environment())) == [["chown", "-R", "pykcm:", state]]
 
 
-def test_no_selinux(machine: Machine) -> None:
-    """Without SELinux in the kernel nothing is needed."""
+def test_without_selinux_nothing_is_needed(machine: Machine) -> None:
 
     def never() -> Policy:
         raise AssertionError
@@ -228,8 +226,8 @@ def test_no_selinux(machine: Machine) -> None:
     assert selinux.selinux(machine.environment(load_policy=never)).level is Level.OK
 
 
-def test_selinux(machine: Machine) -> None:
-    """With it the binding can ask the policy; it tells the mode, and whether pykcm has its module."""
+def test_selinux_mode_and_module_are_reported(machine: Machine) -> None:
+    """The binding of libselinux must be able to query the policy."""
     machine.write("/sys/fs/selinux/enforce", "1")
     result = selinux.selinux(machine.environment(load_policy=Mcs))
     assert result.level is Level.OK

@@ -1,4 +1,4 @@
-"""What the doctor says of systemd's units."""
+"""The doctor's checks of systemd's units and of the daemon's configuration."""
 
 import json
 import subprocess
@@ -19,17 +19,16 @@ SOCKETS = [(units.kcm_socket_unit, "pykcm.socket"), (units.control_socket_unit, 
 
 
 @pytest.mark.parametrize("check", ALL)
-def test_without_systemd(machine: Machine, check: Callable[[Environment], Result]) -> None:
-    """Where systemd does not run there is nothing to look at."""
+def test_units_are_skipped_without_systemd(machine: Machine, check: Callable[[Environment], Result]) -> None:
     assert check(machine.environment()).level is Level.SKIPPED
 
 
 @pytest.mark.parametrize("answer", [None, "", "\n"])
 @pytest.mark.parametrize("check", ALL)
-def test_systemd_is_silent(
+def test_units_are_skipped_if_systemctl_is_silent(
     machine: Machine, check: Callable[[Environment], Result], answer: str | None
 ) -> None:
-    """Where systemctl says nothing, as to users on a machine without D-Bus, nothing is made of it."""
+    """Without D-Bus, systemctl answers only to root."""
     machine.has_systemd()
     result = check(machine.environment(run=lambda _: answer))
     assert result.level is Level.SKIPPED
@@ -37,8 +36,8 @@ def test_systemd_is_silent(
 
 
 @pytest.mark.parametrize("check", ALL)
-def test_as_it_should_be(machine: Machine, check: Callable[[Environment], Result]) -> None:
-    """With the units as README installs them, all is well."""
+def test_installed_units_are_ok(machine: Machine, check: Callable[[Environment], Result]) -> None:
+    """The units are installed as README says."""
     machine.installed()
     result = check(machine.environment())
     assert result.level is Level.OK, result
@@ -56,7 +55,7 @@ def test_as_it_should_be(machine: Machine, check: Callable[[Environment], Result
         ({"LoadState": "not-found", "ActiveState": "inactive"}, Level.WARNING, "systemctl enable --now {}"),
     ],
 )
-def test_a_socket_unit(
+def test_inactive_socket_unit_fails(
     machine: Machine,
     check: Callable[[Environment], Result],
     name: str,
@@ -64,7 +63,7 @@ def test_a_socket_unit(
     level: Level,
     command: str,
 ) -> None:
-    """A socket unit that does not listen fails; one that will not at the next boot is a warning."""
+    """A unit that does not listen fails; one that will not listen after the next boot is a warning."""
     machine.installed()
     machine.units[name] |= changes
     result = check(machine.environment())
@@ -73,8 +72,8 @@ def test_a_socket_unit(
     assert command.format(name) in result.remedy
 
 
-def test_the_audit_socket(machine: Machine) -> None:
-    """It is missed where there is SELinux, and is never more than a warning: nobody is refused for it."""
+def test_missing_audit_socket_is_a_warning(machine: Machine) -> None:
+    """It is needed only with SELinux, and nothing else depends on it."""
     machine.installed()
     assert units.audit_socket_unit(machine.environment()).level is Level.OK
     machine.write("/sys/fs/selinux/enforce", "1")
@@ -91,8 +90,7 @@ def test_the_audit_socket(machine: Machine) -> None:
         assert units.audit_socket_unit(machine.environment()).level is Level.WARNING
 
 
-def test_not_installed(machine: Machine) -> None:
-    """Without any of pykcm's files its units are not missed."""
+def test_units_are_skipped_without_pykcm(machine: Machine) -> None:
     machine.has_systemd()
     machine.config_file.unlink()
     for check in ALL[:3]:
@@ -101,8 +99,8 @@ def test_not_installed(machine: Machine) -> None:
         assert check(environment).level is Level.SKIPPED
 
 
-def test_a_service_that_has_failed(machine: Machine) -> None:
-    """A service that gave up fails: its log is looked at first, and the socket is started again."""
+def test_failed_service_fails(machine: Machine) -> None:
+    """The remedy shows the log first, and then starts the socket again."""
     machine.installed()
     machine.units["pykcm.service"]["ActiveState"] = "failed"
     result = units.service_unit(machine.environment())
@@ -111,8 +109,8 @@ def test_a_service_that_has_failed(machine: Machine) -> None:
     assert result.remedy[-1] == "systemctl start pykcm.socket"
 
 
-def test_a_user_that_is_missing(machine: Machine) -> None:
-    """A service whose user is not there fails: systemd-sysusers makes it."""
+def test_missing_user_of_service_fails(machine: Machine) -> None:
+    """systemd-sysusers makes the user."""
     machine.installed()
     machine.users.clear()
     result = units.service_unit(machine.environment())
@@ -127,8 +125,8 @@ def test_a_user_that_is_missing(machine: Machine) -> None:
         ("heimdal-kcm.service", "Heimdal's kcm"),
     ],
 )
-def test_another_server(machine: Machine, name: str, server: str) -> None:
-    """Another KCM server that runs fails, one that is enabled is a warning, and the remedy masks it."""
+def test_other_kcm_server_is_reported(machine: Machine, name: str, server: str) -> None:
+    """A running server fails, an enabled one is a warning, and the remedy masks its units."""
     machine.installed()
     machine.units[name] = {"LoadState": "loaded", "UnitFileState": "enabled", "ActiveState": "active"}
     result = units.other_servers(machine.environment())
@@ -143,16 +141,16 @@ def test_another_server(machine: Machine, name: str, server: str) -> None:
     assert units.other_servers(machine.environment()).level is Level.OK
 
 
-def test_configuration(machine: Machine) -> None:
-    """The files that are read are named, those of conf.d as well."""
+def test_configuration_files_are_named(machine: Machine) -> None:
+    """The files in conf.d are named as well."""
     more = machine.write("/etc/pykcm/conf.d/more.toml", "max_ccaches = 1\n")
     result = configuration.configuration(machine.environment())
     assert result.level is Level.OK
     assert result.text == f"read from {machine.config_file}, {more}"
 
 
-def test_a_mistake_in_the_configuration(machine: Machine) -> None:
-    """An option that the daemon does not take fails with the daemon's own message, and the file to mend."""
+def test_invalid_configuration_fails(machine: Machine) -> None:
+    """The result has the daemon's own message; the remedy names the file."""
     machine.write("/etc/pykcm/pykcm.toml", "max_ccache = 1\n")
     result = configuration.configuration(machine.environment())
     assert result.level is Level.FAILED
@@ -160,16 +158,16 @@ def test_a_mistake_in_the_configuration(machine: Machine) -> None:
     assert result.remedy[0] == f"${{EDITOR:-vi}} {machine.config_file}"
 
 
-def test_a_configuration_that_the_service_cannot_read(machine: Machine) -> None:
-    """Files that are root's alone fail, although root can read them."""
+def test_configuration_unreadable_for_service_fails(machine: Machine) -> None:
+    """Files that only root may read fail, although root can read them."""
     machine.installed()
     machine.write("/etc/pykcm/pykcm.toml", "", 0o600)
     result = configuration.configuration(machine.environment())
     assert (result.level, result.remedy) == (Level.FAILED, (f"chmod o+r {machine.config_file}",))
 
 
-def test_a_socket_path_that_does_not_count(machine: Machine) -> None:
-    """Under systemd the unit says where to listen: a socket_path that says something else is a warning."""
+def test_ignored_socket_path_is_a_warning(machine: Machine) -> None:
+    """With systemd, the unit decides where to listen, whatever socket_path says."""
     machine.installed()
     machine.write("/etc/pykcm/pykcm.toml", 'socket_path = "/run/kcm.sock"\n')
     result = configuration.configuration(machine.environment())
@@ -181,8 +179,8 @@ def test_a_socket_path_that_does_not_count(machine: Machine) -> None:
     assert printed == f"[Socket]\nListenStream=\nListenStream=/run/{ODD}\n"
 
 
-def test_odd_files_of_the_configuration(machine: Machine) -> None:
-    """Each is one word of the command, whatever is in its name."""
+def test_remedies_quote_configuration_files(machine: Machine) -> None:
+    """Each file is one word of the command, whatever characters are in its name."""
     machine.installed()
     odd = machine.write(f"/etc/pykcm/conf.d/{ODD}.toml", "", 0o600)
     assert words(configuration.configuration(machine.environment())) == [["chmod", "o+r", str(odd)]]
