@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
@@ -43,6 +44,7 @@ from pykcm.server.listener import BoundSocket, ListenError
 from pykcm.server.reception import ClientReception
 from pykcm.server.systemd import Activated, Notifier, activated_sockets
 from pykcm.stop_signals import on_signals
+from pykcm.store.copies import Copies
 from pykcm.store.interface import Store, StoreUnusableError
 from pykcm.store.memory import MemoryStore
 from pykcm.streams import end_output, open_standard_streams
@@ -125,10 +127,13 @@ def _run(config: Config) -> int:
             sockets.kcm.append(bound.socket)
             if not sockets.control:
                 sockets.control.extend(_control_sockets(config, at_end))
-        store, clock_keeper = _open_store(config, at_end)
+        store, copies, clock_keeper = _open_store(config, at_end)
         with _runner() as runner, LINE_COUNTS.scheduled(runner.get_loop().call_later):
             runner.run(
-                _serve(config, kernel, access, store, clock_keeper, sockets, notifier, activated=activated)
+                _serve(
+                    *(config, kernel, access, store, copies, clock_keeper, sockets, notifier),
+                    activated=activated,
+                )
             )
     return 0
 
@@ -174,8 +179,9 @@ def _leave(number: int, frame: FrameType | None) -> NoReturn:
     raise SystemExit(0)
 
 
-def _open_store(config: Config, at_end: ExitStack) -> tuple[Store, ClockKeeper]:
+def _open_store(config: Config, at_end: ExitStack) -> tuple[Store, Copies | None, ClockKeeper]:
     store: Store
+    copies = None
     if config.store == "memory":
         store = MemoryStore()
         clock_keeper = open_clock()
@@ -184,7 +190,9 @@ def _open_store(config: Config, at_end: ExitStack) -> tuple[Store, ClockKeeper]:
         from pykcm.store.folder import StateFolder  # noqa: PLC0415
         from pykcm.store.keys import load_key  # noqa: PLC0415
         from pykcm.store.names import DATABASE, KEY  # noqa: PLC0415
+        from pykcm.store.sqlcipher.backup import backup  # noqa: PLC0415
         from pykcm.store.sqlcipher.database import has_tickets  # noqa: PLC0415
+        from pykcm.store.sqlcipher.rekey import rekey  # noqa: PLC0415
         from pykcm.store.sqlcipher.store import SQLCipherStore  # noqa: PLC0415
 
         folder = StateFolder(Path(config.state_dir))
@@ -195,9 +203,10 @@ def _open_store(config: Config, at_end: ExitStack) -> tuple[Store, ClockKeeper]:
         key = load_key(key_file, may_create=is_new)
         # Before the store writes to its files: they may tell when the clock was last read.
         clock_keeper = open_clock(folder.path, is_new=is_new)
-        store = SQLCipherStore(database, key, config.durability)
+        store = database_store = SQLCipherStore(database, key, config.durability)
+        copies = Copies(partial(backup, database_store), partial(rekey, database_store))
     at_end.callback(store.close)
-    return store, clock_keeper
+    return store, copies, clock_keeper
 
 
 def _runner() -> asyncio.Runner:
@@ -221,6 +230,7 @@ async def _serve(
     kernel: Kernel,
     access: Access,
     store: Store,
+    copies: Copies | None,
     clock_keeper: ClockKeeper,
     sockets: Activated,
     notifier: Notifier,
@@ -263,7 +273,7 @@ async def _serve(
     clients = ClientReception(parts, kernel, AcceptRates(max(_LEAST_RATE, limits.uid_connections)))
     reaper = Reaper(engine, config.expired_retention, clock_keeper.clock.removal_time)
     administration = Administration(
-        config, engine, dispatcher, store, access, reaper, connections, fair_queue, clock_keeper
+        *(config, engine, dispatcher, store, copies, access, reaper, connections, fair_queue, clock_keeper)
     )
     entrance = Entrance(administration, kernel)
     listener = Listener(

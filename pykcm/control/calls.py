@@ -16,6 +16,7 @@ from pykcm.peer.identity import Peer
 from pykcm.server.connections import Connections
 from pykcm.server.dispatcher import Dispatcher
 from pykcm.server.fair_queue import FairQueue
+from pykcm.store.copies import Copies
 from pykcm.store.interface import Store
 
 # At one time, of the control socket and of metrics_listen: their descriptors are not KCM's clients'.
@@ -30,12 +31,13 @@ T = TypeVar("T")
 
 
 class Administration(NamedTuple):
-    """The parts of the daemon that requests are about."""
+    """The parts of the daemon that requests are about; `copies` is None where the store has none."""
 
     config: Config
     engine: Engine
     dispatcher: Dispatcher
     store: Store
+    copies: Copies | None
     access: Access
     reaper: Reaper
     connections: Connections

@@ -10,7 +10,7 @@ import msgspec
 from pykcm.control.calls import Call
 from pykcm.control.messages import ControlError, ErrorCode
 from pykcm.processes import shown_process
-from pykcm.store.interface import Copied, StoreBusyError, UnsupportedError
+from pykcm.store.copies import Copied, Copies, StoreBusyError, UnsupportedError
 
 log = logging.getLogger(__name__)
 
@@ -26,25 +26,27 @@ async def backup(call: Call) -> AsyncIterator[dict[str, Any]]:
     """The size, then the bytes of a copy of the database, still encrypted; at the end it has been checked."""
     call.check_unconfined()
     call.patience = _PATIENCE_WITH_A_READER
-    with _told(), call.administration.store.backup() as copy:
-        yield {"size": copy.size}
-        slowed: tuple[int, ...] = ()
-        async with aclosing(copy.pieces()) as pieces:
-            async for piece in pieces:
-                item: dict[str, Any] = {"data": piece}
-                if copy.slowed != slowed:
-                    item["slowed"] = list(slowed := copy.slowed)
-                yield item
-        call.summary = {
-            "size": copy.size,
-            "sha256": copy.sha256,
-            "key": str(copy.key),
-            "pending": copy.is_pending,
-        }
-        log.info(
-            "a backup of the database in %s was made for %s: %d bytes, encrypted with the key in %s",
-            *(call.administration.config.state_dir, _asking(call), copy.size, copy.key),
-        )
+    copies = _copies(call, "there is nothing to back up")
+    with _refusals():
+        async with copies.backup() as copy:
+            yield {"size": copy.size}
+            slowed: tuple[int, ...] = ()
+            async with aclosing(copy.pieces()) as pieces:
+                async for piece in pieces:
+                    item: dict[str, Any] = {"data": piece}
+                    if copy.slowed != slowed:
+                        item["slowed"] = list(slowed := copy.slowed)
+                    yield item
+            call.summary = {
+                "size": copy.size,
+                "sha256": copy.sha256,
+                "key": str(copy.key),
+                "pending": copy.is_pending,
+            }
+    log.info(
+        "a backup of the database in %s was made for %s: %d bytes, encrypted with the key in %s",
+        *(call.administration.config.state_dir, _asking(call), copy.size, copy.key),
+    )
 
 
 class RekeyArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -60,8 +62,9 @@ async def rekey(call: Call) -> AsyncIterator[dict[str, Any]]:
     """How far it has come; the summary says where the new key is."""
     wanted: RekeyArguments = call.arguments
     call.check_unconfined()
-    with _told():
-        async with aclosing(call.administration.store.rekey(wanted.key)) as steps:
+    copies = _copies(call, "there is no key")
+    with _refusals():
+        async with aclosing(copies.rekey(wanted.key)) as steps:
             async for step in steps:
                 if isinstance(step, Copied):
                     progress: dict[str, Any] = {"done": step.done, "size": step.size}
@@ -86,8 +89,18 @@ def _asking(call: Call) -> str:
     return f"{shown_process(call.peer.pid)} of UID {call.peer.uid}"
 
 
+def _copies(call: Call, why: str) -> Copies:
+    """Raises ControlError where the store has none."""
+    copies = call.administration.copies
+    if copies is None:
+        raise ControlError(
+            ErrorCode.UNSUPPORTED, f'the tickets are in memory alone (store = "memory"): {why}'
+        )
+    return copies
+
+
 @contextmanager
-def _told() -> Iterator[None]:
+def _refusals() -> Iterator[None]:
     try:
         yield
     except StoreBusyError as busy:

@@ -1,9 +1,7 @@
 """What every store offers: asynchronous, because one may be far away; the embedded ones never wait."""
 
 import errno
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
@@ -23,59 +21,6 @@ class StoreError(KcmError):
 
 class StoreUnusableError(Exception):
     """A store cannot be opened; the message names the file, the cause and the way out."""
-
-
-class StoreBusyError(Exception):
-    """A backup or a change of keys is under way already; the message says what to do."""
-
-
-class UnsupportedError(Exception):
-    """The store cannot do this, or not so; the message says what to do instead."""
-
-
-class Copied(NamedTuple):
-    """How far a copy has come, in bytes; `slowed`: the UIDs whose commits have had to wait for it."""
-
-    done: int
-    size: int
-    slowed: tuple[int, ...] = ()
-
-
-class Rekeyed(NamedTuple):
-    """The end of a change of keys.
-
-    `key`: the file that holds the new key; where `is_pending`, the new key still has to be put into `place`,
-    where the old one came from, and until the start with it either works. `is_credential`: whether that is
-    systemd's. `pause`: for how long nothing else was served, in seconds.
-    """
-
-    key: Path
-    place: Path
-    is_credential: bool
-    is_pending: bool
-    pause: float
-
-
-class Backup(Protocol):
-    """A copy of all that is committed, encrypted with the store's key, which is not in it.
-
-    `size`: in bytes. `key`: the file that holds the key; where `is_pending`, it is the one that rekey was
-    given last, and has not come to its place yet. `sha256`: of all pieces, after the last one. `slowed`: the
-    UIDs whose commits have had to wait for it.
-    """
-
-    size: int
-    key: Path
-    is_pending: bool
-
-    @property
-    def slowed(self) -> tuple[int, ...]: ...
-
-    @property
-    def sha256(self) -> bytes: ...
-
-    def pieces(self) -> AsyncGenerator[bytes, None]:
-        """The copy, checked when the last piece has been given; raises StoreError."""
 
 
 class Loaded(NamedTuple):
@@ -185,16 +130,6 @@ class Store(Protocol):
         """How many ccaches there are of all UIDs; raises StoreError, also where the store cannot be read.
 
         The number is kept. Only the first call may count, and then others have their turn meanwhile.
-        """
-
-    def backup(self) -> AbstractContextManager[Backup]:
-        """Raises StoreError, StoreBusyError, UnsupportedError."""
-
-    def rekey(self, raw: bytes | None) -> AsyncGenerator[Copied | Rekeyed, None]:
-        """Encrypt everything with another key, the given one or a new one, and tell how far that has come.
-
-        At each moment the old key or the new one opens the store at the next start. Closed before its end it
-        changes nothing. Raises StoreError, StoreBusyError, UnsupportedError.
         """
 
     def close(self) -> None:

@@ -4,7 +4,7 @@ from bisect import bisect_left, bisect_right, insort
 from collections.abc import Sequence
 from typing import NoReturn
 
-from pykcm.store.interface import Committed, Entry, Loaded, Outcome, Pause, StoreError, UnsupportedError
+from pykcm.store.interface import Committed, Entry, Loaded, Outcome, Pause, StoreError
 from pykcm.store.tree import (
     Delete,
     DeleteContainer,
@@ -117,14 +117,6 @@ class MemoryStore:
 
     async def count_ccaches(self) -> int:
         return self._ccaches
-
-    def backup(self) -> NoReturn:
-        raise UnsupportedError(
-            'the tickets are in memory alone (store = "memory"): there is nothing to back up'
-        )
-
-    def rekey(self, raw: bytes | None) -> NoReturn:
-        raise UnsupportedError('the tickets are in memory alone (store = "memory"): there is no key')
 
     def close(self) -> None:
         self._trees.clear()

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 from pykcm.config import Config
@@ -12,6 +13,11 @@ from pykcm.engine.clock import ClockKeeper
 from pykcm.engine.reaper import Reaper
 from pykcm.server.connections import Connections
 from pykcm.server.fair_queue import FairQueue
+from pykcm.store.copies import Copies
+from pykcm.store.interface import Store
+from pykcm.store.sqlcipher.backup import backup
+from pykcm.store.sqlcipher.rekey import rekey
+from pykcm.store.sqlcipher.store import SQLCipherStore
 from tests.builders import peer
 from tests.server.asking import Server
 
@@ -28,6 +34,7 @@ class Controlling:
             server.engine,
             server.dispatcher,
             server.store,
+            copies_of(server.store.inner),
             server.access,
             reaper,
             Connections(0, lambda: None),
@@ -57,3 +64,10 @@ class Controlling:
             await answer
         self.summary = call.summary
         return answered
+
+
+def copies_of(store: Store) -> Copies | None:
+    """As the daemon makes them."""
+    if not isinstance(store, SQLCipherStore):
+        return None
+    return Copies(partial(backup, store), partial(rekey, store))

@@ -1,4 +1,4 @@
-/* Preloaded into a process, makes its calls on files below one folder fail.
+/* Preloaded into a process, makes its calls on files below one folder fail, or take longer.
  *
  * DISK_FAULTS is a file of one `struct fault` for each kind of call, mapped by the process and by the test, which
  * therefore sees and changes what happens at once; DISK_FAULTS_FOLDER is the folder, an absolute path without
@@ -28,6 +28,10 @@ struct fault {
     int32_t skip;  /* so many calls go well before */
     int32_t times; /* so many fail; below 0: all */
     int32_t hits;  /* so many have failed */
+    int32_t delay; /* each call waits so many microseconds; below 0: until that is 0. On any file. */
+    int32_t calls; /* so many were delayed, those that still wait included */
+    int32_t waiting; /* so many wait */
+    int32_t passes; /* 1: the one that waits goes on */
 };
 
 static struct fault *faults;
@@ -70,12 +74,42 @@ static int is_meant(enum file file, const char *path)
     }
 }
 
+static int load(const int32_t *number)
+{
+    return __atomic_load_n(number, __ATOMIC_SEQ_CST);
+}
+
+static void add(int32_t *number, int more)
+{
+    __atomic_add_fetch(number, more, __ATOMIC_SEQ_CST);
+}
+
+static void wait_for(struct fault *fault)
+{
+    int delay = load(&fault->delay), passes = 0;
+
+    if (delay == 0)
+        return;
+    add(&fault->calls, 1);
+    add(&fault->waiting, 1);
+    if (delay > 0)
+        usleep(delay);
+    while (load(&fault->delay) < 0 && (passes = load(&fault->passes)) == 0)
+        usleep(500);
+    add(&fault->waiting, -1);
+    /* Last: then the test goes on. */
+    add(&fault->passes, -passes);
+}
+
 /* Whether this call is to fail; errno is set then. */
 static int fails(enum call call, const char *path)
 {
     struct fault *fault = faults + call;
 
-    if (!is_meant(fault->file, path))
+    if (!is_meant(ANY, path))
+        return 0;
+    wait_for(fault);
+    if (!fault->error || !is_meant(fault->file, path))
         return 0;
     if (fault->skip > 0) {
         fault->skip--;
@@ -94,7 +128,7 @@ static int fails(enum call call, const char *path)
 
 static int path_fails(enum call call, const char *path)
 {
-    return faults && faults[call].error && fails(call, path);
+    return faults && (faults[call].error || faults[call].delay) && fails(call, path);
 }
 
 static int fd_fails(enum call call, int fd)
@@ -103,7 +137,7 @@ static int fd_fails(enum call call, int fd)
     ssize_t length;
     int before = errno;
 
-    if (!faults || !faults[call].error)
+    if (!faults || !(faults[call].error || faults[call].delay))
         return 0;
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
     length = readlink(link, path, sizeof path - 1);

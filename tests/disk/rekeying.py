@@ -17,10 +17,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import patch
 
-from pykcm.store.interface import Rekeyed
+from pykcm.store.copies import Rekeyed
 from pykcm.store.keys import load_key
 from pykcm.store.sqlcipher import rekey as module
 from pykcm.store.sqlcipher.online_copy import copy_file
+from pykcm.store.sqlcipher.rekey import rekey as change_key
 from pykcm.store.sqlcipher.store import SQLCipherStore
 from pykcm.store.tree import Put, uid_container
 from tests.disk.storing import ROOT
@@ -87,7 +88,7 @@ async def rekey(folder: Path, raw: bytes | None = None) -> Rekeyed:
 
     try:
         with patch.object(module, "copy_file", copy):
-            *_, rekeyed = [step async for step in store.rekey(raw)]
+            *_, rekeyed = [step async for step in change_key(store, raw)]
     finally:
         os.close(acknowledged)
         store.close()

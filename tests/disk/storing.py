@@ -1,12 +1,13 @@
 """A store in a process of its own, which faults can be put into and which can be killed.
 
-    python -m tests.disk.storing DATABASE DURABILITY
+    python -m tests.disk.storing DATABASE DURABILITY MODE
 
 answers each line of its input with one line of JSON. The secrets are numbered, as in a test's own store.
 """
 
 import asyncio
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -16,9 +17,17 @@ from typing import Any
 
 from pykcm.store.interface import StoreError
 from pykcm.store.keys import Key
+from pykcm.store.sqlcipher import writer
 from pykcm.store.sqlcipher.store import SQLCipherStore
 from pykcm.store.tree import Put, uid_container
 from tests.storing import commit_changes, secrets_of
+
+# How the store commits, whatever the disk is like: settings of its module.
+MODES: dict[str, dict[str, float]] = {
+    "in the event loop": {"_LARGE": math.inf, "_SLOW_ONES": math.inf},
+    "in the thread": {"_LARGE": math.inf, "_SLOW_ONES": -1},
+    "in slices": {"_LARGE": 0},
+}
 
 ROOT = Path(__file__).parent.parent.parent
 UID = 1000
@@ -70,10 +79,15 @@ class Storing:
 
 
 @contextmanager
-def storing(database: Path, environment: Mapping[str, str], durability: str = "full") -> Iterator[Storing]:
+def storing(
+    database: Path,
+    environment: Mapping[str, str],
+    durability: str = "full",
+    mode: str = "in the event loop",
+) -> Iterator[Storing]:
     """A process that has the store open; killed at the end if it still runs."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.disk.storing", str(database), durability],
+        [sys.executable, "-m", "tests.disk.storing", str(database), durability, mode],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -87,7 +101,9 @@ def storing(database: Path, environment: Mapping[str, str], durability: str = "f
             process.kill()
 
 
-async def _serve(database: str, durability: str) -> None:
+async def _serve(database: str, durability: str, mode: str) -> None:
+    for name, value in MODES[mode].items():
+        setattr(writer, name, value)
     path = Path(database)
     store = SQLCipherStore(path, key_for(path), durability)
     loop = asyncio.get_running_loop()

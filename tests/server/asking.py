@@ -2,8 +2,7 @@
 
 import asyncio
 import struct
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import TypeVar
 
 from pykcm.ccaches.collection import Collection
@@ -20,15 +19,12 @@ from pykcm.protocol.framing import Frame, Sendable
 from pykcm.server.dispatcher import Dispatcher
 from pykcm.server.sessions import Session
 from pykcm.store.interface import (
-    Backup,
     Committed,
-    Copied,
     Entry,
     Loaded,
     Outcome,
     Pause,
     Refused,
-    Rekeyed,
     Store,
     StoreError,
 )
@@ -144,12 +140,6 @@ class ScriptedStore:
 
     async def count_ccaches(self) -> int:
         return await self.inner.count_ccaches()
-
-    def backup(self) -> AbstractContextManager[Backup]:
-        return self.inner.backup()
-
-    def rekey(self, raw: bytes | None) -> AsyncGenerator[Copied | Rekeyed, None]:
-        return self.inner.rekey(raw)
 
     def close(self) -> None:
         self.inner.close()

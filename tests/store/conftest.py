@@ -43,5 +43,5 @@ def copying(monkeypatch: pytest.MonkeyPatch) -> Copying:
     """Even a short journal is copied beside the loop, when the test says so."""
     copying = Copying()
     monkeypatch.setattr("pykcm.store.sqlcipher.wal._COPIED_AT_ONCE", 0)
-    monkeypatch.setattr("pykcm.store.sqlcipher.wal.copy_journal", copying.copy)
+    monkeypatch.setattr("pykcm.store.sqlcipher.wal.copy_wal", copying.copy)
     return copying

@@ -3,15 +3,14 @@
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 
 from pykcm.store.interface import StoreError
 from pykcm.store.sqlcipher.database import file_error, size_of
 from pykcm.store.sqlcipher.key_rotation import pending_key_of
-from pykcm.store.sqlcipher.online_copy import HeldCheckpoint, Worker, check_file
-from pykcm.store.sqlcipher.store import SQLCipherStore
+from pykcm.store.sqlcipher.online_copy import CopiedStore, HeldCheckpoint, Worker, check_file
 
 _PIECE = 256 * 1024
 
@@ -22,17 +21,17 @@ _SHARE_OF_READING = 0.75
 _CHECK = 1.0
 
 
-@contextmanager
-def backup(store: SQLCipherStore) -> Iterator["FileBackup"]:
+@asynccontextmanager
+async def backup(store: CopiedStore) -> AsyncIterator["FileBackup"]:
     """Raises StoreError, StoreBusyError."""
-    with HeldCheckpoint(store) as still:
+    async with HeldCheckpoint(store) as still:
         yield FileBackup(store, still)
 
 
 class FileBackup:
     """Implements Backup: its pieces make a database that the store's key opens."""
 
-    def __init__(self, store: SQLCipherStore, still: HeldCheckpoint) -> None:
+    def __init__(self, store: CopiedStore, still: HeldCheckpoint) -> None:
         self.size = size_of(store.path)
         self.key = store.key.source
         self.is_pending = self.key == pending_key_of(store.path)

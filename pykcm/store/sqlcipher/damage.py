@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from sqlcipher3 import dbapi2 as sqlcipher
 
-from pykcm.store.sqlcipher.database import journal_of
+from pykcm.store.sqlcipher.database import wal_of
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def find_commits(path: Path) -> Commits:
     What an older generation of the journal has left behind its end does not count, nor does a change whose
     writing was not completed.
     """
-    fd = os.open(journal_of(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    fd = os.open(wal_of(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         header = os.pread(fd, _HEADER.size, 0)
         is_whole = _is_whole(header)
@@ -121,5 +121,5 @@ def tell_of_damage(path: Path, db: Any, commits: Commits) -> None:
             "more, which are left out, and tickets are as they were before. That is as it should be where "
             "the disk had refused these changes, or power was lost while the last one was written; otherwise "
             "see to the disk and the kernel's log",
-            *(path, journal_of(path).name, number),
+            *(path, wal_of(path).name, number),
         )

@@ -52,13 +52,23 @@ _WAYS_OUT = {
 # The mode of the process that has the database: its connections have the journal's index in memory together.
 OWNED = "rw&vfs=unix-excl"
 
+# Changes nothing, and writes a page.
+COVER = f"PRAGMA user_version = {SCHEMA_VERSION}"
+
+# How it is set, and how it reads then.
+_SYNCHRONOUS = {"full": ("FULL", 2), "normal": ("NORMAL", 1)}
+
+# Of the connection that only reads, in KiB.
+_READER_CACHE = 2048
+
 _BEGIN_ANEW = "or move the database away to begin with an empty one"
 
 
 def connect(path: Path, key: Key, mode: str) -> Any:
     """A connection that has its key; raises sqlcipher.Error."""
     uri = f"file:{quote(str(path.absolute()))}?mode={mode}"
-    db = sqlcipher.connect(uri, uri=True, isolation_level=None, cached_statements=64)
+    # One thread uses it at a time, but not always the same.
+    db = sqlcipher.connect(uri, uri=True, isolation_level=None, cached_statements=64, check_same_thread=False)
     try:
         # SQLCipher writes to stderr otherwise, and its messages say nothing that the exceptions do not.
         db.execute("PRAGMA cipher_log_level = NONE")
@@ -69,6 +79,36 @@ def connect(path: Path, key: Key, mode: str) -> Any:
         if mode != OWNED:
             # One connection has it: no shared memory file, no lock for each transaction.
             set_pragma(db, "locking_mode", "EXCLUSIVE", "exclusive")
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def connect_to_write(path: Path, key: Key, durability: str) -> Any:
+    """The owner's connection, with all settings; raises sqlcipher.Error, UnfitError."""
+    db = connect(path, key, OWNED)
+    try:
+        # Where SQLite could not open the file for writing it would make a file of shared memory.
+        db.executescript(f"BEGIN; {COVER}; ROLLBACK")
+        set_pragma(db, "journal_mode", "WAL", "wal")
+        set_pragma(db, "synchronous", *_SYNCHRONOUS[durability])
+        set_pragma(db, "secure_delete", "ON", 1)
+        set_pragma(db, "temp_store", "MEMORY", 2)
+        check_version(db)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def connect_to_read(path: Path, key: Key) -> Any:
+    """The owner's second connection, for reads while the other one is busy; raises sqlcipher.Error."""
+    db = connect(path, key, OWNED)
+    try:
+        set_pragma(db, "query_only", "ON", 1)
+        set_pragma(db, "temp_store", "MEMORY", 2)
+        set_pragma(db, "cache_size", f"-{_READER_CACHE}", -_READER_CACHE)
     except BaseException:
         db.close()
         raise
@@ -93,10 +133,10 @@ def schema_version(db: Any) -> int:
 
 def has_tickets(path: Path) -> bool:
     """Whether there is a database, or what is left of one: then its key must be there, too."""
-    return bool(size_of(path) or size_of(journal_of(path)))
+    return bool(size_of(path) or size_of(wal_of(path)))
 
 
-def journal_of(path: Path) -> Path:
+def wal_of(path: Path) -> Path:
     return path.with_name(path.name + "-wal")
 
 
@@ -130,15 +170,15 @@ def inspect(path: Path, key: Key, *, ignores_journal: bool = False) -> None:
         state = "empty" if path.exists() else "missing"
         raise StoreUnusableError(
             f"{path}: {state}, beside a journal that is not; put the database back, restore a backup, or "
-            f"move {journal_of(path)} away to begin with an empty database"
+            f"move {wal_of(path)} away to begin with an empty database"
         )
-    closed_in_order = not size_of(journal_of(path))
+    closed_in_order = not size_of(wal_of(path))
     # Without locks the journal is read in memory; with them, it would need a file beside it.
     mode = "ro&immutable=1" if closed_in_order or ignores_journal else "ro&vfs=unix-none"
     try:
         with closing(connect(path, key, mode)) as db:
             check_version(db)
-            if size_of(path) + size_of(journal_of(path)) <= _CHECKED_AT_START:
+            if size_of(path) + size_of(wal_of(path)) <= _CHECKED_AT_START:
                 check_pages(db, closed_in_order=closed_in_order)
     except UnfitError as error:
         raise StoreUnusableError(f"{path}: {error}") from None

@@ -15,7 +15,7 @@ from sqlcipher3 import dbapi2 as sqlcipher
 from pykcm.store.disk import sync_folder
 from pykcm.store.keys import Key, is_replaceable, remove_unfinished_key, write_key
 from pykcm.store.names import SUCCESSOR
-from pykcm.store.sqlcipher.database import connect, error_name, has_tickets, journal_of, size_of
+from pykcm.store.sqlcipher.database import connect, error_name, has_tickets, size_of, wal_of
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +136,7 @@ def recover(path: Path, key: Key) -> Key:
 
 
 def _opens(path: Path, key: Key) -> bool:
-    mode = "ro&vfs=unix-none" if size_of(journal_of(path)) else "ro&immutable=1"
+    mode = "ro&vfs=unix-none" if size_of(wal_of(path)) else "ro&immutable=1"
     try:
         with closing(connect(path, key, mode)) as db:
             db.execute("SELECT count(*) FROM sqlite_schema").fetchall()

@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from sqlcipher3 import dbapi2 as sqlcipher
 
 from pykcm.store.disk import sync_file
-from pykcm.store.interface import StoreBusyError, StoreError
+from pykcm.store.interface import StoreError
 from pykcm.store.keys import Key
 from pykcm.store.sqlcipher.database import (
     UnfitError,
@@ -20,17 +20,15 @@ from pykcm.store.sqlcipher.database import (
     check_version,
     connect,
     file_error,
-    journal_of,
-    size_of,
     store_error,
     write_error,
 )
 from pykcm.store.sqlcipher.pacing import WritePacer, weight_of
-from pykcm.store.sqlcipher.store import SQLCipherStore
+from pykcm.store.sqlcipher.wal import WriteAheadLog
 from pykcm.store.tree import SecretChange, uid_of_container
 
-# What is committed meanwhile stays in the journal, and in memory where it is recorded; in bytes.
-_MOST_IN_JOURNAL = 256 * 1024 * 1024
+# What is committed meanwhile stays in the write-ahead log, and in memory where it is recorded; in bytes.
+_MOST_IN_WAL = 256 * 1024 * 1024
 _MOST_RECORDED = 24 * 1024 * 1024
 
 # The UID that writes most waits from this share of either on: at first, and when the copy is complete. Those
@@ -51,22 +49,42 @@ _PAGES_AT_A_TIME = 2048
 _PAGE = 4096
 
 
-class HeldCheckpoint:
-    """Within `with`, the database file is as it was at the beginning, with all that was committed by then.
+class CopiedStore(Protocol):
+    """The store that a copy is made of, as far as a copy needs it."""
 
-    Commits go on, in the journal; with `records` they are recorded, and can be taken. Those who write most
-    wait for the copy, as far as it tells how it gets on. Raises StoreError, and StoreBusyError where there is
-    one already.
+    path: Path
+    key: Key
+    wal: WriteAheadLog
+
+    async def attach(self, observer: "HeldCheckpoint") -> None:
+        """Leave the database file as it is, until the write-ahead log is released, and pass on commits.
+
+        Raises StoreError, and StoreBusyError where another copy is made.
+        """
+
+    async def detach(self) -> None:
+        """The copy has ended, and has released the write-ahead log."""
+
+    def descriptor(self) -> int:
+        """Of the database file, to read from; raises OSError."""
+
+
+class HeldCheckpoint:
+    """Within `async with`, the database file is as it was at the beginning, with all that was committed then.
+
+    Commits go on, in the write-ahead log. With `records` they are recorded, and can be taken. Those who write
+    most wait for the copy, as far as its progress requires. Raises StoreError, and StoreBusyError where there
+    is one already.
     """
 
-    def __init__(self, store: SQLCipherStore, *, records: bool = False) -> None:
-        # A byte that is recorded takes up more of what may be than one in the journal.
-        self._cost = max(1, _MOST_IN_JOURNAL // _MOST_RECORDED) if records else 1
+    def __init__(self, store: CopiedStore, *, records: bool = False) -> None:
+        # A byte that is recorded takes up more of what may be than one in the write-ahead log.
+        self._cost = max(1, _MOST_IN_WAL // _MOST_RECORDED) if records else 1
         self.pacer = WritePacer(store.path, self._room, self._cost)
         self._store = store
-        self._journal = journal_of(store.path)
-        self._journal_size = 0
-        self._journal_was = 0  # when the file was released
+        self._wal = store.wal
+        self._wal_size = 0
+        self._wal_was = 0  # when the file was released
         self._records = records
         self._recorded: deque[SecretChange] = deque()
         self._weight = 0
@@ -75,32 +93,23 @@ class HeldCheckpoint:
         # Why it was given up.
         self._broken = ""
 
-    def __enter__(self) -> Self:
-        if self._store.commit_observer is not None or self._store.is_copying_journal:
-            raise StoreBusyError("a backup or a change of keys is under way: try again when it has ended")
-        self._store.check_place()
-        self._store.journal.hold()
-        self._store.commit_observer = self
-        self._store.pacer = self.pacer
+    async def __aenter__(self) -> Self:
+        await self._store.attach(self)
         self._is_held = True
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._store.commit_observer = None
+    async def __aexit__(self, *_: object) -> None:
         self._recorded.clear()
         self._weight = 0
-        try:
-            self.release()
-        finally:
-            if not self._store.is_copying_journal:
-                self._store.end_pacing()
+        self.release()
+        await self._store.detach()
 
     def release(self) -> None:
         """Let the file be written to again; what is committed is recorded until the end."""
         if self._is_held:
             self._is_held = False
-            self._journal_was = size_of(self._journal)
-            self._store.journal.release()
+            self._wal_was = self._wal.size
+            self._wal.release()
 
     def check(self) -> None:
         """Raises StoreError where it was given up."""
@@ -148,7 +157,7 @@ class HeldCheckpoint:
 
     def _charge(self, changes: Sequence[SecretChange]) -> None:
         """To each UID its share of what the journal has grown by: a small change writes whole pages."""
-        before, self._journal_size = self._journal_size, size_of(self._journal)
+        before, self._wal_size = self._wal_size, self._wal.size
         weights: Counter[int | None] = Counter()
         for container, same in groupby(changes, lambda change: change.container):
             weights[uid_of_container(container)] += sum(map(weight_of, same))
@@ -156,7 +165,7 @@ class HeldCheckpoint:
             if uid is not None:
                 weights[uid] = max(weights[uid], self.pacer.announced(uid))
         total = weights.total()
-        grown = max(total * self._cost, self._journal_size - before)
+        grown = max(total * self._cost, self._wal_size - before)
         for uid, weight in weights.items():
             if uid is not None:
                 self.pacer.charge(uid, grown * weight // total)
@@ -164,8 +173,8 @@ class HeldCheckpoint:
     def _fullness(self, more: int = 0) -> float:
         """The share of what may be written meanwhile that there is, with so many bytes more."""
         recorded = (self._weight + more) / _MOST_RECORDED if self._records else 0.0
-        journal = (size_of(self._journal) + more) / _MOST_IN_JOURNAL if self._is_held else 0.0
-        return max(recorded, journal)
+        in_wal = (self._wal.size + more) / _MOST_IN_WAL if self._is_held else 0.0
+        return max(recorded, in_wal)
 
     def _room(self, more: int) -> float:
         """As WritePacer has it."""
@@ -174,8 +183,8 @@ class HeldCheckpoint:
             share = _SHARE_AT_FIRST + (_SHARE_IN_THE_END - _SHARE_AT_FIRST) * self._progress
             return share / max(self._fullness(more), _NOTHING)
         behind = self._weight + more if self._records else 0
-        if self._store.is_copying_journal:
-            behind = max(behind, size_of(self._journal) - self._journal_was + more)
+        if self._wal.is_copying:
+            behind = max(behind, self._wal.size - self._wal_was + more)
         return _PRESSED_AFTER / max(behind, 1)
 
 

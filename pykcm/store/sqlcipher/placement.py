@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from pykcm.store.interface import StoreError
-from pykcm.store.sqlcipher.database import journal_of
+from pykcm.store.sqlcipher.database import wal_of
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ class Placement:
     def __init__(self, path: Path) -> None:
         self._path = path
         # The journal is made by the first who reads or writes.
-        self._identities: dict[Path, _Identity | None] = {path: _identity(path), journal_of(path): None}
+        self._identities: dict[Path, _Identity | None] = {path: _identity(path), wal_of(path): None}
         self._next_look = 0.0
         # The fault that was found.
         self._trouble = ""

@@ -10,16 +10,17 @@ import os
 import secrets
 import time
 from collections.abc import AsyncGenerator
-from contextlib import closing
+from contextlib import AbstractAsyncContextManager, closing
 from functools import partial
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from sqlcipher3 import dbapi2 as sqlcipher
 
+from pykcm.store.copies import Copied, Rekeyed, StoreBusyError, UnsupportedError
 from pykcm.store.disk import sync_file
-from pykcm.store.interface import Copied, Rekeyed, StoreBusyError, StoreError, UnsupportedError
+from pykcm.store.interface import StoreError
 from pykcm.store.keys import Key, is_credential, is_replaceable
 from pykcm.store.names import KEY_SIZE
 from pykcm.store.sqlcipher.database import connect, file_error, set_pragma, size_of, write_error
@@ -31,9 +32,8 @@ from pykcm.store.sqlcipher.key_rotation import (
     unfinished_of,
     write_pending_key,
 )
-from pykcm.store.sqlcipher.online_copy import HeldCheckpoint, Worker, copy_file
+from pykcm.store.sqlcipher.online_copy import CopiedStore, HeldCheckpoint, Worker, copy_file
 from pykcm.store.sqlcipher.statements import Applier
-from pykcm.store.sqlcipher.store import SQLCipherStore
 
 # In seconds, between two looks at how far the copy has come.
 _LOOK = 0.1
@@ -50,14 +50,30 @@ _SHARE_OF_COPYING = 0.75
 _ROOM_LEFT = 32 * 1024 * 1024
 
 
-async def rekey(store: SQLCipherStore, raw: bytes | None) -> AsyncGenerator[Copied | Rekeyed, None]:
-    """As Store has it."""
+class RekeyedStore(CopiedStore, Protocol):
+    """The store that gets another key."""
+
+    def check_place(self) -> None:
+        """Raises StoreError where the open database is not the one that has its name any more."""
+
+    def writing(self) -> AbstractAsyncContextManager[None]:
+        """Within `async with`, nothing is committed; raises StoreError."""
+
+    def replace(self, other: Path, key: Key) -> None:
+        """Go on with the database at `other`, which takes this one's name; raises StoreError."""
+
+    def close_replaced(self) -> None:
+        """Let go of files that were replaced, which takes long if they are large."""
+
+
+async def rekey(store: RekeyedStore, raw: bytes | None) -> AsyncGenerator[Copied | Rekeyed, None]:
+    """As Copies has it."""
     store.check_place()
     _check_possible(store, raw)
     path, old = store.path, store.key
     new = Key(raw or secrets.token_bytes(KEY_SIZE), pending_key_of(path))
     copy_path = unfinished_of(path)
-    with HeldCheckpoint(store, records=True) as still:
+    async with HeldCheckpoint(store, records=True) as still:
         size = size_of(path)
         try:
             _check_room(path.parent, size)
@@ -71,17 +87,19 @@ async def rekey(store: SQLCipherStore, raw: bytes | None) -> AsyncGenerator[Copi
                     still.advance(_SHARE_OF_COPYING * min(1.0, copying.progress.done / size))
                     yield Copied(copying.progress.done, size, tuple(still.pacer.slowed))
             still.release()
-            await store.journal.copied()
+            await store.wal.copied()
             with closing(connect(copy_path, new, "rw")) as db:
                 copy = _Copy(db)
                 await copy.follow(still)
                 # So that little has to be synced in the end.
-                copy.empty_journal()
+                copy.empty_wal()
                 await asyncio.to_thread(sync_file, copy_path)
                 await copy.follow(still)
-                begun = time.perf_counter()
-                copy.complete(still)
-            store.replace(copy_path, new)
+                async with store.writing():
+                    begun = time.perf_counter()
+                    copy.complete(still)
+                    db.close()
+                    store.replace(copy_path, new)
         except sqlcipher.Error as error:
             raise write_error(error, copy_path) from error
         except OSError as error:
@@ -96,13 +114,13 @@ async def rekey(store: SQLCipherStore, raw: bytes | None) -> AsyncGenerator[Copi
     yield Rekeyed(key, old.source, is_credential(old), key != old.source, pause)
 
 
-async def _finish(store: SQLCipherStore, old: Key) -> None:
+async def _finish(store: RekeyedStore, old: Key) -> None:
     # In a thread: these take long, and nobody needs to wait for them.
     await asyncio.to_thread(store.close_replaced)
     store.key = await asyncio.to_thread(finish, store.path, old, store.key.raw)
 
 
-def _check_possible(store: SQLCipherStore, raw: bytes | None) -> None:
+def _check_possible(store: RekeyedStore, raw: bytes | None) -> None:
     if store.key.source == pending_key_of(store.path):
         raise StoreBusyError(
             "the last change of keys has not come to its end: put its key where the old one came from, and "
@@ -166,7 +184,7 @@ class _Copy:
         still.check()
         set_pragma(self._db, "synchronous", "FULL", 2)
         self._catch_up(still, inf)
-        self.empty_journal()
+        self.empty_wal()
 
     def _catch_up(self, still: HeldCheckpoint, seconds: float) -> bool:
         """Do again for so long what is recorded; whether that was all."""
@@ -180,7 +198,7 @@ class _Copy:
         self._db.execute("COMMIT")
         return has_time
 
-    def empty_journal(self) -> None:
+    def empty_wal(self) -> None:
         [(is_busy, *_)] = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         if is_busy:
-            raise StoreError("the journal of the copy cannot be copied into it")
+            raise StoreError("the write-ahead log of the copy cannot be copied into it")

@@ -63,11 +63,13 @@ async def uids_with_ccaches(query: Query) -> list[int]:
 class CCacheCounter:
     """Knows how many ccaches the database has: it counts them once, and then follows what is committed.
 
-    `query` gives all rows of a statement, and raises StoreError.
+    `query` gives all rows of a statement, and raises StoreError. Nothing is committed while the caller has
+    `lock`.
     """
 
-    def __init__(self, query: Query) -> None:
+    def __init__(self, query: Query, lock: asyncio.Lock) -> None:
         self._query = query
+        self._lock = lock
         self._counting: asyncio.Task[None] | None = None
         self._is_complete = False
         self._total = 0
@@ -80,7 +82,7 @@ class CCacheCounter:
         """The number of ccaches; raises StoreError."""
         while not self._is_complete:
             if self._counting is None or self._counting.done():
-                if self._advance():
+                if not self._lock.locked() and self._advance():
                     break
                 # One for all who ask: in each iteration of the event loop there is one slice.
                 self._counting = asyncio.get_running_loop().create_task(self._count_on())
@@ -91,7 +93,9 @@ class CCacheCounter:
         is_complete = False
         while not is_complete:
             await asyncio.sleep(0)
-            is_complete = self._advance()
+            # A commit that is under way is perhaps visible already, and would be counted twice.
+            async with self._lock:
+                is_complete = self._advance()
 
     def committed(self, change: SecretChange, more: int) -> None:
         """A change is durable that made `more` ccaches, or less where that is negative."""

@@ -7,53 +7,48 @@ keeps it.
 import asyncio
 import logging
 import os
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 from sqlcipher3 import dbapi2 as sqlcipher
 
+from pykcm.store.copies import StoreBusyError
 from pykcm.store.disk import sync_folder
 from pykcm.store.interface import (
-    Backup,
     Committed,
-    Copied,
     Entry,
     Loaded,
     Outcome,
     Pause,
     Refused,
-    Rekeyed,
     StoreError,
     StoreUnusableError,
 )
 from pykcm.store.keys import Key
 from pykcm.store.sqlcipher.damage import find_commits, tell_of_damage
 from pykcm.store.sqlcipher.database import (
-    OWNED,
-    SCHEMA_VERSION,
     UnfitError,
     cause,
-    check_version,
-    connect,
+    connect_to_read,
+    connect_to_write,
     create,
     file_error,
     has_tickets,
     inspect,
-    journal_of,
-    set_pragma,
     size_of,
     store_error,
-    write_error,
+    wal_of,
 )
+from pykcm.store.sqlcipher.disk_thread import DiskThread
 from pykcm.store.sqlcipher.key_rotation import needs_recovery, recover
 from pykcm.store.sqlcipher.loading import load
 from pykcm.store.sqlcipher.pacing import WritePacer
 from pykcm.store.sqlcipher.placement import Placement
 from pykcm.store.sqlcipher.scanning import CCacheCounter, uids_with_ccaches
-from pykcm.store.sqlcipher.statements import Applier
 from pykcm.store.sqlcipher.wal import WriteAheadLog
+from pykcm.store.sqlcipher.writer import Writer
 from pykcm.store.tree import (
     Expired,
     SecretChange,
@@ -81,19 +76,14 @@ _BEFORE_ALL = (-(2**63), "")
 # Fails where the database cannot be read.
 _LOOK = "SELECT id FROM containers LIMIT 1"
 
-# Changes nothing, and writes a page.
-_COVER = f"PRAGMA user_version = {SCHEMA_VERSION}"
-
 # Until it is tried again, in seconds.
-_COVERED_AGAIN_AFTER = 1.0
 _OPENED_AGAIN_AFTER = 1.0
-
-# How it is set, and how it reads then.
-_SYNCHRONOUS = {"full": ("FULL", 2), "normal": ("NORMAL", 1)}
 
 
 class CommitObserver(Protocol):
-    """Is told what is committed while a copy of the database is made."""
+    """A copy of the database that is being made, and gets what is committed meanwhile."""
+
+    pacer: WritePacer
 
     def committed(self, changes: Sequence[SecretChange]) -> None:
         """These changes are durable."""
@@ -114,21 +104,19 @@ class SQLCipherStore:
     def __init__(self, path: Path, key: Key, durability: str = "full") -> None:
         self.path = path
         self.key = key
-        # Only a copy that is being made wants to know.
-        self.commit_observer: CommitObserver | None = None
-        self.pacer: WritePacer | None = None
-        self._folder = path.parent
         self._durability = durability
-        self._covering: asyncio.TimerHandle | None = None
+        self._version = 0
+        self._observer: CommitObserver | None = None
+        self._pacer: WritePacer | None = None
+        self._thread = DiskThread()
         self._opening: asyncio.TimerHandle | None = None
         self._is_opening_again = False
-        self._reading: int | None = None
+        self._descriptor: int | None = None
         self._replaced: list[int] = []
-        self._version = 0
-        self._counter = CCacheCounter(self._query)
+        self._counter = CCacheCounter(self._query, self._thread.lock)
         try:
             # A journal is left by a crash alone.
-            commits = find_commits(path) if size_of(journal_of(path)) else None
+            commits = find_commits(path) if size_of(wal_of(path)) else None
             if needs_recovery(path):
                 self.key = recover(path, key)
             if has_tickets(path):
@@ -147,41 +135,45 @@ class SQLCipherStore:
             raise StoreUnusableError(f"{error.filename or path}: {error.strerror}") from error
 
     def _open(self) -> None:
-        """Raises sqlcipher.Error, UnfitError, OSError; then there is no connection, or the one before."""
-        db = connect(self.path, self.key, OWNED)
-        try:
-            # Where SQLite could not open the file for writing it would make a file of shared memory.
-            db.executescript(f"BEGIN; {_COVER}; ROLLBACK")
-            set_pragma(db, "journal_mode", "WAL", "wal")
-            set_pragma(db, "synchronous", *_SYNCHRONOUS[self._durability])
-            set_pragma(db, "secure_delete", "ON", 1)
-            set_pragma(db, "temp_store", "MEMORY", 2)
-            check_version(db)
+        """Raises sqlcipher.Error, UnfitError, OSError; then there are no connections, or those before."""
+        with ExitStack() as at_error:
+            db = connect_to_write(self.path, self.key, self._durability)
+            at_error.callback(db.close)
+            reader = connect_to_read(self.path, self.key)
+            at_error.callback(reader.close)
             placement = Placement(self.path)
-        except BaseException:
-            db.close()
-            raise
+            wal = WriteAheadLog(db, self.path, self.key, self._thread, self.descriptor, self._has_copied_wal)
+            writer = Writer(db, self.path, wal, self._thread)
+            at_error.pop_all()
         # Not before: nothing may be committed by a connection that is half set up.
-        self._db = db
-        self._applier = Applier(db)
-        self._placement = placement
-        self._journal = WriteAheadLog(db, self.path, self.key, self.descriptor, self._has_copied_journal)
+        self._db, self._reader = db, reader
+        self._placement, self.wal, self._writer = placement, wal, writer
 
     async def load(self, uid: int, pause: Pause | None = None) -> Loaded:
         version = self._version
         return Loaded(version, await load(self._query, uid, pause))
 
     async def commit(self, entries: Sequence[Entry]) -> list[Outcome]:
-        if len(entries) > 1:
-            # If that fails, each entry gets an attempt of its own: they share no failure.
-            with suppress(Exception):
-                self._commit([change for entry in entries for change in entry.changes])
-                return [self._committed(entry) for entry in entries]
-        return [self._commit_alone(entry) for entry in entries]
+        async with self._thread.lock:
+            outcomes = await self._commit_together(entries) if len(entries) > 1 else None
+            if outcomes is None:
+                # Each entry gets an attempt of its own: they share no failure.
+                outcomes = [await self._commit_alone(entry) for entry in entries]
+            await self.wal.copy_if_long()
+        return outcomes
 
-    def _commit_alone(self, entry: Entry) -> Outcome:
+    async def _commit_together(self, entries: Sequence[Entry]) -> list[Outcome] | None:
+        """None: it has failed."""
+        changes = [change for entry in entries for change in entry.changes]
         try:
-            self._commit(entry.changes)
+            await self._commit(changes, sum(entry.size for entry in entries))
+        except Exception:  # noqa: BLE001 - each entry's own attempt says why
+            return None
+        return [self._committed(entry) for entry in entries]
+
+    async def _commit_alone(self, entry: Entry) -> Outcome:
+        try:
+            await self._commit(entry.changes, entry.size)
         except StoreError as error:
             return Refused(error)
         except Exception as error:
@@ -196,93 +188,50 @@ class SQLCipherStore:
         # After an error in pykcm alone: the store itself always knows.
         raise StoreError(f"{self.path}: it is unknown whether a change was committed")
 
-    def _commit(self, changes: Sequence[SecretChange]) -> None:
-        observer = self.commit_observer
+    async def _commit(self, changes: Sequence[SecretChange], size: int) -> None:
         self._check_open()
         self._placement.check()
-        db = self._db
-        may_be_written = False
-        try:
-            db.execute("BEGIN IMMEDIATE")
-            counted = [(change, more) for change in changes if (more := self._applier.apply(change))]
-            may_be_written = True
-            db.execute("COMMIT")
-        except sqlcipher.Error as error:
-            self._roll_back()
-            if may_be_written:
-                self._cover()
-            raise write_error(error, self.path) from error
-        except BaseException:
-            self._roll_back()
-            raise
+        counted = await self._writer.transact(changes, size)
         self._version += 1
         for change, more in counted:
             self._counter.committed(change, more)
-        if observer is not None:
-            self._tell(observer, changes)
+        if self._observer is not None:
+            self._notify(self._observer, changes)
 
-    def delay(self, changes: Sequence[SecretChange], size: int = 0) -> "asyncio.Future[None] | None":
-        if self.pacer is None:
-            return None
-        try:
-            return self.pacer.delay(changes, size)
-        except Exception:
-            # Better a copy that may have to be given up than a commit that fails for it.
-            log.exception("%s: commits do not wait for its copy, by an error in pykcm", self.path)
-            self.end_pacing()
-            return None
-
-    def _has_copied_journal(self) -> None:
-        if self.commit_observer is None:
-            self.end_pacing()
-
-    def end_pacing(self) -> None:
-        """No copy is made any more: nobody waits for it."""
-        if self.pacer is not None:
-            self.pacer.end()
-            self.pacer = None
-
-    def _tell(self, observer: CommitObserver, changes: Sequence[SecretChange]) -> None:
-        """Tell what was committed. That is durable: an error of the observer's ends only the observer."""
+    def _notify(self, observer: CommitObserver, changes: Sequence[SecretChange]) -> None:
+        """Pass on what was committed. That is durable: an error of the observer's ends only the observer."""
         try:
             observer.committed(changes)
         except Exception:
             log.exception("%s: its copy is given up by an error in pykcm; commits go on", self.path)
-            self.commit_observer = None
+            self._observer = None
             with suppress(Exception):
                 observer.fail()
+
+    def delay(self, changes: Sequence[SecretChange], size: int = 0) -> "asyncio.Future[None] | None":
+        if self._pacer is None:
+            return None
+        try:
+            return self._pacer.delay(changes, size)
+        except Exception:
+            # Better a copy that may have to be given up than a commit that fails for it.
+            log.exception("%s: commits do not wait for its copy, by an error in pykcm", self.path)
+            self._end_pacing()
+            return None
+
+    def _has_copied_wal(self) -> None:
+        if self._observer is None:
+            self._end_pacing()
+
+    def _end_pacing(self) -> None:
+        """No copy is made any more: nobody waits for it."""
+        if self._pacer is not None:
+            self._pacer.end()
+            self._pacer = None
 
     def _check_open(self) -> None:
         if self._opening is not None:
             raise StoreError(f"{self.path}: could not be opened again after the change of keys; see the log")
-
-    def _roll_back(self) -> None:
-        # What was remembered may never have been there.
-        self._applier.forget()
-        if self._db.in_transaction:
-            self._db.execute("ROLLBACK")
-
-    def _cover(self) -> None:
-        """Write over what the journal has of a commit that was refused, now or as soon as it can be done.
-
-        When the sync fails, SQLite forgets the commit, but in the journal it is whole: a crash before
-        something else is written in that place would bring it back. The next commit may write nothing.
-        """
-        self._stop_covering()
-        if not self._covers():
-            self._covering = asyncio.get_running_loop().call_later(_COVERED_AGAIN_AFTER, self._cover)
-
-    def _covers(self) -> bool:
-        try:
-            self._db.execute(_COVER)
-        except sqlcipher.Error:
-            return False
-        return True
-
-    def _stop_covering(self) -> None:
-        if self._covering is not None:
-            self._covering.cancel()
-            self._covering = None
 
     async def uids(self) -> list[int]:
         return await uids_with_ccaches(self._query)
@@ -310,66 +259,73 @@ class SQLCipherStore:
 
     def _query(self, statement: str, parameters: tuple[Any, ...] = ()) -> list[Any]:
         self._check_open()
+        db = self._reader if self._thread.is_busy else self._db
         try:
-            rows: list[Any] = self._db.execute(statement, parameters).fetchall()
+            rows: list[Any] = db.execute(statement, parameters).fetchall()
         except sqlcipher.Error as error:
             raise store_error(error, self.path) from error
         return rows
 
-    # For copies of the database, which are made while it is in use
+    # For copies of the database, which are made while it is in use (see online_copy.CopiedStore)
 
-    def backup(self) -> AbstractContextManager[Backup]:
-        # Imported by those who ask for it: the daemon's start counts.
-        from pykcm.store.sqlcipher.backup import backup  # noqa: PLC0415
+    async def attach(self, observer: CommitObserver) -> None:
+        """Leave the database file as it is, until the write-ahead log is released, and pass on commits.
 
-        return backup(self)
+        Raises StoreError, and StoreBusyError where another copy is made.
+        """
+        async with self.writing():
+            if self._observer is not None or self.wal.is_copying:
+                raise StoreBusyError("a backup or a change of keys is under way: try again when it has ended")
+            self.check_place()
+            await self._thread.run(self.wal.hold)
+            self._observer = observer
+            self._pacer = observer.pacer
 
-    def rekey(self, raw: bytes | None) -> AsyncGenerator[Copied | Rekeyed, None]:
-        from pykcm.store.sqlcipher.rekey import rekey  # noqa: PLC0415
+    async def detach(self) -> None:
+        """The copy has ended, and has released the write-ahead log."""
+        self._observer = None
+        await self.wal.copied(even_long=False)
+        if not self.wal.is_copying:
+            self._end_pacing()
 
-        return rekey(self, raw)
+    @asynccontextmanager
+    async def writing(self) -> AsyncIterator[None]:
+        """Within `async with`, nothing is committed. Raises StoreError where the database is not open."""
+        async with self._thread.lock:
+            self._check_open()
+            yield
 
     def check_place(self) -> None:
         """Raises StoreError where the open database is not the one that has its name any more."""
         self._check_open()
         self._placement.check(at_once=True)
 
-    @property
-    def is_copying_journal(self) -> bool:
-        """Whether a journal that was released is still copied into the database."""
-        return self._journal.is_copying
-
-    @property
-    def journal(self) -> WriteAheadLog:
-        """The open database's; raises StoreError where that is not open."""
-        self._check_open()
-        return self._journal
-
     def descriptor(self) -> int:
         """Of the database file, to read from, for as long as the store is open; raises OSError."""
         # Closing it would end the locks of all of this process's descriptors of the file, as POSIX has it.
-        if self._reading is None:
-            self._reading = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        return self._reading
+        if self._descriptor is None:
+            self._descriptor = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        return self._descriptor
 
     def replace(self, other: Path, key: Key) -> None:
         """Go on with the database at `other`, which takes this one's name; raises StoreError.
 
-        `key` tells then whether the name was taken. The old file is there until `close_replaced`.
+        Called within `writing`. `key` tells then whether the name was taken. The old file is there until
+        `close_replaced`.
         """
         self.check_place()
-        self.journal.empty()
+        self.wal.empty()
         self._close()
         try:
             # A journal that came back after a loss of power would be taken for the other one's.
-            journal_of(self.path).unlink(missing_ok=True)
-            sync_folder(self._folder)
+            wal_of(self.path).unlink(missing_ok=True)
+            sync_folder(self.path.parent)
             # The file system gives the old file's blocks back when nobody has it open any more, which takes
             # long: not in the rename, for which everybody waits.
             self._replaced.append(os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC))
             other.rename(self.path)
             self.key = key
-            sync_folder(self._folder)
+            sync_folder(self.path.parent)
         except OSError as error:
             raise file_error(error, self.path) from error
         finally:
@@ -400,23 +356,24 @@ class SQLCipherStore:
         self._is_opening_again = False
 
     def close(self) -> None:
-        if self._covering is not None:
-            self._covers()
-        self._close()
+        self._thread.close()
+        self._close(covers=True)
         self.close_replaced()
 
-    def _close(self) -> None:
-        self._stop_covering()
-        if self.commit_observer is None:
-            self.end_pacing()
+    def _close(self, *, covers: bool = False) -> None:
+        if self._observer is None:
+            self._end_pacing()
         if self._opening is not None:
             self._opening.cancel()
             self._opening = None
-        self._journal.close()
+        self.wal.close()
+        self._writer.close(covers=covers)
+        # The last one copies the write-ahead log, and removes it.
+        self._reader.close()
         self._db.close()
-        if self._reading is not None:
-            os.close(self._reading)
-            self._reading = None
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
 
 
 def _tell_created(path: Path, key: Key) -> None:

@@ -3,7 +3,7 @@
 import threading
 from typing import Any
 
-from pykcm.store.sqlcipher.wal import copy_journal
+from pykcm.store.sqlcipher.wal import copy_wal
 from tests.server.waiting import LIMIT
 
 
@@ -19,6 +19,6 @@ class Copying:
         self.is_asked_for = True
         assert self.may_begin.wait(LIMIT)
         try:
-            copy_journal(*arguments)
+            copy_wal(*arguments)
         finally:
             self.has_ended.set()

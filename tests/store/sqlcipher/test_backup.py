@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from pykcm.store.interface import StoreBusyError, StoreError, StoreUnusableError, UnsupportedError
+from pykcm.store.copies import StoreBusyError
+from pykcm.store.interface import StoreError, StoreUnusableError
 from pykcm.store.keys import Key
-from pykcm.store.memory import MemoryStore
+from pykcm.store.sqlcipher.backup import backup
 from pykcm.store.sqlcipher.online_copy import Progress, check_file
 from pykcm.store.sqlcipher.store import SQLCipherStore
 from pykcm.store.tree import Put, uid_container
@@ -69,7 +70,7 @@ def test_whole_while_others_commit(tmp_path: Path, key: Key, store: SQLCipherSto
     async def run() -> bytes:
         pieces = []
         await commit_changes(store, [put(MANY)])
-        with store.backup() as copy:
+        async with backup(store) as copy:
             async with aclosing(copy.pieces()) as given:
                 async for piece in given:
                     pieces.append(piece)
@@ -93,10 +94,9 @@ def test_the_journal_goes_on(store: SQLCipherStore) -> None:
     """After it the journal is copied into the database as before, and does not stay large."""
 
     async def run() -> None:
-        with store.backup() as copy:
-            async with aclosing(copy.pieces()) as pieces:
-                async for _ in pieces:
-                    await commit_changes(store, [put(number) for number in range(50)])
+        async with backup(store) as copy, aclosing(copy.pieces()) as pieces:
+            async for _ in pieces:
+                await commit_changes(store, [put(number) for number in range(50)])
         size = store.path.stat().st_size
         for number in range(MANY, 3 * MANY):
             await commit_changes(store, [put(number)])
@@ -108,7 +108,7 @@ def test_the_journal_goes_on(store: SQLCipherStore) -> None:
 
 
 async def back_up_and_commit(store: SQLCipherStore) -> None:
-    with store.backup():
+    async with backup(store):
         await commit_changes(store, [put(number) for number in range(MANY, 2 * MANY)])
 
 
@@ -119,24 +119,25 @@ def test_a_long_journal(store: SQLCipherStore, copying: Copying) -> None:
     async def run() -> None:
         await back_up_and_commit(store)
         long = journal.stat().st_size
-        with pytest.raises(StoreBusyError, match="under way"), store.backup():
-            pass
+        with pytest.raises(StoreBusyError, match="under way"):
+            async with backup(store):
+                pass
         await commit_changes(store, [put(2 * MANY)])
         assert journal.stat().st_size > long
         copying.may_begin.set()
         number = 2 * MANY
-        while store.journal.is_copying:
+        while store.wal.is_copying:
             number += 1
             await commit_changes(store, [put(number)])
             await asyncio.sleep(0)
         assert journal.stat().st_size < long
         assert len(await secrets_of(store, UID)) == number + 1
-        with store.backup() as copy:
+        async with backup(store) as copy:
             assert copy.size > long
 
     asyncio.run(run())
     assert store._db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-    assert store._db.execute("PRAGMA wal_autocheckpoint").fetchall() == [(1000,)]
+    assert store._db.execute("PRAGMA wal_autocheckpoint").fetchall() == [(0,)]
     store.close()
 
 
@@ -149,11 +150,11 @@ def test_a_long_journal_that_cannot_be_copied(
         raise OSError(5, "injected")
 
     copying.may_begin.set()
-    monkeypatch.setattr("tests.store.sqlcipher.copying.copy_journal", fails)
+    monkeypatch.setattr("tests.store.sqlcipher.copying.copy_wal", fails)
 
     async def run() -> None:
         await back_up_and_commit(store)
-        await until(lambda: not store.journal.is_copying)
+        await until(lambda: not store.wal.is_copying)
         assert len(await secrets_of(store, UID)) == 2 * MANY
 
     asyncio.run(run())
@@ -166,6 +167,7 @@ def test_the_end_while_a_long_journal_is_copied(store: SQLCipherStore, key: Key,
 
     async def run() -> None:
         await back_up_and_commit(store)
+        await until(lambda: copying.is_asked_for)
         asyncio.get_running_loop().run_in_executor(None, copying.may_begin.set)
         store.close()
         assert copying.has_ended.is_set()
@@ -192,10 +194,9 @@ def test_broken_off(store: SQLCipherStore) -> None:
 
     async def run() -> None:
         for _ in range(2):
-            with store.backup() as copy:
-                async with aclosing(copy.pieces()) as pieces:
-                    await anext(pieces)
-            assert store.commit_observer is None
+            async with backup(store) as copy, aclosing(copy.pieces()) as pieces:
+                await anext(pieces)
+            assert store._observer is None
             await commit_changes(store, [put(MANY)])
 
     asyncio.run(run())
@@ -206,8 +207,10 @@ def test_one_at_a_time(store: SQLCipherStore) -> None:
     """While one is under way another one is refused."""
 
     async def run() -> None:
-        with store.backup() as copy, pytest.raises(StoreBusyError, match="under way"), store.backup():
-            pass
+        async with backup(store) as copy:
+            with pytest.raises(StoreBusyError, match="under way"):
+                async with backup(store):
+                    pass
         assert copy.size
 
     asyncio.run(run())
@@ -224,10 +227,9 @@ def test_the_lock_stays(store: SQLCipherStore) -> None:
         assert "database is locked" in done.stderr
 
     async def run() -> None:
-        with store.backup() as copy:
-            async with aclosing(copy.pieces()) as pieces:
-                async for _ in pieces:
-                    pass
+        async with backup(store) as copy, aclosing(copy.pieces()) as pieces:
+            async for _ in pieces:
+                pass
 
     locked()
     asyncio.run(run())
@@ -237,13 +239,13 @@ def test_the_lock_stays(store: SQLCipherStore) -> None:
 
 def test_a_damaged_database(store: SQLCipherStore) -> None:
     """A database with a page that cannot be decrypted makes no backup that counts as one."""
-    store.journal.empty()
+    store.wal.empty()
     with store.path.open("r+b") as file:
         file.seek(100_000)
         file.write(bytes(16))
 
     async def run() -> None:
-        with store.backup() as copy:
+        async with backup(store) as copy:
             async for _ in copy.pieces():
                 pass
 
@@ -254,13 +256,12 @@ def test_a_damaged_database(store: SQLCipherStore) -> None:
 
 def test_too_much_meanwhile(store: SQLCipherStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """When the journal grows too large meanwhile it gives up, and the journal is copied again."""
-    monkeypatch.setattr("pykcm.store.sqlcipher.online_copy._MOST_IN_JOURNAL", 500_000)
+    monkeypatch.setattr("pykcm.store.sqlcipher.online_copy._MOST_IN_WAL", 500_000)
 
     async def run() -> None:
-        with store.backup() as copy:
-            async with aclosing(copy.pieces()) as pieces:
-                async for _ in pieces:
-                    await commit_changes(store, [put(number) for number in range(MANY, MANY + 200)])
+        async with backup(store) as copy, aclosing(copy.pieces()) as pieces:
+            async for _ in pieces:
+                await commit_changes(store, [put(number) for number in range(MANY, MANY + 200)])
 
     with pytest.raises(StoreError, match="too much was written"):
         asyncio.run(run())
@@ -276,7 +277,7 @@ def test_what_a_crash_leaves(tmp_path: Path, key: Key, store: SQLCipherStore) ->
         again = SQLCipherStore(store.path, key)
 
         async def run() -> object:
-            with again.backup() as copy:
+            async with backup(again) as copy:
                 pieces = copy.pieces()
                 await anext(pieces)
                 for number in range(MANY, 3 * MANY):
@@ -289,9 +290,3 @@ def test_what_a_crash_leaves(tmp_path: Path, key: Key, store: SQLCipherStore) ->
     again = SQLCipherStore(store.path, key)
     assert len(asyncio.run(secrets_of(again, UID))) == 3 * MANY
     again.close()
-
-
-def test_memory() -> None:
-    """The memory store has nothing to back up."""
-    with pytest.raises(UnsupportedError, match="memory"):
-        MemoryStore().backup()

@@ -35,7 +35,7 @@ def crashed(tmp_path: Path) -> Path:
     """What a crash leaves of a store with five commits in its journal."""
     (tmp_path / "running").mkdir()
     running = open_store(tmp_path / "running")
-    running.journal.empty()
+    running.wal.empty()
     for number in range(COMMITS):
         asyncio.run(commit_changes(running, [put(number)]))
     shutil.copytree(tmp_path / "running", tmp_path / "crashed")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.disk.faults import Call, Faults, File
-from tests.disk.storing import Storing, storing
+from tests.disk.storing import MODES, Storing, storing
 from tests.e2e.daemon import LIMIT
 
 PAGE = 4096
@@ -24,14 +24,15 @@ MANY = 700
 class Disk:
     """One database on a disk that can fail, and the processes that use it one after the other."""
 
-    def __init__(self, folder: Path, library: Path) -> None:
+    def __init__(self, folder: Path, library: Path, mode: str) -> None:
         folder.mkdir()
+        self.mode = mode
         self.journal = folder / "pykcm.db-wal"
         self.faults = Faults(library, folder, folder.with_name("faults"))
         self._database = folder / "pykcm.db"
 
     def storing(self, durability: str = "full") -> AbstractContextManager[Storing]:
-        return storing(self._database, self.faults.environment, durability)
+        return storing(self._database, self.faults.environment, durability, self.mode)
 
     def numbers_after_the_kill(self) -> list[int]:
         """What the next process finds, on a disk that is sound again."""
@@ -40,10 +41,10 @@ class Disk:
             return store.numbers()
 
 
-@pytest.fixture
-def disk(tmp_path: Path, faults_library: Path) -> Disk:
-    """A sound disk with no database yet."""
-    return Disk(tmp_path / "state", faults_library)
+@pytest.fixture(params=MODES)
+def disk(request: pytest.FixtureRequest, tmp_path: Path, faults_library: Path) -> Disk:
+    """A sound disk with no database yet, for each way to commit."""
+    return Disk(tmp_path / "state", faults_library, request.param)
 
 
 def commit_fails(faults: Faults) -> None:
@@ -161,7 +162,7 @@ def test_the_journal_cannot_be_copied(disk: Disk, call: Call, code: int, mended:
 def refused_and_not_covered(disk: Disk, tmp_path: Path, faults_library: Path) -> Iterator[Storing]:
     """A store whose second commit is whole in the journal, refused, and could not be written over."""
     # As many writes, found out with a disk that is like it: two for each page.
-    twin = Disk(tmp_path / "twin", faults_library)
+    twin = Disk(tmp_path / "twin", faults_library, disk.mode)
     with twin.storing() as store:
         assert store.put(1) == 0
         size = twin.journal.stat().st_size

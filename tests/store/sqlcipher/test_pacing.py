@@ -12,12 +12,15 @@ from typing import Any
 import pytest
 
 from pykcm.engine.committer import Committer
-from pykcm.store.interface import Copied, Entry, Rekeyed
+from pykcm.store.copies import Copied, Rekeyed
+from pykcm.store.interface import Entry
 from pykcm.store.keys import load_key
+from pykcm.store.sqlcipher.backup import backup
 from pykcm.store.sqlcipher.pacing import WritePacer, _share
+from pykcm.store.sqlcipher.rekey import rekey as change_key
 from pykcm.store.sqlcipher.store import SQLCipherStore
 from pykcm.store.tree import DeleteContainer, Put, SecretChange, uid_container
-from tests.server.waiting import settle, until
+from tests.server.waiting import LIMIT, until
 from tests.storing import commit_changes, secrets_of
 
 FREE = 64 * 1024
@@ -34,7 +37,7 @@ def put(uid: int, size: int = 100, name: str = "one") -> Put:
 def _little_is_much(monkeypatch: pytest.MonkeyPatch) -> None:
     """Limits that a test reaches within a moment."""
     monkeypatch.setattr("pykcm.store.sqlcipher.pacing._FREE", FREE)
-    monkeypatch.setattr("pykcm.store.sqlcipher.online_copy._MOST_IN_JOURNAL", 4_000_000)
+    monkeypatch.setattr("pykcm.store.sqlcipher.online_copy._MOST_IN_WAL", 4_000_000)
     monkeypatch.setattr("pykcm.store.sqlcipher.online_copy._MOST_RECORDED", 1_000_000)
     monkeypatch.setattr("pykcm.store.sqlcipher.online_copy._PRESSED_AFTER", 200_000)
 
@@ -208,7 +211,7 @@ def test_an_error_in_pacing_fails_no_commit(
 
     async def run() -> None:
         committer = Committer(store)
-        with store.backup() as copy:
+        async with backup(store) as copy:
             monkeypatch.setattr(WritePacer, "delay", fail)
             for _ in range(2):
                 await committer.commit(Entry([put(BUSY)]))
@@ -227,13 +230,13 @@ def test_a_delete_is_charged_to_whoever_deletes(
 
     async def run() -> None:
         await commit_changes(store, [put(BUSY, 400_000)])
-        with store.backup():
-            assert store.pacer is not None
+        async with backup(store):
+            assert store._pacer is not None
             deleted: list[SecretChange] = [DeleteContainer(uid_container(BUSY))]
             assert store.delay(deleted, 400_000) is None
             assert store.delay([put(LIGHT)], 100) is None
             await commit_changes(store, [*deleted, put(LIGHT)])
-            written = store.pacer._written
+            written = store._pacer._written
             assert written[BUSY] > 300_000
             assert written[LIGHT] < 10_000
 
@@ -256,10 +259,9 @@ class Writers:
             self.commits[uid] += 1
 
     async def write_a_little(self) -> None:
-        """Never waits: within a few turns of the loop it is done."""
-        commit = asyncio.ensure_future(self.committer.commit(Entry([put(LIGHT)])))
-        await settle()
-        assert commit.done()
+        """Never waits for the copy: that would take longer."""
+        async with asyncio.timeout(LIMIT):
+            await self.committer.commit(Entry([put(LIGHT)]))
         self.light += 1
 
     async def end(self) -> None:
@@ -274,11 +276,10 @@ def test_a_backup_ends_although_somebody_writes_all_the_time(store: SQLCipherSto
     """Those who write most wait for a slow reader's backup, others never, and afterwards nobody does."""
 
     async def back_up(writers: Writers) -> tuple[int, ...]:
-        with store.backup() as copy:
+        async with backup(store) as copy:
             async for _ in copy.pieces():
-                # The reader takes its time: everybody could write whatever they may.
-                for _ in range(20):
-                    await settle()
+                # The reader takes its time: everybody can write as much as they may.
+                await until(lambda: copy.slowed)
                 if writers.light < 3:
                     await writers.write_a_little()
             assert copy.sha256
@@ -291,7 +292,7 @@ def test_a_backup_ends_although_somebody_writes_all_the_time(store: SQLCipherSto
         assert slowed
         before = dict(writers.commits)
         await until(lambda: all(writers.commits[uid] > before[uid] for uid in uids))
-        assert store.pacer is None
+        assert store._pacer is None
         await writers.end()
 
     asyncio.run(run())
@@ -306,11 +307,10 @@ def test_a_rekey_ends_although_somebody_writes_all_the_time(
 
     async def rekey(writers: Writers) -> tuple[Rekeyed, tuple[int, ...]]:
         slowed: tuple[int, ...] = ()
-        async for step in store.rekey(None):
+        async for step in change_key(store, None):
             if isinstance(step, Copied):
                 slowed = step.slowed
-                for _ in range(100):
-                    await settle()
+                await until(lambda: "writes much while it is copied" in caplog.text)
                 await writers.write_a_little()
             else:
                 return step, slowed
@@ -324,7 +324,7 @@ def test_a_rekey_ends_although_somebody_writes_all_the_time(
         before = dict(writers.commits)
         # Each goes on, and has written each of its three secrets.
         await until(lambda: all(writers.commits[uid] > max(before[uid], 2) for uid in uids))
-        assert store.pacer is None
+        assert store._pacer is None
         await writers.end()
         for uid in uids:
             assert len(await secrets_of(store, uid)) == 3

@@ -10,7 +10,9 @@ import pytest
 
 from pykcm.store.interface import StoreError
 from pykcm.store.keys import load_key
+from pykcm.store.sqlcipher.backup import backup
 from pykcm.store.sqlcipher.placement import Placement
+from pykcm.store.sqlcipher.rekey import rekey as change_key
 from pykcm.store.sqlcipher.store import SQLCipherStore
 from pykcm.store.tree import Put, uid_container
 from tests.builders import Clock
@@ -116,12 +118,16 @@ def test_no_copy_is_made(store: SQLCipherStore, state: Path, happens: Callable[[
     """A backup and a change of keys are refused as well, and make no file."""
 
     async def rekey() -> None:
-        async for _ in store.rekey(None):
+        async for _ in change_key(store, None):
+            pass
+
+    async def back_up() -> None:
+        async with backup(store):
             pass
 
     happens(state)
-    with pytest.raises(StoreError, match="changes are refused"), store.backup():
-        pass
+    with pytest.raises(StoreError, match="changes are refused"):
+        asyncio.run(back_up())
     with pytest.raises(StoreError, match="changes are refused"):
         asyncio.run(rekey())
     assert not list(state.parent.glob("**/*.new"))
@@ -150,7 +156,7 @@ def test_a_rekey_is_not_taken_for_another_file(store: SQLCipherStore) -> None:
 
     async def rekey() -> None:
         for number in (2, 3):
-            async for _ in store.rekey(None):
+            async for _ in change_key(store, None):
                 pass
             await commit_changes(store, [put(number)])
 

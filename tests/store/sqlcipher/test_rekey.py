@@ -15,22 +15,16 @@ from typing import Any
 import pytest
 
 from pykcm.engine.committer import Committer
-from pykcm.store.interface import (
-    Copied,
-    Entry,
-    Rekeyed,
-    StoreBusyError,
-    StoreError,
-    StoreUnusableError,
-    UnsupportedError,
-)
+from pykcm.store.copies import Copied, Rekeyed, StoreBusyError, UnsupportedError
+from pykcm.store.interface import Entry, StoreError, StoreUnusableError
 from pykcm.store.keys import Key, load_key
-from pykcm.store.memory import MemoryStore
 from pykcm.store.names import CREDENTIAL
 from pykcm.store.sqlcipher import rekey as rekey_module
-from pykcm.store.sqlcipher.database import connect, set_pragma
+from pykcm.store.sqlcipher.backup import backup
+from pykcm.store.sqlcipher.database import connect_to_write, set_pragma
 from pykcm.store.sqlcipher.key_rotation import pending_key_of
 from pykcm.store.sqlcipher.online_copy import HeldCheckpoint
+from pykcm.store.sqlcipher.rekey import rekey as change_key
 from pykcm.store.sqlcipher.store import SQLCipherStore
 from pykcm.store.tree import Delete, DeleteContainer, Put, RenameContainer, SecretChange, uid_container
 from tests.disk.faults import Call, Faults
@@ -96,7 +90,7 @@ def opens(database: Path, raw: bytes) -> bool:
 
 def run(store: SQLCipherStore, raw: bytes | None = None) -> Rekeyed:
     async def run() -> Any:
-        return [step async for step in store.rekey(raw)][-1]
+        return [step async for step in change_key(store, raw)][-1]
 
     rekeyed = asyncio.run(run())
     assert isinstance(rekeyed, Rekeyed)
@@ -158,9 +152,9 @@ def test_order_and_deletes_meanwhile(state: Path, monkeypatch: pytest.MonkeyPatc
     store, other = open_store(state), open_store(state.with_name("other"))
 
     async def both() -> None:
-        steps = store.rekey(None)
+        steps = change_key(store, None)
         copying = asyncio.ensure_future(anext(steps))
-        await until(lambda: store.commit_observer)
+        await until(lambda: store._observer)
         for changes in meanwhile:
             await commit_changes(store, changes)
             await commit_changes(other, changes)
@@ -179,9 +173,9 @@ def test_a_commit_that_is_refused_meanwhile(state: Path) -> None:
     store = open_store(state)
 
     async def run() -> None:
-        steps = store.rekey(None)
+        steps = change_key(store, None)
         copying = asyncio.ensure_future(anext(steps))
-        await until(lambda: store.commit_observer)
+        await until(lambda: store._observer)
         with pytest.raises(StoreError):
             await commit_changes(store, [put(100), Put(uid_container(UID), "bad", None)])  # type: ignore[arg-type]
         step = await copying
@@ -198,13 +192,14 @@ def test_one_at_a_time(state: Path) -> None:
     store = open_store(state)
 
     async def run() -> None:
-        steps = store.rekey(None)
+        steps = change_key(store, None)
         copying = asyncio.ensure_future(anext(steps))
-        await until(lambda: store.commit_observer)
+        await until(lambda: store._observer)
         with pytest.raises(StoreBusyError, match="under way"):
-            await anext(store.rekey(None))
-        with pytest.raises(StoreBusyError, match="under way"), store.backup():
-            pass
+            await anext(change_key(store, None))
+        with pytest.raises(StoreBusyError, match="under way"):
+            async with backup(store):
+                pass
         step = await copying
         while isinstance(step, Copied):
             step = await anext(steps)
@@ -220,7 +215,7 @@ def test_given_up(state: Path) -> None:
     before = (state / "key").read_bytes()
 
     async def run() -> None:
-        steps = store.rekey(None)
+        steps = change_key(store, None)
         copying = asyncio.ensure_future(anext(steps))
         await until((state / "key.next").exists)
         copying.cancel()
@@ -229,7 +224,7 @@ def test_given_up(state: Path) -> None:
         await commit_changes(store, [put(BEFORE)])
 
     asyncio.run(run())
-    assert store.commit_observer is None
+    assert store._observer is None
     assert files(state) == {"key", DATABASE, DATABASE + "-wal"}
     store.close()
     assert (state / "key").read_bytes() == before
@@ -285,12 +280,6 @@ def test_the_same_key(state: Path) -> None:
     store = open_store(state)
     assert "the key that the database has" in refusal(store, UnsupportedError, (state / "key").read_bytes())
     store.close()
-
-
-def test_memory() -> None:
-    """The memory store has no key."""
-    with pytest.raises(UnsupportedError, match="memory"):
-        MemoryStore().rekey(None)
 
 
 @pytest.mark.parametrize("replaced", [False, True])
@@ -376,7 +365,7 @@ def test_a_disk_that_fills_up_meanwhile(
     asyncio.run(
         commit_changes(store, [Put(uid_container(UID + 1), f"{n}", os.urandom(20_000)) for n in range(30)])
     )
-    store.journal.empty()
+    store.wal.empty()
     size = store.path.stat().st_size
     before = (state / "key").read_bytes()
     ballast = state / "ballast"
@@ -445,7 +434,7 @@ def test_rekey_finishes_although_each_turn_brings_many_changes(state: Path, chan
             await asyncio.sleep(0)
 
     async def change() -> Rekeyed:
-        *_, rekeyed = [step async for step in store.rekey(None)]
+        *_, rekeyed = [step async for step in change_key(store, None)]
         assert isinstance(rekeyed, Rekeyed)
         return rekeyed
 
@@ -476,9 +465,9 @@ def test_an_error_while_recording_ends_the_rekey_alone(
     monkeypatch.setattr(HeldCheckpoint, "committed", fail)
 
     async def run() -> None:
-        steps = store.rekey(None)
+        steps = change_key(store, None)
         copying = asyncio.ensure_future(anext(steps))
-        await until(lambda: store.commit_observer)
+        await until(lambda: store._observer)
         await commit_changes(store, [put(BEFORE)])
         await commit_changes(store, [put(BEFORE + 1)])
 
@@ -492,7 +481,6 @@ def test_an_error_while_recording_ends_the_rekey_alone(
 
     asyncio.run(run())
     assert "its copy is given up by an error in pykcm; commits go on" in caplog.text
-    assert store._db.execute("PRAGMA wal_autocheckpoint").fetchall() == [(1000,)]
     store.close()
     assert asyncio.run(secrets(state)) == list(range(BEFORE + 2))
     assert files(state) == {"key", DATABASE}
@@ -506,9 +494,9 @@ def test_an_error_while_recording_ends_the_backup_alone(state: Path, monkeypatch
         raise OSError(errno.EACCES, os.strerror(errno.EACCES))
 
     async def run() -> None:
-        with store.backup() as copy:
+        async with backup(store) as copy:
             with monkeypatch.context() as patched:
-                patched.setattr("pykcm.store.sqlcipher.online_copy.size_of", fail)
+                patched.setattr("pykcm.store.sqlcipher.wal.size_of", fail)
                 await commit_changes(store, [put(BEFORE)])
             with pytest.raises(StoreError, match="given up by an error in pykcm"):
                 async for _ in copy.pieces():
@@ -525,7 +513,7 @@ def test_what_was_done_again_leaves_room(state: Path, monkeypatch: pytest.Monkey
     store = open_store(state)
 
     async def run() -> None:
-        with HeldCheckpoint(store, records=True) as still:
+        async with HeldCheckpoint(store, records=True) as still:
             still.release()
             for number in range(10):
                 await commit_changes(store, [Put(uid_container(UID), f"{number}", bytes(6000))])
@@ -601,7 +589,7 @@ def test_the_database_does_not_open_at_once(state: Path, monkeypatch: pytest.Mon
     """Where the disk fails right behind the change, the database is opened as soon as it can be."""
     monkeypatch.setattr("pykcm.store.sqlcipher.store._OPENED_AGAIN_AFTER", 0.01)
     store = open_store(state)
-    really: Callable[..., Any] = connect
+    really: Callable[..., Any] = connect_to_write
     disk = {"fails": True}
 
     def fails(*arguments: Any) -> Any:
@@ -609,10 +597,10 @@ def test_the_database_does_not_open_at_once(state: Path, monkeypatch: pytest.Mon
             raise sqlite_error()
         return really(*arguments)
 
-    monkeypatch.setattr("pykcm.store.sqlcipher.store.connect", fails)
+    monkeypatch.setattr("pykcm.store.sqlcipher.store.connect_to_write", fails)
 
     async def change() -> None:
-        async for _ in store.rekey(None):
+        async for _ in change_key(store, None):
             pass
         with pytest.raises(StoreError):
             await secrets_of(store, UID)
@@ -628,9 +616,10 @@ def test_the_database_does_not_open_at_once(state: Path, monkeypatch: pytest.Mon
 
 
 SETTINGS = ["cipher_hmac_algorithm", "journal_mode", "synchronous", "secure_delete", "temp_store"]
+OTHER_SETTINGS = ["wal_autocheckpoint", "query_only", "cache_size"]
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("setting", SETTINGS + OTHER_SETTINGS)
 def test_nothing_is_committed_by_a_connection_half_set_up(
     state: Path, monkeypatch: pytest.MonkeyPatch, setting: str
 ) -> None:
@@ -644,7 +633,7 @@ def test_nothing_is_committed_by_a_connection_half_set_up(
             raise sqlite_error()
         set_pragma(db, name, value, wanted)
 
-    monkeypatch.setattr("pykcm.store.sqlcipher.store.set_pragma", failing)
+    monkeypatch.setattr("pykcm.store.sqlcipher.wal.set_pragma", failing)
     monkeypatch.setattr("pykcm.store.sqlcipher.database.set_pragma", failing)
     replace = store.replace
 
@@ -655,15 +644,16 @@ def test_nothing_is_committed_by_a_connection_half_set_up(
     monkeypatch.setattr(store, "replace", fail_from_now_on)
 
     async def change() -> None:
-        async for _ in store.rekey(None):
+        async for _ in change_key(store, None):
             pass
         for _ in range(2):
             with pytest.raises(StoreError, match="could not be opened again"):
                 await commit_changes(store, [put(BEFORE)])
             with pytest.raises(StoreError, match="could not be opened again"):
                 await secrets_of(store, UID)
-            with pytest.raises(StoreError, match="could not be opened again"), store.backup():
-                pass
+            with pytest.raises(StoreError, match="could not be opened again"):
+                async with backup(store):
+                    pass
             await settle()
         disk["fails"] = False
         await until(lambda: store._opening is None)

@@ -11,6 +11,7 @@ import pytest
 
 from pykcm.store.interface import StoreError
 from pykcm.store.keys import Key
+from pykcm.store.sqlcipher.rekey import rekey as change_key
 from pykcm.store.sqlcipher.store import SQLCipherStore
 from pykcm.store.tree import (
     Delete,
@@ -197,7 +198,7 @@ def test_the_number_is_right_after_a_change_of_keys(
         counting = asyncio.ensure_future(many.count_ccaches()) if slices else None
         for _ in range(slices):
             await asyncio.sleep(0)
-        async for _ in many.rekey(None):
+        async for _ in change_key(many, None):
             await commit_changes(many, [put(7, 77)])
         if counting is not None:
             await counting

@@ -195,7 +195,7 @@ def test_killed_within_a_commit(filled: Database) -> None:
         store = filled.open()
         store._db.execute("BEGIN IMMEDIATE")
         for number in range(100, 110):
-            store._applier.apply(change(number))
+            store._writer._applier.apply(change(number))
         return store
 
     in_child(die_within)
@@ -324,7 +324,7 @@ def test_newer_schema_in_the_journal(filled: Database) -> None:
     assert str(SCHEMA_VERSION + 1) in filled.refusal()
 
 
-def test_newer_schema_in_the_journal_of_a_large_database(
+def test_newer_schema_in_the_wal_of_a_large_database(
     filled: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So is one that is too large to be checked whole."""
@@ -463,8 +463,8 @@ def failing(filled: Database) -> Iterator[tuple[SQLCipherStore, FailingConnectio
     """An open store and the connection that can be made to fail."""
     store = filled.open()
     connection = FailingConnection(store._db)
-    store._db = connection
-    store._applier = Applier(connection)
+    store._db = store._writer._db = connection
+    store._writer._applier = Applier(connection)
     yield store, connection
     store.close()
 
