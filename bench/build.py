@@ -1,5 +1,6 @@
 """The C programs, compiled into the cache when their source or any header is newer."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -19,7 +20,8 @@ def build(name: str) -> Path:
     if compiler is None:
         raise BenchError("a C compiler is needed (Debian: gcc and libc6-dev)")
     CACHE.mkdir(parents=True, exist_ok=True)
-    unfinished = program.with_suffix(".new")
+    # Two processes may build it at once.
+    unfinished = program.with_suffix(f".{os.getpid()}")
     output_of([compiler, *_FLAGS, "-o", unfinished, source])
     unfinished.rename(program)
     return program

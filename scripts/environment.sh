@@ -1,5 +1,6 @@
 # shellcheck shell=bash
-# The environment that every script here starts with; sourced, not run.
+# The environment that every script here starts with, and what several of them
+# need; sourced, not run.
 #
 # A variable such as PYTHONUNBUFFERED or PYTHONPATH changes how Python behaves, so
 # a test that passes with it may fail on another machine. Only PYTHON, which names
@@ -11,3 +12,12 @@ done
 unset variable
 
 export LC_ALL=C.UTF-8
+
+# Whether the arguments for pytest name tests, and not only options.
+names_tests() {
+    local argument
+    for argument; do
+        [[ ! -e ${argument%%::*} ]] || return 0
+    done
+    return 1
+}

@@ -203,7 +203,11 @@ def test_other_identity_does_not_decrypt(encrypted: bytes) -> None:
         list(file.pieces())
 
 
-@pytest.mark.parametrize("text", ["", "# nothing\n", "AGE-SECRET-KEY-1NONSENSE", str(KEY.to_public())])
+@pytest.mark.parametrize(
+    "text",
+    ["", "# nothing\n", "AGE-SECRET-KEY-1NONSENSE", str(KEY.to_public())],
+    ids=["empty", "comment", "nonsense", "public key"],
+)
 def test_invalid_keys_are_refused(text: str) -> None:
     """A text without an identity is refused, and so is a secret key as a recipient."""
     with pytest.raises(EncryptionError, match="not an age identity file"):

@@ -43,6 +43,7 @@ def attackers() -> None:
         pytest.skip(f"the attackers cannot be built: {error}")
 
 
+@pytest.mark.alone
 @pytest.mark.usefixtures("several_uids", "attackers")
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("variation", VARIATIONS[1:], ids=lambda each: each.name)
