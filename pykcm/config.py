@@ -25,9 +25,6 @@ _RequestKiB = Annotated[int, msgspec.Meta(ge=64, le=64 * 1024)]
 _SocketPath = Annotated[str, msgspec.Meta(pattern=r"\A/[^\0]+\Z", max_length=107)]
 _SocketPathOrNone = Annotated[str, msgspec.Meta(pattern=r"\A(/[^\0]+)?\Z", max_length=107)]
 _AbsolutePath = Annotated[str, msgspec.Meta(pattern=r"\A/[^\0]*\Z")]
-# Nobody else's machine may connect: what is served there is not protected by anything.
-_PORT = "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
-_Listen = Annotated[str, msgspec.Meta(pattern=rf"\A(unix:/[^\0]{{1,106}}|(127\.0\.0\.1|\[::1\]):{_PORT})?\Z")]
 _Seconds = Annotated[float, msgspec.Meta(ge=0, le=10 * 365 * 86400)]
 
 
@@ -61,7 +58,6 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     reap_interval: _Seconds = 600.0
     expired_retention: _Seconds = 86400.0
     root_lists_all: bool = False
-    metrics_listen: _Listen = ""
     audit_socket_path: _SocketPath = "/run/pykcm-audit.sock"
     responder_idle_timeout: _Seconds = 300.0
 
@@ -97,12 +93,16 @@ ALLOWED = {
     "reap_interval": _DURATION_OR_NEVER,
     "expired_retention": f"a duration from 0 (as soon as they have expired) {_DURATION_FORM}",
     "root_lists_all": "true or false",
-    "metrics_listen": (
-        '"" (nowhere), "unix:/PATH" (of at most 107 bytes), "127.0.0.1:PORT" or "[::1]:PORT"; '
-        "no other address: who could connect could read, for nothing asks who that is"
-    ),
     "audit_socket_path": _PATH_OF_SOCKET,
     "responder_idle_timeout": _DURATION_OR_NEVER,
+}
+
+# Options of earlier versions, and what to do instead.
+REMOVED = {
+    "metrics_listen": (
+        "removed: the daemon serves no HTTP any more. Delete the option; pykcm-metrics.socket serves the "
+        "metrics instead (`systemctl enable --now pykcm-metrics.socket`, see docs/metrics.md)"
+    ),
 }
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -145,6 +145,8 @@ def _read(path: Path) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not TOML: {error}") from error
     for name in options:
+        if name in REMOVED:
+            raise ConfigError(f"{path}: option {name}: {REMOVED[name]}")
         if name not in OPTIONS:
             raise ConfigError(f"{path}: option {name}: unknown{_suggestion(name)}")
     for name in _DURATIONS & options.keys():

@@ -1,6 +1,6 @@
 """pykcmd: the daemon put together from its parts.
 
-Tickets come first: a part that they do not need (the control socket, metrics, the faster event loop) may be
+Tickets come first: a part that they do not need (the control socket, the faster event loop) may be
 missing, and the daemon says so and serves. A part that protects them ends the start where it fails.
 """
 
@@ -15,7 +15,7 @@ from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from pykcm import __version__
 from pykcm.ccaches.quotas import Quotas
@@ -29,8 +29,8 @@ from pykcm.engine.collection_cache import CollectionCache
 from pykcm.engine.engine import Engine
 from pykcm.engine.reaper import Reaper
 from pykcm.logs import LINE_COUNTS, set_level, set_up_logging
-from pykcm.peer.access import Access
-from pykcm.peer.identity import Kernel, KernelUnreadableError, read_kernel
+from pykcm.peer.access import Access, RequestAccess
+from pykcm.peer.identity import ROOT, Kernel, KernelUnreadableError, read_kernel
 from pykcm.peer.messages import Reporter, take_messages
 from pykcm.peer.selinux import Policy, PolicyUnusableError, load_policy
 from pykcm.resources import allow_many_descriptors, limits_of
@@ -49,9 +49,6 @@ from pykcm.store.interface import Store, StoreUnusableError
 from pykcm.store.memory import MemoryStore
 from pykcm.streams import end_output, open_standard_streams
 
-if TYPE_CHECKING:
-    from pykcm.control.scrapes import Scrapes
-
 log = logging.getLogger(__name__)
 
 KIB = 1024
@@ -65,6 +62,10 @@ _PATIENCE_WITH_A_REQUEST = 30.0
 
 # Connections of a user that are served in a tenth of a second at least, however many wait.
 _LEAST_RATE = 256
+
+# As pykcm.service and pykcm-metrics.service have them.
+_METRICS_FOLDER = "pykcm-metrics"
+_METRICS_SOCKET = "control.sock"
 
 EXIT_UNUSABLE = 1
 
@@ -127,6 +128,7 @@ def _run(config: Config) -> int:
             sockets.kcm.append(bound.socket)
             if not sockets.control:
                 sockets.control.extend(_control_sockets(config, at_end))
+        sockets.control.extend(_metrics_sockets(at_end))
         store, copies, clock_keeper = _open_store(config, at_end)
         with _runner() as runner, LINE_COUNTS.scheduled(runner.get_loop().call_later):
             runner.run(
@@ -157,6 +159,24 @@ def _control_sockets(config: Config, at_end: ExitStack) -> list[socket.socket]:
         return []
     at_end.callback(bound.close)
     return [bound.socket]
+
+
+def _metrics_sockets(at_end: ExitStack) -> list[socket.socket]:
+    """The control socket for pykcm-metrics.service, which is in the daemon's group.
+
+    It is in the folder that RuntimeDirectory= of the unit makes. systemd does not listen there: a scrape does
+    not start the daemon.
+    """
+    for folder in map(Path, os.environ.get("RUNTIME_DIRECTORY", "").split(":")):
+        if folder.name == _METRICS_FOLDER:
+            try:
+                bound = BoundSocket(folder / _METRICS_SOCKET, 0o660)
+            except ListenError as error:
+                log.warning("pykcm-metrics.service cannot reach this daemon: %s", error)
+                return []
+            at_end.callback(bound.close)
+            return [bound.socket]
+    return []
 
 
 def _make_folder(folder: Path) -> None:
@@ -275,7 +295,9 @@ async def _serve(
     administration = Administration(
         *(config, engine, dispatcher, store, copies, access, reaper, connections, fair_queue, clock_keeper)
     )
-    entrance = Entrance(administration, kernel)
+    # A daemon that was started by hand is also administered by its own user, as its files are.
+    administrators = {ROOT} if activated else {ROOT, os.geteuid()}
+    entrance = Entrance(administration, kernel, RequestAccess(administrators))
     listener = Listener(
         [
             *((sock, clients) for sock in sockets.kcm),
@@ -284,7 +306,6 @@ async def _serve(
     )
     entrance.warn_of_others(sock.getsockname() for sock in sockets.control)
     listener.begin()
-    scrapes = _start_scrapes(config, administration)
     connections.start_timer()
     tasks = [_start_reaping(config, reaper), asyncio.create_task(clock_keeper.run())]
     _announce(config, kernel, sockets.kcm, notifier)
@@ -304,8 +325,6 @@ async def _serve(
     listener.close()
     log.info("stopping: %s", received or f"idle for {idle_timeout:g} s (responder_idle_timeout)")
     notifier.stopping()
-    if scrapes is not None:
-        scrapes.close()
     await _cancel(tasks)
     await entrance.finish()
     late = await connections.finish(_PATIENCE_AT_END)
@@ -314,24 +333,6 @@ async def _serve(
             "connections cut off because their clients did not take their replies within %g s: %d",
             *(_PATIENCE_AT_END, late),
         )
-
-
-def _start_scrapes(config: Config, administration: Administration) -> "Scrapes | None":
-    """Serve the metrics. Where that fails, for whatever reason, the log says so, and tickets are served."""
-    if not config.metrics_listen:
-        return None
-    try:
-        from pykcm.control.scrapes import Scrapes  # noqa: PLC0415 - rarely wanted
-
-        scrapes = Scrapes(config.metrics_listen, administration)
-        scrapes.start()
-    except (ListenError, OSError) as error:
-        log.error("no metrics, but tickets are served: %s", error)  # noqa: TRY400 - the cause is outside
-    except Exception:
-        log.exception("no metrics, but tickets are served: an error in pykcm")
-    else:
-        return scrapes
-    return None
 
 
 def _start_reaping(config: Config, reaper: Reaper) -> asyncio.Task[NoReturn] | None:

@@ -5,7 +5,7 @@ import resource
 import sys
 
 from pykcm.config import Config
-from pykcm.control.calls import MOST_CONNECTIONS, MOST_SCRAPES
+from pykcm.control.calls import MOST_CONNECTIONS
 from pykcm.protocol.framing import MAX_REPLY_SIZE
 from pykcm.server.connections import Limits
 
@@ -27,8 +27,8 @@ _LARGE_REPLIES_OF_UID = 2
 _FOR_ROOT = 16
 
 # Descriptors that are no connections of KCM's clients: the database and a copy of it, listening sockets, the
-# event loop's own, and those for root, administrators and scrapers.
-_OWN_DESCRIPTORS = 40 + _FOR_ROOT + MOST_CONNECTIONS + MOST_SCRAPES
+# event loop's own, and those for root and the control socket.
+_OWN_DESCRIPTORS = 40 + _FOR_ROOT + MOST_CONNECTIONS
 
 
 def allow_many_descriptors() -> None:

@@ -29,7 +29,6 @@ DEFAULTS: dict[str, Any] = {
     "max_connections": 4096,
     "max_uid_connections": 256,
     "root_lists_all": False,
-    "metrics_listen": "",
     "audit_socket_path": "/run/pykcm-audit.sock",
     "responder_idle_timeout": 300,
 }
@@ -83,10 +82,6 @@ def test_options_are_documented() -> None:
         ("audit_socket_path", '"/tmp/audit.sock"', "/tmp/audit.sock"),
         ("control_socket_path", '"/tmp/control.sock"', "/tmp/control.sock"),
         ("control_socket_path", '""', ""),
-        *[
-            ("metrics_listen", f'"{where}"', where)
-            for where in ("", "unix:/run/m.sock", "127.0.0.1:9464", "[::1]:65535", "127.0.0.1:1")
-        ],
         ("state_dir", '"/srv/kcm"', "/srv/kcm"),
         ("store", '"memory"', "memory"),
         ("store", '"sqlcipher"', "sqlcipher"),
@@ -149,7 +144,6 @@ HINTS = {
     "max_connections": "whole number from 0",
     "max_uid_connections": "whole number from 0",
     "root_lists_all": "true or false",
-    "metrics_listen": '"127.0.0.1:PORT" or "[::1]:PORT"; no other address',
     "audit_socket_path": "absolute path of at most 107 bytes",
     "responder_idle_timeout": '"90s", "10m", "24h"',
 }
@@ -164,30 +158,6 @@ HINTS = {
         ("socket_path", '"/"'),
         ("socket_path", '"/a\\u0000b"'),
         ("socket_path", f'"/{"x" * 107}"'),
-        *[
-            ("metrics_listen", f'"{where}"')
-            for where in (
-                "0.0.0.0:9464",
-                ":9464",
-                "9464",
-                "[::]:9464",
-                "10.0.0.1:9464",
-                "localhost:9464",
-                "127.0.0.1",
-                "127.0.0.1:0",
-                "127.0.0.1:65536",
-                "127.0.0.1:\u0661",
-                "127.0.0.1:80\\n",
-                "127.0.0.1.example.test:80",
-                "::1:9464",
-                "/run/m.sock",
-                "unix:m.sock",
-                "unix:/a\\u0000b",
-                f"unix:/{'x' * 107}",
-            )
-        ],
-        ("metrics_listen", "9464"),
-        ("metrics_listen", "false"),
         ("audit_socket_path", '"audit.sock"'),
         ("audit_socket_path", '""'),
         ("audit_socket_path", f'"/{"x" * 107}"'),
@@ -278,6 +248,15 @@ def test_unknown_options(file: Path, option: str, suggestion: str) -> None:
     assert str(file) in message
     assert option in message
     assert suggestion in message
+
+
+@pytest.mark.parametrize("value", ['""', '"unix:/run/m.sock"', '"127.0.0.1:9464"', "false"])
+def test_a_removed_option_says_what_to_do_instead(file: Path, value: str) -> None:
+    """A file of an earlier version gets one line with the file, the option and the way out."""
+    message = refusal(file, f"max_ccaches = 7\nmetrics_listen = {value}\n")
+    assert message.startswith(f"{file}: option metrics_listen: removed")
+    assert "systemctl enable --now pykcm-metrics.socket" in message
+    assert len(message.splitlines()) == 1
 
 
 @pytest.mark.parametrize("text", ["xyzzy = 1", "[kcm]\nmax_ccaches = 1", "[[store]]", "a.b = 1", '"" = 1'])

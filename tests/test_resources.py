@@ -31,9 +31,9 @@ class LimitDescriptors:
     ("descriptors", "max_connections", "allowed", "is_told"),
     [
         (65536, 4096, 4096, False),
-        (4232, 4096, 4096, False),
-        (4231, 4096, 4095, True),
-        (1024, 0, 888, False),
+        (4216, 4096, 4096, False),
+        (4215, 4096, 4095, True),
+        (1024, 0, 904, False),
         (10, 4096, 1, True),
         (resource.RLIM_INFINITY, 4096, 4096, False),
     ],
@@ -57,7 +57,7 @@ def test_connections_have_descriptors(
 
 @pytest.mark.parametrize(
     ("descriptors", "max_uid_connections", "allowed"),
-    [(65536, 256, 256), (65536, 0, 16350), (256, 256, 30), (256, 0, 30), (256, 20, 20), (10, 256, 1)],
+    [(65536, 256, 256), (65536, 0, 16354), (256, 256, 34), (256, 0, 34), (256, 20, 20), (10, 256, 1)],
 )
 def test_a_user_has_a_quarter_of_the_descriptors(
     limit_descriptors: LimitDescriptors,

@@ -1,8 +1,10 @@
 """A client of the control socket; it waits for its answers."""
 
+import errno
 import os
 import select
 import socket
+import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import Any
@@ -33,7 +35,8 @@ class Answer:
 
     `items` are sent behind the request while answers are read, so that neither side waits for the other.
     `on_silence` is called once where the daemon says nothing at all for long; `check` gets the connected
-    socket before anything is sent, and raises where nothing is to be sent.
+    socket before anything is sent, and raises where nothing is to be sent. The whole answer must come within
+    `patience` seconds (None: it may take any time).
     """
 
     def __init__(
@@ -44,7 +47,9 @@ class Answer:
         items: Iterable[Any] = (),
         on_silence: Callable[[], None] = _say_nothing,
         check: Callable[[socket.socket], None] | None = None,
+        patience: float | None = None,
     ) -> None:
+        self._end = None if patience is None else time.monotonic() + patience
         self.summary: dict[str, Any] = {}
         self._on_silence: Callable[[], None] | None = on_silence
         self._unsent = chain([encode(request(name, arguments))], map(encode, items))
@@ -52,6 +57,7 @@ class Answer:
         self._reader = ItemReader(_LARGEST_ITEM)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
+            self._socket.settimeout(patience)
             self._socket.connect(os.fspath(path))
             if check is not None:
                 check(self._socket)
@@ -86,20 +92,24 @@ class Answer:
             self.close()
 
     def _receive(self) -> bytes:
-        """What has come; meanwhile what is to be sent is sent."""
+        """What has come; meanwhile what is to be sent is sent. Raises TimeoutError."""
         while True:
+            left = None if self._end is None else self._end - time.monotonic()
+            if left is not None and left <= 0:
+                raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+            silence = None if self._on_silence is None else _EXPECTED_WITHIN
             readable, writable, _ = select.select(
                 [self._socket],
                 [] if self._piece is None else [self._socket],
                 [],
-                None if self._on_silence is None else _EXPECTED_WITHIN,
+                min((each for each in (left, silence) if each is not None), default=None),
             )
             if readable:
                 self._on_silence = None
                 return self._socket.recv(_PIECE)
             if writable:
                 self._send_some()
-            elif self._on_silence is not None:
+            elif self._on_silence is not None and (left is None or left > _EXPECTED_WITHIN):
                 self._on_silence()
                 self._on_silence = None
 
@@ -125,6 +135,7 @@ class ControlClient:
     """Asks the daemon at `path`; each request has a connection of its own. `on_silence`: see Answer.
 
     `daemon_uid`: whom the daemon runs as, where it is none of those that check_listener() knows.
+    `patience`: see Answer.
     """
 
     def __init__(
@@ -132,15 +143,17 @@ class ControlClient:
         path: str | os.PathLike[str],
         on_silence: Callable[[], None] = _say_nothing,
         daemon_uid: int | None = None,
+        patience: float | None = None,
     ) -> None:
         self.path = path
+        self._patience = patience
         self._on_silence = on_silence
         self._daemon_uid = daemon_uid
 
     def ask(self, name: str, /, *, items: Iterable[Any] = (), **arguments: Any) -> Answer:
         """Raises OSError where there is no daemon, ControlError where secrets are not to be handed to it."""
         check = self._check if name in _HANDS_OVER_SECRETS else None
-        return Answer(self.path, name, arguments, items, self._on_silence, check)
+        return Answer(self.path, name, arguments, items, self._on_silence, check, self._patience)
 
     def _check(self, sock: socket.socket) -> None:
         check_listener(sock, os.fspath(self.path), self._daemon_uid)

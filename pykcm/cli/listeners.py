@@ -1,13 +1,12 @@
 """Check the process behind the control socket before it gets keys and tickets."""
 
 import os
-import pwd
 import socket
 from pathlib import Path
 
 from pykcm.control.messages import ControlError, ErrorCode
 from pykcm.control.socket_folders import folder_of_others
-from pykcm.peer.identity import ROOT, listener_of
+from pykcm.peer.identity import ROOT, listener_of, uid_of
 from pykcm.protocol.text import escape_path
 
 # The user of pykcm.service.
@@ -21,7 +20,7 @@ def check_listener(sock: socket.socket, path: str, daemon_uid: int | None = None
     the socket must be root's, and only root may have been able to put it there.
     """
     pid, uid = listener_of(sock)
-    if uid in {ROOT, os.geteuid(), daemon_uid, _uid_of(_DAEMON_USER)} or _is_roots(path):
+    if uid in {ROOT, os.geteuid(), daemon_uid, uid_of(_DAEMON_USER)} or _is_roots(path):
         return
     process = f"process {pid}" if pid else "a process that cannot be seen from here"
     raise ControlError(
@@ -29,13 +28,6 @@ def check_listener(sock: socket.socket, path: str, daemon_uid: int | None = None
         f"{process} of UID {uid} listens at {escape_path(path)}, and that is neither root nor the user "
         f"{_DAEMON_USER} nor you: nothing was sent. If the daemon runs as that user, give --daemon-user",
     )
-
-
-def _uid_of(user: str) -> int | None:
-    try:
-        return pwd.getpwnam(user).pw_uid
-    except KeyError:
-        return None
 
 
 def _is_roots(path: str) -> bool:

@@ -1,9 +1,11 @@
 """stats and metrics: what the daemon counts."""
 
 import math
+import os
 import re
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import click
@@ -65,11 +67,57 @@ def stats_command(client: ControlClient, interval: float | None, *, as_json: boo
     print_rows([Column("What"), Column("Number", is_number=True), Column("")], _other_rows(stats, seconds))
 
 
+class ListenType(click.ParamType):  # type: ignore[type-arg]
+    """An address for the HTTP server."""
+
+    name = "address"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from pykcm.cli.metrics_server import ALLOWED_LISTEN, is_listen_address  # noqa: PLC0415 - rarely used
+
+        if not isinstance(value, str) or not is_listen_address(value):
+            self.fail(f"{value!r} is not {ALLOWED_LISTEN}", param, ctx)
+        return value
+
+
 @click.command("metrics")
+@click.option(
+    "--listen",
+    type=ListenType(),
+    metavar="ADDRESS",
+    help="Serve /metrics and /health over HTTP at unix:PATH, 127.0.0.1:PORT or [::1]:PORT, until SIGTERM.",
+)
 @click.pass_obj
-def metrics_command(client: ControlClient) -> None:
-    """Print the same numbers as OpenMetrics text, as metrics_listen serves it."""
-    print_text(openmetrics(_ask(client)).removesuffix("\n"))
+def metrics_command(client: ControlClient, listen: str | None) -> None:
+    """Print the same numbers as OpenMetrics text, or serve them over HTTP.
+
+    Where systemd passes sockets (pykcm-metrics.socket), these are served, and no address is needed.
+    """
+    if (listen is None and "LISTEN_FDS" not in os.environ) or not _serve(client, listen):
+        print_text(openmetrics(_ask(client)).removesuffix("\n"))
+
+
+def _serve(client: ControlClient, listen: str | None) -> bool:
+    """Serve metrics over HTTP until a signal ends it. Returns False where there is no socket to serve."""
+    # Only this form of the command needs them.
+    from pykcm.cli import metrics_server  # noqa: PLC0415
+    from pykcm.logs import set_up_logging  # noqa: PLC0415
+    from pykcm.server.listener import ListenError  # noqa: PLC0415
+    from pykcm.server.systemd import Notifier  # noqa: PLC0415
+
+    patient = ControlClient(client.path, patience=metrics_server.PATIENCE_WITH_DAEMON)
+    with ExitStack() as at_end:
+        try:
+            sockets = metrics_server.sockets_from_systemd()
+            if not sockets and listen is not None:
+                sockets = at_end.enter_context(metrics_server.bound(listen))
+        except ListenError as error:
+            raise click.ClickException(str(error)) from None
+        if not sockets:
+            return False
+        set_up_logging("pykcmctl")
+        metrics_server.serve(sockets, lambda: _ask(patient), Notifier())
+    return True
 
 
 def _ask(client: ControlClient) -> Stats:

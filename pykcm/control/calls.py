@@ -19,9 +19,9 @@ from pykcm.server.fair_queue import FairQueue
 from pykcm.store.copies import Copies
 from pykcm.store.interface import Store
 
-# At one time, of the control socket and of metrics_listen: their descriptors are not KCM's clients'.
+# Open connections of the control socket, and how many of them may be those of others than administrators.
 MOST_CONNECTIONS = 64
-MOST_SCRAPES = 16
+MOST_CONNECTIONS_OF_OTHERS = 16
 
 # So many items of a client may wait to be taken; then no more is read.
 WAITING_ITEMS = 4
@@ -122,7 +122,11 @@ END_OF_ITEMS = object()
 
 
 class Request(NamedTuple):
-    """How a request is answered: with items, or without; `arguments` is the type of a msgspec.Struct."""
+    """How a request is answered: with items, or without; `arguments` is the type of a msgspec.Struct.
+
+    `users`: the names of those who may make it although they are no administrators.
+    """
 
     arguments: type
     run: Callable[[Call], AsyncIterator[Any] | Awaitable[None]]
+    users: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""The daemon's side of the control socket: one request for each connection, of root alone."""
+"""The daemon's side of the control socket: one request for each connection, by those who may make it."""
 
 import asyncio
 import errno
@@ -11,6 +11,7 @@ from typing import Any, cast
 from pykcm.control.calls import (
     END_OF_ITEMS,
     MOST_CONNECTIONS,
+    MOST_CONNECTIONS_OF_OTHERS,
     WAITING_ITEMS,
     Administration,
     Call,
@@ -29,8 +30,10 @@ from pykcm.control.messages import (
     read_envelope,
 )
 from pykcm.logs import LimitedLog
+from pykcm.peer.access import RequestAccess
 from pykcm.peer.identity import Kernel, Peer, PeerRefusedError, identify
 from pykcm.protocol.codes import Code, KcmError
+from pykcm.protocol.text import excerpt
 from pykcm.store.interface import StoreError
 
 log = logging.getLogger(__name__)
@@ -40,6 +43,10 @@ _REFUSALS = LimitedLog(log, "refused at the control socket", 10)
 
 # In bytes: what all clients together have sent and is not yet taken.
 _MOST_UNTAKEN = 2 * LARGEST_REQUEST
+
+# Others than administrators make short requests, and may not take what administrators need: bytes, elements.
+_LARGEST_REQUEST_OF_OTHERS = 1024
+_MOST_ELEMENTS_OF_OTHERS = 32
 
 # In seconds.
 _PATIENCE_WITH_A_REQUEST = 30.0
@@ -63,20 +70,39 @@ class Controls:
         administration: Administration,
         requests: Mapping[str, Request],
         kernel: Kernel,
+        access: RequestAccess | None = None,
     ) -> None:
         self.administration = administration
         self.requests = requests
         self.kernel = kernel
+        self.access = RequestAccess() if access is None else access
         self._connections = administration.connections
         self.open: set[ControlConnection] = set()
 
     def add(self, connection: "ControlConnection") -> bool:
-        """Count the connection in; False where there are too many."""
+        """Count the connection in; False where there are too many.
+
+        The daemon stays awake for administrators: others may ask again and again all day.
+        """
         if len(self.open) >= MOST_CONNECTIONS:
             return False
+        if connection.is_administrators:
+            self._connections.stay_awake()
+        elif sum(not each.is_administrators for each in self.open) >= MOST_CONNECTIONS_OF_OTHERS:
+            return False
         self.open.add(connection)
-        self._connections.stay_awake()
         return True
+
+    def may_request(self, peer: Peer, name: str) -> bool:
+        """Whether the peer may make this request. Administrators learn which requests there are."""
+        if self.access.is_administrator(peer):
+            return True
+        found = self.requests.get(name)
+        return found is not None and self.access.may_request(peer, found.users)
+
+    def requests_of(self, peer: Peer) -> list[str]:
+        """The requests that the peer may make."""
+        return sorted(name for name in self.requests if self.may_request(peer, name))
 
     @property
     def untaken(self) -> int:
@@ -86,7 +112,8 @@ class Controls:
     def discard(self, connection: "ControlConnection") -> None:
         if connection in self.open:
             self.open.remove(connection)
-            self._connections.may_sleep()
+            if connection.is_administrators:
+                self._connections.may_sleep()
 
     async def finish(self) -> None:
         """End all: what follows events would never end, and what changes something ends what it has begun."""
@@ -107,6 +134,7 @@ class ControlConnection(asyncio.Protocol):
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._is_over = False
+        self.is_administrators = False
         self._transport: asyncio.Transport
         self._peer: Peer
 
@@ -126,7 +154,10 @@ class ControlConnection(asyncio.Protocol):
         except PeerRefusedError as refused:
             self._refuse(None, str(refused))
             return
-        if not self._controls.administration.access.may_administer(self._peer):
+        self.is_administrators = self._controls.access.is_administrator(self._peer)
+        if not self.is_administrators:
+            self._reader = ItemReader(_LARGEST_REQUEST_OF_OTHERS, _MOST_ELEMENTS_OF_OTHERS)
+        if not self._controls.requests_of(self._peer):
             self._refuse(self._peer.uid, "only root may use it")
         elif not self._controls.add(self):
             self._give_up(ControlError(ErrorCode.BUSY, "too many connections to the control socket"))
@@ -203,6 +234,9 @@ class ControlConnection(asyncio.Protocol):
     async def _serve(self, request: Any) -> None:
         try:
             envelope = read_envelope(request)
+            if not self._controls.may_request(self._peer, envelope.request):
+                self._refuse_request(envelope.request)
+                return
             found = self._controls.requests.get(envelope.request)
             if found is None:
                 known = ", ".join(sorted(self._controls.requests))
@@ -265,6 +299,13 @@ class ControlConnection(asyncio.Protocol):
         self._task.cancel()
         self._task.add_done_callback(lambda _: self._transport.close())
         return self._task
+
+    def _refuse_request(self, name: str) -> None:
+        allowed = ", ".join(self._controls.requests_of(self._peer))
+        self._refuse(
+            self._peer.uid,
+            f"only root may make the request {excerpt(name)!r} (this user may make: {allowed})",
+        )
 
     def _refuse(self, uid: int | None, why: str) -> None:
         whose = "a peer" if uid is None else f"UID {uid}"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from pykcm.control.calls import Administration
 from pykcm.control.socket_folders import folder_of_others
+from pykcm.peer.access import RequestAccess
 from pykcm.peer.identity import ROOT, Kernel
 
 if TYPE_CHECKING:
@@ -20,9 +21,10 @@ log = logging.getLogger(__name__)
 class Entrance:
     """Makes the connections of the control socket, and ends them."""
 
-    def __init__(self, administration: Administration, kernel: Kernel) -> None:
+    def __init__(self, administration: Administration, kernel: Kernel, access: RequestAccess) -> None:
         self._administration = administration
         self._kernel = kernel
+        self._access = access
         self._controls: Controls | None = None
 
     def connection(self) -> asyncio.Protocol:
@@ -31,7 +33,7 @@ class Entrance:
         from pykcm.control.requests import REQUESTS  # noqa: PLC0415
 
         if self._controls is None:
-            self._controls = Controls(self._administration, REQUESTS, self._kernel)
+            self._controls = Controls(self._administration, REQUESTS, self._kernel, self._access)
         return ControlConnection(self._controls)
 
     @staticmethod

@@ -5,6 +5,10 @@ from pykcm.control import maintenance as keeping
 from pykcm.control import modify as changing
 from pykcm.control.calls import Request
 
+# pykcm-metrics.service runs as this user.
+_METRICS_USER = "pykcm-metrics"
+
+# Root may make every request. Where a request names other users, they may make it as well.
 REQUESTS = {
     "list": Request(listing.ListArguments, listing.list_ccaches),
     "show": Request(listing.ShowArguments, listing.show_ccache),
@@ -13,7 +17,7 @@ REQUESTS = {
     "switch": Request(changing.SwitchArguments, changing.switch),
     "backup": Request(keeping.BackupArguments, keeping.backup),
     "rekey": Request(keeping.RekeyArguments, keeping.rekey),
-    "stats": Request(statistics.StatsArguments, statistics.stats),
+    "stats": Request(statistics.StatsArguments, statistics.stats, (_METRICS_USER,)),
     "watch": Request(watching.WatchArguments, watching.watch),
     "trace": Request(watching.TraceArguments, watching.trace),
     "export": Request(transfer.ExportArguments, transfer.export_ccaches),

@@ -5,9 +5,10 @@ name or a label.
 """
 
 import logging
+from collections.abc import Callable, Collection
 
 from pykcm.logs import LimitedLog
-from pykcm.peer.identity import ROOT, Peer
+from pykcm.peer.identity import ROOT, Peer, uid_of
 from pykcm.peer.labels import (
     SYSTEM_LOW,
     LabelError,
@@ -70,11 +71,6 @@ class Access:
     def lists_all(self, peer: Peer) -> bool:
         """Whether the peer's list of ccaches is everyone's."""
         return self._root_lists_all and peer.uid == ROOT
-
-    @staticmethod
-    def may_administer(peer: Peer) -> bool:
-        """Whether the peer may use the control socket."""
-        return peer.uid == ROOT
 
     # By label: a ccache carries the SELinux label of the peer that created it (None: no SELinux then).
     # Every look-up of a ccache for a peer passes through these rules, root's as well.
@@ -190,6 +186,35 @@ class Access:
             return parse_label(peer.label or "")
         except LabelError as error:
             raise KcmError(Code.FCC_PERM, f"the peer's label is {error}") from None
+
+
+class RequestAccess:
+    """Which users may make which request on the control socket.
+
+    Administrators may make every request. A request may name other users who may make it, and no other.
+    """
+
+    def __init__(
+        self,
+        administrators: Collection[int] = frozenset({ROOT}),
+        uid_of_user: Callable[[str], int | None] = uid_of,
+    ) -> None:
+        self._administrators = administrators
+        self._uid_of_user = uid_of_user
+        # A user's UID does not change, and a look-up may take long.
+        self._uids: dict[str, int | None] = {}
+
+    def is_administrator(self, peer: Peer) -> bool:
+        return peer.uid in self._administrators
+
+    def may_request(self, peer: Peer, users: Collection[str]) -> bool:
+        """Whether the peer may make a request that names these users."""
+        return self.is_administrator(peer) or any(self._is_user(peer, user) for user in users)
+
+    def _is_user(self, peer: Peer, user: str) -> bool:
+        if user not in self._uids:
+            self._uids[user] = self._uid_of_user(user)
+        return peer.uid == self._uids[user]
 
 
 def _range(label: str | None) -> str | None:

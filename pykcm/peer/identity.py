@@ -1,5 +1,6 @@
 """A peer's identity, read once from its connected socket: UID, GID, PID and label as of connect()."""
 
+import pwd
 import socket
 from pathlib import Path
 from struct import Struct
@@ -89,6 +90,14 @@ def identify(sock: socket.socket, kernel: Kernel) -> Peer:
             f"UID {uid} is the kernel's overflow UID: its real one has no mapping in this user namespace", uid
         )
     return Peer(uid, gid, pid, _label(sock, uid) if kernel.has_selinux else None)
+
+
+def uid_of(user: str) -> int | None:
+    """Return the UID of the user of this name, or None where there is no such user."""
+    try:
+        return pwd.getpwnam(user).pw_uid
+    except KeyError:
+        return None
 
 
 def listener_of(sock: socket.socket) -> tuple[int, int]:

@@ -1,6 +1,7 @@
 """The client of the control socket, with a server that is not pykcmd."""
 
 import socket
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -25,3 +26,33 @@ def test_answer_of_other_server_is_an_error(tmp_path: Path, answer: bytes, said:
             server.sendall(answer)
             with pytest.raises(ControlError, match=said):
                 list(asked)
+
+
+@pytest.mark.parametrize("answer", [b"", encode({"item": 1}), encode({"item": 1})[:3]])
+def test_a_patient_client_gives_up_when_its_time_is_over(tmp_path: Path, answer: bytes) -> None:
+    """However much of the answer has come, the rest is not waited for without end."""
+    path = tmp_path / "control.sock"
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+        asked = ControlClient(path, patience=0.05).ask("list")
+        server, _ = listening.accept()
+        with server:
+            server.sendall(answer)
+            with pytest.raises(TimeoutError):
+                list(asked)
+
+
+def test_a_patient_client_does_not_wait_for_a_full_backlog(tmp_path: Path) -> None:
+    """A daemon that accepts nothing keeps nobody waiting."""
+    path = tmp_path / "control.sock"
+    with socket.socket(socket.AF_UNIX) as listening, ExitStack() as at_end:
+        listening.bind(str(path))
+        listening.listen(0)
+
+        def fill_backlog() -> None:
+            for _ in range(10):
+                at_end.callback(ControlClient(path, patience=1000).ask("list").close)
+
+        with pytest.raises(BlockingIOError):
+            fill_backlog()

@@ -13,6 +13,7 @@ from pykcm.cli.client import ControlClient
 from pykcm.cli.listeners import check_listener
 from pykcm.control.messages import ControlError, ErrorCode
 from pykcm.control.socket_folders import folder_of_others
+from pykcm.peer import identity
 
 DAEMON, OTHER = 20003, 20004
 
@@ -83,7 +84,7 @@ def test_user_of_daemon_is_trusted(
     assert refusal_of(path, DAEMON) is not None
     assert refusal_of(path, OTHER) is None
     users = {"pykcm": SimpleNamespace(pw_uid=OTHER)}
-    monkeypatch.setattr(listeners, "pwd", SimpleNamespace(getpwnam=users.__getitem__))
+    monkeypatch.setattr(identity, "pwd", SimpleNamespace(getpwnam=users.__getitem__))
     assert refusal_of(path) is None
 
 

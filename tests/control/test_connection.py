@@ -19,6 +19,7 @@ from pykcm.control.connection import ControlConnection, Controls
 from pykcm.control.items import encode
 from pykcm.control.messages import VERSION, request
 from pykcm.control.requests import REQUESTS
+from pykcm.peer.access import RequestAccess
 from pykcm.peer.identity import Kernel
 from pykcm.protocol.codes import KcmError
 from pykcm.server.connections import Connections
@@ -484,3 +485,119 @@ def test_who_is_not_root(play: Play, caplog: pytest.LogCaptureFixture) -> None:
     play(scenario)
     lines = [record.getMessage() for record in caplog.records]
     assert lines == ["control socket: UID 20001 refused: only root may use it"] * 10
+
+
+METRICS_USER = 20004
+STATS = encode(request("stats", {}))
+
+
+def uid_of(user: str) -> int | None:
+    return {"pykcm-metrics": METRICS_USER}.get(user)
+
+
+async def connected_as(uid: int, path: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection whose peer has this UID."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        os.seteuid(uid)
+        try:
+            sock.connect(str(path))
+        finally:
+            os.seteuid(0)
+        return await asyncio.open_unix_connection(sock=sock.dup())
+
+
+async def asked_as(uid: int, path: Path, data: bytes) -> list[Any]:
+    """All that is answered to this UID."""
+    reader, writer = await connected_as(uid, path)
+    writer.write(data)
+    try:
+        return list(decoded(await reader.read()))
+    finally:
+        writer.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another")
+def test_a_user_may_make_the_requests_that_name_it_and_no_other(
+    play: Play, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The user pykcm-metrics may ask for stats. Of other requests it does not even learn which there are."""
+    caplog.set_level(logging.WARNING)
+
+    async def scenario(listening: Listening) -> None:
+        listening.controls.access = RequestAccess({0}, uid_of)
+        item, end = await asked_as(METRICS_USER, listening.path, STATS)
+        assert item["item"]["version"]
+        assert end == {"end": {}}
+        others = sorted(listening.controls.requests.keys() - {"stats"})
+        for name in [*others, "launch", "\n"]:
+            asked = encode(request(name, {}))
+            (answer,) = await asked_as(METRICS_USER, listening.path, asked)
+            assert answer["error"]["code"] == "permission"
+            assert "only root may make the request" in answer["error"]["message"]
+            assert answer["error"]["message"].endswith("(this user may make: stats)")
+        for name in others:
+            (answer,) = await asked_as(20001, listening.path, encode(request(name, {})))
+            assert answer["error"] == {"code": "permission", "message": "only root may use it"}
+        (answer,) = await asked_as(20001, listening.path, STATS)
+        assert answer["error"]["code"] == "permission"
+
+    play(scenario)
+    assert f"control socket: UID {METRICS_USER} refused: only root may make the request" in caplog.text
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another")
+def test_without_the_user_its_requests_are_roots_alone(play: Play) -> None:
+    """Where there is no user pykcm-metrics, no other UID stands for it."""
+
+    async def scenario(listening: Listening) -> None:
+        listening.controls.access = RequestAccess({0}, lambda _: None)
+        for uid in (METRICS_USER, 65534):
+            (answer,) = await asked_as(uid, listening.path, STATS)
+            assert answer["error"] == {"code": "permission", "message": "only root may use it"}
+        assert "end" in (await listening.ask(STATS))[-1]
+
+    play(scenario)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another")
+def test_other_users_leave_connections_and_memory_to_administrators(play: Play) -> None:
+    """They have sixteen connections, and a request of theirs has at most 1,024 bytes."""
+
+    async def scenario(listening: Listening) -> None:
+        listening.controls.access = RequestAccess({0}, uid_of)
+        waiting = []
+        for _ in range(16):
+            waiting.append(await connected_as(METRICS_USER, listening.path))
+            await until(lambda: len(listening.controls.open) == len(waiting))
+        (answer,) = await asked_as(METRICS_USER, listening.path, STATS)
+        assert answer["error"]["code"] == "busy"
+        assert "end" in (await listening.ask(STATS))[-1]
+        for _, writer in waiting:
+            writer.close()
+        await until(lambda: not listening.controls.open)
+        too_large = encode(request("stats", {"x": "x" * 1024}))
+        (answer,) = await asked_as(METRICS_USER, listening.path, too_large)
+        assert (answer["error"]["code"], answer["error"]["message"][-11:]) == ("malformed", " 1024 bytes")
+
+    play(scenario)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another")
+def test_other_users_do_not_keep_the_daemon_awake(play: Play) -> None:
+    """A connection of theirs is none for responder_idle_timeout, as long as it may last."""
+
+    async def scenario(listening: Listening) -> None:
+        listening.controls.access = RequestAccess({0}, uid_of)
+        listening.connections.start_timer()
+        _, writer = await connected_as(METRICS_USER, listening.path)
+        await until(lambda: listening.controls.open)
+        await until(lambda: listening.idle)
+        writer.close()
+        await until(lambda: not listening.controls.open)
+        _, writer = await asyncio.open_unix_connection(str(listening.path))
+        await until(lambda: listening.controls.open)
+        assert not listening.connections.are_idle
+        writer.close()
+        await until(lambda: listening.connections.are_idle)
+
+    play(scenario)

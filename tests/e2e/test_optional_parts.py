@@ -1,9 +1,7 @@
 """What tickets do not need may be missing: the daemon says so in one line, and serves."""
 
-import errno
-import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -14,12 +12,11 @@ from tests.builders import ALICE
 
 from .activation import listening
 from .daemon import Pykcmd
-from .sandbox import only_unix_sockets
 
 
-def complaint(daemon: Pykcmd, wrapper: Sequence[str] = ()) -> str:
+def complaint(daemon: Pykcmd, environment: Mapping[str, str] | None = None) -> str:
     """Start the daemon, use it and end it; gives the only line of its log that needs attention."""
-    daemon.start(wrapper=wrapper)
+    daemon.start(environment=environment)
     with KcmClient(daemon.socket_path) as kcm:
         kcm.initialize(kcm.get_default_cache(), ALICE)
     assert daemon.stop() == 0
@@ -28,77 +25,30 @@ def complaint(daemon: Pykcmd, wrapper: Sequence[str] = ()) -> str:
     return line
 
 
-# metrics_listen
+# The control socket for pykcm-metrics.service
 
 
 def _no_folder(folder: Path) -> str:
-    return f"unix:{folder}/nowhere/metrics.sock"
+    return "No such file or directory"
 
 
 def _no_socket(folder: Path) -> str:
-    (folder / "metrics.sock").write_text("precious")
-    return f"unix:{folder}/metrics.sock"
+    folder.mkdir()
+    (folder / "control.sock").write_text("precious")
+    return "is no socket"
 
 
-def _no_folder_but_a_file(folder: Path) -> str:
-    (folder / "file").touch()
-    return f"unix:{folder}/file/metrics.sock"
-
-
-def _too_long_in_bytes(folder: Path) -> str:
-    # 107 characters are allowed, which are more bytes.
-    return f"unix:{folder}/".ljust(100, "\N{LATIN SMALL LETTER U WITH DIAERESIS}")
-
-
-def _kcm_socket(folder: Path) -> str:
-    return f"unix:{folder}/kcm.sock"
-
-
-@pytest.mark.parametrize(
-    ("where", "why"),
-    [
-        (_no_folder, "No such file or directory"),
-        (_no_socket, "is no socket"),
-        (_no_folder_but_a_file, "Not a directory"),
-        (_too_long_in_bytes, "path too long"),
-        (_kcm_socket, "listens there"),
-    ],
-)
+@pytest.mark.parametrize("prepare", [_no_folder, _no_socket])
 def test_tickets_are_served_without_a_socket_for_metrics(
-    stopped_pykcmd: Pykcmd, where: Callable[[Path], str], why: str
+    stopped_pykcmd: Pykcmd, prepare: Callable[[Path], str]
 ) -> None:
-    """Where `metrics_listen` leads to no socket, one error line says why, and tickets are served."""
-    serves_without_metrics(stopped_pykcmd, where(stopped_pykcmd.folder), why)
-
-
-@pytest.mark.parametrize("backlog", [0, None], ids=["listening", "bound"])
-def test_tickets_are_served_without_a_port_for_metrics(stopped_pykcmd: Pykcmd, backlog: int | None) -> None:
-    """A port that another program has leaves the tickets alone."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as taken:
-        taken.bind(("127.0.0.1", 0))
-        if backlog is not None:
-            taken.listen(backlog)
-        listen = f"127.0.0.1:{taken.getsockname()[1]}"
-        serves_without_metrics(stopped_pykcmd, listen, "Address already in use")
-
-
-@pytest.mark.parametrize("address", ["127.0.0.1:9464", "[::1]:9464"])
-@pytest.mark.parametrize("code", [errno.EAFNOSUPPORT, errno.EPERM])
-def test_tickets_are_served_without_a_network_for_metrics(
-    stopped_pykcmd: Pykcmd, address: str, code: int
-) -> None:
-    """Under the unit's RestrictAddressFamilies=AF_UNIX the log names the drop-in, and tickets are served."""
-    wrapper = only_unix_sockets(code)
-    if wrapper is None:
-        pytest.skip("the number of socket(2) is not known for this machine")
-    serves_without_metrics(stopped_pykcmd, address, "docs/metrics.md", wrapper)
-
-
-def serves_without_metrics(daemon: Pykcmd, listen: str, why: str, wrapper: Sequence[str] = ()) -> None:
-    """Start a daemon that cannot have its metrics at `listen`: it says why, in one line."""
-    daemon.configure(f'metrics_listen = "{listen}"\n')
-    line = complaint(daemon, wrapper)
-    assert line.startswith("pykcmd: error: no metrics, but tickets are served: metrics_listen")
+    """Where the socket for pykcm-metrics.service cannot be bound, one line says why."""
+    folder = stopped_pykcmd.folder / "pykcm-metrics"
+    why = prepare(folder)
+    line = complaint(stopped_pykcmd, environment={"RUNTIME_DIRECTORY": str(folder)})
+    assert line.startswith(
+        f"pykcmd: warning: pykcm-metrics.service cannot reach this daemon: {folder}/control.sock: "
+    )
     assert why in line
 
 

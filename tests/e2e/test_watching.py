@@ -1,10 +1,9 @@
-"""What pykcmctl shows of real clients at work: watch, trace, stats and metrics, and the metrics over HTTP."""
+"""What pykcmctl shows of real clients at work: watch, trace and stats."""
 
 import json
 import os
 import re
 import socket
-import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,15 +17,13 @@ from pykcm.control.items import encode
 from pykcm.control.messages import request
 from pykcm.protocol.principal import Principal
 from tests.builders import ALICE, HTTP, credential_bytes
-from tests.control.parsing import parsed
 
-from .activation import launch_with, listening
 from .clients import MitClient
-from .conftest import OTHER, USER, started
+from .conftest import OTHER, USER
 from .control import Pykcmctl
 from .daemon import LIMIT, Pykcmd, effective_uid
 from .following import Followed
-from .kdc import REALM, free_port
+from .kdc import REALM
 from .test_floods import MIB, flooding, generator, resident_size
 
 __all__ = ["generator"]
@@ -215,73 +212,6 @@ def test_stats(pykcmctl: Pykcmctl, mit: MitClient) -> None:
     assert over["operations"]["REPLACE"]["count"] == 0
     assert 0.01 <= over["interval"] < LIMIT
     assert pykcmctl.run("stats", "--interval", "soon").status == 2
-
-
-def test_metrics(pykcmctl: Pykcmctl, mit: MitClient) -> None:
-    """Prometheus's parser takes what is printed."""
-    mit.kinit("alice")
-    names = {family.name for family in parsed(pykcmctl.ok("metrics"))}
-    assert {"pykcm_request_duration_seconds", "pykcm_ccaches"} <= names
-
-
-def get(address: str | tuple[str, int], target: str) -> tuple[int, str]:
-    family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as sock:
-        sock.settimeout(LIMIT)
-        sock.connect(address)
-        sock.sendall(f"GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
-        answer = b""
-        while piece := sock.recv(1 << 16):
-            answer += piece
-    head, _, body = answer.decode().partition("\r\n\r\n")
-    return int(head.split()[1]), body
-
-
-@pytest.mark.parametrize("where", ["unix", "tcp"])
-def test_metrics_listen(stopped_pykcmd: Pykcmd, where: str) -> None:
-    """The same over HTTP where the configuration says, with nothing left behind at the end."""
-    path = stopped_pykcmd.folder / "metrics.sock"
-    port = free_port()
-    listen = f"unix:{path}" if where == "unix" else f"127.0.0.1:{port}"
-    address = str(path) if where == "unix" else ("127.0.0.1", port)
-    stopped_pykcmd.configure(f'metrics_listen = "{listen}"\n')
-    with started(stopped_pykcmd) as pykcmd:
-        if where == "unix":
-            assert stat.S_IMODE(path.stat().st_mode) == 0o660
-        assert get(address, "/health") == (200, "ok\n")
-        status, text = get(address, "/metrics")
-        assert status == 200
-        # The fixture's own request.
-        (count,) = [
-            sample.value
-            for family in parsed(text)
-            for sample in family.samples
-            if sample.name == "pykcm_request_duration_seconds_count"
-            and sample.labels == {"operation": "NOOP"}
-        ]
-        assert count == 1
-        pykcmd.restart()
-        assert get(address, "/health") == (200, "ok\n")
-    assert not path.exists()
-
-
-def test_a_scrape_keeps_nobody_awake(stopped_pykcmd: Pykcmd) -> None:
-    """A daemon that is idle ends, however often it is scraped meanwhile."""
-    path = stopped_pykcmd.folder / "metrics.sock"
-    stopped_pykcmd.configure(f'metrics_listen = "unix:{path}"\nresponder_idle_timeout = 1\n')
-    with listening(stopped_pykcmd.socket_path) as listener:
-        process = launch_with(stopped_pykcmd, [listener])
-        scrapes = 0
-        deadline = time.monotonic() + LIMIT
-        while process.poll() is None:
-            assert time.monotonic() < deadline
-            try:
-                assert get(str(path), "/health") == (200, "ok\n")
-                scrapes += 1
-            except (OSError, IndexError):
-                continue
-        assert scrapes
-        assert stopped_pykcmd.wait() == 0
 
 
 def test_a_watcher_that_never_reads(several_uids: None, generator: Path, stopped_pykcmd: Pykcmd) -> None:

@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from pykcm.peer.access import Access
+from pykcm.peer.access import Access, RequestAccess
 from pykcm.peer.identity import Peer
 from pykcm.peer.names import MAX_NAME
 from pykcm.peer.selinux import Permission, PolicyUnusableError
@@ -240,12 +240,6 @@ def with_label(label: str | None, uid: int = 1000) -> Peer:
     return peer(uid)._replace(label=label)
 
 
-def test_only_root_administers() -> None:
-    """The control socket is for root alone, whatever its label."""
-    assert MCS.may_administer(with_label(CONTAINER_1, uid=0))
-    assert not MCS.may_administer(with_label(HOST))
-
-
 @pytest.mark.parametrize("label", [HOST, CONTAINER_1, CONTAINER_2, None, ""])
 def test_use_needs_read_and_write(label: str | None) -> None:
     """A ccache may be used by a peer that may both read and change it."""
@@ -331,3 +325,25 @@ def test_import_replaces_only_at_the_same_level(
 ) -> None:
     """An imported ccache with a label replaces none of another range, as that one would keep its label."""
     assert Access.may_import_over(label, existing) is may_import
+
+
+def test_a_request_is_for_administrators_and_the_users_that_it_names() -> None:
+    """Users that do not exist are nobody, and each name is looked up once."""
+    looked_up = []
+
+    def uid_of(user: str) -> int | None:
+        looked_up.append(user)
+        return {"pykcm-metrics": 900}.get(user)
+
+    access = RequestAccess({0, 20003}, uid_of)
+    for uid in (0, 20003):
+        assert access.is_administrator(with_label(CONTAINER_1, uid))
+        assert access.may_request(peer(uid), ())
+    assert looked_up == []
+    for _ in range(2):
+        assert not access.is_administrator(peer(900))
+        assert access.may_request(peer(900), ("pykcm-renew", "pykcm-metrics"))
+        assert not access.may_request(peer(900), ())
+        assert not access.may_request(peer(900), ("pykcm-renew",))
+        assert not access.may_request(peer(901), ("pykcm-renew", "pykcm-metrics"))
+    assert sorted(looked_up) == ["pykcm-metrics", "pykcm-renew"]

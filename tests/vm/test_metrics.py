@@ -1,4 +1,4 @@
-"""docs/metrics.md as it stands: metrics of a sandboxed service, by its socket, and by a port and a proxy."""
+"""docs/metrics.md as it stands: metrics over HTTP, by a sandboxed service of a user of its own."""
 
 import socket
 from collections.abc import Callable, Iterator
@@ -11,65 +11,107 @@ from .clients import LabelledClient
 from .readme import commands_of
 
 _DOCUMENT = Path(__file__).parents[2] / "docs" / "metrics.md"
-_TOML, _DROP_IN, *_UNITS = commands_of(_DOCUMENT, "Where to listen")
-_PROXY = Path("/run/systemd/system/pykcm-metrics")
-_SOCKET = "/run/pykcm-metrics/metrics.sock"
+_COMMANDS, _DROP_IN = commands_of(_DOCUMENT, "Over HTTP")
+_ENABLE = _COMMANDS.splitlines()[0]
+
+_SOCKET_UNIT = "pykcm-metrics.socket"
+_SERVICE = "pykcm-metrics.service"
+_HTTP_SOCKET = "/run/pykcm-metrics.sock"
 _PORT = 9464
 
+_CONTROL = "/run/pykcm-metrics/control.sock"
+_PYKCMCTL = ("/opt/pykcm/bin/pykcmctl", "--socket", _CONTROL)
+_AS_METRICS = ("setpriv", "--reuid=pykcm-metrics", "--regid=pykcm-metrics")
+
 
 @pytest.fixture
-def scraped(client_as: Callable[..., LabelledClient]) -> None:
-    """A daemon that has something to tell, with the document's option and drop-in."""
-    machine.configure(_TOML)
-    machine.drop_in(machine.SERVICE, _DROP_IN)
+def scraped(client_as: Callable[..., LabelledClient]) -> Iterator[None]:
+    """A daemon with one ccache; the units for metrics are stopped at the end."""
     client_as(1000).kinit("alice")
+    yield
+    machine.run("systemctl", "disable", "--now", _SOCKET_UNIT)
+    machine.run("systemctl", "stop", _SERVICE)
 
 
 @pytest.fixture
-def proxied(scraped: None) -> Iterator[None]:
-    """The document's units; Debian's policy has no rule by which its proxy could listen at a port."""
-    files = [_PROXY.with_suffix(suffix) for suffix in (".socket", ".service")]
-    for file, unit in zip(files, _UNITS, strict=True):
-        file.write_text(unit)
-    machine.run("systemctl", "daemon-reload")
-    with machine.permissive():
-        machine.run("systemctl", "start", files[0].name)
-        yield
-        machine.run("systemctl", "stop", *(file.name for file in files))
-    for file in files:
-        file.unlink()
-    machine.run("systemctl", "daemon-reload")
+def at_socket(scraped: None) -> Callable[[], socket.socket]:
+    """The document's drop-in for a Unix socket, and what connects there."""
+    machine.drop_in(_SOCKET_UNIT, _DROP_IN)
+    machine.shell(_ENABLE)
+
+    def connect() -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX)
+        sock.connect(_HTTP_SOCKET)
+        return sock
+
+    return connect
 
 
-def page(sock: socket.socket, path: str) -> str:
+def page(sock: socket.socket, path: str) -> tuple[int, str]:
+    """The status and text of a page."""
     with sock:
         sock.settimeout(machine.PATIENCE)
         sock.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
         received = b"".join(iter(lambda: sock.recv(65536), b""))
-    return received.decode().partition("\r\n\r\n")[2]
-
-
-def at_socket() -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX)
-    sock.connect(_SOCKET)
-    return sock
+    head, _, text = received.decode().partition("\r\n\r\n")
+    return int(head.split()[1]), text
 
 
 def check_pages(connect: Callable[[], socket.socket]) -> None:
-    metrics = page(connect(), "/metrics")
+    status, metrics = page(connect(), "/metrics")
+    assert status == 200, metrics
     assert "\npykcm_ccaches 1\n" in metrics
     assert metrics.endswith("# EOF\n")
-    assert page(connect(), "/health") == "ok\n"
+    assert page(connect(), "/health") == (200, "ok\n")
 
 
-def test_the_socket(scraped: None) -> None:
-    """The daemon gives its metrics there, has no network, and nothing is denied to it."""
+def test_metrics_at_a_unix_socket(at_socket: Callable[[], socket.socket]) -> None:
+    """The service has its own user and no network, and the daemon is denied nothing."""
     check_pages(at_socket)
-    assert Path(_SOCKET).stat().st_mode & 0o777 == 0o660
-    assert machine.property_of(machine.SERVICE, "PrivateNetwork") == "yes"
+    assert Path(_HTTP_SOCKET).stat().st_mode & 0o777 == 0o660
+    assert machine.property_of(_SERVICE, "User") == "pykcm-metrics"
+    for unit in (machine.SERVICE, _SERVICE):
+        assert machine.property_of(unit, "PrivateNetwork") == "yes"
     assert machine.denials("--comm", "pykcmd") == ""
 
 
-def test_a_port(proxied: None) -> None:
-    """By systemd's proxy there is the same at the port."""
-    check_pages(lambda: socket.create_connection(("127.0.0.1", _PORT), machine.PATIENCE))
+def test_a_scrape_does_not_start_the_daemon(at_socket: Callable[[], socket.socket]) -> None:
+    """While it does not run the pages are 503, and they are there again when a client has started it."""
+    machine.run("systemctl", "stop", machine.SERVICE)
+    for path in ("/metrics", "/health"):
+        status, text = page(at_socket(), path)
+        assert (status, text[:20]) == (503, "pykcmd does not run:")
+    assert machine.main_pid() == 0
+    machine.run("systemctl", "start", machine.SERVICE)
+    check_pages(at_socket)
+
+
+def test_the_metrics_user_may_ask_for_statistics_alone(scraped: None) -> None:
+    """The daemon refuses its other requests; without the daemon's group it cannot connect."""
+    control = Path(_CONTROL)
+    assert control.stat().st_mode & 0o777 == 0o660
+    assert control.parent.stat().st_mode & 0o777 == 0o750
+    in_group = (*_AS_METRICS, "--groups=pykcm", *_PYKCMCTL)
+    assert machine.run(*in_group, "metrics").endswith("# EOF\n")
+    for request in (
+        ["list"],
+        ["export", "--plain", "/dev/null"],
+        ["destroy", "--yes", "KCM:1000"],
+        ["watch"],
+    ):
+        refused = machine.attempt(*in_group, *request)
+        assert refused.returncode == 4, refused.stdout
+        assert "only root may make the request" in refused.stdout
+    refused = machine.attempt(*_AS_METRICS, "--clear-groups", *_PYKCMCTL, "metrics")
+    assert (refused.returncode, "only root may use" in refused.stdout) == (4, True)
+    assert machine.denials("--comm", "pykcmd") == ""
+
+
+def test_metrics_at_a_port(scraped: None) -> None:
+    """The unit as it is serves the loopback address.
+
+    Permissive: what systemd may listen on for a service without a domain of its own is up to Debian's policy.
+    """
+    with machine.permissive():
+        machine.shell(_ENABLE)
+        check_pages(lambda: socket.create_connection(("127.0.0.1", _PORT), machine.PATIENCE))

@@ -1,0 +1,35 @@
+"""The systemd units, as they are installed."""
+
+import re
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+UNITS = sorted((ROOT / "systemd").iterdir())
+
+
+def test_every_unit_is_in_the_wheel() -> None:
+    """README's commands copy the units from share/pykcm of the environment."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    shared = project["tool"]["hatch"]["build"]["targets"]["wheel"]["shared-data"]
+    wanted = {f"systemd/{unit.name}": f"share/pykcm/systemd/{unit.name}" for unit in UNITS}
+    assert {name: place for name, place in shared.items() if name.startswith("systemd/")} == wanted
+
+
+def test_every_program_of_a_unit_has_its_drop_in_in_readme() -> None:
+    """A virtual environment has its programs elsewhere; the arguments are those of the unit."""
+    readme = (ROOT / "README.md").read_text()
+    for unit in UNITS:
+        for program in re.findall(r"^ExecStart=/usr/bin/(.*)$", unit.read_text(), re.MULTILINE):
+            assert f"ExecStart=/opt/pykcm/bin/{program}\\n' >{unit.name}.d/program.conf" in readme
+
+
+def test_every_user_of_a_unit_is_created() -> None:
+    """By pykcm.sysusers, unless systemd makes one for the unit."""
+    created = set(re.findall(r"^u +(\S+)", (ROOT / "systemd" / "pykcm.sysusers").read_text(), re.MULTILINE))
+    for unit in UNITS:
+        text = unit.read_text()
+        used = re.findall(r"^(?:User|Group|SupplementaryGroups|SocketUser)=(.*)$", text, re.MULTILINE)
+        assert set(used) <= created, unit
+        if unit.suffix == ".service":
+            assert ("DynamicUser=yes" in text.splitlines()) != bool(used)
