@@ -1,4 +1,4 @@
-"""stats and metrics: what the daemon counts."""
+"""The commands `stats` and `metrics`: the daemon's counters as tables, JSON or OpenMetrics text."""
 
 import math
 import os
@@ -21,7 +21,7 @@ Stats = dict[str, Any]
 
 
 class DurationType(click.ParamType):  # type: ignore[type-arg]
-    """Seconds, or a number with its unit."""
+    """A duration in seconds, or a number with its unit."""
 
     name = "duration"
 
@@ -36,22 +36,24 @@ class DurationType(click.ParamType):  # type: ignore[type-arg]
 
 @click.command("stats")
 @click.option(
-    "--interval", type=DurationType(), help="Count for so long, and show that instead of all since the start."
+    "--interval",
+    type=DurationType(),
+    help="Count for this time, and show only that instead of everything since the start.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def stats_command(client: ControlClient, interval: float | None, *, as_json: bool) -> None:
-    """Show how much is asked for, how long it takes, and what waits."""
+    """Show the number and the duration of requests, and the daemon's queues and caches."""
     stats = _ask(client)
     seconds = stats["time"] - stats["started"]
     if interval is not None:
-        begun = stats
+        earlier = stats
         time.sleep(interval)
         stats = _ask(client)
-        if stats["started"] != begun["started"]:
-            raise click.ClickException("the daemon was started anew meanwhile")
-        seconds = stats["time"] - begun["time"]
-        stats = since(stats, begun)
+        if stats["started"] != earlier["started"]:
+            raise click.ClickException("the daemon was restarted during the interval: try again")
+        seconds = stats["time"] - earlier["time"]
+        stats = since(stats, earlier)
     if as_json:
         print_json(_for_json(stats, seconds))
         return
@@ -64,7 +66,9 @@ def stats_command(client: ControlClient, interval: float | None, *, as_json: boo
         _operation_rows(stats, seconds),
     )
     print_line()
-    print_rows([Column("What"), Column("Number", is_number=True), Column("")], _other_rows(stats, seconds))
+    print_rows(
+        [Column("Statistic"), Column("Number", is_number=True), Column("")], _other_rows(stats, seconds)
+    )
 
 
 class ListenType(click.ParamType):  # type: ignore[type-arg]
@@ -126,32 +130,32 @@ def _ask(client: ControlClient) -> Stats:
     return answered
 
 
-# What only tells how things are, and the rest which only grows.
+# Keys and groups of keys that are states. All others are counters.
 _STATES = {"time", "started", "ccaches", "collections", "size", "open", "longest", "watchers", "tracers"}
 _STATE_GROUPS = {"queues"}
 
 
-def since(now: Any, begun: Any) -> Any:
-    """What has been counted between two answers; what does not count is as it is now.
+def since(now: Any, earlier: Any) -> Any:
+    """Return the counters' differences between two answers, and the states as they are now.
 
-    The longest duration is known since the start alone, and so it is left out.
+    The longest duration is known only since the start, and is left out.
     """
     if isinstance(now, dict):
-        before = begun if isinstance(begun, dict) else {}
+        before = earlier if isinstance(earlier, dict) else {}
         return {
             key: value if key in _STATES or key in _STATE_GROUPS else since(value, before.get(key))
             for key, value in now.items()
             if key != "longest"
         }
     if isinstance(now, list):
-        before_list = begun or []
+        before_list = earlier or []
         padded = [*before_list, *[0] * (len(now) - len(before_list))]
         return [after - before for after, before in zip(now, padded, strict=True)]
-    return now - (begun or 0) if isinstance(now, int | float) and not isinstance(now, bool) else now
+    return now - (earlier or 0) if isinstance(now, int | float) and not isinstance(now, bool) else now
 
 
 def quantile(durations: Stats, share: float) -> float:
-    """The duration in seconds below which this share of them are, as near as buckets tell."""
+    """Return the duration in seconds that `share` of the durations are below, interpolated in its bucket."""
     buckets: list[int] = durations["buckets"]
     longest: float = durations.get("longest", math.inf)
     wanted = share * sum(buckets)
@@ -169,7 +173,7 @@ _SHARES = {"p50": 0.50, "p95": 0.95, "p99": 0.99}
 
 
 def _for_json(stats: Stats, seconds: float) -> Stats:
-    """The answer itself, with what is made of it: `interval`, and rates and quantiles of each operation."""
+    """Return the answer, with `interval` added, and for each operation its rate and quantiles."""
     operations = {
         name: each
         | {"rate": each["count"] / seconds if seconds else 0.0}
@@ -196,11 +200,11 @@ def _other_rows(stats: Stats, seconds: float) -> Iterator[list[str]]:
     commits, cache = stats["commits"], stats["cache"]
     connections, queues = stats["connections"], stats["queues"]
 
-    def row(what: str, number: int | None, more: str = "") -> list[str]:
-        return [what, "-" if number is None else str(number), more]
+    def row(name: str, number: int | None, more: str = "") -> list[str]:
+        return [name, "-" if number is None else str(number), more]
 
-    def counted(what: str, number: int) -> list[str]:
-        return row(what, number, f"{_rate(number, seconds)} per second")
+    def counted(name: str, number: int) -> list[str]:
+        return row(name, number, f"{_rate(number, seconds)} per second")
 
     yield row("healthy", None, f"no: {stats['failing']}" if stats["failing"] else "yes")
     yield row("ccaches", stats["ccaches"])
@@ -213,27 +217,29 @@ def _other_rows(stats: Stats, seconds: float) -> Iterator[list[str]]:
     yield row("commit duration p50, p99", None, _two_quantiles(commits))
     yield row("commits that failed", commits["failures"])
     yield row("requests that failed in the store", stats["store_errors"])
-    asked = cache["hits"] + cache["misses"]
-    yield row("collections found in memory", cache["hits"], f"{cache['hits'] / asked:.1%}" if asked else "")
+    lookups = cache["hits"] + cache["misses"]
+    yield row(
+        "collections found in memory", cache["hits"], f"{cache['hits'] / lookups:.1%}" if lookups else ""
+    )
     yield row("collections read from the store", cache["misses"])
-    yield row("collections that made room", cache["let_go"])
+    yield row("collections removed from memory", cache["let_go"])
     yield row("collections in memory", cache["collections"], format_size(cache["size"]))
     yield row("connections open", connections["open"])
     yield counted("connections accepted", connections["accepted"])
-    yield row("connections that made room", connections["evicted"])
+    yield row("connections closed to make room", connections["evicted"])
     yield row("connections refused at a limit", connections["refused"])
-    yield row("connections refused, peer not known", connections["unidentified"])
+    yield row("connections refused: unknown peer", connections["unidentified"])
     for limit, number in connections["broken_off"].items():
         yield row(f"connections broken off: {limit}", number)
     yield row("requests for unknown operations", stats["unknown_operations"])
-    yield row("users with an operation under way", queues["lanes"])
-    yield row("requests waiting for their user's turn", queues["waiting_for_lane"])
-    yield row("requests waiting for the rotation", queues["waiting_for_turn"])
+    yield row("users with an operation in progress", queues["lanes"])
+    yield row("requests waiting for the same user's", queues["waiting_for_lane"])
+    yield row("requests waiting for other users'", queues["waiting_for_turn"])
     yield row("large requests waiting", None, format_size(queues["request_bytes"]))
-    yield row("replies not taken", None, format_size(queues["reply_bytes"]))
-    for what in ("ccaches", "tickets"):
-        for reason, number in stats[f"removed_{what}"].items():
-            yield row(f"{what} removed: {reason}", number)
+    yield row("replies not read by clients", None, format_size(queues["reply_bytes"]))
+    for kind in ("ccaches", "tickets"):
+        for reason, number in stats[f"removed_{kind}"].items():
+            yield row(f"{kind} removed: {reason}", number)
 
 
 def _two_quantiles(durations: Stats) -> str:

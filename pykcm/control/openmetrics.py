@@ -1,6 +1,6 @@
-"""The numbers of `stats` as OpenMetrics text (version 1.0), for Prometheus and its like.
+"""The numbers of `stats` as OpenMetrics text (version 1.0), for Prometheus and similar programs.
 
-No label names a user: there may be many, and it is nobody's business who does what.
+No label names a user: there may be many users, and their activity is private.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -9,22 +9,22 @@ from typing import Any
 
 CONTENT_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
-# Durations are told by powers of two of nanoseconds, from 2 us to 17 s.
+# Bucket boundaries are powers of two of nanoseconds, from 2 us to 17 s.
 _FIRST, _LAST = 11, 34
 _LARGEST_BATCH = 12
 _EDGES = [(number, repr(2**number / 1e9)) for number in range(_FIRST, _LAST + 1)]
 
 Labels = Mapping[str, str]
-_NONE: Labels = {}
+_NO_LABELS: Labels = {}
 
 
 def openmetrics(stats: Mapping[str, Any]) -> str:
-    """The text, its end mark included."""
+    """Return the text with its end mark."""
     return "\n".join([*_families(stats), "# EOF", ""])
 
 
 def _families(stats: Mapping[str, Any]) -> Iterator[str]:
-    yield from _head("pykcm_build", "info", "The version that runs.")
+    yield from _head("pykcm_build", "info", "The version of the daemon.")
     yield _sample("pykcm_build_info", {"version": stats["version"]}, 1)
     yield from _gauge("pykcm_start_time_seconds", "When the daemon started.", stats["started"], "seconds")
     yield from _gauge("pykcm_healthy", "1 when all parts work.", 0 if stats["failing"] else 1)
@@ -37,14 +37,19 @@ def _families(stats: Mapping[str, Any]) -> Iterator[str]:
     yield from _queues(stats["queues"])
     for name, what in (("ccaches", "Ccaches"), ("tickets", "Service tickets")):
         removed = [({"reason": reason}, count) for reason, count in stats[f"removed_{name}"].items()]
-        help_ = f"{what} removed because they had expired or for room, by the option that demanded it."
+        help_ = f"{what} removed because they had expired or to make room, by the option that required it."
         yield from _counters(f"pykcm_{name}_removed", help_, removed)
 
 
 def _requests(stats: Mapping[str, Any]) -> Iterator[str]:
     operations = stats["operations"]
     name = "pykcm_request_duration_seconds"
-    yield from _head(name, "histogram", "From a request's turn to its reply, by operation.", "seconds")
+    yield from _head(
+        name,
+        "histogram",
+        "Time from the start of a request's execution to its reply, by operation.",
+        "seconds",
+    )
     for operation, each in operations.items():
         yield from _duration_samples(name, {"operation": operation}, each)
     errors = [
@@ -54,35 +59,39 @@ def _requests(stats: Mapping[str, Any]) -> Iterator[str]:
     ]
     yield from _counters("pykcm_request_errors", "Replies with a code other than 0.", errors)
     unknown = stats["unknown_operations"]
-    yield from _counter("pykcm_unknown_requests", "Requests for operations that there are not.", unknown)
+    yield from _counter("pykcm_unknown_requests", "Requests for unknown operations.", unknown)
     yield from _counter("pykcm_store_errors", "Requests that failed in the store.", stats["store_errors"])
 
 
 def _commits(commits: Mapping[str, Any]) -> Iterator[str]:
     name = "pykcm_commit_duration_seconds"
-    yield from _head(name, "histogram", "Commits to the store.", "seconds")
-    yield from _duration_samples(name, _NONE, commits)
+    yield from _head(name, "histogram", "Duration of commits to the store.", "seconds")
+    yield from _duration_samples(name, _NO_LABELS, commits)
     name = "pykcm_commit_operations"
     yield from _head(name, "histogram", "Operations that one commit made durable.")
     # Fewer than 2**n is at most 2**n - 1.
     edges = [(number, f"{2**number - 1}.0") for number in range(1, _LARGEST_BATCH)]
-    yield from _histogram_samples(name, _NONE, edges, commits["batches"], commits["operations"])
-    yield from _counter("pykcm_commit_failures", "Commits that were not made.", commits["failures"])
+    yield from _histogram_samples(name, _NO_LABELS, edges, commits["batches"], commits["operations"])
+    yield from _counter("pykcm_commit_failures", "Commits that failed.", commits["failures"])
 
 
 def _cache(cache: Mapping[str, Any]) -> Iterator[str]:
-    yield from _counter("pykcm_cache_hits", "Collections asked for that were in memory.", cache["hits"])
-    yield from _counter("pykcm_cache_misses", "Collections that were read from the store.", cache["misses"])
-    yield from _counter("pykcm_cache_let_go", "Collections that made room for others.", cache["let_go"])
+    yield from _counter("pykcm_cache_hits", "Requests whose collection was in memory.", cache["hits"])
+    yield from _counter(
+        "pykcm_cache_misses", "Requests whose collection was read from the store.", cache["misses"]
+    )
+    yield from _counter(
+        "pykcm_cache_let_go", "Collections removed from memory to make room for others.", cache["let_go"]
+    )
     yield from _gauge("pykcm_cache_collections", "Collections in memory.", cache["collections"])
-    yield from _gauge("pykcm_cache_size_bytes", "Memory that they take up.", cache["size"], "bytes")
+    yield from _gauge("pykcm_cache_size_bytes", "Memory used by these collections.", cache["size"], "bytes")
 
 
 def _connections(connections: Mapping[str, Any]) -> Iterator[str]:
     yield from _gauge("pykcm_connections", "Open connections.", connections["open"])
-    yield from _counter("pykcm_connections_accepted", "Connections taken.", connections["accepted"])
+    yield from _counter("pykcm_connections_accepted", "Connections accepted.", connections["accepted"])
     yield from _counter(
-        "pykcm_connections_evicted", "Idle connections that made room.", connections["evicted"]
+        "pykcm_connections_evicted", "Connections closed to make room for others.", connections["evicted"]
     )
     refused = [
         ({"reason": "limit"}, connections["refused"]),
@@ -90,24 +99,27 @@ def _connections(connections: Mapping[str, Any]) -> Iterator[str]:
     ]
     yield from _counters("pykcm_connections_refused", "Connections refused.", refused)
     broken = [({"limit": limit}, count) for limit, count in connections["broken_off"].items()]
-    help_ = "Connections closed because their client broke a limit or the protocol."
+    help_ = "Connections closed because the client exceeded a limit or violated the protocol."
     yield from _counters("pykcm_connections_broken_off", help_, broken)
 
 
 def _queues(queues: Mapping[str, Any]) -> Iterator[str]:
-    yield from _gauge("pykcm_lanes_occupied", "Users with an operation under way.", queues["lanes"])
-    yield from _head("pykcm_requests_waiting", "gauge", "Requests that wait.")
+    yield from _gauge("pykcm_lanes_occupied", "Users with an operation in progress.", queues["lanes"])
+    yield from _head("pykcm_requests_waiting", "gauge", "Waiting requests.")
     for queue in ("lane", "turn"):
         yield _sample("pykcm_requests_waiting", {"queue": queue}, queues[f"waiting_for_{queue}"])
     yield from _gauge(
-        "pykcm_waiting_request_bytes", "Large requests that wait.", queues["request_bytes"], "bytes"
+        "pykcm_waiting_request_bytes", "Bytes of large requests that wait.", queues["request_bytes"], "bytes"
     )
     yield from _gauge(
-        "pykcm_untaken_reply_bytes", "Replies that clients did not take.", queues["reply_bytes"], "bytes"
+        "pykcm_untaken_reply_bytes",
+        "Bytes of replies that clients have not read.",
+        queues["reply_bytes"],
+        "bytes",
     )
 
 
-# The form
+# Format
 
 
 def _head(name: str, kind: str, help_: str, unit: str = "") -> Iterator[str]:
@@ -119,11 +131,11 @@ def _head(name: str, kind: str, help_: str, unit: str = "") -> Iterator[str]:
 
 def _gauge(name: str, help_: str, value: float, unit: str = "") -> Iterator[str]:
     yield from _head(name, "gauge", help_, unit)
-    yield _sample(name, _NONE, value)
+    yield _sample(name, _NO_LABELS, value)
 
 
 def _counter(name: str, help_: str, value: int) -> Iterator[str]:
-    yield from _counters(name, help_, [(_NONE, value)])
+    yield from _counters(name, help_, [(_NO_LABELS, value)])
 
 
 def _counters(name: str, help_: str, values: Iterable[tuple[Labels, int]]) -> Iterator[str]:
@@ -139,9 +151,9 @@ def _duration_samples(name: str, labels: Labels, durations: Mapping[str, Any]) -
 def _histogram_samples(
     name: str, labels: Labels, edges: Iterable[tuple[int, str]], buckets: list[int], total: float
 ) -> Iterator[str]:
-    """`edges`: up to which bucket, and what that is."""
-    # There are hundreds of these samples: the labels that they share are written once.
-    begin = f"{name}_bucket{{{_written(labels)}{',' if labels else ''}le="
+    """`edges`: the number of a bucket, and its upper boundary as text."""
+    # There are hundreds of these samples: the common labels are formatted once.
+    begin = f"{name}_bucket{{{_format_labels(labels)}{',' if labels else ''}le="
     totals = [0, *accumulate(buckets)]
     count = totals[-1]
     for number, edge in edges:
@@ -152,13 +164,13 @@ def _histogram_samples(
 
 
 def _sample(name: str, labels: Labels, value: float) -> str:
-    shown = _written(labels)
-    return f"{name}{{{shown}}} {value!r}" if shown else f"{name} {value!r}"
+    formatted = _format_labels(labels)
+    return f"{name}{{{formatted}}} {value!r}" if formatted else f"{name} {value!r}"
 
 
-def _written(labels: Labels) -> str:
-    return ",".join([f'{key}="{_escaped(text)}"' for key, text in labels.items()])
+def _format_labels(labels: Labels) -> str:
+    return ",".join([f'{key}="{_escape_value(text)}"' for key, text in labels.items()])
 
 
-def _escaped(text: str) -> str:
+def _escape_value(text: str) -> str:
     return text.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')

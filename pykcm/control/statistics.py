@@ -1,4 +1,4 @@
-"""stats: what the daemon counts and how it is, as one map."""
+"""The request `stats`: the daemon's counters and state as one map."""
 
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -17,7 +17,7 @@ _SECONDS = 1e-9
 
 
 class StatsArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """There are none."""
+    """The request has no arguments."""
 
 
 async def stats(call: Call) -> AsyncIterator[dict[str, Any]]:
@@ -25,7 +25,7 @@ async def stats(call: Call) -> AsyncIterator[dict[str, Any]]:
 
 
 async def gather(administration: Administration) -> dict[str, Any]:
-    """All numbers since the start; docs/control-protocol.md describes the map."""
+    """Return all numbers since the start. docs/control-protocol.md describes the map."""
     engine, connections = administration.engine, administration.connections
     counted, committer, collection_cache = (
         administration.dispatcher.statistics,
@@ -82,17 +82,13 @@ async def gather(administration: Administration) -> dict[str, Any]:
     }
 
 
-async def failing_part(administration: Administration) -> str:
-    """The name of the part that does not work; "": all do."""
-    return _failing(administration, await _count_ccaches(administration))
-
-
 def _failing(administration: Administration, ccaches: int | None) -> str:
+    """Return the name of the part that does not work, or "" if all parts work."""
     return "store" if ccaches is None or administration.engine.committer.is_failing else ""
 
 
 async def _count_ccaches(administration: Administration) -> int | None:
-    """None where the store cannot be read."""
+    """Return None if the store cannot be read."""
     try:
         return await administration.store.count_ccaches()
     except StoreError:
@@ -109,7 +105,7 @@ def _durations(durations: Durations) -> dict[str, Any]:
 
 
 def _trimmed(buckets: list[int]) -> list[int]:
-    """Without the empty ones at the end."""
+    """Return the buckets without the empty ones at the end."""
     last = max((number for number, count in enumerate(buckets) if count), default=-1)
     return buckets[: last + 1]
 

@@ -1,4 +1,4 @@
-"""stats and metrics: the numbers as one map, as text for Prometheus, and as a reader sees them."""
+"""The statistics as one map, as OpenMetrics text, and as pykcmctl's tables."""
 
 import asyncio
 import errno
@@ -29,7 +29,7 @@ from tests.server.asking import Server
 
 
 def stats(control: Controlling) -> dict[str, Any]:
-    """As a client gets them."""
+    """The statistics as a client receives them."""
     (answer,) = control.ask("stats")
     (received,) = ItemReader(1 << 20).feed(encode(answer))
     assert received == answer
@@ -37,7 +37,7 @@ def stats(control: Controlling) -> dict[str, Any]:
 
 
 def busy(server: Server) -> None:
-    """Have something of nearly everything counted."""
+    """Make requests that change most counters."""
     alice, bob = server.ask_as(1000), server.ask_as(2000)
     alice.initialize(b"1000:old", ALICE)
     alice.store(b"1000:old", ticket(TGS, ends=1400).blob)
@@ -53,37 +53,37 @@ def busy(server: Server) -> None:
 
 @pytest.fixture
 def server(runner: asyncio.Runner) -> Server:
-    """One that has little room."""
+    """A server whose users may have one ccache each."""
     return Server(runner, MemoryStore(), quotas=Quotas(max_uid_ccaches=1))
 
 
-def test_the_map(server: Server, control: Controlling) -> None:
-    """It has what was counted, by names and without empty ends."""
+def test_stats_counts_by_name(server: Server, control: Controlling) -> None:
+    """Counters have their names, and histograms have no empty buckets at the end."""
     busy(server)
-    told = stats(control)
-    assert told["version"] == __version__
-    assert told["started"] <= told["time"]
-    assert (told["failing"], told["ccaches"]) == ("", 1)
-    assert {name: each["count"] for name, each in told["operations"].items()} == {
+    answer = stats(control)
+    assert answer["version"] == __version__
+    assert answer["started"] <= answer["time"]
+    assert (answer["failing"], answer["ccaches"]) == ("", 1)
+    assert {name: each["count"] for name, each in answer["operations"].items()} == {
         "INITIALIZE": 3,
         "STORE": 1,
         "GET_PRINCIPAL": 6,
     }
-    principal = told["operations"]["GET_PRINCIPAL"]
+    principal = answer["operations"]["GET_PRINCIPAL"]
     assert principal["errors"] == {"FCC_NOFILE": 1}
     assert sum(principal["buckets"]) == 6
     assert principal["buckets"][-1] > 0
     assert 0 < principal["longest"] <= principal["seconds"] < 1
-    assert told["unknown_operations"] == 1
-    assert (told["commits"]["count"], told["commits"]["operations"]) == (3, 3)
-    assert told["commits"]["batches"] == [0, 3]
-    assert (told["cache"]["misses"], told["cache"]["collections"]) == (2, 2)
-    assert told["removed_ccaches"] == {"max_uid_ccaches": 1}
-    assert (told["watchers"], told["tracers"]) == (0, 0)
+    assert answer["unknown_operations"] == 1
+    assert (answer["commits"]["count"], answer["commits"]["operations"]) == (3, 3)
+    assert answer["commits"]["batches"] == [0, 3]
+    assert (answer["cache"]["misses"], answer["cache"]["collections"]) == (2, 2)
+    assert answer["removed_ccaches"] == {"max_uid_ccaches": 1}
+    assert (answer["watchers"], answer["tracers"]) == (0, 0)
 
 
-def test_administrators_do_not_count(server: Server, control: Controlling) -> None:
-    """The cache's counters are those of users' requests, and what an administrator reads is none."""
+def test_reads_of_administrators_do_not_count_as_cache_hits(server: Server, control: Controlling) -> None:
+    """The cache's counters count only the requests of KCM clients."""
     busy(server)
     before = stats(control)["cache"]
     server.collection_cache.release(1000)
@@ -93,9 +93,11 @@ def test_administrators_do_not_count(server: Server, control: Controlling) -> No
     assert (after["hits"], after["misses"]) == (before["hits"], before["misses"])
 
 
-@pytest.mark.parametrize("what", ["reading", "committing"])
-def test_failing(server: Server, control: Controlling, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
-    """The store fails when it cannot be read, and from a commit that fails to one that does not."""
+@pytest.mark.parametrize("step", ["reading", "committing"])
+def test_stats_names_the_store_while_it_fails(
+    server: Server, control: Controlling, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """It fails while it cannot be read, and from a failed commit to the next one that works."""
     alice = server.ask_as(1000)
     alice.initialize(b"1000", ALICE)
     error = StoreError("input/output error", errno.EIO)
@@ -103,15 +105,15 @@ def test_failing(server: Server, control: Controlling, monkeypatch: pytest.Monke
     async def fail() -> int:
         raise error
 
-    if what == "reading":
+    if step == "reading":
         monkeypatch.setattr(server.store, "count_ccaches", fail)
     else:
         server.store.refusal = lambda _: error
         with refused(errno.EIO):
             alice.destroy(b"1000")
-    told = stats(control)
-    assert told["failing"] == "store"
-    assert told["ccaches"] == (None if what == "reading" else 1)
+    answer = stats(control)
+    assert answer["failing"] == "store"
+    assert answer["ccaches"] == (None if step == "reading" else 1)
     monkeypatch.undo()
     server.store.refusal = lambda _: None
     alice.destroy(b"1000")
@@ -129,17 +131,17 @@ def samples(text: str) -> dict[str, dict[tuple[tuple[str, str], ...], float]]:
     return by_name
 
 
-def test_openmetrics(server: Server, control: Controlling) -> None:
-    """Prometheus's own parser takes the text, and reads what was counted."""
+def test_prometheus_parses_the_text(server: Server, control: Controlling) -> None:
+    """Prometheus's own parser reads the numbers of `stats`."""
     busy(server)
-    told = stats(control)
-    read = samples(openmetrics(told))
+    answer = stats(control)
+    read = samples(openmetrics(answer))
     name = "pykcm_request_duration_seconds"
     assert read[f"{name}_count"] == {
-        (("operation", operation),): each["count"] for operation, each in told["operations"].items()
+        (("operation", operation),): each["count"] for operation, each in answer["operations"].items()
     }
     assert read[f"{name}_sum"][("operation", "STORE"),] == pytest.approx(
-        told["operations"]["STORE"]["seconds"]
+        answer["operations"]["STORE"]["seconds"]
     )
     assert read[f"{name}_bucket"][("le", "+Inf"), ("operation", "GET_PRINCIPAL")] == 6
     assert read["pykcm_request_errors_total"] == {
@@ -157,31 +159,31 @@ def test_openmetrics(server: Server, control: Controlling) -> None:
     assert read["pykcm_requests_waiting"] == {(("queue", "lane"),): 0, (("queue", "turn"),): 0}
 
 
-def test_openmetrics_of_a_fresh_daemon(server: Server, control: Controlling) -> None:
-    """The text is right before anything has happened, and when the store cannot be read."""
-    told = stats(control)
-    assert samples(openmetrics(told))["pykcm_ccaches"] == {(): 0}
-    read = samples(openmetrics(told | {"failing": "store", "ccaches": None}))
+def test_the_text_of_a_fresh_daemon_is_valid(server: Server, control: Controlling) -> None:
+    """So is that of a daemon whose store cannot be read: it has no number of ccaches."""
+    answer = stats(control)
+    assert samples(openmetrics(answer))["pykcm_ccaches"] == {(): 0}
+    read = samples(openmetrics(answer | {"failing": "store", "ccaches": None}))
     assert read["pykcm_healthy"] == {(): 0}
     assert "pykcm_ccaches" not in read
 
 
-def test_no_user_is_named(server: Server, control: Controlling) -> None:
+def test_no_label_names_a_user(server: Server, control: Controlling) -> None:
     """No label is a UID, a user, a ccache or a principal."""
     busy(server)
     text = openmetrics(stats(control))
-    for said in ("1000", "2000", "alice", "bob"):
-        # Numbers of other things may have the digits: labels are what is in quotes.
-        assert not [each for each in text.split('"')[1::2] if said in each]
+    for name in ("1000", "2000", "alice", "bob"):
+        # Label values are in quotes. Other numbers may have the same digits.
+        assert not [each for each in text.split('"')[1::2] if name in each]
 
 
 def test_buckets_are_cumulative(server: Server, control: Controlling) -> None:
-    """Each bucket has what those below it have: a duration of 1.5 ms is below 2.097152 ms."""
-    told = stats(control)
+    """Each bucket includes those below it: a duration of 1.5 ms is below 2.097152 ms."""
+    answer = stats(control)
     buckets = [0] * 22
     buckets[5], buckets[15], buckets[21] = 1, 2, 4
-    commits = told["commits"] | {"count": 7, "seconds": 0.007, "buckets": buckets, "batches": [0, 7]}
-    read = samples(openmetrics(told | {"commits": commits}))["pykcm_commit_duration_seconds_bucket"]
+    commits = answer["commits"] | {"count": 7, "seconds": 0.007, "buckets": buckets, "batches": [0, 7]}
+    read = samples(openmetrics(answer | {"commits": commits}))["pykcm_commit_duration_seconds_bucket"]
     by_edge = {float(labels[0][1]): value for labels, value in read.items()}
     assert by_edge[2.048e-06] == 1
     assert by_edge[3.2768e-05] == 3
@@ -200,16 +202,16 @@ def test_buckets_are_cumulative(server: Server, control: Controlling) -> None:
         ({0: 1}, 0.5, 0.0, 1e-9),
     ],
 )
-def test_quantile(counts: dict[int, int], share: float, low: float, high: float) -> None:
-    """It is within the bucket that has it, and no longer than the longest."""
+def test_a_quantile_is_in_its_bucket(counts: dict[int, int], share: float, low: float, high: float) -> None:
+    """It is not longer than the longest duration."""
     buckets = [counts.get(number, 0) for number in range(64)]
     assert low <= quantile({"buckets": buckets}, share) <= high
     assert quantile({"buckets": buckets, "longest": low}, share) <= low
 
 
-def test_since() -> None:
-    """What is counted is the difference, also where it was not there before; the rest is as it is now."""
-    begun = {
+def test_since_subtracts_counters_and_keeps_states() -> None:
+    """A counter that did not exist before counts from 0."""
+    earlier = {
         "version": "1",
         "time": 10.0,
         "ccaches": 5,
@@ -228,7 +230,7 @@ def test_since() -> None:
         "queues": {"lanes": 1},
         "cache": {"hits": 9, "size": 50},
     }
-    assert since(now, begun) == {
+    assert since(now, earlier) == {
         "version": "1",
         "time": 12.0,
         "ccaches": 7,
@@ -241,35 +243,35 @@ def test_since() -> None:
     }
 
 
-def test_tables(server: Server, control: Controlling) -> None:
-    """The operation most asked for is first, with its rate; other numbers have a row each."""
+def test_tables_have_rates(server: Server, control: Controlling) -> None:
+    """The most frequent operation is first. Each other number has a row."""
     busy(server)
-    told = stats(control)
-    first, *_ = _operation_rows(told, 2.0)
+    answer = stats(control)
+    first, *_ = _operation_rows(answer, 2.0)
     assert first[:4] == ["GET_PRINCIPAL", "6", "1", "3.0"]
-    others = {row[0]: row[1:] for row in _other_rows(told, 2.0)}
+    others = {row[0]: row[1:] for row in _other_rows(answer, 2.0)}
     assert others["commits"] == ["3", "1.5 per second"]
     assert others["operations per commit"] == ["-", "1.00"]
     assert others["ccaches removed: max_uid_ccaches"] == ["1", ""]
     assert others["healthy"] == ["-", "yes"]
-    made = _for_json(told, 2.0)
+    made = _for_json(answer, 2.0)
     assert made["interval"] == 2.0
     assert made["operations"]["GET_PRINCIPAL"]["rate"] == 3.0
-    longest = told["operations"]["GET_PRINCIPAL"]["longest"]
+    longest = answer["operations"]["GET_PRINCIPAL"]["longest"]
     assert 0 < made["operations"]["GET_PRINCIPAL"]["p50"] <= longest
 
 
 @pytest.mark.parametrize(
     ("text", "seconds"), [("2s", 2.0), ("2", 2.0), ("500ms", 0.5), ("1m", 60.0), ("0.5", 0.5)]
 )
-def test_durations_on_the_command_line(text: str, seconds: float) -> None:
-    """Seconds, or a number with its unit."""
+def test_interval_takes_durations(text: str, seconds: float) -> None:
+    """A number has a unit, or is in seconds."""
     assert DurationType().convert(text, None, None) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "0", "0s", "-1", "2d", "nan", "1e3", "٢s"])
-def test_wrong_durations(text: str) -> None:
-    """What is none is refused."""
+def test_interval_refuses_other_text(text: str) -> None:
+    """The usage error comes before the daemon is asked."""
     import click
 
     with pytest.raises(click.BadParameter):
