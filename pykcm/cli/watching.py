@@ -33,7 +33,8 @@ Line = Callable[[Item], str]
 def watch_command(client: ControlClient, uid: int | None, *, as_json: bool, reconnect: bool) -> None:
     """Show changes of ccaches as they happen, until Ctrl-C.
 
-    Events are: created, replaced, destroyed, expired, evicted (to make room), default (another one), refused.
+    Events are: created, replaced, stored (a ticket), destroyed, expired, evicted (to make room), default
+    (another one), refused.
     If events arrive faster than they are printed, a line says how many were lost.
     """
     _follow(client, "watch", uid, None if as_json else _event_line, reconnect=reconnect)

@@ -1,1 +1,1 @@
-"""End-to-end tests: a real KDC, real clients, and the daemon as a process of its own."""
+"""End-to-end tests: a real KDC, real clients, and the daemon as a separate process."""

@@ -1,4 +1,4 @@
-"""What systemd does for a service with sockets of its own, done by hand."""
+"""Start the daemon with sockets and notifications, as systemd does it."""
 
 import contextlib
 import socket
@@ -12,8 +12,8 @@ from .daemon import LIMIT, Pykcmd
 
 FIRST_FD = 3
 
-# Run before the daemon and as its process: the sockets go to descriptors 3 and up, by way of high ones so
-# that none is overwritten before it has moved.
+# Runs in the daemon's process before the daemon: it moves the sockets to descriptors 3 and up, through high
+# descriptors, so that none is overwritten before it is moved.
 _HAND_OVER = """
 import fcntl, os, sys
 high = [fcntl.fcntl(int(fd), fcntl.F_DUPFD, 100) for fd in sys.argv[1].split(",")]
@@ -29,7 +29,7 @@ class HasDescriptor(Protocol):
     """A socket or a file."""
 
     def fileno(self) -> int:
-        """The descriptor's number here."""
+        """The number of the descriptor."""
 
 
 def launch_with(
@@ -38,7 +38,7 @@ def launch_with(
     notify: "Notifications | None" = None,
     environment: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start the daemon with these sockets handed over; wait for nothing."""
+    """Start the daemon with these sockets, without waiting for it."""
     fds = [sock.fileno() for sock in sockets]
     return daemon.launch(
         wrapper=(sys.executable, "-c", _HAND_OVER, ",".join(map(str, fds))),
@@ -48,7 +48,7 @@ def launch_with(
 
 
 class Notifications:
-    """The socket that systemd hears from its services on."""
+    """The socket on which systemd receives notifications of services."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -60,14 +60,14 @@ class Notifications:
         self._socket.close()
 
     def next(self) -> dict[str, str]:
-        """What the next message says; waits for it."""
+        """Wait for the next message, and return its fields."""
         lines = self._socket.recv(4096).decode().splitlines()
         return dict(line.split("=", 1) for line in lines)
 
 
 @contextlib.contextmanager
 def listening(path: Path) -> Iterator[socket.socket]:
-    """A socket at `path` that listens and that nobody accepts from yet."""
+    """A listening socket at `path`, from which nobody accepts yet."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.bind(str(path))
         path.chmod(0o666)

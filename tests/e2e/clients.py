@@ -1,4 +1,4 @@
-"""The commands of MIT's and Heimdal's clients, run as one UID, and what their klist prints as data."""
+"""Run the commands of MIT's and Heimdal's clients as one UID, and parse the output of klist."""
 
 import os
 import re
@@ -12,8 +12,8 @@ from typing import NamedTuple
 from .daemon import LIMIT
 from .kdc import PASSWORDS, REALM, SYSTEM_PATH
 
-# Heimdal's clients know one socket path, compiled in. They get a /run of their own that holds nothing
-# but this name, in a mount namespace that ends with them: the machine's /run is never touched.
+# Heimdal's clients have one compiled-in socket path. They run in a mount namespace whose /run contains only
+# this name, so that the machine's /run is not touched.
 _IN_OWN_RUN = (
     'mount -t tmpfs tmpfs /var/run && ln -s "$1" /var/run/.heim_org.h5l.kcm-socket && shift && exec "$@"'
 )
@@ -28,7 +28,7 @@ _TICKET_LINE = {
 
 
 class Ran(NamedTuple):
-    """A command that has ended; `output` is its stdout and stderr together."""
+    """The result of a command; `output` is stdout and stderr together."""
 
     command: str
     code: int
@@ -36,7 +36,7 @@ class Ran(NamedTuple):
 
 
 class Listed(NamedTuple):
-    """One ccache as klist prints it: `tickets` are the servers in order, without this realm's name."""
+    """A ccache as klist prints it: `tickets` are the servers in order, without this test's realm."""
 
     ccache: str
     principal: str
@@ -45,7 +45,7 @@ class Listed(NamedTuple):
 
 @dataclass(frozen=True)
 class Client:
-    """Runs commands as `uid` with one krb5.conf, on the collection `KCM:` unless told otherwise."""
+    """Runs commands as `uid` with one krb5.conf, by default on the collection `KCM:`."""
 
     uid: int
     socket_path: Path
@@ -54,16 +54,16 @@ class Client:
     trace: Path
 
     flavour = "mit"
-    # The exit code of `klist -A` and `klist -l` where there is nothing to list.
+    # The exit code of `klist -A` and `klist -l` for an empty collection.
     nothing_listed = 1
-    # Whether the commands are started as `uid`; otherwise what argv() puts before them sees to that.
+    # Whether the commands are started as `uid`; otherwise the prefix from argv() changes the UID.
     switches_user = True
 
     def argv(self, command: tuple[str, ...]) -> list[str]:
         return list(command)
 
     def with_socket(self, program: list[str]) -> list[str]:
-        """How to start, as the caller, a program that finds the test's socket."""
+        """The command line for a program that is to find the test's socket; the caller's UID is kept."""
         return program
 
     @property
@@ -109,17 +109,17 @@ class Client:
         return ran.output
 
     def kinit(self, principal: str, *options: str, ccache: str | bytes | None = None) -> None:
-        """Get a TGT with the keytab; nothing is printed when it works."""
+        """Get a TGT with the keytab; kinit must print nothing."""
         output = self.ok("kinit", *options, "-k", "-t", str(self.keytab), principal, ccache=ccache)
         assert output == ""
 
     def klist(self, *options: str, ccache: str | bytes | None = None) -> Listed:
-        """The default ccache, or the one named."""
+        """The given ccache, or the default one."""
         (listed,) = self._parse(self.ok("klist", *options, ccache=ccache))
         return listed
 
     def klist_all(self, ccache: str | bytes | None = None) -> list[Listed]:
-        """Every ccache of the collection, in the order printed."""
+        """All ccaches of the collection, in the order of klist."""
         ran = self.run("klist", "-A", ccache=ccache)
         listed = self._parse(ran.output)
         assert ran.code == (0 if listed else self.nothing_listed), ran
@@ -147,11 +147,11 @@ class MitClient(Client):
         return self.ok("kinit", user, stdin=PASSWORDS[user] + "\n")
 
     def kvno(self, *arguments: str, ccache: str | None = None) -> list[str]:
-        """Get service tickets; gives what kvno says of each."""
+        """Get service tickets; returns kvno's line for each."""
         return self.ok("kvno", *arguments, ccache=ccache).splitlines()
 
     def klist_l(self, ccache: str | bytes | None = None) -> list[tuple[str, str]]:
-        """`klist -l`: principal and ccache of each, the default first."""
+        """`klist -l`: principal and name of each ccache, the default first."""
         ran = self.run("klist", "-l", ccache=ccache)
         header, dashes, *lines = ran.output.splitlines()
         assert header.split() == ["Principal", "name", "Cache", "name"]
@@ -161,7 +161,7 @@ class MitClient(Client):
 
 
 class HeimdalClient(Client):
-    """Heimdal's clients; root alone can give them the /run that they need."""
+    """Heimdal's clients. Only root can give them the /run that they need."""
 
     flavour = "heimdal"
     nothing_listed = 0
@@ -184,7 +184,7 @@ class HeimdalClient(Client):
 
 
 def heimdal_program(name: str) -> list[str]:
-    """How to call Heimdal's `kinit`, `klist` …: its klist and kswitch are commands of one program."""
+    """The command line of Heimdal's `kinit`, `klist` …; klist and kswitch belong to one program."""
     if name in {"klist", "kswitch"}:
         return [_find_heimdal("heimtools"), name]
     return [_find_heimdal("kgetcred" if name == "kgetcred" else f"{name}.heimdal")]
@@ -199,7 +199,7 @@ def _find_heimdal(program: str) -> str:
 
 
 def why_no_heimdal() -> str | None:
-    """Why Heimdal's clients cannot be run here; None if they can."""
+    """Why Heimdal's clients cannot run here; None if they can."""
     if os.geteuid() != 0:
         return "only root can give Heimdal's clients the test's socket"
     try:
@@ -210,7 +210,7 @@ def why_no_heimdal() -> str | None:
 
 
 def why_no_mount_namespace() -> str | None:
-    """Why a process cannot be given mounts of its own here; None if it can."""
+    """Why a process cannot get a mount namespace here; None if it can."""
     command = ["unshare", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/var/run"]
     tried = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LIMIT)
     return f"no mount namespace can be had: {tried.stderr.strip()}" if tried.returncode else None

@@ -1,4 +1,4 @@
-"""Fixtures: one KDC for the session; for each test a folder, a daemon and its clients."""
+"""Fixtures: one KDC for the session; a folder, a daemon and clients for each test."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ from .clients import HeimdalClient, MitClient, why_no_heimdal, why_no_mount_name
 from .daemon import Pykcmd
 from .kdc import Kdc, missing_programs
 
-# Ordinary users of no account; whoever runs the tests where that is not root.
+# UIDs without an account; the calling user's UID if that is not root.
 USER = 20001 if os.geteuid() == 0 else os.geteuid()
 OTHER = 20002
 
@@ -40,7 +40,7 @@ def kdc() -> Iterator[Kdc]:
 
 @pytest.fixture(scope="session")
 def mount_namespaces() -> None:
-    """For tests that give a process mounts of its own."""
+    """For tests that give a process its own mounts."""
     reason = why_no_mount_namespace()
     if reason:
         pytest.skip(reason)
@@ -48,7 +48,7 @@ def mount_namespaces() -> None:
 
 @contextmanager
 def public_folder() -> Iterator[Path]:
-    """A folder that every UID may enter: the clients run as several."""
+    """A folder that every UID may enter, because clients run as several UIDs."""
     folder = Path(tempfile.mkdtemp(prefix="pykcm-e2e-", dir="/tmp"))
     folder.chmod(0o755)
     try:
@@ -59,19 +59,19 @@ def public_folder() -> Iterator[Path]:
 
 @contextmanager
 def watched(daemon: Pykcmd) -> Iterator[Pykcmd]:
-    """The daemon, not yet started; ended and its log looked through in the end."""
+    """The daemon, not yet started. At the end it is stopped, and its log is checked."""
     try:
         yield daemon
     finally:
         daemon.end()
-        # Shown by pytest where the test failed.
+        # pytest shows this if the test fails.
         print(f"--- {daemon.log_path}\n{daemon.log}")  # noqa: T201
     assert "Traceback" not in daemon.log, "a bug of the daemon's, answered as EIO"
 
 
 @contextmanager
 def started(daemon: Pykcmd) -> Iterator[Pykcmd]:
-    """The daemon, running; it has to end well if a test has not ended it."""
+    """The running daemon; it must end with status 0, unless the test has ended it."""
     daemon.start()
     yield daemon
     if daemon.running:
@@ -80,14 +80,14 @@ def started(daemon: Pykcmd) -> Iterator[Pykcmd]:
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """One test's folder."""
+    """A folder for one test."""
     with public_folder() as folder:
         yield folder
 
 
 @pytest.fixture
 def stopped_pykcmd(folder: Path) -> Iterator[Pykcmd]:
-    """A daemon not yet started, with the SQLCipher store."""
+    """A daemon with the SQLCipher store that is not yet started."""
     with watched(Pykcmd(folder)) as daemon:
         yield daemon
 
@@ -101,7 +101,7 @@ def pykcmd(stopped_pykcmd: Pykcmd) -> Iterator[Pykcmd]:
 
 @pytest.fixture
 def mit_as(kdc: Kdc, folder: Path) -> Iterator[Callable[[int], MitClient]]:
-    """MIT's clients as the UID given."""
+    """MIT's clients as the given UID."""
     krb5_conf, trace = client_files(kdc, folder)
     yield lambda uid: MitClient(uid, folder / "kcm.sock", krb5_conf, kdc.keytab, trace)
     last = trace.read_text(errors="backslashreplace").splitlines()[-30:]
@@ -123,7 +123,7 @@ def _heimdal_works() -> None:
 
 @pytest.fixture
 def heimdal_as(kdc: Kdc, folder: Path, _heimdal_works: None) -> Callable[[int], HeimdalClient]:
-    """Heimdal's clients as the UID given."""
+    """Heimdal's clients as the given UID."""
     krb5_conf, trace = client_files(kdc, folder)
     return lambda uid: HeimdalClient(uid, folder / "kcm.sock", krb5_conf, kdc.keytab, trace)
 
@@ -135,9 +135,9 @@ def heimdal(heimdal_as: Callable[[int], HeimdalClient]) -> HeimdalClient:
 
 
 def client_files(kdc: Kdc, folder: Path, socket_path: Path | None = None) -> tuple[Path, Path]:
-    """The clients' krb5.conf and the file for their traces."""
+    """The clients' krb5.conf, and the file for their traces."""
     krb5_conf = folder / "krb5.conf"
-    # Heimdal's clients do not know the first option, MIT's not the third.
+    # Heimdal's clients ignore the first option, and MIT's clients the third.
     options = (
         f"kcm_socket = {socket_path or folder / 'kcm.sock'}",
         "default_ccache_name = KCM:",
@@ -152,7 +152,7 @@ def client_files(kdc: Kdc, folder: Path, socket_path: Path | None = None) -> tup
 
 @pytest.fixture
 def export(folder: Path) -> Path:
-    """An export that is not encrypted."""
+    """An unencrypted export."""
     principal = {"type": ALICE.name_type, "realm": ALICE.realm, "components": list(ALICE.components)}
     record = {"uid": USER, "principal": principal, "credentials": [credential_bytes()]}
     path = folder / "export"

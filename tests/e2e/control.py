@@ -1,4 +1,4 @@
-"""pykcmctl as a process, asked about one daemon."""
+"""Run pykcmctl as a process for one daemon."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from .daemon import LIMIT, ROOT
 
-# The maximum that the kernel tells of a child counts what its parent had when it was started.
+# The kernel's maximum for a child includes the memory that the parent had when it started the child.
 _MEASURED = """
 import atexit, pathlib, sys
 from pykcm.cli.main import main
@@ -21,13 +21,13 @@ main()
 
 
 def peak_memory(status: Path) -> int:
-    """Bytes of memory that a process has had at most, by its /proc/PID/status."""
+    """The largest memory of a process so far in bytes, from its /proc/PID/status."""
     (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
     return int(line.split()[1]) * 1024
 
 
 class Said(NamedTuple):
-    """What a command has said, and its exit status."""
+    """The output and the exit status of a command."""
 
     status: int
     output: str
@@ -35,7 +35,7 @@ class Said(NamedTuple):
 
 
 class Pykcmctl:
-    """Runs `pykcmctl --socket …`; what it prints is what a pipe gets."""
+    """Runs `pykcmctl --socket …` with pipes for its output."""
 
     def __init__(self, control_path: Path) -> None:
         self.control_path = control_path
@@ -78,7 +78,7 @@ class Pykcmctl:
         return said.output
 
     def peak(self, folder: Path, *arguments: str) -> int:
-        """Bytes of memory that a command that must succeed has had at most; `folder` is for a file."""
+        """The largest memory in bytes of a command that must succeed; `folder` is for a temporary file."""
         status = folder / "status"
         subprocess.run(
             [sys.executable, "-c", _MEASURED, status, "--socket", self.control_path, *arguments],

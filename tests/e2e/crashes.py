@@ -1,4 +1,4 @@
-"""Clients that change their ccaches while the daemon fails, and what must then be found."""
+"""Clients that change their ccaches while the daemon fails, and the check of the result."""
 
 import random
 import shutil
@@ -35,7 +35,7 @@ class Crashes:
         self.daemon.start("--log-level", "info", environment=self.faults.environment)
 
     def write(self) -> list[Writer]:
-        """Let the clients begin."""
+        """Start the clients."""
         writers = []
         for name, owner in self._owners.items():
             is_there = self.histories[name].acknowledged is not None
@@ -44,7 +44,7 @@ class Crashes:
         return writers
 
     def end(self, writers: list[Writer]) -> None:
-        """The daemon is gone: what do they know?"""
+        """After the daemon has ended, collect the clients' results."""
         for writer, history in zip(writers, self.histories.values(), strict=True):
             known = len(history.earlier)
             free, refusals = writer.end(history)
@@ -53,7 +53,7 @@ class Crashes:
             self.acknowledged += len(history.earlier) - known
 
     def check(self) -> None:
-        """All that was acknowledged is there, and of what was not, all or nothing of each request."""
+        """All acknowledged changes are there; each other request was executed completely or not at all."""
         for name, owner in self._owners.items():
             with effective_uid(owner), KcmClient(self.daemon.socket_path) as kcm:
                 found = contents_of(kcm, name)
@@ -62,7 +62,7 @@ class Crashes:
 
 
 def code_of(change: Callable[[], object]) -> int:
-    """What the change is answered."""
+    """The code that answers the change."""
     try:
         change()
     except KcmError as error:
@@ -84,11 +84,11 @@ def names_of(kcm: KcmClient) -> list[bytes]:
 
 
 def look_into(daemon: Pykcmd) -> None:
-    """A copy of what the killed daemon left is a sound database."""
+    """A copy of the files that the killed daemon left must be a sound database."""
     copy = daemon.folder / "copy"
     shutil.copytree(daemon.state_dir, copy)
     with open_database(copy) as database:
-        # From the journal into the database, whose pages are then checked one by one.
+        # Checkpoint the write-ahead log; then every page of the database is checked.
         database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         assert database.execute("PRAGMA cipher_integrity_check").fetchall() == []

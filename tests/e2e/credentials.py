@@ -1,4 +1,4 @@
-"""Credentials made from others for a test: libkrb5's own bytes with another field put in."""
+"""Credentials for tests: libkrb5's bytes with one field replaced."""
 
 from pykcm.protocol.credential import TIMES_AND_FLAGS, Credential, parse_credential
 from pykcm.protocol.principal import Principal
@@ -10,12 +10,12 @@ def parse_all(blobs: list[bytes]) -> list[Credential]:
 
 
 def server_of(credential: Credential) -> str:
-    """`host/server.pykcm.test`: the server without its realm."""
+    """The server without its realm, such as `host/server.pykcm.test`."""
     return b"/".join(credential.server.components).decode()
 
 
 def lasting_until(endtime: int, blob: bytes) -> bytes:
-    """The credential with another end, in seconds since the epoch."""
+    """The credential with another end time, in seconds since the epoch."""
     credential = parse_credential(blob)
     times = credential.times
     rest = (credential.is_skey, credential.flags)
@@ -26,7 +26,7 @@ def lasting_until(endtime: int, blob: bytes) -> bytes:
 
 
 def ticket_of(blob: bytes) -> bytes:
-    """The ticket: it stands behind the times, flags, addresses and authdata."""
+    """The ticket, which follows the times, flags, addresses and authdata."""
     credential = parse_credential(blob)
     before = TIMES_AND_FLAGS.pack(*credential.times, credential.is_skey, credential.flags)
     reader = Reader(blob, blob.index(before) + len(before))
@@ -36,21 +36,21 @@ def ticket_of(blob: bytes) -> bytes:
 
 
 def with_second_ticket(second_ticket: bytes, blob: bytes) -> bytes:
-    """The credential with another second ticket: the last field of all."""
+    """The credential with another second ticket, which is the last field."""
     end = pack_data(parse_credential(blob).second_ticket)
     assert blob.endswith(end)
     return blob[: -len(end)] + pack_data(second_ticket)
 
 
 def with_client(client: Principal, blob: bytes) -> bytes:
-    """The credential in another client's name: the first field of all."""
+    """The credential with another client, which is the first field."""
     old = parse_credential(blob).client.pack()
     assert blob.startswith(old)
     return client.pack() + blob[len(old) :]
 
 
 def for_server(component: bytes, blob: bytes) -> bytes:
-    """The credential for another server of the same realm, whose name has this one component."""
+    """The credential for a server of the same realm whose name has this one component."""
     credential = parse_credential(blob)
     begin = len(credential.client.pack())
     old = credential.server.pack()

@@ -1,4 +1,4 @@
-"""`pykcmd` as a process: started, waited for, restarted, killed; its state stays in one folder."""
+"""`pykcmd` as a process that tests start, restart and kill; its state stays in one folder."""
 
 import contextlib
 import os
@@ -12,17 +12,17 @@ from pathlib import Path
 import pykcm
 from pykcm.client import KcmClient
 
-# Long enough for a loaded machine; nothing ever waits this long when all is right.
+# In seconds; long enough for a loaded machine, and never reached if everything works.
 LIMIT = 20.0
 
 COMMAND = (sys.executable, "-m", "pykcm")
 
-# Where `pykcm` was imported from, so that the daemon runs the same code from any working directory.
+# The folder of the imported `pykcm`: the daemon runs the same code from any working directory.
 ROOT = Path(pykcm.__file__).parent.parent
 
 
 class NotStartedError(Exception):
-    """The daemon ended before it served; `code` is its exit code, `message` what it wrote to stderr."""
+    """The daemon ended before it served; `code` is its exit code, `message` its stderr."""
 
     def __init__(self, code: int, message: str) -> None:
         super().__init__(f"pykcmd ended with exit code {code}:\n{message}")
@@ -31,7 +31,7 @@ class NotStartedError(Exception):
 
 
 class Pykcmd:
-    """One daemon at a time, with its socket, state, configuration and log below `folder`."""
+    """A daemon whose socket, state, configuration and log are below `folder`."""
 
     def __init__(self, folder: Path, *, store: str = "sqlcipher", uid: int | None = None) -> None:
         self.folder = folder
@@ -68,7 +68,7 @@ class Pykcmd:
         return self.process is not None and self.process.poll() is None
 
     def configure(self, toml: str) -> None:
-        """The configuration of the next start."""
+        """Set the configuration for the next start."""
         self.config_path.write_text(toml)
 
     def launch(
@@ -78,7 +78,7 @@ class Pykcmd:
         environment: Mapping[str, str] | None = None,
         pass_fds: Sequence[int] = (),
     ) -> subprocess.Popen[bytes]:
-        """Start the process and wait for nothing; `wrapper` is a program that execs the daemon."""
+        """Start the process without waiting; `wrapper` is a program that execs the daemon."""
         assert not self.running
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
@@ -106,19 +106,19 @@ class Pykcmd:
         wrapper: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        """Start and wait until a request is answered; raises NotStartedError."""
+        """Start the daemon and wait until it answers a request; raises NotStartedError."""
         logged = len(self.log)
         process = self.launch(*more_options, wrapper=wrapper, environment=environment)
         deadline = time.monotonic() + LIMIT
         while not self.answers():
-            # The wait is for the process's end, and so a daemon that cannot start is not waited for.
+            # Waiting for the end of the process ends at once if the daemon cannot start.
             with contextlib.suppress(subprocess.TimeoutExpired):
                 code = process.wait(0.01)
                 raise NotStartedError(code, self.log[logged:])
             assert time.monotonic() < deadline, f"pykcmd does not answer:\n{self.log}"
 
     def answers(self) -> bool:
-        """Whether a server on the socket answers."""
+        """Whether a server answers on the socket."""
         try:
             with KcmClient(self.socket_path, timeout=LIMIT) as kcm:
                 kcm.noop()
@@ -127,18 +127,18 @@ class Pykcmd:
         return True
 
     def wait(self) -> int:
-        """The exit code, once the daemon has ended by itself."""
+        """Wait until the daemon has ended by itself; returns the exit code."""
         assert self.process is not None
         return self.process.wait(LIMIT)
 
     def stop(self) -> int:
-        """SIGTERM; gives the exit code."""
+        """Send SIGTERM; returns the exit code."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
         return self.wait()
 
     def kill(self) -> None:
-        """SIGKILL: nothing is flushed, nothing is said."""
+        """Send SIGKILL: nothing is flushed or logged."""
         assert self.process is not None
         self.process.kill()
         self.wait()
@@ -148,7 +148,7 @@ class Pykcmd:
         self.start()
 
     def refusal(self, *more_options: str) -> NotStartedError:
-        """Start a daemon that must refuse to, and give what it said."""
+        """Start a daemon that must refuse to start; returns its error."""
         try:
             self.start(*more_options)
         except NotStartedError as refused:
@@ -156,7 +156,7 @@ class Pykcmd:
         raise AssertionError(f"pykcmd started, but had to refuse:\n{self.log}")
 
     def end(self) -> None:
-        """End whatever still runs, at the end of a test."""
+        """Kill the daemon if it still runs, at the end of a test."""
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
             self.process.wait(LIMIT)
@@ -164,7 +164,7 @@ class Pykcmd:
 
 @contextlib.contextmanager
 def effective_uid(uid: int) -> Iterator[None]:
-    """Be another UID, as far as the kernel tells the peer of a connection made meanwhile."""
+    """Use another effective UID: the kernel reports it to the peers of connections made meanwhile."""
     uid_before, gid_before = os.geteuid(), os.getegid()
     os.setegid(uid)
     os.seteuid(uid)

@@ -1,4 +1,4 @@
-"""The daemon's database opened from outside, to see that it is one and to spoil it."""
+"""Open the daemon's database from outside, to check or damage it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,13 +11,13 @@ KEY_SIZE = 32
 
 
 def key_file(state_dir: Path) -> Path:
-    """The one file of the key's size that is no journal: one that was just begun anew is as small."""
+    """The only file of a key's size, except for write-ahead logs, which are as small when empty."""
     (found,) = (path for path in _files(state_dir) if path.stat().st_size == KEY_SIZE)
     return found
 
 
 def database_file(state_dir: Path) -> Path:
-    """The largest file that is no journal."""
+    """The largest file, except for write-ahead logs."""
     return max(_files(state_dir), key=lambda path: path.stat().st_size)
 
 
@@ -27,7 +27,7 @@ def _files(state_dir: Path) -> list[Path]:
 
 @contextmanager
 def open_database(state_dir: Path) -> Iterator[Any]:
-    """A connection with the daemon's own key, while no daemon runs; committed and closed at the end."""
+    """A connection with the daemon's key, while no daemon runs; committed and closed at the end."""
     database = sqlcipher.connect(str(database_file(state_dir)))
     try:
         database.execute(f"PRAGMA key = \"x'{key_file(state_dir).read_bytes().hex()}'\"")

@@ -1,4 +1,4 @@
-"""`pykcmctl watch` and `pykcmctl trace` as processes, read line by line."""
+"""`pykcmctl watch` and `pykcmctl trace` as processes whose output is read line by line."""
 
 import json
 import os
@@ -17,7 +17,7 @@ _COUNTS = {"watch": "watchers", "trace": "tracers"}
 
 
 class Followed:
-    """Has begun to follow when it is entered; what it prints is what a pipe gets."""
+    """A watch or trace with its output in a pipe; it receives events as soon as it is entered."""
 
     def __init__(self, pykcmctl: Pykcmctl, command: str, *options: str) -> None:
         self._pykcmctl = pykcmctl
@@ -58,7 +58,7 @@ class Followed:
 
     @staticmethod
     def _reader(stream: IO[str] | None) -> "queue.Queue[str]":
-        """What is printed, as soon as it is."""
+        """A queue of the lines, which a thread reads as they are printed."""
         assert stream is not None
         lines: queue.Queue[str] = queue.Queue()
 
@@ -80,13 +80,13 @@ class Followed:
         return item
 
     def until(self, **wanted: Any) -> list[dict[str, Any]]:
-        """All items up to the one that has these values."""
+        """All items up to the first one with these values."""
         items = [self.json()]
         while not wanted.items() <= items[-1].items():
             items.append(self.json())
         return items
 
     def interrupt(self) -> int:
-        """Ctrl-C; gives the exit status."""
+        """Send Ctrl-C; returns the exit status."""
         self.process.send_signal(signal.SIGINT)
         return self.process.wait(LIMIT)

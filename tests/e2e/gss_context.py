@@ -15,7 +15,7 @@ class Buffer(ctypes.Structure):
 
     @classmethod
     def of(cls, value: bytes) -> "Buffer":
-        """The caller has to keep `value`."""
+        """The caller must keep `value` alive."""
         return cls(len(value), ctypes.cast(ctypes.c_char_p(value), ctypes.c_void_p))
 
     def bytes(self) -> bytes:
@@ -23,7 +23,7 @@ class Buffer(ctypes.Structure):
 
 
 class CallError(Exception):
-    """A call failed; the message is the mechanism's."""
+    """A call has failed; the message is that of the mechanism."""
 
 
 gss = ctypes.CDLL("libgssapi_krb5.so.2")
@@ -57,15 +57,15 @@ def initiate(service: bytes) -> str:
 
 
 def accept(token: bytes) -> str:
-    name, context, reply, escape = ctypes.c_void_p(), ctypes.c_void_p(), Buffer(), Buffer()
+    name, context, reply, text = ctypes.c_void_p(), ctypes.c_void_p(), Buffer(), Buffer()
     given = Buffer.of(token)
     call(
         "gss_accept_sec_context",
         *(ctypes.byref(context), None, ctypes.byref(given), None, ctypes.byref(name), None),
         *(ctypes.byref(reply), None, None, None),
     )
-    call("gss_display_name", name, ctypes.byref(escape), None)
-    return escape.bytes().decode()
+    call("gss_display_name", name, ctypes.byref(text), None)
+    return text.bytes().decode()
 
 
 def main() -> None:

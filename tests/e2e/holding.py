@@ -15,8 +15,8 @@ from .daemon import LIMIT
 MIT_LIBRARY = "libkrb5.so.3"
 HEIMDAL_LIBRARY = "libkrb5.so.26"
 
-# Becomes the user; asks once, and again for each line of stdin; prints each result, which is 0 for success.
-# SIGPIPE is what it is in a program that is not Python.
+# Changes to the user; asks once, and again for each line of stdin; prints each result, 0 for success.
+# SIGPIPE has its default action, as in programs that are not Python.
 _HOLD = """
 import ctypes, os, signal, sys
 signal.signal(signal.SIGPIPE, signal.SIG_DFL)
@@ -41,19 +41,19 @@ class Holder:
         self._process = process
 
     def result(self) -> int:
-        """What the library returned last; fails where the process has ended."""
+        """The last result of the library; fails if the process has ended."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         assert line, f"the process has ended: {self._process.wait(LIMIT)}"
         return int(line)
 
     def ask(self) -> int:
-        """Have it ask for the principal again."""
+        """Make it ask for the principal again."""
         self._ask()
         return self.result()
 
     def signal_of_asking(self) -> int:
-        """Have it ask; the signal that ends it."""
+        """Make it ask; returns the signal that ends it."""
         self._ask()
         return -self._process.wait(LIMIT)
 
@@ -65,7 +65,7 @@ class Holder:
 
 @contextmanager
 def holding(client: Client, library: str) -> Iterator[Holder]:
-    """A process of the client's user and krb5.conf that holds its default ccache, and has asked once."""
+    """A process with the client's user and krb5.conf that holds its default ccache, and has asked once."""
     process = subprocess.Popen(
         client.with_socket([sys.executable, "-c", _HOLD, library, str(client.uid)]),
         stdin=subprocess.PIPE,

@@ -17,13 +17,13 @@ from typing import Self
 REALM = "PYKCM.TEST"
 PASSWORDS = {"alice": "alice's password", "bob": "bob's password", "carol": "carol's password"}
 SERVICES = ("host/server.pykcm.test", "HTTP/www.pykcm.test", "nfs/files.pykcm.test")
-# May ask for tickets in the name of others (S4U2Self), and its tickets may be handed on.
+# It may request tickets for other users (S4U2Self), and its tickets are forwardable.
 DELEGATE = "HTTP/gateway.pykcm.test"
 
 TICKET_LIFETIME = "10h"
 RENEWABLE_LIFETIME = "7d"
 
-# Debian keeps the administrator's programs out of an ordinary user's PATH.
+# On Debian, the administrator's programs are not in the PATH of ordinary users.
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 _KRB5_CONF = """\
@@ -130,7 +130,7 @@ class Kdc:
             *(f'addprinc -pw "{password}" {user}' for user, password in PASSWORDS.items()),
             *(f"addprinc -randkey {service}" for service in SERVICES),
             f"addprinc -randkey +requires_preauth +ok_to_auth_as_delegate +ok_as_delegate {DELEGATE}",
-            # Not random: a key from the keytab and the password are the same.
+            # Not random, so that the keytab and the password give the same key.
             *(f"ktadd -norandkey -k {self.keytab} {principal}" for principal in principals),
         ]
         output = self._run(["kadmin.local", "-r", REALM, "-p", f"admin@{REALM}"], "\n".join(queries) + "\n")
@@ -150,7 +150,7 @@ class Kdc:
         self._process = process
         assert process.stdout is not None
         said = []
-        # It says so once its sockets are bound; the end of its output is the end of the program.
+        # It prints this when its sockets are bound; if the output ends before, the program has failed.
         for line in process.stdout:
             said.append(line)
             if "starting" in line:
@@ -174,7 +174,7 @@ class Kdc:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that is free for TCP and UDP at this moment."""
+    """A port of 127.0.0.1 that is currently free for TCP and UDP."""
     while True:
         with (
             socket.socket(socket.AF_INET, socket.SOCK_STREAM) as stream,
@@ -190,18 +190,18 @@ def free_port() -> int:
 
 
 def other_clock(offset: int) -> dict[str, str]:
-    """The environment of a process whose clock is so many seconds ahead; needs libfaketime."""
+    """The environment of a process whose clock is this many seconds ahead; needs libfaketime."""
     library = find_libfaketime()
     assert library is not None
     return {"LD_PRELOAD": library, "FAKETIME": f"{offset:+d}", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
 
 
 def find_libfaketime() -> str | None:
-    """Where Debian's package has put it."""
+    """The library of Debian's package; None if it is not installed."""
     return next(map(str, sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))), None)
 
 
 def missing_programs() -> list[str]:
-    """Programs of a KDC that this machine lacks."""
+    """The programs of a KDC that are missing on this machine."""
     needed = ("krb5kdc", "kdb5_util", "kadmin.local")
     return [name for name in needed if shutil.which(name, path=SYSTEM_PATH + os.pathsep + os.defpath) is None]

@@ -50,7 +50,7 @@ def principal(number: int) -> ctypes.c_void_p:
 
 
 class Collection:
-    """The ccaches of the steps: their handles stay open, as in a program that holds them."""
+    """The ccaches of the steps. Their handles stay open, as in a program that holds ccaches."""
 
     def __init__(self) -> None:
         self.principals = [principal(number) for number in NUMBERS]
@@ -80,7 +80,7 @@ class Collection:
         holder = ctypes.c_void_p()
         is_there = krb5.krb5_cc_get_principal(context, primary, ctypes.byref(holder)) == 0
         krb5.krb5_cc_close(context, primary)
-        # The same by its own name.
+        # The same ccache, by its name.
         by_name = resolved(name)
         assert is_there == (krb5.krb5_cc_get_principal(context, by_name, ctypes.byref(holder)) == 0)
         krb5.krb5_cc_close(context, by_name)

@@ -16,7 +16,7 @@ from .daemon import LIMIT, ROOT, Pykcmd, effective_uid
 
 RANGE = 65536
 
-# The mounts are made before there is a user namespace: its root could not reach every source.
+# The mounts are made before the user namespace, because its root could not reach every source.
 _ENTER = """
 set -e
 root=$1
@@ -70,17 +70,17 @@ class Container:
         return _only_child(self._process.pid)
 
     def path(self, name: str) -> Path:
-        """Where a file that is `name` inside is outside; not for those in folders that it was given."""
+        """The path outside of a file that is `name` inside, except in the folders that were mounted."""
         return self.root / name.removeprefix("/")
 
     def inside(self, uid: int) -> list[str]:
-        """What makes the command behind it one of the container's, as this UID of it."""
+        """A prefix that runs a command in the container, as this UID of the container."""
         namespaces = ("--user", "--mount", "--pid", "--ipc", "--uts")
         identity = (f"--setuid={uid}", f"--setgid={uid}")
         return ["nsenter", f"--target={self._init}", *namespaces, *identity, "--"]
 
     def close(self) -> None:
-        """End every process in it: the first one is killed with the one that made it."""
+        """Kill the first process, and with it all others."""
         self._process.kill()
         self._process.communicate()
 
@@ -99,7 +99,7 @@ class MitInside(MitClient):
 
 @dataclass(frozen=True)
 class HeimdalInside(HeimdalClient):
-    """Heimdal's clients in a container that finds them and the socket at the paths that they know."""
+    """Heimdal's clients in a container, at the paths that they have compiled in."""
 
     container: Container
 
@@ -109,7 +109,7 @@ class HeimdalInside(HeimdalClient):
 
 
 class PykcmdInside(Pykcmd):
-    """A daemon in a container that has been given `folder` and the interpreter, as this UID of it."""
+    """A daemon in a container with `folder` and the interpreter mounted, as this UID of the container."""
 
     def __init__(self, folder: Path, container: Container, uid: int, socket_path_inside: Path) -> None:
         super().__init__(folder)
@@ -126,7 +126,7 @@ class PykcmdInside(Pykcmd):
             return super().answers()
 
     def _signal(self, number: signal.Signals) -> None:
-        # What was started waits for the daemon, whose parent it is, and would leave it alone.
+        # The started process is the daemon's parent, which would not forward the signal.
         assert self.process is not None
         os.kill(_only_child(self.process.pid), number)
 
@@ -140,13 +140,13 @@ class PykcmdInside(Pykcmd):
 
 
 def interpreter_folders() -> dict[str, Path]:
-    """The folders that a container needs for this Python and the code under test."""
+    """The folders that this Python and the tested code need in a container."""
     folders = {ROOT, Path(sys.base_prefix), Path(sys.prefix)}
     return {str(path): path for path in sorted(folders) if not path.is_relative_to("/usr")}
 
 
 def why_no_containers() -> str | None:
-    """Why there can be no such containers here; None if there can."""
+    """Why such containers are impossible here; None if they are possible."""
     if os.geteuid() != 0:
         return "only root can map a range of UIDs"
     try:

@@ -1,4 +1,4 @@
-"""A connection that sends whatever it is told to, with nothing of pykcm's between the test and the wire."""
+"""A connection that sends arbitrary bytes, without code of pykcm."""
 
 import select
 import socket
@@ -17,7 +17,7 @@ def request(opcode: int, arguments: bytes = b"", *, major: int = 2, minor: int =
 
 
 class RawConnection:
-    """A connection of this UID; code and payload of a reply are read, and no more is made of them."""
+    """A connection of this UID; replies are split into code and payload, and not decoded."""
 
     def __init__(self, path: Path, uid: int) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -38,18 +38,18 @@ class RawConnection:
         self._socket.shutdown(socket.SHUT_WR)
 
     def reply(self) -> tuple[int, bytes]:
-        """Code and payload; the outer status has to be 0."""
+        """The code and payload of a reply, whose outer status must be 0."""
         length, status, code = REPLY.unpack(self._receive(REPLY.size))
         assert status == 0
         return code, self._receive(length - 4)
 
     def ask(self, opcode: int, arguments: bytes = b"") -> int:
-        """Send a request; its reply's code."""
+        """Send a request; returns the code of its reply."""
         self.send(request(opcode, arguments))
         return self.reply()[0]
 
     def is_closed(self) -> bool:
-        """Whether the daemon closes the connection, and says nothing before."""
+        """Whether the daemon closes the connection without a reply."""
         try:
             return self._socket.recv(1) == b""
         except ConnectionResetError:
@@ -57,7 +57,7 @@ class RawConnection:
 
     @property
     def has_been_closed(self) -> bool:
-        """Whether the daemon has closed the connection by now."""
+        """Whether the daemon has already closed the connection."""
         readable, _, _ = select.select([self._socket], [], [], 0)
         try:
             return bool(readable) and self._socket.recv(1, socket.MSG_PEEK) == b""

@@ -1,4 +1,4 @@
-"""What systemd's sandbox does to a service, done by hand."""
+"""Restrict a process as systemd's sandbox does."""
 
 import errno
 import os
@@ -6,10 +6,10 @@ import platform
 import resource
 import sys
 
-# The number of socket(2).
+# The number of the system call socket(2).
 _SOCKET = {"x86_64": 41, "aarch64": 198}
 
-# Run before the daemon and as its process: a seccomp filter answers socket(2) with an error, except for Unix
+# Runs in the daemon's process before the daemon: a seccomp filter makes socket(2) fail, except for Unix
 # sockets.
 _RESTRICT = """
 import ctypes, os, socket, struct, sys
@@ -38,7 +38,7 @@ os.execv(sys.argv[3], sys.argv[3:])
 
 
 def only_unix_sockets(error: int = errno.EAFNOSUPPORT) -> tuple[str, ...] | None:
-    """What to put before a command so that it gets `error` for any other socket; None: unknown machine."""
+    """A prefix with which a command gets `error` for other sockets; None on an unknown machine."""
     number = _SOCKET.get(platform.machine())
     if number is None:
         return None
@@ -46,7 +46,7 @@ def only_unix_sockets(error: int = errno.EAFNOSUPPORT) -> tuple[str, ...] | None
 
 
 def refuse_more_files() -> None:
-    """From now on this process may not raise its limit of open files, as under a seccomp filter."""
+    """Forbid this process to raise its limit of open files, as under a seccomp filter."""
     really = resource.setrlimit
 
     def refuse(kind: int, limits: tuple[int, int]) -> None:

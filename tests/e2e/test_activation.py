@@ -1,4 +1,4 @@
-"""Started as systemd starts it: with a listening socket handed over, and someone to report to."""
+"""The daemon under systemd: with listening sockets and notifications."""
 
 import os
 import socket
@@ -26,23 +26,21 @@ ALICES = Listed(f"KCM:{USER}", f"alice@{REALM}", [TGT])
 
 @pytest.fixture
 def listener(stopped_pykcmd: Pykcmd) -> Iterator[socket.socket]:
-    """The socket that systemd keeps open whether or not the daemon runs."""
+    """The socket that systemd keeps open, whether or not the daemon runs."""
     with listening(stopped_pykcmd.socket_path) as sock:
         yield sock
 
 
 @pytest.fixture
 def notifications(folder: Path) -> Iterator[Notifications]:
-    """What the daemon tells systemd."""
+    """The daemon's messages to systemd."""
     notifications = Notifications(folder / "notify")
     yield notifications
     notifications.close()
 
 
-def test_served_through_the_socket_handed_over(
-    stopped_pykcmd: Pykcmd, listener: socket.socket, mit: MitClient
-) -> None:
-    """The daemon serves the socket handed over, leaves it where it is when it ends, and another goes on."""
+def test_socket_of_systemd_is_served(stopped_pykcmd: Pykcmd, listener: socket.socket, mit: MitClient) -> None:
+    """The daemon leaves the socket in place when it ends, and the next daemon continues."""
     inode = stopped_pykcmd.socket_path.stat().st_ino
     launch_with(stopped_pykcmd, [listener])
     mit.kinit("alice")
@@ -53,8 +51,8 @@ def test_served_through_the_socket_handed_over(
     assert stopped_pykcmd.stop() == 0
 
 
-def test_two_sockets(stopped_pykcmd: Pykcmd, listener: socket.socket, mit: MitClient) -> None:
-    """All sockets handed over are served, with the same ccaches behind them."""
+def test_several_sockets_are_served(stopped_pykcmd: Pykcmd, listener: socket.socket, mit: MitClient) -> None:
+    """They give access to the same ccaches."""
     second_path = stopped_pykcmd.folder / "second.sock"
     with listening(second_path) as second:
         launch_with(stopped_pykcmd, [listener, second])
@@ -64,10 +62,10 @@ def test_two_sockets(stopped_pykcmd: Pykcmd, listener: socket.socket, mit: MitCl
         assert stopped_pykcmd.stop() == 0
 
 
-def test_nobody_hears_any_more(
+def test_missing_notify_socket_is_a_warning(
     stopped_pykcmd: Pykcmd, listener: socket.socket, notifications: Notifications
 ) -> None:
-    """A NOTIFY_SOCKET that is gone is a warning, at the start and at the end, and no reason to fail."""
+    """At the start and at the end; it is no reason to fail."""
     notifications.path.unlink()
     launch_with(stopped_pykcmd, [listener], notifications)
     assert stopped_pykcmd.answers()
@@ -75,10 +73,10 @@ def test_nobody_hears_any_more(
     assert "NOTIFY_SOCKET" in stopped_pykcmd.log
 
 
-def test_what_systemd_is_told(
+def test_notifications_of_systemd(
     stopped_pykcmd: Pykcmd, listener: socket.socket, notifications: Notifications
 ) -> None:
-    """READY with a STATUS once requests are answered, STOPPING at the end."""
+    """READY with a STATUS when requests are answered, STOPPING at the end."""
     launch_with(stopped_pykcmd, [listener], notifications)
     ready = notifications.next()
     assert ready["READY"] == "1"
@@ -88,8 +86,8 @@ def test_what_systemd_is_told(
     assert notifications.next()["STOPPING"] == "1"
 
 
-def test_a_client_that_came_first(stopped_pykcmd: Pykcmd, listener: socket.socket) -> None:
-    """A request sent before the daemon runs is what starts it in life: it is answered."""
+def test_request_before_start_is_answered(stopped_pykcmd: Pykcmd, listener: socket.socket) -> None:
+    """A request that arrived before the daemon started is answered."""
     with RawConnection(stopped_pykcmd.socket_path, os.geteuid()) as early:
         early.send(request(NOOP))
         launch_with(stopped_pykcmd, [listener])
@@ -97,8 +95,8 @@ def test_a_client_that_came_first(stopped_pykcmd: Pykcmd, listener: socket.socke
     assert stopped_pykcmd.stop() == 0
 
 
-def test_the_sockets_of_another_process(stopped_pykcmd: Pykcmd) -> None:
-    """LISTEN_FDS with another process's LISTEN_PID is not for the daemon: it binds its own socket."""
+def test_sockets_of_other_process_are_ignored(stopped_pykcmd: Pykcmd) -> None:
+    """LISTEN_FDS with another LISTEN_PID is not for the daemon, which binds its own socket."""
     stopped_pykcmd.start(environment={"LISTEN_FDS": "1", "LISTEN_PID": "1"})
     assert stopped_pykcmd.stop() == 0
     assert not stopped_pykcmd.socket_path.exists()
@@ -150,10 +148,10 @@ def _file(folder: Path) -> BinaryIO:
         _file,
     ],
 )
-def test_a_wrong_kind_of_socket(
+def test_wrong_kind_of_socket_is_refused(
     stopped_pykcmd: Pykcmd, listener: socket.socket, make: Callable[[Path], socket.socket | BinaryIO]
 ) -> None:
-    """A descriptor that is not a listening Unix stream socket is refused by number, wherever it stands."""
+    """A descriptor that is not a listening Unix stream socket is named by its number."""
     with make(stopped_pykcmd.folder) as wrong:
         for sockets in ([wrong], [listener, wrong]):
             said = len(stopped_pykcmd.log)
@@ -165,8 +163,8 @@ def test_a_wrong_kind_of_socket(
     assert not stopped_pykcmd.state_dir.exists()
 
 
-def test_idle(stopped_pykcmd: Pykcmd, listener: socket.socket, mit: MitClient) -> None:
-    """Idle for responder_idle_timeout the daemon ends; the next client is served by another."""
+def test_idle_daemon_ends(stopped_pykcmd: Pykcmd, listener: socket.socket, mit: MitClient) -> None:
+    """It ends after responder_idle_timeout, and another one serves the next client."""
     stopped_pykcmd.configure('responder_idle_timeout = "1s"\n')
     launch_with(stopped_pykcmd, [listener])
     mit.kinit("alice")
@@ -180,7 +178,7 @@ def test_idle(stopped_pykcmd: Pykcmd, listener: socket.socket, mit: MitClient) -
 
 
 def _runs_on(daemon: Pykcmd, seconds: float) -> bool:
-    """Whether the daemon still runs after so long: that nothing happens can only be seen by looking on."""
+    """Whether the daemon still runs after this time, which can only be waited for."""
     assert daemon.process is not None
     try:
         daemon.process.wait(seconds)
@@ -189,8 +187,8 @@ def _runs_on(daemon: Pykcmd, seconds: float) -> bool:
     return False
 
 
-def test_not_idle_with_a_connection(stopped_pykcmd: Pykcmd, listener: socket.socket) -> None:
-    """A connection keeps the daemon, however long nothing is asked; the idle time begins when it closes."""
+def test_open_connection_keeps_the_daemon(stopped_pykcmd: Pykcmd, listener: socket.socket) -> None:
+    """The idle time begins when the last connection closes."""
     stopped_pykcmd.configure("responder_idle_timeout = 0.2\n")
     launch_with(stopped_pykcmd, [listener])
     with KcmClient(stopped_pykcmd.socket_path) as kcm:
@@ -200,8 +198,8 @@ def test_not_idle_with_a_connection(stopped_pykcmd: Pykcmd, listener: socket.soc
     assert stopped_pykcmd.wait() == 0
 
 
-# When a connection has closed, the daemon does nothing until it may go on and the idle time is over: the
-# event loop finds then that the time has ended and somebody has connected, both in one turn.
+# When a connection has closed, the daemon is held until the idle time is over. In its next iteration the
+# event loop finds both that the time has ended and that a client has connected.
 _BUSY_UNTIL_IDLE = """
 import sys, time
 from pathlib import Path
@@ -224,10 +222,10 @@ sys.exit(main())
 
 
 @pytest.mark.parametrize("without_uvloop", [True, False], ids=["asyncio", "uvloop"])
-def test_a_client_that_comes_as_the_idle_time_ends(
+def test_client_at_the_end_of_idle_time_is_served(
     stopped_pykcmd: Pykcmd, listener: socket.socket, *, without_uvloop: bool
 ) -> None:
-    """Who connects in that very moment may ask, however late: this daemon answers, or else the next one."""
+    """A client that connects in that moment is answered by this daemon or the next one."""
     program = _BUSY_UNTIL_IDLE.format(without_uvloop=without_uvloop)
     stopped_pykcmd.command = (sys.executable, "-c", program)
     stopped_pykcmd.configure("responder_idle_timeout = 0.2\n")
@@ -246,10 +244,10 @@ def test_a_client_that_comes_as_the_idle_time_ends(
     [("memory", "0.2", True), ("sqlcipher", "0", True), ("sqlcipher", "0.2", False)],
     ids=["memory store", "never", "started by hand"],
 )
-def test_never_idle(
+def test_some_daemons_never_end_idle(
     stopped_pykcmd: Pykcmd, folder: Path, *, store: str, timeout: str, is_activated: bool
 ) -> None:
-    """Idleness ends no memory store, no daemon told never to, and none that nothing would start again."""
+    """The memory store, a timeout of 0, and a daemon that nothing would start again."""
     stopped_pykcmd.store = store
     stopped_pykcmd.configure(f"responder_idle_timeout = {timeout}\n")
     if is_activated:

@@ -1,4 +1,4 @@
-"""Every command of pykcmctl about a daemon whose users store, replace and destroy as fast as they can."""
+"""Every command of pykcmctl with a daemon whose users change their ccaches as fast as they can."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from .following import Followed
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may use the control socket")
 
-# Changed all the time; and one of somebody who does nothing.
+# Ccaches that change all the time, and one of a user who does nothing.
 NAMES = {b"%d:written%d" % (owner, index): owner for index, owner in enumerate((USER, OTHER, 0))}
 STILL = 20003
 SEED = 20261121
@@ -29,7 +29,7 @@ SEED = 20261121
 
 @pytest.fixture
 def loaded(stopped_pykcmd: Pykcmd, faults_library: Path) -> Iterator[Crashes]:
-    """A daemon at work, whose users must have had no error, and have lost nothing, in the end."""
+    """A busy daemon; at the end, its users must have had no error and lost nothing."""
     faults = Faults(faults_library, stopped_pykcmd.state_dir, stopped_pykcmd.folder / "faults")
     crashes = Crashes(stopped_pykcmd, faults, NAMES, random.Random(SEED))
     crashes.start()
@@ -46,8 +46,8 @@ def loaded(stopped_pykcmd: Pykcmd, faults_library: Path) -> Iterator[Crashes]:
     assert crashes.acknowledged > 100
 
 
-def test_every_command(loaded: Crashes, folder: Path) -> None:
-    """Each does its work, whole, and the users' clients have no error for it."""
+def test_every_command_works_under_load(loaded: Crashes, folder: Path) -> None:
+    """Each command is complete, and the users' clients get no error because of it."""
     ctl = Pykcmctl(loaded.daemon.control_path)
     done = set()
 
@@ -79,7 +79,7 @@ def test_every_command(loaded: Crashes, folder: Path) -> None:
     ok("backup", str(folder / "backup"))
     ok("rekey")
     ok("completion", "bash")
-    # What it says depends on the machine; that it comes to an end does not.
+    # Its results depend on the machine; it must only complete.
     assert json.loads(ctl.run("doctor", "--json").output)
     done.add("doctor")
     assert done == set(cli.commands)

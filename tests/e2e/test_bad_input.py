@@ -1,4 +1,4 @@
-"""Bytes that no client of good faith sends: each gets its documented answer, and everybody else goes on."""
+"""Malformed input: each kind gets its documented answer, and other connections are not affected."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -32,21 +32,21 @@ U32_MAX = b"\xff\xff\xff\xff"
 
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:
-    """All these tests share one daemon, which has to survive them all."""
+    """One folder for all of these tests, which share a daemon."""
     with public_folder() as folder:
         yield folder
 
 
 @pytest.fixture(scope="module")
 def pykcmd(folder: Path) -> Iterator[Pykcmd]:
-    """The daemon of all these tests."""
+    """One daemon, which must survive all of these tests."""
     with watched(Pykcmd(folder)) as daemon, started(daemon):
         yield daemon
 
 
 @pytest.fixture
 def connection(pykcmd: Pykcmd, mit: MitClient) -> Iterator[RawConnection]:
-    """A connection of a user with a ccache, which must still work afterwards, as must older connections."""
+    """A connection of a user with a ccache; it and older connections must work afterwards."""
     mit.kinit("alice")
     with effective_uid(USER):
         bystander = KcmClient(pykcmd.socket_path)
@@ -76,8 +76,8 @@ CLOSING = {
 
 
 @pytest.mark.parametrize("name", CLOSING)
-def test_what_ends_the_connection(connection: RawConnection, pykcmd: Pykcmd, name: str) -> None:
-    """A frame that cannot be one closes the connection without an answer, and is logged once."""
+def test_malformed_frame_closes_the_connection(connection: RawConnection, pykcmd: Pykcmd, name: str) -> None:
+    """Without an answer; it is logged once."""
     said = len(pykcmd.log)
     connection.send(CLOSING[name])
     assert connection.is_closed()
@@ -86,8 +86,8 @@ def test_what_ends_the_connection(connection: RawConnection, pykcmd: Pykcmd, nam
     assert len(warnings) == 1
 
 
-def test_what_came_before_is_answered(connection: RawConnection) -> None:
-    """Requests answered before a bad frame were answered; the bad frame closes the connection."""
+def test_requests_before_malformed_frame_are_answered(connection: RawConnection) -> None:
+    """The malformed frame then closes the connection."""
     assert connection.ask(NOOP) == 0
     assert connection.ask(GET_PRINCIPAL, b"%d\0" % USER) == 0
     connection.send(b"\0\0\0\1\2")
@@ -95,8 +95,8 @@ def test_what_came_before_is_answered(connection: RawConnection) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 3, 4, 5, 7, 8, 20])
-def test_a_truncated_frame(connection: RawConnection, size: int) -> None:
-    """A client that goes away in the middle of a frame is let go; nothing is done for it."""
+def test_truncated_frame_is_dropped(connection: RawConnection, size: int) -> None:
+    """If a client disconnects in the middle of a frame, nothing is executed."""
     whole = request(INITIALIZE, NAME + PRINCIPAL)
     assert size < len(whole)
     connection.send(whole[:size])
@@ -104,8 +104,8 @@ def test_a_truncated_frame(connection: RawConnection, size: int) -> None:
     assert connection.is_closed()
 
 
-def test_a_frame_in_pieces(connection: RawConnection) -> None:
-    """A frame that comes byte by byte is answered as any other, and bytes of the next may come with it."""
+def test_frame_in_pieces_is_answered(connection: RawConnection) -> None:
+    """Also if bytes of the next frame arrive with the last piece."""
     two = request(GET_PRINCIPAL, b"%d\0" % USER) + request(NOOP)
     for at in range(len(two)):
         connection.send(two[at : at + 1])
@@ -113,31 +113,29 @@ def test_a_frame_in_pieces(connection: RawConnection) -> None:
     assert connection.reply() == (0, b"")
 
 
-def test_many_frames_at_once(connection: RawConnection) -> None:
-    """Requests sent without waiting are all answered, in order."""
+def test_pipelined_requests_are_answered_in_order(connection: RawConnection) -> None:
     opcodes = [NOOP, 999, NOOP, 4711, 13] * 100
     connection.send(b"".join(map(request, opcodes)))
     answers = {NOOP: 0, 999: FCC_INTERNAL, 4711: FCC_INTERNAL, 13: CC_NOSUPP}
     assert [connection.reply()[0] for _ in opcodes] == [answers[opcode] for opcode in opcodes]
 
 
-def test_another_minor_version(connection: RawConnection) -> None:
-    """The minor version is not looked at."""
+def test_minor_version_is_ignored(connection: RawConnection) -> None:
     connection.send(request(NOOP, minor=9))
     assert connection.reply() == (0, b"")
 
 
 @pytest.mark.parametrize("opcode", [29, 100, 13000, 13003, 65535])
-def test_an_unknown_operation(connection: RawConnection, opcode: int) -> None:
-    """An operation that nobody knows is answered as an internal error, and the connection stays."""
+def test_unknown_operation_is_refused(connection: RawConnection, opcode: int) -> None:
+    """It is answered as an internal error, and the connection stays open."""
     for arguments in (b"", NAME, b"\xff" * 100):
         assert connection.ask(opcode, arguments) == FCC_INTERNAL
     assert connection.ask(NOOP) == 0
 
 
 @pytest.mark.parametrize("opcode", [13, 14, 15, 16, 24, 25, 26, 27, 28])
-def test_an_operation_not_supported(connection: RawConnection, opcode: int) -> None:
-    """Operations that pykcm does not offer say so, and the connection stays."""
+def test_unsupported_operation_is_refused(connection: RawConnection, opcode: int) -> None:
+    """It is answered as not supported, and the connection stays open."""
     assert connection.ask(opcode, NAME) == CC_NOSUPP
     assert connection.ask(NOOP) == 0
 
@@ -188,15 +186,15 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize("what", MALFORMED)
-def test_a_request_that_is_not_what_it_should_be(connection: RawConnection, what: str) -> None:
-    """Arguments that do not add up are a format error and change nothing; the connection stays."""
+def test_malformed_arguments_are_refused(connection: RawConnection, what: str) -> None:
+    """They are a format error and change nothing; the connection stays open."""
     opcode, arguments = MALFORMED[what]
     assert connection.ask(opcode, arguments) == CC_FORMAT
     assert connection.ask(NOOP) == 0
 
 
-def test_the_well_formed_twin(connection: RawConnection) -> None:
-    """The requests of these tests are accepted when nothing in them is wrong."""
+def test_well_formed_requests_are_accepted(connection: RawConnection) -> None:
+    """Otherwise, the other tests would prove nothing."""
     assert connection.ask(INITIALIZE, NAME + PRINCIPAL) == 0
     assert connection.ask(STORE, NAME + CREDENTIAL) == 0
     assert connection.ask(RETRIEVE, NAME + FLAGS + b"\0\0\0\1" + PRINCIPAL + TIMES) == 0
@@ -205,11 +203,11 @@ def test_the_well_formed_twin(connection: RawConnection) -> None:
     assert connection.ask(5, NAME) == 0
 
 
-def test_bytes_behind_the_last_field(connection: RawConnection) -> None:
-    """Bytes behind the last field are taken, as clients add some now and then."""
+def test_bytes_after_last_field_are_accepted(connection: RawConnection) -> None:
+    """Some clients send such bytes."""
     assert connection.ask(GET_PRINCIPAL, b"%d\0" % USER + b"\0\0\0\0") == 0
     assert connection.ask(INITIALIZE, NAME + PRINCIPAL + b"\0") == 0
-    # Those behind a credential are part of it: it comes back as it was sent.
+    # Bytes after a credential belong to it: it is returned as it was sent.
     stored = CREDENTIAL + b"behind"
     assert connection.ask(STORE, NAME + stored) == 0
     connection.send(request(GET_CRED_LIST, NAME))

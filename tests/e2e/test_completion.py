@@ -1,4 +1,4 @@
-"""Completion in a real bash, on a terminal: what a Tab puts on the command line."""
+"""Completion in a real bash on a terminal: the command line after Tab."""
 
 import os
 import pty
@@ -31,7 +31,7 @@ ALL = "\x1b*"
 
 
 class Bash:
-    """An interactive bash with the completion, on a terminal of its own."""
+    """An interactive bash with the completion, on its own terminal."""
 
     def __init__(self, folder: Path, control_path: Path) -> None:
         program = folder / "pykcmctl"
@@ -75,9 +75,9 @@ class Bash:
         os.close(self._ours)
 
     def words(self, typed: str) -> list[str]:
-        """The words of the command line after these keys, as bash itself parts them."""
+        """The words of the command line after these keys, as bash splits them."""
         self.shown = ""
-        # To the line's beginning: a command that prints the words instead of the command that is completed.
+        # At the line's beginning, replace the completed command by one that prints its words.
         os.write(self._ours, f"{typed}\x01printf '<%s>' \x05 end\n".encode())
         self._read_until("<end>")
         line = self.shown.splitlines()[-1]
@@ -103,16 +103,15 @@ def make(pykcmd: Pykcmd, *names: bytes) -> None:
             kcm.initialize(name, ALICE)
 
 
-def test_commands_and_options(bash: Bash) -> None:
-    """Commands and options are completed."""
+def test_commands_and_options_are_completed(bash: Bash) -> None:
     assert bash.words("pykcmctl swi\t") == ["switch"]
     assert bash.words("pykcmctl list --exp\t") == ["list", "--expired"]
     assert bash.words("pykcmctl completion z\t") == ["completion", "zsh"]
 
 
 @only_root
-def test_ccaches(pykcmd: Pykcmd, bash: Bash) -> None:
-    """Names of ccaches are completed, with or without KCM:, although bash parts words at colons."""
+def test_ccaches_are_completed(pykcmd: Pykcmd, bash: Bash) -> None:
+    """With or without KCM:, although bash splits words at colons."""
     make(pykcmd, b"0", b"0:one", b"20001:three")
     assert bash.words("pykcmctl show KCM:2\t") == ["show", "KCM:20001:three"]
     assert bash.words("pykcmctl show KCM:0:\t") == ["show", "KCM:0:one"]
@@ -123,8 +122,8 @@ def test_ccaches(pykcmd: Pykcmd, bash: Bash) -> None:
 
 
 @only_root
-def test_users(pykcmd: Pykcmd, bash: Bash) -> None:
-    """Users that have ccaches are completed by name, and by number where one is begun."""
+def test_users_are_completed(pykcmd: Pykcmd, bash: Bash) -> None:
+    """Users with ccaches are completed by name, or by UID after a digit."""
     make(pykcmd, b"0", b"20001")
     assert bash.words("pykcmctl list --uid roo\t") == ["list", "--uid", "root"]
     assert bash.words("pykcmctl list --uid 2\t") == ["list", "--uid", "20001"]
@@ -132,8 +131,8 @@ def test_users(pykcmd: Pykcmd, bash: Bash) -> None:
 
 
 @only_root
-def test_names_that_would_do_something(pykcmd: Pykcmd, bash: Bash) -> None:
-    """Names with which the shell would do something are not put on root's command line."""
+def test_unsafe_names_are_not_completed(pykcmd: Pykcmd, bash: Bash) -> None:
+    """Names that are special for a shell do not get onto root's command line."""
     hostile = [
         b"$(touch made)",
         b"`touch made`",
@@ -160,16 +159,15 @@ def test_names_that_would_do_something(pykcmd: Pykcmd, bash: Bash) -> None:
     assert not (pykcmd.folder / "made").exists()
 
 
-def test_no_daemon(pykcmd: Pykcmd, bash: Bash) -> None:
-    """Without a daemon nothing is completed, and nothing is said."""
+def test_missing_daemon_completes_nothing(pykcmd: Pykcmd, bash: Bash) -> None:
+    """No message is printed."""
     pykcmd.stop()
     assert bash.words("pykcmctl show KCM:\t") == ["show", "KCM:"]
     assert "no daemon" not in bash.shown
     assert "Traceback" not in bash.shown
 
 
-def test_a_daemon_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that takes the connection and says nothing is given up after a while."""
+def test_silent_daemon_has_a_timeout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(completion, "_TIMEOUT", 0.1)
     path = tmp_path / "control.sock"
     with socket.socket(socket.AF_UNIX) as silent:
@@ -180,13 +178,12 @@ def test_a_daemon_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_scripts(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each shell's script asks pykcmctl in that shell's way."""
+def test_script_of_each_shell(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each script calls pykcmctl in the way of its shell."""
     cli.main(["completion", shell], "pykcmctl", standalone_mode=False)
     assert f"_PYKCMCTL_COMPLETE={shell}_complete" in capsys.readouterr().out
 
 
-def test_another_shell() -> None:
-    """Another shell is a wrong usage."""
+def test_unknown_shell_is_wrong_usage() -> None:
     with pytest.raises(click.UsageError):
         cli.main(["completion", "tcsh"], "pykcmctl", standalone_mode=False)

@@ -31,16 +31,16 @@ ALICE = f"alice@{REALM}"
 BOB = f"bob@{REALM}"
 SERVICE = "host/server.pykcm.test"
 
-# Root of most containers, and of some others, as the machine sees them.
+# The UIDs on the host of root in most containers, and of root in some others.
 BASE = 100000
 OTHER_BASE = 200000
 
-# An ordinary user of a container, and the daemon's where that is in one.
+# An ordinary user of a container, and the user of a daemon in a container.
 USER = 1000
 DAEMON = 998
 
 _SOCKET_INSIDE = Path("/run/kcm/kcm.sock")
-# As a client takes them: socket, krb5.conf, keytab and trace.
+# In the order of a client's arguments: socket, krb5.conf, keytab and trace.
 _PATHS_INSIDE = (_SOCKET_INSIDE, Path("/etc/krb5.conf"), Path("/etc/krb5.keytab"), Path("/etc/krb5.trace"))
 
 OVERFLOW = int(Path("/proc/sys/kernel/overflowuid").read_text())
@@ -59,14 +59,14 @@ def _containers_are_possible() -> None:
 
 @pytest.fixture
 def socket_folder(folder: Path) -> Path:
-    """What containers are given: the folder with the socket, and nothing else."""
+    """The folder with the socket, which is all that containers get."""
     socket_folder = folder / "kcm"
     socket_folder.mkdir()
     return socket_folder
 
 
 class Containers:
-    """Makes containers that find Kerberos configured and the folder of the socket at /run/kcm."""
+    """Makes containers with a configured Kerberos, and the folder of the socket at /run/kcm."""
 
     def __init__(self, kdc: Kdc, folder: Path, socket_folder: Path, at_end: contextlib.ExitStack) -> None:
         self._kdc = kdc
@@ -82,7 +82,7 @@ class Containers:
         self._at_end.callback(container.close)
         client_files(self._kdc, container.path("/etc"), _SOCKET_INSIDE)
         shutil.copy(self._kdc.keytab, container.path("/etc/krb5.keytab"))
-        # The one place that Heimdal's clients know.
+        # The only path that Heimdal's clients know.
         container.path("/run/.heim_org.h5l.kcm-socket").symlink_to(_SOCKET_INSIDE)
         return container
 
@@ -105,7 +105,7 @@ def containers(kdc: Kdc, folder: Path, socket_folder: Path) -> Iterator[Containe
 
 @pytest.fixture
 def on_host(kdc: Kdc, folder: Path, socket_folder: Path) -> Callable[[int], MitClient]:
-    """MIT's clients outside of all containers as the UID given."""
+    """MIT's clients as the given UID outside of all containers."""
     socket_path = socket_folder / "kcm.sock"
     krb5_conf, trace = client_files(kdc, folder, socket_path)
     return lambda uid: MitClient(uid, socket_path, krb5_conf, kdc.keytab, trace)
@@ -123,8 +123,8 @@ def host_pykcmd(stopped_pykcmd: Pykcmd, socket_folder: Path) -> Iterator[Pykcmd]
 
 
 @pytest.mark.usefixtures("host_pykcmd")
-def test_two_containers_share(containers: Containers) -> None:
-    """Root of a container is the UID it is mapped to; another container of that mapping has its tickets."""
+def test_containers_with_same_mapping_share_tickets(containers: Containers) -> None:
+    """Root of a container is the UID that it is mapped to."""
     one, two = containers.mit(), containers.mit()
     one.kinit("alice")
     assert one.klist() == two.klist() == Listed(f"KCM:{BASE}", ALICE, [TGT])
@@ -135,8 +135,8 @@ def test_two_containers_share(containers: Containers) -> None:
 
 
 @pytest.mark.usefixtures("host_pykcmd")
-def test_another_mapping_shares_nothing(containers: Containers) -> None:
-    """A container of another mapping has tickets of its own, and gets at no others by name."""
+def test_containers_with_other_mapping_share_nothing(containers: Containers) -> None:
+    """Other tickets cannot be reached by name either."""
     one, other = containers.mit(), containers.mit(base=OTHER_BASE)
     one.kinit("alice")
     assert other.klist_all() == []
@@ -149,8 +149,10 @@ def test_another_mapping_shares_nothing(containers: Containers) -> None:
 
 
 @pytest.mark.usefixtures("host_pykcmd")
-def test_root_of_the_host(containers: Containers, on_host: Callable[[int], MitClient]) -> None:
-    """The host's root and the containers do not share; root sees their tickets when it names the ccache."""
+def test_root_of_host_does_not_share_with_containers(
+    containers: Containers, on_host: Callable[[int], MitClient]
+) -> None:
+    """Root sees their tickets if it names the ccache."""
     inside, root = containers.mit(), on_host(0)
     inside.kinit("alice")
     assert root.run("klist")[1:] == (1, "klist: Credentials cache 'KCM:0' not found\n")
@@ -162,8 +164,10 @@ def test_root_of_the_host(containers: Containers, on_host: Callable[[int], MitCl
 
 
 @pytest.mark.usefixtures("host_pykcmd")
-def test_an_ordinary_user_of_a_container(containers: Containers, on_host: Callable[[int], MitClient]) -> None:
-    """An ordinary user of a container is the UID it is mapped to; the container's root has no right to it."""
+def test_user_of_container_is_the_mapped_uid(
+    containers: Containers, on_host: Callable[[int], MitClient]
+) -> None:
+    """The container's root has no access to that user's tickets."""
     container = containers.new()
     root, user = mit_in(container), mit_in(container, USER)
     user.kinit("bob")
@@ -174,8 +178,8 @@ def test_an_ordinary_user_of_a_container(containers: Containers, on_host: Callab
     assert root.run("klist", ccache=of_user.ccache).code == 1
 
 
-def test_a_restart_outside(containers: Containers, host_pykcmd: Pykcmd) -> None:
-    """After a restart containers find the new socket in the folder that they were given, and all tickets."""
+def test_containers_find_restarted_daemon(containers: Containers, host_pykcmd: Pykcmd) -> None:
+    """They find the new socket in their folder, and all tickets."""
     one, two = containers.mit(), containers.mit()
     one.kinit("alice")
     host_pykcmd.restart()
@@ -187,8 +191,8 @@ def test_a_restart_outside(containers: Containers, host_pykcmd: Pykcmd) -> None:
 
 
 @pytest.mark.usefixtures("host_pykcmd", "_heimdal_works")
-def test_heimdal_in_a_container(containers: Containers) -> None:
-    """Heimdal's clients work in a container by a symbolic link, and share with MIT's in another one."""
+def test_heimdal_in_container_uses_a_link(containers: Containers) -> None:
+    """It shares tickets with MIT's clients in another container."""
     container = containers.new(folders=interpreter_folders())
     heimdal = HeimdalInside(0, *_PATHS_INSIDE, container)
     heimdal.kinit("alice")
@@ -202,7 +206,7 @@ def test_heimdal_in_a_container(containers: Containers) -> None:
 
 @pytest.fixture
 def place_inside(containers: Containers, folder: Path, socket_folder: Path) -> Callable[[int], PykcmdInside]:
-    """A daemon that is yet to be started, as the UID given of a container of its own."""
+    """A daemon that is not yet started, as the given UID in its own container."""
 
     def place(uid: int) -> PykcmdInside:
         own = folder / "daemon"
@@ -226,10 +230,10 @@ def pykcmd_inside(place_inside: Callable[[int], PykcmdInside]) -> Iterator[Pykcm
 
 
 @pytest.mark.usefixtures("pykcmd_inside")
-def test_containers_of_the_daemons_mapping(
+def test_containers_with_mapping_of_daemon_share_tickets(
     containers: Containers, on_host: Callable[[int], MitClient]
 ) -> None:
-    """Containers of the daemon's mapping share, by the UIDs that they and the daemon have in common."""
+    """By the UIDs that they and the daemon have in common."""
     one, two, user = containers.mit(), containers.mit(), containers.mit(USER)
     one.kinit("alice")
     assert one.klist() == two.klist() == Listed("KCM:0", ALICE, [TGT])
@@ -241,8 +245,8 @@ def test_containers_of_the_daemons_mapping(
 
 
 @pytest.mark.usefixtures("pykcmd_inside")
-def test_root_of_the_daemons_namespace(containers: Containers) -> None:
-    """Who is root in the daemon's namespace is root for it: of each mapped UID, by name."""
+def test_root_of_daemons_namespace_is_root(containers: Containers) -> None:
+    """It can use the ccaches of each mapped UID by name."""
     root, user = containers.mit(), containers.mit(USER)
     user.kinit("bob")
     assert root.klist_all() == []
@@ -250,8 +254,8 @@ def test_root_of_the_daemons_namespace(containers: Containers) -> None:
 
 
 @pytest.mark.usefixtures("pykcmd_inside")
-def test_mapped_users_of_the_host(containers: Containers, on_host: Callable[[int], MitClient]) -> None:
-    """A user of the host whose UID is mapped is the UID of the daemon's namespace, up to the last one."""
+def test_mapped_users_of_host_are_served(containers: Containers, on_host: Callable[[int], MitClient]) -> None:
+    """A mapped user of the host is the UID of the daemon's namespace, up to the last one."""
     on_host(BASE + USER).kinit("alice")
     assert containers.mit(USER).klist_all() == [Listed(f"KCM:{USER}", ALICE, [TGT])]
     last = on_host(BASE + RANGE - 1)
@@ -260,7 +264,7 @@ def test_mapped_users_of_the_host(containers: Containers, on_host: Callable[[int
 
 
 def assert_refused(client: MitClient) -> None:
-    """The client is told that it is not served; whether before or after it has asked is a matter of time."""
+    """The client reports that it is not served, before or after it has sent a request."""
     ran = client.run("klist")
     assert ran.code == 1
     assert re.fullmatch("klist: (Connection reset by peer|Broken pipe) while resolving ccache\n", ran.output)
@@ -280,16 +284,16 @@ def test_unmapped_users_of_the_host(
     assert STRANGER in pykcmd_inside.log
 
 
-def test_unmapped_containers(containers: Containers, pykcmd_inside: PykcmdInside) -> None:
-    """A container of another mapping is refused, all of its users; the log says why, and says it once."""
+def test_unmapped_containers_are_refused(containers: Containers, pykcmd_inside: PykcmdInside) -> None:
+    """All of their users are refused, and the log says why, once."""
     container = containers.new(OTHER_BASE)
     for uid in (0, USER, 2, 3, 4):
         assert_refused(mit_in(container, uid))
     assert pykcmd_inside.log.count("refused:") == pykcmd_inside.log.count(STRANGER) == 1
 
 
-def test_nobody_of_a_container(containers: Containers, pykcmd_inside: PykcmdInside) -> None:
-    """The overflow UID of a container that shares the daemon's mapping is refused, and others go on."""
+def test_overflow_uid_is_refused(containers: Containers, pykcmd_inside: PykcmdInside) -> None:
+    """The overflow UID of a container with the daemon's mapping is refused, other users are not."""
     assert_refused(containers.mit(OVERFLOW))
     assert STRANGER in pykcmd_inside.log
     neighbour = containers.mit(OVERFLOW - 1)
@@ -298,10 +302,10 @@ def test_nobody_of_a_container(containers: Containers, pykcmd_inside: PykcmdInsi
 
 
 @pytest.mark.parametrize("uid", [DAEMON, 0])
-def test_a_restart_inside(
+def test_daemon_in_container_can_be_restarted(
     containers: Containers, place_inside: Callable[[int], PykcmdInside], uid: int
 ) -> None:
-    """Whether the daemon is an ordinary user of its container or root: tickets and clients outlive it."""
+    """As root or as an ordinary user of its container: tickets and clients survive."""
     with watched(place_inside(uid)) as daemon, started(daemon):
         one, two = containers.mit(), containers.mit(USER)
         one.kinit("alice")
@@ -316,13 +320,13 @@ def test_a_restart_inside(
 
 
 def with_mount(daemon: PykcmdInside, mount: str) -> None:
-    """Let the daemon start with one more mount, which its container's root may make."""
+    """Start the daemon with one more mount, which the container's root may make."""
     hide = ("unshare", "--mount", "sh", "-c", f'{mount} && exec "$@"', "sh")
     daemon.command = (*daemon.container.inside(0), *hide, *COMMAND)
 
 
-def test_without_proc(place_inside: Callable[[int], PykcmdInside]) -> None:
-    """Where there is no /proc to tell which UIDs are mapped, the daemon does not start."""
+def test_daemon_does_not_start_without_proc(place_inside: Callable[[int], PykcmdInside]) -> None:
+    """Without /proc, it cannot know which UIDs are mapped."""
     daemon = place_inside(0)
     with watched(daemon):
         with_mount(daemon, "mount -t tmpfs tmpfs /proc")
@@ -332,8 +336,8 @@ def test_without_proc(place_inside: Callable[[int], PykcmdInside]) -> None:
 
 
 @pytest.mark.parametrize("kernel_has_it", [True, False])
-def test_selinux_that_is_hidden(place_inside: Callable[[int], PykcmdInside], kernel_has_it: bool) -> None:
-    """A daemon whose kernel has SELinux, but hides it from containers, says that labels play no part."""
+def test_hidden_selinux_is_logged(place_inside: Callable[[int], PykcmdInside], kernel_has_it: bool) -> None:
+    """If the kernel's SELinux is hidden from containers, the log says that labels are not used."""
     daemon = place_inside(0)
     filesystems = daemon.folder / "filesystems"
     filesystems.write_text("nodev\tproc\n" + "nodev\tselinuxfs\n" * kernel_has_it)

@@ -1,4 +1,4 @@
-"""How much work a request makes for the kernel: system calls and bytes, counted by strace."""
+"""The work of a request for the kernel: system calls and bytes, counted by strace."""
 
 import os
 import re
@@ -29,13 +29,13 @@ _WRITTEN = re.compile(r"^\d+ +(?:write|pwrite64|writev)\(.*= (\d+)$")
 
 
 def lasting(server: Principal) -> bytes:
-    """A ticket that is valid all the while: others would be removed, which is work, too."""
+    """A ticket that stays valid: removing expired ones would be work as well."""
     return ticket(server, ends=2**32 - 1, size=1200).blob
 
 
 @pytest.fixture
 def quiet(stopped_pykcmd: Pykcmd) -> Pykcmd:
-    """A daemon that writes no line for each request."""
+    """A daemon that does not log each request."""
     stopped_pykcmd.start("--log-level", "info")
     return stopped_pykcmd
 
@@ -67,8 +67,8 @@ def calls(lines: list[str]) -> Counter[str]:
     return Counter(match[1] for line in lines if (match := _CALL.match(line)))
 
 
-def test_a_ping_is_three_system_calls(quiet: Pykcmd, folder: Path) -> None:
-    """A request that memory answers costs waiting, receiving and sending, and nothing else."""
+def test_cached_request_is_three_system_calls(quiet: Pykcmd, folder: Path) -> None:
+    """A request that is answered from memory waits, receives and sends, and nothing else."""
     with KcmClient(quiet.socket_path) as kcm:
         kcm.initialize(NAME, ALICE)
         kcm.get_principal(NAME)
@@ -77,13 +77,13 @@ def test_a_ping_is_three_system_calls(quiet: Pykcmd, folder: Path) -> None:
             kcm.get_principal(NAME)
         lines = trace.end()
     counted = calls(lines)
-    # uvloop asks for its PID when it schedules a call, which is done where the machine is slow.
+    # uvloop calls getpid() when it schedules a call, which happens on a slow machine.
     del counted["getpid"]
     assert sum(counted.values()) <= 3.1 * ROUNDS, counted
     assert not [line for line in lines if any(sync in line for sync in SYNCS)]
 
 
-def test_a_store_is_one_sync(quiet: Pykcmd, folder: Path) -> None:
+def test_store_is_one_sync(quiet: Pykcmd, folder: Path) -> None:
     """A STORE syncs once and writes a few pages, however many credentials there are."""
     written = []
     with KcmClient(quiet.socket_path) as kcm:
@@ -97,7 +97,7 @@ def test_a_store_is_one_sync(quiet: Pykcmd, folder: Path) -> None:
                 kcm.store(NAME, credential)
             lines = trace.end()
             syncs = sum(calls(lines)[sync] for sync in SYNCS)
-            # Now and then the journal is copied into the database, which syncs both.
+            # Sometimes there is a checkpoint, which syncs the write-ahead log and the database.
             assert ROUNDS <= syncs <= 1.05 * ROUNDS, calls(lines)
             written.append(sum(int(match[1]) for line in lines if (match := _WRITTEN.match(line))) / ROUNDS)
     assert max(written) <= 24 * 1024
@@ -105,8 +105,8 @@ def test_a_store_is_one_sync(quiet: Pykcmd, folder: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be other UIDs")
-def test_uids_share_a_sync(quiet: Pykcmd, folder: Path) -> None:
-    """Sixteen UIDs whose requests are there together wait for one sync, and not for sixteen."""
+def test_concurrent_stores_share_a_sync(quiet: Pykcmd, folder: Path) -> None:
+    """Sixteen UIDs whose requests arrive together wait for one sync."""
     assert quiet.process is not None
     names = []
     clients = []

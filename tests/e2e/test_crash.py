@@ -20,7 +20,7 @@ from .daemon import Pykcmd
 KILLS = int(os.environ.get("PYKCM_KILLS", "200"))
 SEED = int(os.environ.get("PYKCM_SEED", random.SystemRandom().randrange(10**6)))
 
-# In seconds, the longest time until a kill: after the clients have begun, and after a start.
+# In seconds: the longest time until a kill, after the clients have started and after a start of the daemon.
 WRITING = 0.06
 STARTING = 0.25
 
@@ -33,7 +33,7 @@ NAMES = {b"%d:written%d" % (owner, index): owner for index, owner in enumerate(O
 
 @pytest.fixture
 def crashes(stopped_pykcmd: Pykcmd, faults_library: Path) -> Iterator[Crashes]:
-    """A daemon not yet started."""
+    """A daemon that is not yet started."""
     faults = Faults(faults_library, stopped_pykcmd.state_dir, stopped_pykcmd.folder / "faults")
     yield Crashes(stopped_pykcmd, faults, NAMES, random.Random(SEED))
     print(f"PYKCM_SEED={SEED}")  # noqa: T201
@@ -41,11 +41,11 @@ def crashes(stopped_pykcmd: Pykcmd, faults_library: Path) -> Iterator[Crashes]:
 
 @pytest.mark.parametrize("durability", ["full", "normal"])
 @pytest.mark.timeout(120 + 2 * KILLS)
-def test_killed_at_any_moment(crashes: Crashes, durability: str) -> None:
-    """Whenever the daemon is killed, the next one has all that was acknowledged, each ccache whole."""
+def test_kill_at_any_moment_loses_nothing(crashes: Crashes, durability: str) -> None:
+    """The next daemon has all acknowledged changes, and every ccache is complete."""
     daemon, rng = crashes.daemon, crashes.rng
     daemon.configure(f'durability = "{durability}"\n')
-    kills = -(-KILLS // 2)  # and as many with the other durability
+    kills = -(-KILLS // 2)  # the other half has the other durability
     for kill in range(1, kills + 1):
         if kill % AT_THE_START == 1:
             daemon.launch(environment=crashes.faults.environment)
@@ -70,15 +70,17 @@ def test_killed_at_any_moment(crashes: Crashes, durability: str) -> None:
 WOUNDS = [
     (Call.WRITE, File.JOURNAL, 40),  # within a commit
     (Call.SYNC, File.JOURNAL, 20),  # before it is durable
-    (Call.WRITE, File.DATABASE, 200),  # while the journal is copied into the database
+    (Call.WRITE, File.DATABASE, 200),  # during a checkpoint
     (Call.TRUNCATE, File.DATABASE, 1),
     (Call.SYNC, File.DATABASE, 1),
 ]
 
 
 @pytest.mark.parametrize(("call", "file", "most"), WOUNDS)
-def test_killed_at_a_call(crashes: Crashes, call: Call, file: File, most: int) -> None:
-    """So it is where a kill hits right before a write or a sync, of the journal and of the database."""
+def test_kill_before_a_write_or_sync_loses_nothing(
+    crashes: Crashes, call: Call, file: File, most: int
+) -> None:
+    """The kill hits a write or a sync of the write-ahead log or of the database."""
     crashes.start()
     for _ in range(4):
         crashes.check()

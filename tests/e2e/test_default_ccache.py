@@ -1,4 +1,4 @@
-"""What moves the default and what does not, and a login service's order of calls, as sshd has it."""
+"""Changes of the default ccache, and the order of calls of a login service such as sshd."""
 
 import json
 import shutil
@@ -19,18 +19,18 @@ from .waiting import wait_until
 TGT = f"krbtgt/{REALM}"
 OWN = f"KCM:{USER}"
 
-# The one that every user may run.
+# The interpreter that every user may run.
 PYTHON = "/usr/bin/python3"
 
 
 @pytest.mark.parametrize("restarts", [False, True])
-def test_a_delegated_ticket_becomes_the_default(mit: MitClient, pykcmd: Pykcmd, *, restarts: bool) -> None:
-    """GEN_NEW, SET_DEFAULT_CACHE, INITIALIZE, STORE: then it is the default, and the old one beside it."""
+def test_delegated_ticket_becomes_the_default(mit: MitClient, pykcmd: Pykcmd, *, restarts: bool) -> None:
+    """The calls of sshd, GEN_NEW to STORE, make a new default ccache; the old one remains."""
     mit.kinit("alice")
     old = mit.klist()
     with effective_uid(USER), KcmClient(pykcmd.socket_path) as kcm:
         name = kcm.gen_new()
-        # A name and nothing else: no ccache yet.
+        # Only a name: there is no ccache yet.
         assert name.startswith(b"%d:" % USER)
         assert len(kcm.get_cache_uuid_list()) == 1
         assert kcm.get_default_cache() == b"%d" % USER
@@ -40,7 +40,7 @@ def test_a_delegated_ticket_becomes_the_default(mit: MitClient, pykcmd: Pykcmd, 
             kcm.get_principal(name)
         assert missing.value.code == Code.FCC_NOFILE
     ccache = f"KCM:{name.decode()}"
-    # Until the name is filled, other processes go on with what is there.
+    # Until the ccache is created, other processes continue to use the existing ones.
     assert mit.klist() == old
     assert mit.klist_all() == [old]
     if restarts:
@@ -56,8 +56,8 @@ def test_a_delegated_ticket_becomes_the_default(mit: MitClient, pykcmd: Pykcmd, 
     assert mit.klist().tickets == [TGT, "host/server.pykcm.test"]
 
 
-def test_initialize_never_moves_the_default(mit: MitClient, pykcmd: Pykcmd) -> None:
-    """INITIALIZE of another ccache leaves the default where it is, even while that names no ccache."""
+def test_initialize_keeps_the_default(mit: MitClient, pykcmd: Pykcmd) -> None:
+    """INITIALIZE of another ccache does not change the default, even if the default does not exist."""
     mit.kinit("alice")
     with effective_uid(USER), KcmClient(pykcmd.socket_path) as kcm:
         own = kcm.get_default_cache()
@@ -72,8 +72,8 @@ def test_initialize_never_moves_the_default(mit: MitClient, pykcmd: Pykcmd) -> N
 
 
 @pytest.mark.parametrize("is_default", [False, True])
-def test_a_default_that_is_moved(mit: MitClient, pykcmd: Pykcmd, *, is_default: bool) -> None:
-    """MOVE_CACHE of the default takes the default along, of another does not; a restart keeps it."""
+def test_move_cache_takes_the_default_along(mit: MitClient, pykcmd: Pykcmd, *, is_default: bool) -> None:
+    """MOVE_CACHE of the default ccache moves the default as well; a restart keeps it."""
     mit.kinit("alice")
     mit.kinit("bob", "-c", f"KCM:{USER}:old")
     mit.kvno("host/server.pykcm.test", ccache=f"KCM:{USER}:old")
@@ -89,8 +89,8 @@ def test_a_default_that_is_moved(mit: MitClient, pykcmd: Pykcmd, *, is_default: 
         pykcmd.restart()
 
 
-def test_logging_out(mit: MitClient, pykcmd: Pykcmd) -> None:
-    """When the session's ccache is destroyed and it was the only one, its name stays the default's."""
+def test_name_of_destroyed_ccache_stays_the_default(mit: MitClient, pykcmd: Pykcmd) -> None:
+    """If the destroyed ccache of a session was the only one, its name remains the default."""
     mit.kinit("alice", ccache=f"KCM:{USER}:other")
     with effective_uid(USER), KcmClient(pykcmd.socket_path) as kcm:
         name = kcm.gen_new()
@@ -102,8 +102,8 @@ def test_logging_out(mit: MitClient, pykcmd: Pykcmd) -> None:
     assert mit.klist_all() == [Listed(f"KCM:{name.decode()}", f"bob@{REALM}", [TGT])]
 
 
-def test_default_that_was_reaped(stopped_pykcmd: Pykcmd, mit: MitClient) -> None:
-    """When the default has expired and is removed, klist shows the ticket that is left."""
+def test_remaining_ccache_replaces_reaped_default(stopped_pykcmd: Pykcmd, mit: MitClient) -> None:
+    """When the expired default ccache is removed, klist shows the remaining ticket."""
     stopped_pykcmd.configure("expired_retention = 0\nreap_interval = 1\n")
     with started(stopped_pykcmd):
         mit.kinit("bob", ccache=f"{OWN}:short")
@@ -116,8 +116,8 @@ def test_default_that_was_reaped(stopped_pykcmd: Pykcmd, mit: MitClient) -> None
             stopped_pykcmd.restart()
 
 
-def test_first_ccache_without_a_switch(mit: MitClient, pykcmd: Pykcmd) -> None:
-    """A ccache that was made by its name alone is what klist shows; a later plain kinit does not hide it."""
+def test_first_named_ccache_is_the_default(mit: MitClient, pykcmd: Pykcmd) -> None:
+    """A ccache that was created by name is what klist shows; a later plain kinit does not hide it."""
     mit.kinit("alice", ccache=f"{OWN}:x")
     assert mit.klist() == Listed(f"{OWN}:x", f"alice@{REALM}", [TGT])
     assert mit.kvno("host/server.pykcm.test")
@@ -125,8 +125,8 @@ def test_first_ccache_without_a_switch(mit: MitClient, pykcmd: Pykcmd) -> None:
     assert mit.klist().ccache == f"{OWN}:x"
 
 
-def test_the_own_name_stays_the_default(mit: MitClient, pykcmd: Pykcmd) -> None:
-    """Where nothing was chosen, a ccache made by its name does not take the place of the UID's own one."""
+def test_ccache_named_after_uid_stays_the_default(mit: MitClient, pykcmd: Pykcmd) -> None:
+    """If no default was chosen, a ccache created by name does not replace the one named after the UID."""
     mit.kinit("alice", "-l", "1h")
     mit.kinit("bob", ccache=f"{OWN}:x")
     assert mit.klist().principal == f"alice@{REALM}"
@@ -136,7 +136,7 @@ def test_the_own_name_stays_the_default(mit: MitClient, pykcmd: Pykcmd) -> None:
 def test_klist_finds_nothing_after_kdestroy(
     request: pytest.FixtureRequest, mit: MitClient, pykcmd: Pykcmd, flavour: str
 ) -> None:
-    """After a plain kdestroy there is no default, also after a restart, until another ccache is chosen."""
+    """After a plain kdestroy there is no default ccache until another is chosen, also after a restart."""
     client: MitClient | HeimdalClient = request.getfixturevalue(flavour)
     mit.kinit("alice")
     mit.kinit("bob", ccache=f"{OWN}:other")
@@ -148,8 +148,8 @@ def test_klist_finds_nothing_after_kdestroy(
     assert mit.klist().principal == f"bob@{REALM}"
 
 
-def test_ccache_destroyed_by_its_name(mit: MitClient, pykcmd: Pykcmd) -> None:
-    """A ccache that is destroyed by its name, as at a logout, leaves the other session with its ticket."""
+def test_destroying_a_named_ccache_keeps_other_sessions(mit: MitClient, pykcmd: Pykcmd) -> None:
+    """A logout destroys its ccache by name, and the other session keeps its ticket."""
     mit.kinit("alice")
     mit.kinit("bob", ccache=f"{OWN}:second")
     mit.ok("kswitch", "-p", "bob")
@@ -161,7 +161,7 @@ def test_ccache_destroyed_by_its_name(mit: MitClient, pykcmd: Pykcmd) -> None:
 
 @pytest.fixture
 def collection(mit: MitClient, folder: Path) -> Callable[..., list[dict[str, object]]]:
-    """Runs a process of the user that goes through these steps; gives what it sees after each."""
+    """Runs a process of the user that executes these steps; returns its view after each."""
     if shutil.which(PYTHON) is None:
         pytest.skip(f"no {PYTHON}: others than root cannot run the one in use")
     program = shutil.copy(Path(__file__).with_name("krb5_collection.py"), folder)
@@ -173,18 +173,18 @@ def collection(mit: MitClient, folder: Path) -> Callable[..., list[dict[str, obj
 
 
 def sees(primary: int, holder: int | None, listed: list[int]) -> dict[str, object]:
-    """What krb5_collection.py prints where each ccache that is listed is found by its principal."""
+    """The output of krb5_collection.py if each listed ccache is found by its principal."""
     found = [number if number in listed else None for number in range(3)]
     return {"primary": primary, "holder": holder, "listed": listed, "found": found}
 
 
-def test_one_process_sees_its_own_choices(
+def test_process_sees_names_that_it_chose(
     pykcmd: Pykcmd, collection: Callable[..., list[dict[str, object]]]
 ) -> None:
-    """A program that holds its ccaches open is given the names that it chose, filled or not."""
+    """A process that holds its ccaches open gets the names that it chose, created or not."""
     steps = {
         "look:0": sees(0, None, []),
-        # The first name was given to the process, and waits for it while others are filled.
+        # The first name is reserved for the process while other ccaches are created.
         "initialize:1": sees(0, None, [1]),
         "initialize:2": sees(0, None, [1, 2]),
         "initialize:0": sees(0, 0, [0, 1, 2]),
@@ -196,10 +196,10 @@ def test_one_process_sees_its_own_choices(
     assert collection(*steps) == list(steps.values())
 
 
-def test_an_empty_collection_keeps_the_chosen_name(
+def test_empty_collection_keeps_the_chosen_name(
     pykcmd: Pykcmd, collection: Callable[..., list[dict[str, object]]]
 ) -> None:
-    """A chosen name stays chosen before its ccache is made, and after it was destroyed as the last one."""
+    """A name remains chosen before its ccache is created, and after the last ccache is destroyed."""
     steps = {
         "switch:1": sees(1, None, []),
         "initialize:2": sees(1, None, [2]),

@@ -1,4 +1,4 @@
-"""A disk that fails under the running daemon: clients get its errno, reads go on, nothing restarts."""
+"""A disk that fails under the running daemon: clients get the errno, reads work, no restart is needed."""
 
 import errno
 import os
@@ -72,12 +72,12 @@ CHANGES: list[Callable[[KcmClient], None]] = [
 
 @pytest.fixture
 def faults(stopped_pykcmd: Pykcmd, faults_library: Path) -> Faults:
-    """Of the state folder; none yet."""
+    """Faults of the state folder; none are active yet."""
     return Faults(faults_library, stopped_pykcmd.state_dir, stopped_pykcmd.folder / "faults")
 
 
 def state(kcm: KcmClient) -> object:
-    """All that a client can read."""
+    """Everything that a client can read."""
     names = [kcm.get_cache_by_uuid(uuid) for uuid in kcm.get_cache_uuid_list()]
     each = [
         (name, kcm.get_principal(name), kcm.get_kdc_offset(name), contents_of(kcm, name)) for name in names
@@ -90,17 +90,17 @@ def codes_of(kcm: KcmClient, changes: list[Callable[[KcmClient], None]]) -> list
 
 
 @pytest.mark.parametrize(("fault", "code"), FAULTS)
-def test_every_change(
+def test_failed_change_returns_errno_and_changes_nothing(
     stopped_pykcmd: Pykcmd, faults: Faults, fault: Callable[[Faults], None], code: int
 ) -> None:
-    """Every change answers the errno and changes nothing; reads go on, and changes once the disk does."""
+    """Reads continue, and changes work again when the disk does."""
     daemon = stopped_pykcmd
     daemon.start(environment=faults.environment)
     with KcmClient(daemon.socket_path) as kcm:
         for name in (NAME, UNREAD):
             kcm.replace(name, 3, ALICE, TICKETS)
         before = state(kcm)
-    # Nothing of it is in memory now.
+    # The daemon has nothing in memory after a restart.
     daemon.kill()
     daemon.start(environment=faults.environment)
     with KcmClient(daemon.socket_path) as kcm:
@@ -122,8 +122,8 @@ def test_every_change(
 
 
 @pytest.mark.parametrize("times", range(1, 12, 2))
-def test_a_group(stopped_pykcmd: Pykcmd, faults: Faults, times: int) -> None:
-    """Of changes that wait for one sync, which fails, each is told what became of it, and so it is found."""
+def test_failed_group_commit_answers_each_change(stopped_pykcmd: Pykcmd, faults: Faults, times: int) -> None:
+    """If the common sync of several changes fails, each answer agrees with the stored state."""
     daemon = stopped_pykcmd
     daemon.start(environment=faults.environment)
     assert daemon.process is not None
@@ -160,10 +160,10 @@ ROUNDS = 4
 
 
 @pytest.mark.parametrize(("call", "code", "file"), STORMS)
-def test_faults_that_come_and_go(
+def test_intermittent_faults_lose_nothing(
     stopped_pykcmd: Pykcmd, faults: Faults, call: Call, code: int, file: File
 ) -> None:
-    """Among faults that come and go under load, what is found after a kill is what was acknowledged."""
+    """After faults under load and a kill, exactly the acknowledged changes are found."""
     owners = {b"%d:written%d" % (UID, number): UID for number in range(3)}
     seed = random.SystemRandom().randrange(10**6)
     print(f"seed {seed}")  # noqa: T201

@@ -1,4 +1,4 @@
-"""pykcmctl doctor against a real daemon: what it finds, and that it leaves nothing."""
+"""pykcmctl doctor with a real daemon: its results, and that it changes nothing."""
 
 import json
 import os
@@ -25,7 +25,7 @@ Report = Callable[..., tuple[int, dict[str, dict[str, Any]]]]
 
 @pytest.fixture
 def doctor(stopped_pykcmd: Pykcmd) -> Report:
-    """Runs the doctor for this daemon; gives the exit status and the checks by name."""
+    """Runs the doctor for this daemon; returns the exit status and the checks by name."""
     pykcmd = stopped_pykcmd
     lines = {"socket_path": pykcmd.socket_path, "state_dir": pykcmd.state_dir}
     toml = "".join(f'{name} = "{path}"\n' for name, path in lines.items())
@@ -46,7 +46,7 @@ def doctor(stopped_pykcmd: Pykcmd) -> Report:
 
 
 def results(checks: dict[str, dict[str, Any]]) -> dict[str, str]:
-    """Those that do not depend on the machine that the tests run on."""
+    """The checks that do not depend on the machine that runs the tests."""
     machines = {
         "socket unit",
         "control socket unit",
@@ -59,8 +59,7 @@ def results(checks: dict[str, dict[str, Any]]) -> dict[str, str]:
     return {name: check["outcome"] for name, check in checks.items() if name not in machines}
 
 
-def test_all_is_well(pykcmd: Pykcmd, doctor: Report) -> None:
-    """With a daemon and a krb5.conf as they should be every check is content."""
+def test_healthy_daemon_passes_all_checks(pykcmd: Pykcmd, doctor: Report) -> None:
     status, checks = doctor()
     assert results(checks) == {
         "configuration": "ok",
@@ -84,12 +83,12 @@ def test_all_is_well(pykcmd: Pykcmd, doctor: Report) -> None:
 
 
 @pytest.mark.usefixtures("several_uids", "doctor")
-def test_as_an_ordinary_user(stopped_pykcmd: Pykcmd) -> None:
-    """An ordinary user makes the round trip, and is told what takes root to see."""
+def test_other_users_can_run_it(stopped_pykcmd: Pykcmd) -> None:
+    """The round trip works for them, and checks that need root are skipped."""
     pykcmd = stopped_pykcmd
     pykcmd.start()
     assert pykcmd.state_dir.stat().st_mode & 0o077 == 0
-    # Within this process: the Python of the tests may be out of another user's reach.
+    # In this process, because another user may not be able to run the tests' Python.
     with effective_uid(USER):
         results = {check.name: run_check(check, environment(pykcmd, uid=USER)) for check in all_checks()}
     assert results["round trip"].level is Level.OK
@@ -101,8 +100,8 @@ def test_as_an_ordinary_user(stopped_pykcmd: Pykcmd) -> None:
         assert kcm.get_cache_uuid_list() == []
 
 
-def test_no_daemon(stopped_pykcmd: Pykcmd, doctor: Report) -> None:
-    """Without a daemon the doctor works, fails what fails, and exits with 1."""
+def test_missing_daemon_fails(stopped_pykcmd: Pykcmd, doctor: Report) -> None:
+    """The exit status is 1, and the other checks work."""
     status, checks = doctor()
     assert status == 1
     assert checks["socket"]["outcome"] == "failed"
@@ -110,8 +109,7 @@ def test_no_daemon(stopped_pykcmd: Pykcmd, doctor: Report) -> None:
     assert checks["default_ccache_name"]["outcome"] == "ok"
 
 
-def test_a_killed_daemon(pykcmd: Pykcmd, doctor: Report) -> None:
-    """What a killed daemon leaves is known for a dead socket."""
+def test_socket_of_killed_daemon_is_reported(pykcmd: Pykcmd, doctor: Report) -> None:
     pykcmd.kill()
     status, checks = doctor()
     assert status == 1
@@ -120,8 +118,8 @@ def test_a_killed_daemon(pykcmd: Pykcmd, doctor: Report) -> None:
 
 
 @pytest.mark.usefixtures("doctor")
-def test_for_people(pykcmd: Pykcmd) -> None:
-    """Without --json each check is a line, and below those that are not content stand the commands."""
+def test_text_has_a_line_for_each_check(pykcmd: Pykcmd) -> None:
+    """Below a check that is not ok, its remedy is printed."""
     pykcmd.kill()
     said = Pykcmctl(pykcmd.control_path).run(
         "doctor",
@@ -151,8 +149,8 @@ def everything(kcm: KcmClient) -> tuple[list[bytes], bytes, list[bytes]]:
 
 
 @pytest.mark.usefixtures("doctor")
-def test_the_round_trip_leaves_nothing(pykcmd: Pykcmd) -> None:
-    """The user's ccaches, their tickets and the default are afterwards what they were."""
+def test_round_trip_changes_nothing(pykcmd: Pykcmd) -> None:
+    """The user's ccaches, their tickets and the default are the same afterwards."""
     with KcmClient(pykcmd.socket_path) as kcm:
         for name in (b"one", b"two"):
             full = b"%d:%s" % (os.geteuid(), name)
@@ -164,14 +162,14 @@ def test_the_round_trip_leaves_nothing(pykcmd: Pykcmd) -> None:
         assert everything(kcm) == before
 
 
-def test_the_round_trip_takes_nobodys_room(pykcmd: Pykcmd, doctor: Report) -> None:
-    """At the limit of ccaches nothing is tried: an expired ccache would have to go for it."""
+def test_round_trip_is_skipped_at_the_limit(pykcmd: Pykcmd, doctor: Report) -> None:
+    """At the limit of ccaches, another one would evict an expired ccache."""
     pykcmd.restart()
     uid = os.geteuid()
     with KcmClient(pykcmd.socket_path) as kcm:
         for name in (b"%d:old" % uid, b"%d:older" % uid, b"%d:oldest" % uid):
             kcm.initialize(name, ALICE)
-            # Expired, and not yet so long ago that the reaper takes them.
+            # Expired, but not long enough for the reaper.
             now = int(time.time())
             kcm.store(name, credential_bytes(times=(now - 200, now - 200, now - 100, now - 100)))
         before = everything(kcm)
@@ -182,8 +180,8 @@ def test_the_round_trip_takes_nobodys_room(pykcmd: Pykcmd, doctor: Report) -> No
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="the option is about root")
-def test_root_that_lists_all(pykcmd: Pykcmd, doctor: Report) -> None:
-    """Where root lists everyone's ccaches, what root has cannot be told from that: nothing is tried."""
+def test_round_trip_is_skipped_if_root_lists_all(pykcmd: Pykcmd, doctor: Report) -> None:
+    """With root_lists_all, root's own ccaches cannot be counted."""
     pykcmd.configure(pykcmd.config_path.read_text() + "root_lists_all = true\n")
     pykcmd.restart()
     _, checks = doctor()
@@ -191,8 +189,8 @@ def test_root_that_lists_all(pykcmd: Pykcmd, doctor: Report) -> None:
 
 
 @pytest.mark.usefixtures("doctor")
-def test_what_comes_back_is_compared(pykcmd: Pykcmd, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that gives back something else fails, and the ccache is destroyed all the same."""
+def test_round_trip_compares_the_credential(pykcmd: Pykcmd, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the server returns another credential the check fails, and the ccache is destroyed."""
     read = KcmClient.get_cred_list
     monkeypatch.setattr(KcmClient, "get_cred_list", lambda kcm, name: [each[:-1] for each in read(kcm, name)])
     assert round_trip.round_trip(environment(pykcmd)).level is Level.FAILED
@@ -201,8 +199,7 @@ def test_what_comes_back_is_compared(pykcmd: Pykcmd, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.usefixtures("several_uids", "doctor")
-def test_a_server_that_refuses(pykcmd: Pykcmd) -> None:
-    """What the server refuses is a failure by the code's name."""
+def test_refused_request_fails_with_code(pykcmd: Pykcmd) -> None:
     pykcmd.configure("max_ccaches = 1\n")
     pykcmd.restart()
     with effective_uid(USER), KcmClient(pykcmd.socket_path) as kcm:
@@ -214,8 +211,8 @@ def test_a_server_that_refuses(pykcmd: Pykcmd) -> None:
 
 
 @pytest.mark.usefixtures("doctor")
-def test_a_server_that_is_silent(pykcmd: Pykcmd, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever takes connections and does not answer is not waited for without end."""
+def test_silent_server_has_a_timeout(pykcmd: Pykcmd, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that accepts connections but does not answer does not block the doctor."""
     pykcmd.stop()
     monkeypatch.setattr(round_trip, "_REQUEST_TIMEOUT", 0.1)
     with socket.socket(socket.AF_UNIX) as silent:
@@ -226,8 +223,8 @@ def test_a_server_that_is_silent(pykcmd: Pykcmd, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.usefixtures("doctor")
-def test_time_to_answer(pykcmd: Pykcmd) -> None:
-    """The first answer and the best one after it are told; only the latter is judged."""
+def test_answer_time_is_reported(pykcmd: Pykcmd) -> None:
+    """The first and the fastest answer are reported; only the latter decides."""
     assert round_trip.answer_time(environment(pykcmd)).text.startswith("the first answer took ")
     assert round_trip.time_result(2.0, 0.001).level is Level.OK
     assert round_trip.time_result(0.06, 0.06).level is Level.WARNING

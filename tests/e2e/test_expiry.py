@@ -1,4 +1,4 @@
-"""Expired ccaches with the real daemon: they make room, and the reaper removes them; klist shows it."""
+"""Expired ccaches with the real daemon: they are evicted or reaped, and klist shows it."""
 
 import time
 
@@ -27,7 +27,7 @@ def _wait_for_log(daemon: Pykcmd, text: str) -> None:
 
 
 def _expire(daemon: Pykcmd, name: bytes, *, ago: int) -> None:
-    """Store the ccache's tickets anew, as they would be if they had ended so many seconds ago."""
+    """Store the ccache's tickets again as if they had ended this many seconds ago."""
     with effective_uid(USER), KcmClient(daemon.socket_path) as kcm:
         principal = kcm.get_principal(name)
         blobs = [lasting_until(int(time.time()) - ago, blob) for blob in kcm.get_cred_list(name)]
@@ -35,7 +35,7 @@ def _expire(daemon: Pykcmd, name: bytes, *, ago: int) -> None:
 
 
 def test_short_tickets_are_reaped(pykcmd: Pykcmd, mit: MitClient) -> None:
-    """A TGT of a second is listed while it is retained, and gone soon after it need not be any longer."""
+    """A TGT of one second is listed while it is retained, and removed soon afterwards."""
     mit.kinit("alice", "-l", "1s")
     mit.kinit("bob")
     bobs = mit.klist().ccache
@@ -47,12 +47,12 @@ def test_short_tickets_are_reaped(pykcmd: Pykcmd, mit: MitClient) -> None:
     assert mit.klist_all() == [Listed(bobs, f"bob@{REALM}", [TGT])]
     pykcmd.restart()
     assert mit.klist_all() == [Listed(bobs, f"bob@{REALM}", [TGT])]
-    # The default is bob's all the while.
+    # Bob's ccache remains the default.
     assert mit.klist().ccache == bobs
 
 
-def test_a_database_of_an_older_version(pykcmd: Pykcmd, mit: MitClient) -> None:
-    """A ccache that was stored as never expiring for an entry goes after a restart, and a valid one stays."""
+def test_database_of_older_version_is_reaped(pykcmd: Pykcmd, mit: MitClient) -> None:
+    """A ccache stored as never expiring because of an entry is removed after a restart; a valid one stays."""
     mit.kinit("alice", ccache=f"{OWN}:gssproxy")
     mit.kinit("bob", ccache=f"{OWN}:valid")
     _expire(pykcmd, b"%d:gssproxy" % USER, ago=1)
@@ -72,8 +72,8 @@ def test_a_database_of_an_older_version(pykcmd: Pykcmd, mit: MitClient) -> None:
         assert database.execute("SELECT count(*) FROM secrets WHERE expires > 0").fetchall() == [(1,)]
 
 
-def test_reaped_by_the_interval(stopped_pykcmd: Pykcmd, mit: MitClient) -> None:
-    """A ccache that expires while the daemon runs goes at the next interval; a chosen name stays."""
+def test_expired_ccache_is_reaped_at_the_interval(stopped_pykcmd: Pykcmd, mit: MitClient) -> None:
+    """A ccache that expires while the daemon runs is removed at the next interval; a chosen name stays."""
     stopped_pykcmd.configure(AT_ONCE)
     with started(stopped_pykcmd):
         mit.kinit("alice", ccache=f"{OWN}:work")
@@ -90,8 +90,8 @@ def test_reaped_by_the_interval(stopped_pykcmd: Pykcmd, mit: MitClient) -> None:
             assert database.execute("SELECT name FROM secrets").fetchall() == [("default",)]
 
 
-def test_retained(pykcmd: Pykcmd, mit: MitClient) -> None:
-    """By default an expired ccache stays for a day, and its owner is shown that it has expired."""
+def test_expired_ccache_is_retained(pykcmd: Pykcmd, mit: MitClient) -> None:
+    """By default an expired ccache stays for a day, and klist shows that it has expired."""
     mit.kinit("alice")
     mit.kinit("bob", ccache=f"{OWN}:work")
     _expire(pykcmd, NAME, ago=86400 - 600)
@@ -104,8 +104,8 @@ def test_retained(pykcmd: Pykcmd, mit: MitClient) -> None:
     assert mit.run("klist", "-s").code == 0
 
 
-def test_in_anothers_way(stopped_pykcmd: Pykcmd, mit: MitClient) -> None:
-    """A ccache that has just expired makes room for a kinit at the limit, without any reaper."""
+def test_expired_ccache_is_evicted_at_the_limit(stopped_pykcmd: Pykcmd, mit: MitClient) -> None:
+    """A ccache that has just expired makes room for a kinit, without the reaper."""
     stopped_pykcmd.configure("reap_interval = 0\nmax_uid_ccaches = 2\n")
     with started(stopped_pykcmd):
         mit.kinit("alice")

@@ -1,4 +1,4 @@
-"""A daemon that cannot do its work does not start: it names file and reason, and changes nothing."""
+"""A daemon that cannot work does not start: it names the file and the reason, and changes nothing."""
 
 import contextlib
 import os
@@ -24,7 +24,7 @@ PAGE = 4096
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
-    """Mode and content of every file; what says which process has the folder is no state."""
+    """Mode and content of every file, except for the lock files."""
     return {
         str(path.relative_to(folder)): (path.stat().st_mode, path.read_bytes())
         for path in folder.rglob("*")
@@ -34,7 +34,7 @@ def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
 
 @pytest.fixture(scope="module")
 def used_state(kdc: Kdc) -> Iterator[Path]:
-    """The state folder of a daemon that has run and ended; its database has many pages."""
+    """The state folder of a daemon that has run; its database has many pages."""
     with public_folder() as folder, watched(Pykcmd(folder)) as daemon, started(daemon):
         krb5_conf, trace = client_files(kdc, folder)
         MitClient(USER, daemon.socket_path, krb5_conf, kdc.keytab, trace).kinit("alice")
@@ -50,7 +50,7 @@ def used_state(kdc: Kdc) -> Iterator[Path]:
 
 @pytest.fixture
 def used(used_state: Path, stopped_pykcmd: Pykcmd) -> Pykcmd:
-    """A daemon not yet started that finds a copy of that state."""
+    """A daemon that is not yet started, with a copy of that state."""
     shutil.copytree(used_state, stopped_pykcmd.state_dir)
     return stopped_pykcmd
 
@@ -146,8 +146,8 @@ def newer_schema(state_dir: Path) -> Path:
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )
-def test_unusable_state(used: Pykcmd, spoil: Callable[[Path], Path], words: str) -> None:
-    """Unusable state: the daemon names the file and what is wrong, and leaves every file as it is."""
+def test_unusable_state_is_refused_unchanged(used: Pykcmd, spoil: Callable[[Path], Path], words: str) -> None:
+    """The daemon names the file and the fault, and does not change any file."""
     file = spoil(used.state_dir)
     before = snapshot(used.folder / "state")
     refused = used.refusal()
@@ -158,8 +158,8 @@ def test_unusable_state(used: Pykcmd, spoil: Callable[[Path], Path], words: str)
     assert not used.answers()
 
 
-def test_the_right_key_put_back(used: Pykcmd, mit: MitClient) -> None:
-    """After a refused start with a wrong key, the right key opens the database, and nothing is lost."""
+def test_restored_key_opens_the_database(used: Pykcmd, mit: MitClient) -> None:
+    """After a refused start with a wrong key, the right key works, and nothing is lost."""
     key = key_file(used.state_dir)
     right = key.read_bytes()
     wrong_key(used.state_dir)
@@ -169,8 +169,8 @@ def test_the_right_key_put_back(used: Pykcmd, mit: MitClient) -> None:
     assert len(mit.klist().tickets) == 100
 
 
-def test_a_page_that_is_damaged_after_the_start(used: Pykcmd, mit: MitClient) -> None:
-    """A database that is damaged under a running daemon: users see an error, and the daemon goes on."""
+def test_database_damaged_under_running_daemon(used: Pykcmd, mit: MitClient) -> None:
+    """Users get an error, and the daemon continues."""
     used.start()
     damaged_page(used.state_dir)
     for _ in range(2):
@@ -202,8 +202,8 @@ CONFIGURATIONS = {
 
 
 @pytest.mark.parametrize("toml", CONFIGURATIONS)
-def test_unusable_configuration(stopped_pykcmd: Pykcmd, toml: str) -> None:
-    """An unknown option, a wrong type or an impossible value is refused, naming file and option."""
+def test_unusable_configuration_is_refused(stopped_pykcmd: Pykcmd, toml: str) -> None:
+    """An unknown option, a wrong type or an invalid value is refused with file and option."""
     stopped_pykcmd.configure(toml)
     refused = stopped_pykcmd.refusal()
     assert refused.code > 0
@@ -213,15 +213,14 @@ def test_unusable_configuration(stopped_pykcmd: Pykcmd, toml: str) -> None:
     assert not stopped_pykcmd.socket_path.exists()
 
 
-def test_a_configuration_that_is_not_text(stopped_pykcmd: Pykcmd) -> None:
-    """A file that is no UTF-8 is refused by name."""
+def test_configuration_that_is_not_utf8_is_refused(stopped_pykcmd: Pykcmd) -> None:
     stopped_pykcmd.config_path.write_bytes(b"store = '\xff'\n")
     refused = stopped_pykcmd.refusal()
     assert str(stopped_pykcmd.config_path) in refused.message
 
 
-def test_a_configuration_that_is_missing(stopped_pykcmd: Pykcmd) -> None:
-    """A file that was named on the command line has to be there."""
+def test_missing_configuration_file_is_refused(stopped_pykcmd: Pykcmd) -> None:
+    """A file that was named on the command line must exist."""
     stopped_pykcmd.config_path.unlink()
     refused = stopped_pykcmd.refusal()
     assert refused.code > 0
@@ -231,16 +230,15 @@ def test_a_configuration_that_is_missing(stopped_pykcmd: Pykcmd) -> None:
 @pytest.mark.parametrize(
     "options", [("--store", "paper"), ("--log-level", "loud"), ("--no-such-option",), ("word",)]
 )
-def test_an_unusable_command_line(stopped_pykcmd: Pykcmd, options: tuple[str, ...]) -> None:
-    """What the command line does not know is refused, naming it."""
+def test_unknown_option_is_refused(stopped_pykcmd: Pykcmd, options: tuple[str, ...]) -> None:
     refused = stopped_pykcmd.refusal(*options)
     assert refused.code == 2
     assert options[-1] in refused.message
     assert not stopped_pykcmd.state_dir.exists()
 
 
-def test_a_live_socket_is_not_taken(pykcmd: Pykcmd, mit: MitClient) -> None:
-    """A second daemon on the socket of a running one refuses to start, and the first goes on."""
+def test_socket_of_running_daemon_is_not_taken(pykcmd: Pykcmd, mit: MitClient) -> None:
+    """A second daemon on the same socket refuses to start, and the first one continues."""
     mit.kinit("alice")
     second = Pykcmd(pykcmd.folder)
     second.state_dir = pykcmd.folder / "second-state"
@@ -255,8 +253,8 @@ def test_a_live_socket_is_not_taken(pykcmd: Pykcmd, mit: MitClient) -> None:
     assert mit.klist().principal == f"alice@{REALM}"
 
 
-def test_the_state_of_a_running_daemon_is_not_taken(pykcmd: Pykcmd, mit: MitClient) -> None:
-    """A second daemon on the state folder of a running one refuses to start, and the first goes on."""
+def test_state_of_running_daemon_is_not_taken(pykcmd: Pykcmd, mit: MitClient) -> None:
+    """A second daemon on the same state folder refuses to start, and the first one continues."""
     mit.kinit("alice")
     second = Pykcmd(pykcmd.folder)
     second.socket_path = pykcmd.folder / "second.sock"
@@ -268,8 +266,8 @@ def test_the_state_of_a_running_daemon_is_not_taken(pykcmd: Pykcmd, mit: MitClie
     assert mit.klist().principal == f"alice@{REALM}"
 
 
-def test_a_stale_socket_is_replaced(pykcmd: Pykcmd, mit: MitClient) -> None:
-    """The socket that a killed daemon left behind is replaced by the next."""
+def test_stale_socket_is_replaced(pykcmd: Pykcmd, mit: MitClient) -> None:
+    """The next daemon replaces the socket of a killed one."""
     pykcmd.kill()
     assert stat.S_ISSOCK(pykcmd.socket_path.stat().st_mode)
     assert not pykcmd.answers()
@@ -310,26 +308,24 @@ def _datagram_socket(path: Path) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("occupy", [_file, _folder, _link, _datagram_socket])
-def test_something_else_at_the_sockets_path(
+def test_other_file_at_the_socket_path_is_kept(
     stopped_pykcmd: Pykcmd, occupy: Callable[[Path], contextlib.AbstractContextManager[None]]
 ) -> None:
-    """What is at the socket's path and is no stale socket of the daemon's kind is left alone and named."""
+    """Anything except a stale socket of the right kind is named and not changed."""
     with occupy(stopped_pykcmd.socket_path):
         refused = stopped_pykcmd.refusal()
     assert refused.code > 0
     assert str(stopped_pykcmd.socket_path) in refused.message
 
 
-def test_no_folder_for_the_socket(stopped_pykcmd: Pykcmd) -> None:
-    """A socket path in a folder that does not exist is refused by name."""
+def test_missing_folder_of_socket_is_refused(stopped_pykcmd: Pykcmd) -> None:
     stopped_pykcmd.socket_path = stopped_pykcmd.folder / "missing" / "kcm.sock"
     refused = stopped_pykcmd.refusal()
     assert refused.code > 0
     assert str(stopped_pykcmd.socket_path) in refused.message
 
 
-def test_the_version(stopped_pykcmd: Pykcmd) -> None:
-    """--version prints name and version and exits."""
+def test_version_is_printed(stopped_pykcmd: Pykcmd) -> None:
     from pykcm import __version__
 
     process = stopped_pykcmd.launch("--version")

@@ -21,8 +21,8 @@ OWN = f"KCM:{USER}"
 pytestmark = pytest.mark.usefixtures("pykcmd")
 
 
-def test_kinit_with_a_password(heimdal: HeimdalClient) -> None:
-    """A TGT got with a password is listed, in the default ccache."""
+def test_kinit_with_password(heimdal: HeimdalClient) -> None:
+    """The TGT is listed in the default ccache."""
     heimdal.ok("kinit", "--password-file=STDIN", "alice", stdin=PASSWORDS["alice"] + "\n")
     listed = heimdal.klist()
     assert re.fullmatch(rf"KCM:{USER}:\w+", listed.ccache)
@@ -30,8 +30,8 @@ def test_kinit_with_a_password(heimdal: HeimdalClient) -> None:
     assert heimdal.klist_all() == [listed]
 
 
-def test_nothing_there_yet(heimdal: HeimdalClient) -> None:
-    """`klist` of an empty collection says that there is no ccache; its lists are empty."""
+def test_empty_collection(heimdal: HeimdalClient) -> None:
+    """`klist` says that there is no ccache; its lists are empty."""
     not_found = "heimtools: krb5_cc_get_principal: No credentials cache file found\n"
     assert heimdal.run("klist")[1:] == (1, not_found)
     assert heimdal.run("klist", "--test")[1:] == (1, not_found)
@@ -40,7 +40,7 @@ def test_nothing_there_yet(heimdal: HeimdalClient) -> None:
 
 
 def test_service_tickets_are_kept(heimdal: HeimdalClient) -> None:
-    """A service ticket is stored behind the TGT, and once only however often it is asked for."""
+    """A service ticket is stored after the TGT, and only once."""
     heimdal.kinit("alice")
     assert heimdal.run("klist", "--test")[1:] == (0, "")
     for service in ("host/server.pykcm.test", "host/server.pykcm.test", "HTTP/www.pykcm.test"):
@@ -48,8 +48,8 @@ def test_service_tickets_are_kept(heimdal: HeimdalClient) -> None:
     assert heimdal.klist().tickets == [TGT, "host/server.pykcm.test", "HTTP/www.pykcm.test"]
 
 
-def test_kinit_twice_replaces(heimdal: HeimdalClient) -> None:
-    """A second kinit moves a new ccache over the principal's old one: one ccache with one TGT stays."""
+def test_second_kinit_replaces_the_ccache(heimdal: HeimdalClient) -> None:
+    """Heimdal's kinit moves a new ccache over the principal's old one; one ccache with one TGT remains."""
     heimdal.kinit("alice")
     ccache = heimdal.klist().ccache
     heimdal.ok("kgetcred", "host/server.pykcm.test")
@@ -65,16 +65,16 @@ def _kinit_two(heimdal: HeimdalClient) -> tuple[Listed, Listed]:
     return alices, heimdal.klist()
 
 
-def test_two_principals(heimdal: HeimdalClient) -> None:
-    """Two principals' ccaches are both listed, the later one as the default."""
+def test_two_principals_are_listed(heimdal: HeimdalClient) -> None:
+    """The later one is the default."""
     alices, bobs = _kinit_two(heimdal)
     assert (alices.principal, bobs.principal) == (ALICE, BOB)
     assert heimdal.klist_all() == [alices, bobs]
     assert heimdal.klist_l() == [(" ", ALICE, alices.ccache), ("*", BOB, bobs.ccache)]
 
 
-def test_kswitch(heimdal: HeimdalClient) -> None:
-    """`kswitch` by principal and by ccache moves the default."""
+def test_kswitch_changes_the_default(heimdal: HeimdalClient) -> None:
+    """By principal and by ccache."""
     alices, bobs = _kinit_two(heimdal)
     heimdal.ok("kswitch", "-p", "alice")
     assert heimdal.klist() == alices
@@ -82,8 +82,8 @@ def test_kswitch(heimdal: HeimdalClient) -> None:
     assert heimdal.klist() == bobs
 
 
-def test_kdestroy(heimdal: HeimdalClient) -> None:
-    """`kdestroy` removes the default alone; what is left is there for kswitch; with -A everything goes."""
+def test_kdestroy_removes_the_default(heimdal: HeimdalClient) -> None:
+    """The other ccache can be chosen with kswitch; -A removes all ccaches."""
     alices, _ = _kinit_two(heimdal)
     heimdal.ok("kdestroy")
     assert heimdal.klist_all() == [alices]
@@ -95,8 +95,8 @@ def test_kdestroy(heimdal: HeimdalClient) -> None:
     assert heimdal.klist_all() == []
 
 
-def test_kdestroy_of_a_credential(heimdal: HeimdalClient) -> None:
-    """`kdestroy --credential` removes that ticket alone, and says when there is none."""
+def test_kdestroy_removes_one_credential(heimdal: HeimdalClient) -> None:
+    """`kdestroy --credential` removes only that ticket, and reports a missing one."""
     heimdal.kinit("alice")
     heimdal.ok("kgetcred", "host/server.pykcm.test")
     assert heimdal.ok("kdestroy", "--credential=host/server.pykcm.test") == ""
@@ -107,8 +107,8 @@ def test_kdestroy_of_a_credential(heimdal: HeimdalClient) -> None:
     assert heimdal.klist().tickets == [TGT]
 
 
-def test_a_ccache_by_name(heimdal: HeimdalClient) -> None:
-    """Commands that are given a ccache's name use that one and leave the default alone."""
+def test_named_ccache_is_used(heimdal: HeimdalClient) -> None:
+    """Commands with a ccache's name do not change the default."""
     heimdal.kinit("alice")
     alices = heimdal.klist()
     heimdal.kinit("bob", "-c", f"{OWN}:work")
@@ -120,8 +120,8 @@ def test_a_ccache_by_name(heimdal: HeimdalClient) -> None:
     assert heimdal.klist_all() == [alices]
 
 
-def test_plain_kcm_in_the_environment(heimdal: HeimdalClient) -> None:
-    """With KRB5CCNAME=KCM: every command works on the default ccache, as without it."""
+def test_krb5ccname_kcm_is_the_default_ccache(heimdal: HeimdalClient) -> None:
+    """With KRB5CCNAME=KCM: every command uses the default ccache."""
     heimdal.kinit("alice", ccache="KCM:")
     alices = heimdal.klist()
     assert heimdal.ok("kgetcred", "host/server.pykcm.test", ccache="KCM:") == ""
@@ -132,8 +132,8 @@ def test_plain_kcm_in_the_environment(heimdal: HeimdalClient) -> None:
     assert heimdal.klist_all() == []
 
 
-def test_a_restart_in_between(heimdal: HeimdalClient, pykcmd: Pykcmd) -> None:
-    """Tickets, names and the default are there after a restart, and can be used."""
+def test_restart_keeps_tickets(heimdal: HeimdalClient, pykcmd: Pykcmd) -> None:
+    """Tickets, names and the default remain after a restart, and work."""
     alices, _ = _kinit_two(heimdal)
     heimdal.ok("kswitch", "-p", "alice")
     heimdal.ok("kgetcred", "host/server.pykcm.test")
@@ -145,8 +145,7 @@ def test_a_restart_in_between(heimdal: HeimdalClient, pykcmd: Pykcmd) -> None:
     assert heimdal.klist().tickets == [TGT, "host/server.pykcm.test", "HTTP/www.pykcm.test"]
 
 
-def test_renewing(heimdal: HeimdalClient) -> None:
-    """`kinit --renew` puts a renewed TGT in the place of the old one."""
+def test_renewal_replaces_the_tgt(heimdal: HeimdalClient) -> None:
     heimdal.kinit("alice", "--renewable", "--renewable-life=3d")
     before = heimdal.klist()
     heimdal.ok("kinit", "--renew")
@@ -155,8 +154,8 @@ def test_renewing(heimdal: HeimdalClient) -> None:
     assert heimdal.ok("kgetcred", "host/server.pykcm.test") == ""
 
 
-def test_mit_uses_what_heimdal_made(heimdal: HeimdalClient, mit: MitClient) -> None:
-    """A ccache that Heimdal's kinit made is listed, used and destroyed by MIT's commands."""
+def test_mit_uses_ccache_of_heimdal(heimdal: HeimdalClient, mit: MitClient) -> None:
+    """MIT's commands list, use and destroy a ccache of Heimdal's kinit."""
     heimdal.kinit("alice")
     heimdal.ok("kgetcred", "host/server.pykcm.test")
     assert mit.klist() == heimdal.klist()
@@ -170,8 +169,8 @@ def test_mit_uses_what_heimdal_made(heimdal: HeimdalClient, mit: MitClient) -> N
     assert heimdal.klist_all() == []
 
 
-def test_heimdal_uses_what_mit_made(heimdal: HeimdalClient, mit: MitClient) -> None:
-    """Ccaches that MIT's kinit made are listed, used, switched and destroyed by Heimdal's commands."""
+def test_heimdal_uses_ccaches_of_mit(heimdal: HeimdalClient, mit: MitClient) -> None:
+    """Heimdal's commands list, use, switch and destroy ccaches of MIT's kinit."""
     mit.kinit("alice")
     mit.kinit("bob")
     mit.kvno("host/server.pykcm.test")
@@ -185,8 +184,8 @@ def test_heimdal_uses_what_mit_made(heimdal: HeimdalClient, mit: MitClient) -> N
     assert mit.klist_l() == []
 
 
-def test_heimdals_kinit_over_mits(heimdal: HeimdalClient, mit: MitClient) -> None:
-    """Heimdal's kinit of a principal that MIT's kinit gave a ccache replaces that one's contents."""
+def test_heimdals_kinit_replaces_ccache_of_mit(heimdal: HeimdalClient, mit: MitClient) -> None:
+    """Heimdal's kinit of the same principal replaces the contents."""
     mit.kinit("alice")
     mit.kvno("host/server.pykcm.test")
     heimdal.kinit("alice")

@@ -1,4 +1,4 @@
-"""Processes that hold a ccache while their connections are closed for a limit or a restart."""
+"""Processes that hold a ccache open when their connections are closed by a limit or a restart."""
 
 import signal
 from contextlib import ExitStack
@@ -25,10 +25,10 @@ def heimdal_library() -> None:
 
 @pytest.mark.usefixtures("heimdal_library")
 @pytest.mark.parametrize("limit", ["max_uid_connections", "max_connections"])
-def test_mits_connections_give_way_to_spare_heimdals_process(
+def test_limit_closes_connections_of_mit_first(
     heimdal: HeimdalClient, mit: MitClient, stopped_pykcmd: Pykcmd, limit: str
 ) -> None:
-    """At a limit MIT's idle connections are closed, and a process that holds Heimdal's older one goes on."""
+    """MIT's idle connections are closed, and a process with Heimdal's older connection continues."""
     stopped_pykcmd.configure(f"{limit} = 3\n")
     with started(stopped_pykcmd) as pykcmd:
         mit.kinit("alice")
@@ -45,8 +45,8 @@ def test_mits_connections_give_way_to_spare_heimdals_process(
 
 
 @pytest.mark.usefixtures("heimdal_library")
-def test_a_heimdal_process_does_not_outlive_its_connection(heimdal: HeimdalClient, pykcmd: Pykcmd) -> None:
-    """After a restart a process of Heimdal's that holds a ccache ends, by SIGPIPE at its next request."""
+def test_heimdal_process_ends_with_its_connection(heimdal: HeimdalClient, pykcmd: Pykcmd) -> None:
+    """After a restart, Heimdal's process gets SIGPIPE at its next request."""
     heimdal.kinit("alice")
     with holding(heimdal, HEIMDAL_LIBRARY) as holder:
         assert holder.ask() == 0
@@ -55,8 +55,8 @@ def test_a_heimdal_process_does_not_outlive_its_connection(heimdal: HeimdalClien
     assert heimdal.klist().principal.startswith("alice@")
 
 
-def test_an_mit_process_outlives_its_connection(mit: MitClient, pykcmd: Pykcmd) -> None:
-    """A process of MIT's that holds a ccache goes on after a restart, and after its connection was closed."""
+def test_mit_process_connects_again(mit: MitClient, pykcmd: Pykcmd) -> None:
+    """MIT's process continues after a restart, and after its connection was closed."""
     mit.kinit("alice")
     with holding(mit, MIT_LIBRARY) as holder:
         pykcmd.restart()

@@ -30,7 +30,7 @@ OWN = f"KCM:{USER}"
 NAME = b"%d" % USER
 
 HOUR, DAY = 3600, 86400
-# How far apart times may be that are taken in one test.
+# In seconds: the largest difference between two times measured in one test.
 ABOUT = 120
 
 PYTHON = "/usr/bin/python3"
@@ -40,14 +40,14 @@ PYTHON = "/usr/bin/python3"
     scope="module", params=[3 * HOUR, -3 * HOUR, 40 * DAY], ids=["KDC +3h", "KDC -3h", "KDC +40d"]
 )
 def offset(request: pytest.FixtureRequest) -> int:
-    """Seconds by which the KDC's clock is ahead."""
+    """The number of seconds by which the KDC's clock is ahead."""
     ahead: int = request.param
     return ahead
 
 
 @pytest.fixture(scope="module")
 def kdc(offset: int) -> Iterator[Kdc]:
-    """A KDC with another clock, in the place of the session's."""
+    """A KDC with another clock, in place of the session's."""
     missing = missing_programs()
     if missing:
         pytest.skip(f"no KDC here: {', '.join(missing)} missing")
@@ -59,14 +59,14 @@ def kdc(offset: int) -> Iterator[Kdc]:
 
 @pytest.fixture
 def gss_context(folder: Path) -> Path:
-    """The program, where every user can read it."""
+    """The program, in a place where every user can read it."""
     if shutil.which(PYTHON) is None:
         pytest.skip(f"no {PYTHON}: others than root cannot run the one in use")
     return Path(shutil.copy(Path(__file__).with_name("gss_context.py"), folder))
 
 
 def _own_folder(folder: Path) -> Path:
-    """A folder that belongs to the user who runs the clients."""
+    """A folder that belongs to the user of the clients."""
     own = folder / "user"
     own.mkdir()
     os.chown(own, USER, USER)
@@ -74,7 +74,7 @@ def _own_folder(folder: Path) -> Path:
 
 
 def _context(mit: MitClient, kdc: Kdc, program: Path, ccache: str) -> str:
-    """Whose context a service whose clock is the KDC's has accepted."""
+    """The client of a context that a service with the KDC's clock has accepted."""
     token = mit.ok(PYTHON, str(program), "initiate", "host@server.pykcm.test", ccache=ccache)
     accepted = subprocess.run(
         [PYTHON, str(program), "accept", token.strip()],
@@ -95,14 +95,14 @@ def _context(mit: MitClient, kdc: Kdc, program: Path, ccache: str) -> str:
 
 
 def _without_times(klist: str) -> list[str]:
-    """What `klist` says of tickets and flags, in order."""
+    """The tickets and flags that `klist` prints, in order."""
     lines = [line for line in klist.splitlines() if line.endswith("@" + REALM) or "Flags" in line]
     words = [line.split() for line in lines]
     return [" ".join(word for word in line if not word[0].isdigit()) for line in words]
 
 
 def _session(mit: MitClient, kdc: Kdc, program: Path, ccache: str) -> list[object]:
-    """What a user's commands say, all of which have to work."""
+    """The output of a user's commands, all of which must succeed."""
     said: list[object] = []
     mit.kinit("alice", "-r", "3d", ccache=ccache)
     said += [mit.run("klist", "-s", ccache=ccache).code, mit.kvno(SERVICE, ccache=ccache)]
@@ -114,10 +114,10 @@ def _session(mit: MitClient, kdc: Kdc, program: Path, ccache: str) -> list[objec
     return [*said, _without_times(mit.ok("klist", "-f", ccache=ccache))]
 
 
-def test_as_with_a_file(
+def test_commands_work_as_with_file(
     pykcmd: Pykcmd, mit: MitClient, kdc: Kdc, folder: Path, gss_context: Path, offset: int
 ) -> None:
-    """kinit, klist -s, kvno, contexts and `kinit -R` say and do the same with KCM: as with FILE:."""
+    """kinit, klist -s, kvno, contexts and `kinit -R` do the same with KCM: as with FILE:."""
     with_file = _session(mit, kdc, gss_context, f"FILE:{_own_folder(folder)}/ccache")
     said = _session(mit, kdc, gss_context, "KCM:")
     assert said == with_file
@@ -129,8 +129,7 @@ def test_as_with_a_file(
     assert caught.value.code == Code.CC_NOSUPP
 
 
-def test_after_a_restart(pykcmd: Pykcmd, mit: MitClient, kdc: Kdc, gss_context: Path) -> None:
-    """A ccache of before a restart is used as before."""
+def test_ccache_is_used_after_restart(pykcmd: Pykcmd, mit: MitClient, kdc: Kdc, gss_context: Path) -> None:
     mit.kinit("alice", "-r", "3d")
     mit.kvno(SERVICE)
     pykcmd.restart()
@@ -140,8 +139,8 @@ def test_after_a_restart(pykcmd: Pykcmd, mit: MitClient, kdc: Kdc, gss_context: 
     assert mit.kvno(OTHER_SERVICE) == [f"{OTHER_SERVICE}@{REALM}: kvno = 1"]
 
 
-def test_imported_from_a_file(pykcmd: Pykcmd, mit: MitClient, folder: Path) -> None:
-    """An import from a file, and an export and import, keep the offset: the tickets can be used at once."""
+def test_import_keeps_the_offset(pykcmd: Pykcmd, mit: MitClient, folder: Path) -> None:
+    """After an import from a file, or an export and import, the tickets work at once."""
     path = _own_folder(folder) / "ccache"
     mit.kinit("alice", "-r", "3d", ccache=f"FILE:{path}")
     control = Pykcmctl(pykcmd.control_path)
@@ -155,8 +154,8 @@ def test_imported_from_a_file(pykcmd: Pykcmd, mit: MitClient, folder: Path) -> N
         control.ok("import", str(export))
 
 
-def test_listed_and_kept(stopped_pykcmd: Pykcmd, mit: MitClient) -> None:
-    """A valid ccache is listed with its end by this machine's clock, and neither expired nor reaped."""
+def test_valid_ccache_is_listed_and_kept(stopped_pykcmd: Pykcmd, mit: MitClient) -> None:
+    """Its end is shown by this machine's clock, and it is neither expired nor reaped."""
     stopped_pykcmd.configure("expired_retention = 0\n")
     with started(stopped_pykcmd):
         mit.kinit("alice", "-l", "10h", "-r", "3d")
@@ -183,7 +182,7 @@ def test_heimdals_clients(pykcmd: Pykcmd, heimdal: HeimdalClient, mit: MitClient
     ccache = heimdal.klist().ccache
     assert heimdal.klist() == Listed(ccache, ALICE, [TGT, SERVICE, OTHER_SERVICE])
     assert mit.kvno("--cached-only", SERVICE) == [f"{SERVICE}@{REALM}: kvno = 1"]
-    # Heimdal's kinit asks for a renewable lifetime that ends 3 days from now by its own clock.
+    # Heimdal's kinit requests a renewable lifetime that ends in 3 days by its own clock.
     if offset < 3 * DAY:
         assert mit.ok("kinit", "-R") == ""
     assert heimdal.ok("kgetcred", SERVICE) == ""

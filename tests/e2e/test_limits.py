@@ -1,4 +1,4 @@
-"""Quotas and a full disk: what is worth least makes room, else the user is told which it is; others go on."""
+"""Quotas and a full disk: the least valuable entries are evicted, or the user gets the right error."""
 
 import errno
 from collections.abc import Callable, Iterator
@@ -30,8 +30,8 @@ def _kinit_refused(mit: MitClient, user: str, ccache: str | None = None) -> str:
     return ran.output
 
 
-def test_too_many_ccaches(stopped_pykcmd: Pykcmd, mit: MitClient) -> None:
-    """The ccache over max_uid_ccaches is refused as over quota; those that are there can be filled again."""
+def test_ccache_over_the_limit_is_refused(stopped_pykcmd: Pykcmd, mit: MitClient) -> None:
+    """With max_uid_ccaches reached, existing ccaches can still be filled again."""
     stopped_pykcmd.configure("max_uid_ccaches = 2\n")
     with started(stopped_pykcmd):
         mit.kinit("alice")
@@ -48,8 +48,8 @@ def test_too_many_ccaches(stopped_pykcmd: Pykcmd, mit: MitClient) -> None:
         assert {listed.principal for listed in mit.klist_all()} == {f"alice@{REALM}", f"carol@{REALM}"}
 
 
-def test_batch_jobs_that_log_in_at_once(pykcmd: Pykcmd, mit: MitClient) -> None:
-    """By default 100 jobs that one user starts at once, each with a ccache of its own, all get tickets."""
+def test_hundred_jobs_get_tickets(pykcmd: Pykcmd, mit: MitClient) -> None:
+    """By default, 100 concurrent jobs of one user, each with its own ccache, all get tickets."""
     ccaches = [f"{OWN}:job{number}" for number in range(100)]
     with ThreadPoolExecutor(len(ccaches)) as jobs:
         list(jobs.map(lambda ccache: mit.kinit("alice", ccache=ccache), ccaches))
@@ -59,23 +59,23 @@ def test_batch_jobs_that_log_in_at_once(pykcmd: Pykcmd, mit: MitClient) -> None:
     assert all(len(each.tickets) == 1 for each in listed)
 
 
-def test_principals_that_log_in_at_once(pykcmd: Pykcmd, mit: MitClient) -> None:
-    """Jobs of one user that log in as several principals at once each find or make a ccache of theirs."""
+def test_concurrent_principals_get_their_ccaches(pykcmd: Pykcmd, mit: MitClient) -> None:
+    """Concurrent jobs with several principals each find or create the principal's ccache."""
     users = ["alice", "bob", "carol"]
     mit.kinit(users[0])
     with ThreadPoolExecutor(99) as jobs:
         list(jobs.map(mit.kinit, users * 33))
     listed = mit.klist_all()
     assert {each.principal for each in listed} == {f"{user}@{REALM}" for user in users}
-    # kinit looks for its principal's ccache before it asks for tickets, and others may do so at once.
+    # Several kinits may look for their principal's ccache before one of them creates it.
     assert len(listed) <= 99
     assert all(len(each.tickets) == 1 for each in listed)
 
 
-def test_too_many_ccaches_of_all(
+def test_max_ccaches_counts_all_users(
     several_uids: None, stopped_pykcmd: Pykcmd, mit_as: Callable[[int], MitClient]
 ) -> None:
-    """The ccaches of all users together count for max_ccaches, after a restart too."""
+    """After a restart as well."""
     stopped_pykcmd.configure("max_ccaches = 2\n")
     with started(stopped_pykcmd):
         mit, other = mit_as(USER), mit_as(OTHER)
@@ -89,7 +89,7 @@ def test_too_many_ccaches_of_all(
 
 
 def _store_until_refused(kcm: KcmClient) -> tuple[int, list[bytes]]:
-    """Store one credential after the other; the code of the refusal, and what there was till then."""
+    """Store credentials until one is refused; returns the code, and the contents before it."""
     accepted = kcm.get_cred_list(NAME)
     ticket = accepted[-1]
     for number in range(1000):
@@ -103,8 +103,8 @@ def _store_until_refused(kcm: KcmClient) -> tuple[int, list[bytes]]:
 
 
 @pytest.mark.parametrize("option", ["max_ccache_size", "max_uid_size"])
-def test_too_large(stopped_pykcmd: Pykcmd, mit: MitClient, option: str) -> None:
-    """In a ccache over its limit the oldest service tickets make room, and nothing else does."""
+def test_oldest_service_tickets_are_evicted(stopped_pykcmd: Pykcmd, mit: MitClient, option: str) -> None:
+    """In a ccache over its limit, only its oldest service tickets are evicted."""
     stopped_pykcmd.configure(f"{option} = 12\n")
     with started(stopped_pykcmd):
         mit.kinit("alice")
@@ -115,11 +115,11 @@ def test_too_large(stopped_pykcmd: Pykcmd, mit: MitClient, option: str) -> None:
             size = CCache(bytes(16), NAME, kcm.get_principal(NAME)).size
             size += sum(parse_credential(blob).size for blob in full)
             assert 9 * 1024 < size <= 12 * 1024
-            # The first service ticket has gone; configuration and TGT stand before it.
+            # The first service ticket is gone; configuration and TGT precede it.
             assert full[: len(given) - 1] == given[:-1]
             assert server_of(parse_all(full)[len(given) - 1]) == "service0"
             assert f"removed from ccache {USER} ({option})" in stopped_pykcmd.log
-        # A ticket from the KDC is given room as well, and is there to be used.
+        # A ticket from the KDC is stored as well, and can be used.
         assert mit.kvno("HTTP/www.pykcm.test") == [f"HTTP/www.pykcm.test@{REALM}: kvno = 1"]
         tickets = mit.klist().tickets
         assert (tickets[0], tickets[-1]) == (TGT, "HTTP/www.pykcm.test")
@@ -129,8 +129,8 @@ def test_too_large(stopped_pykcmd: Pykcmd, mit: MitClient, option: str) -> None:
 
 
 @pytest.mark.parametrize("option", ["max_ccache_size", "max_uid_size"])
-def test_too_large_for_any_room(stopped_pykcmd: Pykcmd, mit: MitClient, option: str) -> None:
-    """What is over the limit whatever goes is refused, removes nothing, and the log names the limit."""
+def test_credential_larger_than_limit_is_refused(stopped_pykcmd: Pykcmd, mit: MitClient, option: str) -> None:
+    """Nothing is evicted, and the log names the limit."""
     stopped_pykcmd.configure(f"{option} = 12\n")
     with started(stopped_pykcmd):
         mit.kinit("alice")
@@ -151,7 +151,7 @@ def test_too_large_for_any_room(stopped_pykcmd: Pykcmd, mit: MitClient, option: 
 
 
 def _store_until_something_goes(kcm: KcmClient) -> list[bytes]:
-    """Store one credential after the other until the last is there and another is not: what is there then."""
+    """Store credentials until one is evicted; returns the contents then."""
     stored = kcm.get_cred_list(NAME)
     for number in range(100):
         stored.append(for_server(b"service%d" % number, stored[-1]))
@@ -169,7 +169,7 @@ def _number_of_tickets(blobs: list[bytes]) -> int:
 
 @pytest.fixture
 def cramped_pykcmd(several_uids: None, mount_namespaces: None, stopped_pykcmd: Pykcmd) -> Iterator[Pykcmd]:
-    """A daemon whose state folder is a file system of 512 KiB, in a mount namespace of its own."""
+    """A daemon whose state folder is a file system of 512 KiB, in its own mount namespace."""
     stopped_pykcmd.state_dir.mkdir(0o700)
     mount = 'mount -t tmpfs -o size=512k,mode=0700 tmpfs "$0" && exec "$@"'
     stopped_pykcmd.command = (
@@ -180,8 +180,10 @@ def cramped_pykcmd(several_uids: None, mount_namespaces: None, stopped_pykcmd: P
         yield daemon
 
 
-def test_a_full_disk(cramped_pykcmd: Pykcmd, mit: MitClient, mit_as: Callable[[int], MitClient]) -> None:
-    """A change that cannot be made durable is refused and not seen; what is there stays, for others too."""
+def test_change_on_full_disk_is_refused(
+    cramped_pykcmd: Pykcmd, mit: MitClient, mit_as: Callable[[int], MitClient]
+) -> None:
+    """It changes nothing; existing tickets remain, also for other users."""
     other = mit_as(OTHER)
     other.kinit("bob")
     mit.kinit("alice")

@@ -1,4 +1,4 @@
-"""The control socket where others could have it: pykcmctl hands over nothing, and the daemon warns."""
+"""A control socket that others could replace: pykcmctl sends no secrets, and the daemon warns."""
 
 import os
 import socket
@@ -14,7 +14,7 @@ from .daemon import Pykcmd, effective_uid
 
 @pytest.fixture
 def stranger(several_uids: None, folder: Path) -> Iterator[tuple[Path, socket.socket]]:
-    """A user who listens where a daemon could."""
+    """Another user who listens at a path of the daemon."""
     place = folder / "place"
     place.mkdir()
     os.chown(place, OTHER, OTHER)
@@ -26,10 +26,10 @@ def stranger(several_uids: None, folder: Path) -> Iterator[tuple[Path, socket.so
         yield place / "control.sock", sock
 
 
-def test_stranger_gets_no_ticket_and_no_key(
+def test_other_user_gets_no_ticket_and_no_key(
     stranger: tuple[Path, socket.socket], folder: Path, export: Path
 ) -> None:
-    """Import and rekey end with a message and status 4, and the other end has not got a byte."""
+    """Import and rekey end with a message and status 4 before they send a byte."""
     path, sock = stranger
     key = folder / "key"
     key.touch(0o600)
@@ -41,7 +41,7 @@ def test_stranger_gets_no_ticket_and_no_key(
     ):
         said = Pykcmctl(path).run(*arguments)
         assert (said.status, said.output) == (4, "")
-        assert f"of UID {OTHER} listens there" in said.errors
+        assert f"of UID {OTHER} listens at" in said.errors
         assert "--daemon-user" in said.errors
         accepted, _ = sock.accept()
         with accepted:
@@ -49,10 +49,10 @@ def test_stranger_gets_no_ticket_and_no_key(
 
 
 @pytest.mark.parametrize(("mode", "warns"), [(0o777, True), (0o770, True), (0o755, False), (0o1777, False)])
-def test_daemon_warns_of_a_folder_of_others(
+def test_daemon_warns_of_unsafe_folder(
     stopped_pykcmd: Pykcmd, folder: Path, mode: int, *, warns: bool
 ) -> None:
-    """Where others can take the control socket away the log says which folder it is; it serves."""
+    """If others can replace the control socket, the log names the folder; the daemon serves."""
     place = folder / "place"
     place.mkdir()
     place.chmod(mode)

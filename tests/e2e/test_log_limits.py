@@ -1,4 +1,4 @@
-"""A user who causes many lines of the log: few are written, all are counted."""
+"""A user who causes many log lines: few are written, and all are counted."""
 
 from pykcm.client import KcmClient
 from tests.builders import ALICE, credential_bytes
@@ -12,7 +12,7 @@ TIMES = 120
 
 
 def _store_expired(daemon: Pykcmd, uid: int, times: int) -> None:
-    """Make so many ccaches with a ticket that has ended, each under a name of its own."""
+    """Create this many ccaches with an expired ticket, each under a new name."""
     with effective_uid(uid), KcmClient(daemon.socket_path) as kcm:
         for number in range(times):
             name = b"%d:%d" % (uid, number)
@@ -21,7 +21,7 @@ def _store_expired(daemon: Pykcmd, uid: int, times: int) -> None:
 
 
 def test_removals_at_a_quota_do_not_flood_the_log(several_uids: None, stopped_pykcmd: Pykcmd) -> None:
-    """Storing expired ccaches at the quota is few lines and a summary; events and statistics have each."""
+    """Expired ccaches at the quota cause few lines and a summary; events and statistics have each."""
     stopped_pykcmd.configure("max_uid_ccaches = 1\n")
     stopped_pykcmd.start("--log-level", "info")
     pykcmctl = Pykcmctl(stopped_pykcmd.control_path)
@@ -35,7 +35,7 @@ def test_removals_at_a_quota_do_not_flood_the_log(several_uids: None, stopped_py
     assert stats["removed_ccaches"] == {"max_uid_ccaches": gone + 1}
     lines = [line for line in stopped_pykcmd.log.splitlines() if "(max_uid_ccaches)" in line]
     assert sum(f"UID {USER}:" in line for line in lines) == 30
-    # The other one's line is there, however many the first one has caused.
+    # The other user's line is written, however many lines the first user has caused.
     assert sum(f"UID {OTHER}:" in line for line in lines) == 1
     assert stopped_pykcmd.stop() == 0
     (summary,) = (line for line in stopped_pykcmd.log.splitlines() if "were left out" in line)

@@ -1,4 +1,4 @@
-"""pykcmctl backup and rekey, about a daemon that has other things to do meanwhile."""
+"""backup and rekey of a busy daemon."""
 
 import itertools
 import json
@@ -47,7 +47,7 @@ def ctl(stopped_pykcmd: Pykcmd) -> Pykcmctl:
 
 @pytest.fixture
 def crashes(stopped_pykcmd: Pykcmd, faults_library: Path) -> Crashes:
-    """A running daemon, with many tickets of a user who does nothing meanwhile."""
+    """A running daemon, with many tickets of a user who changes nothing during the test."""
     faults = Faults(faults_library, stopped_pykcmd.state_dir, stopped_pykcmd.folder / "faults")
     crashes = Crashes(stopped_pykcmd, faults, NAMES, random.Random(SEED))
     crashes.start()
@@ -70,7 +70,7 @@ def files(daemon: Pykcmd) -> set[str]:
 
 
 def key_opens(daemon: Pykcmd, raw: bytes) -> bool:
-    """Whether the stopped daemon's database opens with this key."""
+    """Whether this key opens the database of the stopped daemon."""
     try:
         SQLCipherStore(daemon.state_dir / "pykcm.db", Key(raw, Path("some"))).close()
     except StoreUnusableError:
@@ -82,8 +82,8 @@ def key(daemon: Pykcmd) -> bytes:
     return (daemon.state_dir / "key").read_bytes()
 
 
-def test_backup_under_load(crashes: Crashes, ctl: Pykcmctl, folder: Path) -> None:
-    """A copy made under load, put in place as the README has it, has every ccache as it was at one time."""
+def test_backup_under_load_is_consistent(crashes: Crashes, ctl: Pykcmctl, folder: Path) -> None:
+    """A copy made under load and restored as README says has every ccache as of one moment."""
     daemon = crashes.daemon
     copies = []
     writers = crashes.write()
@@ -110,8 +110,8 @@ def test_backup_under_load(crashes: Crashes, ctl: Pykcmctl, folder: Path) -> Non
         assert daemon.stop() == 0
 
 
-def test_rekey_under_load(crashes: Crashes, ctl: Pykcmctl) -> None:
-    """The key is changed under load, again and again, and nothing that was acknowledged is lost."""
+def test_rekey_under_load_loses_nothing(crashes: Crashes, ctl: Pykcmctl) -> None:
+    """The key is changed repeatedly, and no acknowledged change is lost."""
     daemon = crashes.daemon
     keys = [key(daemon)]
     writers = crashes.write()
@@ -137,7 +137,7 @@ def connected(daemon: Pykcmd, uid: int) -> KcmClient:
 
 
 def write_much(kcm: KcmClient, uid: int, has_ended: threading.Event) -> int:
-    """Replace a ccache of the UID by another one of 3 MB, again and again; gives how often."""
+    """Replace a ccache of the UID by another one of 3 MB, repeatedly; returns how often."""
     name = b"%d" % uid
     with kcm:
         for number in itertools.count():
@@ -149,8 +149,8 @@ def write_much(kcm: KcmClient, uid: int, has_ended: threading.Event) -> int:
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("number", [1, 8])
-def test_a_busy_user_cannot_prevent_it(crashes: Crashes, ctl: Pykcmctl, number: int) -> None:
-    """Users who write all the time wait for a backup and a rekey, and are named; others do not wait."""
+def test_busy_users_wait_and_are_named(crashes: Crashes, ctl: Pykcmctl, number: int) -> None:
+    """Users who write all the time wait for a backup and a rekey; other users do not wait."""
     daemon = crashes.daemon
     uids = [STILL + 1 + each for each in range(number)]
     has_ended = threading.Event()
@@ -161,7 +161,7 @@ def test_a_busy_user_cannot_prevent_it(crashes: Crashes, ctl: Pykcmctl, number: 
         size = next(items)["size"]
         writing = [pool.submit(write_much, kcm, uid, has_ended) for uid, kcm in clients.items()]
         try:
-            # Nothing of it is taken until somebody has written so much that it would fail.
+            # The output is not read until a user has written so much that the copy would fail.
             wait_until(lambda: "writes much while it is copied" in daemon.log)
             other.initialize(b"%d" % OTHER, ALICE)
             assert other.get_principal(b"%d" % OTHER) == ALICE
@@ -170,7 +170,7 @@ def test_a_busy_user_cannot_prevent_it(crashes: Crashes, ctl: Pykcmctl, number: 
             slowed = {uid for item in received for uid in item.get("slowed", ())}
             assert slowed
             assert slowed <= set(uids)
-            # Until what the backup has left in the journal is copied.
+            # Wait until the write-ahead log that the backup left behind is checkpointed.
             while (said := ctl.run("rekey")).status:
                 assert "under way" in said.errors
         finally:
@@ -183,13 +183,15 @@ def test_a_busy_user_cannot_prevent_it(crashes: Crashes, ctl: Pykcmctl, number: 
 @pytest.mark.parametrize(
     ("call", "most"), [(Call.WRITE, 900), (Call.SYNC, 60), (Call.OPEN, 25), (Call.UNLINK, 9)]
 )
-def test_killed_meanwhile(crashes: Crashes, ctl: Pykcmctl, call: Call, most: int) -> None:
-    """Wherever a kill hits it under load, the next start has one key and all that was acknowledged."""
+def test_kill_during_maintenance_loses_nothing(
+    crashes: Crashes, ctl: Pykcmctl, call: Call, most: int
+) -> None:
+    """After a kill at any place, the next start has one key and all acknowledged changes."""
     daemon = crashes.daemon
     for _ in range(4):
         writers = crashes.write()
         crashes.faults.kill(call, skip=crashes.rng.randrange(most))
-        # It may have come to its end before: then the writers meet the fault.
+        # The command may have ended before; then the writers hit the fault.
         said = ctl.run("rekey")
         if said.status == 0:
             daemon.kill()
@@ -207,8 +209,8 @@ def test_killed_meanwhile(crashes: Crashes, ctl: Pykcmctl, call: Call, most: int
     assert key_opens(daemon, key(daemon))
 
 
-def test_files(crashes: Crashes, ctl: Pykcmctl, folder: Path) -> None:
-    """The file is root's alone, is not replaced without --force, and nothing else is left beside it."""
+def test_backup_file_is_private_and_complete(crashes: Crashes, ctl: Pykcmctl, folder: Path) -> None:
+    """It is not replaced without --force, and no other file is left."""
     place = folder / "copies"
     place.mkdir()
     copy = place / "copy"
@@ -230,8 +232,8 @@ def test_files(crashes: Crashes, ctl: Pykcmctl, folder: Path) -> None:
     assert ctl.run("backup", str(folder / "missing" / "copy")).status == 1
 
 
-def test_given_up(crashes: Crashes, ctl: Pykcmctl, folder: Path) -> None:
-    """Meanwhile another one is refused; when the client goes away in the middle the next one can begin."""
+def test_abandoned_backup_can_be_repeated(crashes: Crashes, ctl: Pykcmctl, folder: Path) -> None:
+    """A second backup is refused while one runs; when the client has gone, the next one begins."""
     place = folder / "copies"
     place.mkdir()
     answer = ControlClient(ctl.control_path).ask("backup")
@@ -241,25 +243,24 @@ def test_given_up(crashes: Crashes, ctl: Pykcmctl, folder: Path) -> None:
     assert busy.status == 1
     assert "under way" in busy.errors
     answer.close()
-    # Until the daemon has seen that nobody is there any more.
+    # Wait until the daemon has noticed that the client has gone.
     while (said := ctl.run("backup", str(place / "copy"))).status:
         assert "under way" in said.errors
     assert [path.name for path in place.iterdir()] == ["copy"]
 
 
-def test_on_a_terminal(crashes: Crashes, ctl: Pykcmctl, folder: Path) -> None:
-    """On a terminal one sees how far it has come."""
-    status, escape = on_a_terminal(ctl, "backup", str(folder / "copy"))
-    assert status == 0, escape
-    assert "Copying" in escape
-    assert "100%" in escape
-    status, escape = on_a_terminal(ctl, "rekey")
-    assert status == 0, escape
-    assert "The database has a new key" in escape
+def test_progress_is_shown_on_terminal(crashes: Crashes, ctl: Pykcmctl, folder: Path) -> None:
+    status, screen = on_a_terminal(ctl, "backup", str(folder / "copy"))
+    assert status == 0, screen
+    assert "Copying" in screen
+    assert "100%" in screen
+    status, screen = on_a_terminal(ctl, "rekey")
+    assert status == 0, screen
+    assert "The database has a new key" in screen
 
 
-def test_memory(folder: Path) -> None:
-    """With the memory store both are refused, and it is said why."""
+def test_memory_store_refuses_backup_and_rekey(folder: Path) -> None:
+    """The message gives the reason."""
     with watched(Pykcmd(folder, store="memory")) as daemon:
         daemon.start()
         ctl = Pykcmctl(daemon.control_path)
@@ -270,8 +271,8 @@ def test_memory(folder: Path) -> None:
         assert not (folder / "copy").exists()
 
 
-def test_a_credential(stopped_pykcmd: Pykcmd, ctl: Pykcmctl, folder: Path) -> None:
-    """A new key for a credential comes from root, who is told where to put it; either works until then."""
+def test_rekey_of_credential_needs_new_key(stopped_pykcmd: Pykcmd, ctl: Pykcmctl, folder: Path) -> None:
+    """Root gives the new key and is told where to put it; until then, both keys work."""
     daemon = stopped_pykcmd
     credential = folder / "credentials" / CREDENTIAL
     credential.parent.mkdir()
@@ -304,8 +305,8 @@ def test_a_credential(stopped_pykcmd: Pykcmd, ctl: Pykcmctl, folder: Path) -> No
     assert (key_opens(daemon, old), key_opens(daemon, new)) == (False, True)
 
 
-def test_json(crashes: Crashes, ctl: Pykcmctl, folder: Path) -> None:
-    """--json prints what there is to know, and nothing of the key."""
+def test_json_of_backup_and_rekey(crashes: Crashes, ctl: Pykcmctl, folder: Path) -> None:
+    """--json prints all results, and never the key."""
     copied = json.loads(ctl.ok("backup", str(folder / "copy"), "--json"))
     assert list(copied) == ["file", "size", "sha256", "key"]
     changed = ctl.json("rekey")

@@ -1,4 +1,4 @@
-"""Memory: what an operation takes up while it runs, it gives back; and a connection takes up little."""
+"""Memory: an operation frees what it used, and a connection needs little."""
 
 import contextlib
 import os
@@ -26,7 +26,7 @@ CALLS_OF_A_CONNECTION = 25  # on average
 
 TICKETS = [credential_bytes(server, ticket=bytes(400)) for server in (TGS, *map(service, range(3)))]
 
-# What is not there is asked for, too, and what is no request; and tickets where the KDC offset matters.
+# Missing entries and invalid requests are included, and tickets for which the KDC offset matters.
 EXPECTED = {Code.FCC_NOFILE, Code.CC_NOTFOUND, Code.CC_END, Code.FCC_INTERNAL, Code.CC_FORMAT, Code.CC_NOSUPP}
 
 
@@ -58,7 +58,7 @@ def _move(kcm: KcmClient, name: bytes) -> None:
     kcm.destroy(name + b":moved")
 
 
-# One line for each kind, and its weight: changes, which are slow, are rarer than they are in life.
+# Each operation with its weight: changes are slow, and rarer than in practice.
 KINDS: list[tuple[int, Callable[[KcmClient, bytes, random.Random], object]]] = [
     (3, lambda kcm, name, _: kcm.initialize(name, ALICE)),
     (12, lambda kcm, name, chance: kcm.store(name, chance.choice(TICKETS))),
@@ -86,7 +86,7 @@ KINDS: list[tuple[int, Callable[[KcmClient, bytes, random.Random], object]]] = [
 
 
 def _operate(daemon: Pykcmd, count: int, chance: random.Random) -> None:
-    """So many operations of all kinds, over connections that come and go."""
+    """Do this many operations of all kinds, on connections that are opened and closed meanwhile."""
     weights, kinds = zip(*KINDS, strict=True)
     with contextlib.ExitStack() as at_end:
         clients: list[tuple[int, KcmClient]] = []
@@ -109,10 +109,10 @@ def _resident_size(pid: int) -> int:
 
 
 @pytest.mark.timeout(600)
-def test_soak(several_uids: None, stopped_pykcmd: Pykcmd) -> None:
-    """200,000 operations of every kind over 500 UIDs leave the daemon hardly larger than the first 20,000."""
+def test_memory_does_not_grow_with_operations(several_uids: None, stopped_pykcmd: Pykcmd) -> None:
+    """After 200,000 operations for 500 UIDs the daemon is hardly larger than after 20,000."""
     stopped_pykcmd.configure('durability = "normal"\n')
-    # At debug level there would be a line for each.
+    # At debug level, each operation would write a line.
     stopped_pykcmd.start("--log-level", "warning")
     process = stopped_pykcmd.process
     assert process is not None
@@ -135,10 +135,10 @@ def _a_request(connection: socket.socket) -> None:
 
 
 @pytest.mark.parametrize("use", [_a_request, _half_a_request], ids=["idle", "half open"])
-def test_connections(
+def test_connection_needs_little_memory(
     several_uids: None, stopped_pykcmd: Pykcmd, use: Callable[[socket.socket], None]
 ) -> None:
-    """A connection that is idle, or on which half a request has come, costs less than 4 KiB."""
+    """An idle connection, or one with half a request, needs less than 4 KiB."""
     each, uids = 250, UIDS[:3]
     with started(stopped_pykcmd), contextlib.ExitStack() as at_end:
 
@@ -149,11 +149,11 @@ def test_connections(
                     with effective_uid(uid):
                         connection.connect(str(stopped_pykcmd.socket_path))
                     use(connection)
-            assert stopped_pykcmd.answers()  # and so has read what came before
+            assert stopped_pykcmd.answers()  # then it has also read the earlier data
 
         assert stopped_pykcmd.process is not None
         pid = stopped_pykcmd.process.pid
-        connect(6)  # what is made once is made now
+        connect(6)  # allocate everything that is allocated once
         before = _resident_size(pid)
         connect(each - 6)
         grown = _resident_size(pid) - before

@@ -1,4 +1,4 @@
-"""migrate and import KCM: against the servers that pykcm takes the place of."""
+"""migrate and import KCM: from other KCM servers."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -28,7 +28,7 @@ def peer(request: pytest.FixtureRequest) -> Iterator[peers.Peer]:
     with public_folder() as folder:
         server = peers.make(request.param, folder / "peer")
         with server.running():
-            # Below a folder of /run's that is its own, others must reach it, too.
+            # Other users must be able to enter its folder in /run.
             server.socket_path.chmod(0o666)
             yield server
 
@@ -50,23 +50,23 @@ def at_peer(
 
 @pytest.fixture
 def filled(peer: peers.Peer, at_peer: Callable[[int], MitClient]) -> peers.Peer:
-    """USER has alice's and bob's ccaches, the default bob's; OTHER has carol's."""
+    """USER has alice's and bob's ccaches, and bob's is the default; OTHER has carol's."""
     for user in ("alice", "bob"):
         at_peer(USER).kinit(user)
     at_peer(OTHER).kinit("carol")
-    if peer.name == "sssd":  # Heimdal's refuses what MIT's kvno stores
+    if peer.name == "sssd":  # Heimdal's server refuses what MIT's kvno stores
         at_peer(OTHER).kvno(HOST)
     assert at_peer(USER).klist().principal == f"bob@{REALM}"
     return peer
 
 
-def test_all_users(
+def test_migrate_imports_all_users(
     filled: peers.Peer,
     pykcmd: Pykcmd,
     mit_as: Callable[[int], MitClient],
     at_peer: Callable[[int], MitClient],
 ) -> None:
-    """Everybody's ccaches come over with their names, tickets and default, and work; once more: unchanged."""
+    """Names, tickets and defaults are imported, and the tickets work; a second run changes nothing."""
     ctl = Pykcmctl(pykcmd.control_path)
     uids = () if filled.name == "heimdal" else ("--uid", str(USER), "--uid", str(OTHER), "--uid", "0")
     arguments = ("migrate", "--from", filled.name, *uids, "--source-socket", str(filled.socket_path))
@@ -89,8 +89,8 @@ def test_all_users(
     assert sorted(each["result"] for each in again) == ["imported", "imported", "unchanged"]
 
 
-def test_one_user(filled: peers.Peer, pykcmd: Pykcmd, mit_as: Callable[[int], MitClient]) -> None:
-    """Import KCM: with --uid takes that user's alone."""
+def test_import_of_one_user(filled: peers.Peer, pykcmd: Pykcmd, mit_as: Callable[[int], MitClient]) -> None:
+    """With --uid, KCM: imports only that user's ccaches."""
     ctl = Pykcmctl(pykcmd.control_path)
     ctl.ok("import", "--uid", str(OTHER), f"KCM:{filled.socket_path}")
     assert mit_as(OTHER).klist().principal == f"carol@{REALM}"
@@ -98,14 +98,14 @@ def test_one_user(filled: peers.Peer, pykcmd: Pykcmd, mit_as: Callable[[int], Mi
 
 
 @pytest.mark.parametrize("peer", ["sssd"], indirect=True)
-def test_users_that_sssd_knows(filled: peers.Peer) -> None:
-    """Whose ccaches sssd has is found in its database, where they need no account on the host."""
+def test_users_are_found_in_sssd_database(filled: peers.Peer) -> None:
+    """Users with ccaches in sssd need no account on this host."""
     database = filled.folder / "sss" / "secrets" / "secrets.ldb"
     assert {USER, OTHER} <= _uids_in_sssd(str(database))
 
 
-def test_a_server_that_is_not_there(pykcmd: Pykcmd) -> None:
-    """Nothing is imported, and it is said why."""
+def test_missing_server_is_reported(pykcmd: Pykcmd) -> None:
+    """Nothing is imported."""
     ctl = Pykcmctl(pykcmd.control_path)
     for origin in ("sssd", "heimdal"):
         said = ctl.run("migrate", "--from", origin, "--source-socket", "/nonexistent")

@@ -1,4 +1,4 @@
-"""MIT's commands, as a user runs them."""
+"""MIT's commands, as users run them."""
 
 import os
 import re
@@ -25,22 +25,22 @@ NOT_FOUND = f"klist: Credentials cache '{OWN}' not found\n"
 pytestmark = pytest.mark.usefixtures("pykcmd")
 
 
-def test_kinit_with_a_password(mit: MitClient) -> None:
-    """A TGT got with a password is listed, in a ccache that has the UID's own name."""
+def test_kinit_with_password(mit: MitClient) -> None:
+    """The TGT is listed in a ccache that is named after the UID."""
     assert mit.kinit_with_password("alice") == f"Password for {ALICE}: \n"
     assert mit.klist() == Listed(OWN, ALICE, [TGT])
 
 
-def test_nothing_there_yet(mit: MitClient) -> None:
-    """An empty collection is reported as a missing default ccache, and its lists are empty."""
+def test_empty_collection(mit: MitClient) -> None:
+    """It is reported as a missing default ccache, and its lists are empty."""
     assert mit.run("klist")[1:] == (1, NOT_FOUND)
     assert mit.run("klist", "-s")[1:] == (1, "")
     assert mit.klist_all() == []
     assert mit.klist_l() == []
 
 
-def test_klist_s_tells_valid_from_expired(mit: MitClient, pykcmd: Pykcmd) -> None:
-    """`klist -s` exits 0 while the TGT is valid and 1 once it has expired; `-l` marks the ccache."""
+def test_klist_s_distinguishes_valid_and_expired(mit: MitClient, pykcmd: Pykcmd) -> None:
+    """`klist -s` exits 0 while the TGT is valid and 1 when it has expired; `-l` marks the ccache."""
     mit.kinit("alice")
     assert mit.run("klist", "-s")[1:] == (0, "")
     with effective_uid(USER), KcmClient(pykcmd.socket_path) as kcm:
@@ -54,7 +54,7 @@ def test_klist_s_tells_valid_from_expired(mit: MitClient, pykcmd: Pykcmd) -> Non
 
 
 def test_service_tickets_are_kept(mit: MitClient, pykcmd: Pykcmd) -> None:
-    """A service ticket is stored behind the TGT, in order, and found again by the next kvno."""
+    """A service ticket is stored after the TGT, in order, and the next kvno finds it."""
     mit.kinit("alice")
     assert mit.kvno("host/server.pykcm.test", "HTTP/www.pykcm.test") == [
         f"host/server.pykcm.test@{REALM}: kvno = 1",
@@ -62,7 +62,7 @@ def test_service_tickets_are_kept(mit: MitClient, pykcmd: Pykcmd) -> None:
     ]
     listed = Listed(OWN, ALICE, [TGT, "host/server.pykcm.test", "HTTP/www.pykcm.test"])
     assert mit.klist() == listed
-    # Only a KDC could issue it, and only the ccache can answer without one.
+    # Only a KDC can issue the ticket, so without a KDC it must come from the ccache.
     assert mit.kvno("--cached-only", "host/server.pykcm.test") == [
         f"host/server.pykcm.test@{REALM}: kvno = 1"
     ]
@@ -70,8 +70,8 @@ def test_service_tickets_are_kept(mit: MitClient, pykcmd: Pykcmd) -> None:
     assert mit.klist() == listed
 
 
-def test_a_second_principal_gets_a_ccache_of_its_own(mit: MitClient) -> None:
-    """`kinit` of a second principal makes a new ccache and the default; the first goes on."""
+def test_second_principal_gets_its_own_ccache(mit: MitClient) -> None:
+    """The new ccache is the default, and the first one remains."""
     mit.kinit("alice")
     mit.kinit("bob")
     bobs = mit.klist()
@@ -81,8 +81,8 @@ def test_a_second_principal_gets_a_ccache_of_its_own(mit: MitClient) -> None:
     assert mit.klist_l() == [(BOB, bobs.ccache), (ALICE, OWN)]
 
 
-def test_kinit_of_a_known_principal_goes_to_its_ccache(mit: MitClient) -> None:
-    """`kinit` of a principal that has a ccache renews that one and makes it the default again."""
+def test_kinit_of_known_principal_uses_its_ccache(mit: MitClient) -> None:
+    """The ccache gets a new TGT and becomes the default again."""
     mit.kinit("alice")
     mit.kinit("bob")
     bobs = mit.klist().ccache
@@ -90,8 +90,8 @@ def test_kinit_of_a_known_principal_goes_to_its_ccache(mit: MitClient) -> None:
     assert mit.klist_l() == [(ALICE, OWN), (BOB, bobs)]
 
 
-def test_kswitch_moves_the_default(mit: MitClient) -> None:
-    """`kswitch` by principal and by ccache moves the default, which is listed first."""
+def test_kswitch_changes_the_default(mit: MitClient) -> None:
+    """By principal and by ccache; the default is listed first."""
     mit.kinit("alice")
     mit.kinit("bob")
     bobs = mit.klist().ccache
@@ -104,8 +104,8 @@ def test_kswitch_moves_the_default(mit: MitClient) -> None:
     assert mit.klist_l() == [(ALICE, OWN), (BOB, bobs), (f"carol@{REALM}", carols)]
 
 
-def test_kswitch_to_an_unknown_principal(mit: MitClient) -> None:
-    """`kswitch` to a principal without a ccache says so and moves nothing."""
+def test_kswitch_to_unknown_principal_fails(mit: MitClient) -> None:
+    """The default does not change."""
     mit.kinit("alice")
     ran = mit.run("kswitch", "-p", "bob")
     assert ran[1:] == (1, "kswitch: Matching credential not found while searching for ccache for bob\n")
@@ -121,7 +121,7 @@ def _destroy_default_of_two(mit: MitClient) -> tuple[str, str]:
 
 
 def test_kdestroy_of_the_default_leaves_none(mit: MitClient) -> None:
-    """After kdestroy of the default it names no ccache: klist says not found, the other is listed."""
+    """Then klist says not found, and the other ccache is listed."""
     _, not_found = _destroy_default_of_two(mit)
     assert mit.run("klist")[1:] == (1, not_found)
     assert mit.run("klist", "-s").code == 1
@@ -129,22 +129,21 @@ def test_kdestroy_of_the_default_leaves_none(mit: MitClient) -> None:
     assert mit.klist_l() == [(ALICE, OWN)]
 
 
-def test_kswitch_mends_a_default_that_names_none(mit: MitClient) -> None:
-    """After kdestroy of the default, kswitch makes another ccache the default."""
+def test_kswitch_replaces_missing_default(mit: MitClient) -> None:
     _destroy_default_of_two(mit)
     assert mit.ok("kswitch", "-p", "alice") == ""
     assert mit.klist() == Listed(OWN, ALICE, [TGT])
 
 
-def test_kinit_mends_a_default_that_names_none(mit: MitClient) -> None:
-    """After kdestroy of the default, kinit fills it again, and the other ccache stays."""
+def test_kinit_fills_missing_default(mit: MitClient) -> None:
+    """The other ccache stays."""
     bobs, _ = _destroy_default_of_two(mit)
     mit.kinit("carol")
     assert mit.klist_all() == [Listed(bobs, f"carol@{REALM}", [TGT]), Listed(OWN, ALICE, [TGT])]
 
 
-def test_the_default_stays_when_the_last_goes(mit: MitClient) -> None:
-    """When the last ccache of the collection goes, the default is still the one that was chosen."""
+def test_default_name_survives_last_ccache(mit: MitClient) -> None:
+    """When the last ccache is destroyed, the default is still the chosen one."""
     bobs, not_found = _destroy_default_of_two(mit)
     assert mit.ok("kdestroy", "-c", OWN) == ""
     assert mit.run("klist")[1:] == (1, not_found)
@@ -152,8 +151,8 @@ def test_the_default_stays_when_the_last_goes(mit: MitClient) -> None:
     assert mit.klist() == Listed(bobs, BOB, [TGT])
 
 
-def test_kdestroy_all(mit: MitClient) -> None:
-    """`kdestroy -A` empties the collection, and the default is still the one that was chosen last."""
+def test_kdestroy_all_empties_the_collection(mit: MitClient) -> None:
+    """The default is still the one that was chosen last."""
     for user in ("alice", "bob", "carol"):
         mit.kinit(user)
     chosen = mit.klist().ccache
@@ -164,8 +163,8 @@ def test_kdestroy_all(mit: MitClient) -> None:
     assert mit.klist() == Listed(chosen, f"carol@{REALM}", [TGT])
 
 
-def test_kdestroy_of_one_principal(mit: MitClient) -> None:
-    """`kdestroy -p` removes that principal's ccache alone and leaves the default where it was."""
+def test_kdestroy_of_one_principal_keeps_others(mit: MitClient) -> None:
+    """`kdestroy -p` does not change the default."""
     mit.kinit("alice")
     mit.kinit("bob")
     bobs = mit.klist().ccache
@@ -174,13 +173,12 @@ def test_kdestroy_of_one_principal(mit: MitClient) -> None:
     assert mit.klist().principal == BOB
 
 
-def test_kdestroy_of_nothing(mit: MitClient) -> None:
-    """`kdestroy` without a ccache says that there is none."""
+def test_kdestroy_without_ccache_says_so(mit: MitClient) -> None:
     assert mit.ok("kdestroy") == "kdestroy: No credentials cache found while destroying cache\n"
 
 
-def test_kinit_twice_replaces(mit: MitClient) -> None:
-    """A second kinit into the same ccache leaves one TGT and no service tickets of the first."""
+def test_second_kinit_replaces_tickets(mit: MitClient) -> None:
+    """One TGT and no service ticket of the first kinit remain."""
     mit.kinit("alice")
     mit.kvno("host/server.pykcm.test")
     mit.kinit("alice")
@@ -188,7 +186,7 @@ def test_kinit_twice_replaces(mit: MitClient) -> None:
 
 
 def test_configuration_entries_are_not_doubled(mit: MitClient) -> None:
-    """libkrb5's configuration entries are kept, shown by klist -C alone, and single after a second kinit."""
+    """libkrb5's configuration entries are kept once, and shown only by klist -C."""
 
     def entries() -> list[str]:
         lines = mit.ok("klist", "-C").splitlines()
@@ -218,8 +216,8 @@ for value in (None, b"one", b"two", None, None):
 """
 
 
-def test_configuration_that_is_not_there_is_removed(mit: MitClient, folder: Path) -> None:
-    """Setting, replacing and removing configuration succeeds with KCM: as with FILE:, also where none is."""
+def test_configuration_can_be_set_and_removed(mit: MitClient, folder: Path) -> None:
+    """As with FILE:, removing a missing entry succeeds."""
     program = folder / "set_config.py"
     program.write_text(_SET_CONFIG)
     own = folder / "user"
@@ -232,8 +230,8 @@ def test_configuration_that_is_not_there_is_removed(mit: MitClient, folder: Path
         assert mit.ok("klist", "-C", ccache=ccache) == before
 
 
-def test_renewing(mit: MitClient, pykcmd: Pykcmd) -> None:
-    """`kinit -R` puts a renewed TGT in the place of all, renewable until the same time as before."""
+def test_renewal_replaces_all_tickets(mit: MitClient, pykcmd: Pykcmd) -> None:
+    """`kinit -R` leaves only the renewed TGT, renewable until the same time."""
 
     def tgt() -> Credential:
         with effective_uid(USER), KcmClient(pykcmd.socket_path) as kcm:
@@ -252,8 +250,8 @@ def test_renewing(mit: MitClient, pykcmd: Pykcmd) -> None:
     assert mit.kvno("host/server.pykcm.test")
 
 
-def test_renewing_what_is_not_renewable(mit: MitClient) -> None:
-    """`kinit -R` of a TGT that is not renewable fails and leaves the ccache as it was."""
+def test_failed_renewal_changes_nothing(mit: MitClient) -> None:
+    """`kinit -R` of a TGT that is not renewable fails."""
     mit.kinit("alice")
     mit.kvno("host/server.pykcm.test")
     kept = mit.klist()
@@ -276,30 +274,30 @@ def test_renewing_what_is_not_renewable(mit: MitClient) -> None:
         b"'; --",
     ],
 )
-def test_names_of_the_users_choice(mit: MitClient, residual: bytes) -> None:
-    """A ccache named KCM:<uid>:anything is created, listed, used and destroyed under that very name."""
+def test_ccache_names_can_be_chosen(mit: MitClient, residual: bytes) -> None:
+    """A ccache KCM:<uid>:anything is created, listed, used and destroyed under that name."""
     ccache = b"KCM:%d:%s" % (USER, residual)
-    escape = ccache.decode(errors="backslashreplace")
+    escaped_name = ccache.decode(errors="backslashreplace")
     mit.kinit("bob", ccache=ccache)
-    assert mit.klist(ccache=ccache) == Listed(escape, BOB, [TGT])
+    assert mit.klist(ccache=ccache) == Listed(escaped_name, BOB, [TGT])
     assert mit.ok("kvno", "host/server.pykcm.test", ccache=ccache)
-    assert mit.klist_all() == [Listed(escape, BOB, [TGT, "host/server.pykcm.test"])]
-    # The only one is the default, although nobody has made it so.
-    assert mit.klist() == Listed(escape, BOB, [TGT, "host/server.pykcm.test"])
+    assert mit.klist_all() == [Listed(escaped_name, BOB, [TGT, "host/server.pykcm.test"])]
+    # The only ccache is the default, although nobody has chosen it.
+    assert mit.klist() == Listed(escaped_name, BOB, [TGT, "host/server.pykcm.test"])
     assert mit.ok("kdestroy", ccache=ccache) == ""
     assert mit.klist_l() == []
 
 
-def test_a_name_that_is_too_long(mit: MitClient) -> None:
-    """A name over 1,024 bytes is refused as malformed."""
+def test_too_long_name_is_refused(mit: MitClient) -> None:
+    """A name of more than 1,024 bytes is refused as malformed."""
     ran = mit.run("kinit", "-k", "-t", str(mit.keytab), "bob", ccache=f"KCM:{USER}:" + "x" * 1024)
     assert ran.code == 1
     assert "Credential cache name malformed" in ran.output
     assert mit.klist_l() == []
 
 
-def test_a_named_ccache_is_a_collection_of_one(mit: MitClient) -> None:
-    """With KRB5CCNAME=KCM:<uid>:name, kinit writes there, and -A lists that ccache alone."""
+def test_named_ccache_is_a_collection_of_one(mit: MitClient) -> None:
+    """With KRB5CCNAME=KCM:<uid>:name, kinit writes there, and -A lists only that ccache."""
     mit.kinit("alice")
     mit.kinit("bob", ccache=f"{OWN}:work")
     assert mit.klist_all(ccache=f"{OWN}:work") == [Listed(f"{OWN}:work", BOB, [TGT])]
@@ -307,8 +305,7 @@ def test_a_named_ccache_is_a_collection_of_one(mit: MitClient) -> None:
     assert mit.klist_l() == [(ALICE, OWN), (BOB, f"{OWN}:work")]
 
 
-def test_many_clients_at_once(mit: MitClient) -> None:
-    """Commands that run at the same time each get their own ccache, whole."""
+def test_concurrent_clients_get_complete_ccaches(mit: MitClient) -> None:
     users = {f"{OWN}:{index}": ("alice", "bob", "carol")[index % 3] for index in range(12)}
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(lambda item: mit.kinit(item[1], ccache=item[0]), users.items()))

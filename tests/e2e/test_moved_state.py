@@ -1,4 +1,4 @@
-"""The state folder or the database is taken away while the daemon runs: nothing acknowledged is lost."""
+"""The state folder or the database is moved away under the running daemon: no acknowledged change is lost."""
 
 import errno
 import os
@@ -26,7 +26,7 @@ def move_folder(daemon: Pykcmd) -> None:
 
 
 def acknowledged_until_refused(daemon: Pykcmd) -> KcmError:
-    """Make ccaches until one is refused."""
+    """Create ccaches until one is refused."""
     with effective_uid(OTHER), KcmClient(daemon.socket_path, LIMIT) as kcm:
         while True:
             try:
@@ -36,10 +36,10 @@ def acknowledged_until_refused(daemon: Pykcmd) -> KcmError:
 
 
 @pytest.mark.parametrize("happens", [unlink, move_folder])
-def test_changes_are_refused_and_root_is_told(
+def test_changes_are_refused_and_logged(
     pykcmd: Pykcmd, mit: MitClient, happens: Callable[[Pykcmd], None]
 ) -> None:
-    """Within a second changes are EIO, the log says why and what to do, and klist and export go on."""
+    """Within a second changes fail with EIO, the log says what to do, and klist and export work."""
     mit.kinit("alice")
     happens(pykcmd)
     assert acknowledged_until_refused(pykcmd).code == errno.EIO
@@ -56,8 +56,8 @@ def test_changes_are_refused_and_root_is_told(
         assert f"pykcmd: warning: {database}: there was no database, and a new, empty one" in pykcmd.log
 
 
-def test_a_journal_that_is_left_is_not_thrown_away(pykcmd: Pykcmd, mit: MitClient) -> None:
-    """Where only the database was removed the next start refuses: the journal may have tickets."""
+def test_write_ahead_log_without_database_is_kept(pykcmd: Pykcmd, mit: MitClient) -> None:
+    """If only the database was removed, the next start is refused: the log may contain tickets."""
     mit.kinit("alice")
     (pykcmd.state_dir / "pykcm.db").unlink()
     assert acknowledged_until_refused(pykcmd).code == errno.EIO
@@ -66,8 +66,8 @@ def test_a_journal_that_is_left_is_not_thrown_away(pykcmd: Pykcmd, mit: MitClien
     assert f"{pykcmd.state_dir}/pykcm.db: missing, beside a journal that is not" in refusal.message
 
 
-def test_a_folder_that_is_back_is_used_again(pykcmd: Pykcmd, mit: MitClient) -> None:
-    """When the folder is back in its place the daemon goes on, and after a restart everything is there."""
+def test_restored_folder_is_used_again(pykcmd: Pykcmd, mit: MitClient) -> None:
+    """The daemon continues, and after a restart everything is there."""
     mit.kinit("alice")
     move_folder(pykcmd)
     assert acknowledged_until_refused(pykcmd).code == errno.EIO
@@ -78,7 +78,7 @@ def test_a_folder_that_is_back_is_used_again(pykcmd: Pykcmd, mit: MitClient) -> 
                 kcm.initialize(b"%d:other" % USER, ALICE)
                 break
             except KcmError as error:
-                assert error.code == errno.EIO  # noqa: PT017 - until the daemon looks again
+                assert error.code == errno.EIO  # noqa: PT017 - until the daemon checks again
     pykcmd.restart()
     assert mit.klist().principal
     assert len(mit.klist_all()) == 2

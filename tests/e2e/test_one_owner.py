@@ -1,4 +1,4 @@
-"""A state folder and a socket are one daemon's at a time, and who comes second is told whose."""
+"""Only one daemon uses a state folder or a socket, and a second one is told which process does."""
 
 import contextlib
 import os
@@ -17,7 +17,7 @@ AT_ONCE = 5
 
 
 def second_to(first: Pykcmd, name: str) -> Pykcmd:
-    """Another daemon with all its own in a folder below the first one's."""
+    """Another daemon with its own files, in a folder below the first one's."""
     folder = first.folder / name
     folder.mkdir()
     return Pykcmd(folder)
@@ -30,21 +30,21 @@ def holder(daemon: Pykcmd) -> str:
 
 
 def refusal(daemon: Pykcmd) -> str:
-    """What it says when it refuses to start; the socket may be answered by another one."""
+    """The message of a refused start; another daemon may answer on the socket."""
     assert daemon.launch().wait(LIMIT) == 1, daemon.log
     return daemon.log
 
 
 @pytest.fixture
 def second(pykcmd: Pykcmd) -> Iterator[Pykcmd]:
-    """A daemon not yet started, beside one that runs."""
+    """A daemon that is not yet started, next to a running one."""
     daemon = second_to(pykcmd, "second")
     yield daemon
     daemon.end()
 
 
-def test_the_state_folder_is_held(pykcmd: Pykcmd, second: Pykcmd) -> None:
-    """A second daemon on the state folder is refused by the first one's number and command."""
+def test_used_state_folder_is_refused(pykcmd: Pykcmd, second: Pykcmd) -> None:
+    """The message has the PID and command of the running daemon."""
     second.state_dir = pykcmd.state_dir
     message = refusal(second)
     assert f"{pykcmd.state_dir}: {holder(pykcmd)} has this state folder; stop it first" in message
@@ -52,8 +52,8 @@ def test_the_state_folder_is_held(pykcmd: Pykcmd, second: Pykcmd) -> None:
     assert pykcmd.answers()
 
 
-def test_the_socket_is_held(pykcmd: Pykcmd, second: Pykcmd) -> None:
-    """A second daemon on the socket is refused by the number, command and UID of the one that listens."""
+def test_used_socket_is_refused(pykcmd: Pykcmd, second: Pykcmd) -> None:
+    """The message has the PID, command and UID of the process that listens."""
     second.socket_path = pykcmd.socket_path
     inode = pykcmd.socket_path.stat().st_ino
     message = refusal(second)
@@ -65,8 +65,8 @@ def test_the_socket_is_held(pykcmd: Pykcmd, second: Pykcmd) -> None:
 
 
 @pytest.mark.parametrize("shared", ["state_dir", "socket_path"])
-def test_after_a_kill(pykcmd: Pykcmd, second: Pykcmd, shared: str) -> None:
-    """What a killed daemon left behind hinders nobody, and the new owner is the one that is told."""
+def test_killed_daemon_blocks_nobody(pykcmd: Pykcmd, second: Pykcmd, shared: str) -> None:
+    """A new daemon starts, and its PID is the one that others are told."""
     setattr(second, shared, getattr(pykcmd, shared))
     pykcmd.kill()
     second.start()
@@ -78,7 +78,7 @@ def test_after_a_kill(pykcmd: Pykcmd, second: Pykcmd, shared: str) -> None:
 
 @pytest.fixture
 def pid_namespaces() -> None:
-    """For tests that start a daemon where it does not see the others."""
+    """For tests that start a daemon that cannot see other processes."""
     tried = subprocess.run(
         ["unshare", "--pid", "--fork", "--mount-proc", "true"], capture_output=True, check=False
     )
@@ -88,8 +88,8 @@ def pid_namespaces() -> None:
 
 @pytest.mark.usefixtures("pid_namespaces")
 @pytest.mark.parametrize("shared", ["state_dir", "socket_path"])
-def test_a_holder_out_of_sight(pykcmd: Pykcmd, second: Pykcmd, shared: str) -> None:
-    """From another PID namespace, as a container has it, the holder is told as well as it can be."""
+def test_owner_in_other_pid_namespace_is_described(pykcmd: Pykcmd, second: Pykcmd, shared: str) -> None:
+    """In a container, the message says as much as can be known."""
     setattr(second, shared, getattr(pykcmd, shared))
     second.command = ("unshare", "--pid", "--fork", "--mount-proc", *second.command)
     message = refusal(second)
@@ -114,8 +114,10 @@ def share_state(daemon: Pykcmd, stale: Pykcmd) -> None:
 
 
 @pytest.mark.parametrize("share", [share_all, share_socket, share_state])
-def test_several_at_once(stopped_pykcmd: Pykcmd, share: Callable[[Pykcmd, Pykcmd], None]) -> None:
-    """Of several that start at once, over what a killed one left, one serves and the others are refused."""
+def test_one_of_several_concurrent_starts_serves(
+    stopped_pykcmd: Pykcmd, share: Callable[[Pykcmd, Pykcmd], None]
+) -> None:
+    """One daemon replaces the files of a killed one, and the others are refused."""
     stopped_pykcmd.start()
     stopped_pykcmd.kill()
     with contextlib.ExitStack() as at_end:

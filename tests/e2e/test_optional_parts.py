@@ -1,4 +1,4 @@
-"""What tickets do not need may be missing: the daemon says so in one line, and serves."""
+"""Optional parts may be missing: the daemon logs one line, and serves tickets."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ from .daemon import Pykcmd
 
 
 def complaint(daemon: Pykcmd, environment: Mapping[str, str] | None = None) -> str:
-    """Start the daemon, use it and end it; gives the only line of its log that needs attention."""
+    """Start, use and end the daemon; returns the only line of its log above the level info."""
     daemon.start(environment=environment)
     with KcmClient(daemon.socket_path) as kcm:
         kcm.initialize(kcm.get_default_cache(), ALICE)
@@ -57,7 +57,7 @@ def test_tickets_are_served_without_a_socket_for_metrics(
 
 @pytest.mark.parametrize("occupied", ["folder", "socket", "file"])
 def test_tickets_are_served_without_a_control_socket(stopped_pykcmd: Pykcmd, occupied: str) -> None:
-    """A control socket that cannot be bound is an error line that names it, and no reason not to start."""
+    """A control socket that cannot be bound is logged as an error, and the daemon starts."""
     path = stopped_pykcmd.control_path
     if occupied == "folder":
         stopped_pykcmd.control_path = path = stopped_pykcmd.folder / "nowhere" / "control.sock"
@@ -69,14 +69,14 @@ def test_tickets_are_served_without_a_control_socket(stopped_pykcmd: Pykcmd, occ
     assert line.startswith(f"pykcmd: error: pykcmctl cannot reach this daemon: no control socket: {path}: ")
 
 
-# What makes it faster
+# Parts that make it faster
 
-# A program that is pykcmd, once this has been done.
+# Prepends this code to pykcmd.
 _AFTER = "import sys; {done}; from pykcm.daemon import main; sys.exit(main())"
 
 
 def test_tickets_are_served_without_a_uvloop_that_works(stopped_pykcmd: Pykcmd) -> None:
-    """A uvloop that does not fit this Python, and fails when it is imported, is done without."""
+    """A uvloop that does not fit this Python and cannot be imported is not used."""
     broken = stopped_pykcmd.folder / "broken" / "uvloop"
     broken.mkdir(parents=True)
     (broken / "__init__.py").write_text("import asyncio\nasyncio.AbstractChildWatcherThatHasGone\n")
@@ -87,7 +87,7 @@ def test_tickets_are_served_without_a_uvloop_that_works(stopped_pykcmd: Pykcmd) 
 
 
 def test_tickets_are_served_with_the_limit_of_open_files_as_it_is(stopped_pykcmd: Pykcmd) -> None:
-    """Where the limit of open files may not be raised, the daemon serves with the one that there is."""
+    """If the limit of open files cannot be raised, the daemon uses the existing one."""
     stopped_pykcmd.configure("max_connections = 300\nmax_uid_connections = 50\n")
     done = "import tests.e2e.sandbox as sandbox; sandbox.refuse_more_files()"
     stopped_pykcmd.command = (sys.executable, "-c", _AFTER.format(done=done))

@@ -1,4 +1,4 @@
-"""What one UID can do to another's ccaches: nothing; what root can: everything. With the texts users see."""
+"""Access between UIDs: users have none to each other's ccaches, root has all; with the messages users see."""
 
 from collections.abc import Callable
 from typing import Any
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("several_uids", "pykcmd")
 
 @pytest.fixture
 def other(mit_as: Callable[[int], MitClient]) -> MitClient:
-    """MIT's clients as another ordinary user than `mit`."""
+    """MIT's clients as another ordinary user."""
     return mit_as(OTHER)
 
 
@@ -38,7 +38,7 @@ def root(mit_as: Callable[[int], MitClient]) -> MitClient:
 
 @pytest.fixture
 def untouched(mit: MitClient) -> list[Listed]:
-    """What the user has, before anyone else comes."""
+    """The user's ccaches before any other access."""
     mit.kinit("alice")
     mit.kvno("host/server.pykcm.test")
     mit.kinit("bob", ccache=NAMED)
@@ -46,10 +46,10 @@ def untouched(mit: MitClient) -> list[Listed]:
 
 
 @pytest.mark.parametrize("ccache", [OWN, NAMED])
-def test_another_users_ccache_is_not_found(
+def test_ccache_of_other_user_is_not_found(
     untouched: list[Listed], mit: MitClient, other: MitClient, ccache: str
 ) -> None:
-    """Reading another user's ccache by name says that it is not found, as of one that does not exist."""
+    """The answer is the same as for a ccache that does not exist."""
     not_found = f"Credentials cache '{ccache}' not found"
     assert other.run("klist", ccache=ccache)[1:] == (1, f"klist: {not_found}\n")
     assert other.run("klist", "-s", ccache=ccache)[1:] == (1, "")
@@ -63,10 +63,10 @@ def test_another_users_ccache_is_not_found(
 
 
 @pytest.mark.parametrize("ccache", [OWN, NAMED, f"KCM:{USER}:not-there"])
-def test_another_users_ccache_cannot_be_written(
+def test_ccache_of_other_user_cannot_be_written(
     untouched: list[Listed], mit: MitClient, other: MitClient, ccache: str
 ) -> None:
-    """`kinit` into another user's ccache, existing or not, is refused, and the user's ccaches stay."""
+    """`kinit` is refused, whether or not the ccache exists, and nothing changes."""
     ran = other.run("kinit", "-k", "-t", str(other.keytab), "carol", ccache=ccache)
     why = "Credentials cache permissions incorrect"
     assert ran[1:] == (1, f"kinit: Failed to store credentials: {why} while getting initial credentials\n")
@@ -74,10 +74,9 @@ def test_another_users_ccache_cannot_be_written(
 
 
 @pytest.mark.parametrize("ccache", [OWN, NAMED])
-def test_another_users_ccache_cannot_be_destroyed(
+def test_ccache_of_other_user_cannot_be_destroyed(
     untouched: list[Listed], mit: MitClient, other: MitClient, ccache: str
 ) -> None:
-    """`kdestroy` of another user's ccache is refused, and the ccache stays."""
     ran = other.run("kdestroy", ccache=ccache)
     refusal = (
         "kdestroy: Credentials cache permissions incorrect while destroying cache\n"
@@ -87,10 +86,9 @@ def test_another_users_ccache_cannot_be_destroyed(
     assert mit.klist_all() == untouched
 
 
-def test_another_users_ccache_cannot_be_made_the_default(
+def test_ccache_of_other_user_cannot_be_the_default(
     untouched: list[Listed], mit: MitClient, other: MitClient
 ) -> None:
-    """`kswitch` to another user's ccache is refused."""
     ran = other.run("kswitch", "-c", NAMED)
     assert ran[1:] == (
         1,
@@ -100,8 +98,8 @@ def test_another_users_ccache_cannot_be_made_the_default(
     assert other.run("klist")[1:] == (1, f"klist: Credentials cache 'KCM:{OTHER}' not found\n")
 
 
-def test_collections_are_apart(untouched: list[Listed], mit: MitClient, other: MitClient) -> None:
-    """Each user lists and destroys the ccaches of their own collection alone."""
+def test_collections_of_users_are_separate(untouched: list[Listed], mit: MitClient, other: MitClient) -> None:
+    """Users list and destroy only the ccaches of their own collection."""
     assert other.klist_all() == []
     other.kinit("carol")
     assert other.klist_all() == [Listed(f"KCM:{OTHER}", f"carol@{REALM}", [TGT])]
@@ -113,8 +111,8 @@ def test_collections_are_apart(untouched: list[Listed], mit: MitClient, other: M
 @pytest.mark.parametrize(
     "name", ["foobar", "0", f"{USER}x", f"0{USER}", f"+{USER}", "4294967295", "-1:x", ":"]
 )
-def test_names_that_are_not_ones_own(mit: MitClient, root: MitClient, name: str) -> None:
-    """An ordinary user cannot create a ccache whose name belongs to nobody, or to root."""
+def test_foreign_names_cannot_be_created(mit: MitClient, root: MitClient, name: str) -> None:
+    """A user cannot create a ccache whose name belongs to root or to nobody."""
     ran = mit.run("kinit", "-k", "-t", str(mit.keytab), "alice", ccache=f"KCM:{name}")
     why = "Credentials cache permissions incorrect" if name == "0" else "Credential cache name malformed"
     assert ran[1:] == (1, f"kinit: Failed to store credentials: {why} while getting initial credentials\n")
@@ -122,8 +120,8 @@ def test_names_that_are_not_ones_own(mit: MitClient, root: MitClient, name: str)
     assert root.klist_l() == []
 
 
-def test_a_free_name_of_roots_is_nobody_elses(mit: MitClient, root: MitClient) -> None:
-    """What root keeps under a free name cannot be read or destroyed by a user who knows the name."""
+def test_free_name_of_root_is_private(mit: MitClient, root: MitClient) -> None:
+    """Users who know the name can neither read nor destroy the ccache."""
     root.kinit("alice", ccache="KCM:foobar")
     assert mit.run("klist", ccache="KCM:foobar")[1:] == (1, "klist: Credential cache name malformed\n")
     assert mit.run("kdestroy", ccache="KCM:foobar").code == 1
@@ -152,7 +150,7 @@ REFUSED: dict[str, tuple[tuple[Any, ...], Code]] = {
 def test_every_operation_by_name_is_refused(
     untouched: list[Listed], mit: MitClient, pykcmd: Pykcmd, operation: str
 ) -> None:
-    """Operations that read answer another UID's name as missing, those that change it as forbidden."""
+    """Reading another UID's name is answered as missing, changing it as forbidden."""
     arguments, code = REFUSED[operation]
     with effective_uid(OTHER), KcmClient(pykcmd.socket_path) as kcm:
         for name in (OWN, NAMED):
@@ -163,7 +161,7 @@ def test_every_operation_by_name_is_refused(
 
 
 def test_storing_and_moving_are_refused(untouched: list[Listed], mit: MitClient, pykcmd: Pykcmd) -> None:
-    """A credential cannot be put into another UID's ccache, nor a ccache be moved from or to another UID."""
+    """Credentials cannot be stored in, and ccaches not moved from or to, another UID's collection."""
     name = b"%d" % USER
     with effective_uid(USER), KcmClient(pykcmd.socket_path) as kcm:
         (blob, *_) = kcm.get_cred_list(name)
@@ -184,8 +182,8 @@ def test_storing_and_moving_are_refused(untouched: list[Listed], mit: MitClient,
     assert mit.klist_all() == untouched
 
 
-def test_uuids_of_another_uid_find_nothing(untouched: list[Listed], pykcmd: Pykcmd) -> None:
-    """Knowing the UUIDs of another UID's ccaches and credentials is of no use."""
+def test_uuids_of_other_uid_find_nothing(untouched: list[Listed], pykcmd: Pykcmd) -> None:
+    """Knowing the UUIDs of ccaches and credentials does not help."""
     name = b"%d" % USER
     with effective_uid(USER), KcmClient(pykcmd.socket_path) as kcm:
         ccaches = kcm.get_cache_uuid_list()
@@ -205,10 +203,10 @@ def test_uuids_of_another_uid_find_nothing(untouched: list[Listed], pykcmd: Pykc
             assert refused.value.code in {Code.CC_END, Code.FCC_NOFILE}
 
 
-def test_heimdals_clients_are_refused_alike(
+def test_heimdals_clients_are_refused_as_well(
     untouched: list[Listed], mit: MitClient, heimdal_as: Callable[[int], HeimdalClient]
 ) -> None:
-    """Another user's ccache cannot be read, written or destroyed with Heimdal's commands either."""
+    """Heimdal's commands cannot read, write or destroy another user's ccache either."""
     heimdal = heimdal_as(OTHER)
     ran = heimdal.run("klist", "-c", OWN)
     assert ran.code == 1
@@ -222,15 +220,15 @@ def test_heimdals_clients_are_refused_alike(
     assert mit.klist_all() == untouched
 
 
-def test_root_reads_a_users_tickets(untouched: list[Listed], root: MitClient) -> None:
-    """As root, KRB5CCNAME=KCM:<uid> klist shows that user's tickets, and kvno uses them."""
+def test_root_reads_tickets_of_user(untouched: list[Listed], root: MitClient) -> None:
+    """With KRB5CCNAME=KCM:<uid>, root's klist shows that user's tickets, and kvno uses them."""
     assert root.klist(ccache=OWN) in untouched
     assert root.klist(ccache=NAMED) in untouched
     assert root.kvno("HTTP/www.pykcm.test", ccache=OWN) == [f"HTTP/www.pykcm.test@{REALM}: kvno = 1"]
 
 
-def test_roots_own_collection(untouched: list[Listed], root: MitClient) -> None:
-    """As root, klist -A shows root's own collection: `0` and free names, and no users' ccaches."""
+def test_root_lists_own_collection(untouched: list[Listed], root: MitClient) -> None:
+    """It contains `0` and free names, but no users' ccaches."""
     assert root.klist_all() == []
     root.kinit("carol")
     root.kinit("bob", ccache="KCM:foobar")
@@ -241,8 +239,8 @@ def test_roots_own_collection(untouched: list[Listed], root: MitClient) -> None:
     assert root.klist(ccache=OWN) in untouched
 
 
-def test_what_root_makes_for_a_user_is_the_users(mit: MitClient, other: MitClient, root: MitClient) -> None:
-    """A ccache that root creates under `<uid>` belongs to that user, who lists, uses and destroys it."""
+def test_ccache_of_root_for_user_belongs_to_user(mit: MitClient, other: MitClient, root: MitClient) -> None:
+    """The user can list, use and destroy a ccache that root created under `<uid>`."""
     root.kinit("alice", ccache=OWN)
     root.kinit("bob", ccache=NAMED)
     assert mit.klist_all() == [Listed(OWN, ALICE, [TGT]), Listed(NAMED, BOB, [TGT])]
@@ -253,20 +251,20 @@ def test_what_root_makes_for_a_user_is_the_users(mit: MitClient, other: MitClien
     assert root.run("klist", ccache=OWN).output == f"klist: Credentials cache '{OWN}' not found\n"
 
 
-def test_root_destroys_a_users_ccache(untouched: list[Listed], mit: MitClient, root: MitClient) -> None:
-    """Root may destroy a user's ccache by name; the user's others stay."""
+def test_root_destroys_ccache_of_user(untouched: list[Listed], mit: MitClient, root: MitClient) -> None:
+    """By name; the user's other ccaches stay."""
     assert root.ok("kdestroy", "-c", NAMED) == ""
     assert mit.klist_all() == untouched[:1]
 
 
-def test_root_lists_all(
+def test_root_lists_all_ccaches_if_configured(
     untouched: list[Listed], mit: MitClient, other: MitClient, root: MitClient, pykcmd: Pykcmd
 ) -> None:
-    """With root_lists_all, root's klist -A shows everyone's ccaches; a user's still the user's alone."""
+    """With root_lists_all, root's klist -A shows all ccaches; users still see only their own."""
     other.kinit("carol")
     pykcmd.configure("root_lists_all = true\n")
     pykcmd.restart()
-    # By name: kinit without one goes to the ccache that it finds for the principal, whosever that is.
+    # By name: otherwise kinit uses any ccache of the principal, which may be another user's.
     root.kinit("bob", ccache="KCM:0")
     everyones = [*untouched, *other.klist_all(), Listed("KCM:0", BOB, [TGT])]
     assert root.klist_all()[0] == Listed("KCM:0", BOB, [TGT])

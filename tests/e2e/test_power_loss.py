@@ -1,4 +1,4 @@
-"""A loss of power, taken from a record of all that the daemon wrote, synced and answered."""
+"""Loss of power, simulated from a record of all writes, syncs and answers of the daemon."""
 
 import asyncio
 import os
@@ -30,17 +30,17 @@ from .conftest import public_folder, watched
 from .daemon import Pykcmd
 
 SEED = 20261121
-CHANGES = 70  # of each client, before a kill and again after it
+CHANGES = 70  # for each client, before a kill and again after it
 CUTS = 60  # of each kind
-FIRST_START = 80  # so many events, at each of which there is a cut
+FIRST_START = 80  # events, each of which is followed by a cut
 
-# Root makes the ccaches of others, so that their changes are on the way together.
+# Root creates the ccaches of other users, so that their changes are concurrent.
 OWNERS = (20001, 20002, 20003) if os.geteuid() == 0 else (os.geteuid(),) * 3
 NAMES = {b"%d:written%d" % (owner, index): owner for index, owner in enumerate(OWNERS)}
 
 
 def change_all(daemon: Pykcmd, streams: dict[bytes, Iterator[Change]]) -> None:
-    """Three clients at once, each of them making changes of its own ccache."""
+    """Three concurrent clients, each of which changes its own ccache."""
     failures = []
 
     def change(name: bytes, stream: Iterator[Change]) -> None:
@@ -48,7 +48,7 @@ def change_all(daemon: Pykcmd, streams: dict[bytes, Iterator[Change]]) -> None:
             with KcmClient(daemon.socket_path) as kcm:
                 for one in islice(stream, CHANGES):
                     one.send(kcm, name, NAMES[name])
-        except Exception as error:  # noqa: BLE001 - the test's own thread raises it
+        except Exception as error:  # noqa: BLE001 - raised again in the test's thread
             failures.append(error)
 
     threads = [threading.Thread(target=change, args=item) for item in streams.items()]
@@ -61,7 +61,7 @@ def change_all(daemon: Pykcmd, streams: dict[bytes, Iterator[Change]]) -> None:
 
 @pytest.fixture(scope="module", params=["full", "normal"])
 def recorded(request: pytest.FixtureRequest) -> tuple[str, list[list[Event]]]:
-    """The durability, and the events of a first start that is killed and of a second one that ends well."""
+    """The durability, and the events of a first start that is killed and of a second one."""
     streams = {name: changes(SEED + index, 0, is_there=False) for index, name in enumerate(NAMES)}
     events = []
     with public_folder() as folder, watched(Pykcmd(folder)) as daemon:
@@ -77,7 +77,7 @@ def recorded(request: pytest.FixtureRequest) -> tuple[str, list[list[Event]]]:
 
 
 def replayed(events: list[list[Event]]) -> Iterator[tuple[int, Replay]]:
-    """The record, event by event, each with its number."""
+    """The record, event by event, with the number of each."""
     replay = Replay(list(NAMES))
     number = 0
     for process in events:
@@ -89,7 +89,7 @@ def replayed(events: list[list[Event]]) -> Iterator[tuple[int, Replay]]:
 
 
 def test_no_reply_before_its_sync(recorded: tuple[str, list[list[Event]]]) -> None:
-    """With full durability, and only then, all that a change is made of is synced before it is answered."""
+    """With full durability, and only then, a change is synced completely before it is answered."""
     durability, events = recorded
     *_, (_, replay) = replayed(events)
     assert replay.answered == 2 * CHANGES * len(NAMES)
@@ -101,7 +101,7 @@ def test_no_reply_before_its_sync(recorded: tuple[str, list[list[Event]]]) -> No
 
 @pytest.fixture
 def memory() -> Iterator[Path]:
-    """A folder that no disk has to be waited for."""
+    """A folder in memory, for speed."""
     folder = tempfile.mkdtemp(prefix="pykcm-", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None)
     yield Path(folder)
     shutil.rmtree(folder)
@@ -126,7 +126,7 @@ def test_power_cut(recorded: tuple[str, list[list[Event]]], memory: Path) -> Non
 
 
 def choose_cuts(events: list[list[Event]]) -> set[int]:
-    """All that the first start does, and some moments later, many of them while the journal is copied."""
+    """All events of the first start, and some later ones, many of them during a checkpoint."""
     ordinary: list[int] = []
     copying: list[int] = []
     for number, replay in replayed(events):
@@ -136,7 +136,7 @@ def choose_cuts(events: list[list[Event]]) -> set[int]:
 
 
 def contents_after(replay: Replay, folder: Path, choose: Choice) -> dict[bytes, Contents]:
-    """What the next start finds: the database has to be sound, and to take the next change."""
+    """The contents that the next start finds; the database must be sound and accept a change."""
     replay.disk.write_left(folder, choose)
     path = folder / "pykcm.db"
     store = SQLCipherStore(path, load_key(folder / "key", may_create=not has_tickets(path)), "normal")

@@ -1,4 +1,4 @@
-"""pykcmctl against a real daemon: what an administrator types, and what is printed."""
+"""pykcmctl with a real daemon: commands of an administrator, and their output."""
 
 import os
 import pty
@@ -27,14 +27,14 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may use the
 
 @pytest.fixture
 def ctl(pykcmd: Pykcmd) -> Pykcmctl:
-    """The administrator of this test's daemon."""
+    """An administrator's pykcmctl for this test's daemon."""
     return Pykcmctl(pykcmd.control_path)
 
 
 def on_a_terminal(
     ctl: Pykcmctl, *arguments: str, typed: bytes = b"", columns: str = "200"
 ) -> tuple[int, str]:
-    """Exit status, and what a terminal shows."""
+    """The exit status of a command on a terminal, and its output."""
     ours, theirs = pty.openpty()
     os.write(ours, typed)
     environment = {
@@ -48,10 +48,10 @@ def on_a_terminal(
         ctl.argv(*arguments), stdin=theirs, stdout=theirs, stderr=theirs, env=environment, cwd="/"
     ) as process:
         os.close(theirs)
-        escape = b"".join(read_to_the_end(ours))
+        screen = b"".join(read_to_the_end(ours))
         status = process.wait(LIMIT)
     os.close(ours)
-    return status, escape.decode()
+    return status, screen.decode()
 
 
 def read_to_the_end(fd: int) -> Iterator[bytes]:
@@ -65,8 +65,8 @@ def read_to_the_end(fd: int) -> Iterator[bytes]:
         yield data
 
 
-def test_list(mit_as: Callable[[int], MitClient], ctl: Pykcmctl) -> None:
-    """Everybody's ccaches in one list, that neither klist nor another server gives."""
+def test_list_shows_ccaches_of_all_users(mit_as: Callable[[int], MitClient], ctl: Pykcmctl) -> None:
+    """Neither klist nor other KCM servers can show them."""
     mit_as(USER).kinit("alice")
     mit_as(USER).kvno("host/server.pykcm.test")
     mit_as(OTHER).kinit("bob")
@@ -88,14 +88,14 @@ def test_list(mit_as: Callable[[int], MitClient], ctl: Pykcmctl) -> None:
     assert total.startswith("1 ccache of 1 user, ")
     assert quota.startswith(f"{OTHER} has used ")
     assert " of the quota: 1 ccache of " in quota
-    status, escape = on_a_terminal(ctl, "list")
+    status, screen = on_a_terminal(ctl, "list")
     assert status == 0
-    assert "Principal" in escape
-    assert "alice@PYKCM.TEST" in escape
+    assert "Principal" in screen
+    assert "alice@PYKCM.TEST" in screen
 
 
 def test_list_marks_the_default(mit_as: Callable[[int], MitClient], ctl: Pykcmctl) -> None:
-    """The default is marked, and another mark tells the ccache that takes its place when it is gone."""
+    """The chosen default has one mark, and the ccache that replaces a missing one has another."""
     mit = mit_as(OTHER)
     mit.kinit("bob")
     mit.kinit("alice", ccache=f"KCM:{OTHER}:other")
@@ -109,7 +109,7 @@ def test_list_marks_the_default(mit_as: Callable[[int], MitClient], ctl: Pykcmct
 
 
 @pytest.mark.skipif(Path("/sys/fs/selinux/enforce").exists(), reason="there are labels here")
-def test_labels(mit_as: Callable[[int], MitClient], ctl: Pykcmctl) -> None:
+def test_list_shows_labels(mit_as: Callable[[int], MitClient], ctl: Pykcmctl) -> None:
     """`--label` adds a last column, which is - without SELinux; in JSON it is null."""
     mit_as(USER).kinit("alice")
     (plain,) = ctl.ok("list").splitlines()
@@ -119,32 +119,32 @@ def test_labels(mit_as: Callable[[int], MitClient], ctl: Pykcmctl) -> None:
     assert row["label"] is None
 
 
-def test_show(mit_as: Callable[[int], MitClient], ctl: Pykcmctl) -> None:
-    """One ccache's tickets by name of enctype and flags, its configuration apart; the document on demand."""
+def test_show_prints_tickets_and_json(mit_as: Callable[[int], MitClient], ctl: Pykcmctl) -> None:
+    """Tickets have names of enctypes and flags; configuration is separate; --json prints what is stored."""
     user = mit_as(USER)
     user.kinit("alice")
     user.kvno("host/server.pykcm.test")
-    escape = ctl.ok("show", f"KCM:{USER}")
-    assert "aes256-cts-hmac-sha1-96" in escape
-    assert "host/server.pykcm.test@PYKCM.TEST" in escape
-    assert "Tickets: 2" in escape
-    assert "Other entries: " in escape
+    screen = ctl.ok("show", f"KCM:{USER}")
+    assert "aes256-cts-hmac-sha1-96" in screen
+    assert "host/server.pykcm.test@PYKCM.TEST" in screen
+    assert "Tickets: 2" in screen
+    assert "Other entries: " in screen
     document = ctl.json("show", str(USER))
     assert set(document) == {"version", "kdc_offset", "principal", "creds"}
     assert document["principal"] == {"type": 1, "realm": "PYKCM.TEST", "components": ["alice"]}
     assert all(set(each) == {"uuid", "payload"} for each in document["creds"])
 
 
-def test_destroy(mit_as: Callable[[int], MitClient], ctl: Pykcmctl) -> None:
-    """It asks on a terminal, wants --yes elsewhere, and destroys what it was told to and no more."""
+def test_destroy_asks_and_destroys(mit_as: Callable[[int], MitClient], ctl: Pykcmctl) -> None:
+    """It asks on a terminal, needs --yes elsewhere, and destroys only the given ccaches."""
     for uid, user in ((USER, "alice"), (OTHER, "bob")):
         mit_as(uid).kinit(user)
     unasked = ctl.run("destroy", f"KCM:{USER}")
     assert unasked.status == 2
     assert "--yes" in unasked.errors
-    status, escape = on_a_terminal(ctl, "destroy", f"KCM:{USER}", typed=b"n\n")
+    status, screen = on_a_terminal(ctl, "destroy", f"KCM:{USER}", typed=b"n\n")
     assert status == 1
-    assert "Destroy KCM:" in escape
+    assert "Destroy KCM:" in screen
     assert mit_as(USER).klist().principal == "alice@PYKCM.TEST"
     status, _ = on_a_terminal(ctl, "destroy", f"KCM:{USER}", typed=b"y\n")
     assert status == 0
@@ -154,8 +154,7 @@ def test_destroy(mit_as: Callable[[int], MitClient], ctl: Pykcmctl) -> None:
     assert ctl.run("destroy", f"KCM:{OTHER}", "--yes").status == 5
 
 
-def test_switch(mit_as: Callable[[int], MitClient], ctl: Pykcmctl) -> None:
-    """The user's default is the other ccache from then on."""
+def test_switch_changes_the_default(mit_as: Callable[[int], MitClient], ctl: Pykcmctl) -> None:
     user = mit_as(USER)
     user.kinit("alice")
     user.kinit("bob")
@@ -164,8 +163,8 @@ def test_switch(mit_as: Callable[[int], MitClient], ctl: Pykcmctl) -> None:
     assert user.klist().principal == "alice@PYKCM.TEST"
 
 
-def test_no_daemon(stopped_pykcmd: Pykcmd) -> None:
-    """Without a daemon every command says so, and has an exit status of its own."""
+def test_missing_daemon_has_own_exit_status(stopped_pykcmd: Pykcmd) -> None:
+    """Every command says that no daemon answers."""
     ctl = Pykcmctl(stopped_pykcmd.control_path)
     for command in (["list"], ["show", "0"], ["reap"], ["destroy", "--expired", "--yes"]):
         said = ctl.run(*command)
@@ -173,10 +172,10 @@ def test_no_daemon(stopped_pykcmd: Pykcmd) -> None:
         assert "no daemon answers" in said.errors
 
 
-def test_others_are_refused(
+def test_other_users_are_refused(
     pykcmd: Pykcmd, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Whoever is not root cannot even connect, and is told what to do; the daemon refuses them, too."""
+    """Other users cannot connect, and the message says what to do; the daemon refuses them as well."""
     monkeypatch.setattr("sys.argv", ["pykcmctl", "--socket", str(pykcmd.control_path), "list"])
 
     def said() -> str:
@@ -193,8 +192,8 @@ def test_others_are_refused(
     assert f"control socket: UID {USER} refused" in pykcmd.log
 
 
-def test_twenty_thousand(pykcmd: Pykcmd, ctl: Pykcmctl, folder: Path) -> None:
-    """A list of 20,000 ccaches is streamed: neither side holds it in memory."""
+def test_long_list_is_streamed(pykcmd: Pykcmd, ctl: Pykcmctl, folder: Path) -> None:
+    """Neither side holds a list of 20,000 ccaches in memory."""
     pykcmd.stop()
     pykcmd.configure("max_uid_ccaches = 0\ncollection_cache_size = 1\n")
     pykcmd.start("--store", "memory", "--log-level", "warning")
@@ -213,8 +212,8 @@ def test_twenty_thousand(pykcmd: Pykcmd, ctl: Pykcmctl, folder: Path) -> None:
     assert peak_memory(status) - before < 8_000_000
 
 
-def test_bad_input(pykcmd: Pykcmd, ctl: Pykcmctl) -> None:
-    """Bad input on the control socket, again and again, does not keep the KCM socket from answering."""
+def test_bad_input_does_not_stop_the_kcm_socket(pykcmd: Pykcmd, ctl: Pykcmctl) -> None:
+    """The KCM socket answers while the control socket gets bad input repeatedly."""
     for junk in (b"\xff", b"\x5b" + b"\xff" * 8, b"GET / HTTP/1.0\r\n\r\n", b""):
         for _ in range(20):
             with socket.socket(socket.AF_UNIX) as sock:
@@ -225,8 +224,8 @@ def test_bad_input(pykcmd: Pykcmd, ctl: Pykcmctl) -> None:
     assert [each["principal"] for each in ctl.json("list")] == ["root@PYKCM.TEST"]
 
 
-def test_a_daemon_that_goes_away(folder: Path) -> None:
-    """What ends in the middle of its answer is not taken for a daemon that is not there."""
+def test_connection_that_ends_is_reported(folder: Path) -> None:
+    """An answer that ends in the middle is not reported as a missing daemon."""
     path = folder / "control.sock"
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(path))
@@ -240,8 +239,8 @@ def test_a_daemon_that_goes_away(folder: Path) -> None:
     assert process.returncode == 3
 
 
-def test_a_daemon_that_does_not_answer(pykcmd: Pykcmd, ctl: Pykcmctl) -> None:
-    """It is waited for, and it is said that it is waited for."""
+def test_silent_daemon_is_waited_for(pykcmd: Pykcmd, ctl: Pykcmctl) -> None:
+    """A message says that pykcmctl waits."""
     assert pykcmd.process is not None
     pykcmd.process.send_signal(signal.SIGSTOP)
     try:
@@ -274,7 +273,7 @@ PRINTING = [
 
 
 def output_to(ctl: Pykcmctl, arguments: list[str], redirection: str) -> tuple[int, list[str]]:
-    """Exit status, and what the command says of its output and of Python."""
+    """The exit status, and the messages about the output and from Python itself."""
     done = subprocess.run(
         ["/bin/sh", "-c", f'"$@" {redirection}', "sh", *ctl.argv(*arguments)],
         stderr=subprocess.PIPE,
@@ -292,17 +291,17 @@ def output_to(ctl: Pykcmctl, arguments: list[str], redirection: str) -> tuple[in
         (">&-", ["pykcmctl: cannot write to stdout: Bad file descriptor"]),
     ],
 )
-def test_output_that_cannot_be_written_fails_the_command(
+def test_unwritable_output_fails_the_command(
     mit_as: Callable[[int], MitClient], ctl: Pykcmctl, redirection: str, complaints: list[str]
 ) -> None:
-    """On a full disk and on a closed stdout it is told in one line, whatever the command prints."""
+    """A full disk or a closed stdout is reported in one line, by every command that prints."""
     mit_as(USER).kinit("alice")
     for arguments in PRINTING:
         assert output_to(ctl, arguments, redirection) == (1, complaints), arguments
 
 
-def test_reader_that_has_gone(mit_as: Callable[[int], MitClient], ctl: Pykcmctl) -> None:
-    """A command whose reader has seen enough fails without a word about that."""
+def test_closed_pipe_fails_silently(mit_as: Callable[[int], MitClient], ctl: Pykcmctl) -> None:
+    """A reader that closed the pipe has seen enough."""
     mit_as(USER).kinit("alice")
     for arguments in PRINTING:
         reading, writing = os.pipe()
@@ -317,10 +316,8 @@ def test_reader_that_has_gone(mit_as: Callable[[int], MitClient], ctl: Pykcmctl)
 
 
 @pytest.mark.parametrize("command", ["watch", "trace"])
-def test_following_ends_when_its_output_cannot_be_written(
-    pykcmd: Pykcmd, ctl: Pykcmctl, command: str
-) -> None:
-    """At the first line; nobody would see the others."""
+def test_watch_ends_when_output_fails(pykcmd: Pykcmd, ctl: Pykcmctl, command: str) -> None:
+    """It ends at the first line that cannot be written."""
     with Path("/dev/full").open("w") as full:
         following = subprocess.Popen(ctl.argv(command), stdout=full, stderr=subprocess.PIPE, text=True)
     with following, KcmClient(pykcmd.socket_path) as client:
@@ -335,10 +332,10 @@ def test_following_ends_when_its_output_cannot_be_written(
 
 
 @pytest.mark.parametrize("redirection", ["2>/dev/full", "2>&-"])
-def test_messages_that_nobody_gets(
+def test_unwritable_stderr_changes_nothing(
     mit_as: Callable[[int], MitClient], ctl: Pykcmctl, tmp_path: Path, redirection: str
 ) -> None:
-    """A stderr that is full or closed changes neither what a command does nor its exit status."""
+    """With a full or closed stderr, commands and exit statuses are the same."""
     mit_as(USER).kinit("alice")
     copy = tmp_path / "backup"
     for arguments, status in (
@@ -354,21 +351,21 @@ def test_messages_that_nobody_gets(
     assert copy.stat().st_size
 
 
-def test_a_principal_that_is_no_text(pykcmd: Pykcmd, ctl: Pykcmctl) -> None:
-    """In the document its bytes are there, not to be mistaken for others."""
+def test_show_json_keeps_bytes_of_principal(pykcmd: Pykcmd, ctl: Pykcmctl) -> None:
+    """Bytes that are not UTF-8 can be recovered from the JSON."""
     odd = (b"ol\xe9", b"ol\\xe9", "olé".encode())
     for number, component in enumerate(odd):
         with KcmClient(pykcmd.socket_path) as client:
             client.initialize(b"0:%d" % number, Principal(1, b"PYKCM.TEST", (component,)))
-        (escape,) = ctl.json("show", f"0:{number}")["principal"]["components"]
-        assert escape.encode(errors="surrogateescape") == component
+        (screen,) = ctl.json("show", f"0:{number}")["principal"]["components"]
+        assert screen.encode(errors="surrogateescape") == component
 
 
-def test_a_narrow_terminal(mit_as: Callable[[int], MitClient], ctl: Pykcmctl) -> None:
-    """Names can still be read where there is little room, and times are parted behind their date alone."""
+def test_list_is_readable_on_narrow_terminal(mit_as: Callable[[int], MitClient], ctl: Pykcmctl) -> None:
+    """Names are not folded into letters, and times are folded only after the date."""
     mit_as(USER).kinit("alice")
-    status, escape = on_a_terminal(ctl, "list", columns="80")
+    status, screen = on_a_terminal(ctl, "list", columns="80")
     assert status == 0
-    assert f"KCM:{USER}" in escape
-    assert re.search(r"\d{4}-\d\d-\d\d", escape)
-    assert re.search(r" \d\d:\d\d ", escape)
+    assert f"KCM:{USER}" in screen
+    assert re.search(r"\d{4}-\d\d-\d\d", screen)
+    assert re.search(r" \d\d:\d\d ", screen)

@@ -1,4 +1,4 @@
-"""Real disks under the running daemon: full ones, ones that promise more than they have, ones that fail."""
+"""Real file systems under the running daemon: full, overcommitted, and failing ones."""
 
 import errno
 import os
@@ -29,13 +29,13 @@ def numbered(number: int) -> bytes:
 
 @pytest.fixture
 def mount_at(folder: Path) -> Iterator[Path]:
-    """Where to mount a disk."""
+    """A folder for a mount."""
     with mount_point(folder / "disk") as place:
         yield place
 
 
 def on(disk: SmallDisk, daemon: Pykcmd) -> Pykcmd:
-    """The daemon with its state on this disk, started, with two ccaches; not all of them in memory."""
+    """The daemon with its state on this disk, started, with two ccaches that are not all in memory."""
     daemon.state_dir = disk.folder / "state"
     daemon.start()
     with KcmClient(daemon.socket_path) as kcm:
@@ -46,10 +46,10 @@ def on(disk: SmallDisk, daemon: Pykcmd) -> Pykcmd:
 
 
 @pytest.mark.parametrize("kind", [MemoryDisk, ThinDisk])
-def test_a_disk_that_fills_up(
+def test_full_disk_refuses_changes_only(
     mount_at: Path, stopped_pykcmd: Pykcmd, kind: Callable[[Path], SmallDisk]
 ) -> None:
-    """On a full disk changes answer so and reads go on; with room again changes do. None is lost."""
+    """Reads continue, and with free space changes work again; nothing is lost."""
     disk = kind(mount_at)
     daemon = on(disk, stopped_pykcmd)
     stored = [numbered(0)]
@@ -64,7 +64,7 @@ def test_a_disk_that_fills_up(
         disk.fill(0)
         store_until_refused(kcm, stored, disk.refusals)
     daemon.kill()
-    # Still full: the next one has to do with that.
+    # The disk is still full when the next daemon starts.
     daemon.start()
     with KcmClient(daemon.socket_path) as kcm:
         assert contents_of(kcm, NAME) == tuple(stored)
@@ -79,7 +79,7 @@ def test_a_disk_that_fills_up(
 
 
 def store_until_refused(kcm: KcmClient, stored: list[bytes], refusals: set[int]) -> None:
-    """Store until nothing goes any more: smaller ones may still."""
+    """Store until even small changes are refused."""
     refused = 0
     while refused < 3:
         blob = numbered(len(stored))
@@ -93,8 +93,8 @@ def store_until_refused(kcm: KcmClient, stored: list[bytes], refusals: set[int])
     assert contents_of(kcm, UNREAD) == (numbered(0),)
 
 
-def test_a_disk_that_becomes_read_only(mount_at: Path, stopped_pykcmd: Pykcmd) -> None:
-    """On an ext4 that found an error changes answer EROFS and reads go on; mounted again, it has it all."""
+def test_read_only_disk_refuses_changes_only(mount_at: Path, stopped_pykcmd: Pykcmd) -> None:
+    """When ext4 has found an error, changes answer EROFS; mounted again, nothing is missing."""
     disk = ThinDisk(mount_at, "errors=remount-ro")
     daemon = on(disk, stopped_pykcmd)
     with KcmClient(daemon.socket_path) as kcm:

@@ -1,4 +1,4 @@
-"""What outlives the daemon: all that was acknowledged, however it ended; the memory store forgets."""
+"""Restarts: acknowledged changes remain, however the daemon ended; the memory store forgets."""
 
 from collections.abc import Iterator
 
@@ -19,8 +19,8 @@ OWN = f"KCM:{USER}"
 NAME = b"%d" % USER
 
 
-def test_a_restart_keeps_all(pykcmd: Pykcmd, mit: MitClient) -> None:
-    """Tickets, their order, configuration entries, names and the default are the same after a restart."""
+def test_restart_keeps_everything(pykcmd: Pykcmd, mit: MitClient) -> None:
+    """Tickets, their order, configuration entries, names and the default are the same."""
     mit.kinit("alice")
     mit.kvno("host/server.pykcm.test", "HTTP/www.pykcm.test")
     mit.kinit("bob")
@@ -31,13 +31,13 @@ def test_a_restart_keeps_all(pykcmd: Pykcmd, mit: MitClient) -> None:
     assert len(before[0]) == 3
     pykcmd.restart()
     assert (mit.klist_all(), mit.ok("klist", "-A", "-C", "-f", "-e")) == before
-    # They are tickets still, and new ones come behind them.
+    # The tickets still work, and new ones are appended.
     assert mit.kvno("nfs/files.pykcm.test") == [f"nfs/files.pykcm.test@{REALM}: kvno = 1"]
     assert mit.klist().tickets[-1] == "nfs/files.pykcm.test"
 
 
-def test_a_restart_keeps_what_is_gone_gone(pykcmd: Pykcmd, mit: MitClient) -> None:
-    """What was destroyed or replaced does not come back; the default's name stays the one that was chosen."""
+def test_restart_restores_nothing_destroyed(pykcmd: Pykcmd, mit: MitClient) -> None:
+    """Destroyed and replaced tickets do not return, and the chosen default remains."""
     mit.kinit("alice")
     mit.kvno("host/server.pykcm.test")
     mit.kinit("alice")
@@ -53,8 +53,7 @@ def test_a_restart_keeps_what_is_gone_gone(pykcmd: Pykcmd, mit: MitClient) -> No
     assert mit.run("klist")[1:] == (1, f"klist: Credentials cache '{bobs}' not found\n")
 
 
-def test_a_kill_after_every_command(pykcmd: Pykcmd, mit: MitClient) -> None:
-    """With the daemon killed after each command, each command's result is there for the next."""
+def test_kill_after_each_command_loses_nothing(pykcmd: Pykcmd, mit: MitClient) -> None:
 
     def kill() -> None:
         pykcmd.kill()
@@ -76,8 +75,8 @@ def test_a_kill_after_every_command(pykcmd: Pykcmd, mit: MitClient) -> None:
     assert mit.klist_l() == [(ALICE, OWN)]
 
 
-def test_a_kill_right_after_an_acknowledged_store(pykcmd: Pykcmd, mit: MitClient) -> None:
-    """Every STORE that was answered is there after a SIGKILL at that moment, whole and in order."""
+def test_kill_after_store_loses_nothing(pykcmd: Pykcmd, mit: MitClient) -> None:
+    """Every acknowledged STORE is there after a SIGKILL, complete and in order."""
     mit.kinit("alice")
     with effective_uid(USER), KcmClient(pykcmd.socket_path) as kcm:
         expected = kcm.get_cred_list(NAME)
@@ -94,8 +93,7 @@ def test_a_kill_right_after_an_acknowledged_store(pykcmd: Pykcmd, mit: MitClient
             assert kcm.get_cred_list(NAME) == expected
 
 
-def test_a_kill_between_request_and_answer(pykcmd: Pykcmd, mit: MitClient) -> None:
-    """A REPLACE that was not answered has happened whole or not at all."""
+def test_unanswered_replace_is_complete_or_absent(pykcmd: Pykcmd, mit: MitClient) -> None:
     mit.kinit("alice")
     with effective_uid(USER), KcmClient(pykcmd.socket_path) as kcm:
         (*_, ticket) = before = kcm.get_cred_list(NAME)
@@ -111,8 +109,8 @@ def test_a_kill_between_request_and_answer(pykcmd: Pykcmd, mit: MitClient) -> No
         assert kcm.get_cred_list(NAME) == after
 
 
-def test_a_kdc_offset_survives(pykcmd: Pykcmd, mit: MitClient) -> None:
-    """A KDC offset that a client has set outlives a restart and a kill; INITIALIZE forgets it."""
+def test_kdc_offset_survives_restart(pykcmd: Pykcmd, mit: MitClient) -> None:
+    """A client's KDC offset remains after a restart and a kill; INITIALIZE removes it."""
     mit.kinit("alice")
     with effective_uid(USER), KcmClient(pykcmd.socket_path) as kcm:
         assert kcm.get_kdc_offset(NAME) == 0
@@ -129,8 +127,8 @@ def test_a_kdc_offset_survives(pykcmd: Pykcmd, mit: MitClient) -> None:
         assert kcm.get_kdc_offset(NAME) == 0
 
 
-def test_a_kdc_offset_reaches_the_clients(pykcmd: Pykcmd, mit: MitClient, heimdal: HeimdalClient) -> None:
-    """A client adds the stored KDC offset to its clock: with a wrong one, the KDC refuses what it asks."""
+def test_clients_use_the_kdc_offset(pykcmd: Pykcmd, mit: MitClient, heimdal: HeimdalClient) -> None:
+    """With a wrong stored offset, the KDC refuses the client's requests."""
     mit.kinit("alice")
     with effective_uid(USER), KcmClient(pykcmd.socket_path) as kcm:
         kcm.set_kdc_offset(NAME, 36000)
@@ -149,8 +147,8 @@ def forgetful_pykcmd(stopped_pykcmd: Pykcmd) -> Iterator[Pykcmd]:
         yield daemon
 
 
-def test_the_memory_store_forgets(forgetful_pykcmd: Pykcmd, mit: MitClient) -> None:
-    """The memory store serves as the other does, writes nothing, and forgets without calling it an error."""
+def test_memory_store_forgets(forgetful_pykcmd: Pykcmd, mit: MitClient) -> None:
+    """It serves like the other one, writes nothing, and logs no error."""
     mit.kinit("alice")
     mit.kvno("host/server.pykcm.test")
     mit.kinit("bob")
@@ -166,8 +164,8 @@ def test_the_memory_store_forgets(forgetful_pykcmd: Pykcmd, mit: MitClient) -> N
     assert not state.exists() or list(state.iterdir()) == []
 
 
-def test_nothing_readable_lies_on_disk(pykcmd: Pykcmd, mit: MitClient) -> None:
-    """Neither principals nor tickets can be found in the state folder's files, and all are private."""
+def test_nothing_readable_is_on_disk(pykcmd: Pykcmd, mit: MitClient) -> None:
+    """The files of the state folder contain no principals or tickets, and are private."""
     mit.kinit("alice")
     with effective_uid(USER), KcmClient(pykcmd.socket_path) as kcm:
         ticket = kcm.get_cred_list(NAME)[-1]
@@ -183,8 +181,8 @@ def test_nothing_readable_lies_on_disk(pykcmd: Pykcmd, mit: MitClient) -> None:
         assert not content.startswith(b"SQLite format"), path
 
 
-def test_a_secret_that_cannot_be_read(pykcmd: Pykcmd, mit: MitClient) -> None:
-    """A damaged secret makes its own ccache unavailable, is kept, and the other ccaches go on."""
+def test_damaged_secret_affects_one_ccache(pykcmd: Pykcmd, mit: MitClient) -> None:
+    """The secret is kept, its ccache is unavailable, and other ccaches work."""
     mit.kinit("alice")
     mit.kinit("bob", ccache=f"{OWN}:work")
     assert pykcmd.stop() == 0

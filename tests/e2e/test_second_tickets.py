@@ -31,13 +31,13 @@ def _stored(daemon: Pykcmd) -> list[Credential]:
         return parse_all(kcm.get_cred_list(NAME))
 
 
-def test_user_to_user(mit: MitClient, pykcmd: Pykcmd) -> None:
-    """A user-to-user ticket is found again by its second ticket, and never taken for an ordinary one."""
+def test_user_to_user_ticket_is_found_by_second_ticket(mit: MitClient, pykcmd: Pykcmd) -> None:
+    """It is never used as an ordinary ticket."""
     bobs = f"KCM:{USER}:bob"
     mit.kinit("alice")
     mit.kinit("bob", ccache=bobs)
     for _ in range(2):
-        # Encrypted with a session key, and so of no key version.
+        # It is encrypted with a session key and has no key version.
         assert mit.kvno("--u2u", bobs, "bob") == [f"bob@{REALM}: kvno = 0"]
         assert mit.klist().tickets == [TGT, "bob"]
     ran = mit.run("kvno", "--cached-only", "bob")
@@ -46,13 +46,13 @@ def test_user_to_user(mit: MitClient, pykcmd: Pykcmd) -> None:
     assert mit.kvno("bob") == [f"bob@{REALM}: kvno = 1"]
     found = [c for c in _stored(pykcmd) if server_of(c) == "bob"]
     assert [(c.is_skey, bool(c.second_ticket)) for c in found] == [(True, True), (False, False)]
-    # Each is found by its own kind of look-up now that both are there.
+    # With both present, each kind of lookup finds its own.
     assert mit.kvno("--u2u", bobs, "--cached-only", "bob") == [f"bob@{REALM}: kvno = 0"]
     assert mit.kvno("--cached-only", "bob") == [f"bob@{REALM}: kvno = 1"]
 
 
-def test_user_to_user_with_two_second_tickets(mit: MitClient, pykcmd: Pykcmd) -> None:
-    """After the other user's new TGT, the ticket for the new one is stored beside the one for the old."""
+def test_second_tickets_are_distinguished(mit: MitClient, pykcmd: Pykcmd) -> None:
+    """After a new TGT of the other user, the new ticket is stored next to the old one."""
     bobs = f"KCM:{USER}:bob"
     mit.kinit("alice")
     for _ in range(2):
@@ -63,8 +63,8 @@ def test_user_to_user_with_two_second_tickets(mit: MitClient, pykcmd: Pykcmd) ->
     assert len(set(second_tickets)) == 2
 
 
-def test_acting_for_a_user(mit: MitClient, pykcmd: Pykcmd) -> None:
-    """A ticket to itself in a user's name (S4U2Self) is kept, and found again for that user alone."""
+def test_s4u2self_ticket_is_found_for_its_user(mit: MitClient, pykcmd: Pykcmd) -> None:
+    """A service's ticket to itself in a user's name is found only for that user."""
     mit.kinit(DELEGATE)
     assert mit.kvno("-U", "alice", DELEGATE) == [f"{DELEGATE}@{REALM}: kvno = 1"]
     assert "\tfor client alice@" in mit.ok("klist")
@@ -77,7 +77,7 @@ def test_acting_for_a_user(mit: MitClient, pykcmd: Pykcmd) -> None:
 
 
 def _delegated(mit: MitClient, daemon: Pykcmd, evidence: dict[str, Credential]) -> dict[str, bytes]:
-    """For each user a ticket to WWW that has the user's evidence as its second ticket, not yet stored."""
+    """For each user a ticket to WWW whose second ticket is the user's evidence; not yet stored."""
     mit.kvno(WWW)
     (real,) = (c for c in _stored(daemon) if server_of(c) == WWW)
     with effective_uid(USER), KcmClient(daemon.socket_path) as kcm:
@@ -88,8 +88,8 @@ def _delegated(mit: MitClient, daemon: Pykcmd, evidence: dict[str, Credential]) 
     }
 
 
-def test_delegation(mit: MitClient, pykcmd: Pykcmd) -> None:
-    """`kvno -P` finds the delegated ticket whose second ticket is the user's evidence, and no other."""
+def test_delegated_ticket_is_found_by_evidence(mit: MitClient, pykcmd: Pykcmd) -> None:
+    """`kvno -P` finds only the ticket whose second ticket is the user's evidence."""
     mit.kinit(DELEGATE)
     for user in ("alice", "bob"):
         mit.kvno("-U", user, DELEGATE)
@@ -110,8 +110,8 @@ def test_delegation(mit: MitClient, pykcmd: Pykcmd) -> None:
     assert [c.client.components for c in _stored(pykcmd) if server_of(c) == WWW] == [(b"alice",), (b"bob",)]
 
 
-def test_look_up_by_second_ticket(mit: MitClient, pykcmd: Pykcmd) -> None:
-    """Credentials that differ in the second ticket alone are different ones to every operation."""
+def test_operations_distinguish_second_tickets(mit: MitClient, pykcmd: Pykcmd) -> None:
+    """Credentials that differ only in the second ticket are different to every operation."""
     mit.kinit("alice")
     mit.kvno(WWW)
     (plain,) = (c for c in _stored(pykcmd) if server_of(c) == WWW)
@@ -129,7 +129,7 @@ def test_look_up_by_second_ticket(mit: MitClient, pykcmd: Pykcmd) -> None:
         with pytest.raises(KcmError) as missing:
             kcm.retrieve(NAME, CACHED_BY_SECOND_TICKET, tags[b"third"])
         assert missing.value.code == Code.CC_NOTFOUND
-        # Where the second ticket is not asked for, the first stored wins.
+        # Without a second ticket in the lookup, the first stored credential wins.
         assert kcm.retrieve(NAME, Match.GC_CACHED, tags[b"second"]) == plain.blob
         kcm.remove_cred(NAME, Match.SECOND_TICKET, tags[b"first"])
         assert kcm.get_cred_list(NAME) == [*stored, second]

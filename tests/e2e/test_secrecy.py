@@ -1,4 +1,4 @@
-"""No key and no ticket is anywhere but in the daemon's memory and, encrypted, in its database."""
+"""Keys and tickets are only in the daemon's memory and, encrypted, in its database."""
 
 import base64
 import contextlib
@@ -26,7 +26,7 @@ STORE, REPLACE, CC_FORMAT = 6, 13002, -1765328185
 NAME = b"%d" % USER
 BROKEN = b"%d:broken" % USER
 
-# Bytes of all kinds: quotes, a backslash, line ends, UTF-8, what is no UTF-8, and chance.
+# All kinds of bytes: quotes, a backslash, newlines, UTF-8, invalid UTF-8, and random ones.
 AWKWARD = b"'\"\\\r\n\0\xc3\xa9\xff\x1b"
 
 SECRETS = {
@@ -34,7 +34,7 @@ SECRETS = {
     for name in ("key", "ticket", "second_ticket", "authdata")
 }
 
-# An operation that fails by a bug, with all that it was given in the exception.
+# An operation with a bug, whose exception contains all of its arguments.
 BUGGY = """
 from pykcm.daemon import main
 from pykcm.server import operations
@@ -67,14 +67,14 @@ def blob(server: int = 0) -> bytes:
 
 @pytest.fixture(scope="module")
 def private_tmp() -> Iterator[Path]:
-    """The folder that the daemon takes for temporary files."""
+    """The daemon's folder for temporary files."""
     with public_folder() as folder:
         yield folder
 
 
 @pytest.fixture
 def daemon(folder: Path, private_tmp: Path) -> Iterator[Pykcmd]:
-    """A daemon not yet started; what it logs may be any accident."""
+    """A daemon that is not yet started, and may log any error."""
     daemon = Pykcmd(folder)
     daemon.configure("max_ccache_size = 64\n")
     yield daemon
@@ -94,7 +94,7 @@ def client(daemon: Pykcmd) -> Iterator[KcmClient]:
 
 
 def assert_no_traces(daemon: Pykcmd, private_tmp: Path) -> None:
-    """Neither the session keys and tickets nor the database's key are in anything that can be read."""
+    """Fail if anything readable contains a session key, a ticket or the database's key."""
     own = key_file(daemon.state_dir)
     places = files_below([daemon.folder, private_tmp])
     assert {str(daemon.log_path), str(daemon.state_dir / "pykcm.db")} <= places.keys()
@@ -116,8 +116,8 @@ def refused(code: int) -> contextlib.AbstractContextManager[object]:
     return check()
 
 
-def test_what_goes_right(daemon: Pykcmd, private_tmp: Path) -> None:
-    """Stored, found, replaced, moved and deleted: no trace while the daemon runs, nor afterwards."""
+def test_normal_operations_leak_nothing(daemon: Pykcmd, private_tmp: Path) -> None:
+    """While the daemon runs and afterwards."""
     start(daemon, private_tmp)
     with client(daemon) as kcm:
         kcm.initialize(NAME, ALICE)
@@ -140,8 +140,8 @@ def test_what_goes_right(daemon: Pykcmd, private_tmp: Path) -> None:
     assert_no_traces(daemon, private_tmp)
 
 
-def test_what_goes_wrong(daemon: Pykcmd, private_tmp: Path) -> None:
-    """Cut off, with lengths that lie, over quota, to where nothing is: no refusal tells what was refused."""
+def test_refused_requests_leak_nothing(daemon: Pykcmd, private_tmp: Path) -> None:
+    """Truncated requests, wrong lengths, exceeded quotas and missing ccaches."""
     start(daemon, private_tmp)
     with client(daemon) as kcm:
         kcm.initialize(NAME, ALICE)
@@ -160,7 +160,7 @@ def test_what_goes_wrong(daemon: Pykcmd, private_tmp: Path) -> None:
             several = b"\0\0\0\2" + data(whole) + data(whole[:at])
             begin = NAME + b"\0" + bytes(4) + principal_bytes(ALICE)
             assert raw.ask(REPLACE, begin + several) == CC_FORMAT
-        # As a name, as a principal, and as an operation that nobody knows.
+        # As a name, a principal, and an unknown operation.
         raw.ask(8, SECRETS["ticket"].replace(b"\0", b"") + b"\0")
         raw.ask(4, NAME + b"\0" + whole[-100:])
         raw.ask(999, whole)
@@ -168,7 +168,7 @@ def test_what_goes_wrong(daemon: Pykcmd, private_tmp: Path) -> None:
         assert raw.is_closed()
     assert "connection closed" in daemon.log
     assert "max_ccache_size" in daemon.log
-    # A name is shown: it is no secret, whatever a client takes for one.
+    # Names are logged: a name is not a secret, whatever a client puts into it.
     log = daemon.log_path
     log.write_text(
         "".join(line for line in log.read_text().splitlines(True) if " GET_PRINCIPAL " not in line)
@@ -176,8 +176,8 @@ def test_what_goes_wrong(daemon: Pykcmd, private_tmp: Path) -> None:
     assert_no_traces(daemon, private_tmp)
 
 
-def test_what_the_daemon_does_wrong(daemon: Pykcmd, private_tmp: Path) -> None:
-    """An exception with all that an operation had in hand is logged with its traceback, and tells nothing."""
+def test_internal_error_leaks_nothing(daemon: Pykcmd, private_tmp: Path) -> None:
+    """The exception of an operation is logged with its traceback, without secrets."""
     daemon.command = (sys.executable, "-c", BUGGY)
     start(daemon, private_tmp)
     with client(daemon) as kcm:
@@ -190,8 +190,8 @@ def test_what_the_daemon_does_wrong(daemon: Pykcmd, private_tmp: Path) -> None:
     assert_no_traces(daemon, private_tmp)
 
 
-def test_a_database_that_is_spoilt(daemon: Pykcmd, private_tmp: Path) -> None:
-    """Secrets in the database that cannot be read are named in the log and not shown."""
+def test_damaged_secrets_are_not_logged(daemon: Pykcmd, private_tmp: Path) -> None:
+    """Unreadable secrets in the database are named in the log, but not shown."""
     start(daemon, private_tmp)
     with client(daemon) as kcm:
         kcm.replace(NAME, 0, ALICE, [blob()])
@@ -212,9 +212,9 @@ def test_a_database_that_is_spoilt(daemon: Pykcmd, private_tmp: Path) -> None:
     assert_no_traces(daemon, private_tmp)
 
 
-def test_a_store_that_fails(daemon: Pykcmd, private_tmp: Path) -> None:
-    """A database that cannot grow any more is an error in the log, without what was to be stored."""
-    # The limit that the kernel sets on files, in bytes; a process that meets it gets an error.
+def test_failed_store_leaks_nothing(daemon: Pykcmd, private_tmp: Path) -> None:
+    """A database that cannot grow is an error in the log, without the data."""
+    # The kernel's limit for the size of files in bytes; a write beyond it fails.
     daemon.command = ("prlimit", "--fsize=100000", *daemon.command)
     daemon.configure("max_ccache_size = 1024\n")
     start(daemon, private_tmp)
@@ -229,8 +229,8 @@ def test_a_store_that_fails(daemon: Pykcmd, private_tmp: Path) -> None:
 
 
 @pytest.mark.parametrize("name", SECRETS)
-def test_traces_are_found(name: str) -> None:
-    """Whatever form a secret would be written in, it would be found, or these tests would prove nothing."""
+def test_secrets_are_found_in_any_form(name: str) -> None:
+    """Without this, the other tests would prove nothing."""
     secret = SECRETS[name]
     line = b"pykcmd: debug: " + b"%s" + b" and more"
     written = [
@@ -247,7 +247,7 @@ def test_traces_are_found(name: str) -> None:
     assert len(set(forms_of(secret))) > 10
 
 
-def test_the_unit_forbids_dumps() -> None:
-    """Under systemd there is no core, and nothing of the daemon's memory in swap."""
+def test_unit_forbids_core_dumps() -> None:
+    """Under systemd there are no core dumps, and the daemon's memory is not swapped."""
     unit = (ROOT / "systemd" / "pykcm.service").read_text().splitlines()
     assert {"LimitCORE=0", "MemorySwapMax=0", "UMask=0077"} <= set(unit)

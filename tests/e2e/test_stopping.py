@@ -1,4 +1,4 @@
-"""SIGTERM: what has been received is answered, what has been answered is kept, and the exit code is 0."""
+"""SIGTERM: received requests are answered, answered changes are kept, and the exit code is 0."""
 
 import os
 import pty
@@ -36,8 +36,8 @@ def _servers(daemon: Pykcmd) -> list[str]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_idle_and_busy_clients(pykcmd: Pykcmd, number: signal.Signals) -> None:
-    """The daemon ends though clients are connected; they see their connection's end; the socket is gone."""
+def test_daemon_stops_with_connected_clients(pykcmd: Pykcmd, number: signal.Signals) -> None:
+    """Connections are closed, and the socket is removed."""
     assert pykcmd.process is not None
     with RawConnection(pykcmd.socket_path, USER) as idle, RawConnection(pykcmd.socket_path, USER) as half:
         assert idle.ask(NOOP) == 0
@@ -55,11 +55,11 @@ def comm() -> str:
     return Path("/proc/self/comm").read_text().strip()
 
 
-def test_the_terminal_is_named_as_the_kernel(stopped_pykcmd: Pykcmd) -> None:
-    """A daemon whose terminal sends Ctrl+C says that the kernel has sent SIGINT, and ends in order."""
+def test_ctrl_c_is_logged(stopped_pykcmd: Pykcmd) -> None:
+    """The log says that the kernel sent SIGINT for the terminal's Ctrl+C."""
     ours, theirs = pty.openpty()
     try:
-        # A session of its own, whose terminal this becomes.
+        # A new session, which gets this terminal.
         takes = (
             "import fcntl, os, sys, termios; os.setsid(); fcntl.ioctl(int(sys.argv[1]), termios.TIOCSCTTY); "
         )
@@ -78,8 +78,7 @@ def test_the_terminal_is_named_as_the_kernel(stopped_pykcmd: Pykcmd) -> None:
     assert "stopping: SIGINT from the kernel" in stopped_pykcmd.log
 
 
-def test_an_idle_end_says_how_long(stopped_pykcmd: Pykcmd) -> None:
-    """A daemon that ends because nobody is connected says so, with the time."""
+def test_idle_stop_is_logged_with_time(stopped_pykcmd: Pykcmd) -> None:
     stopped_pykcmd.configure("responder_idle_timeout = 0.25\n")
     with listening(stopped_pykcmd.socket_path) as listener:
         launch_with(stopped_pykcmd, [listener])
@@ -87,8 +86,7 @@ def test_an_idle_end_says_how_long(stopped_pykcmd: Pykcmd) -> None:
     assert "pykcmd: info: stopping: idle for 0.25 s (responder_idle_timeout)\n" in stopped_pykcmd.log
 
 
-def test_a_second_signal_does_not_hurry_the_end(pykcmd: Pykcmd) -> None:
-    """Signals that come while the daemon ends change nothing: it ends in order."""
+def test_second_signal_changes_nothing(pykcmd: Pykcmd) -> None:
     assert pykcmd.process is not None
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         pykcmd.process.send_signal(number)
@@ -96,13 +94,12 @@ def test_a_second_signal_does_not_hurry_the_end(pykcmd: Pykcmd) -> None:
     assert pykcmd.log.count("stopping: ") == 1
 
 
-def test_without_standard_streams(stopped_pykcmd: Pykcmd) -> None:
-    """A daemon whose standard streams are closed serves and ends as any other."""
+def test_daemon_works_without_standard_streams(stopped_pykcmd: Pykcmd) -> None:
     process = stopped_pykcmd.launch(wrapper=("sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh"))
     while not stopped_pykcmd.answers():
         with suppress(subprocess.TimeoutExpired):
             pytest.fail(f"exit code {process.wait(0.01)}")
-    # Nothing else has their numbers: what is written to them must not end in the database.
+    # No other file may get their descriptors: output must not end up in the database.
     assert {str(Path(f"/proc/{process.pid}/fd/{fd}").readlink()) for fd in range(3)} == {os.devnull}
     assert stopped_pykcmd.stop() == 0
 
@@ -114,10 +111,10 @@ def connect(folder: Path) -> Iterator[Callable[[], RawConnection]]:
         yield lambda: at_end.enter_context(RawConnection(folder / "kcm.sock", USER))
 
 
-def test_what_was_received_is_answered(
+def test_received_requests_are_answered(
     pykcmd: Pykcmd, mit: MitClient, connect: Callable[[], RawConnection]
 ) -> None:
-    """Requests that were there before SIGTERM, several on each connection, are all answered and kept."""
+    """All requests that arrived before SIGTERM are answered and kept."""
     mit.kinit("alice")
     ticket = _ticket(pykcmd)
     assert pykcmd.process is not None
@@ -125,7 +122,7 @@ def test_what_was_received_is_answered(
     for connection in connections:
         assert connection.ask(NOOP) == 0
     before = _servers(pykcmd)
-    # Held still, so that requests and signal are there together.
+    # The process is stopped, so that it gets the requests and the signal together.
     pykcmd.process.send_signal(signal.SIGSTOP)
     sent = []
     for index, connection in enumerate(connections):
@@ -142,8 +139,8 @@ def test_what_was_received_is_answered(
     assert sorted(_servers(pykcmd)) == sorted(before + sent)
 
 
-def test_under_load(pykcmd: Pykcmd, mit: MitClient) -> None:
-    """With clients storing all the time, each STORE that was answered before the end is there after it."""
+def test_stop_under_load_loses_nothing(pykcmd: Pykcmd, mit: MitClient) -> None:
+    """Every STORE that was answered before the end is there afterwards."""
     mit.kinit("alice")
     ticket = _ticket(pykcmd)
 
@@ -170,12 +167,14 @@ def test_under_load(pykcmd: Pykcmd, mit: MitClient) -> None:
     pykcmd.start()
     stored = _servers(pykcmd)
     assert set(answered) <= set(stored)
-    # One more of each client may have been carried out, and its answer lost with the connection.
+    # One more request of each client may have been executed, with its answer lost.
     assert len(stored) <= len(answered) + len(clients) + 3
 
 
-def test_a_client_that_comes_at_the_end(stopped_pykcmd: Pykcmd, connect: Callable[[], RawConnection]) -> None:
-    """Under socket activation no request is lost to a stop: it is answered by this daemon or the next."""
+def test_activation_loses_no_request_at_stop(
+    stopped_pykcmd: Pykcmd, connect: Callable[[], RawConnection]
+) -> None:
+    """Either this daemon or the next one answers each request."""
     with listening(stopped_pykcmd.socket_path) as listener:
         process = launch_with(stopped_pykcmd, [listener])
         assert stopped_pykcmd.answers()

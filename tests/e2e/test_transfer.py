@@ -1,4 +1,4 @@
-"""export and import: tickets from one daemon to another; a file that is not as written changes nothing."""
+"""export and import between two daemons, and from files; a damaged file changes nothing."""
 
 import io
 import json
@@ -36,7 +36,7 @@ def ctl(pykcmd: Pykcmd) -> Pykcmctl:
 
 @pytest.fixture
 def other_pykcmd() -> Iterator[Pykcmd]:
-    """Another daemon, with another database and key."""
+    """Another daemon, with its own database and key."""
     with public_folder() as folder, watched(Pykcmd(folder)) as daemon, started(daemon):
         yield daemon
 
@@ -48,14 +48,14 @@ def other_ctl(other_pykcmd: Pykcmd) -> Pykcmctl:
 
 @pytest.fixture
 def kept(folder: Path) -> Path:
-    """Where a test's exports go."""
+    """A folder for exports."""
     path = folder / "kept"
     path.mkdir(0o700)
     return path
 
 
 class Keys:
-    """An age key: the public one, and a file with the secret one."""
+    """An age key: its public key, and a file with the secret key."""
 
     def __init__(self, folder: Path) -> None:
         key = pyrage.x25519.Identity.generate()
@@ -71,7 +71,7 @@ def keys(kept: Path) -> Keys:
 
 
 def fill(daemon: Pykcmd, uid: int, *names: bytes) -> None:
-    """Give the UID ccaches of these names, of alice's, with a TGT and a service ticket each."""
+    """Give the UID ccaches with these names, each with alice's TGT and a service ticket."""
     with effective_uid(uid), KcmClient(daemon.socket_path) as kcm:
         for name in names:
             tickets = [
@@ -81,7 +81,7 @@ def fill(daemon: Pykcmd, uid: int, *names: bytes) -> None:
 
 
 def contents(daemon: Pykcmd, uid: int) -> list[tuple[bytes, object, int, list[bytes]]]:
-    """All that the UID has, in the order in which it is listed."""
+    """All ccaches of the UID, in the order of the list."""
     with effective_uid(uid), KcmClient(daemon.socket_path) as kcm:
         names = [kcm.get_cache_by_uuid(uuid) for uuid in kcm.get_cache_uuid_list()]
         return [
@@ -96,11 +96,11 @@ def default_of(daemon: Pykcmd, uid: int) -> bytes:
 
 
 def results(ctl: Pykcmctl, *arguments: str) -> list[tuple[str, str]]:
-    """What `import --json` or `migrate --json` says: result and ccache of each."""
+    """The result and ccache of each object that `import --json` or `migrate --json` prints."""
     return [(each["result"], each["name"]) for each in json.loads(ctl.run(*arguments, "--json").output)]
 
 
-def test_to_another_daemon(
+def test_export_is_imported_by_other_daemon(
     kdc: object,
     pykcmd: Pykcmd,
     mit: MitClient,
@@ -111,7 +111,7 @@ def test_to_another_daemon(
     kept: Path,
     keys: Keys,
 ) -> None:
-    """Everybody's ccaches arrive as they were, with their defaults, and once more they are unchanged."""
+    """All ccaches arrive unchanged, with their defaults; a second import changes nothing."""
     mit.kinit("alice")
     mit.kvno(HOST)
     mit.kinit("bob", "-c", f"KCM:{USER}:second")
@@ -137,8 +137,8 @@ def test_to_another_daemon(
     there.kvno(HOST)
 
 
-def test_with_a_passphrase(pykcmd: Pykcmd, ctl: Pykcmctl, kept: Path) -> None:
-    """The passphrase opens it, another one does not, and without one nothing is asked of a pipe."""
+def test_passphrase_encrypts_the_export(pykcmd: Pykcmd, ctl: Pykcmctl, kept: Path) -> None:
+    """Only the right passphrase opens it, and in a pipe nothing is asked."""
     fill(pykcmd, USER, b"%d" % USER)
     before = contents(pykcmd, USER)
     for name, text in (("right", "open, Sesame\n"), ("wrong", "open, Barley\n")):
@@ -164,47 +164,49 @@ _PROMPT = re.compile(rb"(?:Passphrase|confirmation): ")
 
 
 def on_terminal(argv: list[str], *answers: str) -> tuple[int, str]:
-    """Run a command on a terminal, answer each of its prompts, and give exit status and what was shown."""
+    """Run a command on a terminal and answer its prompts; returns the exit status and the output."""
     pid, terminal = pty.fork()
     if pid == 0:
         try:
             os.execve(argv[0], argv, {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "TERM": "xterm"})
         finally:
             os._exit(127)
-    escape = b""
+    screen = b""
     prompts = 0
     with io.FileIO(terminal, "r+") as both, suppress(OSError):  # reading ends with an error
         while piece := both.read(4096):
-            escape += piece
-            while prompts < min(len(_PROMPT.findall(escape)), len(answers)):
+            screen += piece
+            while prompts < min(len(_PROMPT.findall(screen)), len(answers)):
                 both.write(answers[prompts].encode() + b"\n")
                 prompts += 1
     _, status = os.waitpid(pid, 0)
-    return os.waitstatus_to_exitcode(status), escape.decode()
+    return os.waitstatus_to_exitcode(status), screen.decode()
 
 
-def test_on_a_terminal(pykcmd: Pykcmd, ctl: Pykcmctl, kept: Path) -> None:
-    """The passphrase is asked for, twice for an export, and not shown; an import shows how far it is."""
+def test_passphrase_is_asked_on_terminal(pykcmd: Pykcmd, ctl: Pykcmctl, kept: Path) -> None:
+    """The passphrase is not shown; an export asks twice, and an import shows its progress."""
     fill(pykcmd, USER, b"%d" % USER)
     before = contents(pykcmd, USER)
     exporting = ctl.argv("export", str(kept / "export"))
-    status, escape = on_terminal(exporting, "open, Sesame", "open, Barley", "open, Sesame", "open, Sesame")
-    assert status == 0, escape
-    assert escape.count("Passphrase: ") == 2
-    assert "Sesame" not in escape
+    status, screen = on_terminal(exporting, "open, Sesame", "open, Barley", "open, Sesame", "open, Sesame")
+    assert status == 0, screen
+    assert screen.count("Passphrase: ") == 2
+    assert "Sesame" not in screen
     ctl.ok("destroy", "--yes", "--uid", str(USER))
-    status, escape = on_terminal(ctl.argv("import", str(kept / "export")), "open, Sesame")
-    assert status == 0, escape
-    assert "1/1" in escape
-    assert "1 imported" in escape
+    status, screen = on_terminal(ctl.argv("import", str(kept / "export")), "open, Sesame")
+    assert status == 0, screen
+    assert "1/1" in screen
+    assert "1 imported" in screen
     assert contents(pykcmd, USER) == before
-    # Nobody's tickets are written to a screen.
-    status, escape = on_terminal(ctl.argv("export", "--plain", "-"))
+    # An export is never written to a terminal.
+    status, screen = on_terminal(ctl.argv("export", "--plain", "-"))
     assert status == 1
-    assert "not printed on a terminal" in escape
+    assert "not printed on a terminal" in screen
 
 
-def test_through_a_pipe(pykcmd: Pykcmd, ctl: Pykcmctl, other_pykcmd: Pykcmd, other_ctl: Pykcmctl) -> None:
+def test_export_through_a_pipe(
+    pykcmd: Pykcmd, ctl: Pykcmctl, other_pykcmd: Pykcmd, other_ctl: Pykcmctl
+) -> None:
     """An export to stdout is imported from stdin."""
     fill(pykcmd, USER, b"%d" % USER)
     environment = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"}
@@ -224,8 +226,8 @@ def test_through_a_pipe(pykcmd: Pykcmd, ctl: Pykcmctl, other_pykcmd: Pykcmd, oth
     assert contents(other_pykcmd, USER) == contents(pykcmd, USER)
 
 
-def test_files_are_not_overwritten(pykcmd: Pykcmd, ctl: Pykcmctl, kept: Path) -> None:
-    """A file that is there stays, unless --force is given; what is no file always does."""
+def test_existing_files_are_kept(pykcmd: Pykcmd, ctl: Pykcmctl, kept: Path) -> None:
+    """A file is overwritten only with --force; other kinds of files never are."""
     fill(pykcmd, USER, b"%d" % USER)
     (kept / "export").write_text("mine")
     (kept / "link").symlink_to(kept / "export")
@@ -242,8 +244,8 @@ def test_files_are_not_overwritten(pykcmd: Pykcmd, ctl: Pykcmctl, kept: Path) ->
     assert sorted(path.name for path in kept.iterdir()) == ["export", "link"]
 
 
-def test_nothing_half_is_left(stopped_pykcmd: Pykcmd, kept: Path) -> None:
-    """Where the daemon or a key is missing, no file appears."""
+def test_failed_export_leaves_no_file(stopped_pykcmd: Pykcmd, kept: Path) -> None:
+    """Without the daemon or a key, no file appears."""
     ctl = Pykcmctl(stopped_pykcmd.control_path)
     assert ctl.run("export", "--plain", str(kept / "export")).status == 3
     with started(stopped_pykcmd):
@@ -257,7 +259,7 @@ def test_nothing_half_is_left(stopped_pykcmd: Pykcmd, kept: Path) -> None:
 def test_damaged_files_change_nothing(
     pykcmd: Pykcmd, ctl: Pykcmctl, kept: Path, keys: Keys, *, is_plain: bool
 ) -> None:
-    """A byte that is another anywhere, or a file that ends too early, is seen before anything is imported."""
+    """A changed byte or a missing end is found before anything is imported."""
     fill(pykcmd, USER, b"%d" % USER, b"%d:a" % USER)
     file = kept / "export"
     ctl.ok("export", *(["--plain"] if is_plain else ["--recipient", keys.recipient]), str(file))
@@ -282,8 +284,8 @@ def test_damaged_files_change_nothing(
     assert len(contents(pykcmd, USER)) == 2
 
 
-def test_dry_run(pykcmd: Pykcmd, ctl: Pykcmctl, kept: Path) -> None:
-    """It says of each what would become of it, and changes nothing."""
+def test_dry_run_changes_nothing(pykcmd: Pykcmd, ctl: Pykcmctl, kept: Path) -> None:
+    """It reports the same results as the import."""
     fill(pykcmd, USER, b"%d" % USER, b"%d:a" % USER)
     file = str(kept / "export")
     ctl.ok("export", "--plain", file)
@@ -297,8 +299,10 @@ def test_dry_run(pykcmd: Pykcmd, ctl: Pykcmctl, kept: Path) -> None:
     assert contents(pykcmd, USER) == before
 
 
-def test_quota(pykcmd: Pykcmd, ctl: Pykcmctl, other_pykcmd: Pykcmd, other_ctl: Pykcmctl, kept: Path) -> None:
-    """Beyond the quota each is refused with the reason, the others are taken, and a dry run says the same."""
+def test_import_stops_at_quota(
+    pykcmd: Pykcmd, ctl: Pykcmctl, other_pykcmd: Pykcmd, other_ctl: Pykcmctl, kept: Path
+) -> None:
+    """Ccaches beyond the quota are refused with the reason; a dry run reports the same."""
     fill(pykcmd, USER, *[b"%d:%d" % (USER, number) for number in range(5)])
     fill(pykcmd, OTHER, b"%d" % OTHER)
     ctl.ok("export", "--plain", str(kept / "export"))
@@ -317,8 +321,7 @@ def test_quota(pykcmd: Pykcmd, ctl: Pykcmctl, other_pykcmd: Pykcmd, other_ctl: P
     assert contents(other_pykcmd, OTHER) == contents(pykcmd, OTHER)
 
 
-def test_one_users(pykcmd: Pykcmd, ctl: Pykcmctl, kept: Path) -> None:
-    """--uid exports, and imports, what is that user's and no more."""
+def test_uid_limits_export_and_import(pykcmd: Pykcmd, ctl: Pykcmctl, kept: Path) -> None:
     fill(pykcmd, USER, b"%d" % USER)
     fill(pykcmd, OTHER, b"%d" % OTHER)
     assert ctl.run("export", "--plain", "--uid", str(USER), str(kept / "one")).errors == "1 ccache exported\n"
@@ -333,8 +336,8 @@ def test_one_users(pykcmd: Pykcmd, ctl: Pykcmctl, kept: Path) -> None:
 # Files of other kinds
 
 
-def test_a_file_of_kinits(pykcmd: Pykcmd, mit: MitClient, ctl: Pykcmctl) -> None:
-    """A user's FILE: ccache becomes that user's default, with all that is in it, and works."""
+def test_file_of_kinit_is_imported(pykcmd: Pykcmd, mit: MitClient, ctl: Pykcmctl) -> None:
+    """A user's FILE: ccache becomes the user's default, with all its tickets, and works."""
     path = pykcmd.folder / "alices"
     path.mkdir(0o700)
     os.chown(path, USER, USER)
@@ -345,21 +348,21 @@ def test_a_file_of_kinits(pykcmd: Pykcmd, mit: MitClient, ctl: Pykcmctl) -> None
     assert results(ctl, "import", file) == [("imported", f"KCM:{USER}")]
     assert mit.klist() == Listed(f"KCM:{USER}", f"alice@{REALM}", [TGT, HOST])
     mit.kvno("HTTP/www.pykcm.test")
-    # What has come by since is not taken away by what the file still has.
+    # Importing the file again does not remove tickets that were added meanwhile.
     assert results(ctl, "import", file) == [("skipped", f"KCM:{USER}")]
     assert len(mit.klist().tickets) == 3
 
 
-def test_a_file_that_cannot_be_imported(ctl: Pykcmctl, folder: Path) -> None:
-    """What is missing, or no ccache, is named in one line."""
+def test_unusable_file_is_named(ctl: Pykcmctl, folder: Path) -> None:
+    """A file that is missing or not a ccache is named in one line."""
     (folder / "text").write_text("no ccache")
     for name, reason in (("nothing", "No such file or directory"), ("text", "not a ccache file")):
         said = ctl.run("import", f"FILE:{folder}/{name}")
         assert said == (1, "", f"Error: FILE:{folder}/{name}: {reason}\n")
 
 
-def test_a_folder_of_kinits(pykcmd: Pykcmd, mit: MitClient, ctl: Pykcmctl) -> None:
-    """All ccaches of a DIR: collection are there, the primary one the default."""
+def test_folder_of_kinit_is_imported(pykcmd: Pykcmd, mit: MitClient, ctl: Pykcmctl) -> None:
+    """All ccaches of a DIR: collection are imported, and the primary one is the default."""
     path = pykcmd.folder / "alices"
     path.mkdir(0o700)
     os.chown(path, USER, USER)
@@ -372,8 +375,8 @@ def test_a_folder_of_kinits(pykcmd: Pykcmd, mit: MitClient, ctl: Pykcmctl) -> No
     assert sorted(each.principal for each in mit.klist_all()) == [f"alice@{REALM}", f"bob@{REALM}"]
 
 
-def test_a_folder_with_files_that_cannot_be_read(pykcmd: Pykcmd, mit: MitClient, ctl: Pykcmctl) -> None:
-    """A file that is no ccache is reported with its reason; the others are imported, and the status is 1."""
+def test_unreadable_files_of_folder_are_reported(pykcmd: Pykcmd, mit: MitClient, ctl: Pykcmctl) -> None:
+    """The other files are imported, and the exit status is 1."""
     path = pykcmd.folder / "alices"
     path.mkdir(0o700)
     os.chown(path, USER, USER)
@@ -411,31 +414,32 @@ def test_a_folder_with_files_that_cannot_be_read(pykcmd: Pykcmd, mit: MitClient,
     assert [result for result, _ in results(ctl, "import", collection)] == ["unchanged", "unchanged"]
 
 
-def test_a_folder_that_cannot_be_read(ctl: Pykcmctl, folder: Path) -> None:
-    """A folder that is missing or no folder is named in one line."""
+def test_unreadable_folder_is_named(ctl: Pykcmctl, folder: Path) -> None:
+    """A path that is missing or not a folder is named in one line."""
     (folder / "file").write_text("no folder")
     for name, reason in (("none", "No such file or directory"), ("file", "Not a directory")):
         said = ctl.run("import", f"DIR:{folder}/{name}")
         assert said == (1, "", f"Error: DIR:{folder}/{name}: {reason}\n")
 
 
-def test_a_keytab(ctl: Pykcmctl, kept: Path) -> None:
-    """It begins as a ccache does, and is none."""
+def test_keytab_is_refused(ctl: Pykcmctl, kept: Path) -> None:
+    """A keytab begins with the same byte as a ccache."""
     for content, said in ((b"\5\2" + bytes(40), "not an export"), (b"\5\4" + bytes(40), "name it FILE:")):
         (kept / "file").write_bytes(content)
         assert said in ctl.run("import", str(kept / "file")).errors
 
 
-def test_a_source_without_a_path(ctl: Pykcmctl) -> None:
-    """It is not taken for a server or a file that is not there."""
+def test_source_without_path_is_wrong_usage(ctl: Pykcmctl) -> None:
     for kind in ("FILE", "DIR", "KCM"):
         said = ctl.run("import", f"{kind}:")
         assert said.status == 2
         assert f"write a path behind {kind}:" in said.errors
 
 
-def test_another_pykcm(pykcmd: Pykcmd, ctl: Pykcmctl, other_pykcmd: Pykcmd, other_ctl: Pykcmctl) -> None:
-    """KCM: with another server's socket brings a user's ccaches; the daemon's own socket is refused."""
+def test_import_from_other_pykcm(
+    pykcmd: Pykcmd, ctl: Pykcmctl, other_pykcmd: Pykcmd, other_ctl: Pykcmctl
+) -> None:
+    """KCM: with another server's socket imports a user's ccaches; the daemon's own socket is refused."""
     fill(pykcmd, USER, b"%d:a" % USER, b"%d" % USER)
     with effective_uid(USER), KcmClient(pykcmd.socket_path) as kcm:
         kcm.set_default_cache(b"%d:a" % USER)
@@ -449,8 +453,10 @@ def test_another_pykcm(pykcmd: Pykcmd, ctl: Pykcmctl, other_pykcmd: Pykcmd, othe
     assert "pykcm itself" in itself.errors
 
 
-def test_migrate_files(pykcmd: Pykcmd, mit_as: Callable[[int], MitClient], ctl: Pykcmctl) -> None:
-    """Every user's file comes over, each reported; one that is broken makes the exit status 1."""
+def test_migrate_imports_files_of_all_users(
+    pykcmd: Pykcmd, mit_as: Callable[[int], MitClient], ctl: Pykcmctl
+) -> None:
+    """Each file is reported; a damaged one makes the exit status 1."""
     folder = pykcmd.folder / "run"
     for uid, user in ((USER, "alice"), (OTHER, "bob")):
         (folder / str(uid)).mkdir(0o700, parents=True)
@@ -475,8 +481,8 @@ def test_migrate_files(pykcmd: Pykcmd, mit_as: Callable[[int], MitClient], ctl: 
 
 
 @pytest.mark.timeout(300)
-def test_memory(stopped_pykcmd: Pykcmd, kept: Path, keys: Keys) -> None:
-    """Of 5,000 ccaches and 20 MB neither side holds more than a part at any time."""
+def test_transfer_needs_little_memory(stopped_pykcmd: Pykcmd, kept: Path, keys: Keys) -> None:
+    """Neither side holds all of 5,000 ccaches and 20 MB at once."""
     stopped_pykcmd.configure('durability = "normal"\ncollection_cache_size = 4\nlog_level = "warning"\n')
     stopped_pykcmd.start("--log-level", "warning")
     tickets = [
@@ -487,7 +493,7 @@ def test_memory(stopped_pykcmd: Pykcmd, kept: Path, keys: Keys) -> None:
     for uid in uids:
         with effective_uid(uid), KcmClient(stopped_pykcmd.socket_path) as kcm:
             kcm.replace(b"%d" % uid, 0, ALICE, tickets)
-    # Begun anew, so that what it was filled with does not count.
+    # Restarted, so that the memory used while filling does not count.
     stopped_pykcmd.stop()
     stopped_pykcmd.start("--log-level", "warning")
     ctl = Pykcmctl(stopped_pykcmd.control_path)

@@ -1,4 +1,4 @@
-"""The daemon as its unit has it: an ordinary user of its own."""
+"""The daemon as an ordinary user, as its unit runs it."""
 
 import contextlib
 import os
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("several_uids")
 
 
 def _interpreter_for(uid: int, python_path: str) -> str:
-    """An interpreter that this user may run pykcm with: the tests' own may be in somebody's home."""
+    """An interpreter that this user may run pykcm with; the tests' one may be in a home directory."""
     system = f"/usr/bin/python{sys.version_info.major}.{sys.version_info.minor}"
     for interpreter in (sys.executable, system):
         with contextlib.suppress(OSError):
@@ -44,7 +44,7 @@ def _interpreter_for(uid: int, python_path: str) -> str:
 
 @pytest.fixture
 def unprivileged_pykcmd(folder: Path, stopped_pykcmd: Pykcmd) -> Iterator[Pykcmd]:
-    """A daemon that runs as an ordinary user of its own, as its unit has it."""
+    """A daemon that runs as an ordinary user, as in its unit."""
     python_path = os.pathsep.join([str(ROOT), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")])
     stopped_pykcmd.command = (_interpreter_for(DAEMON, python_path), "-m", "pykcm")
     stopped_pykcmd.python_path = python_path
@@ -54,8 +54,8 @@ def unprivileged_pykcmd(folder: Path, stopped_pykcmd: Pykcmd) -> Iterator[Pykcmd
         yield daemon
 
 
-def test_its_user_does_not_look_into_it(unprivileged_pykcmd: Pykcmd) -> None:
-    """What is in the daemon's memory and environment is not for other processes of its own user either."""
+def test_own_user_cannot_read_its_memory(unprivileged_pykcmd: Pykcmd) -> None:
+    """Other processes of the daemon's user cannot read its memory or environment."""
     assert unprivileged_pykcmd.process is not None
     pid = unprivileged_pykcmd.process.pid
     for name, said in (("environ", b"Permission denied"), ("mem", b"Permission denied"), ("status", b"")):
@@ -71,8 +71,8 @@ def test_its_user_does_not_look_into_it(unprivileged_pykcmd: Pykcmd) -> None:
         assert (looked.returncode == 0) == (not said)
 
 
-def test_an_unprivileged_daemon(unprivileged_pykcmd: Pykcmd, mit_as: Callable[[int], MitClient]) -> None:
-    """The daemon needs no privilege to tell users apart, to serve root, and to keep its files to itself."""
+def test_daemon_needs_no_privileges(unprivileged_pykcmd: Pykcmd, mit_as: Callable[[int], MitClient]) -> None:
+    """It separates users, serves root, and keeps its files private."""
     mit, other, root = map(mit_as, (USER, OTHER, 0))
     mit.kinit("alice")
     other.kinit("bob")
@@ -90,8 +90,8 @@ def test_an_unprivileged_daemon(unprivileged_pykcmd: Pykcmd, mit_as: Callable[[i
     assert {(path.stat().st_uid, path.stat().st_mode & 0o077) for path in files} == {(DAEMON, 0)}
 
 
-def test_root_hands_tickets_to_it_when_told_to(unprivileged_pykcmd: Pykcmd, export: Path) -> None:
-    """A daemon of a user that pykcmctl does not know gets no import, until the user is named."""
+def test_import_needs_daemon_user(unprivileged_pykcmd: Pykcmd, export: Path) -> None:
+    """Only with --daemon-user does pykcmctl send tickets to the daemon of an unknown user."""
     ctl = Pykcmctl(unprivileged_pykcmd.control_path)
     said = ctl.run("import", str(export))
     assert (said.status, said.output) == (4, "")

@@ -1,4 +1,4 @@
-"""What pykcmctl shows of real clients at work: watch, trace and stats."""
+"""watch, trace and stats with real clients."""
 
 import json
 import os
@@ -36,12 +36,12 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may use the
 
 @pytest.fixture
 def pykcmctl(pykcmd: Pykcmd) -> Pykcmctl:
-    """Asked about the running daemon."""
+    """An administrator's pykcmctl for the running daemon."""
     return Pykcmctl(pykcmd.control_path)
 
 
-def test_watch_real_clients(pykcmctl: Pykcmctl, mit: MitClient) -> None:
-    """Each line comes as it happens, through a pipe as well, and what is in a ccache is no event."""
+def test_watch_shows_events_of_real_clients(pykcmctl: Pykcmctl, mit: MitClient) -> None:
+    """Each line is printed as it happens, also to a pipe."""
     with Followed(pykcmctl, "watch", "--json") as watch, Followed(pykcmctl, "watch") as lines:
 
         def next_one() -> tuple[str, str, str | None]:
@@ -54,6 +54,10 @@ def test_watch_real_clients(pykcmctl: Pykcmctl, mit: MitClient) -> None:
         assert next_one() == ("created", NAME, f"alice@{REALM}")
         assert re.fullmatch(rf"[0-9:.]+  {USER}  created  {NAME}  alice@{REALM}", lines.line())
         mit.kvno("host/server.pykcm.test")
+        stored = watch.json()
+        assert (stored["event"], stored["ccache"]) == ("stored", NAME)
+        assert stored["server"] == f"host/server.pykcm.test@{REALM}"
+        assert lines.line().endswith(f"stored  {NAME}  alice@{REALM}  host/server.pykcm.test@{REALM}")
         mit.klist()
         mit.kinit("bob")
         kind, second, principal = next_one()
@@ -71,8 +75,10 @@ def test_watch_real_clients(pykcmctl: Pykcmctl, mit: MitClient) -> None:
         assert watch.interrupt() == 0
 
 
-def test_watch_refusals(several_uids: None, pykcmctl: Pykcmctl, mit_as: Callable[[int], MitClient]) -> None:
-    """Who reaches for another's ccache is seen, and --uid leaves out everybody else."""
+def test_watch_shows_refusals(
+    several_uids: None, pykcmctl: Pykcmctl, mit_as: Callable[[int], MitClient]
+) -> None:
+    """Access to another user's ccache is shown, and --uid filters other users."""
     mit, other = mit_as(USER), mit_as(OTHER)
     with Followed(pykcmctl, "watch", "--json", "--uid", str(OTHER)) as watch:
         mit.kinit("alice")
@@ -82,8 +88,8 @@ def test_watch_refusals(several_uids: None, pykcmctl: Pykcmctl, mit_as: Callable
         assert (refused["reason"], refused["detail"]) == ("permission", f"the name belongs to UID {USER}")
 
 
-def test_trace_real_clients(pykcmctl: Pykcmctl, mit: MitClient) -> None:
-    """What kinit, kvno and klist ask is told in order, with the replies and in words."""
+def test_trace_shows_requests_of_real_clients(pykcmctl: Pykcmctl, mit: MitClient) -> None:
+    """The requests of kinit, kvno and klist are shown in order, with their replies."""
     with (
         Followed(pykcmctl, "trace", "--json", "--uid", str(USER)) as trace,
         Followed(pykcmctl, "trace") as lines,
@@ -128,13 +134,13 @@ def test_trace_real_clients(pykcmctl: Pykcmctl, mit: MitClient) -> None:
         words = line.split()
         assert words[1:3] + words[3:5] == [str(USER), words[2], "STORE", "OK"]
         assert f"server={host}@{REALM}" in words
-        # As klist shows them.
+        # In the form of klist.
         assert f"ticket_flags={flags[1]}" in words
         assert trace.interrupt() == 0
 
 
-def test_no_ticket_is_traced(pykcmd: Pykcmd, pykcmctl: Pykcmctl) -> None:
-    """Neither key nor ticket comes out of the socket, whatever is asked for."""
+def test_trace_contains_no_secrets(pykcmd: Pykcmd, pykcmctl: Pykcmctl) -> None:
+    """The control socket sends no key and no ticket, whatever clients request."""
     canary = b"CANARY-IN-THE-TICKET"
     name = b"%d" % USER
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as raw:
@@ -164,8 +170,8 @@ def raw_until(sock: socket.socket, mark: bytes) -> bytes:
     return said
 
 
-def test_the_daemon_ends(pykcmd: Pykcmd, pykcmctl: Pykcmctl, mit: MitClient) -> None:
-    """Who watches ends with the status for no daemon, or waits, goes on and tells of the gap."""
+def test_watch_ends_or_reconnects_with_daemon(pykcmd: Pykcmd, pykcmctl: Pykcmctl, mit: MitClient) -> None:
+    """It ends with the status for a missing daemon; with --reconnect it waits and reports the gap."""
     with Followed(pykcmctl, "watch") as once, Followed(pykcmctl, "watch", "--json", "--reconnect") as again:
         assert pykcmd.stop() == 0
         assert once.process.wait(LIMIT) == 3
@@ -179,8 +185,8 @@ def test_the_daemon_ends(pykcmd: Pykcmd, pykcmctl: Pykcmctl, mit: MitClient) -> 
         assert again.interrupt() == 0
 
 
-def test_no_daemon(pykcmd: Pykcmd, pykcmctl: Pykcmctl) -> None:
-    """Without a daemon each of them says so, also with --reconnect: it may be the wrong path."""
+def test_missing_daemon_is_reported(pykcmd: Pykcmd, pykcmctl: Pykcmctl) -> None:
+    """With --reconnect as well, because the path may be wrong."""
     assert pykcmd.stop() == 0
     for command in (["watch"], ["watch", "--reconnect"], ["trace"], ["stats"], ["metrics"]):
         said = pykcmctl.run(*command)
@@ -188,8 +194,8 @@ def test_no_daemon(pykcmd: Pykcmd, pykcmctl: Pykcmctl) -> None:
         assert "no daemon" in said.errors
 
 
-def test_who_reads_no_more(pykcmctl: Pykcmctl) -> None:
-    """A client that goes away is forgotten, without anything having to happen first."""
+def test_closed_watcher_is_forgotten(pykcmctl: Pykcmctl) -> None:
+    """The daemon notices it at once, without another event."""
     with Followed(pykcmctl, "watch") as watch:
         assert pykcmctl.json("stats")["watchers"] == 1
         watch.process.kill()
@@ -198,8 +204,8 @@ def test_who_reads_no_more(pykcmctl: Pykcmctl) -> None:
             assert time.monotonic() < deadline
 
 
-def test_stats(pykcmctl: Pykcmctl, mit: MitClient) -> None:
-    """The operations of real clients with counts and durations, since the start or over an interval."""
+def test_stats_of_real_clients(pykcmctl: Pykcmctl, mit: MitClient) -> None:
+    """Counts and durations of operations, since the start or for an interval."""
     mit.kinit("alice")
     told = pykcmctl.json("stats")
     replace = told["operations"]["REPLACE"]
@@ -214,8 +220,8 @@ def test_stats(pykcmctl: Pykcmctl, mit: MitClient) -> None:
     assert pykcmctl.run("stats", "--interval", "soon").status == 2
 
 
-def test_a_watcher_that_never_reads(several_uids: None, generator: Path, stopped_pykcmd: Pykcmd) -> None:
-    """While somebody floods, those who follow and take nothing cost bounded memory and delay nobody."""
+def test_stalled_watcher_is_bounded(several_uids: None, generator: Path, stopped_pykcmd: Pykcmd) -> None:
+    """During a flood, watchers that do not read cost bounded memory and delay nobody."""
     stopped_pykcmd.start("--log-level", "warning")
     client = ControlClient(stopped_pykcmd.control_path)
     silent = [iter(client.ask(request)) for request in ("watch", "trace", "trace")]
@@ -234,7 +240,7 @@ def _flood_those(tracing: Iterator[Any], generator: Path, stopped_pykcmd: Pykcmd
     ):
         name = b"%d" % OTHER
         kcm.initialize(name, ALICE)
-        # More than the queues take: from here on there is nothing more to be kept.
+        # More than the queues hold: from here on, nothing more is kept.
         for _ in range(10_000):
             assert kcm.get_principal(name) == ALICE
         full = resident_size(stopped_pykcmd)
@@ -245,13 +251,12 @@ def _flood_those(tracing: Iterator[Any], generator: Path, stopped_pykcmd: Pykcmd
             slowest = max(slowest, time.monotonic() - begun)
         assert slowest < LIMIT / 10
         assert resident_size(stopped_pykcmd) - full < 32 * MIB
-    # Those who wake up are told how much they have missed.
+    # A watcher that reads again is told how many events were lost.
     lost = next(item["lost"] for item in tracing if "lost" in item)
     assert lost > 1000
 
 
-def test_json_lines(pykcmctl: Pykcmctl, mit: MitClient) -> None:
-    """Each line of --json is an object by itself."""
+def test_each_json_line_is_an_object(pykcmctl: Pykcmctl, mit: MitClient) -> None:
     with Followed(pykcmctl, "trace", "--json") as trace:
         mit.kinit("alice")
         first = json.loads(trace.line())

@@ -1,10 +1,10 @@
-"""Looking for secrets where they do not belong, in every form in which they could be written."""
+"""Search for secrets in every form in which they could be written."""
 
 import base64
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-# Of base64, what does not depend on the bytes around it.
+# The part of the base64 form that does not depend on the neighbouring bytes.
 _WHOLE = 3
 
 
@@ -28,7 +28,7 @@ def forms_of(secret: bytes) -> Iterator[bytes]:
 
 
 def traces(places: Mapping[str, bytes], secrets: Mapping[str, bytes]) -> list[str]:
-    """Which of the secrets are where, as text for a failed assertion."""
+    """The secrets that were found and their places, as text for a failed assertion."""
     return [
         f"{name} in {place}"
         for place, content in places.items()
@@ -38,7 +38,7 @@ def traces(places: Mapping[str, bytes], secrets: Mapping[str, bytes]) -> list[st
 
 
 def files_below(folders: Iterable[Path]) -> dict[str, bytes]:
-    """Every byte of every file, by its path."""
+    """The content of each file, by its path."""
     return {
         str(path): path.read_bytes()
         for folder in folders
@@ -48,7 +48,7 @@ def files_below(folders: Iterable[Path]) -> dict[str, bytes]:
 
 
 def process_files(pid: int) -> dict[str, bytes]:
-    """What anybody may read of a process, and what its environment says."""
+    """The public files of a process in /proc, and its environment."""
     return {
         path: Path(path).read_bytes()
         for path in (f"/proc/{pid}/environ", f"/proc/{pid}/cmdline", f"/proc/{pid}/comm")
