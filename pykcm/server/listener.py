@@ -12,9 +12,10 @@ from struct import Struct
 
 from pykcm.processes import shown_process
 
-# As the unit has it. All UIDs wait in this queue in their order: in a longer one, a UID that floods it keeps
-# the others waiting for longer. Clients of libkrb5 that find it full wait in connect().
-BACKLOG = 512
+# All UIDs wait in this queue in their order. A UID that connects without end keeps it full, and the others
+# wait until all of it has been accepted: it is no longer than one or two iterations of the event loop accept
+# under load. Clients of libkrb5 that find it full wait in connect().
+BACKLOG = 64
 
 _UCRED = Struct("iII")
 

@@ -22,6 +22,8 @@ class ClientReception:
         self._parts = parts
         self._kernel = kernel
         self._rates = rates
+        # UIDs that had no room for a connection in this iteration of the event loop.
+        self._without_room: set[int] = set()
 
     def take(self, sock: socket.socket) -> None:
         parts = self._parts
@@ -43,7 +45,7 @@ class ClientReception:
                     fields={"KCM_UID": peer.uid},
                 )
             sock.close()
-        elif not parts.connections.has_room(peer.uid):
+        elif not self._has_room(peer.uid):
             parts.dispatcher.connection_refused(peer.uid, peer.label, "no room for another connection")
             sock.close()
         else:
@@ -51,6 +53,19 @@ class ClientReception:
             client = ClientSocket(parts, sock, peer)
             parts.connections.add(client)
             client.begin()
+
+    def _has_room(self, uid: int) -> bool:
+        connections = self._parts.connections
+        if uid in self._without_room:
+            # Nothing has changed, and the search for an idle connection costs more than all the rest.
+            connections.refused += 1
+            return False
+        if connections.has_room(uid):
+            return True
+        if not self._without_room:
+            self._parts.loop.call_soon(self._without_room.clear)
+        self._without_room.add(uid)
+        return False
 
     def caught_up(self) -> None:
         self._rates.caught_up()

@@ -62,6 +62,8 @@ class Door:
 
     def __init__(self, path: Path) -> None:
         self.bound = BoundSocket(path)
+        # More clients wait in some tests than the daemon allows.
+        self.bound.socket.listen(512)
         self.path = path
         self.clients: list[socket.socket] = []
 

@@ -9,8 +9,12 @@ from tests.server.listening import NOOP, UID, Listening
 from tests.server.waiting import settle, until
 
 
-def test_a_user_that_connects_too_fast(play: Play, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_user_that_connects_too_fast(
+    play: Play, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of connections that come faster than they can be accepted, the first ones of a user are served."""
+    # Clients here do not wait where the queue is full.
+    monkeypatch.setattr("pykcm.server.acceptor.BACKLOG", 250)
 
     async def scenario(listening: Listening) -> None:
         clients = [listening.client() for _ in range(250)]
@@ -69,5 +73,33 @@ def test_a_connection_too_many(play: Play) -> None:
             assert await listening.client().is_closed()
         assert listening.connections.open == 1
         assert len(listening.dispatcher.sessions) == 1
+
+    play(scenario, limits=Limits(uid_connections=1))
+
+
+def test_room_is_searched_once_for_many_connections(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of connections that are accepted together, one UID's cost one search for a connection to close."""
+    searched = []
+
+    async def scenario(listening: Listening) -> None:
+        busy = await listening.connected()
+        await busy.send(NOOP[:5])
+        await until(lambda: len(listening.deadlines) == 1)
+        choose = listening.connections._choose_idle
+
+        def search(uid: int) -> object:
+            searched.append(uid)
+            return choose(uid)
+
+        monkeypatch.setattr(listening.connections, "_choose_idle", search)
+        clients = [listening.client() for _ in range(50)]
+        for client in clients:
+            assert await client.is_closed()
+        assert len(searched) <= 2
+        assert listening.connections.refused == 50
+        # What changes later is seen.
+        await busy.send(NOOP[5:])
+        assert await busy.reply() == (0, b"")
+        assert await listening.client().ask(NOOP) == (0, b"")
 
     play(scenario, limits=Limits(uid_connections=1))
