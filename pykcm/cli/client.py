@@ -1,4 +1,4 @@
-"""A client of the control socket; it waits for its answers."""
+"""A blocking client of the control socket, which checks the daemon before it sends secrets."""
 
 import errno
 import os
@@ -7,15 +7,20 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
-from pykcm.cli.listeners import check_listener
 from pykcm.control.items import ItemReader, ItemsError, encode
 from pykcm.control.messages import LARGEST_REQUEST, ControlError, ErrorCode, request
-from pykcm.protocol.text import printable
+from pykcm.control.socket_folders import folder_of_others
+from pykcm.peer.identity import ROOT, listener_of, uid_of
+from pykcm.protocol.text import escape_path, printable
 
 # Requests that carry tickets or a key, or after which the database is taken to have a new one.
 _HANDS_OVER_SECRETS = {"import", "rekey"}
+
+# The user of pykcm.service.
+_DAEMON_USER = "pykcm"
 
 _PIECE = 256 * 1024
 
@@ -164,3 +169,29 @@ class ControlClient:
         for _ in answer:
             pass
         return answer.summary
+
+
+def check_listener(sock: socket.socket, path: str, daemon_uid: int | None = None) -> None:
+    """Raise ControlError unless the listener behind the connected socket may be given secrets.
+
+    It must run as root (systemd does), as the user `pykcm`, as `daemon_uid` or as the calling user. Otherwise
+    the socket must be root's, and only root may have been able to put it there.
+    """
+    pid, uid = listener_of(sock)
+    if uid in {ROOT, os.geteuid(), daemon_uid, uid_of(_DAEMON_USER)} or _is_roots(path):
+        return
+    process = f"process {pid}" if pid else "a process that cannot be seen from here"
+    raise ControlError(
+        ErrorCode.PERMISSION,
+        f"{process} of UID {uid} listens at {escape_path(path)}, and that is neither root nor the user "
+        f"{_DAEMON_USER} nor you: nothing was sent. If the daemon runs as that user, give --daemon-user",
+    )
+
+
+def _is_roots(path: str) -> bool:
+    try:
+        return (
+            Path(path).stat().st_uid == ROOT and folder_of_others(path, {ROOT}, trusts_sticky=False) is None
+        )
+    except OSError:
+        return False

@@ -8,9 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from pykcm.cli import listeners
-from pykcm.cli.client import ControlClient
-from pykcm.cli.listeners import check_listener
+from pykcm.cli import client
+from pykcm.cli.client import ControlClient, check_listener
 from pykcm.control.messages import ControlError, ErrorCode
 from pykcm.control.socket_folders import folder_of_others
 from pykcm.peer import identity
@@ -116,7 +115,7 @@ def test_socket_of_root_in_folders_of_root_is_trusted(monkeypatch: pytest.Monkey
     """All folders belong to root and are closed; the folder here stands for /run."""
     path = top / "control.sock"
     with listening(path, DAEMON):
-        monkeypatch.setattr(listeners, "folder_of_others", lambda *_, **__: None)
+        monkeypatch.setattr(client, "folder_of_others", lambda *_, **__: None)
         assert refusal_of(path) is not None
         os.chown(path, 0, 0)
         assert refusal_of(path) is None
