@@ -12,6 +12,7 @@ from time import perf_counter_ns
 from typing import NamedTuple
 
 from pykcm.engine.durations import Durations
+from pykcm.engine.stepping import step
 from pykcm.logs import LimitedLog
 from pykcm.store.interface import Committed, Conflict, Entry, Outcome, Refused, Store, StoreError, Unknown
 
@@ -50,8 +51,8 @@ class Committer:
         self.is_failing = False
         self._small: list[_Waiting] = []
         self._large: list[deque[_Waiting]] = [deque() for _ in _SIZES]
-        # A task: a store may need one.
         self._task: asyncio.Task[None] | None = None
+        self._is_running = False
 
     def commit(self, entry: Entry) -> Awaitable[Outcome]:
         """Commit the entry with others; gives its outcome when it is durable, or is not going to be."""
@@ -69,10 +70,18 @@ class Committer:
             self._small.append(waiting)
         else:
             self._large[sum(entry.size > limit for limit in _SIZES[1:])].append(waiting)
-        if self._task is None:
+        if not self._is_running:
+            self._is_running = True
             # It begins after all that this iteration of the event loop still brings.
-            self._task = loop.create_task(self._commit_waiting())
+            if self._store.needs_task:
+                self._task = loop.create_task(self._commit_waiting())
+            else:
+                loop.call_soon(self._start)
         return waiting.outcome
+
+    def _start(self) -> None:
+        # If it fails, it has answered all who wait.
+        step(self._commit_waiting(), lambda _: None, lambda: None)
 
     async def _commit_waiting(self) -> None:
         try:
@@ -92,7 +101,7 @@ class Committer:
                 queue.clear()
             raise
         finally:
-            self._task = None
+            self._is_running = False
 
     async def _commit(self, batch: list[_Waiting]) -> None:
         begun = perf_counter_ns()

@@ -75,10 +75,12 @@ class Store(Protocol):
 
     Each UID's secrets have a version, which each commit that changes them increases. A store of one host is
     opened by one process at a time, and its commits never conflict.
-    `persistent`: whether what was committed outlives the process.
+    `persistent`: whether what was committed outlives the process. `needs_task`: whether `commit` has to be
+    called in a task; without one it is faster.
     """
 
     persistent: bool
+    needs_task: bool
 
     async def load(self, uid: int, pause: Pause | None = None) -> Loaded:
         """All secrets in the UID's container and below; raises StoreError.
@@ -97,7 +99,7 @@ class Store(Protocol):
     async def commit(self, entries: Sequence[Entry]) -> list[Outcome]:
         """Commit entries together; gives the outcome of each, which does not depend on that of the others.
 
-        Returns when those that are Committed are durable. Called in a task, by one caller at a time.
+        Returns when those that are Committed are durable. Called by one caller at a time.
         """
 
     async def outcome(self, entry: Entry) -> Committed | None:

@@ -23,6 +23,7 @@ class MemoryStore:
     """Implements Store with dictionaries."""
 
     persistent = False
+    needs_task = False
 
     def __init__(self) -> None:
         # By UID, so that loading one does not look at the others; then by container and name.

@@ -24,8 +24,10 @@ from pykcm.store.memory import MemoryStore
 class SharedStore(MemoryStore):
     """Has a version for each UID; `chance` decides what goes wrong, None: nothing but conflicts.
 
-    `seen` counts the outcomes by their names.
+    `seen` counts the outcomes by their names. It needs a task, as a database's library may.
     """
+
+    needs_task = True
 
     def __init__(self, chance: random.Random | None = None) -> None:
         super().__init__()
@@ -71,6 +73,7 @@ class SharedStore(MemoryStore):
         return self._made.get(entry.id)
 
     async def _wait(self) -> None:
+        assert asyncio.current_task() is not None
         for _ in range(0 if self._chance is None else self._chance.randrange(4)):
             await asyncio.sleep(0)
 

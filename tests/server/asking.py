@@ -94,6 +94,7 @@ class ScriptedStore:
     def __init__(self, inner: Store) -> None:
         self.inner = inner
         self.persistent = inner.persistent
+        self.needs_task = inner.needs_task
         self.commits: list[list[SecretChange]] = []
         self.loads: list[int] = []
         self.gate: asyncio.Event | None = None

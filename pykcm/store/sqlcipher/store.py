@@ -100,6 +100,7 @@ class SQLCipherStore:
     """
 
     persistent = True
+    needs_task = False
 
     def __init__(self, path: Path, key: Key, durability: str = "full") -> None:
         self.path = path
