@@ -13,17 +13,16 @@ from typing import Annotated, Any
 
 import msgspec
 
+from pykcm.cli.cbor import ItemReader, ItemsError, encode
 from pykcm.cli.files import FileError
-from pykcm.control.items import ItemReader, ItemsError, encode
-from pykcm.control.messages import LARGEST_REQUEST
-from pykcm.control.records import CCacheRecord, read_record
+from pykcm.control.records import LARGEST_RECORD, CCacheRecord, read_record
 from pykcm.protocol.text import excerpt
 
 FORMAT = "pykcm export"
 VERSION = 1
 
-# What an entry has around the item that an import sends.
-_LARGEST_ITEM = LARGEST_REQUEST + 4096
+# In bytes: an entry has a ccache's principal, name and labels as well, and is in another item.
+_LARGEST_ITEM = LARGEST_RECORD + 260 * 1024
 
 _Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 _Count = Annotated[int, msgspec.Meta(ge=0)]

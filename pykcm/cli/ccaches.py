@@ -155,7 +155,12 @@ def show_command(client: ControlClient, ccache: bytes, *, as_json: bool) -> None
     """Show the contents of one ccache: its tickets, then its other entries (configuration)."""
     items = iter(client.ask("show", name=ccache, payload=as_json))
     head = next(items)["ccache"]
-    credentials = [item["credential"] for item in items]
+    credentials: list[dict[str, Any]] = []
+    for item in items:
+        if "credential" in item:
+            credentials.append(item["credential"])
+        else:
+            credentials[-1]["payload"] = item["payload"]
     if as_json:
         print_json(_stored_json(head, credentials))
         return

@@ -8,10 +8,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pykcm.control.items import ItemReader, ItemsError, encode
-from pykcm.control.messages import LARGEST_REQUEST, ControlError, ErrorCode, request
+import msgspec
+
+from pykcm.control.frames import FrameError, FrameReader, FrameType, FrameTypeError, encode
+from pykcm.control.messages import LARGEST_MESSAGE, ControlError, ErrorCode, request
 from pykcm.control.socket_folders import folder_of_others
 from pykcm.peer.identity import ROOT, listener_of, uid_of
 from pykcm.protocol.text import escape_path, printable
@@ -24,12 +26,36 @@ _DAEMON_USER = "pykcm"
 
 _PIECE = 256 * 1024
 
-# An item of a reply is one ccache at most, with what is around it.
-_LARGEST_ITEM = 2 * LARGEST_REQUEST
-
+# In bytes: a frame has one credential at most, which is no larger than a request of a KCM client may be.
+_LARGEST_FRAME = 64 * 1024 * 1024 + LARGEST_MESSAGE
 
 # In seconds: even a daemon that has to be started first has answered by then.
 _EXPECTED_WITHIN = 5.0
+
+
+class _Error(msgspec.Struct):
+    code: str
+    message: str
+
+
+class _Reply(msgspec.Struct):
+    """One of three."""
+
+    item: Any = msgspec.UNSET
+    end: dict[str, Any] | None = None
+    error: _Error | None = None
+
+
+class _LargeReply(msgspec.Struct):
+    """A frame that is larger than any other message holds a credential and nothing else."""
+
+    item: Annotated[dict[str, bytes], msgspec.Meta(max_length=1)]
+    end: None = None
+    error: None = None
+
+
+_REPLY = FrameType(_Reply, LARGEST_MESSAGE)
+_LARGE_REPLY = FrameType(_LargeReply, _LARGEST_FRAME)
 
 
 def _say_nothing() -> None: ...
@@ -38,7 +64,7 @@ def _say_nothing() -> None: ...
 class Answer:
     """The items that answer one request, as they come; after the last one `summary` is there.
 
-    `items` are sent behind the request while answers are read, so that neither side waits for the other.
+    `frames` are sent behind the request while answers are read, so that neither side waits for the other.
     `on_silence` is called once where the daemon says nothing at all for long; `check` gets the connected
     socket before anything is sent, and raises where nothing is to be sent. The whole answer must come within
     `patience` seconds (None: it may take any time).
@@ -49,7 +75,7 @@ class Answer:
         path: str | os.PathLike[str],
         name: str,
         arguments: dict[str, Any],
-        items: Iterable[Any] = (),
+        frames: Iterable[Any] = (),
         on_silence: Callable[[], None] = _say_nothing,
         check: Callable[[socket.socket], None] | None = None,
         patience: float | None = None,
@@ -57,9 +83,9 @@ class Answer:
         self._end = None if patience is None else time.monotonic() + patience
         self.summary: dict[str, Any] = {}
         self._on_silence: Callable[[], None] | None = on_silence
-        self._unsent = chain([encode(request(name, arguments))], map(encode, items))
+        self._unsent = chain([encode(request(name, arguments))], map(encode, frames))
         self._piece: memoryview | None = None
-        self._reader = ItemReader(_LARGEST_ITEM)
+        self._reader = FrameReader(_LARGEST_FRAME)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._socket.settimeout(patience)
@@ -79,19 +105,19 @@ class Answer:
         """Raises ControlError where the daemon answers with an error, OSError where it is gone."""
         try:
             while data := self._receive():
-                for message in self._reader.feed(data):
-                    match message:
-                        case {"item": value}:
-                            yield value
-                        case {"end": dict(summary)}:
-                            self.summary = summary
-                            return
-                        case {"error": {"code": str(code), "message": str(text)}}:
-                            raise ControlError(code, printable(text))
-                        case _:
-                            raise ControlError(ErrorCode.VERSION, "the daemon's answer is of another version")
+                self._reader.feed(data)
+                while self._reader.has_frame():
+                    reply = _decode(self._reader.take())
+                    if reply.error is not None:
+                        raise ControlError(reply.error.code, printable(reply.error.message))
+                    if reply.end is not None:
+                        self.summary = reply.end
+                        return
+                    yield reply.item
             raise ConnectionError("the daemon has ended the connection in the middle of its answer")
-        except ItemsError as malformed:
+        except FrameTypeError:
+            raise ControlError(ErrorCode.VERSION, "the daemon's answer is of another version") from None
+        except FrameError as malformed:
             raise ControlError(ErrorCode.MALFORMED, f"what answers is no pykcmd: {malformed}") from None
         finally:
             self.close()
@@ -136,6 +162,15 @@ class Answer:
             self._socket.shutdown(socket.SHUT_WR)
 
 
+def _decode(frame: bytes) -> _Reply | _LargeReply:
+    if len(frame) > LARGEST_MESSAGE:
+        return _LARGE_REPLY.decode(frame)
+    reply = _REPLY.decode(frame)
+    if reply.item is msgspec.UNSET and reply.end is None and reply.error is None:
+        raise FrameTypeError("none of the three")
+    return reply
+
+
 class ControlClient:
     """Asks the daemon at `path`; each request has a connection of its own. `on_silence`: see Answer.
 
@@ -155,10 +190,10 @@ class ControlClient:
         self._on_silence = on_silence
         self._daemon_uid = daemon_uid
 
-    def ask(self, name: str, /, *, items: Iterable[Any] = (), **arguments: Any) -> Answer:
+    def ask(self, name: str, /, *, frames: Iterable[Any] = (), **arguments: Any) -> Answer:
         """Raises OSError where there is no daemon, ControlError where secrets are not to be handed to it."""
         check = self._check if name in _HANDS_OVER_SECRETS else None
-        return Answer(self.path, name, arguments, items, self._on_silence, check, self._patience)
+        return Answer(self.path, name, arguments, frames, self._on_silence, check, self._patience)
 
     def _check(self, sock: socket.socket) -> None:
         check_listener(sock, os.fspath(self.path), self._daemon_uid)

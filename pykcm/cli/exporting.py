@@ -3,6 +3,7 @@
 import socket
 import time
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import click
@@ -14,6 +15,7 @@ from pykcm.cli.encryption import encrypt_for, encrypt_with_passphrase
 from pykcm.cli.names import UidType, format_ccache
 from pykcm.cli.output import format_count, print_json, print_line, show_progress
 from pykcm.cli.passphrases import get_passphrase, get_recipients, passphrase_file_option
+from pykcm.control.messages import ControlError, ErrorCode
 
 
 @click.command("export")
@@ -97,7 +99,12 @@ class _ExportedRecords:
                 self.left_out.append(item["left_out"])
             else:
                 self.exported += 1
-                yield item["ccache"]
+                ccache = item["ccache"]
+                number = ccache["credentials"]
+                credentials = [each["credential"] for each in islice(self._items, number)]
+                if len(credentials) != number:
+                    raise ControlError(ErrorCode.VERSION, "the daemon's answer lacks credentials")
+                yield ccache | {"credentials": credentials}
 
 
 def _report(records: _ExportedRecords, *, as_json: bool) -> None:

@@ -32,7 +32,9 @@ from pykcm.cli.sources import (
     retry_locked,
     uids_of_server,
 )
-from pykcm.control.records import CCacheRecord, to_item
+from pykcm.control.frames import encode
+from pykcm.control.messages import LARGEST_MESSAGE
+from pykcm.control.records import CCacheRecord
 from pykcm.protocol.codes import KcmError
 from pykcm.protocol.text import printable
 
@@ -233,7 +235,7 @@ def _results(
 ) -> Iterator[dict[str, Any]]:
     """The result of each ccache, including those that could not be read."""
     failed: deque[SourceError] = deque()
-    answer = client.ask("import", items=_sendable(found, failed), **options._asdict())
+    answer = client.ask("import", frames=_frames(found, failed), **options._asdict())
     for item in answer:
         yield from _failures(failed)
         result = item["ccache"]
@@ -249,12 +251,17 @@ def _results(
     yield from _failures(failed)
 
 
-def _sendable(found: Iterable[ReadResult], failed: deque[SourceError]) -> Iterator[dict[str, Any]]:
+def _frames(found: Iterable[ReadResult], failed: deque[SourceError]) -> Iterator[Any]:
+    """The frames behind the request: for each ccache its header, and then its credentials."""
     for each in found:
         if isinstance(each, SourceError):
             failed.append(each)
+        elif len(encode(each.header)) > LARGEST_MESSAGE:
+            name = "(no name)" if each.name is None else format_ccache(each.name)
+            failed.append(SourceError(name, each.uid, "its principal is longer than any"))
         else:
-            yield to_item(each)
+            yield each.header
+            yield from each.credentials
 
 
 def _failures(failed: deque[SourceError]) -> Iterator[dict[str, Any]]:

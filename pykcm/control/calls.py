@@ -1,6 +1,5 @@
 """What a request works with, and how the table of requests finds what answers it."""
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
@@ -23,10 +22,6 @@ from pykcm.store.interface import Store
 MOST_CONNECTIONS = 64
 MOST_CONNECTIONS_OF_OTHERS = 16
 
-# So many items of a client may wait to be taken; then no more is read.
-WAITING_ITEMS = 4
-
-
 T = TypeVar("T")
 
 
@@ -45,19 +40,24 @@ class Administration(NamedTuple):
     clock_keeper: ClockKeeper
 
 
+async def no_frames() -> bytes | None:
+    """What `receive` gives for a client that sends nothing behind its request."""
+    return None
+
+
 @dataclass
 class Call:
-    """One request: who asks for what, and `summary`, which goes with the end.
+    """One request: the peer, the arguments, and the `summary`, which goes with the end.
 
-    `patience`: seconds that a client may take nothing of its answer, None: without end. Where others have to
-    wait for the request's end it is set.
+    `receive` returns the body of the next frame that the client sends behind its request, or None at the end
+    of its stream. `patience`: seconds that a client may take nothing of its answer, None: no limit. It is set
+    where others have to wait for the request's end.
     """
 
     administration: Administration
     peer: Peer
     arguments: Any
-    inbox: asyncio.Queue[Any]
-    resume: Callable[[], None]
+    receive: Callable[[], Awaitable[bytes | None]] = no_frames
     summary: dict[str, Any] = field(default_factory=dict)
     patience: float | None = None
 
@@ -111,22 +111,15 @@ class Call:
         """Whether whoever asks may move the default of this SELinux range, or the shared one (None)."""
         return self.administration.access.may_administer_default(self.peer, range_)
 
-    async def received(self) -> AsyncIterator[Any]:
-        """The items that the client sends behind its request, until it sends no more."""
-        while (item := await self.inbox.get()) is not END_OF_ITEMS:
-            self.resume()
-            yield item
-
-
-END_OF_ITEMS = object()
-
 
 class Request(NamedTuple):
     """How a request is answered: with items, or without; `arguments` is the type of a msgspec.Struct.
 
     `users`: the names of those who may make it although they are no administrators.
+    `takes_frames`: the client sends further frames behind it.
     """
 
     arguments: type
     run: Callable[[Call], AsyncIterator[Any] | Awaitable[None]]
     users: tuple[str, ...] = ()
+    takes_frames: bool = False

@@ -9,24 +9,23 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any, cast
 
 from pykcm.control.calls import (
-    END_OF_ITEMS,
     MOST_CONNECTIONS,
     MOST_CONNECTIONS_OF_OTHERS,
-    WAITING_ITEMS,
     Administration,
     Call,
     Request,
 )
-from pykcm.control.items import ItemReader, ItemsError, encode
+from pykcm.control.frames import FrameError, FrameReader, encode
 from pykcm.control.messages import (
+    LARGEST_FRAME,
     LARGEST_REQUEST,
-    MOST_ELEMENTS_OF_REQUEST,
     ControlError,
     ErrorCode,
-    convert,
     end,
     error,
     item,
+    largest_frame,
+    read_arguments,
     read_envelope,
 )
 from pykcm.logs import LimitedLog
@@ -41,12 +40,11 @@ log = logging.getLogger(__name__)
 # Lines that a peer can cause where the socket is open to others than root.
 _REFUSALS = LimitedLog(log, "refused at the control socket", 10)
 
-# In bytes: what all clients together have sent and is not yet taken.
-_MOST_UNTAKEN = 2 * LARGEST_REQUEST
+# In bytes: what all clients together have sent and no request has taken yet.
+_MOST_UNTAKEN = 4 * LARGEST_FRAME
 
-# Others than administrators make short requests, and may not take what administrators need: bytes, elements.
+# Others than administrators make short requests, and may not take what administrators need; in bytes.
 _LARGEST_REQUEST_OF_OTHERS = 1024
-_MOST_ELEMENTS_OF_OTHERS = 32
 
 # In seconds.
 _PATIENCE_WITH_A_REQUEST = 30.0
@@ -106,7 +104,7 @@ class Controls:
 
     @property
     def untaken(self) -> int:
-        """Bytes that clients have sent, and that are no items yet."""
+        """Bytes that clients have sent, and no request has taken yet."""
         return sum(connection.untaken for connection in self.open)
 
     def discard(self, connection: "ControlConnection") -> None:
@@ -127,8 +125,10 @@ class ControlConnection(asyncio.Protocol):
 
     def __init__(self, controls: Controls) -> None:
         self._controls = controls
-        self._reader = ItemReader(LARGEST_REQUEST, MOST_ELEMENTS_OF_REQUEST)
-        self._inbox: asyncio.Queue[Any] = asyncio.Queue()
+        self._reader = FrameReader(LARGEST_REQUEST)
+        # Another frame is complete, or there will be none.
+        self._arrived = asyncio.Event()
+        self._has_eof = False
         self._writable = asyncio.Event()
         self._writable.set()
         self._task: asyncio.Task[None] | None = None
@@ -140,7 +140,7 @@ class ControlConnection(asyncio.Protocol):
 
     @property
     def untaken(self) -> int:
-        """Bytes that have come, and are no items yet."""
+        """Bytes that have come, and were not taken."""
         return self._reader.size
 
     # What the event loop calls
@@ -156,7 +156,7 @@ class ControlConnection(asyncio.Protocol):
             return
         self.is_administrators = self._controls.access.is_administrator(self._peer)
         if not self.is_administrators:
-            self._reader = ItemReader(_LARGEST_REQUEST_OF_OTHERS, _MOST_ELEMENTS_OF_OTHERS)
+            self._reader = FrameReader(_LARGEST_REQUEST_OF_OTHERS)
         if not self._controls.requests_of(self._peer):
             self._refuse(self._peer.uid, "only root may use it")
         elif not self._controls.add(self):
@@ -167,34 +167,28 @@ class ControlConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._is_over:
             return
-        self._take(data)
-
-    def _take(self, data: bytes = b"") -> None:
-        """Decode items until enough are waiting: the rest stays as it came, and no more is read."""
         try:
-            for _, each in self._reader.feed_packed(data):
-                if self._task is None:
-                    self._begin(each)
-                else:
-                    self._inbox.put_nowait(each)
-                if self._inbox.qsize() >= WAITING_ITEMS:
-                    self._transport.pause_reading()
-                    return
-        except ItemsError as malformed:
-            self._break_off(ErrorCode.MALFORMED, f"not a CBOR item as it should be: {malformed}")
-            return
-        if self._controls.untaken > _MOST_UNTAKEN:
-            self._break_off(ErrorCode.BUSY, "too much is sent at the same time: try again")
-            return
-        self._transport.resume_reading()
+            self._reader.feed(data)
+            if self._controls.untaken > _MOST_UNTAKEN:
+                self._break_off(ControlError(ErrorCode.BUSY, "too much is sent at the same time: try again"))
+                return
+            if self._task is None and self._reader.has_frame():
+                self._begin()
+            if self._task is not None and self._reader.has_frame():
+                # It stays as it came until the request takes it, and meanwhile no more is read.
+                self._transport.pause_reading()
+                self._arrived.set()
+        except FrameError as malformed:
+            self._break_off(_malformed(malformed))
 
     def eof_received(self) -> bool:
-        if self._reader.has_begun and not self._is_over:
-            # What is not whole is no end: an import would pass for complete.
-            self._break_off(ErrorCode.MALFORMED, "what came ends in the middle of a CBOR item")
+        if self._reader.size and not self._reader.has_frame() and not self._is_over:
+            # An import that ends within a frame must not pass for complete.
+            self._break_off(_cut_off())
             return False
-        self._inbox.put_nowait(END_OF_ITEMS)
-        # A client may have said all that it has to say, and wait for the answer.
+        self._has_eof = True
+        self._arrived.set()
+        # A client may have sent all that it has to send, and wait for the answer.
         if self._task is None or self._is_over or self._has_hung_up():
             return False
         self._watch_for_hang_up()
@@ -227,42 +221,71 @@ class ControlConnection(asyncio.Protocol):
 
     # One request
 
-    def _begin(self, request: Any) -> None:
+    def _begin(self) -> None:
+        """Read the request, and start its task."""
         self._stop_timer()
-        self._task = asyncio.get_running_loop().create_task(self._serve(request))
-
-    async def _serve(self, request: Any) -> None:
         try:
-            envelope = read_envelope(request)
-            if not self._controls.may_request(self._peer, envelope.request):
-                self._refuse_request(envelope.request)
-                return
-            found = self._controls.requests.get(envelope.request)
-            if found is None:
-                known = ", ".join(sorted(self._controls.requests))
-                raise ControlError(ErrorCode.REQUEST, f"unknown request (known are: {known})")  # noqa: TRY301
-            call = Call(
-                self._controls.administration,
-                self._peer,
-                convert(envelope.arguments, found.arguments),
-                self._inbox,
-                self._resume,
-            )
+            read = self._read_request(self._reader.take())
+        except ControlError as failure:
+            self._give_up(failure)
+            return
+        if read is None:
+            return
+        call, found = read
+        self._task = asyncio.get_running_loop().create_task(self._serve(call, found))
+        administration = self._controls.administration
+        self._reader.limit(largest_frame(administration.config) if found.takes_frames else 0)
+
+    def _read_request(self, frame: bytes) -> tuple[Call, Request] | None:
+        """None: the peer may not make this request, and was told so."""
+        envelope = read_envelope(frame)
+        if not self._controls.may_request(self._peer, envelope.request):
+            self._refuse_request(envelope.request)
+            return None
+        found = self._controls.requests.get(envelope.request)
+        if found is None:
+            known = ", ".join(sorted(self._controls.requests))
+            raise ControlError(ErrorCode.REQUEST, f"unknown request (known are: {known})")
+        arguments: Any = read_arguments(envelope.arguments, found.arguments)
+        return Call(self._controls.administration, self._peer, arguments, self._receive), found
+
+    async def _receive(self) -> bytes | None:
+        """Return the next frame behind the request, or None at the end of the client's stream."""
+        # Frames may be many and small: others are served after each.
+        await asyncio.sleep(0)
+        while not self._reader.has_frame():
+            if self._has_eof:
+                if self._reader.size:
+                    raise _cut_off()
+                return None
+            self._arrived.clear()
+            await self._arrived.wait()
+        try:
+            frame = self._reader.take()
+            self._reader.check()
+        except FrameError as malformed:
+            raise _malformed(malformed) from None
+        if not self._reader.has_frame() and not self._is_over:
+            self._transport.resume_reading()
+        return frame
+
+    async def _serve(self, call: Call, found: Request) -> None:
+        try:
             answer = found.run(call)
             if isinstance(answer, AsyncIterator):
                 try:
                     async for each in answer:
                         await self._send(item(each), call.patience)
                 finally:
-                    # What it holds it lets go of now, not when the collector finds it.
+                    # It releases what it holds now, not when the garbage collector finds it.
                     if isinstance(answer, AsyncGenerator):
                         await answer.aclose()
             else:
                 await answer
             await self._send(end(call.summary), call.patience)
             self._transport.close()
-        except ControlError as trouble:
-            self._give_up(trouble)
+        except ControlError as failure:
+            self._give_up(failure)
         except StoreError as failed:
             self._give_up(ControlError(ErrorCode.STORE, str(failed)))
         except KcmError as failed:
@@ -284,10 +307,6 @@ class ControlConnection(asyncio.Protocol):
             raise ControlError(
                 ErrorCode.BUSY, f"given up: nothing of the answer was taken for {patience:g} seconds"
             ) from None
-
-    def _resume(self) -> None:
-        if not self._is_over and self._inbox.qsize() < WAITING_ITEMS:
-            self._take()
 
     # How it ends
 
@@ -313,25 +332,25 @@ class ControlConnection(asyncio.Protocol):
         _REFUSALS.write(logging.WARNING, uid, "control socket: %s refused: %s", whose, why, fields=fields)
         self._give_up(ControlError(ErrorCode.PERMISSION, why))
 
-    def _break_off(self, trouble: ErrorCode, why: str) -> None:
+    def _break_off(self, failure: ControlError) -> None:
         if self._task is not None:
             self._task.cancel()
-        self._reader = ItemReader(0)
-        self._give_up(ControlError(trouble, why))
+        self._give_up(failure)
 
     def _is_late(self) -> None:
         self._give_up(ControlError(ErrorCode.MALFORMED, "no complete request in time"))
 
-    def _give_up(self, trouble: ControlError) -> None:
-        """Answer with an error, and let the client read it: what it still sends is read and forgotten.
+    def _give_up(self, failure: ControlError) -> None:
+        """Answer with an error, and let the client read it: what it still sends is read and dropped.
 
-        To close with something unread would take the answer from it.
+        A socket that is closed with unread data would take the answer from the client.
         """
         self._stop_timer()
         if self._is_over or self._transport.is_closing():
             return
         self._is_over = True
-        self._transport.write(encode(error(trouble)))
+        self._reader = FrameReader(0)
+        self._transport.write(encode(error(failure)))
         self._transport.write_eof()
         self._transport.resume_reading()
         self._timer = asyncio.get_running_loop().call_later(_PATIENCE_WITH_A_READER, self._transport.abort)
@@ -340,3 +359,11 @@ class ControlConnection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def _cut_off() -> ControlError:
+    return ControlError(ErrorCode.MALFORMED, "the stream ends in the middle of a frame")
+
+
+def _malformed(error: FrameError) -> ControlError:
+    return ControlError(ErrorCode.MALFORMED, f"not a frame as it should be: {error}")

@@ -4,28 +4,23 @@ A ccache that is the same stays as it is, so that an import may be repeated. One
 to a newer one of the same principal; to one of another principal only when its own tickets have all expired.
 """
 
-import asyncio
 from enum import StrEnum
 from typing import Any, NamedTuple
-
-import msgspec
 
 from pykcm.ccaches.ccache import CCache
 from pykcm.ccaches.collection import Collection
 from pykcm.ccaches.expiry import end_of
+from pykcm.config import Config
 from pykcm.control.calls import Call
+from pykcm.control.frames import FrameError, FrameType, FrameTypeError
 from pykcm.control.listing import tgt_of
-from pykcm.control.records import CCacheRecord, principal_text, read_record
+from pykcm.control.records import HEADER, LARGEST_RECORD, CCacheHeader, principal_text
 from pykcm.peer.labels import LabelError, parse_label
 from pykcm.peer.names import MAX_NAME, collection_of
 from pykcm.protocol.codes import KcmError
 from pykcm.protocol.credential import parse_credential
-from pykcm.protocol.text import excerpt
 from pykcm.protocol.wire import MAX_COMPONENTS, MAX_PRINCIPAL_SIZE, UUID_SIZE, FormatError
 from pykcm.server.defaults import unconstrained_default
-
-# KCM's clients have their turn after so many credentials.
-_CREDENTIALS_AT_A_TIME = 256
 
 
 class Outcome(StrEnum):
@@ -56,7 +51,7 @@ class Result(NamedTuple):
 class ImportRefusedError(Exception):
     """What was sent is no ccache that can be taken: `result` says why."""
 
-    def __init__(self, reason: str, record: CCacheRecord | None = None) -> None:
+    def __init__(self, reason: str, record: CCacheHeader | None = None) -> None:
         super().__init__(reason)
         self.result = (
             Result(Outcome.REFUSED, None, None, None, reason)
@@ -70,7 +65,7 @@ class ImportRefusedError(Exception):
 class ImportedCCache(NamedTuple):
     """A ccache that is sent: the record, and what is made of it, still without a name or UUID of its own."""
 
-    record: CCacheRecord
+    record: CCacheHeader
     ccache: CCache
 
     def become(
@@ -86,31 +81,81 @@ class ImportedCCache(NamedTuple):
         )
 
 
-async def read_imported(item: Any) -> ImportedCCache:
-    """Raises ImportRefusedError."""
-    try:
-        record = read_record(item)
-    except msgspec.ValidationError as error:
-        raise ImportRefusedError(f"not a ccache's record: {excerpt(str(error))}") from None
-    _check(record)
-    ccache = CCache(
-        bytes(UUID_SIZE), record.name or b"", record.principal.principal, record.label, record.kdc_offset
-    )
-    credentials = ccache.credentials
-    for number, blob in enumerate(record.credentials, 1):
+class CCacheReader:
+    """Reads one ccache: the frame with its header, and the frames with its credentials.
+
+    What is wrong with it is kept for the result, because the rest of its frames still has to be received.
+    """
+
+    def __init__(self, frame: bytes, config: Config, blob_type: FrameType[bytes]) -> None:
+        self._blob_type = blob_type
+        self._most_bytes = min(config.max_ccache_size * 1024 or LARGEST_RECORD, LARGEST_RECORD)
+        self._blobs = self._bytes = 0
+        self._refusal: ImportRefusedError | None = None
         try:
-            credential = parse_credential(blob)
+            self._header = HEADER.decode(frame)
+            _check(self._header)
+            _check_number(self._header, config.max_ccache_credentials)
+        except (FrameError, FrameTypeError) as error:
+            self._refusal = ImportRefusedError(f"not a ccache's record: {error}")
+        except ImportRefusedError as refusal:
+            self._refusal = refusal
+        else:
+            header = self._header
+            self._ccache = CCache(
+                bytes(UUID_SIZE),
+                header.name or b"",
+                header.principal.principal,
+                header.label,
+                header.kdc_offset,
+            )
+
+    def add(self, frame: bytes) -> None:
+        """Add a credential; after a refusal it is dropped."""
+        if self._refusal is not None:
+            return
+        try:
+            self._add(frame)
+        except ImportRefusedError as refusal:
+            self._refusal = refusal
+            del self._ccache
+
+    def _add(self, frame: bytes) -> None:
+        header, credentials = self._header, self._ccache.credentials
+        self._blobs += 1
+        self._bytes += len(frame)
+        if self._bytes > self._most_bytes:
+            raise ImportRefusedError(f"larger than a ccache may be ({self._most_bytes} bytes)", header)
+        try:
+            credential = parse_credential(self._blob_type.decode(frame))
+        except (FrameError, FrameTypeError) as error:
+            raise ImportRefusedError(f"credential {self._blobs} is none: {error}", header) from None
         except FormatError as error:
-            raise ImportRefusedError(f"credential {number} is none: {error.reason}", record) from None
+            raise ImportRefusedError(f"credential {self._blobs} is none: {error.reason}", header) from None
         # Ccache files may have credentials that equal each other: the last one counts.
-        uuid = credentials.uuid_of_equal(credential) or number.to_bytes(UUID_SIZE)
+        uuid = credentials.uuid_of_equal(credential) or self._blobs.to_bytes(UUID_SIZE)
         credentials.put(uuid, credential)
-        if not number % _CREDENTIALS_AT_A_TIME:
-            await asyncio.sleep(0)
-    return ImportedCCache(record, ccache)
+
+    def result(self) -> "ImportedCCache | ImportRefusedError":
+        """The ccache, when the frame behind it has come, or why it is refused."""
+        if self._refusal is not None:
+            return self._refusal
+        if self._blobs != self._header.credentials:
+            return ImportRefusedError(
+                f"{self._header.credentials} credentials were announced, {self._blobs} were sent",
+                self._header,
+            )
+        return ImportedCCache(self._header, self._ccache)
 
 
-def _check(record: CCacheRecord) -> None:
+def _check_number(record: CCacheHeader, most: int) -> None:
+    if most and record.credentials > most:
+        raise ImportRefusedError(
+            f"max_ccache_credentials: {record.credentials} needed, {most} allowed", record
+        )
+
+
+def _check(record: CCacheHeader) -> None:
     name = record.name
     if name is not None:
         if not 0 < len(name) <= MAX_NAME or 0 in name:
@@ -227,7 +272,7 @@ class ImportPolicy:
             shared = {None} if collection.has(collection.default_name) else set()
             self._defaults[collection.uid] = own | shared
 
-    def _make_default(self, collection: Collection, record: CCacheRecord, name: bytes) -> bool:
+    def _make_default(self, collection: Collection, record: CCacheHeader, name: bytes) -> bool:
         """Whether it is the default that all share, as it was where it comes from."""
         kept = set() if self._replace else self._defaults[collection.uid]
         wanted = [*([None] if record.default else []), *record.default_of]

@@ -138,7 +138,7 @@ def tgt_of(principal: Principal, credentials: Iterable[Credential]) -> Credentia
 
 
 class ShowArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`name` is the ccache's; with `payload` the credentials come with their bytes, keys and all."""
+    """`name` is the ccache's; with `payload` the bytes of each credential follow it, keys and all."""
 
     name: bytes
     payload: bool = False
@@ -154,11 +154,13 @@ async def show_ccache(call: Call) -> AsyncIterator[dict[str, Any]]:
     )
     yield {"ccache": _row(ccache) | {"kdc_offset": ccache.kdc_offset, **_principal(ccache.principal)}}
     for uuid, credential in ccache.credentials:
-        yield {"credential": _details(uuid, credential, with_payload=wanted.payload)}
+        yield {"credential": _details(uuid, credential)}
+        if wanted.payload:
+            yield {"payload": credential.blob}
 
 
-def _details(uuid: bytes, credential: Credential, *, with_payload: bool) -> dict[str, Any]:
-    details: dict[str, Any] = {
+def _details(uuid: bytes, credential: Credential) -> dict[str, Any]:
+    return {
         "uuid": uuid,
         "client": principal_text(credential.client),
         "server": principal_text(credential.server),
@@ -168,7 +170,6 @@ def _details(uuid: bytes, credential: Credential, *, with_payload: bool) -> dict
         "times": list(credential.times),
         "size": len(credential.blob),
     }
-    return details | {"payload": credential.blob} if with_payload else details
 
 
 def _principal(principal: Principal) -> dict[str, Any]:

@@ -1,32 +1,42 @@
-"""What is said on the control socket: one request, then items, then an end or an error.
+"""The messages of the control socket: one request, its answer as items, then an end or an error.
 
-    {"version": 1, "request": "list", "arguments": {"uid": 1000}}      the client, then further items where
+    {"version": 1, "request": "list", "arguments": {"uid": 1000}}      the client, then further frames if
                                                                        the request takes any
     {"item": …}                                                        the daemon, any number of times
     {"end": {…}}  or  {"error": {"code": "not-found", "message": "…"}} the daemon, once, and it closes
 
-docs/control-protocol.md is its description for others.
+docs/control-protocol.md describes it for other programs.
 """
 
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
-from pykcm.protocol.text import excerpt
+from pykcm.config import Config
+from pykcm.control.frames import FrameError, FrameType, FrameTypeError
 
 VERSION = 1
 
-# In bytes: one ccache as an export has it may be as large as one request of a KCM client.
-LARGEST_REQUEST = 64 * 1024 * 1024
+# In bytes: the first frame of a client. It is bounded for clients that may make few requests.
+LARGEST_REQUEST = 64 * 1024
 
-# Of a client's item: arrays and maps of so many elements are decoded within 50 ms, and meanwhile nobody is
-# served. A ccache has one for each credential, and a few more.
-MOST_ELEMENTS_OF_REQUEST = 1 << 15
+# In bytes: a frame behind a request, or of an answer, that is no credential.
+LARGEST_MESSAGE = 1024 * 1024
+
+# In bytes: a frame with a credential. No request of a KCM client is larger by default.
+LARGEST_FRAME = 16 * 1024 * 1024
+
+T = TypeVar("T")
+
+
+def largest_frame(config: Config) -> int:
+    """In bytes: the largest frame that the daemon takes behind a request, which holds a credential."""
+    return max(LARGEST_FRAME, config.max_request_size * 1024)
 
 
 class ErrorCode(StrEnum):
-    """The codes of error items."""
+    """The codes of error messages."""
 
     VERSION = "version"
     REQUEST = "request"
@@ -42,7 +52,7 @@ class ErrorCode(StrEnum):
 
 
 class ControlError(Exception):
-    """A request cannot be answered: for the client, as an error item."""
+    """A request cannot be answered. The client gets code and message."""
 
     def __init__(self, code: ErrorCode | str, message: str) -> None:
         super().__init__(message)
@@ -50,31 +60,45 @@ class ControlError(Exception):
         self.message = message
 
 
+class _Versioned(msgspec.Struct, frozen=True):
+    """The part of a request that all versions have."""
+
+    version: int
+
+
 class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A request: `arguments` are told apart by its name."""
+    """A request; the type of `arguments` depends on its name."""
 
     version: int
     request: str
-    arguments: dict[str, Any] = {}
+    arguments: msgspec.Raw = msgspec.Raw(b"\x80")
 
 
-def read_envelope(item: Any) -> Envelope:
+_VERSIONED = FrameType(_Versioned, LARGEST_REQUEST)
+_ENVELOPE = FrameType(Envelope, LARGEST_REQUEST)
+
+
+def read_envelope(frame: bytes) -> Envelope:
     """Raises ControlError."""
-    # Whatever else another version has, it is the version that is wrong.
-    version = item.get("version") if isinstance(item, dict) else None
-    if isinstance(version, int) and version != VERSION:
+    # The version is compared first, whatever else another version has.
+    version = _decode(frame, _VERSIONED).version
+    if version != VERSION:
         raise ControlError(ErrorCode.VERSION, f"version {version} of the protocol (only {VERSION} is known)")
-    envelope: Envelope = convert(item, Envelope)
-    return envelope
+    return _decode(frame, _ENVELOPE)
 
 
-def convert(item: Any, shape: Any) -> Any:
-    """`item` as a struct of this type; raises ControlError, which names the field."""
+def read_arguments(packed: bytes | msgspec.Raw, shape: type[T]) -> T:
+    """Return the arguments as a struct of this type; raises ControlError, which names the field."""
+    return _decode(packed, FrameType(shape, LARGEST_REQUEST))
+
+
+def _decode(packed: bytes | msgspec.Raw, shape: FrameType[T]) -> T:
     try:
-        # Without builtin_types text would do where bytes are wanted, as base64.
-        return msgspec.convert(item, shape, builtin_types=(bytes,))
-    except msgspec.ValidationError as error:
-        raise ControlError(ErrorCode.ARGUMENTS, f"not as it should be: {excerpt(str(error))}") from None
+        return shape.decode(packed)
+    except FrameTypeError as error:
+        raise ControlError(ErrorCode.ARGUMENTS, f"not as it should be: {error}") from None
+    except FrameError as error:
+        raise ControlError(ErrorCode.MALFORMED, str(error)) from None
 
 
 def request(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -89,5 +113,5 @@ def end(summary: dict[str, Any]) -> dict[str, Any]:
     return {"end": summary}
 
 
-def error(trouble: ControlError) -> dict[str, Any]:
-    return {"error": {"code": str(trouble.code), "message": trouble.message}}
+def error(failure: ControlError) -> dict[str, Any]:
+    return {"error": {"code": str(failure.code), "message": failure.message}}

@@ -4,12 +4,19 @@ from typing import Annotated, Any
 
 import msgspec
 
-from pykcm.control.messages import LARGEST_REQUEST
+from pykcm.control.frames import FrameType
+from pykcm.control.messages import LARGEST_MESSAGE
 from pykcm.protocol.principal import Principal
 from pykcm.protocol.wire import MAX_STORED_COMPONENTS
 
-# In bytes: a ccache's credentials and principal. An import sends it in one item, with its name and label.
-LARGEST_RECORD = LARGEST_REQUEST - 256 * 1024
+# In bytes: a ccache's credentials, in an export.
+LARGEST_RECORD = 64 * 1024 * 1024 - 256 * 1024
+
+# Of one ccache.
+_MOST_CREDENTIALS = 1 << 15
+
+# A frame that is a byte string is a credential; no other frame begins so.
+_BYTE_STRINGS = (0xC4, 0xC5, 0xC6)
 
 # In bytes.
 _LONGEST_PRINCIPAL = 1024
@@ -54,9 +61,31 @@ class CCacheRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return f"<CCacheRecord of UID {self.uid}, {self.principal.principal}>"
 
     @property
-    def size(self) -> int:
-        """Bytes of the credentials."""
-        return sum(map(len, self.credentials))
+    def header(self) -> "CCacheHeader":
+        """The ccache without its credentials."""
+        fields = {name: getattr(self, name) for name in self.__struct_fields__}
+        return CCacheHeader(**fields | {"credentials": len(self.credentials)})
+
+
+class CCacheHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A ccache as it is sent: `credentials` frames follow, one for each. Other fields: see CCacheRecord."""
+
+    uid: Uid
+    principal: PrincipalRecord
+    credentials: Annotated[int, msgspec.Meta(ge=0, le=_MOST_CREDENTIALS)]
+    name: bytes | None = None
+    kdc_offset: Annotated[int, msgspec.Meta(ge=-(2**31), lt=2**31)] = 0
+    label: Annotated[str, msgspec.Meta(max_length=1024)] | None = None
+    default: bool = False
+    default_of: Annotated[list[str], msgspec.Meta(max_length=64)] = []
+
+
+HEADER = FrameType(CCacheHeader, LARGEST_MESSAGE)
+
+
+def is_credential(frame: bytes) -> bool:
+    """Whether a frame behind an import is a credential."""
+    return frame[0] in _BYTE_STRINGS
 
 
 def principal_text(principal: Principal) -> str:

@@ -21,5 +21,5 @@ REQUESTS = {
     "watch": Request(watching.WatchArguments, watching.watch),
     "trace": Request(watching.TraceArguments, watching.trace),
     "export": Request(transfer.ExportArguments, transfer.export_ccaches),
-    "import": Request(transfer.ImportArguments, transfer.import_ccaches),
+    "import": Request(transfer.ImportArguments, transfer.import_ccaches, takes_frames=True),
 }

@@ -11,15 +11,17 @@ import msgspec
 from pykcm.ccaches.collection import Collection
 from pykcm.ccaches.quotas import CCacheCount
 from pykcm.control.calls import Call
+from pykcm.control.frames import FrameType
 from pykcm.control.import_policy import (
+    CCacheReader,
     ImportedCCache,
     ImportPolicy,
     ImportRefusedError,
     Outcome,
     Result,
-    read_imported,
 )
-from pykcm.control.records import LARGEST_RECORD, CCacheRecord, PrincipalRecord, Uid, to_item
+from pykcm.control.messages import largest_frame
+from pykcm.control.records import LARGEST_RECORD, CCacheHeader, PrincipalRecord, Uid, is_credential
 from pykcm.control.snapshots import CCacheSnapshot, take_snapshot
 from pykcm.protocol.codes import KcmError
 
@@ -59,14 +61,15 @@ async def export_ccaches(call: Call) -> AsyncIterator[dict[str, Any]]:
     for uid in uids:
         snapshot = await read(uid, partial(take_snapshot, call=call))
         for ccache in snapshot.ccaches:
-            credentials = [credential.blob for _, credential in ccache.credentials]
-            size = sum(map(len, credentials)) + _AROUND_EACH * len(credentials)
+            size = sum(len(credential.blob) + _AROUND_EACH for _, credential in ccache.credentials)
             if size > LARGEST_RECORD:
                 left_out += 1
                 yield _left_out(uid, ccache.name, f"too large: {size} bytes")
-            else:
-                exported += 1
-                yield {"ccache": to_item(_record(ccache, credentials))}
+                continue
+            exported += 1
+            yield {"ccache": _header(ccache)}
+            for _, credential in ccache.credentials:
+                yield {"credential": credential.blob}
         for damaged in snapshot.damaged:
             left_out += 1
             yield _left_out(uid, damaged.name, "its secrets cannot be read")
@@ -77,11 +80,11 @@ def _left_out(uid: int, name: bytes, reason: str) -> dict[str, Any]:
     return {"left_out": {"uid": uid, "name": name, "reason": reason}}
 
 
-def _record(ccache: CCacheSnapshot, credentials: list[bytes]) -> CCacheRecord:
-    return CCacheRecord(
+def _header(ccache: CCacheSnapshot) -> CCacheHeader:
+    return CCacheHeader(
         uid=ccache.uid,
         principal=PrincipalRecord.of(ccache.principal),
-        credentials=credentials,
+        credentials=len(ccache.credentials),
         name=ccache.name,
         kdc_offset=ccache.kdc_offset,
         label=ccache.label,
@@ -117,8 +120,7 @@ async def import_ccaches(call: Call) -> AsyncIterator[dict[str, Any]]:
 async def _batches(call: Call) -> AsyncIterator[list[ImportedCCache | ImportRefusedError]]:
     batch: list[ImportedCCache | ImportRefusedError] = []
     size = 0
-    async for item in call.received():
-        imported = await _read(item)
+    async for imported in _received(call):
         batch.append(imported)
         size += 0 if isinstance(imported, ImportRefusedError) else imported.ccache.size
         if len(batch) >= _TOGETHER or size >= _TOGETHER_SIZE:
@@ -128,11 +130,16 @@ async def _batches(call: Call) -> AsyncIterator[list[ImportedCCache | ImportRefu
         yield batch
 
 
-async def _read(item: Any) -> ImportedCCache | ImportRefusedError:
-    try:
-        return await read_imported(item)
-    except ImportRefusedError as refused:
-        return refused
+async def _received(call: Call) -> AsyncIterator[ImportedCCache | ImportRefusedError]:
+    """Each ccache that the client sends, when the next one or the end has come."""
+    config = call.administration.config
+    blob_type = FrameType(bytes, largest_frame(config))
+    frame = await call.receive()
+    while frame is not None:
+        reader = CCacheReader(frame, config, blob_type)
+        while (frame := await call.receive()) is not None and is_credential(frame):
+            reader.add(frame)
+        yield reader.result()
 
 
 class _Importer:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pykcm.cli.archive import ArchiveError, ArchiveReader, Header, pack_archive
-from pykcm.control.items import encode
+from pykcm.cli.cbor import encode
 from pykcm.control.records import CCacheRecord, PrincipalRecord, to_item
 from tests.builders import ALICE, TGS, credential_bytes
 

@@ -1,19 +1,29 @@
 """The client of the control socket, with a server that is not pykcmd."""
 
 import socket
-from contextlib import ExitStack
+import threading
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 
 from pykcm.cli.client import ControlClient
-from pykcm.control.items import encode
+from pykcm.control.frames import encode
 from pykcm.control.messages import ControlError
 
 
 @pytest.mark.parametrize(
     ("answer", "said"),
-    [(b"\xff\xff", "no pykcmd"), (b"\xa1\x61\xff\x00", "no pykcmd"), (encode([1]), "of another version")],
+    [
+        (b"\xff" * 4, "no pykcmd"),
+        (bytes(4), "no pykcmd"),
+        (b"\0\0\0\4\x81\xa1\xff\0", "of another version|no pykcmd"),
+        (b"\0\0\0\1\xc1", "no pykcmd"),
+        (b"\0\1\0\0\x81\xa4item" + b"\x91" * (65536 - 6), "no pykcmd"),
+        (encode([1]), "of another version"),
+        (encode({"item": [bytes(1 << 20)]}), "of another version"),
+        (encode({"item": {"credential": [0] * (1 << 20)}}), "of another version"),
+    ],
 )
 def test_answer_of_other_server_is_an_error(tmp_path: Path, answer: bytes, said: str) -> None:
     path = tmp_path / "control.sock"
@@ -22,10 +32,17 @@ def test_answer_of_other_server_is_an_error(tmp_path: Path, answer: bytes, said:
         listening.listen()
         asked = ControlClient(path).ask("list")
         server, _ = listening.accept()
-        with server:
-            server.sendall(answer)
-            with pytest.raises(ControlError, match=said):
-                list(asked)
+        sending = threading.Thread(target=send_all, args=(server, answer))
+        sending.start()
+        with pytest.raises(ControlError, match=said):
+            list(asked)
+        sending.join(20)
+
+
+def send_all(server: socket.socket, answer: bytes) -> None:
+    # A client that has seen enough closes the connection.
+    with server, suppress(OSError):
+        server.sendall(answer)
 
 
 @pytest.mark.parametrize("answer", [b"", encode({"item": 1}), encode({"item": 1})[:3]])

@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 from pykcm.cli import exporting, files
 from pykcm.cli.client import ControlClient
 from pykcm.cli.maintenance import backup_command, rekey_command
-from pykcm.control.items import encode
+from pykcm.control.frames import encode
 
 CONTENT = b"a database" * 1000
 SUMMARY = {"size": len(CONTENT), "sha256": hashlib.sha256(CONTENT).digest(), "key": "/key", "pending": False}

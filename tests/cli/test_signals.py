@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pykcm.cli.files import _open_unnamed
-from pykcm.control.items import encode
+from pykcm.control.frames import encode
 
 
 def has_begun(process: subprocess.Popen[bytes], folder: Path) -> bool:

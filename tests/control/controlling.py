@@ -1,13 +1,16 @@
 """The requests of the control socket asked without a socket."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from functools import partial
+from itertools import islice
 from typing import Any
 
+from msgspec.msgpack import decode as unpackb
+from msgspec.msgpack import encode as packb
+
 from pykcm.config import Config
-from pykcm.control.calls import END_OF_ITEMS, Administration, Call
-from pykcm.control.messages import convert
+from pykcm.control.calls import Administration, Call
+from pykcm.control.messages import read_arguments
 from pykcm.control.requests import REQUESTS
 from pykcm.engine.clock import ClockKeeper
 from pykcm.engine.reaper import Reaper
@@ -50,20 +53,48 @@ class Controlling:
     async def _ask(
         self, request: str, items: tuple[Any, ...], label: str | None, arguments: dict[str, Any]
     ) -> list[Any]:
-        inbox: asyncio.Queue[Any] = asyncio.Queue()
-        for each in (*items, END_OF_ITEMS):
-            inbox.put_nowait(each)
+        frames = [packb(each) for item in items for each in split(item)]
+
+        async def receive() -> bytes | None:
+            return frames.pop(0) if frames else None
+
         found = REQUESTS[request]
         who = peer(0)._replace(label=label)
-        call = Call(self.administration, who, convert(arguments, found.arguments), inbox, lambda: None)
+        call = Call(self.administration, who, read_arguments(packb(arguments), found.arguments), receive)
         answer = found.run(call)
         answered = []
         if isinstance(answer, AsyncIterator):
-            answered = [each async for each in answer]
+            answered = [as_sent(each) async for each in answer]
         else:
             await answer
         self.summary = call.summary
-        return answered
+        return joined(answered)
+
+
+def as_sent(item: Any) -> Any:
+    """An item as the client decodes it."""
+    return unpackb(packb(item))
+
+
+def split(item: Any) -> list[Any]:
+    """What an import sends for a ccache: a header with the number of credentials, and the credentials."""
+    if not isinstance(item, dict) or not isinstance(item.get("credentials"), list):
+        return [item]
+    credentials = item["credentials"]
+    return [item | {"credentials": len(credentials)}, *credentials]
+
+
+def joined(items: list[Any]) -> list[Any]:
+    """The ccaches of an export with their credentials in them, and all other items as they are."""
+    joined: list[Any] = []
+    left = iter(items)
+    for item in left:
+        number = item.get("ccache", {}).get("credentials")
+        if number is not None:
+            credentials = [each["credential"] for each in islice(left, number)]
+            item["ccache"]["credentials"] = credentials
+        joined.append(item)
+    return joined
 
 
 def copies_of(store: Store) -> Copies | None:

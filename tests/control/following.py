@@ -4,8 +4,10 @@ import asyncio
 from collections.abc import AsyncGenerator
 from typing import Any, cast
 
+from msgspec.msgpack import encode as packb
+
 from pykcm.control.calls import Call
-from pykcm.control.messages import convert
+from pykcm.control.messages import read_arguments
 from pykcm.control.requests import REQUESTS
 from tests.builders import peer
 from tests.control.controlling import Controlling
@@ -21,9 +23,7 @@ class Following:
         self._runner = server.runner
         found = REQUESTS[request]
         who = peer(0)._replace(label=label)
-        call = Call(
-            control.administration, who, convert(arguments, found.arguments), asyncio.Queue(), lambda: None
-        )
+        call = Call(control.administration, who, read_arguments(packb(arguments), found.arguments))
         self._items = cast("AsyncGenerator[dict[str, Any], None]", found.run(call))
         self.first = self.next()
 

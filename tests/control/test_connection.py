@@ -9,15 +9,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
-import cbor2
 import msgspec
 import pytest
 
 from pykcm.control import connection as connection_module
-from pykcm.control.calls import WAITING_ITEMS, Call, Request
+from pykcm.control.calls import Call, Request
 from pykcm.control.connection import ControlConnection, Controls
-from pykcm.control.items import encode
-from pykcm.control.messages import VERSION, request
+from pykcm.control.frames import FrameReader, encode
+from pykcm.control.messages import LARGEST_FRAME, LARGEST_REQUEST, VERSION, request
 from pykcm.control.requests import REQUESTS
 from pykcm.peer.access import RequestAccess
 from pykcm.peer.identity import Kernel
@@ -29,6 +28,11 @@ from tests.control.controlling import Controlling
 from tests.e2e.conftest import public_folder
 from tests.server.asking import Server
 from tests.server.waiting import until
+
+
+def framed(body: bytes) -> bytes:
+    return len(body).to_bytes(4) + body
+
 
 LIST = encode(request("list", {}))
 
@@ -51,11 +55,11 @@ class Listening:
                 **REQUESTS,
                 "broken": Request(NoArguments, broken),
                 "damaged": Request(NoArguments, damaged),
-                "echo": Request(NoArguments, echo),
+                "echo": Request(NoArguments, echo, takes_frames=True),
                 "impatient": Request(NoArguments, impatient),
                 "many": Request(NoArguments, many),
                 "full": Request(NoArguments, full),
-                "for ever": Request(NoArguments, for_ever),
+                "for ever": Request(NoArguments, for_ever, takes_frames=True),
             },
             kernel,
         )
@@ -80,10 +84,11 @@ class Listening:
 
 
 def decoded(stream: bytes) -> Iterator[Any]:
-    while stream:
-        item = cbor2.loads(stream)
-        yield item
-        stream = stream[len(cbor2.dumps(item)) :]
+    reader = FrameReader(1 << 30)
+    reader.feed(stream)
+    while reader.has_frame():
+        yield msgspec.msgpack.decode(reader.take())
+    assert not reader.size
 
 
 async def broken(call: Call) -> None:
@@ -99,8 +104,8 @@ async def full(call: Call) -> None:
 
 
 async def echo(call: Call) -> AsyncIterator[Any]:
-    async for each in call.received():
-        yield each
+    while (frame := await call.receive()) is not None:
+        yield msgspec.msgpack.decode(frame)
     call.summary = {"all": True}
 
 
@@ -205,15 +210,24 @@ def test_a_request_in_pieces(play: Play) -> None:
 @pytest.mark.parametrize(
     ("data", "code", "said"),
     [
-        (b"\xff", "malformed", "indefinite"),
-        (b"\xa1\x61\xff\x00", "malformed", "not CBOR"),
-        (b"GET / HTTP/1.1\r\n\r\n", "arguments", ""),
-        (b"\x5b" + b"\xff" * 8, "malformed", "larger"),
-        (b"\x81" * 20, "malformed", "deeper"),
-        (b"\x9a\x00\x00\x80\x01", "malformed", "more than 32768 elements"),
-        (b"\xba\x00\x00\x40\x01", "malformed", "more than 32768 elements"),
+        (b"GET / HTTP/1.1\r\n\r\n", "malformed", "larger than 65536"),
+        (b"\xa2gversion\x01grequestdlist", "malformed", "larger than 65536"),
+        (b"\xff" * 4, "malformed", "larger than 65536"),
+        ((LARGEST_REQUEST + 1).to_bytes(4), "malformed", "larger than 65536"),
+        (bytes(4), "malformed", "without contents"),
+        (framed(b"\xc1"), "malformed", "no MessagePack"),
+        (framed(b"\x83\xa7version\x01"), "malformed", "no MessagePack"),
+        (framed(encode(request("list", {}))[4:] + b"\xc0"), "malformed", "no MessagePack"),
+        (framed(b"\x91" * LARGEST_REQUEST), "arguments", ""),
+        (framed(b"\x82\xa7version\x01\xa1a" + b"\x91" * 60_000), "malformed", "no MessagePack"),
+        (framed(b"\x83\xa7version\x01\xa7request\xa1a\xa9arguments" + b"\x91" * 60_000), "malformed", ""),
+        (framed(b"\xdd\xff\xff\xff\xff"), "arguments", ""),
+        (LIST + LIST, "malformed", "no frame may follow"),
+        (encode(request("export", {})) + bytes(4), "malformed", "without contents"),
+        (encode(request("import", {})) + (LARGEST_FRAME + 1).to_bytes(4), "malformed", "larger than"),
         (encode([]), "arguments", ""),
         (encode({}), "arguments", "version"),
+        (encode(request("list", {}) | {"arguments": []}), "arguments", ""),
         (encode({"version": VERSION + 1, "anything": 1}), "version", "version 2"),
         (encode({"version": "1", "request": "list"}), "arguments", "version"),
         (encode({"version": VERSION, "request": "list", "more": 1}), "arguments", "more"),
@@ -226,7 +240,7 @@ def test_a_request_in_pieces(play: Play) -> None:
     ],
 )
 def test_bad_input(play: Play, data: bytes, code: str, said: str) -> None:
-    """Whatever is wrong is answered with one error item, the connection is closed, and others are served."""
+    """Whatever is wrong is answered with one error, the connection is closed, and others are served."""
 
     async def scenario(listening: Listening) -> None:
         answered, message = await listening.error(data)
@@ -284,14 +298,14 @@ def test_a_damaged_ccache(play: Play) -> None:
     play(scenario)
 
 
-def test_bad_items_behind_the_request(play: Play) -> None:
-    """They end what the request has begun."""
+def test_bad_frames_end_what_a_request_has_begun(play: Play) -> None:
+    """The request is ended, and the client gets an error."""
 
     async def scenario(listening: Listening) -> None:
         reader, writer = await asyncio.open_unix_connection(str(listening.path))
         writer.write(encode(request("for ever", {})))
         await reader.readexactly(len(encode({"item": "begun"})))
-        writer.write(b"\xff")
+        writer.write(bytes(4))
         (answer,) = decoded(await reader.read())
         writer.close()
         assert answer["error"]["code"] == "malformed"
@@ -300,7 +314,7 @@ def test_bad_items_behind_the_request(play: Play) -> None:
     play(scenario)
 
 
-def test_an_item_that_is_broken_off_behind_the_request(play: Play) -> None:
+def test_a_frame_that_is_cut_off_is_an_error(play: Play) -> None:
     """The request does not end well: not all that was to be sent has come."""
 
     async def scenario(listening: Listening) -> None:
@@ -311,7 +325,7 @@ def test_an_item_that_is_broken_off_behind_the_request(play: Play) -> None:
     play(scenario)
 
 
-def test_items_behind_the_request(play: Play) -> None:
+def test_frames_behind_a_request_arrive_in_order(play: Play) -> None:
     """They reach the request in their order, until there are no more."""
 
     async def scenario(listening: Listening) -> None:
@@ -360,15 +374,17 @@ def test_a_client_for_which_others_wait(play: Play) -> None:
     play(scenario)
 
 
-def test_items_for_which_nobody_is_ready(play: Play) -> None:
-    """They are decoded when they are wanted: thousands of small ones would keep KCM's clients waiting."""
+def test_frames_that_nobody_takes_are_not_read(play: Play) -> None:
+    """They stay as they came until they are wanted, and the client waits: neither memory nor time is lost."""
 
     async def scenario(listening: Listening) -> None:
         reader, writer = await asyncio.open_unix_connection(str(listening.path))
-        writer.write(encode(request("for ever", {})) + encode(1) * 100_000)
+        writer.write(encode(request("for ever", {})) + encode(1) * 1_000_000)
         await reader.readexactly(len(encode({"item": "begun"})))
-        (connection,) = listening.controls.open
-        assert connection._inbox.qsize() == WAITING_ITEMS
+        await until(lambda: listening.controls.untaken)
+        for _ in range(100):
+            await listening.ask(LIST)
+        assert 0 < listening.controls.untaken <= 512 * 1024
         await listening.controls.finish()
         writer.close()
 
@@ -376,18 +392,18 @@ def test_items_for_which_nobody_is_ready(play: Play) -> None:
 
 
 def test_too_much_at_once(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What clients have sent together is bounded, as long as it is no item; then there is room for others."""
+    """What clients have sent together and no request has taken is bounded; then there is room for others."""
     monkeypatch.setattr(connection_module, "_MOST_UNTAKEN", 100_000)
 
     async def scenario(listening: Listening) -> None:
-        half = encode(bytes(120_000))[:60_000]
+        half = encode(request("for ever", {})) + encode(bytes(120_000))[:60_000]
         first, second = [await asyncio.open_unix_connection(str(listening.path)) for _ in range(2)]
         first[1].write(half)
-        await until(lambda: listening.controls.untaken == len(half))
+        await until(lambda: listening.controls.untaken == 60_000)
         second[1].write(half)
-        (answer,) = decoded(await second[0].read())
+        *_, answer = decoded(await second[0].read())
         assert answer["error"]["code"] == "busy"
-        assert listening.controls.untaken == len(half)
+        assert listening.controls.untaken == 60_000
         for _, writer in (first, second):
             writer.close()
         await until(lambda: not listening.controls.open)

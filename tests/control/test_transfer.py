@@ -249,7 +249,13 @@ def test_a_store_that_fails(server: Server, control: Controlling, user: Asking) 
         (record(uid=2**32 - 1, name=None), "UID"),
         (record(credentials=[tgt(), b"short"]), "credential 2"),
         (record() | {"name": "MTAwMA=="}, "not a ccache's record"),
-        (record() | {"credentials": ["MTAwMA=="]}, "not a ccache's record"),
+        (record() | {"credentials": 2**15 + 1}, "not a ccache's record"),
+        (record() | {"credentials": 1}, "1 credentials were announced, 0 were sent"),
+        (record(credentials=[tgt()] * 2049), "max_ccache_credentials: 2049 needed, 2048 allowed"),
+        (
+            record(credentials=[credential_bytes(TGS, ticket=bytes(1 << 21))] * 3),
+            "larger than a ccache may be",
+        ),
         (record(label="no label"), "SELinux label"),
         (record(default_of=["s0:c1 c2"]), "SELinux label"),
         (record(default_of=["s0", ""]), "SELinux label"),
@@ -273,6 +279,17 @@ def test_many(control: Controlling, server: Server, monkeypatch: pytest.MonkeyPa
         assert {each["result"] for each in answers} == {"imported"}
     monkeypatch.setattr(transfer, "_TOGETHER_SIZE", 1)
     assert outcomes(control, *items) == ["unchanged"] * 40
+
+
+def test_wrong_frames_are_refused_until_the_next_ccache(control: Controlling) -> None:
+    """A credential without its ccache, one too many, or text in the place of one: each spoils one ccache."""
+    stray = [b"a", tgt(), record(), tgt(), record(uid=5, name=b"5"), "text", record(uid=6, name=b"6")]
+    assert outcomes(control, *stray) == ["refused", "refused", "imported", "refused", "imported"]
+    answers = [
+        each["ccache"] for each in control.ask("import", record() | {"credentials": 1}, b"short", tgt())
+    ]
+    assert [(each["result"], each["uid"], each["name"]) for each in answers] == [("refused", 1000, b"1000")]
+    assert "credential 1 is none" in answers[0]["reason"]
 
 
 @pytest.mark.parametrize(("number", "ticket", "commits"), [(20, 10, 2), (3, 700_000, 3), (2, 100_000, 1)])

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pykcm.cli.watching import _event_line, _exchange_line, _json_item
-from pykcm.control.items import encode
+from pykcm.control.frames import encode
 from pykcm.control.messages import ControlError, ErrorCode
 from pykcm.control.trace_format import _LONGEST
 from pykcm.protocol.codes import Code

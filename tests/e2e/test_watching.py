@@ -13,7 +13,7 @@ import pytest
 
 from pykcm.cli.client import ControlClient
 from pykcm.client import KcmClient
-from pykcm.control.items import encode
+from pykcm.control.frames import encode
 from pykcm.control.messages import request
 from pykcm.protocol.principal import Principal
 from tests.builders import ALICE, HTTP, credential_bytes

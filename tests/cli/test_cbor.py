@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pykcm.control.items import ItemReader, ItemsError, encode
+from pykcm.cli.cbor import ItemReader, ItemsError, encode
 
 LARGEST = 1000
 
