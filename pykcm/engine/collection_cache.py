@@ -1,7 +1,7 @@
-"""The collections in memory: read from the store when asked for, and from then on the truth for reads.
+"""The cache of decoded collections. A collection is read from the store once, and then from memory.
 
-Some make room when all together grow too large, and are read again when they are wanted again: first the
-large ones, then those that were asked for longest ago. A user who stores much makes no other's collection go.
+When all together are too large, some are dropped and read again when they are needed: first the large ones,
+then those used longest ago. A user who stores much pushes no other user's collection out.
 """
 
 import asyncio
@@ -16,16 +16,16 @@ from pykcm.engine.persistence import restoring
 from pykcm.engine.slices import Slices
 from pykcm.store.interface import Store
 
-# A collection is large that takes up more than this part of the cache. All small collections of some thousand
-# users have room beside them.
+# A collection that takes up more than this fraction of the cache is large. The small collections of some
+# thousand users always have room.
 _LARGE = 64
 
 
 class CollectionCache:
-    """Collections by UID. A collection is read and changed only in its UID's turn (see UidQueues).
+    """Collections by UID. A collection is used only by who has entered its UID's queue.
 
-    `cache_size`: bytes of memory that all together may take up; 0: no limit. By `removal_clock` ccaches are
-    removed as expired (see Collection.removal_time).
+    `cache_size`: bytes of memory that all together may take up; 0: no limit. `removal_clock`
+    decides which ccaches are removed as expired (see Collection.removal_time).
     """
 
     def __init__(
@@ -43,14 +43,14 @@ class CollectionCache:
         self._removal_clock = removal_clock or clock
         self._slices = Slices()
         self._ccache_count = CCacheCount()
-        # The one that was asked for last stands at the end.
+        # The one used last is at the end.
         self._collections: OrderedDict[int, Collection] = OrderedDict()
         self._versions: dict[int, int] = {}
         self._footprints: dict[int, int] = {}
         self._footprint = 0
-        # Those of them that are large, in the same order.
+        # The large ones among them, in the same order.
         self._large: OrderedDict[int, None] = OrderedDict()
-        # How often a collection was asked for that was there, was read, and was let go to make room.
+        # How often a collection was in the cache, was read from the store, and was dropped to make room.
         self.hits = 0
         self.misses = 0
         self.let_go = 0
@@ -60,11 +60,11 @@ class CollectionCache:
 
     @property
     def footprint(self) -> int:
-        """Bytes of memory that all together take up, about."""
+        """About how many bytes of memory all collections take."""
         return self._footprint
 
     def present(self, uid: int) -> Collection | None:
-        """The collection, where it is in memory already."""
+        """The collection, if it is in the cache. It counts as used."""
         collection = self._collections.get(uid)
         if collection is not None:
             self._collections.move_to_end(uid)
@@ -74,17 +74,17 @@ class CollectionCache:
         return collection
 
     def is_present(self, uid: int) -> bool:
-        """Whether it is in memory; asking so does not keep it there."""
+        """Whether the collection is in the cache. It does not count as used."""
         return uid in self._collections
 
     async def get(self, uid: int, *, is_wanted: bool = True) -> Collection:
-        """The collection, read from the store where need be; raises StoreError.
+        """The collection, read from the store if it is not in the cache; raises StoreError.
 
-        Not `is_wanted`: it is no user who asks, and that it was asked for does not count.
+        Not `is_wanted`: no client has asked, and the collection does not count as used.
         """
         if self._quotas.max_ccaches and self._ccache_count.total is None:
             total = await asyncio.ensure_future(self._store.count_ccaches())
-            # Another who waited for the number may have made a ccache already.
+            # Another caller that waited for the number may have made a ccache already.
             if self._ccache_count.total is None:
                 self._ccache_count.total = total
         collection = self.present(uid) if is_wanted else self._collections.get(uid)
@@ -114,23 +114,23 @@ class CollectionCache:
         self._versions.update(versions)
 
     def release(self, uid: int) -> None:
-        """Let go of a collection that is as it is stored: the next to ask reads it again."""
+        """Remove a collection that is as it is stored from the cache."""
         self._collections.pop(uid, None)
         self._large.pop(uid, None)
         self._versions.pop(uid, None)
         self._footprint -= self._footprints.pop(uid, 0)
 
     def drop(self, uid: int) -> None:
-        """Forget a collection that may differ from what is stored: the next to ask reads it again."""
+        """Remove a collection that may differ from what is stored: the next caller reads it again."""
         self.release(uid)
 
     def take_back(self, more: int) -> None:
-        """Changes that made so many ccaches more, or less where that is negative, are not stored."""
+        """Take back the count of ccaches of a change that was not stored; negative: it removed some."""
         if self._ccache_count.total is not None:
             self._ccache_count.total -= more
 
     def weigh(self, collection: Collection) -> None:
-        """Take note that a collection may have another size now."""
+        """Note the size of a collection that was changed."""
         footprint = collection.footprint
         self._footprint += footprint - self._footprints.get(collection.uid, 0)
         self._footprints[collection.uid] = footprint
@@ -140,9 +140,9 @@ class CollectionCache:
             self._large.pop(collection.uid, None)
 
     def make_room(self, may_go: Callable[[int], bool]) -> None:
-        """Forget collections until they fit, in their order; never the last one used.
+        """Remove collections until the others fit, in their order; never the last one used.
 
-        `may_go` tells by UID which are in nobody's turn.
+        `may_go`: whether the collection of this UID is not in use.
         """
         if not self._cache_size or self._footprint <= self._cache_size:
             return

@@ -1,4 +1,4 @@
-"""Those who are told what the service does, and whose errors concern nobody but themselves."""
+"""Observers of what the daemon does. An error of one concerns no request and no other observer."""
 
 import logging
 from collections.abc import Callable
@@ -15,9 +15,9 @@ R = TypeVar("R")
 
 
 class Observers(list[T]):
-    """Observers of one kind. One that raises is logged, removed, and told so.
+    """Observers of one kind. One that raises an exception is logged and removed, and gets to know that.
 
-    A request never fails by its observers: a change may be durable already, and its client must know that.
+    A request never fails by its observers: its change may be durable already, and the client must know that.
     """
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class Observers(list[T]):
         self._at_failure: dict[int, Callable[[], None]] = {}
 
     def add(self, observer: T, at_failure: Callable[[], None]) -> None:
-        """Take in an observer; `at_failure` is called if it is removed because it raised an exception."""
+        """Add an observer; `at_failure` is called if it is removed because it raised an exception."""
         self.append(observer)
         self._at_failure[id(observer)] = at_failure
 
@@ -36,7 +36,7 @@ class Observers(list[T]):
         self._at_failure.pop(id(observer), None)
 
     def each(self, call: Callable[[T], R]) -> list[tuple[T, R]]:
-        """Call a function with each observer; gives the observers that remain, with its results."""
+        """Call a function with each observer; returns those that did not raise, with its results."""
         results = []
         for observer in list(self):
             try:

@@ -1,4 +1,4 @@
-"""Between domain and store: changes become puts and deletes, secrets become a collection."""
+"""Conversion between domain and store: changes to secrets, and secrets to a collection."""
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
@@ -32,18 +32,18 @@ from pykcm.store.documents import UnreadableSecretError
 
 log = logging.getLogger(__name__)
 
-# They come again each time that the collection is read.
+# The same lines come each time that the collection is read.
 _UNREADABLE = LimitedLog(log, "secrets that cannot be read", 30)
 
-# A slice restores so many secrets that are only looked at, or so many bytes of credentials, where each
-# credential counts as so many more bytes.
+# A slice looks at so many secrets, or restores so many bytes of credentials. Each credential counts as some
+# bytes more.
 _SECRETS_AT_ONCE = 4096
 _SLICE = 512 * 1024
 _CREDENTIAL = 1024
 
 
 def secret_changes(uid: int, changes: Sequence[Change]) -> list[tree.SecretChange]:
-    """What a store has to do for these changes of the UID's collection, in order."""
+    """The changes of secrets that store these changes of the UID's collection, in order."""
     todo: list[tree.SecretChange] = []
     for change in changes:
         match change:
@@ -91,7 +91,7 @@ def _ccache_removed(uid: int, uuid: bytes, name: bytes, *, was_last: bool) -> tr
 def _default_secret(uid: int, defaults: Defaults) -> tree.SecretChange:
     container = tree.uid_container(uid)
     if defaults == NOTHING_CHOSEN:
-        # There is nothing else in it.
+        # The container holds nothing else.
         return tree.DeleteContainer(container)
     name = defaults.shared
     document = documents.DefaultDocument(
@@ -118,14 +118,14 @@ def _ccache_json(ccache: CCache) -> bytes:
 def restore(collection: Collection, secrets: Sequence[tree.Secret]) -> None:
     """Fill an empty collection from its secrets.
 
-    A secret that cannot be read makes its ccache unavailable, and no other; it is logged and kept.
+    A secret that cannot be read makes its own ccache unavailable; it is logged and kept.
     """
     for _ in restoring(collection, secrets):
         pass
 
 
 def restoring(collection: Collection, secrets: Sequence[tree.Secret]) -> Iterator[None]:
-    """As restore; yields between slices that take a few milliseconds each."""
+    """Like restore, and yields after every few milliseconds of work."""
     found = _Found(collection)
     credentials: list[tree.Secret] = []
     for number, secret in enumerate(secrets, 1):
@@ -145,7 +145,7 @@ def restoring(collection: Collection, secrets: Sequence[tree.Secret]) -> Iterato
 
 
 class _Found:
-    """The ccaches, by the container of their credentials, and the defaults found in a UID's secrets."""
+    """The ccaches, by their credentials' container, and the defaults that a UID's secrets contain."""
 
     def __init__(self, collection: Collection) -> None:
         self.defaults = NOTHING_CHOSEN
@@ -156,7 +156,7 @@ class _Found:
         self._uid_container = tree.uid_container(collection.uid)
 
     def takes(self, secret: tree.Secret) -> bool:
-        """Take a ccache's or the defaults' secret; False for one that is neither."""
+        """Take the secret of a ccache or of the defaults; returns False for another one."""
         try:
             if secret.container == self._ccaches_container:
                 self._take_ccache(_ccache(secret))
@@ -182,7 +182,7 @@ class _Found:
         try:
             credential = parse_stored_credential(secret.value)
             uuid = tree.credential_uuid(secret.name)
-            # Of equal ones, which nothing here writes, the first is as good as any.
+            # No version writes two equal ones; the first one counts.
             if owner.credentials.uuid_of_equal(credential) is None:
                 owner.credentials.put(uuid, credential)
         except (KcmError, ValueError) as error:
@@ -192,9 +192,9 @@ class _Found:
 
 
 def _limit_empty(ccaches: Iterable[CCache], now: float) -> None:
-    """Give those without tickets an end that an older version has stored as never expiring.
+    """Give an expiry to ccaches without tickets that an older version stored as never expiring.
 
-    It took an entry in them for a ticket that never ends.
+    That version took an entry that is no ticket for one that never ends.
     """
     for ccache in ccaches:
         if ccache.expires is None and not ccache.has_tickets:
@@ -213,7 +213,7 @@ def _ccache(secret: tree.Secret) -> CCache:
     uuid, name = tree.split_ccache_name(secret.name)
     document = documents.read_ccache(secret.value)
     principal = documents.from_principal_document(document.principal)
-    # Where there are tickets, it is they that tell.
+    # Used only where there are no tickets.
     return CCache(uuid, name, principal, document.label, document.kdc_offset, empty_expires=secret.expires)
 
 
@@ -224,7 +224,7 @@ def _set_aside(collection: Collection, ccache: str, secret: tree.Secret, error: 
         uuid, name = tree.split_ccache_name(ccache)
         collection.unavailable[name] = uuid
     except ValueError:
-        # One that no name leads to stays where it is.
+        # A secret that belongs to no ccache stays where it is.
         outcome = "the default is forgotten" if ccache == tree.DEFAULT else "nothing leads to it"
     _UNREADABLE.write(
         logging.ERROR,

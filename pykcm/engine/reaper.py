@@ -1,4 +1,4 @@
-"""The reaper: ccaches whose tickets have all expired long ago go by themselves."""
+"""The reaper removes ccaches whose tickets have all expired long ago."""
 
 import asyncio
 import logging
@@ -17,23 +17,23 @@ from pykcm.store.tree import Expired, split_ccache_name
 
 log = logging.getLogger(__name__)
 
-# With a failing store there is one for each user who has an expired ccache.
+# While the store fails, each user with an expired ccache causes one.
 _FAILURES = LimitedLog(log, "expired ccaches that cannot be removed", 10)
 
-# The client whose request has started the daemon comes first; in seconds.
+# In seconds: the client whose request has started the daemon is served first.
 _WAIT_AT_START = 1.0
 
 _AT_A_TIME = 64
 
-# As large as one ccache may be: others wait no longer for the reaper than for a user who destroys one.
+# The largest size of one ccache: nobody waits longer for the reaper than for a user who destroys one.
 _BYTES_AT_A_TIME = 4 * 1024 * 1024
 
 
 class Reaper:
-    """Removes each ccache that expired `retention` seconds ago or before by `clock`, in its UID's turn.
+    """Removes each ccache that expired at least `retention` seconds ago by `clock`.
 
-    The store tells which those are: the others are not looked at. What cannot be removed is logged and
-    tried again the next time.
+    The store has an index of expiries: ccaches that are not due are not read. A ccache that cannot be removed
+    is logged, and tried again the next time.
 
     An older version took some entries for tickets that never end, and stored their ccaches as never expiring.
     run() first stores those again, with the expiry that follows from their tickets.
@@ -61,9 +61,9 @@ class Reaper:
             pause = interval
 
     async def reap(self) -> int:
-        """Remove all that is due now, and tell how many ccaches that was.
+        """Remove all ccaches that are due now; returns their number.
 
-        When this is cancelled, what has begun is brought to its end.
+        A removal that has begun is completed even if this is cancelled.
         """
         until = int(self._clock() - self._retention)
         last: Expired | None = None
@@ -81,7 +81,7 @@ class Reaper:
             last = due[-1]
 
     async def _correct_expiries(self) -> bool:
-        """Store the ccaches again that are stored as never expiring; tells whether that worked for all."""
+        """Store ccaches without expiry again, with the right one; returns whether that worked for all."""
         part: int | None = 0
         try:
             while part is not None:
@@ -128,7 +128,7 @@ def _remove_expired(uid: int, uuids: list[bytes], until: int, collections: Colle
 
 
 def _by_uid(due: list[Expired]) -> dict[int, list[bytes]]:
-    """The UUIDs of ccaches that are due; secrets that are none are left alone."""
+    """The UUIDs of ccaches that are due, by UID; secrets of another kind stay."""
     by_uid: dict[int, list[bytes]] = defaultdict(list)
     for _, name, uid in due:
         with suppress(ValueError):

@@ -1,4 +1,4 @@
-"""The log of what went without anybody's asking: one line for each ccache, as long as these are not many."""
+"""Removals that no client requested: a log line for each, as long as there are few, and counts."""
 
 import functools
 import logging
@@ -31,7 +31,7 @@ class RemovalCounts:
 
 
 def log_removals(uid: int, removals: Iterable[Removal]) -> None:
-    """Tell of what has gone from the UID's collection, when it is durable."""
+    """Log what was removed from the UID's collection, once it is durable."""
     for removal in removals:
         ccache = escape(removal.ccache)
         number = removal.service_tickets
@@ -54,5 +54,5 @@ def log_removals(uid: int, removals: Iterable[Removal]) -> None:
 
 @functools.cache
 def _lines(reason: str) -> LimitedLog:
-    """Those of one option: a journal is searched by it, and finds the summary as well."""
+    """The lines of one option: a search of the journal by it finds the summary as well."""
     return LimitedLog(log, f"ccaches or tickets removed ({reason})", _MOST_LINES, {"KCM_REASON": reason})

@@ -1,7 +1,7 @@
 """Long work in slices: between two slices of one piece of work, the event loop serves everybody else.
 
-In one iteration of the event loop at most one slice of all such work runs, in rotation. The number of users
-that keep the daemon busy with such work makes no difference to a request.
+One iteration of the event loop runs at most one slice of all such work, in rotation. A request waits the same
+time however many users cause such work.
 """
 
 import asyncio
@@ -9,8 +9,8 @@ from collections import deque
 from types import TracebackType
 from typing import Self
 
-# Pieces of work that go on at the same time; the others wait until one of these is done. Each may hold a
-# whole collection in memory that the cache does not count yet.
+# So many pieces of work run side by side; the others wait for the end of one. Each may hold a whole
+# collection in memory that the cache does not count yet.
 _AT_ONCE = 2
 
 

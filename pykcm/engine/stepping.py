@@ -1,6 +1,6 @@
-"""Coroutines that rarely wait: run one at once, and go on with it when what it waits for has come.
+"""Coroutines that are run at once, without a task, and resumed when what they wait for is done.
 
-A task would do the same, and cost as much again as an operation that does not wait.
+A task costs as much as a request that does not wait, and begins one iteration of the event loop later.
 """
 
 import asyncio
@@ -13,18 +13,18 @@ T = TypeVar("T")
 def step(
     coroutine: Coroutine[Any, Any, T], later: Callable[[T], None], failed: Callable[[], None]
 ) -> T | None:
-    """Run `coroutine` until it waits; gives its result, or None where `later` gets it.
+    """Run `coroutine` until it waits; returns its result, or None if `later` gets it.
 
-    There is no task around the coroutine: nobody cancels it, and it must make one for what needs one (as a
-    timeout does). If it ends by an exception there is no result, and `failed` is called. The loop's exception
-    handler gets the exception; KeyboardInterrupt and SystemExit are raised, because they end the loop.
+    There is no task around the coroutine: nobody can cancel it, and it must create a task for what needs one
+    (a timeout does). If it ends by an exception there is no result: `failed` is called, and the event loop's
+    exception handler gets the exception. KeyboardInterrupt and SystemExit are raised: they end the loop.
     """
     try:
         waited = coroutine.send(None)
     except StopIteration as end:
         result: T = end.value
         return result
-    except BaseException as error:  # noqa: BLE001 - whatever it is, somebody waits for the result
+    except BaseException as error:  # noqa: BLE001 - the client waits for a result, whatever happened
         _fail(error, failed)
         return None
     _Waiting(coroutine, later, failed).wait_for(waited)
@@ -45,7 +45,7 @@ class _Waiting(Generic[T]):
         if waited is None:  # asyncio.sleep(0)
             asyncio.get_running_loop().call_soon(self._go_on)
         else:
-            # What a task does, too, to tell the future that its `yield` has arrived.
+            # A task does the same: it tells the future that its `yield` has arrived.
             waited._asyncio_future_blocking = False  # noqa: SLF001
             waited.add_done_callback(self._go_on)
 

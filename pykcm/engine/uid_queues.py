@@ -1,14 +1,14 @@
-"""One operation at a time for each UID, UIDs beside each other."""
+"""Queues by UID: one request of a UID runs at a time, requests of different UIDs run side by side."""
 
 import asyncio
 from collections import deque
 
 
 class UidQueues:
-    """A lane for each UID: whoever has entered it is alone there until leaving; the others wait in order."""
+    """A queue for each UID. One caller has entered it at a time; the others wait in their order."""
 
     def __init__(self) -> None:
-        # A lane is occupied while its UID is here.
+        # A queue is occupied while its UID is here; those who wait are in the deque.
         self._queues: dict[int, deque[asyncio.Future[None]]] = {}
 
     def is_free(self, uid: int) -> bool:
@@ -20,18 +20,18 @@ class UidQueues:
 
     @property
     def waiting(self) -> int:
-        """How many wait for their lane."""
+        """How many callers wait."""
         return sum(map(len, self._queues.values()))
 
     def enter_if_free(self, uid: int) -> bool:
-        """Enter the lane where nobody has to be waited for; tells whether it was entered."""
+        """Enter the queue if it is free; returns whether it was entered."""
         if uid in self._queues:
             return False
         self._queues[uid] = deque()
         return True
 
     async def enter(self, uid: int) -> None:
-        """Enter the lane, after all who came before."""
+        """Enter the queue, after all who came earlier."""
         if self.enter_if_free(uid):
             return
         queue = self._queues[uid]
@@ -41,7 +41,7 @@ class UidQueues:
             await turn
         except asyncio.CancelledError:
             if not turn.cancelled():
-                self.leave(uid)  # it was handed over in the same moment
+                self.leave(uid)  # the queue was handed over in the same moment
             raise
 
     def leave(self, uid: int) -> None:
@@ -49,6 +49,6 @@ class UidQueues:
         while queue:
             turn = queue.popleft()
             if not turn.done():
-                turn.set_result(None)  # the lane is handed over, not freed
+                turn.set_result(None)  # the queue is handed over, not freed
                 return
         del self._queues[uid]

@@ -16,8 +16,8 @@ async def pass_through(uid_queues: UidQueues, uid: int, name: str, log: list[str
     uid_queues.leave(uid)
 
 
-def test_a_free_lane_is_entered_at_once() -> None:
-    """Whoever finds the lane free has it without waiting; afterwards nothing is left of it."""
+def test_a_free_queue_is_entered_at_once() -> None:
+    """Whoever finds the queue free has it without waiting; afterwards nothing is left of it."""
     uid_queues = UidQueues()
     assert uid_queues.is_free(1000)
     assert list(uid_queues.enter(1000).__await__()) == []
@@ -30,7 +30,7 @@ def test_a_free_lane_is_entered_at_once() -> None:
 
 
 def test_one_at_a_time_in_order() -> None:
-    """Those who wait get the lane one after the other, in the order in which they came."""
+    """Those who wait get the queue one after the other, in the order in which they came."""
 
     async def scenario() -> None:
         uid_queues = UidQueues()
@@ -43,7 +43,7 @@ def test_one_at_a_time_in_order() -> None:
 
 
 def test_handed_over_and_not_freed() -> None:
-    """Between two in a row the lane is never free: nobody who comes then can slip in."""
+    """Between two in a row the queue is never free: nobody who comes then can slip in."""
 
     async def scenario() -> None:
         uid_queues = UidQueues()
@@ -61,7 +61,7 @@ def test_handed_over_and_not_freed() -> None:
     asyncio.run(scenario())
 
 
-def test_lanes_beside_each_other() -> None:
+def test_queues_of_different_uids_are_independent() -> None:
     """A UID does not wait for another."""
 
     async def scenario() -> None:
@@ -79,7 +79,7 @@ def test_lanes_beside_each_other() -> None:
 
 
 def test_one_that_gives_up() -> None:
-    """One that is cancelled while it waits is passed over; the next gets the lane."""
+    """One that is cancelled while it waits is passed over; the next gets the queue."""
 
     async def scenario() -> None:
         uid_queues = UidQueues()
@@ -99,7 +99,7 @@ def test_one_that_gives_up() -> None:
 
 
 def test_only_one_that_gives_up() -> None:
-    """The lane is free again when all who waited have given up."""
+    """The queue is free again when all who waited have given up."""
 
     async def scenario() -> None:
         uid_queues = UidQueues()
@@ -115,7 +115,7 @@ def test_only_one_that_gives_up() -> None:
 
 
 def test_one_that_gives_up_when_it_is_its_turn() -> None:
-    """One that is cancelled in the very moment of the hand-over does not keep the lane for ever."""
+    """One that is cancelled in the very moment of the hand-over does not keep the queue for ever."""
 
     async def scenario() -> None:
         uid_queues = UidQueues()
