@@ -212,16 +212,14 @@ class Collection(CCacheLookup):
         self._changes.append(CredentialStored(ccache, uuid, credential, replaced))
         if plan is not room.NOTHING:
             self.make_room(plan, ccache)
-        if credentials.latest_end != latest_end:
-            self._expiry_changed(ccache)
+        self._note_latest_end(ccache, latest_end)
 
     def remove_credentials(self, ccache: CCache, tag: Tag, match_flags: int) -> int:
         """Remove every match; returns how many there were."""
         latest_end = ccache.credentials.latest_end
         matches = ccache.credentials.find_all(tag, match_flags)
         self._remove(ccache, matches)
-        if ccache.credentials.latest_end != latest_end:
-            self._expiry_changed(ccache)
+        self._note_latest_end(ccache, latest_end)
         return len(matches)
 
     def set_kdc_offset(self, ccache: CCache, kdc_offset: int) -> None:
@@ -255,7 +253,7 @@ class Collection(CCacheLookup):
             self.unavailable_labels.pop(name, None)
         else:
             raise KcmError(Code.FCC_NOFILE)
-        self._removed(CCacheRemoved(uuid, name, self._is_empty, ccache, label, reason))
+        self._removed(CCacheRemoved(uuid, name, self.is_empty, ccache, label, reason))
 
     def remove_expired(self, uuids: Iterable[bytes], until: int, most: int = 0) -> tuple[int, bool]:
         """Remove those of these ccaches that expired at `until`, in seconds since the epoch, or before.
@@ -297,7 +295,7 @@ class Collection(CCacheLookup):
         """Remove the ccache, whose credentials are `target`'s now, in the collection of `uid`."""
         ccache = self._ccaches[name]
         self._take_out(ccache)
-        self._removed(CCacheMoved(ccache, uid, target, overwritten, self._is_empty))
+        self._removed(CCacheMoved(ccache, uid, target, overwritten, self.is_empty))
 
     def rename(self, old: bytes, new: bytes, follows: Follows) -> CCache:
         """Give the ccache another name, in place of the one that has it, with the defaults that follow it."""
@@ -337,10 +335,6 @@ class Collection(CCacheLookup):
 
     # What the changes have in common
 
-    @property
-    def _is_empty(self) -> bool:
-        return not self._ccaches and not self.unavailable
-
     def _put_in_place(self, ccache: CCache, moved_from: bytes | None = None) -> CCache | None:
         """Put the ccache into the place of the one of its name, which is returned."""
         overwritten = self._ccaches.get(ccache.name)
@@ -375,9 +369,10 @@ class Collection(CCacheLookup):
             self._changes.append(CredentialRemoved(ccache, uuid, removed, reason))
         self._room.count_in(ccache)
 
-    def _expiry_changed(self, ccache: CCache) -> None:
-        ccache.empty_expires = self._empty_expires()
-        self._changes.append(ExpiryChanged(ccache))
+    def _note_latest_end(self, ccache: CCache, before: int | None) -> None:
+        if ccache.credentials.latest_end != before:
+            ccache.empty_expires = self._empty_expires()
+            self._changes.append(ExpiryChanged(ccache))
 
     def _empty_expires(self) -> int:
         return int(self._clock()) + EMPTY_LIFETIME

@@ -32,6 +32,11 @@ class CCacheLookup:
     def __iter__(self) -> Iterator[CCache]:
         return iter(self._ccaches.values())
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no ccache, readable or not."""
+        return not self._ccaches and not self.unavailable
+
     def get(self, name: bytes) -> CCache | None:
         """The ccache of this name; raises EIO where its secrets cannot be read."""
         ccache = self._ccaches.get(name)
