@@ -1,4 +1,4 @@
-"""A collection: its ccaches in order, its default, what replaces what, and what is recorded."""
+"""A collection: the order of its ccaches, its default, its changes, and their records."""
 
 import errno
 from collections.abc import Callable
@@ -50,7 +50,7 @@ def test_initialize_creates_an_empty_ccache(collection: Collection) -> None:
 
 
 def test_initialize_empties_a_ccache(collection: Collection) -> None:
-    """INITIALIZE of an existing one empties it under its new principal, and leaves UUID and place."""
+    """INITIALIZE of an existing ccache empties it under its new principal, and keeps UUID and place."""
     create(collection, b"1000", b"1000:other")
     before = existing(collection, b"1000")
     collection.store(before, credential())
@@ -64,15 +64,15 @@ def test_initialize_empties_a_ccache(collection: Collection) -> None:
     assert collection.take_changes() == [CCacheReplaced(after, before), CredentialsCleared(after)]
 
 
-def test_label_stays_with_the_ccache(collection: Collection) -> None:
-    """A ccache remembers its creator's label, whoever initialises or replaces it later."""
+def test_ccache_keeps_its_creators_label(collection: Collection) -> None:
+    """A ccache keeps its creator's label, whoever initialises or replaces it later."""
     collection.initialize(b"1000", ALICE, "creator")
     assert collection.initialize(b"1000", ALICE, "another").label == "creator"
     assert collection.replace(b"1000", ALICE, 0, (), "another").label == "creator"
 
 
-def test_uuids_tell_the_uid(collection: Collection) -> None:
-    """Every ccache has a UUID of its own, and the UID can be told from it."""
+def test_uuid_contains_the_uid(collection: Collection) -> None:
+    """Every ccache has its own UUID, and the UID can be read from it."""
     create(collection, b"1000", b"1000:a", b"1000:b")
     uuids = [ccache.uuid for ccache in collection]
     assert len(set(uuids)) == 3
@@ -81,8 +81,8 @@ def test_uuids_tell_the_uid(collection: Collection) -> None:
     assert uid_in(Collection(2**32 - 2, Clock()).initialize(b"4294967294", ALICE, None).uuid) == 2**32 - 2
 
 
-def test_order_is_that_of_creation(collection: Collection) -> None:
-    """Ccaches stand in the order of their creation; one that was destroyed and created again is the last."""
+def test_ccaches_are_in_order_of_creation(collection: Collection) -> None:
+    """Ccaches are in the order of their creation; one that is destroyed and created again is the last."""
     create(collection, b"1000:b", b"1000", b"1000:a")
     assert names(collection) == [b"1000:b", b"1000", b"1000:a"]
     collection.destroy(b"1000:b")
@@ -90,8 +90,8 @@ def test_order_is_that_of_creation(collection: Collection) -> None:
     assert names(collection) == [b"1000", b"1000:a", b"1000:b"]
 
 
-def test_a_destroyed_ccache_is_gone(collection: Collection) -> None:
-    """After DESTROY neither name nor UUID leads anywhere, and a new ccache of the name is another one."""
+def test_destroyed_ccache_has_neither_name_nor_uuid(collection: Collection) -> None:
+    """After DESTROY neither name nor UUID finds the ccache. A new one of that name has another UUID."""
     create(collection, b"1000", b"1000:a")
     ccache = existing(collection, b"1000:a")
     uuid = ccache.uuid
@@ -104,8 +104,8 @@ def test_a_destroyed_ccache_is_gone(collection: Collection) -> None:
     assert existing(collection, b"1000:a").uuid != uuid
 
 
-def test_unused_name(collection: Collection) -> None:
-    """A new name is under the UID, differs each time, and is not created by being given."""
+def test_unused_name_creates_nothing(collection: Collection) -> None:
+    """A new name is under the UID, differs each time, and creates no ccache."""
     given = {collection.unused_name() for _ in range(50)}
     assert len(given) == 50
     assert all(name.startswith(b"1000:") and len(name) > len(b"1000:") for name in given)
@@ -113,8 +113,10 @@ def test_unused_name(collection: Collection) -> None:
     assert collection.take_changes() == []
 
 
-def test_unused_name_is_nobodys(collection: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A new name is neither a ccache's nor the default's, nor one whose ccache cannot be read."""
+def test_unused_name_is_no_ccaches_and_no_defaults(
+    collection: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new name is not that of a ccache, readable or not, nor of a default."""
     drawn = iter(["taken", "chosen", "broken", "free"])
     monkeypatch.setattr("pykcm.ccaches.lookup.secrets.token_hex", lambda _size: next(drawn))
     create(collection, b"1000:taken")
@@ -134,14 +136,14 @@ def test_default_is_the_uids_own_name(collection: Collection) -> None:
 
 
 def test_initialize_never_moves_the_default(collection: Collection) -> None:
-    """INITIALIZE and REPLACE leave the default alone, even while it names no ccache."""
+    """INITIALIZE and REPLACE do not change the default, even while it names no ccache."""
     create(collection, b"1000:a")
     assert collection.default_name == b"1000"
     collection.replace(b"1000:b", ALICE, 0, (), None)
     assert collection.default_name == b"1000"
 
 
-def test_set_default_to_what_does_not_exist(collection: Collection) -> None:
+def test_set_default_accepts_a_name_without_a_ccache(collection: Collection) -> None:
     """SET_DEFAULT_CACHE accepts a name that no ccache has; nothing is created."""
     collection.set_default(b"1000:later")
     assert collection.default_name == b"1000:later"
@@ -150,8 +152,8 @@ def test_set_default_to_what_does_not_exist(collection: Collection) -> None:
     assert collection.take_changes() == [DefaultChanged(Defaults(b"1000:later"), NOTHING_CHOSEN)]
 
 
-def test_order_of_sshd(collection: Collection) -> None:
-    """GEN_NEW, SET_DEFAULT_CACHE, INITIALIZE, STORE make a ccache that is the default."""
+def test_sshds_order_of_calls_creates_the_default(collection: Collection) -> None:
+    """GEN_NEW, SET_DEFAULT_CACHE, INITIALIZE and STORE create a ccache that is the default."""
     name = collection.unused_name()
     collection.set_default(name)
     ccache = collection.initialize(name, ALICE, None)
@@ -160,8 +162,8 @@ def test_order_of_sshd(collection: Collection) -> None:
     assert names(collection) == [name]
 
 
-def test_destroying_the_default_with_others_left(collection: Collection) -> None:
-    """The destroyed ccache's name stays the chosen one; nothing is written for that."""
+def test_destroying_the_default_keeps_the_chosen_name(collection: Collection) -> None:
+    """The name of the destroyed ccache stays chosen, and no change of the default is recorded."""
     create(collection, b"1000", b"1000:a", b"1000:b")
     collection.set_default(b"1000:a")
     collection.take_changes()
@@ -171,8 +173,8 @@ def test_destroying_the_default_with_others_left(collection: Collection) -> None
     assert not any(isinstance(change, DefaultChanged) for change in collection.take_changes())
 
 
-def test_destroying_the_last_ccache(collection: Collection) -> None:
-    """When the last ccache goes, the chosen name stays."""
+def test_destroying_the_last_ccache_keeps_the_chosen_name(collection: Collection) -> None:
+    """When the last ccache is destroyed, the chosen name stays."""
     create(collection, b"1000:a", b"1000:b")
     collection.set_default(b"1000:b")
     collection.destroy(b"1000:b")
@@ -184,8 +186,8 @@ def test_destroying_the_last_ccache(collection: Collection) -> None:
     assert collection.take_changes() == [CCacheRemoved(ccache.uuid, b"1000:a", True, ccache, None)]
 
 
-def test_an_unreadable_ccache_is_not_the_last(collection: Collection) -> None:
-    """The collection is not empty while a ccache is left whose secrets cannot be read."""
+def test_collection_with_an_unreadable_ccache_is_not_empty(collection: Collection) -> None:
+    """The collection is not empty while it has a ccache whose secrets cannot be read."""
     create(collection, b"1000:a")
     collection.unavailable[b"1000:b"] = bytes(16)
     collection.destroy(b"1000:a")
@@ -195,7 +197,7 @@ def test_an_unreadable_ccache_is_not_the_last(collection: Collection) -> None:
 
 
 def test_setting_the_same_default_is_no_change(collection: Collection) -> None:
-    """A default that already is what is asked for is not written again."""
+    """Setting the default to its present name records no change."""
     collection.set_default(b"1000")
     assert collection.take_changes() == []
     collection.set_default(b"1000:a")
@@ -208,8 +210,8 @@ def test_setting_the_same_default_is_no_change(collection: Collection) -> None:
 # Credentials
 
 
-def test_store_replaces_its_equal(collection: Collection) -> None:
-    """STORE replaces the equal credential where it stands and keeps its UUID; any other goes to the end."""
+def test_store_replaces_an_equal_credential_in_place(collection: Collection) -> None:
+    """STORE replaces an equal credential in its place, with its UUID; any other goes to the end."""
     ccache = collection.initialize(b"1000", ALICE, None)
     collection.store(ccache, credential(TGS))
     collection.store(ccache, credential(HTTP))
@@ -228,8 +230,8 @@ def test_store_replaces_its_equal(collection: Collection) -> None:
     assert blobs(ccache) == [renewed.blob, credential(HTTP).blob, proxied.blob]
 
 
-def test_remove_credentials(collection: Collection) -> None:
-    """REMOVE_CRED takes every match, tells how many, and leaves the others in order; no match, no change."""
+def test_remove_credentials_removes_every_match(collection: Collection) -> None:
+    """REMOVE_CRED removes every match, returns their number, and keeps the order of the others."""
     ccache = collection.initialize(b"1000", ALICE, None)
     for each in (credential(HTTP), credential(TGS), credential(HTTP, BOB)):
         collection.store(ccache, each)
@@ -257,8 +259,8 @@ def test_remove_spares_user_to_user_tickets(collection: Collection) -> None:
     assert len(ccache.credentials) == 0
 
 
-def test_configuration_is_set_anew(collection: Collection) -> None:
-    """libkrb5 sets its configuration by REMOVE_CRED and STORE: one entry is left, the new one."""
+def test_configuration_entry_is_replaced(collection: Collection) -> None:
+    """libkrb5 sets a configuration entry by REMOVE_CRED and STORE: only the new entry is left."""
     ccache = collection.initialize(b"1000", ALICE, None)
     for value in (b"yes", b"no"):
         entry = configuration(b"fast_avail", value)
@@ -267,8 +269,8 @@ def test_configuration_is_set_anew(collection: Collection) -> None:
     assert blobs(ccache) == [configuration(b"fast_avail", b"no").blob]
 
 
-def test_kdc_offset(collection: Collection) -> None:
-    """The KDC offset is kept; the same one again is not written again."""
+def test_same_kdc_offset_is_no_change(collection: Collection) -> None:
+    """The KDC offset is kept; setting the same one again records no change."""
     ccache = collection.initialize(b"1000", ALICE, None)
     collection.take_changes()
     collection.set_kdc_offset(ccache, -120)
@@ -281,8 +283,8 @@ def test_kdc_offset(collection: Collection) -> None:
 # REPLACE
 
 
-def test_replace_creates(collection: Collection) -> None:
-    """REPLACE of a missing ccache creates it with all that it is given, in that order."""
+def test_replace_creates_a_ccache(collection: Collection) -> None:
+    """REPLACE of a missing ccache creates it with all given credentials, in their order."""
     given = [credential(TGS), credential(HTTP)]
     ccache = collection.replace(b"1000", BOB, 42, given, "label")
     assert (ccache.principal, ccache.kdc_offset, ccache.label) == (BOB, 42, "label")
@@ -295,8 +297,8 @@ def test_replace_creates(collection: Collection) -> None:
     ]
 
 
-def test_replace_leaves_nothing_of_before(collection: Collection) -> None:
-    """REPLACE of an existing ccache keeps name, UUID and place, and nothing that was in it."""
+def test_replace_removes_the_old_contents(collection: Collection) -> None:
+    """REPLACE of an existing ccache keeps name, UUID and place, and nothing of the old contents."""
     create(collection, b"1000", b"1000:other")
     before = existing(collection, b"1000")
     collection.store(before, credential(HTTP))
@@ -306,8 +308,8 @@ def test_replace_leaves_nothing_of_before(collection: Collection) -> None:
     assert blobs(after) == [credential(TGS).blob]
 
 
-def test_replace_writes_over_what_is_stored(collection: Collection) -> None:
-    """REPLACE writes over what is stored, credential by credential, and removes what is left over."""
+def test_replace_overwrites_stored_credentials(collection: Collection) -> None:
+    """REPLACE overwrites the stored credentials one by one, and removes those that are left over."""
     three = [credential(server) for server in (TGS, HTTP, service(1))]
     ccache = collection.replace(b"1000", ALICE, 0, three, None)
     first, second, third = ccache.credentials.uuids()
@@ -337,7 +339,7 @@ def test_replace_writes_over_what_is_stored(collection: Collection) -> None:
     assert collection.take_changes() == [CCacheReplaced(ccache, overwritten), CredentialsCleared(ccache)]
 
 
-def test_replace_with_equal_credentials(collection: Collection) -> None:
+def test_replace_keeps_the_last_of_equal_credentials(collection: Collection) -> None:
     """Of credentials that equal each other the last one counts, in the place of the first."""
     renewed = credential(TGS, ticket=b"renewed")
     ccache = collection.replace(b"1000", ALICE, 0, [credential(TGS), credential(HTTP), renewed], None)
@@ -347,8 +349,8 @@ def test_replace_with_equal_credentials(collection: Collection) -> None:
 # MOVE_CACHE
 
 
-def test_move_of_what_is_not_there(collection: Collection) -> None:
-    """MOVE_CACHE of a missing ccache is FCC_NOFILE, onto itself too, and changes nothing."""
+def test_move_of_a_missing_ccache_fails(collection: Collection) -> None:
+    """MOVE_CACHE of a missing ccache is FCC_NOFILE, also onto itself, and changes nothing."""
     create(collection, b"1000:target")
     collection.take_changes()
     before = contents(collection)
@@ -359,8 +361,8 @@ def test_move_of_what_is_not_there(collection: Collection) -> None:
     assert collection.take_changes() == []
 
 
-def test_move_onto_itself(collection: Collection) -> None:
-    """MOVE_CACHE of a ccache onto itself is right and changes nothing."""
+def test_move_onto_itself_changes_nothing(collection: Collection) -> None:
+    """MOVE_CACHE of a ccache onto itself succeeds and changes nothing."""
     ccache = collection.initialize(b"1000", ALICE, None)
     collection.store(ccache, credential())
     collection.take_changes()
@@ -370,8 +372,8 @@ def test_move_onto_itself(collection: Collection) -> None:
     assert collection.take_changes() == []
 
 
-def test_move_to_a_new_name(collection: Collection) -> None:
-    """MOVE_CACHE to a free name creates it with all that the old one held; the old one is gone."""
+def test_move_to_a_free_name(collection: Collection) -> None:
+    """MOVE_CACHE to a free name creates a ccache with the contents of the old one, which is removed."""
     collection.replace(b"1000:tmp", BOB, 5, [credential(TGS), credential(HTTP)], "label")
     move(collection, b"1000:tmp", collection, b"1000")
     assert names(collection) == [b"1000"]
@@ -381,8 +383,8 @@ def test_move_to_a_new_name(collection: Collection) -> None:
     assert collection.get(b"1000:tmp") is None
 
 
-def test_move_overwrites(collection: Collection) -> None:
-    """MOVE_CACHE onto an existing ccache leaves nothing of what that one held; both UUIDs lead right."""
+def test_move_overwrites_an_existing_ccache(collection: Collection) -> None:
+    """MOVE_CACHE onto an existing ccache removes its contents; each UUID finds the right ccache."""
     target = collection.replace(b"1000", ALICE, 1, [credential(HTTP)], None)
     source = collection.replace(b"1000:tmp", BOB, 2, [credential(TGS)], None)
     move(collection, b"1000:tmp", collection, b"1000")
@@ -393,8 +395,8 @@ def test_move_overwrites(collection: Collection) -> None:
     assert collection.by_uuid(source.uuid) is None
 
 
-def test_move_copies_no_credential(collection: Collection) -> None:
-    """MOVE_CACHE records the same few changes for a ccache of many credentials as for one of none."""
+def test_move_records_few_changes(collection: Collection) -> None:
+    """MOVE_CACHE records as many changes for a ccache of many credentials as for an empty one."""
     collection.replace(b"1000:tmp", ALICE, 0, [credential(service(number)) for number in range(100)], None)
     credentials = existing(collection, b"1000:tmp").credentials
     collection.take_changes()
@@ -417,18 +419,18 @@ def test_move_copies_no_credential(collection: Collection) -> None:
         (b"1000:later", b"1000:tmp", b"1000", b"1000:later"),
     ],
 )
-def test_move_and_the_default(
+def test_move_takes_the_default_along(
     collection: Collection, others: list[bytes], default: bytes, old: bytes, new: bytes, wanted: bytes
 ) -> None:
-    """MOVE_CACHE takes along a default that pointed at the old name, and no other."""
+    """MOVE_CACHE moves a default that named the old ccache, and no other."""
     create(collection, old, *others)
     collection.set_default(default)
     move(collection, old, collection, new)
     assert collection.default_name == wanted
 
 
-def test_move_across_collections(collection: Collection) -> None:
-    """MOVE_CACHE into another UID's collection takes everything along but the default."""
+def test_move_to_another_uid_leaves_the_default(collection: Collection) -> None:
+    """MOVE_CACHE into another UID's collection takes everything along except the default."""
     other = Collection(2000, Clock())
     collection.replace(b"1000", ALICE, 3, [credential()], "label")
     create(collection, b"1000:a")
@@ -443,8 +445,8 @@ def test_move_across_collections(collection: Collection) -> None:
     assert other.take_changes()
 
 
-def test_move_of_the_last_across_collections(collection: Collection) -> None:
-    """A collection that is left empty by MOVE_CACHE keeps its chosen default."""
+def test_move_of_the_last_ccache_keeps_the_default(collection: Collection) -> None:
+    """A collection that MOVE_CACHE leaves empty keeps its chosen default."""
     create(collection, b"1000:a")
     collection.set_default(b"1000:a")
     move(collection, b"1000:a", Collection(2000, Clock()), b"2000")
@@ -464,15 +466,15 @@ def with_unavailable(collection: Collection) -> Collection:
     return collection
 
 
-def test_unavailable_is_not_listed(with_unavailable: Collection) -> None:
-    """A ccache that cannot be read is not listed, and no UUID leads to it; the others are as ever."""
+def test_unavailable_ccache_is_not_listed(with_unavailable: Collection) -> None:
+    """A ccache that cannot be read is not listed, and its UUID finds nothing; others are unaffected."""
     assert names(with_unavailable) == [b"1000"]
     assert with_unavailable.by_uuid(b"\7" * 16) is None
     assert blobs(existing(with_unavailable, b"1000")) == [credential().blob]
 
 
-def test_label_of_an_unavailable(with_unavailable: Collection) -> None:
-    """A ccache that cannot be read has the label that is known of it, or one that is none; none once gone."""
+def test_label_of_an_unavailable_ccache(with_unavailable: Collection) -> None:
+    """A ccache that cannot be read has the label that is known of it, else the unknown label."""
     assert with_unavailable.has(b"1000:broken")
     assert with_unavailable.label_of(b"1000:broken") == UNKNOWN_LABEL
     with_unavailable.unavailable_labels[b"1000:broken"] = "a:b:c:s0"
@@ -482,8 +484,8 @@ def test_label_of_an_unavailable(with_unavailable: Collection) -> None:
     assert with_unavailable.unavailable_labels == {}
 
 
-def test_unavailable_can_be_destroyed(with_unavailable: Collection) -> None:
-    """Only DESTROY helps against a ccache that cannot be read; then its name is free again."""
+def test_unavailable_ccache_can_only_be_destroyed(with_unavailable: Collection) -> None:
+    """DESTROY removes a ccache that cannot be read; then its name is free again."""
     with_unavailable.destroy(b"1000:broken")
     assert with_unavailable.take_changes() == [
         CCacheRemoved(b"\7" * 16, b"1000:broken", False, None, UNKNOWN_LABEL)
@@ -514,7 +516,7 @@ def other() -> Collection:
     ],
     ids=["get", "initialize", "replace", "move-from", "move-away", "move-onto", "move-across", "destroy"],
 )
-def test_what_raises_changes_nothing(
+def test_failed_method_changes_nothing(
     with_unavailable: Collection, code: Code, attempt: Callable[[Collection], object]
 ) -> None:
     """A method that raises has changed nothing and recorded nothing."""
@@ -529,7 +531,7 @@ def test_what_raises_changes_nothing(
 
 
 def test_restore_records_nothing(collection: Collection) -> None:
-    """What is restored stands as it was stored, and is no change."""
+    """Restored ccaches are in stored order, and no change is recorded."""
     create(collection, b"1000:a", b"1000")
     collection.set_default(b"1000:a")
     restored = Collection(1000, Clock())
@@ -539,14 +541,14 @@ def test_restore_records_nothing(collection: Collection) -> None:
 
 
 def test_changes_are_taken_once(collection: Collection) -> None:
-    """Changes that were taken are not given again."""
+    """Changes that were taken are not returned again."""
     create(collection, b"1000")
     assert len(collection.take_changes()) == 1
     assert collection.take_changes() == []
 
 
-def test_a_copy_changes_by_itself(collection: Collection) -> None:
-    """What is tried on a copy is neither seen in the collection nor recorded, and the other way round."""
+def test_copy_is_independent(collection: Collection) -> None:
+    """Changes of a copy neither affect the collection nor are recorded in it, and the other way round."""
     create(collection, b"1000", b"1000:other")
     collection.store(existing(collection, b"1000"), credential(TGS))
     collection.set_default(b"1000:other")

@@ -1,4 +1,4 @@
-"""Credentials of one ccache: what is the same credential, in which order they stand, and finding them."""
+"""The credentials of one ccache: equality, order and look-up."""
 
 from typing import Any
 
@@ -43,8 +43,8 @@ def filled(*credentials: Credential) -> Credentials:
     ],
     ids="-".join,
 )
-def test_another_credential(other: dict[str, Any]) -> None:
-    """A credential that differs in any one field of the equality is another one."""
+def test_each_field_of_the_equality_counts(other: dict[str, Any]) -> None:
+    """A credential that differs in any field of the equality is another one."""
     stored = filled(credential())
     assert stored.uuid_of_equal(parse_credential(credential_bytes(**other))) is None
 
@@ -62,20 +62,20 @@ def test_another_credential(other: dict[str, Any]) -> None:
     ],
     ids="-".join,
 )
-def test_the_same_credential(other: dict[str, Any]) -> None:
-    """A credential that differs in other fields alone is the same one, renewed."""
+def test_other_fields_do_not_count(other: dict[str, Any]) -> None:
+    """A credential that differs only in other fields is the same one, renewed."""
     stored = filled(credential())
     assert stored.uuid_of_equal(parse_credential(credential_bytes(**other))) == FIRST
 
 
-def test_split_components_are_not_joined_ones() -> None:
-    """`a/b` of two components is not the one component `a/b`."""
+def test_components_are_compared_one_by_one() -> None:
+    """`a/b` of two components is not the single component `a/b`."""
     stored = filled(credential(Principal(1, REALM, (b"a", b"b"))))
     assert stored.uuid_of_equal(credential(Principal(1, REALM, (b"a/b",)))) is None
 
 
-def test_replacing_keeps_the_place() -> None:
-    """A credential that replaces its equal stands where that stood, and its size alone counts."""
+def test_replaced_credential_keeps_its_place() -> None:
+    """A credential that replaces its equal has its place, and only the new size counts."""
     stored = filled(credential(TGS), credential(HTTP))
     renewed = credential(TGS, ticket=b"renewed, and longer")
     stored.put(FIRST, renewed)
@@ -83,16 +83,16 @@ def test_replacing_keeps_the_place() -> None:
     assert stored.size == len(renewed.blob) + len(credential(HTTP).blob)
 
 
-def test_a_place_is_lost_with_the_credential() -> None:
-    """A credential that was removed and stored again stands at the end."""
+def test_credential_stored_again_is_the_last() -> None:
+    """A credential that was removed and stored again is at the end."""
     stored = filled(credential(TGS), credential(HTTP))
     stored.remove(FIRST)
     stored.put(THIRD, credential(TGS))
     assert list(stored.uuids()) == [SECOND, THIRD]
 
 
-def test_find_gives_the_first() -> None:
-    """Of several matches the first in stored order wins, also after it was replaced."""
+def test_find_returns_the_first_match() -> None:
+    """Of several matches the first in stored order is found, also after it was replaced."""
     first, second = credential(client=BOB), credential(client=ALICE)
     stored = filled(first, second)
     assert stored.find(tag_for(TGS), 0) is first
@@ -103,7 +103,7 @@ def test_find_gives_the_first() -> None:
 
 
 def test_find_across_realms() -> None:
-    """SRV_NAMEONLY finds the server in any realm, and the first of them in stored order."""
+    """SRV_NAMEONLY finds the server in any realm, and the first match in stored order."""
     foreign = credential(HTTP._replace(realm=b"OTHER.TEST"))
     own = credential(HTTP)
     stored = filled(credential(TGS), foreign, own)
@@ -112,8 +112,8 @@ def test_find_across_realms() -> None:
     assert stored.find_all(tag_for(HTTP), Match.DONT_MATCH_REALM) == [SECOND, THIRD]
 
 
-def test_find_without_server() -> None:
-    """A tag that names no server looks at every credential."""
+def test_find_without_a_server() -> None:
+    """A tag without a server is compared with every credential."""
     stored = filled(credential(TGS), credential(HTTP, BOB))
     assert stored.find_all(Tag(), 0) == [FIRST, SECOND]
     assert stored.find_all(Tag(client=BOB), 0) == [SECOND]

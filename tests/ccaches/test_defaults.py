@@ -1,4 +1,4 @@
-"""Defaults beside the shared one: kept by range, moved along, bounded."""
+"""The defaults of SELinux ranges: they are kept, moved along, and bounded."""
 
 import pytest
 
@@ -15,8 +15,8 @@ def collection() -> Collection:
     return Collection(1000, Clock())
 
 
-def test_by_range(collection: Collection) -> None:
-    """Each range has a default of its own, beside the shared one; setting one moves no other."""
+def test_each_range_has_a_default(collection: Collection) -> None:
+    """Each range has its own default in addition to the shared one; setting one moves no other."""
     collection.set_default(b"1000:one", C1)
     collection.set_default(b"1000:two", C2)
     collection.set_default(b"1000:all")
@@ -31,8 +31,8 @@ def test_by_range(collection: Collection) -> None:
     )
 
 
-def test_setting_the_same_is_no_change(collection: Collection) -> None:
-    """A default of a range that already is what is asked for is not written again."""
+def test_setting_the_same_default_of_a_range_is_no_change(collection: Collection) -> None:
+    """Setting the default of a range to its present name records no change."""
     collection.set_default(b"1000", C1)
     assert collection.take_changes() == [DefaultChanged(Defaults(None, ((C1, b"1000"),)), NOTHING_CHOSEN)]
     collection.set_default(b"1000", C1)
@@ -40,8 +40,8 @@ def test_setting_the_same_is_no_change(collection: Collection) -> None:
 
 
 @pytest.mark.parametrize("others", [[], [b"1000:other"]])
-def test_moved_along(collection: Collection, others: list[bytes]) -> None:
-    """MOVE_CACHE takes along every default that named the old name, and no other."""
+def test_move_takes_defaults_of_ranges_along(collection: Collection, others: list[bytes]) -> None:
+    """MOVE_CACHE moves every default that named the old ccache, and no other."""
     for name in (b"1000:tmp", *others):
         collection.initialize(name, ALICE, None)
     collection.set_default(b"1000:tmp")
@@ -56,8 +56,8 @@ def test_moved_along(collection: Collection, others: list[bytes]) -> None:
     )
 
 
-def test_those_that_follow(collection: Collection) -> None:
-    """Of the defaults that named the old name those stay that do not follow."""
+def test_only_following_defaults_move(collection: Collection) -> None:
+    """A default that named the old ccache stays if it does not follow the move."""
     collection.initialize(b"1000", ALICE, None)
     for whose in (C1, C2):
         collection.set_default(b"1000", whose)
@@ -68,8 +68,8 @@ def test_those_that_follow(collection: Collection) -> None:
     assert collection.defaults.by_range == ((C1, b"1000"), (C2, b"1000:new"))
 
 
-def test_kept_after_the_last_ccache(collection: Collection) -> None:
-    """They stay chosen when the last ccache goes."""
+def test_defaults_of_ranges_outlive_the_last_ccache(collection: Collection) -> None:
+    """The defaults of ranges stay chosen when the last ccache is removed."""
     collection.initialize(b"1000:a", ALICE, None)
     collection.initialize(b"1000:b", ALICE, None)
     collection.set_default(b"1000:a", C1)
@@ -78,8 +78,10 @@ def test_kept_after_the_last_ccache(collection: Collection) -> None:
     assert collection.defaults.of_range(C1) == b"1000:a"
 
 
-def test_unused_name_is_no_default(collection: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A new name is nobody's default either."""
+def test_unused_name_is_no_default_of_a_range(
+    collection: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new name is not the default of any range."""
     drawn = iter(["one", "two", "free"])
     monkeypatch.setattr("pykcm.ccaches.collection.secrets.token_hex", lambda _size: next(drawn))
     collection.set_default(b"1000:one", C1)
@@ -87,8 +89,8 @@ def test_unused_name_is_no_default(collection: Collection, monkeypatch: pytest.M
     assert collection.unused_name() == b"1000:free"
 
 
-def test_bounded(collection: Collection) -> None:
-    """Of too many, the oldest goes that names no ccache; where all do, the oldest."""
+def test_number_of_ranges_is_bounded(collection: Collection) -> None:
+    """Beyond the limit the oldest default that names no ccache is forgotten, else the oldest."""
     ranges = [f"s0:c{number}" for number in range(MAX_RANGES)]
     for range_ in ranges:
         name = b"1000:" + range_.encode()
@@ -110,8 +112,8 @@ def test_bounded(collection: Collection) -> None:
     }
 
 
-def test_they_count(collection: Collection) -> None:
-    """Defaults of their own count towards the memory that a collection takes up."""
+def test_defaults_of_ranges_count_as_memory(collection: Collection) -> None:
+    """The defaults of ranges count towards the memory of the collection."""
     before = collection.footprint
     collection.set_default(b"1000:" + b"x" * 1000, C1)
     assert collection.footprint - before > 1000

@@ -1,4 +1,4 @@
-"""When a ccache expires: with the last of its tickets, whatever came and went; and what is removed then."""
+"""The expiry of ccaches, and the removal of expired ones."""
 
 import pytest
 from hypothesis import given
@@ -53,8 +53,10 @@ def expires(collection: Collection) -> int | None:
     ("ends", "expected"),
     [([1], 1), ([1400, 1600, 1500], 1600), ([2**31, 5], 2**31), ([LAST], LAST), ([1600, 0], None)],
 )
-def test_the_last_ticket_counts(collection: Collection, ends: list[int], expected: int | None) -> None:
-    """A ccache expires with the last of its tickets: never where one's end is not set."""
+def test_ccache_expires_with_its_last_ticket(
+    collection: Collection, ends: list[int], expected: int | None
+) -> None:
+    """A ccache expires with the last of its tickets; a ticket without an endtime never ends."""
     tickets = [ticket(service(number), ends=end) for number, end in enumerate(ends)]
     collection.replace(b"1000", ALICE, 0, tickets, None)
     assert expires(collection) == expected
@@ -64,8 +66,8 @@ def test_the_last_ticket_counts(collection: Collection, ends: list[int], expecte
     assert expires(collection) == expected
 
 
-def test_configuration_does_not_count(collection: Collection) -> None:
-    """Configuration entries keep no ccache alive, whatever endtime they have, and do not expire either."""
+def test_configuration_entries_do_not_count(collection: Collection) -> None:
+    """Configuration entries keep no ccache alive, whatever their endtime is."""
     lasting = ticket(Principal(0, b"X-CACHECONF:", (b"krb5_ccache_conf_data", b"x")), ends=LAST)
     plain = configuration(b"refresh_time", b"1700")
     assert end_of(lasting) is None
@@ -75,8 +77,8 @@ def test_configuration_does_not_count(collection: Collection) -> None:
 
 
 @pytest.mark.parametrize("server", [HTTP, TGS, principal("krb5_ccache_conf_data/x")])
-def test_tickets_have_an_end(server: Principal) -> None:
-    """A credential in a real realm that has any time set is a ticket; without an endtime it never ends."""
+def test_credential_with_any_time_is_a_ticket(server: Principal) -> None:
+    """A credential in a real realm that has any time is a ticket; without an endtime it never ends."""
     assert end_of(ticket(server, ends=7)) == 7
     for times in [(1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 0, 1)]:
         assert end_of(parse_credential(credential_bytes(server, times=times))) == NO_END
@@ -84,13 +86,13 @@ def test_tickets_have_an_end(server: Principal) -> None:
 
 @pytest.mark.parametrize("server", [GSSPROXY, principal("krbtgt/R@X-OTHER:"), principal("@X-GSSPROXY:")])
 def test_entries_in_a_pseudo_realm_are_no_tickets(server: Principal) -> None:
-    """A credential of a pseudo-realm is no ticket, whatever its name and times."""
+    """A credential of a pseudo-realm is not a ticket, whatever its name and times are."""
     for times in [(0, 0, 0, 0), (1, 1, LAST, LAST)]:
         assert end_of(parse_credential(credential_bytes(server, times=times))) is None
 
 
 def test_entries_without_times_are_no_tickets() -> None:
-    """A credential without any of the four times is no ticket, except one for a ticket-granting service."""
+    """A credential without any of the four times is not a ticket, except one for krbtgt."""
     for server in (HTTP, principal("kadmin/changepw"), principal("")):
         assert end_of(parse_credential(credential_bytes(server, times=NO_TIMES))) is None
     for server in (TGS, tgs(1)):
@@ -99,7 +101,7 @@ def test_entries_without_times_are_no_tickets() -> None:
 
 @pytest.mark.parametrize("server", [GSSPROXY, HTTP])
 def test_entries_do_not_keep_a_ccache(collection: Collection, clock: Clock, server: Principal) -> None:
-    """A ccache expires with its last ticket, whatever entries it has; with nothing else as an empty one."""
+    """A ccache with entries expires with its last ticket; with entries only it expires as an empty one."""
     entry = parse_credential(credential_bytes(server, times=NO_TIMES))
     collection.replace(b"1000", ALICE, 0, [entry, ticket(ends=1600)], None)
     ccache = existing(collection, b"1000")
@@ -112,8 +114,8 @@ def test_entries_do_not_keep_a_ccache(collection: Collection, clock: Clock, serv
     assert ccache.expires == 1700 + EMPTY_LIFETIME
 
 
-def test_an_entry_that_a_ticket_replaces(collection: Collection) -> None:
-    """A ticket in the place of an entry of its name is a ticket, and the entry in its place is none."""
+def test_ticket_replaces_an_entry(collection: Collection) -> None:
+    """A ticket that replaces an entry counts, and an entry that replaces a ticket does not."""
     ccache = collection.initialize(b"1000", ALICE, None)
     entry = parse_credential(credential_bytes(HTTP, times=NO_TIMES))
     for stored, expected in [(entry, 1500 + EMPTY_LIFETIME), (ticket(HTTP, ends=1600), 1600)] * 2:
@@ -121,8 +123,8 @@ def test_an_entry_that_a_ticket_replaces(collection: Collection) -> None:
         assert ccache.expires == expected
 
 
-def test_a_clock_that_was_wrong(collection: Collection) -> None:
-    """The KDC offset counts where by it the tickets last longer, and is otherwise of no consequence."""
+def test_kdc_offset_only_prolongs(collection: Collection) -> None:
+    """The KDC offset counts only if the tickets last longer by it."""
     collection.replace(b"1000", ALICE, 0, [ticket(ends=1600)], None)
     ccache = existing(collection, b"1000")
     for offset, expected in [(-500, 2100), (500, 1600), (0, 1600), (-(2**31), 1600 + 2**31)]:
@@ -130,8 +132,8 @@ def test_a_clock_that_was_wrong(collection: Collection) -> None:
         assert ccache.expires == expected
 
 
-def test_without_tickets(collection: Collection, clock: Clock) -> None:
-    """A ccache without tickets expires some time after it was initialised, or lost its last ticket."""
+def test_empty_ccache_expires_later(collection: Collection, clock: Clock) -> None:
+    """A ccache without tickets expires some time after it was initialised or lost its last ticket."""
     ccache = collection.initialize(b"1000", ALICE, None)
     collection.store(ccache, configuration(b"proxy_impersonator", b"x"))
     assert ccache.expires == NOW + EMPTY_LIFETIME
@@ -149,16 +151,16 @@ def test_without_tickets(collection: Collection, clock: Clock) -> None:
     assert expires(collection) == 9500 + EMPTY_LIFETIME
 
 
-def test_moved(collection: Collection, clock: Clock) -> None:
-    """MOVE_CACHE does not make a ccache any younger."""
+def test_move_keeps_the_expiry(collection: Collection, clock: Clock) -> None:
+    """MOVE_CACHE does not change when a ccache expires."""
     collection.initialize(b"1000", ALICE, None)
     clock.now = 9000
     move(collection, b"1000", collection, b"1000:a")
     assert existing(collection, b"1000:a").expires == NOW + EMPTY_LIFETIME
 
 
-def test_written_when_it_changes(collection: Collection) -> None:
-    """The ccache is written anew when its expiry changes, and only then."""
+def test_changed_expiry_is_recorded(collection: Collection) -> None:
+    """A change is recorded when the expiry of a ccache changes, and only then."""
     ccache = collection.initialize(b"1000", ALICE, None)
     collection.take_changes()
 
@@ -185,8 +187,8 @@ ENDS = st.sampled_from([None, 1, 2, 3, LAST, NO_END])
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), ENDS | st.just("remove") | st.just("ask"))))
-def test_the_greatest_of_any_that_come_and_go(steps: list[tuple[int, int | str | None]]) -> None:
-    """Whatever is stored, replaced and removed, the latest end is the greatest of those that are there."""
+def test_latest_end_after_any_changes(steps: list[tuple[int, int | str | None]]) -> None:
+    """After any sequence of changes the latest end is the greatest of the present tickets."""
     collection = Collection(1000, Clock())
     ccache = collection.initialize(b"1000", ALICE, None)
     there: dict[int, int | None] = {}
@@ -212,8 +214,8 @@ def _server(number: int, end: int | None) -> Principal:
     return service(number)
 
 
-def test_removing_many_looks_once(collection: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
-    """REMOVE_CRED of many tickets looks through those that are left once, and not for each that goes."""
+def test_removing_many_tickets_scans_once(collection: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """REMOVE_CRED of many tickets scans the remaining ones once, not once for each."""
     tickets = [ticket(service(number), ends=3000 - number) for number in range(200)]
     left = parse_credential(credential_bytes(HTTP, is_skey=True, times=(1000, 1000, 2000, 3000)))
     collection.replace(b"1000", ALICE, 0, [*tickets, left], None)
@@ -223,8 +225,8 @@ def test_removing_many_looks_once(collection: Collection, monkeypatch: pytest.Mo
     assert expires(collection) == 2000
 
 
-def test_a_replaced_ticket_looks_once(collection: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A STORE looks at all tickets only where the one replaced was the only one that ended last."""
+def test_store_rarely_scans_tickets(collection: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A STORE scans all tickets only if it replaces the only one that ended last."""
     tickets = [ticket(service(number), ends=3000 - number // 2) for number in range(200)]
     collection.replace(b"1000", ALICE, 0, tickets, None)
     looked = looked_at(monkeypatch)
@@ -261,8 +263,8 @@ def fill(collection: Collection, ends: dict[bytes, int]) -> dict[bytes, bytes]:
     return {ccache.name: ccache.uuid for ccache in collection}
 
 
-def test_what_has_expired_goes(collection: Collection) -> None:
-    """Of the ccaches named those go that expired at that moment or before, and each is told."""
+def test_expired_ccaches_are_removed(collection: Collection) -> None:
+    """Of the named ccaches those that have expired are removed, and each is recorded."""
     uuids = fill(collection, {b"1000": 1000, b"1000:a": 1001, b"1000:b": 0, b"1000:c": 999, b"1000:d": 1})
     asked = [uuids[name] for name in (b"1000", b"1000:a", b"1000:b", b"1000:c")]
     collection.remove_expired([bytes(16), *asked], 1000)
@@ -272,8 +274,8 @@ def test_what_has_expired_goes(collection: Collection) -> None:
     assert removals_in(collection.take_changes()) == []
 
 
-def test_the_default_stays_right(collection: Collection) -> None:
-    """A default that named an expired ccache stays chosen, also when the last ccache is gone."""
+def test_default_outlives_an_expired_ccache(collection: Collection) -> None:
+    """A default that named an expired ccache stays chosen, also after the last ccache is removed."""
     uuids = fill(collection, {b"1000:a": 1, b"1000:b": 2})
     collection.set_default(b"1000:a")
     collection.remove_expired([uuids[b"1000:a"]], 10)
@@ -283,7 +285,7 @@ def test_the_default_stays_right(collection: Collection) -> None:
     assert collection.default_name == collection.shared_default() == b"1000:a"
 
 
-def test_an_unavailable_ccache_stays(collection: Collection) -> None:
+def test_unavailable_ccache_never_expires(collection: Collection) -> None:
     """A ccache whose secrets cannot be read is never removed for its age."""
     collection.unavailable[b"1000:broken"] = b"u" * 16
     before = contents.contents(collection)

@@ -1,4 +1,4 @@
-"""Which ccache is the default: the chosen one, or the one that takes its place."""
+"""The current default: the chosen ccache, or the one that takes its place."""
 
 import pytest
 
@@ -21,8 +21,8 @@ def fill(collection: Collection, name: bytes, *credentials: Credential, kdc_offs
     collection.replace(name, ALICE, kdc_offset, credentials, None)
 
 
-def test_chosen_default_that_exists_is_the_answer(collection: Collection) -> None:
-    """A ccache of the chosen name is the default, however short its ticket; unchosen, `<uid>` is."""
+def test_chosen_default_that_exists_is_the_default(collection: Collection) -> None:
+    """A ccache of the chosen name is the default, however soon its ticket ends; else `<uid>` is."""
     fill(collection, b"1000", ticket(ends=1600))
     fill(collection, b"1000:a", ticket(ends=9000))
     assert collection.shared_default() == b"1000"
@@ -32,7 +32,7 @@ def test_chosen_default_that_exists_is_the_answer(collection: Collection) -> Non
 
 
 def test_empty_collection_keeps_the_chosen_name(collection: Collection) -> None:
-    """Without any ccache the chosen name is the answer, also after the ccache was destroyed."""
+    """Without any ccache the chosen name is the default, also after its ccache was destroyed."""
     assert collection.shared_default() == b"1000"
     fill(collection, b"1000:a")
     collection.set_default(b"1000:a")
@@ -41,13 +41,13 @@ def test_empty_collection_keeps_the_chosen_name(collection: Collection) -> None:
 
 
 def test_sole_ccache_is_the_default_without_a_choice(collection: Collection) -> None:
-    """A ccache made in an empty collection under any name is the default."""
+    """The only ccache of a collection is the default, whatever its name is."""
     fill(collection, b"1000:x")
     assert collection.shared_default() == b"1000:x"
 
 
-def test_existing_own_name_is_not_displaced(collection: Collection) -> None:
-    """A ccache `<uid>` stays the default beside one whose TGT ends later."""
+def test_own_name_stays_the_default(collection: Collection) -> None:
+    """A ccache `<uid>` stays the default, even if the TGT of another one ends later."""
     fill(collection, b"1000", ticket(ends=1600))
     fill(collection, b"1000:x", ticket(ends=9000))
     assert collection.shared_default() == b"1000"
@@ -82,8 +82,8 @@ def test_existing_own_name_is_not_displaced(collection: Collection) -> None:
         "one without an end",
     ],
 )
-def test_ccache_whose_tgt_ends_last_stands_in(better: list[Credential], worse: list[Credential]) -> None:
-    """In whatever order they were made, and whatever the names are."""
+def test_latest_tgt_takes_the_defaults_place(better: list[Credential], worse: list[Credential]) -> None:
+    """The ccache whose TGT ends last takes the default's place, whatever their order and names are."""
     for order in ((b"1000:a", b"1000:b"), (b"1000:b", b"1000:a")):
         collection = Collection(1000, Clock())
         for name in order:
@@ -92,7 +92,7 @@ def test_ccache_whose_tgt_ends_last_stands_in(better: list[Credential], worse: l
 
 
 def test_ties_go_to_the_own_name_and_then_to_the_first(collection: Collection) -> None:
-    """Of ccaches whose TGTs end at once, `<uid>` stands in, then the one made first."""
+    """Of ccaches whose TGTs end together, `<uid>` takes the default's place, then the first one."""
     collection.set_default(b"1000:gone")
     fill(collection, b"1000:a", ticket(ends=2000))
     fill(collection, b"1000:b", ticket(ends=2000), ticket(HTTP, ends=3000))
@@ -102,14 +102,14 @@ def test_ties_go_to_the_own_name_and_then_to_the_first(collection: Collection) -
 
 
 def test_kdc_offset_does_not_count(collection: Collection) -> None:
-    """Ends are by the KDC's clock, which is the same for both: the client's was off for one of them."""
+    """Ends are compared by the KDC's clock: the offset of a client that was wrong does not count."""
     fill(collection, b"1000:a", ticket(ends=2000), kdc_offset=-10_000)
     fill(collection, b"1000:b", ticket(ends=2001), kdc_offset=10_000)
     fill(collection, b"1000:c", ticket(ends=1999))
     assert collection.shared_default() == b"1000:b"
 
 
-def test_answer_follows_every_change(collection: Collection) -> None:
+def test_default_follows_every_change_of_a_tgt(collection: Collection) -> None:
     """A TGT that is renewed, replaced, removed or moved changes which one ends last."""
     fill(collection, b"1000:a", ticket(ends=2000))
     fill(collection, b"1000:b", ticket(ends=2001))
@@ -129,8 +129,8 @@ def test_answer_follows_every_change(collection: Collection) -> None:
     assert collection.shared_default() == b"1000:b"
 
 
-def test_a_tgt_replaced_by_another_ticket_of_its_uuid(collection: Collection) -> None:
-    """A ccache that is written over keeps nothing of the TGT that it had."""
+def test_overwritten_tgt_does_not_count(collection: Collection) -> None:
+    """An overwritten ccache does not count for the TGT that it had."""
     fill(collection, b"1000:a", ticket(ends=9000))
     fill(collection, b"1000:b", ticket(ends=2000))
     fill(collection, b"1000:a", ticket(HTTP, ends=9000))
@@ -141,8 +141,8 @@ def test_a_tgt_replaced_by_another_ticket_of_its_uuid(collection: Collection) ->
     assert credentials.tgt_end == 2500
 
 
-def test_destroyed_by_name_evicted_or_reaped(collection: Collection) -> None:
-    """Whatever removes the chosen default, the ccache that is left takes its place."""
+def test_remaining_ccache_takes_the_place_of_a_removed_default(collection: Collection) -> None:
+    """Whatever removes the chosen default, the remaining ccache takes its place."""
     limited = Collection(1000, Clock(), Quotas(max_uid_ccaches=2))
     for each in (collection, limited):
         fill(each, b"1000:a", ticket(ends=1400))
@@ -156,8 +156,8 @@ def test_destroyed_by_name_evicted_or_reaped(collection: Collection) -> None:
     assert collection.default_name == limited.default_name == b"1000:a"
 
 
-def test_chosen_name_filled_again_is_the_default_again(collection: Collection) -> None:
-    """The choice outlives the ccache: made again under that name, it is the default."""
+def test_chosen_ccache_created_again_is_the_default(collection: Collection) -> None:
+    """The choice outlives the ccache: created again under that name, it is the default."""
     fill(collection, b"1000:a", ticket(ends=1600))
     fill(collection, b"1000", ticket(ends=3000))
     collection.set_default(b"1000:a")
@@ -167,8 +167,8 @@ def test_chosen_name_filled_again_is_the_default_again(collection: Collection) -
     assert collection.shared_default() == b"1000:a"
 
 
-def test_only_usable_ccaches_stand_in(collection: Collection) -> None:
-    """A ccache of a label that may not be used neither is the default nor takes its place."""
+def test_only_usable_ccaches_are_defaults(collection: Collection) -> None:
+    """A ccache with a label that may not be used neither is the default nor takes its place."""
     for name, label, ends in (
         (b"1000", "hidden", 9000),
         (b"1000:a", "mine", 1600),
@@ -181,7 +181,7 @@ def test_only_usable_ccaches_stand_in(collection: Collection) -> None:
 
 
 def test_a_damaged_default_is_still_the_default(collection: Collection) -> None:
-    """A ccache whose secrets cannot be read keeps its place: its user has to be told."""
+    """A ccache whose secrets cannot be read stays the default, so that its user gets an error."""
     fill(collection, b"1000:a", ticket())
     collection.unavailable[b"1000"] = bytes(16)
     assert collection.shared_default() == b"1000"
@@ -205,7 +205,7 @@ def destroyed(collection: Collection) -> Collection:
 
 
 def test_nothing_takes_the_place_of_a_destroyed_default(destroyed: Collection) -> None:
-    """Not even a ccache that is made later, or that ends later."""
+    """After a plain kdestroy no ccache takes the default's place, not even a new or longer-lived one."""
     assert destroyed.shared_default() == b"1000:x"
     fill(destroyed, b"1000:b", ticket(ends=9000))
     destroyed.destroy(b"1000:a")
@@ -213,8 +213,8 @@ def test_nothing_takes_the_place_of_a_destroyed_default(destroyed: Collection) -
 
 
 @pytest.mark.parametrize("way", ["filled", "moved", "chosen", "chosen again", "emptied"])
-def test_destroyed_default_ends(destroyed: Collection, way: str) -> None:
-    """It ends when a ccache of its name is made, when one is chosen, and when the collection is empty."""
+def test_mark_of_a_destroyed_default_ends(destroyed: Collection, way: str) -> None:
+    """The mark is removed when its ccache is created, a default is chosen, or the collection is empty."""
     if way == "filled":
         fill(destroyed, b"1000:x")
     elif way == "moved":
@@ -234,8 +234,8 @@ def test_destroyed_default_ends(destroyed: Collection, way: str) -> None:
     assert not changes[-1].defaults.destroyed
 
 
-def test_destroyed_default_of_a_range_is_its_own(collection: Collection) -> None:
-    """The shared default and that of a range are destroyed by themselves."""
+def test_destroyed_default_of_a_range_affects_no_other(collection: Collection) -> None:
+    """The shared default and that of a range are marked as destroyed independently."""
     fill(collection, b"1000:a", ticket())
     collection.set_default(b"1000:x", C1)
     collection.keep_destroyed(C1)
@@ -245,8 +245,8 @@ def test_destroyed_default_of_a_range_is_its_own(collection: Collection) -> None
     assert not collection.is_destroyed(C1)
 
 
-def test_renaming_the_only_ccache_empties_nothing(collection: Collection) -> None:
-    """A move within a collection of one ccache leaves what ranges have destroyed as it is."""
+def test_renaming_the_only_ccache_keeps_the_marks(collection: Collection) -> None:
+    """A rename in a collection of one ccache keeps the marks of destroyed defaults."""
     fill(collection, b"1000:a", ticket())
     collection.set_default(b"1000:x", C1)
     collection.keep_destroyed(C1)
@@ -254,8 +254,8 @@ def test_renaming_the_only_ccache_empties_nothing(collection: Collection) -> Non
     assert collection.is_destroyed(C1)
 
 
-def test_bounded_with_their_ranges(collection: Collection) -> None:
-    """What ranges have destroyed is forgotten with their defaults."""
+def test_marks_are_forgotten_with_their_ranges(collection: Collection) -> None:
+    """The mark of a destroyed default is forgotten with the default of its range."""
     for number in range(100):
         collection.set_default(b"1000:x", f"s0:c{number}")
         collection.keep_destroyed(f"s0:c{number}")

@@ -1,4 +1,4 @@
-"""Quotas: at the limit all is right, one byte or ccache over it is EDQUOT, and nothing has changed."""
+"""Quotas: the limit itself is allowed; one byte or ccache more is EDQUOT, and changes nothing."""
 
 import errno
 from collections.abc import Callable
@@ -58,7 +58,7 @@ def assert_refused(collection: Collection, option: str, owner: str, attempt: Cal
 
 
 def test_size_of_a_ccache() -> None:
-    """A ccache's size is that of its credentials' bytes and its principal's."""
+    """The size of a ccache is that of its credentials, its principal and the overhead."""
     collection = collection_of(200, 300, quotas=Quotas())
     assert existing(collection, b"1000").size == PRINCIPAL_SIZE + 500
 
@@ -80,7 +80,7 @@ def test_size_of_a_ccache_at_the_limit() -> None:
 
 
 def test_size_of_a_collection_at_the_limit() -> None:
-    """A UID's ccaches together may be exactly as large as max_uid_size."""
+    """All ccaches of a UID together may be exactly as large as max_uid_size."""
     quotas = Quotas(max_uid_size=2 * PRINCIPAL_SIZE + 500)
     collection = collection_of(200, quotas=quotas)
     other = collection.initialize(b"1000:other", ALICE, None)
@@ -97,8 +97,8 @@ def test_size_of_a_collection_at_the_limit() -> None:
     collection.store(other, credential_of_size(200, HTTP))
 
 
-def test_principal_counts() -> None:
-    """An INITIALIZE for a longer principal counts what it is longer by."""
+def test_longer_principal_counts() -> None:
+    """An INITIALIZE for a longer principal counts the difference."""
     longer = principal("alice/x")
     size = len(principal_bytes(longer))
     collection = collection_of(quotas=Quotas(max_uid_size=size))
@@ -113,8 +113,8 @@ def test_principal_counts() -> None:
     )
 
 
-def test_what_was_restored_counts() -> None:
-    """After a restart the size of what is stored counts as before."""
+def test_restored_ccaches_count() -> None:
+    """After a restart the size of stored ccaches counts as before."""
     limit = PRINCIPAL_SIZE + 500
     collection = Collection(1000, Clock(), Quotas(max_uid_size=limit))
     collection.restore(list(collection_of(200, quotas=Quotas())))
@@ -125,8 +125,8 @@ def test_what_was_restored_counts() -> None:
     collection.store(ccache, credential_of_size(300))
 
 
-def test_replacing_counts_the_difference() -> None:
-    """STORE of an equal credential needs room only for what it is longer by."""
+def test_store_of_an_equal_credential_counts_the_difference() -> None:
+    """STORE of an equal credential needs room only for the difference."""
     limit = PRINCIPAL_SIZE + 250
     collection = collection_of(200, quotas=Quotas(max_ccache_size=limit, max_uid_size=limit))
     ccache = existing(collection, b"1000")
@@ -140,8 +140,8 @@ def test_replacing_counts_the_difference() -> None:
     )
 
 
-def test_what_shrinks_is_always_right() -> None:
-    """In a collection over its limits (they were lowered) everything that makes it no larger is right."""
+def test_change_that_adds_nothing_is_always_allowed() -> None:
+    """In a collection over its (lowered) limits every change is allowed that makes it no larger."""
     full = collection_of(200, 300, quotas=Quotas())
     lowered = Collection(1000, Clock(), Quotas(max_uid_ccaches=1, max_ccache_size=10, max_uid_size=10))
     lowered.restore(list(full))
@@ -155,8 +155,8 @@ def test_what_shrinks_is_always_right() -> None:
     assert len(lowered) == 0
 
 
-def test_room_is_given_back() -> None:
-    """What REMOVE_CRED, INITIALIZE, REPLACE and DESTROY took away is room again, to the byte."""
+def test_removed_contents_free_their_room() -> None:
+    """The bytes that REMOVE_CRED, INITIALIZE, REPLACE and DESTROY free can be used again, exactly."""
     limit = PRINCIPAL_SIZE + 500
     collection = collection_of(500, quotas=Quotas(max_ccache_size=limit, max_uid_size=limit))
 
@@ -185,8 +185,8 @@ def test_room_is_given_back() -> None:
         )
 
 
-def test_replace_at_the_limit() -> None:
-    """REPLACE needs room only for what is then more, in the ccache and in the collection."""
+def test_replace_needs_room_for_the_difference() -> None:
+    """REPLACE needs room only for the difference, in the ccache and in the collection."""
     limit = PRINCIPAL_SIZE + 500
     collection = collection_of(500, quotas=Quotas(max_ccache_size=limit, max_uid_size=limit))
     collection.replace(b"1000", ALICE, 0, [credential_of_size(250), credential_of_size(250, HTTP)], None)
@@ -208,14 +208,14 @@ def test_replace_at_the_limit() -> None:
 
 
 def test_replace_counts_equal_credentials_once() -> None:
-    """Of credentials that equal each other only the one that is kept takes room."""
+    """Of equal credentials only the one that is kept counts."""
     collection = collection_of(quotas=Quotas(max_ccache_size=PRINCIPAL_SIZE + 300))
     collection.replace(b"1000", ALICE, 0, [credential_of_size(200), credential_of_size(200)], None)
     assert existing(collection, b"1000").size == PRINCIPAL_SIZE + 200
 
 
-def test_number_of_ccaches() -> None:
-    """A UID may have exactly max_uid_ccaches; emptying or replacing one of them goes on to work."""
+def test_number_of_ccaches_of_a_uid_at_the_limit() -> None:
+    """A UID may have exactly max_uid_ccaches; emptying or replacing one of them is still allowed."""
     collection = Collection(1000, Clock(), Quotas(max_uid_ccaches=2))
     collection.initialize(b"1000", ALICE, None)
     collection.initialize(b"1000:a", ALICE, None)
@@ -243,8 +243,8 @@ def test_unavailable_ccaches_count() -> None:
     collection.initialize(b"1000", ALICE, None)
 
 
-def test_number_of_all_ccaches() -> None:
-    """All UIDs together may have exactly max_ccaches, and one that goes makes room for one of any UID."""
+def test_number_of_all_ccaches_at_the_limit() -> None:
+    """All UIDs together may have exactly max_ccaches; a removed one makes room for one of any UID."""
     ccache_count = CCacheCount(0)
     mine, theirs = (Collection(uid, Clock(), Quotas(max_ccaches=2), ccache_count) for uid in (1000, 2000))
     mine.initialize(b"1000", ALICE, None)
@@ -258,8 +258,8 @@ def test_number_of_all_ccaches() -> None:
     assert ccache_count.total == 2
 
 
-def test_without_limits() -> None:
-    """0 is no limit."""
+def test_zero_is_no_limit() -> None:
+    """0 means no limit."""
     collection = Collection(1000, Clock(), Quotas(), CCacheCount(10**9))
     for number in range(200):
         ccache = collection.initialize(b"1000:%d" % number, ALICE, None)
@@ -267,8 +267,8 @@ def test_without_limits() -> None:
     assert len(collection) == 200
 
 
-def test_move_within_a_full_collection() -> None:
-    """MOVE_CACHE within a collection that is full in every way is a change of names, and has room."""
+def test_rename_in_a_full_collection() -> None:
+    """MOVE_CACHE within a full collection is a rename, and needs no room."""
     ccache_count = CCacheCount(0)
     limit = PRINCIPAL_SIZE + 200
     quotas = Quotas(max_ccaches=2, max_uid_ccaches=2, max_ccache_size=limit, max_uid_size=2 * limit)
@@ -287,8 +287,8 @@ def test_move_within_a_full_collection() -> None:
     [Quotas(max_uid_ccaches=1), Quotas(max_ccaches=1), Quotas(max_ccache_size=100), Quotas(max_uid_size=100)],
     ids=["max_uid_ccaches", "max_ccaches", "max_ccache_size", "max_uid_size"],
 )
-def test_move_within_a_collection_over_its_limits(quotas: Quotas) -> None:
-    """MOVE_CACHE takes no room, so it is right even where the limits have been lowered since."""
+def test_rename_in_a_collection_over_its_limits(quotas: Quotas) -> None:
+    """A rename needs no room, so it is allowed even if the limits have been lowered."""
     full = collection_of(200, quotas=Quotas())
     full.initialize(b"1000:a", ALICE, None)
     collection = Collection(1000, Clock(), quotas, CCacheCount(2))
@@ -310,8 +310,8 @@ def test_move_within_a_collection_over_its_limits(quotas: Quotas) -> None:
         ("max_uid_size", Quotas(max_uid_size=2 * PRINCIPAL_SIZE + 199)),
     ],
 )
-def test_move_into_a_full_collection(option: str, quotas: Quotas) -> None:
-    """MOVE_CACHE into another UID's collection needs room there; refused, both are as they were."""
+def test_move_to_another_uid_needs_room_there(option: str, quotas: Quotas) -> None:
+    """MOVE_CACHE into another UID's collection needs room there; refused, it changes neither."""
     source = collection_of(200, quotas=Quotas())
     target = Collection(2000, Clock(), quotas)
     target.initialize(b"2000", ALICE, None)
@@ -322,8 +322,8 @@ def test_move_into_a_full_collection(option: str, quotas: Quotas) -> None:
     assert source.take_changes() == []
 
 
-def test_move_across_collections_keeps_the_total() -> None:
-    """MOVE_CACHE into another UID's collection makes no more ccaches: max_ccaches does not hinder it."""
+def test_move_to_another_uid_keeps_the_total() -> None:
+    """MOVE_CACHE into another UID's collection creates no additional ccache, so max_ccaches allows it."""
     ccache_count = CCacheCount(0)
     source, target = (Collection(uid, Clock(), Quotas(max_ccaches=1), ccache_count) for uid in (1000, 2000))
     source.initialize(b"1000", ALICE, None)
@@ -331,8 +331,8 @@ def test_move_across_collections_keeps_the_total() -> None:
     assert (names(source), names(target), ccache_count.total) == ([], [b"2000"], 1)
 
 
-def test_what_was_stored_before_counts() -> None:
-    """A collection that was read from the store counts towards max_uid_size as if it had been filled."""
+def test_collection_from_the_store_counts() -> None:
+    """A collection that was read from the store counts towards max_uid_size."""
     full = collection_of(200, quotas=Quotas())
     collection = Collection(1000, Clock(), Quotas(max_uid_size=PRINCIPAL_SIZE + 400))
     collection.restore(list(full))
@@ -453,8 +453,8 @@ KIB = 1024
         (Quotas(max_uid_size=5 * KIB), "max_uid_size reached by UID 1000: 6 KiB needed, 5 KiB allowed"),
     ],
 )
-def test_refusal_says_how_much_of_how_much(quotas: Quotas, reason: str) -> None:
-    """A refusal names the option, whose limit it is, what there is or would be, and the limit."""
+def test_refusal_names_the_limit_and_the_amount(quotas: Quotas, reason: str) -> None:
+    """A refusal names the option, the limit's owner, the needed amount, and the limit."""
     collection = Collection(1000, Clock(), quotas, CCacheCount(7))
     collection.restore(list(collection_of(quotas=Quotas())))
     with pytest.raises(KcmError) as caught:
@@ -477,8 +477,8 @@ def servers(collection: Collection) -> list[Principal]:
 
 
 @pytest.mark.parametrize("option", ["max_ccache_credentials", "max_uid_credentials"])
-def test_number_of_credentials_at_the_limit(option: str) -> None:
-    """At the limit a STORE of another credential removes the oldest service ticket, and no more."""
+def test_store_at_the_limit_evicts_the_oldest_ticket(option: str) -> None:
+    """At the limit a STORE of another credential evicts the oldest service ticket, and no more."""
     collection = filled(2, Quotas(**{option: 4}))
     ccache = existing(collection, b"1000")
     collection.store(ccache, credential(service(2)))
@@ -495,7 +495,7 @@ def test_number_of_credentials_at_the_limit(option: str) -> None:
     ("option", "owner"), [("max_ccache_credentials", "ccache 1000"), ("max_uid_credentials", "UID 1000")]
 )
 def test_too_many_credentials_are_refused(option: str, owner: str) -> None:
-    """A REPLACE beyond the number, or a STORE beside TGTs alone, is EDQUOT."""
+    """A REPLACE beyond the number, or a STORE into a ccache of TGTs only, is EDQUOT."""
     collection = filled(0, Quotas(**{option: 2}))
     ccache = existing(collection, b"1000")
     three = [credential(service(each)) for each in range(3)]
@@ -530,8 +530,8 @@ def test_number_of_all_credentials_of_a_uid() -> None:
         Quotas(max_uid_size=1000),
     ],
 )
-def test_what_is_beyond_a_limit_stays_and_cannot_grow(quotas: Quotas) -> None:
-    """A ccache of an earlier version that is beyond a limit loses one ticket for each that comes, no more."""
+def test_ccache_beyond_a_limit_cannot_grow(quotas: Quotas) -> None:
+    """A ccache of an earlier version beyond a limit loses one ticket for each new one, and no more."""
     collection = filled(9, quotas)
     ccache = existing(collection, b"1000")
     collection.store(ccache, credential(service(9)))

@@ -1,4 +1,4 @@
-"""Room before refusal: what goes, in which order, no more than is needed, and nothing where it is refused."""
+"""Room for a change: which ccaches and tickets are evicted, in which order, and never in vain."""
 
 import errno
 from collections.abc import Callable
@@ -71,8 +71,8 @@ VALID, EXPIRED, LONG_EXPIRED = [ticket(ends=2000)], [ticket(ends=1400)], [ticket
         ("max_uid_size", Quotas(max_uid_size=4 * (P + 200))),
     ],
 )
-def test_the_ccache_that_expired_first_goes(option: str, quotas: Quotas) -> None:
-    """An expired ccache makes room for a new one: the one that expired first, and only one."""
+def test_ccache_that_expired_first_is_evicted(option: str, quotas: Quotas) -> None:
+    """A new ccache evicts the one that expired first, and only that one."""
     ccaches = {b"1000:v": VALID, b"1000:e": EXPIRED, b"1000:l": LONG_EXPIRED, b"1000:w": VALID}
     collection = collection_of(ccaches, quotas, 4)
     collection.replace(b"1000:new", ALICE, 0, VALID, None)
@@ -85,16 +85,16 @@ def test_the_ccache_that_expired_first_goes(option: str, quotas: Quotas) -> None
     assert_refused(collection, lambda: collection.replace(b"1000:newest", ALICE, 0, VALID, None))
 
 
-def test_initialize_makes_room() -> None:
-    """INITIALIZE of a new ccache is given room as REPLACE is."""
+def test_initialize_evicts_as_replace_does() -> None:
+    """INITIALIZE of a new ccache evicts an expired one, as REPLACE does."""
     collection = collection_of({b"1000:e": EXPIRED}, Quotas(max_uid_ccaches=1))
     collection.initialize(b"1000", ALICE, None)
     assert names(collection) == [b"1000"]
     assert removals_in(collection.take_changes()) == [Removal(b"1000:e", "max_uid_ccaches")]
 
 
-def test_those_that_expired_at_once_go_in_their_order() -> None:
-    """Of ccaches that expired in the same second the one stored first goes first."""
+def test_ccaches_that_expired_together_are_evicted_in_order() -> None:
+    """Of ccaches that expired in the same second the first stored one is evicted first."""
     collection = collection_of({b"1000:b": EXPIRED, b"1000:a": EXPIRED}, Quotas(max_uid_ccaches=2))
     collection.initialize(b"1000", ALICE, None)
     assert names(collection) == [b"1000:a", b"1000"]
@@ -112,16 +112,16 @@ def test_those_that_expired_at_once_go_in_their_order() -> None:
     ],
     ids=["valid", "almost expired", "one valid", "without an end", "empty", "configuration alone"],
 )
-def test_other_ccaches_stay(tickets: list[Credential]) -> None:
-    """A ccache with a ticket that is valid never makes room, nor one that was initialised a moment ago."""
+def test_valid_and_new_ccaches_are_never_evicted(tickets: list[Credential]) -> None:
+    """A ccache with a valid ticket is never evicted, nor one that was just initialised."""
     quotas = Quotas(max_uid_ccaches=1, max_uid_size=1000)
     collection = collection_of({b"1000": tickets}, quotas)
     assert_refused(collection, lambda: collection.initialize(b"1000:a", ALICE, None))
 
 
 @pytest.mark.parametrize("entries", [[], [configuration(b"x", b"y")]], ids=["nothing", "configuration"])
-def test_abandoned_ccaches_make_room(entries: list[Credential]) -> None:
-    """A ccache that has had no ticket for more than a minute makes room, after the expired ones."""
+def test_abandoned_ccaches_are_evicted(entries: list[Credential]) -> None:
+    """A ccache without tickets for more than a minute is evicted, after the expired ones."""
     clock = Clock(NOW)
     collection = Collection(1000, clock, Quotas(max_uid_ccaches=2))
     collection.replace(b"1000:empty", ALICE, 0, entries, None)
@@ -140,8 +140,8 @@ def test_abandoned_ccaches_make_room(entries: list[Credential]) -> None:
     ]
 
 
-def test_the_oldest_abandoned_ccache_goes_first() -> None:
-    """Of ccaches without tickets the one that has had none for longest goes, also after a restart."""
+def test_oldest_abandoned_ccache_is_evicted_first() -> None:
+    """Of ccaches without tickets the one that lost them first is evicted, also after a restart."""
     clock = Clock(NOW)
     written = Collection(1000, clock)
     for age, name in enumerate((b"1000:b", b"1000:a", b"1000:c")):
@@ -159,8 +159,8 @@ def test_the_oldest_abandoned_ccache_goes_first() -> None:
     assert removed == [b"1000:a", b"1000:c", b"1000:b"]
 
 
-def test_abandoned_ccaches_before_tickets() -> None:
-    """A ccache without tickets goes before the ccache written loses a ticket."""
+def test_abandoned_ccaches_are_evicted_before_tickets() -> None:
+    """A ccache without tickets is evicted before tickets of the ccache that is written."""
     clock = Clock(NOW)
     collection = Collection(1000, clock, Quotas(max_uid_size=P + 600))
     collection.initialize(b"1000:empty", ALICE, None)
@@ -171,23 +171,23 @@ def test_abandoned_ccaches_before_tickets() -> None:
     assert servers(collection) == [TGS, OLD.server, HTTP]
 
 
-def test_a_ticket_ends_at_its_endtime() -> None:
+def test_ticket_has_expired_at_its_endtime() -> None:
     """In the second of its endtime a ticket has expired."""
     collection = collection_of({b"1000:e": [ticket(ends=NOW)]}, Quotas(max_uid_ccaches=1))
     collection.initialize(b"1000", ALICE, None)
     assert names(collection) == [b"1000"]
 
 
-def test_by_the_kdcs_clock_still_valid() -> None:
-    """A ccache whose tickets are valid yet by the KDC offset it has does not make room."""
+def test_ccache_valid_by_the_kdcs_clock_is_not_evicted() -> None:
+    """A ccache whose tickets are still valid by its KDC offset is not evicted."""
     collection = collection_of({b"1000": EXPIRED}, Quotas(max_uid_ccaches=1))
     collection.set_kdc_offset(existing(collection, b"1000"), -200)
     collection.take_changes()
     assert_refused(collection, lambda: collection.initialize(b"1000:a", ALICE, None))
 
 
-def test_the_ccache_written_stays() -> None:
-    """The ccache that is written does not go itself, nor its TGT, though all in it has expired."""
+def test_written_ccache_is_not_evicted() -> None:
+    """The ccache that is written is not evicted, nor its TGT, even if all in it has expired."""
     quotas = Quotas(max_uid_size=P + 300)
     collection = collection_of({b"1000": EXPIRED}, quotas)
     ccache = existing(collection, b"1000")
@@ -195,8 +195,8 @@ def test_the_ccache_written_stays() -> None:
     assert_refused(collection, lambda: collection.replace(b"1000", ALICE, 0, [*VALID, ticket(HTTP)], None))
 
 
-def test_unavailable_ccaches_stay() -> None:
-    """A ccache that cannot be read counts, and does not go."""
+def test_unavailable_ccaches_are_never_evicted() -> None:
+    """A ccache that cannot be read counts, and is never evicted."""
     collection = collection_of({b"1000:e": EXPIRED}, Quotas(max_uid_ccaches=2))
     collection.unavailable[b"1000:broken"] = bytes(16)
     collection.initialize(b"1000", ALICE, None)
@@ -206,8 +206,8 @@ def test_unavailable_ccaches_stay() -> None:
     assert collection.unavailable == {b"1000:broken": bytes(16)}
 
 
-def test_as_many_as_are_needed() -> None:
-    """Where the limits have been lowered as many go as it takes; where that is not enough, none does."""
+def test_only_as_many_as_needed_are_evicted() -> None:
+    """Under lowered limits as many ccaches as needed are evicted; if all do not suffice, none is."""
     ccaches = {b"1000:%d" % number: EXPIRED for number in range(3)} | {b"1000": VALID}
     collection = collection_of(ccaches, Quotas(max_uid_ccaches=2))
     collection.initialize(b"1000:new", ALICE, None)
@@ -216,8 +216,8 @@ def test_as_many_as_are_needed() -> None:
     assert_refused(collection, lambda: collection.initialize(b"1000:new", ALICE, None))
 
 
-def test_one_limit_of_two_cannot_be_met() -> None:
-    """Nothing goes for one limit where another one refuses the change all the same."""
+def test_refused_change_evicts_nothing() -> None:
+    """Nothing is evicted for one limit if another one refuses the change."""
     quotas = Quotas(max_uid_ccaches=1, max_ccache_size=P + 200)
     collection = collection_of({b"1000": EXPIRED}, quotas)
     assert_refused(collection, lambda: collection.replace(b"1000:a", ALICE, 0, [ticket(size=201)], None))
@@ -225,8 +225,8 @@ def test_one_limit_of_two_cannot_be_met() -> None:
     assert names(collection) == [b"1000:a"]
 
 
-def test_the_default_stays() -> None:
-    """A default that named the only ccache goes on naming it, as the collection was at no time empty."""
+def test_eviction_keeps_the_default() -> None:
+    """A default that named the only ccache stays, because the collection was never empty."""
     collection = collection_of({b"1000:e": EXPIRED}, Quotas(max_uid_ccaches=1))
     collection.set_default(b"1000:e")
     collection.initialize(b"1000", ALICE, None)
@@ -234,8 +234,8 @@ def test_the_default_stays() -> None:
     assert collection.default_name == b"1000:e"
 
 
-def test_others_do_not_make_room() -> None:
-    """max_ccaches takes nothing from another UID."""
+def test_other_uids_ccaches_are_not_evicted() -> None:
+    """max_ccaches evicts nothing from another UID."""
     ccache_count = CCacheCount(0)
     mine, theirs = (Collection(uid, Clock(NOW), Quotas(max_ccaches=2), ccache_count) for uid in (1000, 2000))
     mine.replace(b"1000", ALICE, 0, VALID, None)
@@ -246,8 +246,8 @@ def test_others_do_not_make_room() -> None:
     assert (names(theirs), ccache_count.total) == ([b"2000:a"], 2)
 
 
-def test_move_makes_room() -> None:
-    """MOVE_CACHE into another UID's collection: expired ccaches there go, and what is moved stays whole."""
+def test_move_to_another_uid_evicts_there() -> None:
+    """MOVE_CACHE into another UID's collection evicts expired ccaches there; the moved one is complete."""
     source = collection_of({b"1000": [*VALID, ticket(HTTP)], b"1000:e": EXPIRED}, Quotas())
     target = Collection(2000, Clock(NOW), Quotas(max_uid_ccaches=1, max_uid_size=P + 400))
     target.replace(b"2000", ALICE, 0, EXPIRED, None)
@@ -273,8 +273,8 @@ WITHOUT_TIMES = ticket(service(1), authtime=0, issued=0, ends=0)
 
 
 @pytest.mark.parametrize("option", ["max_ccache_size", "max_uid_size"])
-def test_the_ticket_issued_first_goes(option: str) -> None:
-    """The service ticket that was issued first makes room for another, and only as many go as it takes."""
+def test_service_ticket_issued_first_is_evicted(option: str) -> None:
+    """The service ticket that was issued first is evicted for another, and no more than needed."""
     quotas = Quotas()._replace(**{option: P + 1000})
     full = [OLD, ticket(TGS, issued=1), OLDEST, CROSS_REALM, OLDER]
     collection = collection_of({b"1000": full}, quotas)
@@ -287,8 +287,8 @@ def test_the_ticket_issued_first_goes(option: str) -> None:
     assert removals_in(collection.take_changes()) == [Removal(b"1000", option, 2)]
 
 
-def test_tgts_and_other_entries_stay() -> None:
-    """Neither a TGT, of any realm, nor an entry that is no ticket makes room, however old."""
+def test_tgts_and_entries_are_never_evicted() -> None:
+    """Neither a TGT, of any realm, nor an entry that is no ticket is evicted, however old it is."""
     kept = [CONFIGURATION, GSSPROXY, WITHOUT_TIMES, ticket(TGS, issued=1, ends=2), CROSS_REALM]
     size = P + sum(len(credential.blob) for credential in kept)
     collection = collection_of({b"1000": kept}, Quotas(max_ccache_size=size))
@@ -297,15 +297,15 @@ def test_tgts_and_other_entries_stay() -> None:
 
 
 @pytest.mark.parametrize("new", [ticket(), configuration(b"a", b"b"), ticket(HTTP)])
-def test_everything_is_given_room(new: Credential) -> None:
-    """A TGT and a configuration entry are given room as a service ticket is."""
+def test_any_credential_evicts_service_tickets(new: Credential) -> None:
+    """A TGT and a configuration entry evict service tickets as another service ticket does."""
     collection = collection_of({b"1000": [OLD]}, Quotas(max_ccache_size=P + 200))
     collection.store(existing(collection, b"1000"), new)
     assert servers(collection) == [new.server]
 
 
-def test_the_authtime_where_there_is_no_starttime() -> None:
-    """A ticket without a starttime was issued at its authtime; of those issued at once the first one goes."""
+def test_ticket_without_a_starttime_was_issued_at_its_authtime() -> None:
+    """A ticket without a starttime was issued at its authtime; of equal ones the first is evicted."""
     given = [
         ticket(service(1), issued=0, authtime=500),
         ticket(service(2), issued=499, authtime=600),
@@ -322,8 +322,8 @@ def test_the_authtime_where_there_is_no_starttime() -> None:
     assert gone == [service(4), service(2), service(3), service(1)]
 
 
-def test_a_replaced_ticket_keeps_its_place() -> None:
-    """Of tickets issued at once the one stored first goes, though it has been stored anew since."""
+def test_replaced_ticket_keeps_its_place_in_the_eviction() -> None:
+    """Of tickets issued together the first stored one is evicted, even if it was replaced since."""
     given = [ticket(service(number)) for number in range(3)]
     collection = collection_of({b"1000": given}, Quotas(max_ccache_size=P + 600))
     ccache = existing(collection, b"1000")
@@ -334,8 +334,8 @@ def test_a_replaced_ticket_keeps_its_place() -> None:
     assert servers(collection) == [service(2), service(3), service(4)]
 
 
-def test_a_full_ccache_is_looked_through_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a ccache that is full a STORE looks at the ticket that comes, and not at all that are there."""
+def test_store_into_a_full_ccache_scans_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A STORE into a full ccache examines the new ticket, and not all that are stored."""
     full = [ticket(service(number)) for number in range(500)]
     collection = collection_of({b"1000": full}, Quotas(max_ccache_size=P + 500 * 200))
     ccache = existing(collection, b"1000")
@@ -353,8 +353,8 @@ def test_a_full_ccache_is_looked_through_once(monkeypatch: pytest.MonkeyPatch) -
     assert len(looked) == 500 + 10
 
 
-def test_the_ticket_stored_stays() -> None:
-    """A ticket that grows makes room of others and not of itself."""
+def test_stored_ticket_does_not_evict_itself() -> None:
+    """A ticket that grows evicts others and not itself."""
     collection = collection_of({b"1000": [OLDEST, OLD]}, Quotas(max_ccache_size=P + 400))
     ccache = existing(collection, b"1000")
     collection.store(ccache, ticket(OLDEST.server, issued=998, size=201))
@@ -363,8 +363,8 @@ def test_the_ticket_stored_stays() -> None:
     assert_refused(collection, lambda: collection.store(ccache, ticket(OLDEST.server, size=401)))
 
 
-def test_not_what_would_not_be_enough() -> None:
-    """A ticket too large for any room takes nothing with it."""
+def test_ticket_that_never_fits_evicts_nothing() -> None:
+    """A ticket that is too large for any room evicts nothing."""
     collection = collection_of({b"1000": [OLD, *VALID]}, Quotas(max_ccache_size=P + 400))
     ccache = existing(collection, b"1000")
     assert_refused(collection, lambda: collection.store(ccache, ticket(HTTP, size=201)))
@@ -373,8 +373,8 @@ def test_not_what_would_not_be_enough() -> None:
 
 
 @pytest.mark.parametrize("name", [b"1000", b"1000:new"])
-def test_what_is_sent_whole_is_taken_whole(name: bytes) -> None:
-    """REPLACE over a size is refused: neither are tickets of what is sent left out, nor others removed."""
+def test_replace_is_complete_or_refused(name: bytes) -> None:
+    """A REPLACE over a limit is refused: no ticket of it is left out, and none is evicted."""
     quotas = Quotas(max_ccache_size=P + 400, max_uid_size=2 * P + 500)
     collection = collection_of({b"1000": [OLD, OLDER], b"1000:e": EXPIRED}, quotas)
     sent = [*VALID, ticket(HTTP), ticket(service(9), size=150)]
@@ -382,15 +382,15 @@ def test_what_is_sent_whole_is_taken_whole(name: bytes) -> None:
 
 
 def test_other_ccaches_keep_their_tickets() -> None:
-    """Service tickets of another ccache that is valid do not go."""
+    """Service tickets of another valid ccache are not evicted."""
     ccaches = {b"1000": [*VALID, OLDEST], b"1000:a": VALID}
     collection = collection_of(ccaches, Quotas(max_uid_size=2 * P + 600))
     written = existing(collection, b"1000:a")
     assert_refused(collection, lambda: collection.store(written, ticket(HTTP)))
 
 
-def test_expired_ccaches_before_tickets() -> None:
-    """Expired ccaches go before the ccache written loses a ticket; then both go."""
+def test_expired_ccaches_are_evicted_before_tickets() -> None:
+    """Expired ccaches are evicted before tickets of the written ccache; then both are."""
     ccaches = {b"1000": [*VALID, OLD, OLDEST], b"1000:e": EXPIRED}
     limit = 2 * P + 800
     collection = collection_of(ccaches, Quotas(max_uid_size=limit))
@@ -408,8 +408,8 @@ def test_expired_ccaches_before_tickets() -> None:
     ]
 
 
-def test_tickets_that_must_go_spare_a_ccache() -> None:
-    """Where tickets have to go for max_ccache_size, no ccache goes for what they free."""
+def test_tickets_evicted_for_a_ccache_limit_spare_ccaches() -> None:
+    """If tickets have to be evicted for max_ccache_size, no ccache is evicted for the same bytes."""
     ccaches = {b"1000": [*VALID, OLD], b"1000:e": EXPIRED}
     quotas = Quotas(max_ccache_size=P + 400, max_uid_size=2 * P + 600)
     collection = collection_of(ccaches, quotas)
@@ -418,8 +418,8 @@ def test_tickets_that_must_go_spare_a_ccache() -> None:
     assert removals_in(collection.take_changes()) == [Removal(b"1000", "max_ccache_size", 1)]
 
 
-def test_the_last_ticket_made_room() -> None:
-    """A ccache that has lost its last ticket, for configuration, waits for tickets from then on."""
+def test_ccache_that_lost_its_last_ticket_is_empty() -> None:
+    """A ccache whose last ticket was evicted for an entry counts as empty from then on."""
     collection = collection_of({b"1000": [OLD]}, Quotas(max_ccache_size=P + 200))
     ccache = existing(collection, b"1000")
     collection.store(ccache, CONFIGURATION)

@@ -1,4 +1,4 @@
-"""Room before refusal, in any sequence of changes, beside a model without any cleverness."""
+"""Evictions in any sequence of changes, compared with a simple model."""
 
 import errno
 from collections.abc import Callable
@@ -168,8 +168,8 @@ limits = st.builds(
 
 @settings(max_examples=120)
 @given(limits, st.lists(steps, min_size=20, max_size=30))
-def test_as_the_model_does(quotas: Quotas, sequence: list[tuple[str, bytes, list[Entry]]]) -> None:
-    """After each change there is what the model has, whether it was taken or refused; the tallies hold."""
+def test_evictions_agree_with_a_model(quotas: Quotas, sequence: list[tuple[str, bytes, list[Entry]]]) -> None:
+    """After each change the collection has what the model has, and the counters are right."""
     clock = Clock(0)
     ccache_count = CCacheCount(0)
     collection = Collection(1000, clock, quotas, ccache_count)

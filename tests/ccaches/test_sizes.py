@@ -1,4 +1,4 @@
-"""Sizes are those of memory: what quotas count is about what a ccache takes up."""
+"""Sizes: quotas count about as many bytes as a ccache takes up in memory."""
 
 import gc
 import tracemalloc
@@ -49,8 +49,8 @@ def memory_of(fill: Callable[[], Any]) -> tuple[int, Any]:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_credential_counts_what_it_takes_up(variant: str) -> None:
-    """The size of a ccache is at least 90% of its memory, with all indexes, and at most 150%."""
+def test_size_of_credentials_is_near_their_memory(variant: str) -> None:
+    """The size of a ccache is between 90 % and 150 % of its memory, with all indexes."""
 
     def fill() -> Collection:
         collection = Collection(1000, Clock())
@@ -67,8 +67,8 @@ def test_a_credential_counts_what_it_takes_up(variant: str) -> None:
     assert 0.9 * memory <= collection.size <= 1.5 * memory, collection.size / memory
 
 
-def test_a_ccache_counts_what_it_takes_up() -> None:
-    """A ccache counts for its principal and its objects as well, which its first ticket makes."""
+def test_size_of_a_ccache_includes_its_objects() -> None:
+    """A ccache also counts for its principal and objects, which its first ticket creates."""
 
     def fill() -> Collection:
         collection = Collection(1000, Clock())

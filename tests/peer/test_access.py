@@ -1,4 +1,4 @@
-"""What a peer may use, by the names and by the labels."""
+"""Access decisions, by name, by label and by level."""
 
 import errno
 
@@ -18,14 +18,14 @@ ACCESS = Access()
 
 
 @pytest.mark.parametrize("name", [b"1000", b"1000:", b"1000:x y/\xff", b"1000:2000"])
-def test_own_names(name: bytes) -> None:
-    """A peer may read and change what is under its own UID's names."""
+def test_own_names_may_be_used(name: bytes) -> None:
+    """A peer may read and change the names of its own UID."""
     assert ACCESS.collection_to_read(USER, name) == 1000
     assert ACCESS.collection_to_change(USER, name) == 1000
 
 
 @pytest.mark.parametrize("name", [b"0", b"0:x", b"2000", b"2000:1000", b"10000", b"100", b"1", b"4294967294"])
-def test_names_of_others(name: bytes) -> None:
+def test_names_of_other_uids_are_refused(name: bytes) -> None:
     """Another UID's name reads as if it did not exist, and may not be created or changed."""
     with refused(Code.FCC_NOFILE):
         ACCESS.collection_to_read(USER, name)
@@ -34,8 +34,8 @@ def test_names_of_others(name: bytes) -> None:
 
 
 @pytest.mark.parametrize("name", [b"foobar", b"1000x", b"01000", b"+1000", b":1000", b"4294967295"])
-def test_names_of_nobody(name: bytes) -> None:
-    """A name that belongs to nobody is a bad one for everybody but root."""
+def test_free_names_are_bad_names(name: bytes) -> None:
+    """A free name is CC_BADNAME for everybody except root."""
     with refused(Code.CC_BADNAME):
         ACCESS.collection_to_read(USER, name)
     with refused(Code.CC_BADNAME):
@@ -55,15 +55,15 @@ def test_names_of_nobody(name: bytes) -> None:
         (b"4294967295", 0),
     ],
 )
-def test_root(name: bytes, uid: int) -> None:
-    """Root may use every name: one under a UID belongs to that UID, a free one to root."""
+def test_root_may_use_every_name(name: bytes, uid: int) -> None:
+    """Root may use every name: one of a UID belongs to that UID, a free one to root."""
     assert ACCESS.collection_to_read(ROOT, name) == uid
     assert ACCESS.collection_to_change(ROOT, name) == uid
 
 
 @pytest.mark.parametrize("uid", [0, 1000])
 def test_length_of_names(uid: int) -> None:
-    """A name has up to 1,024 bytes; a longer one is bad for root, too. None at all is the peer's own."""
+    """A name has at most 1,024 bytes, also for root. No name at all means the peer's own UID."""
     longest = b"%d:" % uid + b"x" * (MAX_NAME - len(b"%d:" % uid))
     assert len(longest) == 1024
     assert ACCESS.collection_to_change(peer(uid), longest) == uid
@@ -74,8 +74,8 @@ def test_length_of_names(uid: int) -> None:
         assert decide(peer(uid), b"") == uid
 
 
-def test_who_lists_all() -> None:
-    """Only root lists everyone's ccaches, and only where it is configured."""
+def test_only_root_lists_everyones_ccaches() -> None:
+    """Only root lists everyone's ccaches, and only if it is configured."""
     assert not ACCESS.lists_all(ROOT)
     assert not ACCESS.lists_all(USER)
     everyones = Access(root_lists_all=True)
@@ -109,8 +109,8 @@ LABELLED = USER._replace(label="u:r:t:s0-s0:c0.c9")
 
 @pytest.mark.parametrize("label", [None, "", "nonsense", "u:r:t:s0:c1"])
 @pytest.mark.parametrize("who", [USER, LABELLED, USER._replace(label="nonsense")])
-def test_without_a_policy_labels_play_no_part(who: Peer, label: str | None) -> None:
-    """Where the kernel has no SELinux, every ccache of the UID may be read and changed, labelled or not."""
+def test_labels_do_not_count_without_a_policy(who: Peer, label: str | None) -> None:
+    """Without SELinux every ccache of the UID may be read and changed, labelled or not."""
     assert ACCESS.may_read(who, label)
     assert ACCESS.may_change(who, label)
     assert ACCESS.range_of(who) is None
@@ -119,8 +119,8 @@ def test_without_a_policy_labels_play_no_part(who: Peer, label: str | None) -> N
 
 @pytest.mark.parametrize("answer", [True, False])
 @pytest.mark.parametrize("who", [LABELLED, LABELLED._replace(uid=0)], ids=["user", "root"])
-def test_the_policy_decides(who: Peer, answer: bool) -> None:
-    """Reading and changing are decided by the policy, for root, too: the peer's own domain at the level."""
+def test_policy_decides_also_for_root(who: Peer, answer: bool) -> None:
+    """The policy decides about reads and changes, also for root: the peer's own domain at the level."""
     policy = Noting(answer)
     access = Access(policy=policy)
     assert access.may_read(who, "x:y:z:s0:c1-s0:c1.c5") is answer
@@ -132,8 +132,8 @@ def test_the_policy_decides(who: Peer, answer: bool) -> None:
 
 
 @pytest.mark.parametrize("answer", [True, False])
-def test_whose_label_stays(answer: bool) -> None:
-    """Overwritten, a ccache keeps its label if its creator could read what the peer makes."""
+def test_overwritten_ccache_keeps_a_label_that_could_read_it(answer: bool) -> None:
+    """An overwritten ccache keeps its label if its creator could read the new contents."""
     policy = Noting(answer)
     access = Access(policy=policy)
     kept = access.label_after_write(LABELLED, "x:y:z:s0:c1", LABELLED.label) == "x:y:z:s0:c1"
@@ -141,7 +141,7 @@ def test_whose_label_stays(answer: bool) -> None:
     assert policy.asked == [("x:y:z:s0:c1", "x:y:z:s0-s0:c0.c9", "read")]
 
 
-def test_whose_label_stays_unasked() -> None:
+def test_label_after_write_without_an_answer() -> None:
     """Without a policy each label stays, and so does an equal one. A missing label never stays."""
     policy = Noting(OSError(errno.EINVAL, "Invalid argument"))
     access = Access(policy=policy)
@@ -152,8 +152,8 @@ def test_whose_label_stays_unasked() -> None:
     assert access.label_after_write(LABELLED, "x:y:z:s0:c1", LABELLED.label) == LABELLED.label
 
 
-def test_a_user_who_cannot_have_categories() -> None:
-    """What sshd stored, which has all categories, is asked about at its low level for a user who has none."""
+def test_user_without_categories_is_decided_at_the_low_level() -> None:
+    """A user who may not have categories uses a ccache of all categories by its low level."""
     policy = Noting(True, *("u:r:t:s0-s0:c0.c9", "u:r:t:s0:c0"), "v:r:t:s0:c1-s0:c0.c9", "x:r:t:s0-s0:c0.c9")
     access = Access(policy=policy)
     ccache = "x:y:z:s0-s0:c0.c9"
@@ -182,10 +182,10 @@ def test_a_user_who_cannot_have_categories() -> None:
         ("u:r:t:s0", None, PolicyUnusableError("no class file")),
     ],
 )
-def test_without_an_answer_there_is_no_access(
+def test_no_answer_means_no_access(
     label: str | None, ccache: str | None, answer: bool | Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What cannot be decided is denied, and the log says so once a minute for each UID."""
+    """Without an answer access is denied, and the log says so once a minute for each UID."""
     access = Access(policy=Noting(answer))
     who = USER._replace(label=label)
     for _ in range(3):
@@ -196,8 +196,8 @@ def test_without_an_answer_there_is_no_access(
     assert "UID 1000: no answer from the SELinux policy" in record.getMessage()
 
 
-def test_a_log_line_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
-    """A label with odd characters in it does not make a line of its own in the log."""
+def test_label_does_not_break_a_log_line(caplog: pytest.LogCaptureFixture) -> None:
+    """A label with control characters does not make another line in the log."""
     assert not Access(policy=Noting()).may_read(USER._replace(label="a\nb\x1b[2J"), "c\ud800")
     assert "\n" not in caplog.text.rstrip()
     assert "\x1b" not in caplog.text
@@ -214,8 +214,8 @@ def test_a_log_line_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
         ("u:r:t", None, True),
     ],
 )
-def test_whose_default(label: str, range_: str | None, shares: bool) -> None:
-    """Peers on the lowest level share a default and may have their own by range; others do not share it."""
+def test_range_and_shared_default_by_label(label: str, range_: str | None, shares: bool) -> None:
+    """Peers on the lowest level share a default and may have one by range; others do not share it."""
     access = Access(policy=Noting())
     assert access.range_of(USER._replace(label=label)) == range_
     assert access.shares_default(USER._replace(label=label)) is shares
@@ -223,7 +223,7 @@ def test_whose_default(label: str, range_: str | None, shares: bool) -> None:
 
 @pytest.mark.parametrize("label", [None, "", "nonsense"])
 def test_no_default_without_a_label(label: str | None) -> None:
-    """A peer without a label that could be right has no default under a policy."""
+    """A peer without a valid label has no default under a policy."""
     access = Access(policy=Noting())
     for ask in (access.range_of, access.shares_default):
         with refused(Code.FCC_PERM):

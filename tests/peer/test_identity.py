@@ -1,4 +1,4 @@
-"""Who is at the other end of a socket, and what the kernel tells about that."""
+"""The identity of a peer, and the kernel's settings for it."""
 
 import errno
 import os
@@ -70,16 +70,16 @@ def connect_as(uid: int, gid: int, client: socket.socket, listener: socket.socke
         os.setegid(0)
 
 
-def test_a_real_peer() -> None:
-    """A real peer's UID, GID and process are the kernel's; without SELinux there is no label."""
+def test_identity_of_a_real_peer() -> None:
+    """The UID, GID and PID of a real peer are the kernel's; without SELinux there is no label."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         assert identify(ours, Kernel()) == Peer(os.geteuid(), os.getegid(), os.getpid(), None)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another UID")
-def test_a_peer_is_who_connected() -> None:
-    """The identity is that of the moment of connect(), also when the client has another UID later."""
+def test_identity_is_that_of_connect() -> None:
+    """The identity is that of connect(), even if the client changes its UID later."""
     with listening() as listener, socket.socket(socket.AF_UNIX) as client:
         connect_as(20001, 20002, client, listener)
         accepted, _ = listener.accept()
@@ -87,18 +87,18 @@ def test_a_peer_is_who_connected() -> None:
             assert identify(accepted, Kernel()) == Peer(20001, 20002, os.getpid(), None)
 
 
-def test_a_fake_peer() -> None:
+def test_fields_of_the_credentials() -> None:
     """Each field is read from its place, and UIDs are unsigned."""
     assert identify_fake(Kernel(), 2**32 - 2) == Peer(2**32 - 2, 100, 4711, None)
 
 
-def test_credentials_that_cannot_be_read() -> None:
+def test_peer_without_readable_credentials_is_refused() -> None:
     """A peer whose credentials cannot be read is refused."""
     assert "Not a socket" in refusal(Kernel(), OSError(errno.ENOTSOCK, "Not a socket"))
 
 
-def test_a_real_label() -> None:
-    """A real peer's label is read, or the peer is refused for what the kernel says, as it has none."""
+def test_label_of_a_real_peer() -> None:
+    """The label of a real peer is read; where it has none, the peer is refused with the kernel's reason."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         try:
@@ -108,13 +108,13 @@ def test_a_real_label() -> None:
 
 
 @pytest.mark.parametrize("packed", [b"u:r:t:s0:c1,c2\0", b"u:r:t:s0:c1,c2"])
-def test_label(packed: bytes) -> None:
-    """With SELinux the peer's label is read, whether or not it ends with a NUL."""
+def test_label_with_or_without_a_nul(packed: bytes) -> None:
+    """With SELinux the peer's label is read, with or without a NUL at its end."""
     assert identify_fake(SELINUX, label=packed).label == "u:r:t:s0:c1,c2"
 
 
-def test_label_without_selinux() -> None:
-    """Without SELinux no label is asked for: another module's would be no SELinux label."""
+def test_no_label_is_read_without_selinux() -> None:
+    """Without SELinux no label is read: another module's would not be an SELinux label."""
     assert identify_fake(Kernel(), label=b"apparmor-profile").label is None
 
 
@@ -130,22 +130,22 @@ def test_label_without_selinux() -> None:
         (b"u:r:t:s0\0:c1\0", "not an SELinux context"),
     ],
 )
-def test_never_without_a_label(label: bytes | OSError, why: str) -> None:
+def test_peer_without_a_readable_label_is_refused(label: bytes | OSError, why: str) -> None:
     """With SELinux a peer whose label cannot be read is refused: access never fails open."""
     message = refusal(SELINUX, label=label)
     assert "label" in message
     assert why in message
 
 
-def test_strangers_are_refused() -> None:
-    """In a user namespace the overflow UID is a stranger of unknown identity; others are not."""
+def test_overflow_uid_is_refused() -> None:
+    """In a user namespace the overflow UID has no known identity and is refused; others are not."""
     kernel = Kernel(overflow_uid=OVERFLOW_UID)
     assert str(OVERFLOW_UID) in refusal(kernel, OVERFLOW_UID)
     assert identify_fake(kernel, 1000).uid == 1000
 
 
-def test_overflow_uid_outside_of_namespaces() -> None:
-    """Where every UID has a meaning, the overflow UID is an ordinary user (`nobody`)."""
+def test_overflow_uid_is_a_user_outside_of_namespaces() -> None:
+    """Where every UID is mapped, the overflow UID is an ordinary user (`nobody`)."""
     assert identify_fake(Kernel(), OVERFLOW_UID).uid == OVERFLOW_UID
 
 
@@ -176,8 +176,8 @@ def fake_kernel(
     return read_kernel(proc, sys)
 
 
-def test_initial_namespace(tmp_path: Path) -> None:
-    """Where all UIDs are mapped onto themselves there are no strangers."""
+def test_initial_namespace_has_no_overflow_uid(tmp_path: Path) -> None:
+    """Where all UIDs are mapped onto themselves, there is no overflow UID."""
     assert fake_kernel(tmp_path) == Kernel(has_selinux=False, overflow_uid=None)
 
 
@@ -192,38 +192,38 @@ def test_initial_namespace(tmp_path: Path) -> None:
     ],
     ids=["container", "unshare", "cut off", "two ranges", "not yet mapped"],
 )
-def test_user_namespaces(tmp_path: Path, uid_map: str) -> None:
-    """Where some UIDs have no meaning, the overflow UID stands for them, whatever its number."""
+def test_user_namespace_has_an_overflow_uid(tmp_path: Path, uid_map: str) -> None:
+    """Where some UIDs are not mapped, the overflow UID stands for them, whatever its number is."""
     assert fake_kernel(tmp_path, uid_map=uid_map, overflow="4242\n").overflow_uid == 4242
 
 
 def test_kernel_without_user_namespaces(tmp_path: Path) -> None:
-    """A kernel built without user namespaces has no map, and no strangers."""
+    """A kernel built without user namespaces has no map, and no overflow UID."""
     assert fake_kernel(tmp_path, uid_map=None).overflow_uid is None
 
 
-def test_selinux(tmp_path: Path) -> None:
-    """SELinux is on where the kernel says so, in permissive mode as well."""
+def test_selinux_is_found_in_any_mode(tmp_path: Path) -> None:
+    """SELinux is found if the kernel has it, also in permissive mode."""
     assert fake_kernel(tmp_path, selinux=True).has_selinux
 
 
-def test_selinux_that_is_hidden(tmp_path: Path) -> None:
-    """A kernel that has SELinux where its file system is not to be seen hides it; others do not."""
+def test_hidden_selinux_is_noticed(tmp_path: Path) -> None:
+    """A kernel with SELinux whose file system is not mounted hides it; other kernels do not."""
     assert fake_kernel(tmp_path / "1", knows_selinux=True).hides_selinux
     assert not fake_kernel(tmp_path / "2", knows_selinux=True, selinux=True).hides_selinux
     assert not fake_kernel(tmp_path / "3").hides_selinux
 
 
 @pytest.mark.parametrize("missing", ["proc", "proc/self", "proc/filesystems", "proc/sys"])
-def test_a_kernel_that_cannot_be_read(tmp_path: Path, missing: str) -> None:
-    """Where /proc, or what is needed of it, is missing, nobody is taken to be known."""
+def test_incomplete_proc_is_an_error(tmp_path: Path, missing: str) -> None:
+    """Without /proc, or a needed file in it, peers cannot be identified."""
     fake_kernel(tmp_path, uid_map="0 100000 65536\n")
     shutil.rmtree(tmp_path / missing) if (tmp_path / missing).is_dir() else (tmp_path / missing).unlink()
     with pytest.raises(KernelUnreadableError, match=missing):
         read_kernel(tmp_path / "proc", tmp_path / "sys")
 
 
-def test_this_kernel() -> None:
+def test_this_kernel_can_be_read() -> None:
     """The kernel that runs the tests can be read."""
     assert read_kernel().has_selinux == Path("/sys/fs/selinux/enforce").exists()
 
@@ -247,8 +247,8 @@ def in_user_namespace(program: str, *sockets: socket.socket) -> "subprocess.Comp
     )
 
 
-def test_a_real_user_namespace() -> None:
-    """Inside a user namespace of one UID, read_kernel tells the overflow UID of this kernel."""
+def test_overflow_uid_in_a_real_user_namespace() -> None:
+    """In a user namespace of one UID, read_kernel finds the overflow UID of this kernel."""
     done = in_user_namespace("from pykcm.peer.identity import read_kernel; print(read_kernel())")
     overflow = Path("/proc/sys/kernel/overflowuid").read_text().strip()
     assert re.search(rf"overflow_uid={overflow}\b", done.stdout), done.stderr
@@ -268,8 +268,8 @@ for _ in range(2):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another UID")
-def test_a_real_stranger() -> None:
-    """In a user namespace a UID that is mapped is served, and one that is not is refused."""
+def test_unmapped_uid_is_refused() -> None:
+    """In a user namespace a mapped UID is served, and an unmapped one is refused."""
     with (
         listening() as listener,
         socket.socket(socket.AF_UNIX) as known,

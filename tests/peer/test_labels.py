@@ -1,4 +1,4 @@
-"""SELinux labels taken apart."""
+"""SELinux labels, their parts, and the target contexts of decisions."""
 
 import pytest
 
@@ -24,8 +24,8 @@ CONTAINER = "system_u:system_r:container_t:s0:c1,c2"
         ("u:r:t", SecurityContext("u:r:t", None, None)),
     ],
 )
-def test_parts(label: str, wanted: SecurityContext) -> None:
-    """User, role and type, then a range with colons of its own, whose low level is the level; or none."""
+def test_parts_of_a_context(label: str, wanted: SecurityContext) -> None:
+    """User, role and type, then an optional range, which may contain colons and has a low level."""
     assert parse_label(label) == wanted
 
 
@@ -51,8 +51,8 @@ MALFORMED = [
 
 
 @pytest.mark.parametrize("label", MALFORMED)
-def test_malformed(label: str) -> None:
-    """What is no context is none: neither a peer's nor a ccache's."""
+def test_malformed_labels_are_refused(label: str) -> None:
+    """A label that is not a context is refused, whether a peer's or a ccache's."""
     for ask in (
         lambda: parse_label(label),
         lambda: target_for(label, CONTAINER),
@@ -77,7 +77,9 @@ def test_malformed(label: str) -> None:
         ("u:r:t", None, "u:r:t"),
     ],
 )
-def test_target(peer: str, ccache: str | None, target: str) -> None:
+def test_target_has_the_peers_domain_and_the_ccaches_range(
+    peer: str, ccache: str | None, target: str
+) -> None:
     """The target is the peer's own user, role and type with the whole range of the ccache's creator.
 
     Without a label, or without a level, that is the lowest; a peer without a level asks without one.
@@ -98,6 +100,6 @@ def test_target(peer: str, ccache: str | None, target: str) -> None:
         ("u:r:t", UNCONSTRAINED, None),
     ],
 )
-def test_low_target(peer: str, ccache: str | None, target: str | None) -> None:
-    """Only a peer on the lowest level alone may be asked about with the low level of the ccache's creator."""
+def test_low_target_is_for_the_lowest_level_only(peer: str, ccache: str | None, target: str | None) -> None:
+    """Only for a peer on the lowest level the target may have the low level of the ccache's creator."""
     assert low_target_for(peer, ccache) == target

@@ -1,4 +1,4 @@
-"""libselinux's messages: in the log, and those of the policy on their way to the audit log."""
+"""Messages of libselinux: in the log, and those of the policy in the audit log."""
 
 import contextlib
 import ctypes
@@ -53,7 +53,7 @@ def is_silent(listener: socket.socket) -> bool:
 @pytest.mark.parametrize(
     ("message", "result", "level"), [(DENIED, "denied", logging.WARNING), (GRANTED, "granted", logging.INFO)]
 )
-def test_what_the_policy_audits(
+def test_audited_decisions_are_logged_and_sent(
     reporter: Reporter,
     listener: socket.socket,
     caplog: pytest.LogCaptureFixture,
@@ -73,7 +73,7 @@ def test_what_the_policy_audits(
 def test_denials_of_one_context_are_limited(
     reporter: Reporter, listener: socket.socket, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A context that is denied all the time floods neither the log nor the audit log; others are heard."""
+    """A context that is always denied floods neither the log nor the audit log; others are reported."""
     other = DENIED.replace(SOURCE, "u:r:t:s0:c9")
     received = []
     for message in [DENIED] * 500 + [other]:
@@ -99,10 +99,10 @@ def test_denials_of_one_context_are_limited(
         (99, logging.WARNING),
     ],
 )
-def test_other_messages(
+def test_other_messages_are_only_logged(
     reporter: Reporter, listener: socket.socket, caplog: pytest.LogCaptureFixture, kind: int, level: int
 ) -> None:
-    """What else libselinux says is in the log by its name, and nowhere else."""
+    """Other messages of libselinux are logged with its name, and not sent."""
     reporter.report(kind, b"avc:  op=setenforce lsm=selinux enforcing=0 res=1\n")
     (record,) = caplog.records
     text = "libselinux: avc:  op=setenforce lsm=selinux enforcing=0 res=1"
@@ -110,10 +110,10 @@ def test_other_messages(
     assert is_silent(listener)
 
 
-def test_an_unknown_form(
+def test_message_of_unknown_form_is_logged_escaped(
     reporter: Reporter, listener: socket.socket, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A message of another form is there, too, without fields, and fit for a log."""
+    """A message of an unknown form is logged as well, without fields, and escaped."""
     reporter.report(AVC, b"avc: \x1b[2J\xff")
     (record,) = caplog.records
     assert record.getMessage() == r"avc: \x1b[2J\xff"
@@ -121,7 +121,7 @@ def test_an_unknown_form(
     assert listener.recv(100) == b"avc: \x1b[2J\xff"
 
 
-def test_nobody_listens(
+def test_denials_are_logged_without_a_listener(
     reporter: Reporter, tmp_path: Path, caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest
 ) -> None:
     """Where nobody listens, denials are in the log nevertheless; why they go no further it says once.
@@ -138,10 +138,10 @@ def test_nobody_listens(
     assert listener.recv(1000) == DENIED.encode()
 
 
-def test_a_listener_that_does_not_read(
+def test_slow_listener_is_not_waited_for(
     reporter: Reporter, listener: socket.socket, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A listener that takes nothing is not waited for; once it has read, denials reach it again."""
+    """A listener that does not read is not waited for; after it has read, denials reach it again."""
     sent = 0
     while not any(LOST in message for message in caplog.messages):
         reporter.report(AVC, DENIED.encode())
@@ -155,10 +155,10 @@ def test_a_listener_that_does_not_read(
     assert listener.recv(1000) == DENIED.encode()
 
 
-def test_what_is_lost_is_told_once_a_minute(
+def test_lost_messages_are_logged_once_a_minute(
     reporter: Reporter, listener: socket.socket, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
-    """However often the listener goes and comes, the log says so once a minute."""
+    """However often the listener is restarted, the log says once a minute that messages were lost."""
     path = tmp_path / "audit.sock"
     for _ in range(3):
         reporter.report(AVC, DENIED.encode())
@@ -240,14 +240,14 @@ def said(script: str) -> list[str]:
 
 
 @pytest.mark.usefixtures("has_libselinux")
-def test_taken_from_libselinux() -> None:
-    """What libselinux has to say it says to the reporter, and not on standard error."""
+def test_libselinux_reports_to_the_reporter() -> None:
+    """The messages of libselinux reach the reporter, and not standard error."""
     line = r"2 b'SELinux: Class no_such_class not defined in policy.\n'"
     assert said(SAID_BY_THE_LIBRARY)[0] == line
 
 
 @pytest.mark.usefixtures("has_libselinux")
-def test_arguments_of_a_message() -> None:
+def test_message_is_formatted_with_its_arguments() -> None:
     """Strings, numbers and errno are put into a message, and more than is needed is not touched.
 
     errno is for the caller as it was; what goes wrong with a message is told, and not the caller's concern.
@@ -266,10 +266,10 @@ def test_arguments_of_a_message() -> None:
 
 
 @pytest.mark.parametrize("missing", ["library", "callbacks"])
-def test_not_to_be_taken(
+def test_failure_to_redirect_messages_is_logged(
     missing: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Where libselinux cannot be told to whom to speak, the log says what follows; it is no failure."""
+    """If libselinux's messages cannot be redirected, the log says so, and nothing fails."""
 
     def fail(*_: object, **__: object) -> None:
         raise (OSError if missing == "library" else MemoryError)("as a test wants it")

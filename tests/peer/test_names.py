@@ -1,4 +1,4 @@
-"""Whose a name is."""
+"""The owners of ccache names."""
 
 import re
 
@@ -69,8 +69,8 @@ NAMES = (
         (b"\xb2", None),
     ],
 )
-def test_owner_of(name: bytes, owner: int | None) -> None:
-    """`<uid>` and `<uid>:anything` belong to the UID, in plain decimal alone; every other name to nobody."""
+def test_owner_of_names(name: bytes, owner: int | None) -> None:
+    """`<uid>` and `<uid>:anything` belong to the UID, in plain decimal only; all other names are free."""
     assert owner_of(name) == owner
 
 
@@ -86,19 +86,19 @@ likely_names = st.from_regex(rb"[-+ ]?[0-9]{0,11}[:x ]?.{0,3}", fullmatch=True)
 
 @given(st.binary(max_size=20) | likely_names | st.integers(0, 2**33).map(lambda uid: b"%d:a" % uid))
 @example(b"1000:a\nb")
-def test_owner_of_any_name(name: bytes) -> None:
-    """Any bytes at all have the owner that a regular expression tells, and nothing is raised."""
+def test_owner_of_random_names(name: bytes) -> None:
+    """Any bytes have the owner that a regular expression finds, and nothing is raised."""
     assert owner_of(name) == by_regular_expression(name)
 
 
 @given(st.sampled_from(NAMES), st.sampled_from([0, 1, 10, 100, 1000, LAST_UID]))
-def test_belonging(name: bytes, uid: int) -> None:
+def test_name_belongs_to_its_owner_only(name: bytes, uid: int) -> None:
     """A name belongs to its owner, and to nobody else."""
     assert belongs_to(name, uid) is (owner_of(name) == uid)
 
 
-def test_nothing_tells_which_names_others_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether a name was used before makes no difference: no user's names are kept beside another one's."""
+def test_names_are_not_cached(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether a name was used before makes no difference: no user's names are cached."""
     assert not hasattr(owner_of, "cache_info")
     assert not hasattr(belongs_to, "cache_info")
     asked: list[bytes] = []

@@ -1,4 +1,4 @@
-"""The policy as libselinux's binding tells it: the checks at start, and the decisions."""
+"""The policy as libselinux's binding returns it: the checks at the start, and the decisions."""
 
 import errno
 import sys
@@ -111,8 +111,8 @@ def refusal(binding: object) -> str:
 
 
 @pytest.mark.parametrize("enabled", [0, -1, 2, error(errno.ENOENT)])
-def test_binding_that_thinks_otherwise(binding: Binding, enabled: int | Exception) -> None:
-    """A binding that does not say that SELinux is enabled is refused, by its name, with the way out."""
+def test_binding_that_sees_no_selinux_is_refused(binding: Binding, enabled: int | Exception) -> None:
+    """A binding that says that SELinux is disabled is refused, with its name and the remedy."""
     binding.enabled = enabled
     message = refusal(binding)
     assert "install the distribution's binding" in message
@@ -133,8 +133,8 @@ def test_binding_that_thinks_otherwise(binding: Binding, enabled: int | Exceptio
         "security_check_context_raw",
     ],
 )
-def test_binding_that_lacks_or_fails(binding: Binding, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A binding that lacks a function, or one of whose functions fails, is refused."""
+def test_broken_binding_is_refused(binding: Binding, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A binding without a needed function, or with one that fails, is refused."""
 
     def fail(*_: object) -> None:
         raise error(errno.EACCES)
@@ -145,21 +145,21 @@ def test_binding_that_lacks_or_fails(binding: Binding, name: str, monkeypatch: p
     assert name in refusal(binding)
 
 
-def test_policy_without_the_class(binding: Binding) -> None:
+def test_policy_without_the_class_is_refused(binding: Binding) -> None:
     """A policy that does not know the class is refused: libselinux would allow everything."""
     binding.classes = {}
     assert "no class file" in refusal(binding)
 
 
 @pytest.mark.parametrize("name", ["read", "write"])
-def test_policy_without_a_permission(binding: Binding, name: str) -> None:
+def test_policy_without_a_permission_is_refused(binding: Binding, name: str) -> None:
     """A policy that does not know a permission is refused: libselinux would allow it."""
     del binding.permissions[name]
     assert f"no permission {name} of the class file" in refusal(binding)
 
 
-def test_daemon_that_may_not_ask(binding: Binding, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A daemon to which the policy gives no decisions refuses to start, and names the permission."""
+def test_daemon_without_decisions_does_not_start(binding: Binding, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon that gets no decisions from the policy refuses to start, and names the permission."""
 
     def fail(*_: object) -> None:
         raise error(errno.EACCES)
@@ -170,13 +170,13 @@ def test_daemon_that_may_not_ask(binding: Binding, monkeypatch: pytest.MonkeyPat
     assert "pykcm_t" in message
 
 
-def test_load(binding: Binding, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_policy_uses_the_selinux_module(binding: Binding, monkeypatch: pytest.MonkeyPatch) -> None:
     """The binding is the module `selinux`."""
     monkeypatch.setitem(sys.modules, "selinux", binding)
     assert load_policy().allows(PEER, TARGET, READ)
 
 
-def test_load_without_a_binding(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_module_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the module there is no policy, and the message says what to install."""
     monkeypatch.setitem(sys.modules, "selinux", None)
     with pytest.raises(PolicyUnusableError, match="python3-selinux"):
@@ -189,16 +189,16 @@ def test_load_without_a_binding(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("answer", "allowed"), [(0, True), (error(errno.EACCES), False), (-1, False), (1, False)]
 )
-def test_decision(binding: Binding, answer: int | Exception, allowed: bool) -> None:
-    """The class file is what is asked for, and what is not a yes is a no."""
+def test_only_yes_is_access(binding: Binding, answer: int | Exception, allowed: bool) -> None:
+    """The decision is about the class file, and anything except yes means no."""
     binding.answer = answer
     assert SELinuxPolicy(binding).allows(PEER, TARGET, WRITE) is allowed
     assert binding.asked == [(PEER, TARGET, "file", "write")]
 
 
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOENT, errno.ENOMEM, errno.EPERM])
-def test_no_decision(binding: Binding, number: int) -> None:
-    """Another error than that of a denial is no answer, and it is asked for anew the next time."""
+def test_failed_decision_is_not_cached(binding: Binding, number: int) -> None:
+    """An error other than a denial is no answer, and libselinux is asked again the next time."""
     policy = SELinuxPolicy(binding)
     binding.answer = error(number)
     with pytest.raises(OSError, match="as a test wants it"):
@@ -207,8 +207,8 @@ def test_no_decision(binding: Binding, number: int) -> None:
     assert policy.allows(PEER, TARGET, READ)
 
 
-def test_contexts(binding: Binding, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether there is such a context is told until another policy is loaded; an error is no answer."""
+def test_validity_of_contexts_is_cached(binding: Binding, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The validity of a context is cached until another policy is loaded; an error is no answer."""
     policy = SELinuxPolicy(binding)
     assert policy.has_context(PEER)
     assert not policy.has_context(TARGET)
@@ -227,8 +227,8 @@ def test_contexts(binding: Binding, monkeypatch: pytest.MonkeyPatch) -> None:
         policy.has_context(TARGET)
 
 
-def test_decisions_are_remembered(binding: Binding) -> None:
-    """A decision is asked for once, for each peer, target and permission."""
+def test_decisions_are_cached(binding: Binding) -> None:
+    """The library is asked once for each peer, target and permission."""
     policy = SELinuxPolicy(binding)
     for _ in range(3):
         for asked in ((PEER, TARGET, READ), (PEER, TARGET, WRITE), (TARGET, PEER, READ)):
@@ -237,8 +237,8 @@ def test_decisions_are_remembered(binding: Binding) -> None:
 
 
 @pytest.mark.parametrize("change", ["policy", "mode"])
-def test_decisions_are_forgotten(binding: Binding, change: str) -> None:
-    """A load of the policy and a change between enforcing and permissive take effect at once."""
+def test_policy_load_ends_cached_decisions(binding: Binding, change: str) -> None:
+    """A load of the policy and a change of the mode take effect at once."""
     policy = SELinuxPolicy(binding)
     assert policy.allows(PEER, TARGET, READ)
     binding.answer = error(errno.EACCES)
@@ -251,8 +251,8 @@ def test_decisions_are_forgotten(binding: Binding, change: str) -> None:
 
 
 @pytest.mark.parametrize("back", [False, True], ids=["stays", "and back"])
-def test_a_change_while_asking(binding: Binding, back: bool) -> None:
-    """What was answered while something changed is not remembered, also when it is as before again."""
+def test_decision_during_a_change_is_not_cached(binding: Binding, back: bool) -> None:
+    """An answer during a change is not cached, even if the state is the same again afterwards."""
     policy = SELinuxPolicy(binding)
 
     def permit() -> None:
@@ -267,8 +267,8 @@ def test_a_change_while_asking(binding: Binding, back: bool) -> None:
     assert not policy.allows(PEER, TARGET, READ)
 
 
-def test_without_knowing_of_changes(binding: Binding) -> None:
-    """Where changes of the policy cannot be seen, every decision is asked for."""
+def test_nothing_is_cached_if_changes_cannot_be_seen(binding: Binding) -> None:
+    """If changes of the policy cannot be seen, libselinux is asked for every decision."""
     policy = SELinuxPolicy(binding)
     assert policy.allows(PEER, TARGET, READ)
     binding.policies_loaded = error(errno.EINVAL)
@@ -280,8 +280,8 @@ def test_without_knowing_of_changes(binding: Binding) -> None:
 
 
 @pytest.mark.parametrize("status", [2, error(errno.EINVAL)])
-def test_a_useless_policy_is_loaded(binding: Binding, status: int | Exception) -> None:
-    """When a policy without the class is loaded at run time, there is no answer until another one is."""
+def test_unusable_policy_gives_no_answers(binding: Binding, status: int | Exception) -> None:
+    """If a policy without the class is loaded at run time, there is no answer until another is loaded."""
     policy = SELinuxPolicy(binding)
     assert policy.allows(PEER, TARGET, READ)
     binding.policies_loaded = status
@@ -295,8 +295,8 @@ def test_a_useless_policy_is_loaded(binding: Binding, status: int | Exception) -
     assert policy.allows(PEER, TARGET, READ)
 
 
-def test_memory_is_bounded(binding: Binding) -> None:
-    """However many labels ask, only so many decisions are kept."""
+def test_number_of_cached_decisions_is_bounded(binding: Binding) -> None:
+    """However many labels are used, only a limited number of decisions is cached."""
     policy = SELinuxPolicy(binding)
     for number in range(10_000):
         policy.allows(f"u:r:t:s0:c{number}", TARGET, READ)
@@ -321,10 +321,10 @@ NO_READ_AUDITED = ALL & ~2
     ],
     ids=["not audited", "in permissive mode", "of a permissive type", "audited", "allowed", "both"],
 )
-def test_what_is_not_audited(
+def test_denial_hidden_by_dontaudit_is_reported_once(
     binding: Binding, decision: tuple[int, int, int], enforcing: int, permissive: int | None
 ) -> None:
-    """A denial that a dontaudit rule hides is reported, once, in libselinux's words."""
+    """A denial that a dontaudit rule hides is reported once, in libselinux's words."""
     told: list[tuple[int, bytes]] = []
     policy = SELinuxPolicy(binding, lambda kind, message: told.append((kind, message)))
     binding.decision, binding.enforcing = decision, enforcing
@@ -340,10 +340,10 @@ def test_what_is_not_audited(
 
 @pytest.mark.parametrize("failure", [error(errno.EINVAL), TypeError()])
 @pytest.mark.parametrize(("answer", "allowed"), [(0, True), (error(errno.EACCES), False)])
-def test_reports_decide_nothing(
+def test_failed_report_does_not_change_the_decision(
     binding: Binding, failure: Exception, answer: int | Exception, allowed: bool
 ) -> None:
-    """Whatever goes wrong with a report, the decision is what it was."""
+    """Whatever fails in a report, the decision stays the same."""
 
     def fail(kind: int, message: bytes) -> None:
         raise failure
