@@ -1,4 +1,4 @@
-"""Ccache files: what is in them, what is refused, and that nothing else is ever raised."""
+"""Ccache files: what is read, what is refused, and that only FormatError is raised."""
 
 import struct
 from contextlib import suppress
@@ -52,13 +52,13 @@ def offset(seconds: int) -> bytes:
         (tag(77, b""), 0),
     ],
 )
-def test_format_4(tags: bytes, kdc_offset: int) -> None:
-    """Principal, KDC offset and credentials come out, whatever else the header has."""
+def test_format_4_is_read(tags: bytes, kdc_offset: int) -> None:
+    """Principal, KDC offset and credentials are read, whatever else the header has."""
     assert parse_ccache_file(file_bytes(*TICKETS, tags=tags)) == CCacheFile(ALICE, kdc_offset, TICKETS)
 
 
-def test_format_3() -> None:
-    """There the enctype stands twice, and is put right."""
+def test_format_3_is_converted() -> None:
+    """Format 3 has the enctype twice; the credential gets it once."""
     times = struct.pack(">IIIIBI", 1, 2, 3, 4, 1, 5)
 
     def old(enctypes: bytes) -> bytes:
@@ -71,8 +71,8 @@ def test_format_3() -> None:
     assert file == CCacheFile(ALICE, 0, [old(b"\0\x12")] * 2)
 
 
-def test_removed_credentials() -> None:
-    """What a client has removed stays in the file with other times: it does not come back."""
+def test_removed_credentials_are_left_out() -> None:
+    """A credential that a client removed is in the file with other times, and is left out."""
     removed = credential_bytes(HTTP, times=(2**32 - 1, 1000, 0, 0))
     entry = configuration(b"pa_type", b"2").blob.replace(b"X-CACHECONF:", b"X-RMED-CONF:")
     assert parse_ccache_file(file_bytes(TICKETS[0], removed, entry, TICKETS[2])).credentials == [
@@ -96,14 +96,14 @@ def test_removed_credentials() -> None:
         (b"\5\4\0\0" + struct.pack(">III", 1, 2**31, 0), "components"),
     ],
 )
-def test_refused(content: bytes, reason: str) -> None:
-    """What is no ccache file, of a format too old or cut off, is refused with the reason."""
+def test_bad_files_are_refused_with_the_reason(content: bytes, reason: str) -> None:
+    """Other files, too old formats and incomplete files are refused with the reason."""
     with pytest.raises(FormatError, match=reason):
         parse_ccache_file(content)
 
 
-def test_truncated_anywhere() -> None:
-    """A file is only taken where it ends behind a credential."""
+def test_file_must_end_after_a_credential() -> None:
+    """A file is only accepted if it ends after a credential."""
     whole = file_bytes(*TICKETS, tags=offset(1))
     ends = {len(whole) - len(b"".join(TICKETS[kept:])) for kept in range(len(TICKETS) + 1)}
     for cut in range(len(whole)):
@@ -115,8 +115,8 @@ def test_truncated_anywhere() -> None:
 
 
 @given(content=st.binary(max_size=300), version=st.sampled_from([3, 4]))
-def test_any_bytes(content: bytes, version: int) -> None:
-    """Nothing but FormatError is ever raised."""
+def test_random_file_raises_only_format_errors(content: bytes, version: int) -> None:
+    """Random bytes raise FormatError and nothing else."""
     with suppress(FormatError):
         parse_ccache_file(bytes([5, version]) + content)
     with suppress(FormatError):
@@ -124,16 +124,16 @@ def test_any_bytes(content: bytes, version: int) -> None:
 
 
 @given(at=st.integers(0, 2000), byte=st.integers(0, 255))
-def test_any_damage(at: int, byte: int) -> None:
-    """A byte that is another is refused, or taken for what it then is: never another exception."""
+def test_damaged_file_raises_only_format_errors(at: int, byte: int) -> None:
+    """A file with a changed byte is refused, or read as it then is: never another exception."""
     whole = bytearray(file_bytes(*TICKETS, tags=offset(1)))
     whole[at % len(whole)] = byte
     with suppress(FormatError):
         parse_ccache_file(bytes(whole))
 
 
-def test_no_secrets_shown() -> None:
-    """What is printed of a file holds neither key nor ticket."""
+def test_repr_of_a_file_has_no_secrets() -> None:
+    """The repr of a file contains neither key nor ticket."""
     blob = credential_bytes(TGS, key=b"k3y", ticket=b"t1cket")
     escape = repr(parse_ccache_file(file_bytes(blob)))
     assert "k3y" not in escape

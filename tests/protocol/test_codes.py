@@ -27,7 +27,7 @@ BASE = -1765328384
     ],
 )
 def test_numbers_of_codes(code: str, number: int) -> None:
-    """Each code has libkrb5's number, which lies in its error table and in an i32."""
+    """Each code has libkrb5's number, which is in its error table and in an i32."""
     assert Code[code] == number
     assert number == 0 or BASE <= number < BASE + 256
 
@@ -44,7 +44,7 @@ def test_numbers_of_codes(code: str, number: int) -> None:
     ],
 )
 def test_names_of_codes(code: int, name: str) -> None:
-    """A code is shown by its name, a system's errno by its own, any other by its number."""
+    """A code is shown by its name, a system errno by its own, any other one by its number."""
     assert name_of(code) == name
 
 
@@ -56,7 +56,7 @@ def test_an_error_carries_its_code_and_reason() -> None:
     assert str(KcmError(errno.EDQUOT)) == "EDQUOT"
 
 
-def test_malformed_bytes_are_answered_as_such() -> None:
+def test_format_error_is_answered_as_cc_format() -> None:
     """A FormatError is a KcmError, and its code is CC_FORMAT."""
     error = FormatError("too short")
     assert isinstance(error, KcmError)

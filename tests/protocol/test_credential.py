@@ -1,4 +1,4 @@
-"""Credentials: the fields are found, and the bytes are kept as they came."""
+"""Credentials: their fields, and that their bytes are kept as sent."""
 
 from dataclasses import replace
 from typing import Any
@@ -37,8 +37,8 @@ def parse(message: Reader) -> object:
 
 @fewer
 @given(credentials)
-def test_every_field_is_found(fields: CredentialFields) -> None:
-    """Every field that matching and expiry need is read from its place, whatever is in the others."""
+def test_every_field_is_read_from_its_place(fields: CredentialFields) -> None:
+    """Every field for matching and expiry is read from its place, whatever the other fields are."""
     credential = parse_credential(fields.pack())
     assert credential.client == read_principal(Reader(fields.client))
     assert credential.server == read_principal(Reader(fields.server))
@@ -50,7 +50,7 @@ def test_every_field_is_found(fields: CredentialFields) -> None:
     assert credential.second_ticket == fields.second_ticket
 
 
-def test_a_plain_credential() -> None:
+def test_types_and_signs_of_fields() -> None:
     """The fields have the documented types and signs."""
     credential = parse_credential(CredentialFields(enctype=-1, endtime=2**32 - 1, flags=2**32 - 1).pack())
     assert credential.client == Principal(1, REALM, (b"alice",))
@@ -63,8 +63,8 @@ def test_a_plain_credential() -> None:
 
 @fewer
 @given(credentials, blob)
-def test_the_blob_is_what_came(fields: CredentialFields, behind: bytes) -> None:
-    """A credential's blob is what the client sent, with the bytes that it added behind the last field."""
+def test_blob_is_kept_as_sent(fields: CredentialFields, behind: bytes) -> None:
+    """The blob is what the client sent, including the bytes that it added after the last field."""
     sent = fields.pack() + behind
     credential = parse_credential(sent)
     assert credential.blob == sent
@@ -96,7 +96,7 @@ def test_the_blob_is_what_came(fields: CredentialFields, behind: bytes) -> None:
     ],
     ids=lambda changed: next(iter(changed)),
 )
-def test_what_makes_no_difference(changed: dict[str, Any]) -> None:
+def test_fields_that_do_not_count_for_equality(changed: dict[str, Any]) -> None:
     """Name types, key, times, flags, addresses and ticket do not make another credential."""
     other = replace(EVERY_FIELD, **changed)
     assert parse_credential(other.pack()).equality == parse_credential(EVERY_FIELD.pack()).equality
@@ -118,7 +118,7 @@ def test_what_makes_no_difference(changed: dict[str, Any]) -> None:
     ],
     ids=lambda changed: next(iter(changed)),
 )
-def test_what_makes_a_difference(changed: dict[str, Any]) -> None:
+def test_fields_that_count_for_equality(changed: dict[str, Any]) -> None:
     """Client, server, is_skey, enctype, authdata and second ticket each make another credential."""
     other = replace(EVERY_FIELD, **changed)
     assert parse_credential(other.pack()).equality != parse_credential(EVERY_FIELD.pack()).equality
@@ -127,8 +127,8 @@ def test_what_makes_a_difference(changed: dict[str, Any]) -> None:
 # Secrets
 
 
-def test_the_session_key_is_not_shown() -> None:
-    """Neither the session key nor the tickets are in a credential's text."""
+def test_repr_has_no_secrets() -> None:
+    """Neither the session key nor the tickets are in a credential's repr."""
     fields = replace(EVERY_FIELD, key=b"SECRET-KEY", ticket=b"SECRET-TICKET", second_ticket=b"SECRET-2ND")
     credential = parse_credential(fields.pack())
     for text in (repr(credential), str(credential), f"{credential}"):
@@ -140,7 +140,7 @@ def test_the_session_key_is_not_shown() -> None:
 
 
 @pytest.mark.parametrize("fields", [CredentialFields(), EVERY_FIELD], ids=["plain", "every field"])
-def test_a_credential_that_ends_early(fields: CredentialFields) -> None:
+def test_truncated_credential_is_malformed(fields: CredentialFields) -> None:
     """A credential that is cut off anywhere is malformed."""
     assert_every_prefix_refused(parse, fields.pack())
 
@@ -158,14 +158,14 @@ def test_a_credential_that_ends_early(fields: CredentialFields) -> None:
     ],
     ids=["realm", "key", "addresses", "authdata", "ticket", "second ticket"],
 )
-def test_lengths_and_counts_that_lie(place: bytes, lie: int) -> None:
-    """A length or a count beyond the credential's end is malformed and costs nothing."""
+def test_wrong_lengths_and_counts_are_malformed(place: bytes, lie: int) -> None:
+    """A length or count beyond the credential's end is malformed and allocates nothing."""
     assert_refused_cheaply(parse, place + u32(lie) + b"x")
 
 
 @pytest.mark.parametrize("field", ["addresses", "authdata"])
-def test_too_many_entries(field: str) -> None:
-    """Lists of as many entries as are accepted are read; one more is refused, though all are there."""
+def test_number_of_list_entries_is_bounded(field: str) -> None:
+    """Lists of as many entries as are accepted are read; one more is refused, even if it is present."""
     most = [(1, b"")] * MAX_LIST
     longest: dict[str, Any] = {field: most}
     too_long: dict[str, Any] = {field: [*most, (1, b"")]}
@@ -174,7 +174,7 @@ def test_too_many_entries(field: str) -> None:
 
 
 @pytest.mark.parametrize("field", ["client", "server"])
-def test_too_many_components(field: str) -> None:
+def test_number_of_components_is_bounded(field: str) -> None:
     """A principal of too many components is refused within a credential too."""
     crowd: dict[str, Any] = {field: principal(REALM, *[b"x"] * (MAX_COMPONENTS + 1))}
     assert_refused(parse, replace(EVERY_FIELD, **crowd).pack())
@@ -182,7 +182,9 @@ def test_too_many_components(field: str) -> None:
 
 @fewer
 @given(credentials, st.data())
-def test_damaged_credentials(fields: CredentialFields, made_up: st.DataObject) -> None:
+def test_damaged_credential_raises_only_format_errors(
+    fields: CredentialFields, made_up: st.DataObject
+) -> None:
     """A credential with any bytes replaced is another one or malformed."""
     sent = fields.pack()
     begin = made_up.draw(st.integers(0, len(sent)))
@@ -191,12 +193,12 @@ def test_damaged_credentials(fields: CredentialFields, made_up: st.DataObject) -
 
 
 @given(st.binary(max_size=300))
-def test_random_bytes(message: bytes) -> None:
+def test_random_credential_raises_only_format_errors(message: bytes) -> None:
     """Random bytes are a credential or malformed."""
     assert_harmless(parse, message)
 
 
-def test_what_was_stored_is_read_beyond_the_limits() -> None:
+def test_stored_credentials_have_the_old_limits() -> None:
     """Credentials that an earlier version accepted are refused in requests, and read from the store."""
     variants: list[dict[str, Any]] = [
         {"server": Principal(1, b"R", (b"x",) * 256)},
@@ -213,7 +215,7 @@ def test_what_was_stored_is_read_beyond_the_limits() -> None:
         assert read.server == fields.get("server", TGS)
 
 
-def test_the_longest_principal() -> None:
+def test_size_of_a_principal_is_bounded() -> None:
     """A principal of 8 KiB is accepted, and one byte more is not."""
     longest = Principal(1, b"R" * (MAX_PRINCIPAL_SIZE - 17), (b"x",))
     assert len(principal_bytes(longest)) == MAX_PRINCIPAL_SIZE

@@ -1,4 +1,4 @@
-"""Frames out of a stream in any pieces, and what ends a stream."""
+"""Framing: requests from a stream in any pieces, errors that end a stream, and replies."""
 
 import tracemalloc
 from collections.abc import Iterable
@@ -54,14 +54,14 @@ def cut(stream: bytes, places: list[int]) -> list[bytes]:
 
 
 @every_exchange_set
-def test_a_request_at_a_time(stocked: ExchangeSet) -> None:
-    """A request that arrives whole is one frame, with its opcode and all of its bytes."""
+def test_whole_request_is_one_frame(stocked: ExchangeSet) -> None:
+    """A request that arrives complete is one frame, with its opcode and all of its bytes."""
     assert read(exchange.request for exchange in stocked.exchanges) == expected(stocked)
 
 
 @every_exchange_set
-def test_byte_by_byte(stocked: ExchangeSet) -> None:
-    """A request is whole with its last byte and not before, when its bytes come one at a time."""
+def test_request_is_complete_with_its_last_byte(stocked: ExchangeSet) -> None:
+    """A request that arrives byte by byte is complete with its last byte and not before."""
     reader = FrameReader(MAX_SIZE)
     for exchange, whole in zip(stocked.exchanges, expected(stocked), strict=True):
         *bytes_before, last = [exchange.request[at : at + 1] for at in range(len(exchange.request))]
@@ -73,14 +73,14 @@ def test_byte_by_byte(stocked: ExchangeSet) -> None:
 
 
 @every_exchange_set
-def test_several_at_once(stocked: ExchangeSet) -> None:
-    """Requests that arrive together are all there, in their order."""
+def test_requests_that_arrive_together(stocked: ExchangeSet) -> None:
+    """Requests that arrive together are all read, in their order."""
     assert read([b"".join(exchange.request for exchange in stocked.exchanges)]) == expected(stocked)
 
 
 @every_exchange_set
-def test_with_bytes_behind(stocked: ExchangeSet) -> None:
-    """A request is whole though the next one has begun, and the next is whole when the rest has come."""
+def test_request_with_the_beginning_of_the_next(stocked: ExchangeSet) -> None:
+    """A request is complete while the next one has begun; the next is complete when the rest arrives."""
     reader = FrameReader(MAX_SIZE)
     requests = [exchange.request for exchange in stocked.exchanges]
     followers = [*requests[1:], request(0)]
@@ -93,8 +93,8 @@ def test_with_bytes_behind(stocked: ExchangeSet) -> None:
 
 
 @given(st.sampled_from(range(len(STOCK))), st.data())
-def test_random_pieces(index: int, made_up: st.DataObject) -> None:
-    """Where the pieces end makes no difference."""
+def test_pieces_make_no_difference(index: int, made_up: st.DataObject) -> None:
+    """The boundaries of the pieces make no difference."""
     stream = STREAMS[index]
     places = made_up.draw(st.lists(st.integers(0, len(stream)), max_size=30))
     assert read(cut(stream, places)) == expected(STOCK[index])
@@ -102,15 +102,15 @@ def test_random_pieces(index: int, made_up: st.DataObject) -> None:
 
 @given(st.lists(st.tuples(U16, st.binary(max_size=50)), max_size=8), st.data())
 def test_random_requests_in_random_pieces(asked: list[tuple[int, bytes]], made_up: st.DataObject) -> None:
-    """Any opcodes and arguments come out as they went in, whatever the pieces."""
+    """Any opcodes and arguments are read as they were packed, whatever the pieces are."""
     stream = b"".join(request(opcode, arguments) for opcode, arguments in asked)
     places = made_up.draw(st.lists(st.integers(0, len(stream)), max_size=30))
     frames = read(cut(stream, places))
     assert [(found.opcode, found.message[HEADER_SIZE:]) for found in frames] == asked
 
 
-def test_a_large_request_in_pieces() -> None:
-    """A request of the greatest length is read whole from pieces such as a socket gives."""
+def test_largest_request_in_pieces() -> None:
+    """A request of the greatest length is read from pieces like those of a socket."""
     whole = request(6, bytes(range(256)) * 4096)[: 4 + MAX_SIZE]
     whole = u32(MAX_SIZE) + whole[4:]
     pieces = [whole[at : at + 65536] for at in range(0, len(whole), 65536)]
@@ -118,12 +118,12 @@ def test_a_large_request_in_pieces() -> None:
     assert found == Frame(6, whole[4:])
 
 
-def test_nothing_arrives() -> None:
-    """No bytes are no frame, and begin none."""
+def test_no_bytes_are_no_frame() -> None:
+    """No bytes are no frame, and do not begin one."""
     assert read([b"", b""]) == []
 
 
-def test_the_message_is_a_value_of_its_own() -> None:
+def test_frame_does_not_change_with_its_stream() -> None:
     """A frame does not change when its stream goes on."""
     reader = FrameReader(MAX_SIZE)
     all_frames(reader, request(1, b"one\0")[:5])
@@ -137,43 +137,43 @@ def test_the_message_is_a_value_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("length", range(4))
-def test_a_length_under_four(length: int) -> None:
+def test_too_small_length_ends_the_stream(length: int) -> None:
     """A request that cannot hold its own header ends the stream, as soon as its length is there."""
     with pytest.raises(FramingError):
         all_frames(FrameReader(MAX_SIZE), u32(length))
 
 
 @pytest.mark.parametrize("length", [MAX_SIZE + 1, 2**31 - 1, 2**31, 2**32 - 1])
-def test_a_length_over_the_maximum(length: int) -> None:
+def test_too_large_length_ends_the_stream(length: int) -> None:
     """A request over the maximum ends the stream, as soon as its length is there."""
     with pytest.raises(FramingError):
         all_frames(FrameReader(MAX_SIZE), u32(length))
 
 
 @pytest.mark.parametrize("size", [4, 5, 99, 100])
-def test_lengths_up_to_the_maximum(size: int) -> None:
+def test_smallest_and_largest_request_are_read(size: int) -> None:
     """A request of four bytes and one of exactly the maximum are read."""
     whole = frame((b"\2\0\0\0" + bytes(96))[:size])
     assert read([whole], max_size=100) == [Frame(0, whole[4:])]
     assert read(cut(whole, [1, 6]), max_size=100) == [Frame(0, whole[4:])]
 
 
-def test_one_byte_over_the_maximum() -> None:
-    """A request one byte over the maximum is refused, also when it arrives whole."""
+def test_complete_request_over_the_maximum_is_refused() -> None:
+    """A request one byte over the maximum is refused, also when it arrives complete."""
     with pytest.raises(FramingError):
         read([frame(b"\2\0\0\0" + bytes(97))], max_size=100)
 
 
 @pytest.mark.parametrize("major", [0, 1, 3, 4, 255])
-def test_another_major_version(major: int) -> None:
-    """Another major version ends the stream, when the request arrives whole."""
+def test_other_major_version_ends_the_stream(major: int) -> None:
+    """Another major version ends the stream, when the request arrives complete."""
     with pytest.raises(FramingError):
         all_frames(FrameReader(MAX_SIZE), frame(bytes([major, 0, 0, 0])))
 
 
 @pytest.mark.parametrize("major", [0, 1, 3, 255])
-def test_another_major_version_is_noticed_at_once(major: int) -> None:
-    """Another major version is noticed with its byte, though the rest of the request never comes."""
+def test_other_major_version_ends_the_stream_at_once(major: int) -> None:
+    """Another major version is noticed with its byte, even if the rest never arrives."""
     reader = FrameReader(MAX_SIZE)
     assert all_frames(reader, u32(1000)) == []
     with pytest.raises(FramingError):
@@ -181,8 +181,8 @@ def test_another_major_version_is_noticed_at_once(major: int) -> None:
 
 
 @pytest.mark.parametrize("bad", [u32(3), u32(MAX_SIZE + 1), u32(100) + b"\1"])
-def test_a_bad_request_behind_a_good_one(bad: bytes) -> None:
-    """What ends the stream is noticed behind other requests too."""
+def test_bad_request_after_a_good_one_ends_the_stream(bad: bytes) -> None:
+    """A bad request ends the stream also after other requests."""
     reader = FrameReader(MAX_SIZE)
     assert len(all_frames(reader, request(0) + bad[:2])) == 1
     with pytest.raises(FramingError):
@@ -190,20 +190,20 @@ def test_a_bad_request_behind_a_good_one(bad: bytes) -> None:
 
 
 @pytest.mark.parametrize("minor", [0, 1, 255])
-def test_the_minor_version_does_not_count(minor: int) -> None:
-    """Of the version, the major number alone decides."""
+def test_minor_version_does_not_count(minor: int) -> None:
+    """Only the major version number counts."""
     assert [found.opcode for found in read([frame(bytes([2, minor, 0, 7]))])] == [7]
 
 
 @pytest.mark.parametrize("opcode", [0, 29, 12999, 13000, 13003, 65535])
-def test_opcodes_are_not_judged(opcode: int) -> None:
-    """An opcode that nobody knows is a frame like any other: the connection stays."""
+def test_unknown_opcode_is_a_frame(opcode: int) -> None:
+    """An unknown opcode is a frame like any other: the connection stays open."""
     assert [found.opcode for found in read([request(opcode)])] == [opcode]
 
 
 @given(st.lists(st.binary(max_size=60), max_size=8))
-def test_random_bytes(pieces: list[bytes]) -> None:
-    """Bytes that are no requests are frames, wait for more or end the stream, and nothing else."""
+def test_random_stream_raises_only_framing_errors(pieces: list[bytes]) -> None:
+    """Random bytes are frames, wait for more, or end the stream, and nothing else."""
     reader = FrameReader(1000)
     try:
         for piece in pieces:
@@ -217,8 +217,8 @@ def test_random_bytes(pieces: list[bytes]) -> None:
 # What a stream costs
 
 
-def test_an_announced_request_costs_nothing() -> None:
-    """A great length that is only announced takes no memory."""
+def test_announced_length_allocates_nothing() -> None:
+    """A large length that is only announced takes no memory."""
     announced = request(6, b"")[4:]
     tracemalloc.start()
     try:
@@ -232,7 +232,7 @@ def test_an_announced_request_costs_nothing() -> None:
     assert held <= peak < 100 * 1024
 
 
-def test_nothing_is_kept_of_what_was_read() -> None:
+def test_memory_does_not_grow_with_read_requests() -> None:
     """A reader's memory does not grow with the requests that it has read."""
     reader = FrameReader(MAX_SIZE)
     stream = request(6, bytes(5000))
@@ -248,7 +248,7 @@ def test_nothing_is_kept_of_what_was_read() -> None:
     assert held < 64 * 1024
 
 
-def test_many_small_requests_at_once() -> None:
+def test_many_small_requests_in_one_piece() -> None:
     """Tens of thousands of pipelined requests in one piece are all read."""
     assert len(read([request(20) * 50_000 + request(21)[:3], request(21)[3:]])) == 50_001
 
@@ -256,8 +256,8 @@ def test_many_small_requests_at_once() -> None:
 # One at a time
 
 
-def test_a_frame_at_a_time() -> None:
-    """Frames that come together are given one at a time; the others stay as they came, also in memory."""
+def test_frames_are_cut_one_at_a_time() -> None:
+    """Frames that arrive together are returned one at a time; the others stay as bytes."""
     reader = FrameReader(MAX_SIZE)
     count = 10_000
     assert reader.take(request(7) * count) == Frame(7, request(7)[4:])
@@ -272,8 +272,8 @@ def test_a_frame_at_a_time() -> None:
 
 
 @pytest.mark.parametrize("bad", [u32(3), u32(MAX_SIZE + 1), u32(100) + b"\1"])
-def test_an_error_behind_frames(bad: bytes) -> None:
-    """Frames before what ends the stream are given first, and then the error."""
+def test_frames_before_an_error_are_returned(bad: bytes) -> None:
+    """Frames before an error are returned first, and then the error is raised."""
     reader = FrameReader(MAX_SIZE)
     assert reader.take(request(1) + request(2) + bad) == Frame(1, request(1)[4:])
     assert reader.next_frame() == Frame(2, request(2)[4:])
@@ -282,8 +282,8 @@ def test_an_error_behind_frames(bad: bytes) -> None:
         reader.next_frame()
 
 
-def test_what_is_missing() -> None:
-    """As soon as the length has come, it is known how much of the frame is missing."""
+def test_missing_bytes_are_known_with_the_length() -> None:
+    """As soon as the length has arrived, the number of missing bytes is known."""
     reader = FrameReader(MAX_SIZE)
     whole = request(6, bytes(1000))
     for size, missing in [(0, 0), (3, 0), (4, len(whole) - 4), (500, len(whole) - 500)]:
@@ -294,8 +294,8 @@ def test_what_is_missing() -> None:
     assert reader.missing == 0
 
 
-def test_memory() -> None:
-    """What a reader says that it takes is what Python has allocated for it."""
+def test_reported_memory_is_what_is_allocated() -> None:
+    """The memory that a reader reports is what Python has allocated for it."""
     reader = FrameReader(10 * MIB)
     tracemalloc.start()
     try:
@@ -312,21 +312,21 @@ def test_memory() -> None:
 
 
 @given(U16, st.binary(max_size=100))
-def test_packed_requests(opcode: int, arguments: bytes) -> None:
+def test_layout_of_a_packed_request(opcode: int, arguments: bytes) -> None:
     """A request is its length, the version 2.0, the opcode and the arguments."""
     assert pack_request(opcode, arguments) == request(opcode, arguments)
 
 
 @pytest.mark.parametrize("code", [0, -1765328189, 122])
 @pytest.mark.parametrize("payload", [b"", b"20001\0"])
-def test_packed_replies(code: int, payload: bytes) -> None:
+def test_layout_of_a_packed_reply(code: int, payload: bytes) -> None:
     """A reply's length counts code and payload, and its outer status is 0 whatever the code."""
     assert pack_reply(code, payload) == u32(4 + len(payload)) + u32(0) + i32(code) + payload
 
 
 @pytest.mark.parametrize("size", [0, 10, 32 * 1024, MIB])
-def test_a_reply_in_pieces(size: int) -> None:
-    """A payload in pieces makes the same bytes; what is long is not copied."""
+def test_reply_in_pieces_has_the_same_bytes(size: int) -> None:
+    """A payload in pieces gives the same bytes; a large one is not copied."""
     piece = bytes(size)
     whole = b"abc" + piece + b"def"
     reply = pack_reply(0, Pieces(len(whole), [b"abc", piece, b"def"]))
@@ -339,11 +339,11 @@ def test_a_reply_in_pieces(size: int) -> None:
         assert reply.pieces[2] is piece
 
 
-def test_a_reply_without_payload() -> None:
-    """A code alone is a whole reply."""
+def test_reply_without_a_payload() -> None:
+    """A code alone is a complete reply."""
     assert pack_reply(-1765328242) == u32(4) + u32(0) + i32(-1765328242)
 
 
-def test_the_greatest_reply() -> None:
-    """The greatest reply is what MIT's client still takes."""
+def test_largest_reply_is_accepted_by_mit() -> None:
+    """The largest reply is what MIT's client still accepts."""
     assert MAX_REPLY_SIZE == 10 * MIB

@@ -191,15 +191,15 @@ def decoding(kind: Kind, size: int) -> Callable[[], bool]:
 
 
 @pytest.mark.parametrize("what", KINDS)
-def test_the_largest_frame(what: str) -> None:
-    """The largest frame of each nasty kind is decoded or refused in 50 ms, and in time linear in its size."""
+def test_largest_hostile_frame_is_decoded_fast(what: str) -> None:
+    """The largest frame of each hostile kind is decoded or refused in 50 ms, in linear time."""
     full, half = (best_time(decoding(KINDS[what], size)) for size in (LARGEST, LARGEST // 2))
     assert full < LIMIT
     assert full < 3 * half or full < MEASURABLE
 
 
-def test_the_many_are_accepted() -> None:
-    """What is measured as the most that is accepted is so."""
+def test_measured_maximum_is_accepted() -> None:
+    """The request that is measured as the largest accepted one is accepted."""
     assert decoding(KINDS["as many credentials as are accepted"], LARGEST)()
     assert decoding(KINDS["all that one tag may have"], LARGEST)()
 
@@ -208,8 +208,8 @@ def replacing(number: int, fields: CredentialFields) -> bytes:
     return HEADER + NAME + OFFSET + ALICE + blobs([fields.pack()] * number)
 
 
-def test_number_of_credentials() -> None:
-    """REPLACE takes so many credentials and not one more."""
+def test_number_of_credentials_in_replace_is_bounded() -> None:
+    """REPLACE accepts the maximum number of credentials, and not one more."""
     *_, taken = read_arguments(ARGUMENTS[Opcode.REPLACE], replacing(MAX_CREDENTIALS, SMALLEST))
     assert len(taken) == MAX_CREDENTIALS
     with pytest.raises(FormatError, match=f"at most {MAX_CREDENTIALS}"):
@@ -226,8 +226,8 @@ def test_number_of_credentials() -> None:
     ],
     ids=lambda fields: next(iter(fields)),
 )
-def test_number_of_elements(one_more: dict[str, bytes]) -> None:
-    """Of the elements of a REPLACE's credentials, so many are taken and not one more, whatever they are."""
+def test_number_of_elements_in_replace_is_bounded(one_more: dict[str, bytes]) -> None:
+    """The elements of all credentials of a REPLACE are bounded together, whatever they are."""
     long = CredentialFields(client=NOBODY, server=NOBODY, addresses=[(1, b"")] * MAX_LIST).pack()
     fields: dict[str, object] = {"client": NOBODY, "server": NOBODY, **one_more}
     most = [long] * (MAX_ELEMENTS // MAX_LIST)
@@ -245,8 +245,8 @@ def pieces(stream: bytes, size: int) -> Iterator[bytes]:
 
 
 @pytest.mark.parametrize("size", [4096, 65536, LARGEST // 2])
-def test_the_largest_frame_in_pieces(size: int) -> None:
-    """However the largest frame is cut, its pieces are put together in 50 ms."""
+def test_largest_frame_in_pieces_is_joined_fast(size: int) -> None:
+    """However the largest frame is cut, its pieces are joined in 50 ms."""
     whole = frame(HEADER + bytes(LARGEST - 4))
     cut = list(pieces(whole, size))
 
@@ -258,7 +258,7 @@ def test_the_largest_frame_in_pieces(size: int) -> None:
     assert best_time(read) < LIMIT
 
 
-def test_byte_by_byte() -> None:
+def test_last_bytes_of_the_largest_frame_are_cheap() -> None:
     """The last bytes of the largest frame, one at a time, cost no more than the first ones."""
     single = 3000
     whole = frame(HEADER + bytes(LARGEST - 4))
@@ -280,8 +280,8 @@ def test_byte_by_byte() -> None:
     assert late < 3 * early + MEASURABLE
 
 
-def test_the_smallest_frames() -> None:
-    """The first of as many frames as fit into a socket's buffer is cut without looking at the others."""
+def test_first_of_many_small_frames_is_cut_without_a_scan() -> None:
+    """The first of as many frames as fit into a socket's buffer is cut without a scan of the others."""
     stream = request(Opcode.NOOP) * (256 * 1024 // 8)
 
     def cut_some() -> None:

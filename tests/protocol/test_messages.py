@@ -1,4 +1,4 @@
-"""What each operation's request and reply carry."""
+"""The layouts of requests and replies."""
 
 from typing import Any, NamedTuple
 
@@ -156,8 +156,8 @@ def payload_of(opcode: Opcode) -> Field:
 # The tables
 
 
-def test_every_operation_has_its_layout() -> None:
-    """Every supported operation has a layout for its request and its reply, and no other has."""
+def test_every_operation_has_a_layout() -> None:
+    """Every supported operation has a layout for its request and its reply, and no other has one."""
     supported = set(Opcode) - UNSUPPORTED
     assert set(ARGUMENTS) == set(PAYLOAD) == set(REQUESTS) == supported
     assert {opcode for opcode, field in PAYLOAD.items() if field is not None} == set(REPLIES)
@@ -165,14 +165,14 @@ def test_every_operation_has_its_layout() -> None:
 
 @every_request
 def test_requests_are_read(opcode: Opcode) -> None:
-    """The arguments come out of the request's bytes as documented."""
+    """The arguments are read from the request's bytes as documented."""
     packed, values = REQUESTS[opcode]
     assert read_arguments(ARGUMENTS[opcode], message(opcode, packed)) == values
 
 
 @every_request
 def test_requests_are_packed(opcode: Opcode) -> None:
-    """The client's packing gives the documented bytes."""
+    """The client's packing produces the documented bytes."""
     packed, values = REQUESTS[opcode]
     assert pack_arguments(ARGUMENTS[opcode], as_given(opcode, values)) == packed
 
@@ -189,21 +189,21 @@ def as_given(opcode: Opcode, values: list[Any]) -> tuple[Any, ...]:
 
 @every_reply
 def test_replies_are_read(opcode: Opcode) -> None:
-    """The payload's value comes out of the reply's bytes as documented."""
+    """The payload's value is read from the reply's bytes as documented."""
     packed, (value,) = REPLIES[opcode]
     assert payload_of(opcode).read(Reader(packed)) == value
 
 
 @every_reply
 def test_replies_are_packed(opcode: Opcode) -> None:
-    """The payload's packing gives the documented bytes."""
+    """The payload's packing produces the documented bytes."""
     packed, (value,) = REPLIES[opcode]
     assert payload_of(opcode).pack(value) == packed
 
 
 @every_request
-def test_bytes_behind_a_request(opcode: Opcode) -> None:
-    """Bytes that a client adds behind the last argument are taken; they are part of a credential there."""
+def test_bytes_after_the_last_argument_are_accepted(opcode: Opcode) -> None:
+    """Bytes after the last argument are accepted; in STORE they are part of the credential."""
     packed, values = REQUESTS[opcode]
     for behind in (b"\0", u32(0), b"behind"):
         read = read_arguments(ARGUMENTS[opcode], message(opcode, packed + behind))
@@ -214,7 +214,7 @@ def test_bytes_behind_a_request(opcode: Opcode) -> None:
 
 
 def test_too_few_values_cannot_be_packed() -> None:
-    """A client that gives fewer values than the layout has is told so."""
+    """Packing fewer values than the layout has raises an exception."""
     with pytest.raises(ValueError, match="shorter"):
         pack_arguments(ARGUMENTS[Opcode.INITIALIZE], (b"20001",))
 
@@ -223,37 +223,37 @@ def test_too_few_values_cannot_be_packed() -> None:
 
 
 @given(names, blob)
-def test_names(value: bytes, behind: bytes) -> None:
-    """Any name without a NUL goes through, and leaves what is behind it."""
+def test_any_name_round_trips(value: bytes, behind: bytes) -> None:
+    """Any name without a NUL is read as packed, and bytes after it are left."""
     reader = Reader(NAME.pack(value) + behind)
     assert NAME.read(reader) == value
     assert reader.rest() == behind
 
 
 @given(names, names)
-def test_pairs_of_names(old: bytes, new: bytes) -> None:
-    """MOVE_CACHE keeps its names apart, whatever they are."""
+def test_two_names_are_separate(old: bytes, new: bytes) -> None:
+    """MOVE_CACHE keeps its two names separate, whatever they are."""
     fields = ARGUMENTS[Opcode.MOVE_CACHE]
     packed = pack_arguments(fields, (old, new))
     assert read_arguments(fields, message(Opcode.MOVE_CACHE, packed)) == [old, new]
 
 
 @given(I32)
-def test_offsets(value: int) -> None:
+def test_kdc_offset_is_signed(value: int) -> None:
     """A KDC offset is signed."""
     assert OFFSET.pack(value) == i32(value)
     assert OFFSET.read(Reader(i32(value))) == value
 
 
 @given(U32)
-def test_flags(value: int) -> None:
+def test_flag_word_is_unsigned(value: int) -> None:
     """A flag word is unsigned."""
     assert FLAGS.pack(value) == u32(value)
     assert FLAGS.read(Reader(u32(value))) == value
 
 
 @given(uuids, blob)
-def test_uuids(value: bytes, behind: bytes) -> None:
+def test_uuid_is_any_sixteen_bytes(value: bytes, behind: bytes) -> None:
     """A UUID is any sixteen bytes."""
     reader = Reader(UUID.pack(value) + behind)
     assert UUID.read(reader) == value
@@ -261,20 +261,20 @@ def test_uuids(value: bytes, behind: bytes) -> None:
 
 
 @given(st.lists(uuids, max_size=20))
-def test_lists_of_uuids(values: list[bytes]) -> None:
+def test_list_of_uuids_has_no_count(values: list[bytes]) -> None:
     """A list of UUIDs has no count: it fills the payload, and an empty one is no bytes."""
     assert UUIDS.pack(values) == b"".join(values)
     assert UUIDS.read(Reader(b"".join(values))) == values
 
 
 @pytest.mark.parametrize("size", [1, 15, 17, 31, 33])
-def test_a_broken_list_of_uuids(size: int) -> None:
-    """A list that does not end with a whole UUID is malformed."""
+def test_incomplete_list_of_uuids_is_malformed(size: int) -> None:
+    """A list that does not end with a complete UUID is malformed."""
     assert_refused(UUIDS.read, bytes(size))
 
 
 @given(st.lists(blob, max_size=8), blob)
-def test_lists_of_blobs(values: list[bytes], behind: bytes) -> None:
+def test_list_of_blobs_round_trips(values: list[bytes], behind: bytes) -> None:
     """The payload of GET_CRED_LIST keeps each credential's bytes, whatever they are."""
     assert pack_blobs(values) == blobs(values)
     reader = Reader(blobs(values) + behind)
@@ -284,8 +284,8 @@ def test_lists_of_blobs(values: list[bytes], behind: bytes) -> None:
 
 @fewer
 @given(st.lists(st.tuples(credentials, blob), max_size=3))
-def test_credentials_of_replace(sent: list[tuple[CredentialFields, bytes]]) -> None:
-    """REPLACE keeps each credential's bytes as they came, with those behind its last field."""
+def test_replace_keeps_the_bytes_of_credentials(sent: list[tuple[CredentialFields, bytes]]) -> None:
+    """REPLACE keeps each credential's bytes as sent, including those after its last field."""
     values = [fields.pack() + behind for fields, behind in sent]
     read = CREDENTIALS.read(Reader(blobs(values)))
     assert [credential.blob for credential in read] == values
@@ -294,8 +294,8 @@ def test_credentials_of_replace(sent: list[tuple[CredentialFields, bytes]]) -> N
 
 @fewer
 @given(credentials, blob)
-def test_the_credential_of_store(fields: CredentialFields, behind: bytes) -> None:
-    """STORE keeps the credential's bytes as they came, with those behind its last field."""
+def test_store_keeps_the_bytes_of_the_credential(fields: CredentialFields, behind: bytes) -> None:
+    """STORE keeps the credential's bytes as sent, including those after its last field."""
     sent = fields.pack() + behind
     read = read_arguments(ARGUMENTS[Opcode.STORE], message(Opcode.STORE, name(CCACHE) + sent))
     assert read[0] == CCACHE
@@ -306,14 +306,14 @@ def test_the_credential_of_store(fields: CredentialFields, behind: bytes) -> Non
 
 
 @every_request
-def test_requests_that_end_early(opcode: Opcode) -> None:
+def test_truncated_request_is_malformed(opcode: Opcode) -> None:
     """A request whose arguments are cut off anywhere is malformed."""
     assert_every_prefix_refused(as_decoder(opcode), REQUESTS[opcode].packed)
 
 
 @every_request
-def test_requests_with_every_field_that_end_early(opcode: Opcode) -> None:
-    """So is one with all the fields that a tag and a credential can have."""
+def test_truncated_request_with_every_field_is_malformed(opcode: Opcode) -> None:
+    """A request with all fields of a tag and a credential that is cut off is malformed."""
     full = CredentialFields(addresses=[(2, b"abcd")], authdata=[(1, b"x")], second_ticket=b"y").pack()
     asked = TagFields(client=ALICE, server=HOST, keyblock=(18, b"k"), addresses=[(2, b"abcd")]).pack()
     packed = REQUESTS[opcode].packed
@@ -330,26 +330,26 @@ def test_requests_with_every_field_that_end_early(opcode: Opcode) -> None:
     "opcode",
     [Opcode.GET_NAME, Opcode.GEN_NEW, Opcode.GET_PRINCIPAL, Opcode.GET_KDC_OFFSET, Opcode.GET_CRED_LIST],
 )
-def test_replies_that_end_early(opcode: Opcode) -> None:
-    """A payload that is cut off is malformed; credentials and UUIDs alone end where the payload does."""
+def test_truncated_reply_is_malformed(opcode: Opcode) -> None:
+    """A payload that is cut off is malformed, except credentials and UUIDs that end with the payload."""
     assert_every_prefix_refused(payload_of(opcode).read, REPLIES[opcode].packed)
 
 
 @pytest.mark.parametrize("opcode", [opcode for opcode in REQUESTS if NAME in ARGUMENTS[opcode]])
-def test_names_without_nul(opcode: Opcode) -> None:
+def test_name_without_a_nul_is_malformed(opcode: Opcode) -> None:
     """A request whose name does not end is malformed."""
     assert_refused(as_decoder(opcode), b"20001:work")
     assert_refused(as_decoder(opcode), b"\xff" * 2000)
 
 
-def test_a_second_name_without_nul() -> None:
-    """MOVE_CACHE needs a NUL behind each of its names."""
+def test_second_name_without_a_nul_is_malformed() -> None:
+    """MOVE_CACHE needs a NUL after each of its names."""
     assert_refused(as_decoder(Opcode.MOVE_CACHE), b"20001:old\x0020001:new")
 
 
 @pytest.mark.parametrize("count", [1, 3, 2**30, 2**31, 2**32 - 1])
-def test_counts_that_lie(count: int) -> None:
-    """A count of more credentials than are there is malformed and costs nothing."""
+def test_wrong_count_is_malformed(count: int) -> None:
+    """A count of more credentials than are present is malformed and allocates nothing."""
     lie = u32(count) + (data(ONE) + data(TWO) if count > 2 else b"")
     assert_refused_cheaply(BLOBS.read, lie)
     assert_refused_cheaply(CREDENTIALS.read, lie)
@@ -357,23 +357,23 @@ def test_counts_that_lie(count: int) -> None:
 
 
 @pytest.mark.parametrize("length", [len(ONE) + 1, 2**31, 2**32 - 1])
-def test_lengths_that_lie(length: int) -> None:
-    """A credential longer than the request is malformed and costs nothing."""
+def test_wrong_length_is_malformed(length: int) -> None:
+    """A credential longer than the request is malformed and allocates nothing."""
     lie = u32(1) + u32(length) + ONE
     assert_refused_cheaply(BLOBS.read, lie)
     assert_refused_cheaply(as_decoder(Opcode.REPLACE), name(CCACHE) + i32(0) + ALICE + lie)
 
 
-def test_a_credential_that_is_shorter_than_itself() -> None:
-    """A length that ends within the credential does not let it read on into the next."""
+def test_too_short_length_of_a_credential_is_malformed() -> None:
+    """A length that ends within the credential does not let it read the next one's bytes."""
     lie = u32(2) + u32(len(ONE) - 1) + ONE + data(TWO)
     assert_refused(CREDENTIALS.read, lie)
     assert_refused(as_decoder(Opcode.REPLACE), name(CCACHE) + i32(0) + ALICE + lie)
 
 
 @pytest.mark.parametrize("credential", [b"", b"\0", ALICE, bytes(len(ONE))])
-def test_what_is_no_credential(credential: bytes) -> None:
-    """Neither STORE nor REPLACE takes bytes that are no credential: one bad one is enough."""
+def test_malformed_credential_is_refused(credential: bytes) -> None:
+    """STORE and REPLACE refuse malformed credentials; one of them is enough."""
     if credential != bytes(len(ONE)):
         assert_refused(as_decoder(Opcode.STORE), name(CCACHE) + credential)
         assert_refused(CREDENTIALS.read, blobs([ONE, credential]))
@@ -383,8 +383,8 @@ def test_what_is_no_credential(credential: bytes) -> None:
         assert_harmless(as_decoder(Opcode.STORE), name(CCACHE) + credential)
 
 
-def test_principals_that_lie() -> None:
-    """INITIALIZE and REPLACE refuse a principal of more components than are accepted or there."""
+def test_principal_with_a_wrong_count_is_malformed() -> None:
+    """INITIALIZE and REPLACE refuse a principal of more components than are accepted or present."""
     crowd = principal(REALM, *[b"x"] * 5000)
     for opcode, before in ((Opcode.INITIALIZE, b""), (Opcode.REPLACE, i32(0))):
         assert_refused(as_decoder(opcode), name(CCACHE) + before + crowd + u32(0))
@@ -394,7 +394,7 @@ def test_principals_that_lie() -> None:
 
 
 @given(st.sampled_from(sorted(REQUESTS)), st.data())
-def test_damaged_requests(opcode: Opcode, made_up: st.DataObject) -> None:
+def test_damaged_request_raises_only_format_errors(opcode: Opcode, made_up: st.DataObject) -> None:
     """A request with any of its bytes replaced is understood or malformed."""
     packed = REQUESTS[opcode].packed
     begin = made_up.draw(st.integers(0, len(packed)))
@@ -403,22 +403,22 @@ def test_damaged_requests(opcode: Opcode, made_up: st.DataObject) -> None:
 
 
 @given(st.binary(max_size=200))
-def test_random_requests(arguments: bytes) -> None:
-    """Random bytes are understood or malformed, whatever the operation."""
+def test_random_request_raises_only_format_errors(arguments: bytes) -> None:
+    """Random bytes are understood or malformed, whatever the operation is."""
     for opcode in REQUESTS:
         assert_harmless(as_decoder(opcode), arguments)
         assert_harmless(as_decoder(opcode), name(CCACHE) + arguments)
 
 
 @given(st.binary(max_size=200))
-def test_random_replies(payload: bytes) -> None:
-    """A client that gets random bytes understands them or says that they are malformed."""
+def test_random_reply_raises_only_format_errors(payload: bytes) -> None:
+    """A client understands random bytes, or reports them as malformed."""
     for opcode in REPLIES:
         assert_harmless(payload_of(opcode).read, payload)
 
 
-def test_where_the_arguments_begin() -> None:
-    """The arguments begin behind version and opcode."""
+def test_arguments_begin_after_version_and_opcode() -> None:
+    """The arguments begin after version and opcode."""
     assert HEADER_SIZE == 4
     assert read_arguments((PRINCIPAL,), b"\2\0\0\4" + ALICE) == [ALICES]
     with pytest.raises(FormatError):

@@ -1,4 +1,4 @@
-"""Principals: read, packed, compared and shown."""
+"""Principals: reading, packing, comparison and text."""
 
 import pytest
 from hypothesis import given
@@ -19,8 +19,8 @@ CONFIGURATION = b"krb5_ccache_conf_data"
 
 
 @given(U32, blob, components, blob)
-def test_round_trip(name_type: int, realm: bytes, parts: list[bytes], behind: bytes) -> None:
-    """Any name type, realm and components are read as they stand there and packed the same way again."""
+def test_any_principal_round_trips(name_type: int, realm: bytes, parts: list[bytes], behind: bytes) -> None:
+    """Any name type, realm and components are read in order, and packed to the same bytes."""
     packed = principal(realm, *parts, name_type=name_type)
     reader = Reader(packed + behind)
     read = read_principal(reader)
@@ -29,14 +29,14 @@ def test_round_trip(name_type: int, realm: bytes, parts: list[bytes], behind: by
     assert reader.rest() == behind
 
 
-def test_the_realm_is_not_counted() -> None:
-    """The count is that of the components, and the realm stands before them."""
+def test_count_is_that_of_the_components() -> None:
+    """The count is that of the components, and the realm is before them."""
     packed = u32(1) + u32(2) + data(b"REALM") + data(b"host") + data(b"www")
     assert read_principal(Reader(packed)) == Principal(1, b"REALM", (b"host", b"www"))
 
 
-def test_the_name_type_is_no_part_of_the_identity() -> None:
-    """Principals that differ in their name type alone are the same; realm and components count."""
+def test_name_type_is_not_part_of_the_identity() -> None:
+    """Principals that differ only in their name type are equal; realm and components count."""
     one = Principal(1, b"REALM", (b"a", b"b"))
     assert one.identity == one._replace(name_type=2**32 - 1).identity
     assert one.identity != one._replace(realm=b"realm").identity
@@ -60,40 +60,40 @@ def test_the_name_type_is_no_part_of_the_identity() -> None:
         (b"", False),
     ],
 )
-def test_pseudo_realms(realm: bytes, is_pseudo: bool) -> None:
-    """A pseudo-realm is a prefix with nothing behind it, whatever the components are."""
+def test_pseudo_realm_is_a_prefix_without_a_name(realm: bytes, is_pseudo: bool) -> None:
+    """A pseudo-realm is a prefix with nothing after it, whatever the components are."""
     for parts in ((), (CONFIGURATION,), (b"krbtgt", b"EXAMPLE.TEST")):
         assert has_pseudo_realm((realm, parts)) is is_pseudo
 
 
 @given(principals)
-def test_a_principal_that_ends_early(packed: bytes) -> None:
+def test_truncated_principal_is_malformed(packed: bytes) -> None:
     """A principal that is cut off anywhere is malformed."""
     assert_every_prefix_refused(read_principal, packed)
 
 
 @pytest.mark.parametrize("count", [2, 3, MAX_COMPONENTS, MAX_COMPONENTS + 1, 2**31, 2**32 - 1])
-def test_a_count_that_lies(count: int) -> None:
-    """More components than are there is malformed and costs nothing."""
+def test_wrong_count_of_components_is_malformed(count: int) -> None:
+    """More components than are present is malformed and allocates nothing."""
     assert_refused_cheaply(read_principal, u32(1) + u32(count) + data(b"REALM") + data(b"alice"))
 
 
 @pytest.mark.parametrize("length", [6, 2**31, 2**32 - 1])
-def test_a_length_that_lies(length: int) -> None:
-    """A realm or a component beyond the message's end is malformed and costs nothing."""
+def test_wrong_length_of_a_component_is_malformed(length: int) -> None:
+    """A realm or component beyond the message's end is malformed and allocates nothing."""
     assert_refused_cheaply(read_principal, u32(1) + u32(1) + u32(length) + b"REALM")
     assert_refused_cheaply(read_principal, u32(1) + u32(1) + data(b"REALM") + u32(length) + b"alice")
 
 
-def test_too_many_components() -> None:
-    """As many components as are accepted are read; one more is refused, though all are there."""
+def test_number_of_components_of_a_principal_is_bounded() -> None:
+    """As many components as are accepted are read; one more is refused, even if it is present."""
     most = [b"x"] * MAX_COMPONENTS
     assert read_principal(Reader(principal(b"R", *most))).components == tuple(most)
     assert_refused(read_principal, principal(b"R", *most, b"x"))
 
 
 @given(blob)
-def test_random_bytes(message: bytes) -> None:
+def test_random_principal_raises_only_format_errors(message: bytes) -> None:
     """Random bytes are a principal or malformed."""
     assert_harmless(read_principal, message)
 
@@ -111,25 +111,25 @@ def test_random_bytes(message: bytes) -> None:
         ("REALM.ÖSTERREICH".encode(), ("jürgen".encode(),), "jürgen@REALM.ÖSTERREICH"),
     ],
 )
-def test_text(realm: bytes, parts: tuple[bytes, ...], text: str) -> None:
+def test_principal_is_quoted_as_by_libkrb5(realm: bytes, parts: tuple[bytes, ...], text: str) -> None:
     """A principal is shown quoted as libkrb5 does."""
     assert str(Principal(1, realm, parts)) == text
 
 
 @pytest.mark.parametrize(("component", "text"), [(b"\xff\xfe", "\\xff\\xfe"), (b"\x1b[31m", "\\x1b[31m")])
-def test_bytes_that_are_no_text(component: bytes, text: str) -> None:
-    """Bytes that are no text, and characters that would do something to a terminal, are shown escaped."""
+def test_unprintable_bytes_of_a_principal_are_escaped(component: bytes, text: str) -> None:
+    """Bytes that are not text, and characters that affect a terminal, are shown escaped."""
     assert str(Principal(1, b"R", (component,))) == text + "@R"
 
 
 @given(principals)
-def test_text_is_always_printable(packed: bytes) -> None:
-    """Whatever a principal holds, its text can go to a terminal or a log."""
+def test_text_of_a_principal_is_always_printable(packed: bytes) -> None:
+    """Whatever a principal contains, its text can be shown in a terminal or a log."""
     assert str(read_principal(Reader(packed))).isprintable()
 
 
-def test_the_error_is_the_documented_one() -> None:
-    """What is malformed raises FormatError."""
+def test_malformed_principal_raises_format_error() -> None:
+    """A malformed principal raises FormatError."""
     with pytest.raises(FormatError):
         read_principal(Reader(b""))
 
@@ -146,6 +146,6 @@ def test_the_error_is_the_documented_one() -> None:
         (b"PYKCM.TEST", (), False),
     ],
 )
-def test_ticket_granting_services(realm: bytes, parts: tuple[bytes, ...], expected: bool) -> None:
-    """A ticket for a realm's ticket-granting service is a TGT, whichever the realm; others are not."""
+def test_krbtgt_of_any_realm_is_a_tgs(realm: bytes, parts: tuple[bytes, ...], expected: bool) -> None:
+    """A ticket for the ticket-granting service of any realm is a TGT; others are not."""
     assert is_tgs((realm, parts)) is expected

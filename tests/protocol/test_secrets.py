@@ -1,4 +1,4 @@
-"""What a traceback, a failed assertion or a log may show of the values that hold secrets."""
+"""The text of values with secrets, as in a traceback, a failed assertion or a log."""
 
 import pytest
 
@@ -28,16 +28,16 @@ VALUES = {
 
 
 @pytest.mark.parametrize("name", VALUES)
-def test_texts_hold_no_secrets(name: str) -> None:
-    """Neither a value's text nor that of an exception that it is in has a key, a ticket or authdata."""
+def test_repr_and_exceptions_hold_no_secrets(name: str) -> None:
+    """Neither a value's text nor that of an exception with it has a key, a ticket or authdata."""
     value = VALUES[name]
     for text in (repr(value), str(value), f"{value}", repr(KeyError(value)), repr([value])):
         assert "SECRET" not in text
         assert name in text
 
 
-def test_texts_tell_which() -> None:
-    """What is shown tells one from another: whose it is, for what, and how long."""
+def test_repr_identifies_the_value() -> None:
+    """The text of a value identifies it: the principals, and the size."""
     assert repr(VALUES["Frame"]) == f"<Frame of operation 6, {4 + len(BLOB)} bytes>"
     assert repr(VALUES["Pieces"]) == f"<Pieces of {len(BLOB)} bytes>"
     both = "alice@PYKCM.TEST for HTTP/www.pykcm.test@PYKCM.TEST"

@@ -1,4 +1,4 @@
-"""Matching credentials: how they are read, and every rule of what they match."""
+"""Tags: reading, packing, and every rule of matching."""
 
 from dataclasses import replace
 from typing import Any
@@ -79,8 +79,8 @@ def found(tag: TagFields, match_flags: int, stored: CredentialFields | None = No
 
 @fewer
 @given(tags)
-def test_every_field_is_found(fields: TagFields) -> None:
-    """Every field that matching needs is read from its place; one that the header does not name is empty."""
+def test_every_field_of_a_tag_is_read(fields: TagFields) -> None:
+    """Every field for matching is read from its place; one that the header does not name is empty."""
     tag = read(fields.pack())
     assert tag.client == (None if fields.client is None else read_principal(Reader(fields.client)))
     assert tag.server == (None if fields.server is None else read_principal(Reader(fields.server)))
@@ -92,8 +92,8 @@ def test_every_field_is_found(fields: TagFields) -> None:
     assert tag.second_ticket == (fields.second_ticket or b"")
 
 
-def test_the_order_of_the_fields() -> None:
-    """The fields stand in the documented order, which is not that of the header's bits."""
+def test_order_of_fields_on_the_wire() -> None:
+    """The fields are in the documented order, which is not that of the header's bits."""
     packed = b"".join([
         u32(0x7F),
         ALICE,
@@ -140,8 +140,8 @@ HEADER_BITS: list[tuple[int, TagFields, Tag]] = [
     HEADER_BITS,
     ids=lambda value: f"{value:#x}" if isinstance(value, int) else "",
 )
-def test_each_bit_of_the_header(header: int, fields: TagFields, tag: Tag) -> None:
-    """A bit names one field, and with it alone that field alone is there; times and flags always are."""
+def test_each_header_bit_names_one_field(header: int, fields: TagFields, tag: Tag) -> None:
+    """A bit names one field, and with it alone only that field is present, after times and flags."""
     fields = replace(fields, authtime=6, starttime=7, endtime=8, renew_till=9, is_skey=1, flags=10)
     packed = fields.pack()
     assert packed[:4] == u32(header)
@@ -152,15 +152,15 @@ def test_each_bit_of_the_header(header: int, fields: TagFields, tag: Tag) -> Non
 
 @fewer
 @given(tags, blob)
-def test_bytes_behind(fields: TagFields, behind: bytes) -> None:
-    """Bytes behind the last field are taken, and change nothing."""
+def test_bytes_after_a_tag_are_ignored(fields: TagFields, behind: bytes) -> None:
+    """Bytes after the last field are accepted and ignored."""
     reader = Reader(fields.pack() + behind)
     assert read_tag(reader) == read(fields.pack())
     assert reader.rest() == behind
 
 
-def test_an_unnamed_second_ticket_behind() -> None:
-    """An empty second ticket that no bit names, as Heimdal writes it, is taken."""
+def test_unnamed_second_ticket_of_heimdal_is_ignored() -> None:
+    """An empty second ticket that no bit names, as Heimdal writes it, is ignored."""
     fields = TagFields(client=ALICE, server=HOST)
     assert read(fields.pack() + u32(0)) == read(fields.pack())
 
@@ -180,8 +180,8 @@ tags_as_written = st.builds(
 
 @fewer
 @given(tags_as_written)
-def test_round_trip(tag: Tag) -> None:
-    """A packed tag is read as the tag that it was."""
+def test_any_tag_round_trips(tag: Tag) -> None:
+    """A packed tag is read as the same tag."""
     reader = Reader(tag.pack())
     assert read_tag(reader) == tag
     assert reader.rest() == b""
@@ -189,8 +189,8 @@ def test_round_trip(tag: Tag) -> None:
 
 @fewer
 @given(tags)
-def test_packing(fields: TagFields) -> None:
-    """A tag without key, tickets and addresses, which nothing matches by, is packed as it came."""
+def test_fields_that_do_not_match_are_not_packed(fields: TagFields) -> None:
+    """A tag without key, tickets and addresses is packed to the bytes that were read."""
     fields = replace(
         fields,
         keyblock=fields.keyblock and (fields.keyblock[0] or 1, b""),
@@ -206,7 +206,7 @@ def test_packing(fields: TagFields) -> None:
 # How client and server match
 
 
-def test_an_empty_tag_matches_any() -> None:
+def test_empty_tag_matches_everything() -> None:
     """An absent client and an absent server match any."""
     assert found(TagFields(), 0)
     assert found(TagFields(), 0, CredentialFields(client=BOB, server=ALICE))
@@ -226,15 +226,15 @@ def test_an_empty_tag_matches_any() -> None:
         (TagFields(client=HOST, server=ALICE), False),
     ],
 )
-def test_client_and_server(tag: TagFields, matches: bool, match_flags: int) -> None:
-    """A client or server that is there must be the credential's, whether or not a KDC may be asked."""
+def test_client_and_server_must_match(tag: TagFields, matches: bool, match_flags: int) -> None:
+    """A present client or server must be the credential's, whether or not a KDC may be asked."""
     assert found(tag, match_flags) is matches
 
 
 @pytest.mark.parametrize("name_type", [0, 1, 10, 2**32 - 1])
 @pytest.mark.parametrize("match_flags", [0, SRV_NAMEONLY, DONT_MATCH_REALM])
-def test_the_name_type_never_counts(name_type: int, match_flags: int) -> None:
-    """Principals that differ in their name type alone are the same."""
+def test_name_type_never_counts(name_type: int, match_flags: int) -> None:
+    """Principals that differ only in their name type match."""
     client = principal(REALM, b"alice", name_type=name_type)
     server = principal(REALM, b"host", b"www.example.test", name_type=name_type)
     assert found(TagFields(client=client, server=server), match_flags)
@@ -259,7 +259,7 @@ HOST_ELSEWHERE = principal(ELSEWHERE, b"host", b"www.example.test", name_type=3)
         (TagFields(client=CLIENT_ELSEWHERE, server=HOST_ELSEWHERE), SRV_NAMEONLY | DONT_MATCH_REALM, True),
     ],
 )
-def test_realms(tag: TagFields, match_flags: int, matches: bool) -> None:
+def test_flags_that_ignore_realms(tag: TagFields, match_flags: int, matches: bool) -> None:
     """SRV_NAMEONLY ignores the server's realm, DONT_MATCH_REALM the client's too."""
     assert found(tag, match_flags) is matches
 
@@ -277,7 +277,7 @@ def test_realms(tag: TagFields, match_flags: int, matches: bool) -> None:
     ],
 )
 def test_components_always_count(components: tuple[bytes, ...], match_flags: int) -> None:
-    """Whatever is ignored of a realm, the components must be the same: all, in order and in case."""
+    """Even if the realm is ignored, all components must be equal, in order and in case."""
     other = principal(REALM, *components, name_type=3)
     assert not found(TagFields(server=other), match_flags)
     assert not found(TagFields(client=other), match_flags, CredentialFields(client=HOST))
@@ -299,13 +299,13 @@ def test_components_always_count(components: tuple[bytes, ...], match_flags: int
         (1, 1, IS_SKEY, True),
     ],
 )
-def test_is_skey(stored: int, asked: int, match_flags: int, matches: bool) -> None:
-    """is_skey must be the tag's with MATCH_IS_SKEY; without it a user-to-user ticket is never found."""
+def test_is_skey_must_match(stored: int, asked: int, match_flags: int, matches: bool) -> None:
+    """With MATCH_IS_SKEY is_skey must be the tag's; without it a user-to-user ticket never matches."""
     assert found(TagFields(is_skey=asked), match_flags, CredentialFields(is_skey=stored)) is matches
 
 
 def test_no_other_flag_finds_a_user_to_user_ticket() -> None:
-    """Without MATCH_IS_SKEY, no other flag of the word makes a user-to-user ticket match."""
+    """Without MATCH_IS_SKEY no other flag makes a user-to-user ticket match."""
     stored = CredentialFields(is_skey=1)
     for bit in range(32):
         if 1 << bit != IS_SKEY:
@@ -336,8 +336,8 @@ def test_no_other_flag_finds_a_user_to_user_ticket() -> None:
         (0b0110, 0b0110, FLAGS | FLAGS_EXACT, True),
     ],
 )
-def test_ticket_flags(stored: int, asked: int, match_flags: int, matches: bool) -> None:
-    """FLAGS: the flags asked for are among the credential's. FLAGS_EXACT: they are all of them."""
+def test_ticket_flags_must_match(stored: int, asked: int, match_flags: int, matches: bool) -> None:
+    """FLAGS: the credential has at least the wanted flags. FLAGS_EXACT: it has exactly these."""
     assert found(TagFields(flags=asked), match_flags, CredentialFields(flags=stored)) is matches
 
 
@@ -378,14 +378,14 @@ STORED_TIMES = CredentialFields(authtime=100, starttime=200, endtime=300, renew_
         (TagFields(endtime=300), TIMES | TIMES_EXACT, False),
     ],
 )
-def test_times(tag: TagFields, match_flags: int, matches: bool) -> None:
-    """TIMES: end and renewal asked for are at most the credential's. TIMES_EXACT: all four are the same."""
+def test_times_must_match(tag: TagFields, match_flags: int, matches: bool) -> None:
+    """TIMES: the wanted end and renewal are at most the credential's. TIMES_EXACT: all four are equal."""
     assert found(tag, match_flags, STORED_TIMES) is matches
 
 
 @pytest.mark.parametrize(("asked", "matches"), [(0, True), (1, False)])
-def test_times_of_a_credential_without(asked: int, matches: bool) -> None:
-    """A credential that has no renewal matches where none is asked for."""
+def test_credential_without_renewal_matches(asked: int, matches: bool) -> None:
+    """A credential without a renewal time matches if none is wanted."""
     stored = replace(STORED_TIMES, renew_till=0)
     assert found(TagFields(renew_till=asked), TIMES, stored) is matches
 
@@ -418,10 +418,10 @@ def test_times_are_unsigned() -> None:
         ([], [(1, b"one")], AUTHDATA, False),
     ],
 )
-def test_authdata(
+def test_authdata_must_match(
     stored: list[tuple[int, bytes]], asked: list[tuple[int, bytes]] | None, match_flags: int, matches: bool
 ) -> None:
-    """AUTHDATA: the list is the credential's, and none is the same as an empty one."""
+    """AUTHDATA: the list is the credential's, and no list equals an empty one."""
     assert found(TagFields(authdata=asked), match_flags, CredentialFields(authdata=stored)) is matches
 
 
@@ -439,7 +439,9 @@ def test_authdata(
         (b"", None, SECOND_TICKET, True),
     ],
 )
-def test_second_ticket(stored: bytes, asked: bytes | None, match_flags: int, matches: bool) -> None:
+def test_second_ticket_must_match(
+    stored: bytes, asked: bytes | None, match_flags: int, matches: bool
+) -> None:
     """2ND_TKT: the second ticket is the credential's, as S4U2Proxy look-ups need it."""
     assert (
         found(TagFields(second_ticket=asked), match_flags, CredentialFields(second_ticket=stored)) is matches
@@ -456,7 +458,7 @@ def test_second_ticket(stored: bytes, asked: bytes | None, match_flags: int, mat
         (-133, -133, KEYTYPE, True),
     ],
 )
-def test_keytype(stored: int, asked: int, match_flags: int, matches: bool) -> None:
+def test_enctype_must_match(stored: int, asked: int, match_flags: int, matches: bool) -> None:
     """KEYTYPE: the session key's encryption type is the credential's; the key itself never counts."""
     tag = TagFields(keyblock=(asked, b"another key"))
     assert found(tag, match_flags, CredentialFields(enctype=stored)) is matches
@@ -494,8 +496,8 @@ def _tag_of(stored: CredentialFields) -> TagFields:
 
 @fewer
 @given(credentials, U32)
-def test_a_credential_matches_itself(stored: CredentialFields, match_flags: int) -> None:
-    """Whatever is asked for, a credential matches itself: user-to-user tickets with MATCH_IS_SKEY alone."""
+def test_credential_matches_its_own_tag(stored: CredentialFields, match_flags: int) -> None:
+    """With any flags a credential matches its own tag; a user-to-user ticket needs MATCH_IS_SKEY."""
     assert found(_tag_of(stored), match_flags | IS_SKEY, stored)
     assert found(_tag_of(stored), match_flags & ~IS_SKEY, stored) is not stored.is_skey
 
@@ -516,15 +518,15 @@ DIFFERENT: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("different", DIFFERENT, ids=lambda different: next(iter(different)))
-def test_every_flag_together(different: dict[str, Any]) -> None:
-    """With every flag of the word, one field that differs is enough not to match."""
+def test_one_different_field_is_no_match(different: dict[str, Any]) -> None:
+    """With all flags, one different field is enough not to match."""
     stored = CredentialFields(is_skey=1, authdata=[(1, b"one")], second_ticket=b"a second ticket")
     assert found(_tag_of(stored), EVERYTHING, stored)
     assert not found(_tag_of(stored), EVERYTHING, replace(stored, **different))
 
 
-def test_a_look_up_for_s4u2proxy() -> None:
-    """Without a client, tickets for the same server are told apart by their second tickets."""
+def test_s4u2proxy_look_up_by_second_ticket() -> None:
+    """Without a client, tickets for the same server are distinguished by their second tickets."""
     tag = TagFields(server=HOST, second_ticket=b"alice's")
     match_flags = GC_CACHED | SECOND_TICKET
     assert found(tag, match_flags, CredentialFields(client=ALICE, second_ticket=b"alice's"))
@@ -540,7 +542,7 @@ def test_a_look_up_for_s4u2proxy() -> None:
     [EVERY_FIELD, *(row[1] for row in HEADER_BITS)],
     ids=["every bit", *(f"{row[0]:#x}" for row in HEADER_BITS)],
 )
-def test_a_tag_that_ends_early(fields: TagFields) -> None:
+def test_truncated_tag_is_malformed(fields: TagFields) -> None:
     """A tag that is cut off anywhere is malformed."""
     assert_every_prefix_refused(read_tag, fields.pack())
 
@@ -558,14 +560,14 @@ def test_a_tag_that_ends_early(fields: TagFields) -> None:
     ],
     ids=["client", "key", "ticket", "second ticket", "authdata", "addresses"],
 )
-def test_lengths_and_counts_that_lie(header: int, before: bytes, lie: int) -> None:
-    """A length or a count beyond the tag's end is malformed and costs nothing."""
+def test_wrong_lengths_and_counts_of_a_tag_are_malformed(header: int, before: bytes, lie: int) -> None:
+    """A length or count beyond the tag's end is malformed and allocates nothing."""
     assert_refused_cheaply(read_tag, u32(header) + before + u32(lie) + b"x")
 
 
 @pytest.mark.parametrize("field", ["addresses", "authdata"])
-def test_too_many_entries(field: str) -> None:
-    """Lists of as many entries as are accepted are read; one more is refused, though all are there."""
+def test_number_of_list_entries_of_a_tag_is_bounded(field: str) -> None:
+    """Lists of as many entries as are accepted are read; one more is refused, even if it is present."""
     most: dict[str, Any] = {field: [(1, b"")] * MAX_LIST}
     more: dict[str, Any] = {field: [(1, b"")] * (MAX_LIST + 1)}
     read(TagFields(**most).pack())
@@ -573,7 +575,7 @@ def test_too_many_entries(field: str) -> None:
 
 
 @pytest.mark.parametrize("field", ["client", "server"])
-def test_too_many_components(field: str) -> None:
+def test_number_of_components_in_a_tag_is_bounded(field: str) -> None:
     """A principal of too many components is refused within a tag too."""
     crowd: dict[str, Any] = {field: principal(REALM, *[b"x"] * (MAX_COMPONENTS + 1))}
     assert_refused(read_tag, TagFields(**crowd).pack())
@@ -581,7 +583,7 @@ def test_too_many_components(field: str) -> None:
 
 @fewer
 @given(tags, st.data())
-def test_damaged_tags(fields: TagFields, made_up: st.DataObject) -> None:
+def test_damaged_tag_raises_only_format_errors(fields: TagFields, made_up: st.DataObject) -> None:
     """A tag with any bytes replaced is another one or malformed."""
     sent = fields.pack()
     begin = made_up.draw(st.integers(0, len(sent)))
@@ -590,13 +592,13 @@ def test_damaged_tags(fields: TagFields, made_up: st.DataObject) -> None:
 
 
 @given(st.binary(max_size=200))
-def test_random_bytes(message: bytes) -> None:
-    """Random bytes are a tag or malformed, whatever the header says."""
+def test_random_tag_raises_only_format_errors(message: bytes) -> None:
+    """Random bytes are a tag or malformed, whatever the header is."""
     assert_harmless(read_tag, message)
     for header in (0, 1, 2, 4, 8, 0x10, 0x20, 0x40, 0x7F, 2**32 - 1):
         assert_harmless(read_tag, u32(header) + message)
 
 
-def test_no_authdata_is_an_empty_list() -> None:
-    """What stands for absent authdata is an empty list's bytes."""
+def test_no_authdata_is_packed_as_an_empty_list() -> None:
+    """The constant for absent authdata has the bytes of an empty list."""
     assert typed_list([]) == NO_AUTHDATA

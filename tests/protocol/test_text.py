@@ -1,4 +1,4 @@
-"""Bytes from outside, as they are shown in a terminal or a log."""
+"""Bytes from outside, as shown in a terminal or a log."""
 
 from collections.abc import Callable
 
@@ -26,36 +26,38 @@ both = pytest.mark.parametrize("show", [escape, escape_in_principal])
         (b"\r\x7f", "\\x0d\\x7f"),
     ],
 )
-def test_text(show: Callable[[bytes], str], value: bytes, text: str) -> None:
-    """Text is shown as it is, a backslash doubled, and what is no text or cannot be seen by its number."""
+def test_escape_shows_text_and_escapes_the_rest(
+    show: Callable[[bytes], str], value: bytes, text: str
+) -> None:
+    r"""Text is shown as it is, a backslash is doubled, and unprintable bytes are shown as \xNN."""
     assert show(value) == text
 
 
-def test_only_the_beginning_of_what_is_long() -> None:
-    """Of what is longer than any name the beginning is shown, and how long it is."""
+def test_long_bytes_are_shortened() -> None:
+    """Of bytes longer than any name the beginning is shown, and the number of all."""
     assert escape(b"x" * 1024) == "x" * 1024
     assert escape(b"\0" * 1025) == "\\x00" * 1024 + "... (1025 bytes)"
     # Cut in the middle of a character.
     assert escape(b"x" * 1023 + "é".encode() * 2) == "x" * 1023 + "\\xc3... (1027 bytes)"
 
 
-def test_separators() -> None:
-    """The separators of principals are quoted within one, and there alone."""
+def test_separators_are_quoted_in_principals_only() -> None:
+    """The separators of principals are quoted within one, and nowhere else."""
     assert escape(b"20001:a/b@c") == "20001:a/b@c"
     assert escape_in_principal(b"a/b@c\0\n\t\b") == "a\\/b\\@c\\0\\n\\t\\b"
     assert escape(b"\n\t\b") == "\\x0a\\x09\\x08"
 
 
 @both
-def test_a_byte_and_what_stands_for_it(show: Callable[[bytes], str]) -> None:
-    """A byte that is no text is not shown like the four characters that stand for it."""
+def test_escaped_byte_differs_from_the_same_characters(show: Callable[[bytes], str]) -> None:
+    """An escaped byte is not shown like the four characters of its escape."""
     assert show(b"\xff") != show(rb"\xff")
 
 
 @both
 @given(st.binary(max_size=60))
-def test_nothing_does_anything_to_a_terminal(show: Callable[[bytes], str], value: bytes) -> None:
-    """Whatever the bytes, what is shown can be printed, encoded and stays on its line."""
+def test_escaped_text_is_printable_on_one_line(show: Callable[[bytes], str], value: bytes) -> None:
+    """Whatever the bytes are, the escaped text is printable, can be encoded, and is one line."""
     text = show(value)
     assert text.isprintable()
     assert text.encode().decode() == text

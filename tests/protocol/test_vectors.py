@@ -1,4 +1,4 @@
-"""The stock of wire vectors: what real clients say is understood, and said again byte for byte."""
+"""The wire vectors: recorded messages of real clients are read, and packed to the same bytes."""
 
 from itertools import chain
 from pathlib import Path
@@ -36,13 +36,13 @@ def code_of(exchange: Exchange) -> int:
 # The stock itself
 
 
-def test_every_operation_is_in_the_stock() -> None:
-    """No operation is without a vector."""
+def test_every_operation_has_a_vector() -> None:
+    """Every operation has a vector."""
     assert {exchange.opcode for stocked in STOCK for exchange in stocked.exchanges} == set(Opcode.__members__)
 
 
-def test_operations_of_recorded_clients() -> None:
-    """What the real clients use is recorded from them, and not merely laid out by hand."""
+def test_used_operations_are_recorded_from_clients() -> None:
+    """The operations that real clients use are recorded from them, not only written by hand."""
     said = {stocked.client.split()[0]: set[str]() for stocked in RECORDED}
     for stocked in RECORDED:
         said[stocked.client.split()[0]].update(exchange.opcode for exchange in stocked.exchanges)
@@ -55,8 +55,8 @@ def test_operations_of_recorded_clients() -> None:
     }
 
 
-def test_the_stock_is_small() -> None:
-    """The stock stays small enough to be read by people."""
+def test_vectors_are_few() -> None:
+    """The vectors stay few enough to be read by people."""
     assert sum(path.stat().st_size for path in FOLDER.glob("*.toml")) < STORED_SIZE
 
 
@@ -75,8 +75,8 @@ def test_the_files_are_readable(tmp_path: Path) -> None:
 
 
 @every_exchange_set
-def test_frames(stocked: ExchangeSet) -> None:
-    """Every vector is one whole frame each way, with the operation's number and an outer status of 0."""
+def test_vector_is_one_frame_each_way(stocked: ExchangeSet) -> None:
+    """Every vector is one complete frame each way, with the right opcode and an outer status of 0."""
     for exchange in stocked.exchanges:
         length, message = exchange.request[:4], exchange.request[4:]
         assert int.from_bytes(length, "big") == len(message)
@@ -95,7 +95,7 @@ def supported(stocked: ExchangeSet) -> list[Exchange]:
 
 
 @every_exchange_set
-def test_requests_are_understood_and_said_again(stocked: ExchangeSet) -> None:
+def test_recorded_requests_round_trip(stocked: ExchangeSet) -> None:
     """Every request's arguments decode, and packing them gives its bytes again.
 
     But a tag's key, ticket and addresses, by which nothing matches; and bytes added behind the last field.
@@ -130,8 +130,8 @@ def _is_said_in_full(exchange: Exchange) -> bool:
     return not header & (Has.KEYBLOCK | Has.TICKET | Has.ADDRESSES)
 
 
-def test_requests_that_end_early() -> None:
-    """Of each client's longest request for each operation, nothing that ends earlier is understood."""
+def test_truncated_recorded_request_is_malformed() -> None:
+    """Each client's longest request for each operation is malformed if it ends earlier."""
     longest: dict[tuple[str, str], Exchange] = {}
     for stocked in RECORDED:
         for exchange in supported(stocked):
@@ -149,8 +149,8 @@ def test_requests_that_end_early() -> None:
 
 
 @every_exchange_set
-def test_replies_are_understood_and_said_again(stocked: ExchangeSet) -> None:
-    """Every successful reply's payload is read as its operation's, and packing it gives its bytes again."""
+def test_recorded_replies_round_trip(stocked: ExchangeSet) -> None:
+    """Every successful reply's payload is read as its operation's, and packed to the same bytes."""
     for exchange in stocked.exchanges:
         code, payload = code_of(exchange), exchange.reply[12:]
         assert pack_reply(code, payload) == exchange.reply
@@ -163,8 +163,8 @@ def test_replies_are_understood_and_said_again(stocked: ExchangeSet) -> None:
             assert reader.rest() == b""
 
 
-def test_unsupported_operations() -> None:
-    """What has no layout is answered with CC_NOSUPP; else only RETRIEVE may be, for the KDC offset."""
+def test_recorded_unsupported_operations() -> None:
+    """Operations without a layout are answered with CC_NOSUPP; RETRIEVE may be, for the KDC offset."""
     for exchange in chain.from_iterable(stocked.exchanges for stocked in STOCK):
         if exchange.opcode == "RETRIEVE":
             continue
@@ -172,8 +172,8 @@ def test_unsupported_operations() -> None:
 
 
 @pytest.mark.parametrize("client", ["MIT", "Heimdal"])
-def test_credentials_came_back_as_they_went_in(client: str) -> None:
-    """Every credential that a client was given is one that it has stored, byte for byte."""
+def test_recorded_credentials_came_back_unchanged(client: str) -> None:
+    """Every credential that a client got is one that it stored, byte for byte."""
     stored: set[bytes] = set()
     given = 0
     for stocked in RECORDED:
@@ -197,8 +197,8 @@ def test_credentials_came_back_as_they_went_in(client: str) -> None:
     assert given > 20
 
 
-def test_what_retrieve_found_matches() -> None:
-    """Every credential that RETRIEVE found matches the tag that it was found by."""
+def test_recorded_retrieve_found_a_match() -> None:
+    """Every credential that RETRIEVE found matches the tag of the request."""
     found = 0
     for exchange in chain.from_iterable(stocked.exchanges for stocked in STOCK):
         if exchange.opcode == "RETRIEVE" and code_of(exchange) == 0:
