@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from pykcm.ccaches.ccache import CCache
 
 
+# The option that removes an expired ccache although no room is needed.
+EXPIRED = "expired_retention"
+
+
 class DefaultChanged(NamedTuple):
     """The chosen defaults are now `defaults`; they were `before`."""
 

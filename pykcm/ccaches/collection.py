@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pykcm.ccaches import room
 from pykcm.ccaches.ccache import CCache, new_ccache_uuid
 from pykcm.ccaches.changes import (
+    EXPIRED,
     CCacheCreated,
     CCacheMoved,
     CCacheRemoved,
@@ -28,7 +29,7 @@ from pykcm.ccaches.changes import (
     OldCredentialRemoved,
 )
 from pykcm.ccaches.defaults import NOTHING_CHOSEN, Defaults, Follows
-from pykcm.ccaches.expiry import EMPTY_LIFETIME
+from pykcm.ccaches.expiry import empty_expires
 from pykcm.ccaches.lookup import CCacheLookup
 from pykcm.ccaches.quotas import NO_LIMITS, CCacheCount, Quotas
 from pykcm.protocol.codes import Code, KcmError
@@ -42,9 +43,6 @@ _OVERHEAD = 2000
 
 # Gives the seconds since the epoch.
 Clock = Callable[[], float]
-
-# The option by which an expired ccache is removed that is not in anyone's way.
-EXPIRED = "expired_retention"
 
 
 class Collection(CCacheLookup):
@@ -71,9 +69,7 @@ class Collection(CCacheLookup):
 
     def take_changes(self) -> list[Change]:
         """What has changed since the last call, in order."""
-        changes = self._changes
-        if changes:
-            self._changes = []
+        changes, self._changes = self._changes, []
         return changes
 
     def restore(self, ccaches: Sequence[CCache], defaults: Defaults = NOTHING_CHOSEN) -> None:
@@ -167,8 +163,9 @@ class Collection(CCacheLookup):
 
         Of credentials that equal each other the last one counts, as if they had been stored in turn.
         """
-        last_of_equals = list({credential.equality: credential for credential in credentials}.values())
-        ccache = CCache(new_ccache_uuid(self.uid), name, principal, label, kdc_offset, self._empty_expires())
+        last_of_equals = list({each.equality: each for each in credentials}.values())
+        expires = empty_expires(self._clock())
+        ccache = CCache(new_ccache_uuid(self.uid), name, principal, label, kdc_offset, expires)
         size = ccache.size + sum(credential.size for credential in last_of_equals)
         plan = self.plan_room(name, size, len(last_of_equals))
         self.fill(ccache, last_of_equals)
@@ -371,11 +368,8 @@ class Collection(CCacheLookup):
 
     def _note_latest_end(self, ccache: CCache, before: int | None) -> None:
         if ccache.credentials.latest_end != before:
-            ccache.empty_expires = self._empty_expires()
+            ccache.empty_expires = empty_expires(self._clock())
             self._changes.append(ExpiryChanged(ccache))
-
-    def _empty_expires(self) -> int:
-        return int(self._clock()) + EMPTY_LIFETIME
 
 
 def move(

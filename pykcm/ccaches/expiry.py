@@ -18,6 +18,11 @@ NO_END = 2**32
 EMPTY_LIFETIME = 3600
 
 
+def empty_expires(now: float) -> int:
+    """When a ccache expires that loses its last ticket now; both in seconds since the epoch."""
+    return int(now) + EMPTY_LIFETIME
+
+
 def is_ticket(credential: Credential) -> bool:
     """Whether a credential is a ticket, and not an entry in which a program keeps its own data.
 

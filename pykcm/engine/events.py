@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from pykcm.ccaches.changes import (
+    EXPIRED,
     CCacheCreated,
     CCacheMoved,
     CCacheRemoved,
@@ -16,7 +17,7 @@ from pykcm.ccaches.changes import (
     DefaultChanged,
     removals_in,
 )
-from pykcm.ccaches.collection import EXPIRED, Collection
+from pykcm.ccaches.collection import Collection
 from pykcm.ccaches.expiry import is_ticket
 from pykcm.protocol.codes import Code, KcmError
 from pykcm.protocol.principal import Principal

@@ -4,6 +4,7 @@ import pytest
 
 from pykcm.ccaches.ccache import UNKNOWN_LABEL
 from pykcm.ccaches.changes import (
+    EXPIRED,
     CCacheCreated,
     CCacheMoved,
     CCacheRemoved,
@@ -18,7 +19,7 @@ from pykcm.ccaches.changes import (
     removals_in,
     written_size,
 )
-from pykcm.ccaches.collection import EXPIRED, Collection, move
+from pykcm.ccaches.collection import Collection, move
 from pykcm.ccaches.defaults import NOTHING_CHOSEN, Defaults
 from pykcm.ccaches.quotas import Quotas
 from pykcm.protocol.principal import Principal
