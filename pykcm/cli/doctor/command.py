@@ -40,7 +40,7 @@ def all_checks() -> "tuple[Check, ...]":
 @click.option(
     "--config",
     "config_file",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=click.Path(path_type=Path),
     metavar="FILE",
     help=f"The file that the daemon is given with --config.  [default: {DEFAULT_FILE}]",
 )
