@@ -1,8 +1,7 @@
-"""Accepts connections, some at a time, so that the clients that are connected go on.
+"""Accepts connections, a few at a time, so that connected clients are served in between.
 
-All UIDs wait in the kernel's one queue, in their order, so that it is kept short and emptied fast. Accepting
-does not read. While a UID connects faster than that, some of its connections are served, and the others are
-closed at once.
+The kernel has one backlog for all UIDs. It is short, and emptied fast: accepting reads nothing. When a UID
+connects faster than that, some of its connections are served, and the others are closed at once.
 """
 
 import asyncio
@@ -20,11 +19,11 @@ log = logging.getLogger(__name__)
 
 _FAILURES = LimitedLog(log, "connections not accepted", 1)
 
-# Seconds and connections: then the event loop sees to those that are open.
+# In seconds and connections: after so much the event loop serves the connections that are open.
 _TURN = 0.002
 _MOST_IN_A_TURN = 128
 
-# Seconds until the next try where there are no descriptors or no memory left.
+# In seconds: the pause when no descriptor or memory is left.
 _PAUSE = 0.05
 
 _NO_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
@@ -37,14 +36,14 @@ class Reception(Protocol):
         """Serve the connection, or close it."""
 
     def caught_up(self) -> None:
-        """Nobody waits to be accepted any more."""
+        """Every waiting connection has been accepted."""
 
     async def settled(self) -> None:
-        """Return when every connection taken so far can be told to end."""
+        """Return when every connection taken so far can be ended in order."""
 
 
 class Acceptor:
-    """Accepts the connections of one listening socket, and neither listens nor closes."""
+    """Accepts the connections of one listening socket; does not open or close that socket."""
 
     def __init__(
         self, listening: socket.socket, reception: Reception, clock: Callable[[], float] = perf_counter
@@ -55,13 +54,13 @@ class Acceptor:
         self._pause: asyncio.TimerHandle | None = None
 
     def begin(self) -> None:
-        """Accept connections, those first that have waited."""
+        """Accept connections, those that waited longest first."""
         self._pause = None
         self._listening.setblocking(False)
         asyncio.get_running_loop().add_reader(self._listening.fileno(), self._accept)
 
     def stop(self) -> None:
-        """Accept no more: who connects from now on waits in the kernel."""
+        """Accept no more: clients that connect from now on wait in the backlog."""
         if self._pause is not None:
             self._pause.cancel()
             self._pause = None
@@ -85,7 +84,7 @@ class Acceptor:
                 return
 
     def _rest(self, error: OSError) -> None:
-        """Let those who connect wait until there may be descriptors again."""
+        """Pause, until there may be descriptors again; clients wait in the backlog."""
         _FAILURES.write(
             logging.ERROR, None, "connections have to wait: none can be accepted: %s", error.strerror
         )
@@ -94,12 +93,12 @@ class Acceptor:
         self._pause = loop.call_later(_PAUSE, self.begin)
 
 
-# In seconds: for so long the connections of a UID are counted while more wait than can be accepted.
+# In seconds: the time in which connections of a UID are counted, while the backlog is not empty.
 _WINDOW = 0.1
 
 
 class AcceptRates:
-    """How many connections of each UID are accepted in a tenth of a second while more of anybody's wait."""
+    """Limits how many connections a UID gets in a tenth of a second while the backlog is not empty."""
 
     def __init__(self, most: int, clock: Callable[[], float] = perf_counter) -> None:
         self._most = most
@@ -108,11 +107,11 @@ class AcceptRates:
         self._began = 0.0
 
     def caught_up(self) -> None:
-        """All have been accepted: nobody has to wait for anybody."""
+        """The backlog is empty: connections are not limited."""
         self._counts.clear()
 
     def count(self, uid: int) -> int:
-        """Count one connection of the UID; gives how many are too many, this one among them."""
+        """Count one connection of the UID; returns how many are too many, including this one."""
         counts = self._counts
         if not counts or self._clock() - self._began > _WINDOW:
             counts.clear()
@@ -122,7 +121,7 @@ class AcceptRates:
 
 
 class TransportReception:
-    """Makes a transport and a protocol of each connection, as servers of asyncio do."""
+    """Makes a transport and a protocol for each connection, like an asyncio server."""
 
     def __init__(self, factory: Callable[[], asyncio.Protocol]) -> None:
         self._factory = factory
@@ -141,7 +140,7 @@ class TransportReception:
             sock.close()
 
     def caught_up(self) -> None:
-        """These are few."""
+        """Nothing to do: the control socket has no limited rate."""
 
     async def settled(self) -> None:
         if self._connecting:
@@ -149,28 +148,28 @@ class TransportReception:
 
 
 class Listener:
-    """The daemon's listening sockets, each with what receives its connections; can stop and begin again."""
+    """The listening sockets, each with the reception of its connections; can stop and begin again."""
 
     def __init__(self, sockets: Sequence[tuple[socket.socket, Reception]]) -> None:
         self._sockets = sockets
         self._acceptors = [Acceptor(sock, reception) for sock, reception in sockets]
 
     def begin(self) -> None:
-        """Accept connections, those first that have waited."""
+        """Accept connections, those that waited longest first."""
         for sock, _ in self._sockets:
-            # Also on systemd's sockets: the kernel then names the daemon to clients as the one that listens.
+            # Also on systemd's sockets: the kernel then names the daemon as the listening process.
             sock.listen(BACKLOG)
         for acceptor in self._acceptors:
             acceptor.begin()
 
     async def stop(self) -> None:
-        """Accept no more; on return all that was accepted is served or closed."""
+        """Accept no more; returns when all accepted connections are served or closed."""
         for acceptor in self._acceptors:
             acceptor.stop()
         for _, reception in self._sockets:
             await reception.settled()
 
     def close(self) -> None:
-        """Give up the sockets for good."""
+        """Close the sockets."""
         for sock, _ in self._sockets:
             sock.close()

@@ -1,7 +1,7 @@
 """One client's socket: reads, serves and sends, each in its UID's turn.
 
-The event loop says that there is something to do, and the queue of all UIDs when it is done: at once where
-nobody waits, otherwise in its turn. One turn reads once, serves one request at most, and sends once.
+The event loop reports that there is something to do. The fair queue decides when it is done: at once if
+nobody waits, otherwise in its turn. One turn reads once, serves at most one request, and sends once.
 """
 
 import logging
@@ -33,20 +33,20 @@ log = logging.getLogger(__name__)
 # Lines that users cause.
 _BROKEN_OFF = LimitedLog(log, "connections closed at a limit", 30)
 
-# In bytes, for one turn. Nearly every request is smaller; of a greater one all that has come is read at once.
+# In bytes, for one turn. Nearly every request is smaller. Of a larger one, all that has come is read.
 _READ_SIZE = 16 * 1024
 _LARGEST_READ = 256 * 1024
 
-# In bytes: when a UID has so much waiting, its connections are read in small pieces, as they are served.
+# In bytes: while a UID has so much waiting, its connections are read in small pieces.
 _ENOUGH = 1024 * 1024
 _SMALL_READ = 1024
 
-# In seconds: for so long at least nobody else needs the place of a client that does not take its reply.
+# In seconds: a client that has not taken its reply for so long counts as idle.
 _PATIENCE_WITH_A_READER = 30.0
 
 _INT = Struct("i")
 
-# Read into by all connections, one after the other: what is in it is taken before the next one reads.
+# One buffer for all connections: its content is used before the next connection reads.
 _BUFFER = memoryview(bytearray(_LARGEST_READ))
 
 
@@ -72,9 +72,9 @@ class Parts(NamedTuple):
 
 
 class ClientSocket:
-    """The server's end of a connection; `sock` is non-blocking and belongs to it from now on."""
+    """The server's end of a connection. It owns `sock`, which is non-blocking."""
 
-    # There may be thousands that do nothing.
+    # There may be thousands of idle ones.
     __slots__ = (
         "_connection",
         "_held",
@@ -98,7 +98,7 @@ class ClientSocket:
         self._socket = sock
         self._connection = Connection(parts.max_request)
         self._outbox = Outbox(sock)
-        # What the event loop waits for: bytes to read, and room to send more.
+        # Whether the event loop watches for bytes to read, and for room to send more.
         self._is_watched_for_bytes = False
         self._is_watched_for_room = False
         self._is_queued = False  # waits for its UID's turn
@@ -107,19 +107,19 @@ class ClientSocket:
         self._owed = 0  # bytes of replies, as they were counted
         self.peer = peer
         self.uid, self.pid = peer.uid, peer.pid
-        self.is_mits = False  # a request has shown MIT's client
+        self.is_mits = False  # whether a request was one that only MIT's client makes
         self._session = parts.dispatcher.sessions.open(peer, self._has_hung_up)
 
     def begin(self) -> None:
         """Wait for the first request."""
         self._watch_for_bytes()
 
-    # When there is something to do
+    # Called by the event loop
 
     def _on_bytes(self) -> None:
         state = self._connection.state
         if self._is_queued or not (state is _IDLE or state is _RECEIVING):
-            # They stay in the kernel, and are read when it is their turn.
+            # The bytes stay in the kernel, and are read in their turn.
             self._is_watched_for_bytes = False
             self._parts.loop.remove_reader(self._socket.fileno())
         elif self._parts.fair_queue.admits(self.uid):

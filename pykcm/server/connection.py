@@ -20,7 +20,7 @@ class State(Enum):
     IDLE = auto()  # nothing of a request has come
     RECEIVING = auto()  # a part of a request has come
     REQUESTED = auto()  # a whole request has come
-    SERVING = auto()  # a request is carried out
+    SERVING = auto()  # a request is in progress
     SENDING = auto()  # the client has not taken all of the reply
     CLOSED = auto()
 
@@ -39,7 +39,7 @@ class Connection:
 
     def __init__(self, max_request: int) -> None:
         self._reader = FrameReader(max_request)
-        self._serving = 0  # bytes of the request that is carried out
+        self._serving = 0  # bytes of the request in progress
         self.state = State.IDLE
         self.unsent = 0
 
@@ -49,16 +49,16 @@ class Connection:
 
     @property
     def memory(self) -> int:
-        """Bytes of memory that requests take."""
+        """Bytes of memory that its requests take."""
         return self._reader.memory + self._serving
 
     @property
     def missing(self) -> int:
-        """Bytes that a request which has begun still lacks, as far as that is known."""
+        """Bytes still missing of an incomplete request, as far as known."""
         return self._reader.missing
 
     def receive(self, data: bytes | memoryview) -> Frame | None:
-        """Take in bytes; gives the next request if it is complete. Raises FramingError."""
+        """Take bytes; returns the next request if it is complete. Raises FramingError."""
         frame = self._reader.take(data)
         if frame is not None:
             self._serving = len(frame.message)
@@ -68,7 +68,7 @@ class Connection:
         return frame
 
     def next_request(self) -> Frame | None:
-        """The request that waits. Raises FramingError."""
+        """The next request, if it is complete. Raises FramingError."""
         frame = self._reader.next_frame()
         if frame is not None:
             self._serving = len(frame.message)
@@ -84,7 +84,7 @@ class Connection:
             self.state = _IDLE
 
     def sent(self, unsent: int) -> None:
-        """Note that the client has taken bytes, and how many wait still."""
+        """Note that the client has taken bytes; `unsent` of the reply are left."""
         self.unsent = unsent
         if unsent:
             self.state = State.SENDING
@@ -96,7 +96,7 @@ class Connection:
             self.state = State.RECEIVING
 
     def close(self) -> None:
-        """Forget all; the connection stays in CLOSED."""
+        """Drop everything; the connection stays in CLOSED."""
         self._reader = FrameReader(0)
         self._serving = 0
         self.unsent = 0

@@ -1,4 +1,4 @@
-"""All connections together: how many there may be, whether there are any, and how they end in order."""
+"""All connections together: limits on their number and memory, idle time, and an orderly end."""
 
 import asyncio
 import logging
@@ -25,15 +25,15 @@ _STATE_NAMES = {
     State.SERVING: "a running request's",
 }
 
-# Processes remembered as having connected, at most: a preference rests on them, nothing else.
+# At most so many processes are remembered. Only a preference depends on it.
 _REMEMBERED_PROCESSES = 4096
 
 
 class Limits(NamedTuple):
-    """What one UID, and all together, may take up; 0: no limit.
+    """Limits for each UID and for all together; 0: no limit.
 
-    `bytes` and `uid_bytes` are those of requests that wait or are incomplete, `unread` and `uid_unread` those
-    of replies that were not taken. `for_root`: so many connections root may have beyond `connections`.
+    `bytes` and `uid_bytes`: of requests that wait or are incomplete. `unread` and `uid_unread`: bytes of
+    replies that clients have not taken. `for_root`: connections that root may have beyond `connections`.
     """
 
     connections: int = 0
@@ -49,14 +49,14 @@ NO_LIMITS = Limits()
 
 
 class Member(Protocol):
-    """What is asked of a connection."""
+    """A connection, as far as these limits need it."""
 
     uid: int
     pid: int
 
     @property
     def is_mits(self) -> bool:
-        """Whether its requests have shown MIT's client."""
+        """Whether its requests are known to come from MIT's client."""
 
     @property
     def state(self) -> State:
@@ -64,11 +64,11 @@ class Member(Protocol):
 
     @property
     def last_heard(self) -> float:
-        """When its last request came. Comparable with that of others."""
+        """When its last request came; comparable between connections."""
 
     @property
     def has_unread(self) -> bool:
-        """Whether there is more of it that it has not been told of."""
+        """Whether unread data is pending."""
 
     @property
     def held(self) -> int:
@@ -79,10 +79,10 @@ class Member(Protocol):
         """Bytes of memory that its untaken replies take."""
 
     def give_way(self) -> None:
-        """Close; where it is idle, answer first what the client has sent meanwhile."""
+        """Close; an idle connection first answers what the client has sent meanwhile."""
 
     def finish(self) -> None:
-        """Answer what has begun, then close."""
+        """Answer requests that the client has sent, then close."""
 
     def break_off(self, limit: str, why: str) -> None:
         """Close at once, because a limit was exceeded."""
@@ -92,7 +92,7 @@ class Member(Protocol):
 
 
 class Connections:
-    """The open connections. `idle_timeout` seconds without any, `on_idle` is called (0: never)."""
+    """The open connections. After `idle_timeout` seconds without any, `on_idle` is called (0: never)."""
 
     def __init__(self, idle_timeout: float, on_idle: Callable[[], None], limits: Limits = NO_LIMITS) -> None:
         self._idle_timeout = idle_timeout
@@ -104,12 +104,12 @@ class Connections:
         self.requests = Holdings(limits.uid_bytes, limits.bytes)
         self.replies = Holdings(limits.uid_unread, limits.unread)
         self._timer: asyncio.TimerHandle | None = None
-        self._others = 0  # connections elsewhere that keep the daemon from being idle
+        self._others = 0  # other connections that keep the daemon from being idle
         self._is_ending = False
         self._all_closed = asyncio.Event()
         self._all_closed.set()
-        # Those counted in, those that gave way to others, those for which there was no room, those whose
-        # peer cannot be known, and those that broke a limit, by which.
+        # Connections accepted, closed to make room, refused for want of room, refused because the peer is
+        # not known, and broken off at a limit (by limit).
         self.accepted = 0
         self.evicted = 0
         self.refused = 0
@@ -127,16 +127,16 @@ class Connections:
 
     @property
     def owed(self) -> int:
-        """Bytes of replies that were not taken yet."""
+        """Bytes of replies that clients have not taken yet."""
         return self.replies.total
 
     @property
     def are_idle(self) -> bool:
-        """Whether there are none."""
+        """Whether there are no connections."""
         return not self._count and not self._others
 
     def add(self, connection: Member) -> None:
-        """Count the connection in: there has to be room for it."""
+        """Add a connection; there has to be room for it."""
         self.accepted += 1
         own = self._open.get(connection.uid)
         if own is None:
@@ -148,11 +148,11 @@ class Connections:
             self._all_closed.clear()
             self._stop_timer()
         if self._is_ending:
-            # Accepted before the listening socket was closed, and told only now.
+            # It was accepted before the listening socket was closed.
             connection.finish()
 
     def discard(self, connection: Member) -> None:
-        """Count the connection out, if it has been counted in."""
+        """Remove a connection, if it is here."""
         own = self._open.get(connection.uid)
         if own is None or connection not in own:
             return
@@ -165,10 +165,10 @@ class Connections:
             if not self._is_ending:
                 self.start_timer()
 
-    # How many there may be
+    # Limits on their number
 
     def has_room(self, uid: int) -> bool:
-        """Whether the UID may have one more connection; if need be another one is closed for it."""
+        """Whether the UID may have one more connection; another one may be closed to make room."""
         limits = self._limits
         count = len(self._open.get(uid, ()))
         if limits.uid_connections and count >= limits.uid_connections:
@@ -185,7 +185,7 @@ class Connections:
             _REFUSALS.write(
                 logging.WARNING,
                 uid,
-                "UID %d: connection refused: %s reached, and each has a request under way",
+                "UID %d: connection refused: %s reached, and each has a request in progress",
                 uid,
                 name,
                 fields={"KCM_UID": uid},
@@ -211,9 +211,9 @@ class Connections:
     def _choose_of_all(self, asking: int, count: int) -> Member | None:
         """The connection that makes room for a UID that has `count`: one of the UID with the most.
 
-        An idle one if there is any. Otherwise a UID with fewer takes the place of a request in progress, so
-        that nobody is kept out by requests that never end. A UID that has fewer than the one that asks loses
-        nothing. None: nobody can make room.
+        An idle connection is chosen first. Otherwise a UID with fewer connections takes the place of a
+        request in progress: requests that never end keep nobody out. A UID with fewer connections than the
+        asking one loses none. None: no connection can make room.
         """
         for uid in self._uids_by_number():
             number = len(self._open[uid])
@@ -227,7 +227,7 @@ class Connections:
         return self._choose_idle(asking) if count else None
 
     def _uids_by_number(self) -> Iterator[int]:
-        """The UID with the most connections first. Nearly always no other is asked for."""
+        """UIDs, the one with the most connections first. Nearly always only the first one is used."""
         most = max(self._open, key=lambda each: len(self._open[each]))
         yield most
         for uid in sorted(self._open, key=lambda each: len(self._open[each]), reverse=True):
@@ -235,9 +235,9 @@ class Connections:
                 yield uid
 
     def _choose_idle(self, uid: int) -> Member | None:
-        """The UID's longest idle connection, first among those whose client will connect again.
+        """The UID's longest idle connection, preferably of a client that will connect again.
 
-        MIT's client does. Heimdal's does not, and SIGPIPE ends its process at the next request.
+        MIT's client does. Heimdal's does not: SIGPIPE ends its process at the next request.
         """
         idle = [connection for connection in self._open[uid] if connection.state is State.IDLE]
         idle.sort(key=lambda each: (not self._connects_again(each), each.last_heard))
@@ -249,14 +249,14 @@ class Connections:
     # Limits on memory
 
     def hold(self, connection: Member, more: int) -> Member | None:
-        """Count bytes of its requests; gives the connection to be broken off if there are too many.
+        """Count bytes of its requests; returns the connection to break off if there are too many.
 
-        It is the one that asks where its own UID has too many, otherwise the greatest of the greatest UID.
+        It is this one if its own UID has too many, otherwise the largest of the UID with the most bytes.
         """
         return self._change(self.requests, connection, more, lambda each: each.held)
 
     def owe(self, connection: Member, more: int) -> Member | None:
-        """The same for replies that were not taken."""
+        """Count bytes of replies that the client has not taken; returns as `hold`."""
         return self._change(self.replies, connection, more, lambda each: each.owed)
 
     def _change(
@@ -266,25 +266,25 @@ class Connections:
         uid = holdings.exceeding_uid(connection.uid) if more > 0 else None
         if uid is None or uid == connection.uid:
             return None if uid is None else connection
-        # One that is carried out keeps its memory, whatever becomes of its connection.
+        # A request in progress keeps its memory even if its connection is closed.
         others = [each for each in self._open.get(uid, ()) if each.state is not State.SERVING]
         return max(others, key=size, default=connection)
 
-    # Whether there are any
+    # Idle time
 
     def stay_awake(self) -> None:
-        """There is a connection that is none of these, and counts as one."""
+        """Another connection (of the control socket) has come, and counts as one."""
         self._others += 1
         self._stop_timer()
 
     def may_sleep(self) -> None:
-        """It has gone."""
+        """That connection has gone."""
         self._others -= 1
         if not self._count and not self._is_ending:
             self.start_timer()
 
     def start_timer(self) -> None:
-        """Begin to count the idle time; a connection stops it."""
+        """Start the idle time; a new connection stops it."""
         self._stop_timer()
         if self._idle_timeout and not self._others:
             self._timer = asyncio.get_running_loop().call_later(self._idle_timeout, self._on_idle)
@@ -294,10 +294,10 @@ class Connections:
             self._timer.cancel()
             self._timer = None
 
-    # How they end
+    # The end
 
     async def finish(self, patience: float) -> int:
-        """End all in order; those that take longer than `patience` seconds are cut off, and counted."""
+        """End all connections in order; returns how many were cut off after `patience` seconds."""
         self._is_ending = True
         self._stop_timer()
         for connection in self._all():
@@ -317,14 +317,14 @@ class Connections:
 
 
 class _Processes:
-    """Which processes have connected more than once: a process of Heimdal's client connects once."""
+    """Processes that have connected more than once. A process of Heimdal's client connects only once."""
 
     def __init__(self) -> None:
-        # By UID and PID, the one that connected last at the end: the kernel gives out a PID again.
+        # By UID and PID, the last one to connect at the end: the kernel reuses PIDs.
         self._have_connected_again: OrderedDict[tuple[int, int], bool] = OrderedDict()
 
     def count(self, connection: Member) -> None:
-        """The process has connected once more."""
+        """Count one more connection of the process."""
         # A process in another PID namespace is not known.
         if not connection.pid:
             return
@@ -339,7 +339,7 @@ class _Processes:
         return self._have_connected_again.get((connection.uid, connection.pid), False)
 
 
-# The least loss comes first: a request that never became whole, a reply that is not taken, and so on.
+# The least loss first: an idle connection, an incomplete request, a reply that is not taken, and so on.
 _ORDER = (State.IDLE, State.RECEIVING, State.SENDING, State.REQUESTED, State.SERVING)
 
 

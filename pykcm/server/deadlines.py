@@ -1,7 +1,7 @@
-"""A request that has begun must be complete in time: one timer for all, and none where nothing has begun.
+"""Deadlines for incomplete requests: one timer for all of them, and none while there are none.
 
-Time is counted in ticks of a daemon that runs. If it was stopped meanwhile (by a signal, or with its
-machine), it looks first for what has arrived. A `call_later` for each request would not: after a stop all
+Time is counted in ticks of the running daemon. If the daemon was stopped (by a signal, or with its machine),
+it first reads what has arrived meanwhile. A `call_later` for each request would not: after a stop all
 timers are due at once, libuv may run them before it looks at the sockets, and a large request takes several
 reads.
 """
@@ -10,22 +10,22 @@ import asyncio
 from itertools import islice
 from typing import Protocol
 
-# The patience has so many ticks. The first one may be short, and there is one more.
+# The patience is divided into so many ticks. The first tick may be short, therefore one is added.
 _TICKS = 10
 
-# The number given up before the event loop sees to others.
+# So many requests are given up in one iteration of the event loop.
 _AT_ONCE = 32
 
 
 class Late(Protocol):
-    """What may be late."""
+    """A connection with an incomplete request."""
 
     def give_up(self) -> None:
-        """The time is over."""
+        """The deadline has passed."""
 
 
 class Deadlines:
-    """Those who have begun something, in the order in which they began; each has `patience` seconds."""
+    """Connections with an incomplete request, the oldest first; each has `patience` seconds."""
 
     def __init__(self, patience: float) -> None:
         self.patience = patience
@@ -35,17 +35,17 @@ class Deadlines:
         self._timer: asyncio.Handle | None = None
 
     def begin(self, late: Late) -> None:
-        """Give up on it when its time is over; what has begun already is not given more."""
+        """Start the time of a connection. A time that runs already is not extended."""
         self._due.setdefault(late, self._ticks + _TICKS + 1)
         if self._timer is None:
             self._start_timer()
 
     def end(self, late: Late) -> None:
-        """It is complete, or gone."""
+        """The request is complete, or the connection closed."""
         self._due.pop(late, None)
 
     def __len__(self) -> int:
-        """How many have begun something."""
+        """The number of incomplete requests."""
         return len(self._due)
 
     def _start_timer(self) -> None:
@@ -54,7 +54,7 @@ class Deadlines:
         self._timer = loop.call_at(self._tick_due, self._tick)
 
     def _tick(self) -> None:
-        # A tick that is long overdue says nothing about the clients.
+        # If a tick is long overdue, the daemon was late, not the clients.
         if asyncio.get_running_loop().time() - self._tick_due < self.patience / _TICKS:
             self._ticks += 1
         self._give_up_some()
@@ -64,7 +64,7 @@ class Deadlines:
             if due > self._ticks:
                 self._start_timer()
                 return
-            # Another one's end may have ended it.
+            # To give up one connection may have ended another one.
             if self._due.pop(late, None) is not None:
                 late.give_up()
         if self._due:

@@ -1,9 +1,8 @@
-"""UIDs take turns: who is served next when more has come than can be served at once.
+"""A fair queue between UIDs, for the time when more requests have come than can be served at once.
 
-Nearly always nothing waits, and a request is served where it arrives. When serving has gone on for a slice
-of time without a pause, what comes next from the UIDs served in it queues up: one request of each UID in
-rotation, slice by slice, and between slices the event loop looks for what others have sent. So it makes no
-difference to one user how many connections another one has.
+Nearly always nothing waits, and a request is served when it arrives. After a slice of time without a pause,
+further requests of the UIDs served in it are queued: one of each UID in rotation. Between slices the event
+loop looks for new requests. How many connections one user has makes no difference to another one.
 """
 
 import asyncio
@@ -12,18 +11,18 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import Protocol
 
-# Seconds. As short as turning to the event loop and back allows at a cost of a few percent.
+# In seconds: so short that returning to the event loop costs a few percent.
 _SLICE = 0.000_5
 
-# After so many seconds without a request the event loop has looked at all sockets.
+# In seconds: after such a pause the event loop has looked at all sockets.
 _PAUSE = 0.000_05
 
-# UIDs whose first request is served although the slice is over: each delays the others.
+# So many UIDs have their first request served although the slice is over: each delays the others.
 _MOST_BEYOND = 64
 
 
 class Servable(Protocol):
-    """What waits for its turn."""
+    """A connection that waits for its turn."""
 
     def take_turn(self) -> None:
         """Read, serve and send once."""
@@ -32,24 +31,24 @@ class Servable(Protocol):
 class FairQueue:
     """Decides for each request whether it is served at once, and keeps those that are not.
 
-    `now`: when a request was last asked for or served, in seconds of `clock`; whoever serves one sets it.
+    `now`: when a request last came or was served, in seconds of `clock`; the caller sets it after serving.
     """
 
     def __init__(self, clock: Callable[[], float] = perf_counter) -> None:
         self.clock = clock
         self._waiting: OrderedDict[int, deque[Servable]] = OrderedDict()
-        self._served: set[int] = set()  # the UIDs, in this slice
+        self._served: set[int] = set()  # UIDs, in this slice
         self._is_due = False
         self._slice_began = 0.0
         self.now = 0.0
 
     @property
     def waiting(self) -> int:
-        """How many wait for their turn."""
+        """How many connections wait for their turn."""
         return sum(map(len, self._waiting.values()))
 
     def admits(self, uid: int) -> bool:
-        """Whether the UID's request that has just come is served at once; otherwise it is to `wait`."""
+        """Whether a request of the UID that has just come is served at once; otherwise call `wait`."""
         now = self.clock()
         if now - self.now > _PAUSE and not self._waiting:
             self._slice_began = now
@@ -57,19 +56,19 @@ class FairQueue:
         self.now = now
         spent = now - self._slice_began
         if spent > _SLICE * 0.8:
-            # If the event loop turns before the slice is over, the next one begins, and nobody has to wait.
+            # If the event loop runs before the slice is over, the next slice begins, and nobody waits.
             self._serve_soon()
         if spent < _SLICE and not self._waiting:
             self._served.add(uid)
             return True
-        # The first one of a UID delays nobody by more than itself, and commits together with the others'.
+        # The first request of a UID delays others only by itself, and shares their commit.
         if uid in self._served or uid in self._waiting or len(self._served) >= _MOST_BEYOND:
             return False
         self._served.add(uid)
         return True
 
     def wait(self, uid: int, servable: Servable) -> None:
-        """Have its turn taken when it is the UID's and it is first among the UID's own."""
+        """Queue a connection of the UID: its turn is taken after those that the UID has queued earlier."""
         queue = self._waiting.get(uid)
         if queue is None:
             queue = self._waiting[uid] = deque()
@@ -88,7 +87,7 @@ class FairQueue:
         self._served.clear()
         while waiting:
             uid, queue = next(iter(waiting.items()))
-            # Before the turn is taken: who has more to be served queues up again behind the others.
+            # Removed before its turn: a connection with more requests queues up again after the others.
             servable = queue.popleft()
             if queue:
                 waiting.move_to_end(uid)

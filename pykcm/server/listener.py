@@ -28,10 +28,9 @@ class ListenError(Exception):
 
 
 class BoundSocket:
-    """A socket of the daemon's own at `path`; `close` removes it.
+    """A socket that the daemon binds itself at `path`; `close` removes it.
 
-    One that a dead server left behind is replaced, one that a server listens on is not.
-    Raises ListenError.
+    A socket that a dead server left behind is replaced. Raises ListenError if a server listens there.
     """
 
     def __init__(self, path: Path, mode: int = 0o666) -> None:
@@ -51,7 +50,7 @@ class BoundSocket:
     def _bind(self) -> None:
         if _is_stale(self._path):
             self._path.unlink()
-        # The mode is there from the first moment, and no other one before it.
+        # The socket never has another mode, not even for a moment.
         umask = os.umask(0o777 & ~self._mode)
         try:
             self.socket.bind(str(self._path))
@@ -69,14 +68,14 @@ class BoundSocket:
 
 @contextlib.contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
-    """Keep those out who start at the same time: of two, one would take the other's new socket for stale.
+    """Lock the folder: of two servers that start together, one would take the other's new socket for stale.
 
-    Whoever may read the folder may hold this lock: after a while it is done without.
+    Anyone who may read the folder can hold this lock. After a while the server starts without it.
     """
     try:
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
-        yield  # the folder may be none that can be read, and still one to make a socket in
+        yield  # a folder that cannot be read may still be written to
         return
     try:
         end = time.monotonic() + _PATIENCE
@@ -98,7 +97,7 @@ def _lock(fd: int) -> bool:
 
 
 def _is_stale(path: Path) -> bool:
-    """Whether a dead server's socket is at `path`; raises ListenError for anything else that is there."""
+    """Whether a dead server's socket is at `path`; raises ListenError for anything else there."""
     try:
         mode = path.stat(follow_symlinks=False).st_mode
     except FileNotFoundError:
@@ -113,13 +112,13 @@ def _is_stale(path: Path) -> bool:
         except ConnectionRefusedError:
             return True
         except BlockingIOError:
-            # Its backlog is full: somebody listens, if slowly.
+            # The backlog is full: a server listens, but is slow.
             holder = "another server (too busy to tell which)"
     raise ListenError(f"{path}: {holder} listens there; stop it first, or choose another path")
 
 
 def _listening(probe: socket.socket) -> str:
-    """Who listens at the other end: the kernel knows who began to, which may be systemd for a service."""
+    """The process that called listen(); the kernel remembers it. It may be systemd, for a service."""
     pid, uid, _ = _UCRED.unpack(probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
     if pid:
         return f"{shown_process(pid)} of UID {uid}"

@@ -1,4 +1,4 @@
-"""Bytes on their way to a socket: as many as the kernel takes now, the others when it takes more."""
+"""Replies on their way to a socket: bytes that the kernel does not take at once are sent later."""
 
 import socket
 from bisect import bisect_right
@@ -21,12 +21,12 @@ class Outbox:
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
         self._pieces: list[bytes | memoryview] = []
-        self._first = 0  # those before it are sent
+        self._first = 0  # the pieces before this index are sent
         self.memory = 0
         self.size = 0
 
     def send(self, reply: Sendable) -> int:
-        """Send as much as the kernel takes at once; gives the bytes that it did not. Raises OSError."""
+        """Send as much as the kernel takes at once; returns the number of bytes left. Raises OSError."""
         if isinstance(reply, bytes):
             try:
                 sent = self._socket.send(reply)
@@ -43,7 +43,7 @@ class Outbox:
         return self.send_more()
 
     def send_more(self) -> int:
-        """The same for what is left. One call of the kernel, which bounds the time that it takes."""
+        """Send more of what is left, with one system call, which bounds the time; returns as `send`."""
         pieces = self._pieces[self._first : self._first + _PIECES_AT_ONCE]
         try:
             sent = self._socket.sendmsg(pieces)
@@ -62,7 +62,7 @@ class Outbox:
         return self.size
 
     def clear(self) -> None:
-        """Forget what is left."""
+        """Drop what is left."""
         self._pieces = []
         self._first = 0
         self.memory = 0

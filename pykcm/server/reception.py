@@ -1,4 +1,4 @@
-"""Receives the connections of KCM's clients: who is it, and is there room for one more."""
+"""Receives connections of KCM clients: identifies the peer, and checks the limits."""
 
 import logging
 import socket
@@ -16,7 +16,7 @@ _TOO_FAST = LimitedLog(log, "connections refused, faster than they can be served
 
 
 class ClientReception:
-    """Makes a ClientSocket of each connection, or closes it at once."""
+    """Makes a ClientSocket for each connection, or closes it at once."""
 
     def __init__(self, parts: Parts, kernel: Kernel, rates: AcceptRates) -> None:
         self._parts = parts
@@ -57,7 +57,7 @@ class ClientReception:
     def _has_room(self, uid: int) -> bool:
         connections = self._parts.connections
         if uid in self._without_room:
-            # Nothing has changed, and the search for an idle connection costs more than all the rest.
+            # Nothing has changed since, and the search for an idle connection is expensive.
             connections.refused += 1
             return False
         if connections.has_room(uid):
@@ -71,7 +71,7 @@ class ClientReception:
         self._rates.caught_up()
 
     async def settled(self) -> None:
-        """Connections are served or closed as they are taken."""
+        """Returns at once: each connection is served or closed when it is taken."""
 
     def _refuse_stranger(self, refusal: PeerRefusedError) -> None:
         self._parts.connections.unidentified += 1

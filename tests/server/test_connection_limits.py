@@ -1,4 +1,4 @@
-"""How many connections there may be: the longest idle one gives way, and never one that is under way."""
+"""How many connections there may be: the longest idle one gives way, and never one with a request in progress."""
 
 import asyncio
 import logging
@@ -73,7 +73,7 @@ def test_one_connection_may_be_the_limit() -> None:
 
 @pytest.mark.parametrize("limits", [{"uid_connections": 2}, {"connections": 2}], ids=["uid", "all"])
 def test_under_way(limits: dict[str, int]) -> None:
-    """A connection that is under way does not give way: where all are, the new one is refused."""
+    """A connection with a request in progress does not give way; if all have one, the new one is refused."""
     connections = limited(**limits)
     own = filled(connections, UID, None, None)
     assert not connections.has_room(UID)
@@ -237,7 +237,7 @@ def test_the_log_tells_who(caplog: pytest.LogCaptureFixture) -> None:
     assert not connections.has_room(OTHER)
     assert [record.getMessage() for record in caplog.records] == [
         "UID 1000: max_uid_connections (2) reached: an idle connection of UID 1000 (process 0) was closed",
-        "UID 2000: connection refused: max_uid_connections (2) reached, and each has a request under way",
+        "UID 2000: connection refused: max_uid_connections (2) reached, and each has a request in progress",
     ]
     assert {record.levelno for record in caplog.records} == {logging.WARNING}
     assert [vars(record)["KCM_UID"] for record in caplog.records] == [UID, OTHER]
