@@ -1,4 +1,4 @@
-"""The default as clients of one UID are given it, in the order in which real programs ask."""
+"""The default of clients of one UID, in the order of the requests of real programs."""
 
 import asyncio
 import errno
@@ -45,8 +45,8 @@ def kdestroy(asking: Asking) -> bytes:
     return name
 
 
-def test_login_that_breaks_off(ask: Callable[[], Asking]) -> None:
-    """Sshd that dies between SET_DEFAULT_CACHE and INITIALIZE leaves the other sessions their default."""
+def test_broken_login_leaves_others_their_default(ask: Callable[[], Asking]) -> None:
+    """An sshd that dies between SET_DEFAULT_CACHE and INITIALIZE leaves other sessions their default."""
     fill(ask(), b"1000", SHORT)
     sshd = ask()
     name = sshd.gen_new()
@@ -58,7 +58,7 @@ def test_login_that_breaks_off(ask: Callable[[], Asking]) -> None:
     assert klist(ask()) == (name, ALICE)
 
 
-def test_login_that_a_quota_refuses(runner: asyncio.Runner, store: Store) -> None:
+def test_refused_initialize_keeps_the_default(runner: asyncio.Runner, store: Store) -> None:
     """A refused INITIALIZE of the new default leaves the default as it was."""
     server = Server(runner, store, quotas=Quotas(max_uid_ccaches=1))
     fill(server.ask_as(1000), b"1000", SHORT)
@@ -73,8 +73,8 @@ def test_login_that_a_quota_refuses(runner: asyncio.Runner, store: Store) -> Non
         assert klist(each.connect(1000, SSHD)) == (b"1000", ALICE)
 
 
-def test_process_that_chose_a_name_goes_on_with_it(server: Server) -> None:
-    """Between SET_DEFAULT_CACHE and INITIALIZE only the process that chose the name is given it."""
+def test_process_keeps_the_name_that_it_chose(server: Server) -> None:
+    """Between SET_DEFAULT_CACHE and INITIALIZE only the process that chose the name gets it."""
     fill(server.ask_as(1000), b"1000", SHORT)
     sshd, again = server.connect(1000, SSHD), server.connect(1000, SSHD)
     name = sshd.gen_new()
@@ -87,8 +87,8 @@ def test_process_that_chose_a_name_goes_on_with_it(server: Server) -> None:
     assert server.connect(1000, SSHD).get_default_cache() == b"1000"
 
 
-def test_process_that_was_given_a_free_name_goes_on_with_it(server: Server) -> None:
-    """A kinit that was given the free default fills it, although another ccache is made meanwhile."""
+def test_process_keeps_the_free_default_that_it_got(server: Server) -> None:
+    """A kinit that got the free default fills it, even if another ccache is created meanwhile."""
     kinit_ = server.connect(1000, SHELL)
     assert kinit_.get_default_cache() == b"1000"
     fill(server.connect(1000, OTHER), b"1000:x", LONG)
@@ -99,7 +99,7 @@ def test_process_that_was_given_a_free_name_goes_on_with_it(server: Server) -> N
 
 
 def test_processes_without_a_pid_are_known_by_their_connections(server: Server) -> None:
-    """Of clients in other PID namespaces each connection is a process."""
+    """Each connection of a client in another PID namespace counts as a process."""
     fill(server.ask_as(1000), b"1000", SHORT)
     one, two = server.connect(1000, 0), server.connect(1000, 0)
     one.set_default_cache(b"1000:new")
@@ -107,8 +107,8 @@ def test_processes_without_a_pid_are_known_by_their_connections(server: Server) 
     assert two.get_default_cache() == b"1000"
 
 
-def test_process_whose_default_others_removed_is_given_another(server: Server) -> None:
-    """A process that stays connected for days is not left without a default when that is reaped."""
+def test_process_gets_another_default_after_others_removed_it(server: Server) -> None:
+    """A process that stays connected for days gets another default after its own was reaped."""
     fill(server.ask_as(1000), b"1000", LONG)
     staying = server.connect(1000, SHELL)
     staying.set_default_cache(b"1000:a")
@@ -119,8 +119,8 @@ def test_process_whose_default_others_removed_is_given_another(server: Server) -
     assert staying.get_default_cache() == b"1000"
 
 
-def test_process_that_destroys_its_choice_goes_on_with_the_name(server: Server) -> None:
-    """The process that chose and destroyed it is given the name; others another ccache, as it was by name."""
+def test_process_that_destroys_its_choice_keeps_the_name(server: Server) -> None:
+    """The process that chose and destroyed the ccache by name keeps its name; others get another ccache."""
     fill(server.ask_as(1000), b"1000", SHORT)
     one, other = server.connect(1000, SHELL), server.connect(1000, SHELL)
     fill(one, b"1000:a", SHORT)
@@ -131,8 +131,8 @@ def test_process_that_destroys_its_choice_goes_on_with_the_name(server: Server) 
     assert server.connect(1000, OTHER).get_default_cache() == b"1000"
 
 
-def test_session_that_ends(ask: Callable[[], Asking]) -> None:
-    """Sshd destroys its session's ccache by name at the logout: the other session's is the default again."""
+def test_default_after_a_session_ends(ask: Callable[[], Asking]) -> None:
+    """At logout sshd destroys its ccache by name; then that of the other session is the default."""
     fill(ask(), b"1000", SHORT)
     name = kinit_another(ask())
     assert klist(ask()) == (name, BOB)
@@ -140,8 +140,8 @@ def test_session_that_ends(ask: Callable[[], Asking]) -> None:
     assert klist(ask()) == (b"1000", ALICE)
 
 
-def test_one_of_several_sessions_ends(ask: Callable[[], Asking]) -> None:
-    """Of the sessions that are left, the one whose TGT ends last has the default."""
+def test_latest_session_has_the_default_after_one_ends(ask: Callable[[], Asking]) -> None:
+    """Of the remaining sessions, the one whose TGT ends last has the default."""
     for name, end in ((b"1000:a", 3000), (b"1000:b", 4000), (b"1000:c", 3500)):
         fill(ask(), name, ticket(ends=end).blob)
         ask().set_default_cache(name)
@@ -155,7 +155,7 @@ def test_one_of_several_sessions_ends(ask: Callable[[], Asking]) -> None:
 
 @pytest.mark.parametrize("without_a_name", [False, True], ids=["MIT", "Heimdal"])
 def test_kdestroy_leaves_no_default(ask: Callable[[], Asking], without_a_name: bool) -> None:
-    """After a plain kdestroy klist finds nothing, although other ccaches are left; kinit begins anew."""
+    """After a plain kdestroy klist finds nothing, even if other ccaches exist; kinit creates the default."""
     fill(ask(), b"1000", LONG)
     name = kinit_another(ask())
     if without_a_name:
@@ -172,7 +172,7 @@ def test_kdestroy_leaves_no_default(ask: Callable[[], Asking], without_a_name: b
     assert ask().get_default_cache() == b"1000"
 
 
-def test_kswitch_after_kdestroy(ask: Callable[[], Asking]) -> None:
+def test_choice_after_kdestroy_counts(ask: Callable[[], Asking]) -> None:
     """A choice after a kdestroy counts, also of the same name that sshd fills later."""
     fill(ask(), b"1000", LONG)
     name = kinit_another(ask())
@@ -183,8 +183,8 @@ def test_kswitch_after_kdestroy(ask: Callable[[], Asking]) -> None:
     assert klist(ask()) == (b"1000", ALICE)
 
 
-def test_kdestroy_of_a_ccache_that_stood_in(ask: Callable[[], Asking]) -> None:
-    """A plain kdestroy leaves no default either where nobody had chosen the one that klist showed."""
+def test_kdestroy_of_a_substitute_leaves_no_default(ask: Callable[[], Asking]) -> None:
+    """A plain kdestroy also leaves no default if nobody had chosen the ccache that klist showed."""
     fill(ask(), b"1000:a", LONG)
     fill(ask(), b"1000:b", SHORT)
     assert kdestroy(ask()) == b"1000:a"
@@ -193,8 +193,8 @@ def test_kdestroy_of_a_ccache_that_stood_in(ask: Callable[[], Asking]) -> None:
     assert kinit(ask()) == b"1000"
 
 
-def test_kdestroy_of_the_last_ccache_begins_anew(ask: Callable[[], Asking]) -> None:
-    """After it, the first ccache that is made is the default, whatever its name."""
+def test_first_ccache_after_kdestroy_of_the_last_is_the_default(ask: Callable[[], Asking]) -> None:
+    """After a kdestroy of the last ccache the first new one is the default, whatever its name is."""
     fill(ask(), b"1000", LONG)
     kdestroy(ask())
     assert ask().get_default_cache() == b"1000"
@@ -203,7 +203,7 @@ def test_kdestroy_of_the_last_ccache_begins_anew(ask: Callable[[], Asking]) -> N
 
 
 def test_destroying_another_than_the_default_is_no_kdestroy(server: Server) -> None:
-    """A connection that destroys another ccache than the default, or an older default, destroys none."""
+    """Destroying another ccache than the default, or an older default, keeps the default."""
     fill(server.ask_as(1000), b"1000", LONG)
     fill(server.ask_as(1000), b"1000:a", SHORT)
     one = server.ask_as(1000)
@@ -217,8 +217,8 @@ def test_destroying_another_than_the_default_is_no_kdestroy(server: Server) -> N
     assert klist(server.ask_as(1000)) == (b"1000:c", ALICE)
 
 
-def test_kdestroy_on_another_connection_of_the_process(server: Server) -> None:
-    """Only the connection that was given the default destroys it as such."""
+def test_kdestroy_counts_on_the_same_connection_only(server: Server) -> None:
+    """Only the connection that got the default destroys it as the default."""
     fill(server.ask_as(1000), b"1000", LONG)
     fill(server.ask_as(1000), b"1000:a", SHORT)
     asked, other = server.connect(1000, SHELL), server.connect(1000, SHELL)
@@ -227,7 +227,7 @@ def test_kdestroy_on_another_connection_of_the_process(server: Server) -> None:
     assert server.connect(1000, OTHER).get_default_cache() == b"1000:a"
 
 
-def test_refused_destroy_is_none(server: Server) -> None:
+def test_failed_kdestroy_changes_nothing(server: Server) -> None:
     """A kdestroy that could not be stored has changed nothing."""
     fill(server.ask_as(1000), b"1000", LONG)
     fill(server.ask_as(1000), b"1000:a", LONG)
@@ -239,8 +239,8 @@ def test_refused_destroy_is_none(server: Server) -> None:
     assert klist(asking) == klist(server.ask_as(1000)) == (b"1000", ALICE)
 
 
-def test_empty_name_stands_for_what_klist_shows(ask: Callable[[], Asking]) -> None:
-    """Requests without a name are about the ccache that stands in, too."""
+def test_empty_name_means_the_current_default(ask: Callable[[], Asking]) -> None:
+    """Requests without a name also concern a ccache that takes the default's place."""
     fill(ask(), b"1000:x", SHORT)
     assert ask().get_name(b"") == b"1000:x"
     ask().store(b"", credential_bytes(HTTP))
@@ -249,8 +249,8 @@ def test_empty_name_stands_for_what_klist_shows(ask: Callable[[], Asking]) -> No
     assert klist(ask()) == (b"1000:y", ALICE)
 
 
-def test_reaped_default(server: Server) -> None:
-    """When the default is reaped the ccache that is left is the default, also after a restart."""
+def test_remaining_ccache_replaces_a_reaped_default(server: Server) -> None:
+    """After the default is reaped, the remaining ccache is the default, also after a restart."""
     asking = server.ask_as(1000)
     fill(asking, b"1000", LONG)
     fill(asking, b"1000:a", SHORT)
@@ -261,8 +261,8 @@ def test_reaped_default(server: Server) -> None:
         assert klist(each.ask_as(1000)) == (b"1000", ALICE)
 
 
-def test_evicted_default(runner: asyncio.Runner, store: Store) -> None:
-    """When a quota evicts the default, the ccache whose TGT ends last is the default."""
+def test_latest_tgt_replaces_an_evicted_default(runner: asyncio.Runner, store: Store) -> None:
+    """After a quota evicts the default, the ccache whose TGT ends last is the default."""
     server = Server(runner, store, quotas=Quotas(max_uid_ccaches=3))
     asking = server.ask_as(1000)
     for name, blob in ((b"1000:a", EXPIRED), (b"1000:b", LONG), (b"1000:c", SHORT)):
@@ -273,7 +273,7 @@ def test_evicted_default(runner: asyncio.Runner, store: Store) -> None:
         assert each.ask_as(1000).get_default_cache() == b"1000:b"
 
 
-def test_what_is_written(server: Server) -> None:
+def test_asking_for_the_default_writes_nothing(server: Server) -> None:
     """Asking for the default writes nothing, whichever ccache it is; a plain kdestroy writes once."""
     fill(server.ask_as(1000), b"1000:a", LONG)
     fill(server.ask_as(1000), b"1000:b", SHORT)
@@ -288,7 +288,7 @@ def test_what_is_written(server: Server) -> None:
 
 
 def test_default_is_found_without_waiting(server: Server) -> None:
-    """A collection in memory answers in a plain call, also when another ccache stands in."""
+    """A collection in memory answers in a plain call, also if the default is a substitute."""
     asking = server.connect(1000, SHELL)
     fill(asking, b"1000:a", LONG)
     for name in (b"1000:a", b"1000:missing"):
@@ -298,8 +298,8 @@ def test_default_is_found_without_waiting(server: Server) -> None:
             performing.send(None)
 
 
-def test_no_credential_is_looked_at_for_it(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many credentials the ccaches have, none of them is looked at."""
+def test_finding_the_default_scans_no_credentials(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many credentials the ccaches have, none of them is examined."""
     asking = server.ask_as(1000)
     fill(asking, b"1000:a", LONG)
     fill(asking, b"1000:b", SHORT)
@@ -317,7 +317,7 @@ def test_no_credential_is_looked_at_for_it(server: Server, monkeypatch: pytest.M
 
 
 def test_default_of_an_older_version_is_read(runner: asyncio.Runner, store: Store) -> None:
-    """A default as it was written before there was more to say is a chosen one."""
+    """A default that an older version wrote is read as a chosen one."""
     fill(Server(runner, store).ask_as(1000), b"1000", LONG)
     fill(Server(runner, store).ask_as(1000), b"1000:a", SHORT)
     secret = b'{"version":1,"name":"1000:a","own":{"s0:c1":"1000:b"}}'
@@ -325,8 +325,8 @@ def test_default_of_an_older_version_is_read(runner: asyncio.Runner, store: Stor
     assert Server(runner, store).ask_as(1000).get_default_cache() == b"1000:a"
 
 
-def test_default_is_written_as_before(server: Server) -> None:
-    """An older version reads what is written now; a destroyed default adds one field."""
+def test_older_version_reads_the_default(server: Server) -> None:
+    """An older version can read the stored default; a destroyed one adds one field."""
     alice = server.ask_as(1000)
     fill(alice, b"1000", LONG)
     name = kinit_another(alice)
@@ -354,8 +354,8 @@ def roots(request: pytest.FixtureRequest, runner: asyncio.Runner, store: Store) 
     return server
 
 
-def test_roots_default_of_another_uid(roots: Server) -> None:
-    """It is the default while it exists, and again when it exists again."""
+def test_root_may_choose_another_uids_ccache(roots: Server) -> None:
+    """Another UID's ccache is root's default while it exists, and again when it exists again."""
     for each in (roots, roots.restarted()):
         assert klist(each.ask_as(0)) == (b"2000:x", BOB)
     roots.ask_as(2000).destroy(b"2000:x")
@@ -365,8 +365,8 @@ def test_roots_default_of_another_uid(roots: Server) -> None:
     assert klist(roots.ask_as(0)) == (b"2000:x", BOB)
 
 
-def test_root_never_falls_back_on_others(roots: Server) -> None:
-    """With the chosen ccache gone, root's own name is the default, and never another's free name."""
+def test_root_falls_back_on_its_own_name(roots: Server) -> None:
+    """If the chosen ccache no longer exists, root's own name is the default, never another's."""
     fill(roots.ask_as(2000), b"2000:other", LONG)
     roots.ask_as(2000).destroy(b"2000:x")
     roots.ask_as(0).destroy(b"0:own")
@@ -376,16 +376,16 @@ def test_root_never_falls_back_on_others(roots: Server) -> None:
     assert klist(roots.ask_as(0)) == (b"0:again", ALICE)
 
 
-def test_root_that_chose_another_uids_free_name(roots: Server) -> None:
-    """The process that chose it is given it; others root's own."""
+def test_root_process_keeps_another_uids_free_name(roots: Server) -> None:
+    """The process that chose another UID's free name gets it; others get root's own name."""
     one = roots.connect(0, SSHD)
     one.set_default_cache(b"2000:new")
     assert one.get_default_cache() == b"2000:new"
     assert roots.connect(0, OTHER).get_default_cache() == b"0:own"
 
 
-def test_roots_kdestroy(roots: Server) -> None:
-    """Of another's ccache: root's own is the default. Of its own that stood in: there is none."""
+def test_kdestroy_of_roots_default(roots: Server) -> None:
+    """After kdestroy of another UID's ccache root's own is the default; of its own, there is none."""
     fill(roots.ask_as(0), b"0:b", SHORT)
     assert kdestroy(roots.ask_as(0)) == b"2000:x"
     assert klist(roots.ask_as(0)) == (b"0:own", ALICE)
@@ -396,8 +396,8 @@ def test_roots_kdestroy(roots: Server) -> None:
             klist(each.ask_as(0))
 
 
-def test_roots_empty_name(roots: Server) -> None:
-    """Without a name: not another's ccache, but root's own once that is gone."""
+def test_empty_name_of_root_is_never_another_uids(roots: Server) -> None:
+    """Without a name root gets an error for another UID's ccache, and its own ccache afterwards."""
     with refused(Code.FCC_NOFILE):
         roots.ask_as(0).get_principal(b"")
     roots.ask_as(2000).destroy(b"2000:x")
@@ -407,7 +407,7 @@ def test_roots_empty_name(roots: Server) -> None:
 
 
 def test_roots_default_while_both_users_are_busy(roots: Server) -> None:
-    """Root's and the other UID's requests that come at once are all answered."""
+    """Concurrent requests of root and of the other UID are all answered."""
     store = (2000, Opcode.STORE, b"2000:x\0" + LONG)
     asking = (0, Opcode.GET_DEFAULT_CACHE, b"")
     moving = (0, Opcode.MOVE_CACHE, b"2000:x\0" + b"0:moved\0")

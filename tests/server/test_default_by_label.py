@@ -1,4 +1,4 @@
-"""The default of peers with SELinux labels, asked of the whole service in the order of the real programs."""
+"""The default of peers with SELinux labels, in the order of the requests of real programs."""
 
 import asyncio
 import re
@@ -37,8 +37,8 @@ def ask(request: pytest.FixtureRequest, server: Server) -> Ask:
     return lambda label: server.ask_as(1000, label)
 
 
-def test_two_containers(ask: Ask) -> None:
-    """Plain KCM: works in both of two containers of one UID: each lists what it got, and nothing else."""
+def test_plain_kcm_works_in_two_containers(ask: Ask) -> None:
+    """Plain KCM: works in two containers of one UID: each lists its own tickets, and nothing else."""
     assert kinit(ask(CONTAINER_1)) == b"1000"
     with refused(Code.FCC_NOFILE):
         klist(ask(CONTAINER_2))
@@ -50,8 +50,8 @@ def test_two_containers(ask: Ask) -> None:
     assert listed(ask(HOST)) == [b"1000", second]
 
 
-def test_between_the_calls(ask: Ask) -> None:
-    """The name that GET_DEFAULT_CACHE gave is the default when it is filled, whatever comes between."""
+def test_given_default_stays_until_it_is_filled(ask: Ask) -> None:
+    """The name that GET_DEFAULT_CACHE returned is the default when it is filled, whatever comes between."""
     kinit(ask(CONTAINER_1))
     name = ask(CONTAINER_2).get_default_cache()
     assert ask(CONTAINER_2).get_default_cache() == name
@@ -61,8 +61,8 @@ def test_between_the_calls(ask: Ask) -> None:
     assert klist(ask(CONTAINER_2)) == (name, BOB)
 
 
-def test_containers_move_their_own(ask: Ask) -> None:
-    """What containers do does not move the host's default, nor each other's."""
+def test_containers_move_only_their_own_default(ask: Ask) -> None:
+    """Containers move neither the host's default nor each other's."""
     ask(HOST).initialize(b"1000:host", ALICE)
     ask(HOST).set_default_cache(b"1000:host")
     first = kinit_another(ask(CONTAINER_1))
@@ -72,8 +72,8 @@ def test_containers_move_their_own(ask: Ask) -> None:
     assert klist(ask(CONTAINER_2)) == (second, BOB)
 
 
-def test_the_host_moves_its_own(ask: Ask) -> None:
-    """A container goes on with the default that it has filled when the host moves to another ccache."""
+def test_host_moves_only_its_own_default(ask: Ask) -> None:
+    """A container keeps the default that it has filled when the host moves to another ccache."""
     assert kinit(ask(CONTAINER_1)) == b"1000"
     hosts = kinit_another(ask(HOST))
     assert klist(ask(CONTAINER_1)) == (b"1000", ALICE)
@@ -81,8 +81,8 @@ def test_the_host_moves_its_own(ask: Ask) -> None:
     assert FREE_NAME.fullmatch(kinit(ask(CONTAINER_2)))
 
 
-def test_containers_move_ccaches(ask: Ask) -> None:
-    """A ccache that a container moves takes its own default along, and shows its name by no other one."""
+def test_move_in_a_container_takes_its_default_along(ask: Ask) -> None:
+    """A ccache that a container moves takes the container's default along, and no other one."""
     kinit(ask(CONTAINER_1))
     ask(CONTAINER_1).initialize(b"1000:one", BOB)
     ask(CONTAINER_2).set_default_cache(b"1000:one")
@@ -95,8 +95,8 @@ def test_containers_move_ccaches(ask: Ask) -> None:
     assert ask(CONTAINER_2).get_default_cache() == b"1000:one"
 
 
-def test_the_host_moves_a_containers_ccache(ask: Ask) -> None:
-    """A ccache that the host moves takes the shared default along, and not the container's own."""
+def test_move_by_the_host_takes_the_shared_default_along(ask: Ask) -> None:
+    """A ccache that the host moves takes the shared default along, and not the container's."""
     kinit(ask(CONTAINER_1))
     ask(HOST).move_cache(b"1000", b"1000:moved")
     assert klist(ask(HOST)) == (b"1000:moved", ALICE)
@@ -107,15 +107,15 @@ def test_the_host_moves_a_containers_ccache(ask: Ask) -> None:
     assert klist(ask(CONTAINER_1)) == (b"1000", BOB)
 
 
-def test_the_shared_default(ask: Ask) -> None:
-    """The shared default, as long as it is within reach, is given to whoever has none yet."""
+def test_usable_shared_default_is_given(ask: Ask) -> None:
+    """The shared default is given to a peer without a default of its range, if the peer may use it."""
     kinit(ask(HOST_LOW))
     moved = kinit_another(ask(HOST_LOW))
     assert klist(ask(CONTAINER_1)) == (moved, BOB)
 
 
-def test_the_host_first(ask: Ask) -> None:
-    """A container that cannot reach the host's ccache gets a default of its own, and the host keeps its."""
+def test_container_gets_another_default_than_the_host(ask: Ask) -> None:
+    """A container that may not use the host's ccache gets a default of its range; the host keeps its."""
     assert kinit(ask(HOST)) == b"1000"
     with refused(Code.FCC_NOFILE):
         klist(ask(CONTAINER_1))
@@ -123,8 +123,8 @@ def test_the_host_first(ask: Ask) -> None:
     assert klist(ask(HOST)) == (b"1000", ALICE)
 
 
-def test_kdestroy(ask: Ask) -> None:
-    """After kdestroy a container's default is the same name, and free; kinit fills it again."""
+def test_kdestroy_in_a_container_keeps_the_name(ask: Ask) -> None:
+    """After kdestroy a container's default has the same, free name; kinit fills it again."""
     kinit(ask(CONTAINER_1))
     name = kinit(ask(CONTAINER_2))
     ask(CONTAINER_1).destroy(b"1000")
@@ -137,8 +137,8 @@ def test_kdestroy(ask: Ask) -> None:
     assert kinit(ask(CONTAINER_1)) == b"1000"
 
 
-def test_when_all_is_gone(server: Server, ask: Ask) -> None:
-    """When the last ccache goes, each peer keeps the default that it had; nothing else is stored."""
+def test_defaults_outlive_all_ccaches(server: Server, ask: Ask) -> None:
+    """When the last ccache is destroyed, each peer keeps its default; nothing else is stored."""
     kinit(ask(CONTAINER_1))
     name = kinit(ask(CONTAINER_2))
     another = kinit_another(ask(CONTAINER_1))
@@ -157,7 +157,7 @@ def kdestroy(asking: Asking) -> bytes:
     return name
 
 
-def test_kdestroy_is_of_one_range(ask: Ask) -> None:
+def test_kdestroy_affects_one_range(ask: Ask) -> None:
     """A plain kdestroy leaves its own range without a default, and no other one."""
     for label in (HOST, CONTAINER_1, CONTAINER_2):
         kinit(ask(label))
@@ -173,8 +173,8 @@ def test_kdestroy_is_of_one_range(ask: Ask) -> None:
     assert klist(ask(CONTAINER_2))[1] == BOB
 
 
-def test_kdestroy_of_a_default_that_others_share(ask: Ask) -> None:
-    """A container that destroys the shared default as its own takes the host's choice from nobody else."""
+def test_kdestroy_in_a_container_keeps_the_shared_choice(ask: Ask) -> None:
+    """A container that destroys the shared default does not change the host's choice for others."""
     kinit(ask(HOST_LOW))
     shared = kinit_another(ask(HOST_LOW))
     assert kdestroy(ask(CONTAINER_1)) == shared
@@ -184,8 +184,8 @@ def test_kdestroy_of_a_default_that_others_share(ask: Ask) -> None:
         assert klist(ask(label)) == (b"1000", ALICE)
 
 
-def test_kdestroy_of_the_only_one_within_reach_begins_anew(ask: Ask) -> None:
-    """For a container whose last ccache it was, the first one that it makes is the default."""
+def test_first_ccache_after_kdestroy_in_a_container(ask: Ask) -> None:
+    """For a container whose last ccache was destroyed, the first new one is the default."""
     kinit(ask(HOST))
     kinit(ask(CONTAINER_1))
     kdestroy(ask(CONTAINER_1))
@@ -193,8 +193,8 @@ def test_kdestroy_of_the_only_one_within_reach_begins_anew(ask: Ask) -> None:
     assert klist(ask(CONTAINER_1)) == (b"1000:new", BOB)
 
 
-def test_reach_that_shrinks_to_nothing_begins_anew(ask: Ask) -> None:
-    """The same when what was left after the kdestroy has gone as well."""
+def test_first_ccache_after_all_usable_ones_are_removed(ask: Ask) -> None:
+    """The first new ccache is also the default if the others were removed after the kdestroy."""
     kinit(ask(HOST))
     kinit(ask(CONTAINER_1))
     ask(CONTAINER_1).initialize(b"1000:left", BOB)
@@ -204,8 +204,8 @@ def test_reach_that_shrinks_to_nothing_begins_anew(ask: Ask) -> None:
     assert klist(ask(CONTAINER_1)) == (b"1000:new", BOB)
 
 
-def test_what_stands_in_is_within_reach(ask: Ask) -> None:
-    """In place of a default that is gone a container gets the one of its own that ends last."""
+def test_substitute_is_usable_by_the_container(ask: Ask) -> None:
+    """If its default was removed, a container gets the one of its ccaches that ends last."""
     gone = kinit(ask(CONTAINER_1))
     for label, name, end in (
         (CONTAINER_1, b"1000:a", 3000),
@@ -221,16 +221,16 @@ def test_what_stands_in_is_within_reach(ask: Ask) -> None:
     assert klist(ask(CONTAINER_2)) == (b"1000:two", BOB)
 
 
-def test_first_ccache_of_a_container_without_a_switch(ask: Ask) -> None:
-    """A ccache that a container makes by its name is its default, while the host has its own."""
+def test_first_ccache_of_a_container_is_its_default(ask: Ask) -> None:
+    """A ccache that a container creates by name is its default, while the host has its own."""
     kinit(ask(HOST))
     ask(CONTAINER_1).initialize(b"1000:x", BOB)
     assert klist(ask(CONTAINER_1)) == (b"1000:x", BOB)
     assert klist(ask(HOST)) == (b"1000", ALICE)
 
 
-def test_a_container_goes_on_with_a_name_that_it_chose(server: Server) -> None:
-    """Between SET_DEFAULT_CACHE and INITIALIZE the process in a container is given its name."""
+def test_container_keeps_the_name_that_it_chose(server: Server) -> None:
+    """Between SET_DEFAULT_CACHE and INITIALIZE the process in a container gets its name."""
     kinit(server.ask_as(1000, CONTAINER_1))
     one = server.connect(1000, 11, CONTAINER_1)
     one.set_default_cache(b"1000:new")
@@ -240,8 +240,8 @@ def test_a_container_goes_on_with_a_name_that_it_chose(server: Server) -> None:
     assert klist(server.connect(1000, 12, CONTAINER_1)) == (b"1000:new", BOB)
 
 
-def test_order_of_sshd(ask: Ask) -> None:
-    """GEN_NEW, SET_DEFAULT_CACHE, INITIALIZE in a container make its default, and nobody else's."""
+def test_sshds_order_of_calls_in_a_container(ask: Ask) -> None:
+    """GEN_NEW, SET_DEFAULT_CACHE and INITIALIZE in a container set its default, and nobody else's."""
     kinit(ask(CONTAINER_1))
     name = ask(CONTAINER_2).gen_new()
     ask(CONTAINER_2).set_default_cache(name)
@@ -252,8 +252,8 @@ def test_order_of_sshd(ask: Ask) -> None:
 
 
 @pytest.mark.parametrize("first", [True, False], ids=["shared", "own"])
-def test_order_of_newer_clients(ask: Ask, first: bool) -> None:
-    """A default that is filled by REPLACE stays its label's, too."""
+def test_default_filled_by_replace_stays_the_ranges(ask: Ask, first: bool) -> None:
+    """A default that is filled by REPLACE also stays that of its range."""
     if not first:
         kinit(ask(CONTAINER_1))
     default = ask(CONTAINER_2).get_default_cache()
@@ -263,8 +263,8 @@ def test_order_of_newer_clients(ask: Ask, first: bool) -> None:
 
 
 @pytest.mark.parametrize("first", [True, False], ids=["shared", "own"])
-def test_order_of_heimdal(ask: Ask, first: bool) -> None:
-    """Heimdal's kinit moves a new ccache to the default, and its other programs name none: all find it."""
+def test_heimdals_order_of_calls_in_a_container(ask: Ask, first: bool) -> None:
+    """Heimdal's kinit moves a new ccache to the default, and its programs give no name: all find it."""
     if not first:
         kinit(ask(CONTAINER_1))
     default = ask(CONTAINER_2).get_default_cache()
@@ -278,8 +278,8 @@ def test_order_of_heimdal(ask: Ask, first: bool) -> None:
 
 
 @pytest.mark.parametrize("label", [CONTAINER_2, HOST_LOW])
-def test_no_name_where_the_default_is_hidden(ask: Ask, label: str) -> None:
-    """No name leads nowhere while the default is hidden; filled, it is that label's default."""
+def test_empty_name_with_a_hidden_default(ask: Ask, label: str) -> None:
+    """An empty name finds nothing while the default is hidden; filled, it is that range's default."""
     kinit(ask(CONTAINER_1))
     for opcode, rest in ((Opcode.GET_PRINCIPAL, b""), (Opcode.STORE, TICKET), (Opcode.DESTROY, b"")):
         assert ask(label).answer(opcode, b"\0" + rest) == (Code.FCC_NOFILE, b"")
@@ -292,8 +292,8 @@ def test_no_name_where_the_default_is_hidden(ask: Ask, label: str) -> None:
     assert klist(ask(CONTAINER_1)) == (b"1000", ALICE)
 
 
-def test_no_name_as_the_new_default(ask: Ask) -> None:
-    """SET_DEFAULT_CACHE without a name leaves the default what it is."""
+def test_set_default_without_a_name_changes_nothing(ask: Ask) -> None:
+    """SET_DEFAULT_CACHE without a name keeps the default."""
     kinit(ask(CONTAINER_1))
     ask(CONTAINER_2).set_default_cache(b"")
     name = kinit(ask(CONTAINER_2))
@@ -301,8 +301,8 @@ def test_no_name_as_the_new_default(ask: Ask) -> None:
     assert klist(ask(CONTAINER_2)) == (name, ALICE)
 
 
-def test_a_hidden_name_as_the_default(ask: Ask) -> None:
-    """A default that names a hidden ccache gives way: to the shared one if that is free, or a new name."""
+def test_hidden_ccache_is_not_the_default(ask: Ask) -> None:
+    """A default that names a hidden ccache is replaced by the free shared one, or a new name."""
     ask(CONTAINER_1).initialize(b"1000:one", ALICE)
     ask(CONTAINER_2).set_default_cache(b"1000:one")
     assert ask(CONTAINER_2).get_default_cache() == b"1000"
@@ -312,8 +312,8 @@ def test_a_hidden_name_as_the_default(ask: Ask) -> None:
     assert klist(ask(CONTAINER_2)) == (name, ALICE)
 
 
-def test_a_default_that_another_has_taken(ask: Ask) -> None:
-    """A default of its own that was destroyed and taken by another label gives way to a new name."""
+def test_default_taken_by_another_label_is_replaced(ask: Ask) -> None:
+    """A default that was destroyed and taken by another label is replaced by a new name."""
     kinit(ask(CONTAINER_1))
     taken = kinit(ask(CONTAINER_2))
     ask(CONTAINER_2).destroy(taken)
@@ -323,8 +323,8 @@ def test_a_default_that_another_has_taken(ask: Ask) -> None:
     assert klist(ask(CONTAINER_2)) == (name, ALICE)
 
 
-def test_confined_on_the_lowest_level(ask: Ask) -> None:
-    """A peer at s0 that may not read the shared default has its own; the unconstrained host's stays."""
+def test_confined_peer_on_the_lowest_level_has_a_default(ask: Ask) -> None:
+    """A peer at s0 that may not read the shared default gets one of its range; the host's stays."""
     kinit(ask(CONTAINER_1))
     own = kinit(ask(HOST_LOW))
     assert FREE_NAME.fullmatch(own)
@@ -337,24 +337,24 @@ def test_confined_on_the_lowest_level(ask: Ask) -> None:
     assert klist(ask(HOST_LOW)) == (another, BOB)
 
 
-def test_confined_that_sets_a_default_at_once(ask: Ask) -> None:
-    """A peer at s0 that may not read the shared default and sets one, sets its own."""
+def test_confined_peer_sets_the_default_of_its_range(ask: Ask) -> None:
+    """A peer at s0 that may not read the shared default sets the default of its range."""
     kinit(ask(CONTAINER_1))
     own = kinit_another(ask(HOST_LOW))
     assert klist(ask(HOST_LOW)) == (own, BOB)
     assert klist(ask(HOST)) == (b"1000", ALICE)
 
 
-def test_the_lowest_level_shares(ask: Ask) -> None:
-    """Peers of the host at s0 have one default, whatever their type and range: sshd's is the user's."""
+def test_peers_on_the_lowest_level_share_a_default(ask: Ask) -> None:
+    """Peers at s0 share one default, whatever their type and range are: sshd's is the user's."""
     name = kinit_another(ask(HOST))
     assert klist(ask(HOST_LOW)) == (name, BOB)
     name = kinit_another(ask(HOST_LOW))
     assert klist(ask(HOST)) == (name, BOB)
 
 
-def test_roots_default_may_be_anothers(server: Server) -> None:
-    """A user's ccache that root makes its default is the host's only: root in a container is not given it."""
+def test_roots_choice_is_not_given_to_containers(server: Server) -> None:
+    """Another UID's ccache that root chose is the host's default only, not that of root in a container."""
     server.ask_as(2000, HOST).initialize(b"2000", BOB)
     server.ask_as(0, HOST).set_default_cache(b"2000")
     assert server.ask_as(0, HOST).get_default_cache() == b"2000"
@@ -364,8 +364,8 @@ def test_roots_default_may_be_anothers(server: Server) -> None:
     assert klist(inside) == (name, ALICE)
 
 
-def test_root_sets_no_default_of_others(server: Server) -> None:
-    """What root in a container fills is not by that the default of the UID it belongs to, for any label."""
+def test_root_in_a_container_sets_no_other_uids_default(server: Server) -> None:
+    """A ccache that root in a container fills does not become the default of the UID that owns it."""
     server.ask_as(0, CONTAINER_1).initialize(b"2000", ALICE)
     server.ask_as(2000, HOST).initialize(b"2000:a", BOB)
     server.ask_as(2000, HOST).set_default_cache(b"2000:a")
@@ -373,8 +373,8 @@ def test_root_sets_no_default_of_others(server: Server) -> None:
     assert FREE_NAME_OF_2000.fullmatch(server.ask_as(2000, CONTAINER_1).get_default_cache())
 
 
-def test_free_names_differ(runner: asyncio.Runner, store: Store) -> None:
-    """A chosen name is drawn at random: nothing that others know leads to it."""
+def test_new_names_are_random(runner: asyncio.Runner, store: Store) -> None:
+    """A new default name is random: it cannot be derived from other names."""
     kinit(Server(runner, store, policy=Mcs()).ask_as(1000, CONTAINER_1))
     drawn = set()
     for number in range(20):
@@ -385,8 +385,8 @@ def test_free_names_differ(runner: asyncio.Runner, store: Store) -> None:
     assert all(FREE_NAME.fullmatch(name) for name in drawn)
 
 
-def test_what_is_written(server: Server, one: Asking, two: Asking) -> None:
-    """A chosen name is written once, and a default that is filled or asked for again not at all."""
+def test_new_default_name_is_written_once(server: Server, one: Asking, two: Asking) -> None:
+    """A new name is written once; filling the default or asking again writes nothing."""
     kinit(one)
     server.store.commits.clear()
     name = two.get_default_cache()
@@ -405,8 +405,8 @@ def test_what_is_written(server: Server, one: Asking, two: Asking) -> None:
     assert again.store.commits == []
 
 
-def test_bounded(server: Server, one: Asking, two: Asking) -> None:
-    """However many labels ask for a default, only so many are kept, those of ccaches first of all."""
+def test_number_of_stored_ranges_is_bounded(server: Server, one: Asking, two: Asking) -> None:
+    """However many labels ask for a default, a limited number is kept, those of ccaches first."""
     kinit(one)
     name = kinit(two)
     for number in range(100):

@@ -1,4 +1,4 @@
-"""What SELinux labels keep apart, asked of the whole service, with a policy of categories."""
+"""SELinux labels in the whole service, with a policy of categories."""
 
 import asyncio
 import errno
@@ -85,8 +85,8 @@ def untouched(one: Asking) -> None:
     assert one.get_default_cache() == HIDDEN
 
 
-def test_every_operation_is_here() -> None:
-    """The tables of this file have every supported operation, and those that name a ccache as such."""
+def test_tables_have_every_operation() -> None:
+    """The tables of this file have every supported operation, and mark those that name a ccache."""
     supported = {opcode for opcode, each in OPERATIONS.items() if each.run.__name__ != "not_supported"}
     assert supported == {*ABOUT_ONE, *CREATING, *WITHOUT_A_NAME}
     assert {opcode for opcode in supported if NAME in OPERATIONS[opcode].arguments} == {*ABOUT_ONE, *CREATING}
@@ -94,10 +94,10 @@ def test_every_operation_is_here() -> None:
 
 @pytest.mark.parametrize("restarted", [False, True], ids=["in memory", "read again"])
 @pytest.mark.parametrize("opcode", ABOUT_ONE, ids=lambda opcode: opcode.name)
-def test_hidden_is_as_missing(
+def test_hidden_ccache_is_answered_as_missing(
     server: Server, one: Asking, hidden: Asking, opcode: Opcode, restarted: bool
 ) -> None:
-    """About a hidden ccache each operation answers byte for byte as about a missing one, and does nothing."""
+    """About a hidden ccache each operation answers exactly as about a missing one, and changes nothing."""
     if restarted:
         server = server.restarted()
         one, hidden = server.ask_as(1000, CONTAINER_1), server.ask_as(1000, CONTAINER_2)
@@ -111,8 +111,8 @@ def test_hidden_is_as_missing(
     assert listed(hidden) == [OWN]
 
 
-def test_hidden_uuids(server: Server, one: Asking, hidden: Asking) -> None:
-    """The UUIDs of a hidden ccache and of its tickets lead nowhere, and are not listed."""
+def test_hidden_uuids_find_nothing(server: Server, one: Asking, hidden: Asking) -> None:
+    """The UUIDs of a hidden ccache and of its tickets find nothing, and are not listed."""
     (ccache,) = one.get_cache_uuid_list()
     (ticket,) = one.get_cred_uuid_list(HIDDEN)
     assert ccache not in hidden.get_cache_uuid_list()
@@ -124,8 +124,8 @@ def test_hidden_uuids(server: Server, one: Asking, hidden: Asking) -> None:
 
 
 @pytest.mark.parametrize("opcode", CREATING, ids=lambda opcode: opcode.name)
-def test_hidden_names_are_taken(one: Asking, hidden: Asking, opcode: Opcode) -> None:
-    """To create a ccache of a hidden one's name is FCC_PERM, and changes neither."""
+def test_creating_a_hidden_name_is_refused(one: Asking, hidden: Asking, opcode: Opcode) -> None:
+    """Creating a ccache with a hidden one's name is FCC_PERM, and changes neither."""
     assert hidden.answer(opcode, HIDDEN + b"\0" + CREATING[opcode]) == (Code.FCC_PERM, b"")
     with refused(Code.FCC_PERM):
         hidden.move_cache(OWN, HIDDEN)
@@ -133,15 +133,17 @@ def test_hidden_names_are_taken(one: Asking, hidden: Asking, opcode: Opcode) -> 
     assert hidden.get_principal(OWN) == BOB
 
 
-def test_new_names_are_not_taken(hidden: Asking, monkeypatch: pytest.MonkeyPatch) -> None:
-    """GEN_NEW never gives a hidden ccache's name."""
+def test_gen_new_never_returns_a_hidden_name(hidden: Asking, monkeypatch: pytest.MonkeyPatch) -> None:
+    """GEN_NEW never returns a hidden ccache's name."""
     drawn = iter(["hidden", "own", "free"])
     monkeypatch.setattr("pykcm.ccaches.collection.secrets.token_hex", lambda _size: next(drawn))
     assert hidden.gen_new() == b"1000:free"
 
 
-def test_each_sees_its_own(server: Server, one: Asking, two: Asking, host: Asking) -> None:
-    """Two containers of one UID see their own ccaches only, the host both; after a restart, too."""
+def test_containers_see_only_their_own_ccaches(
+    server: Server, one: Asking, two: Asking, host: Asking
+) -> None:
+    """Two containers of one UID see only their own ccaches, the host both; also after a restart."""
     one.initialize(b"1000:one", ALICE)
     two.initialize(b"1000:two", BOB)
     assert (listed(one), listed(two)) == ([b"1000:one"], [b"1000:two"])
@@ -153,8 +155,8 @@ def test_each_sees_its_own(server: Server, one: Asking, two: Asking, host: Askin
     assert (listed(one), listed(two)) == ([], [b"1000:two"])
 
 
-def test_overwritten_by_the_host(one: Asking, two: Asking, host: Asking) -> None:
-    """A container's ccache that the host moves or adds to stays the container's; overwritten, it does not."""
+def test_label_changes_when_the_host_overwrites(one: Asking, two: Asking, host: Asking) -> None:
+    """A container's ccache keeps its label if the host moves it or adds to it, and not if overwritten."""
     one.initialize(b"1000:one", ALICE)
     host.store(b"1000:one", TICKET)
     host.move_cache(b"1000:one", b"1000:moved")
@@ -167,8 +169,8 @@ def test_overwritten_by_the_host(one: Asking, two: Asking, host: Asking) -> None
 
 
 @pytest.mark.parametrize("way", ["INITIALIZE", "REPLACE", "MOVE_CACHE"])
-def test_no_trap(server: Server, one: Asking, way: str) -> None:
-    """Who overwrites a ccache with what its creator may not read makes it a ccache of its own, for good."""
+def test_overwriting_takes_the_ccache_from_its_creator(server: Server, one: Asking, way: str) -> None:
+    """A ccache that is overwritten with contents its creator may not read gets the writer's label."""
     one.initialize(b"1000:trap", ALICE)
     victim, root = server.ask_as(1000, HOST), server.ask_as(0, HOST)
     for asking in (victim, root):
@@ -189,8 +191,8 @@ def test_no_trap(server: Server, one: Asking, way: str) -> None:
             assert again.ask_as(1000, HOST).get_cred_list(b"1000:trap") == [TICKET]
 
 
-def test_refused_overwriting(runner: asyncio.Runner, store: Store) -> None:
-    """An overwriting that is refused leaves the label as it was."""
+def test_refused_overwriting_keeps_the_label(runner: asyncio.Runner, store: Store) -> None:
+    """A refused overwriting keeps the label."""
     server = Server(runner, store, quotas=Quotas(max_ccache_size=4000), policy=Mcs())
     one, host = server.ask_as(1000, CONTAINER_1), server.ask_as(1000, HOST)
     one.initialize(b"1000", ALICE)
@@ -199,23 +201,23 @@ def test_refused_overwriting(runner: asyncio.Runner, store: Store) -> None:
     assert listed(one) == [b"1000"]
 
 
-def test_what_all_may_read_is_overwritten(server: Server, one: Asking, two: Asking) -> None:
+def test_container_overwrites_a_ccache_at_s0(server: Server, one: Asking, two: Asking) -> None:
     """A container that overwrites the ccache of a service at s0 has its ticket for itself."""
     server.ask_as(1000, HOST_LOW).initialize(b"1000", ALICE)
     one.replace(b"1000", 0, BOB, [TICKET])
     assert (listed(one), listed(two), listed(server.ask_as(1000, HOST_LOW))) == ([b"1000"], [], [])
 
 
-def test_what_is_overwritten_from_below(server: Server, one: Asking, host: Asking) -> None:
-    """A login shell's ccache stays out of the containers' reach when a process at s0 renews its ticket."""
+def test_renewal_at_s0_keeps_the_ccache_from_containers(server: Server, one: Asking, host: Asking) -> None:
+    """Containers still may not use a login shell's ccache after a process at s0 renewed its ticket."""
     host.initialize(b"1000", ALICE)
     server.ask_as(1000, HOST_LOW).replace(b"1000", 0, ALICE, [TICKET])
     assert listed(host) == [b"1000"]
     assert listed(one) == []
 
 
-def test_the_whole_range_counts(server: Server, one: Asking, host: Asking) -> None:
-    """What a peer of s0-s0:c0.c1023 creates is out of reach for containers."""
+def test_whole_range_of_the_creator_counts(server: Server, one: Asking, host: Asking) -> None:
+    """Containers may not use a ccache that a peer of s0-s0:c0.c1023 created."""
     host.initialize(b"1000:host", ALICE)
     for label in (CONTAINER_1, "system_u:system_r:container_t:s0"):
         with refused(Code.FCC_NOFILE):
@@ -224,8 +226,8 @@ def test_the_whole_range_counts(server: Server, one: Asking, host: Asking) -> No
             server.ask_as(1000, label).initialize(b"1000:host", BOB)
 
 
-def test_the_lowest_level_is_everybodys(server: Server, one: Asking) -> None:
-    """What a peer of s0 alone creates all levels read, and it reads nothing of a container's."""
+def test_ccache_at_s0_is_readable_on_all_levels(server: Server, one: Asking) -> None:
+    """All levels read a ccache of a peer at s0, and that peer reads nothing of a container."""
     low = server.ask_as(1000, HOST_LOW)
     low.initialize(b"1000:low", ALICE)
     assert one.get_principal(b"1000:low") == ALICE
@@ -234,14 +236,14 @@ def test_the_lowest_level_is_everybodys(server: Server, one: Asking) -> None:
         low.get_principal(b"1000:one")
 
 
-def test_a_user_without_categories(server: Server, host: Asking) -> None:
-    """A user who cannot have categories reads what a process with all of them (as sshd) stored for him."""
+def test_user_without_categories_reads_sshds_ccache(server: Server, host: Asking) -> None:
+    """A user without categories reads what a process with all of them (as sshd) stored for the user."""
     host.initialize(b"1000:host", ALICE)
     assert server.ask_as(1000, HOST_LOW).get_principal(b"1000:host") == ALICE
 
 
-def test_other_users_stay_others(server: Server, one: Asking) -> None:
-    """The same label opens nothing of another UID."""
+def test_label_opens_no_other_uids_ccaches(server: Server, one: Asking) -> None:
+    """An equal label gives no access to another UID's ccaches."""
     one.initialize(b"1000", ALICE)
     with refused(Code.FCC_NOFILE):
         server.ask_as(2000, CONTAINER_1).get_principal(b"1000")
@@ -250,8 +252,8 @@ def test_other_users_stay_others(server: Server, one: Asking) -> None:
 # Root
 
 
-def test_root_in_a_container(server: Server, one: Asking) -> None:
-    """Root is under the same rules by name: what its label may not read is not there for it."""
+def test_root_in_a_container_is_confined_by_label(server: Server, one: Asking) -> None:
+    """The rules hold for root too: a ccache that its label may not read does not exist for it."""
     one.initialize(b"1000", ALICE)
     for label, sees in [(CONTAINER_1, True), (CONTAINER_2, False), (HOST, True), (HOST_LOW, False)]:
         root = server.ask_as(0, label)
@@ -266,8 +268,8 @@ def test_root_in_a_container(server: Server, one: Asking) -> None:
                 root.initialize(b"1000", BOB)
 
 
-def test_root_lists_all_that_it_sees(runner: asyncio.Runner, store: Store) -> None:
-    """With `root_lists_all` root's list has of everyone's ccaches those that its label may read."""
+def test_roots_list_has_only_readable_ccaches(runner: asyncio.Runner, store: Store) -> None:
+    """With `root_lists_all` root's list has everyone's ccaches that its label may read."""
     server = Server(runner, store, root_lists_all=True, policy=Mcs())
     server.ask_as(1000, CONTAINER_1).initialize(b"1000", ALICE)
     server.ask_as(2000, CONTAINER_2).initialize(b"2000", ALICE)
@@ -282,8 +284,8 @@ def test_root_lists_all_that_it_sees(runner: asyncio.Runner, store: Store) -> No
 # Reading without writing
 
 
-def test_read_only(runner: asyncio.Runner, store: Store) -> None:
-    """A ccache that may be read but not written is listed and read; every change of it is FCC_PERM."""
+def test_read_only_ccache_cannot_be_changed(runner: asyncio.Runner, store: Store) -> None:
+    """A ccache that may only be read is listed and read; every change of it is FCC_PERM."""
     server = Server(runner, store, policy=Mcs(CONTAINER_1))
     host, reader = server.ask_as(1000, HOST_LOW), server.ask_as(1000, CONTAINER_1)
     host.initialize(HIDDEN, ALICE)
@@ -303,16 +305,18 @@ def test_read_only(runner: asyncio.Runner, store: Store) -> None:
     assert reader.get_default_cache() == HIDDEN
 
 
-def test_a_read_only_default_is_not_given(runner: asyncio.Runner, store: Store) -> None:
-    """GET_DEFAULT_CACHE gives a name that the peer may create: not one that it may only read."""
+def test_read_only_ccache_is_not_the_default(runner: asyncio.Runner, store: Store) -> None:
+    """GET_DEFAULT_CACHE returns a name that the peer may create, not one that it may only read."""
     server = Server(runner, store, policy=Mcs(CONTAINER_1))
     kinit(server.ask_as(1000, HOST_LOW))
     name = kinit(server.ask_as(1000, CONTAINER_1))
     assert name != b"1000"
 
 
-def test_write_only(server: Server, one: Asking, two: Asking, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What may be written but not read is hidden all the same, and its name is taken."""
+def test_write_only_ccache_is_hidden(
+    server: Server, one: Asking, two: Asking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A ccache that may be written but not read is hidden as well, and its name is taken."""
     one.initialize(b"1000", ALICE)
 
     def write_everywhere(peer: str, target: str, permission: Permission) -> bool:
@@ -329,7 +333,7 @@ def test_write_only(server: Server, one: Asking, two: Asking, monkeypatch: pytes
 # With and without labels
 
 
-def test_from_a_time_without_selinux(runner: asyncio.Runner, store: Store) -> None:
+def test_ccache_without_a_label_is_at_the_lowest_level(runner: asyncio.Runner, store: Store) -> None:
     """A ccache that was stored without a label is at the lowest level: every peer of the UID reads it."""
     Server(runner, store).ask_as(1000).initialize(b"1000", ALICE)
     server = Server(runner, store, policy=Mcs())
@@ -339,8 +343,8 @@ def test_from_a_time_without_selinux(runner: asyncio.Runner, store: Store) -> No
     assert listed(server.ask_as(1000, CONTAINER_2)) == []
 
 
-def test_selinux_is_gone(runner: asyncio.Runner, store: Store) -> None:
-    """Where the kernel has no SELinux any more only the UID counts, and the shared default is the default."""
+def test_labels_do_not_count_after_selinux_is_disabled(runner: asyncio.Runner, store: Store) -> None:
+    """Once the kernel has no SELinux, only the UID counts, and the shared default is the default."""
     labelled = Server(runner, store, policy=Mcs())
     kinit(labelled.ask_as(1000, CONTAINER_1))
     own = kinit(labelled.ask_as(1000, CONTAINER_2))
@@ -352,8 +356,8 @@ def test_selinux_is_gone(runner: asyncio.Runner, store: Store) -> None:
 
 
 @pytest.mark.parametrize("label", [None, "", "nonsense", "u:r:t:"])
-def test_peers_without_a_context(server: Server, one: Asking, label: str | None) -> None:
-    """A peer whose label is missing or malformed is given nothing, and makes nothing."""
+def test_peer_without_a_valid_label_has_no_access(server: Server, one: Asking, label: str | None) -> None:
+    """A peer whose label is missing or malformed gets nothing, and creates nothing."""
     one.initialize(b"1000", ALICE)
     nobody = server.ask_as(1000, label)
     assert nobody.get_cache_uuid_list() == []
@@ -373,10 +377,10 @@ def test_peers_without_a_context(server: Server, one: Asking, label: str | None)
 
 
 @pytest.mark.parametrize("label", ["", "nonsense", "u:r:t:s0-", "u:r:t:s0 "])
-def test_ccaches_without_a_context(
+def test_ccache_with_a_malformed_label_is_hidden(
     server: Server, runner: asyncio.Runner, store: Store, host: Asking, label: str
 ) -> None:
-    """A ccache whose label is malformed is nobody's, where there are labels."""
+    """A ccache with a malformed label is hidden from everybody, where labels count."""
     Server(runner, store).ask_as(1000, label).initialize(b"1000", ALICE)
     assert host.get_cache_uuid_list() == []
     with refused(Code.FCC_NOFILE):
@@ -386,8 +390,10 @@ def test_ccaches_without_a_context(
     assert Server(runner, store).ask_as(1000).get_principal(b"1000") == ALICE
 
 
-def test_a_policy_without_an_answer(server: Server, one: Asking, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When the policy gives no answer, ccaches are hidden: nothing is answered as if it were allowed."""
+def test_ccaches_are_hidden_without_an_answer(
+    server: Server, one: Asking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without an answer of the policy, ccaches are hidden: nothing is answered as if it were allowed."""
     one.initialize(b"1000", ALICE)
 
     def fail(_peer: str, _target: str, _permission: Permission) -> bool:
@@ -402,8 +408,8 @@ def test_a_policy_without_an_answer(server: Server, one: Asking, monkeypatch: py
 # Quotas
 
 
-def test_hidden_ccaches_count(runner: asyncio.Runner, store: Store) -> None:
-    """The quotas are the UID's: what one label fills, another one lacks."""
+def test_quotas_count_hidden_ccaches(runner: asyncio.Runner, store: Store) -> None:
+    """The quotas are the UID's: the space that one label uses is missing for another."""
     server = Server(runner, store, quotas=Quotas(max_uid_ccaches=1), policy=Mcs())
     server.ask_as(1000, CONTAINER_1).initialize(b"1000:a", ALICE)
     with refused(errno.EDQUOT):
@@ -420,8 +426,8 @@ def spoil(server: Server, where: Callable[[Secret], bool]) -> Server:
     return server.restarted()
 
 
-def test_damaged_ticket(server: Server, one: Asking) -> None:
-    """A ccache with a damaged ticket answers EIO and can be destroyed by those alone who may read it."""
+def test_damaged_ticket_by_label(server: Server, one: Asking) -> None:
+    """A ccache with a damaged ticket answers EIO, and can be destroyed, for peers that may read it."""
     one.initialize(HIDDEN, ALICE)
     one.store(HIDDEN, TICKET)
     again = spoil(server, lambda secret: secret.container.endswith(HIDDEN.decode()))
@@ -440,7 +446,7 @@ def test_damaged_ticket(server: Server, one: Asking) -> None:
 
 
 @pytest.mark.parametrize("label", [CONTAINER_1, CONTAINER_2, HOST])
-def test_damaged_ccache(server: Server, one: Asking, label: str) -> None:
+def test_ccache_with_an_unreadable_label_is_hidden(server: Server, one: Asking, label: str) -> None:
     """A ccache whose label cannot be read is hidden from every label, and its name is taken.
 
     A default that names it gives way to another one.

@@ -1,4 +1,4 @@
-"""Who may use which name, asked of the whole service: ordinary users, root, and root that lists all."""
+"""Who may use which name in the whole service: ordinary users, root, and root that lists all."""
 
 import asyncio
 
@@ -51,8 +51,8 @@ def unchanged(bob: Asking) -> None:
 
 
 @pytest.mark.parametrize("name", [b"2000", b"2000:missing"])
-def test_anothers_name(alice: Asking, bobs: Asking, name: bytes) -> None:
-    """Another's ccache reads like one that is not there, whether it is or not, and cannot be changed."""
+def test_other_uids_ccache_is_answered_as_missing(alice: Asking, bobs: Asking, name: bytes) -> None:
+    """Another UID's ccache reads as missing, whether it exists or not, and cannot be changed."""
     alice.initialize(b"1000", ALICE)
     for opcode, rest in READS.items():
         wanted = Code.CC_END if opcode == Opcode.GET_CRED_BY_UUID else Code.FCC_NOFILE
@@ -64,7 +64,7 @@ def test_anothers_name(alice: Asking, bobs: Asking, name: bytes) -> None:
     assert len(alice.get_cache_uuid_list()) == 1
 
 
-def test_moving_between_users(alice: Asking, bobs: Asking) -> None:
+def test_users_cannot_move_to_each_other(alice: Asking, bobs: Asking) -> None:
     """MOVE_CACHE neither takes from another user nor gives to one."""
     alice.initialize(b"1000", ALICE)
     for old, new in [(b"2000", b"1000"), (b"2000", b"1000:new"), (b"1000", b"2000"), (b"1000", b"2000:new")]:
@@ -74,8 +74,8 @@ def test_moving_between_users(alice: Asking, bobs: Asking) -> None:
     assert alice.get_principal(b"1000") == ALICE
 
 
-def test_anothers_uuids(alice: Asking, bobs: Asking, root: Asking) -> None:
-    """Another's UUIDs lead nowhere: not to a name, not in one's own ccache, and not for root either."""
+def test_other_uids_uuids_find_nothing(alice: Asking, bobs: Asking, root: Asking) -> None:
+    """Another UID's UUIDs find nothing: no name, nothing in one's own ccache, also for root."""
     (ccache,) = bobs.get_cache_uuid_list()
     (ticket,) = bobs.get_cred_uuid_list(b"2000")
     alice.initialize(b"1000", ALICE)
@@ -88,16 +88,16 @@ def test_anothers_uuids(alice: Asking, bobs: Asking, root: Asking) -> None:
 
 
 @pytest.mark.parametrize("name", [b"foobar", b"1000x", b"01000", b"1000:" + b"x" * 1020])
-def test_bad_names(alice: Asking, name: bytes) -> None:
-    """A name that belongs to nobody and one that is too long are CC_BADNAME."""
+def test_free_and_too_long_names_are_bad(alice: Asking, name: bytes) -> None:
+    """A name that belongs to no UID and one that is too long are CC_BADNAME."""
     for opcode, rest in {**READS, **CHANGES}.items():
         assert (opcode, *alice.answer(opcode, name + b"\0" + rest)) == (opcode, Code.CC_BADNAME, b"")
     assert alice.get_cache_uuid_list() == []
 
 
 @pytest.mark.parametrize("name", [b"1000:a/b", b"1000: ", b"1000:\xff%2F", b"1000:" + b"\xff" * 1019])
-def test_any_own_name(server: Server, alice: Asking, name: bytes) -> None:
-    """An own name may be any bytes but NUL up to 1,024: all works with it, also after a restart."""
+def test_any_own_name_works(server: Server, alice: Asking, name: bytes) -> None:
+    """An own name may be any bytes except NUL up to 1,024: all requests accept it, also after a restart."""
     alice.initialize(name, ALICE)
     alice.store(name, TICKET)
     alice.set_default_cache(name)
@@ -110,7 +110,7 @@ def test_any_own_name(server: Server, alice: Asking, name: bytes) -> None:
     assert server.restarted().ask_as(1000).get_cache_uuid_list() == []
 
 
-def test_no_name_is_the_default(alice: Asking) -> None:
+def test_empty_name_is_the_default(alice: Asking) -> None:
     """No name means the default (Heimdal's clients under KRB5CCNAME=KCM:), wherever a name is asked for."""
     with refused(Code.FCC_NOFILE):
         alice.get_principal(b"")
@@ -128,8 +128,8 @@ def test_no_name_is_the_default(alice: Asking) -> None:
     assert alice.get_cache_uuid_list() == []
 
 
-def test_no_name_where_the_default_is_anothers(root: Asking, bobs: Asking) -> None:
-    """Root's default may be a user's ccache: no name then leads nowhere, and never creates one of root's."""
+def test_empty_name_is_never_another_uids_ccache(root: Asking, bobs: Asking) -> None:
+    """Root's default may be a user's ccache: then an empty name finds nothing, and creates nothing."""
     root.set_default_cache(b"2000")
     with refused(Code.FCC_NOFILE):
         root.get_principal(b"")
@@ -142,7 +142,7 @@ def test_no_name_where_the_default_is_anothers(root: Asking, bobs: Asking) -> No
 # Root
 
 
-def test_root_reads_and_changes_anyones(root: Asking, bobs: Asking) -> None:
+def test_root_reads_and_changes_any_ccache(root: Asking, bobs: Asking) -> None:
     """Root reads and changes a user's ccache by its name; it stays the user's."""
     assert root.get_principal(b"2000") == BOB
     assert root.get_cred_list(b"2000") == [TICKET]
@@ -154,8 +154,8 @@ def test_root_reads_and_changes_anyones(root: Asking, bobs: Asking) -> None:
     assert bobs.get_cache_uuid_list() == []
 
 
-def test_what_root_creates_for_a_user(server: Server, root: Asking, bob: Asking) -> None:
-    """What root creates under a UID belongs to that UID, in its list, and not in root's."""
+def test_ccache_that_root_creates_for_a_user(server: Server, root: Asking, bob: Asking) -> None:
+    """A ccache that root creates under a UID belongs to that UID, is in its list, and not in root's."""
     root.initialize(b"2000:x", BOB)
     root.store(b"2000:x", TICKET)
     for asking in (bob, server.restarted().ask_as(2000)):
@@ -166,8 +166,8 @@ def test_what_root_creates_for_a_user(server: Server, root: Asking, bob: Asking)
     bob.destroy(b"2000:x")
 
 
-def test_free_names_are_roots(server: Server, root: Asking, alice: Asking) -> None:
-    """A free name that root creates belongs to root: in its list, and nobody else's."""
+def test_free_names_belong_to_root(server: Server, root: Asking, alice: Asking) -> None:
+    """A free name that root creates belongs to root: it is in its list, and nobody else's."""
     root.initialize(b"foobar", ALICE)
     for asking in (root, server.restarted().ask_as(0)):
         (uuid,) = asking.get_cache_uuid_list()
@@ -177,16 +177,16 @@ def test_free_names_are_roots(server: Server, root: Asking, alice: Asking) -> No
         alice.get_principal(b"foobar")
 
 
-def test_roots_names(root: Asking) -> None:
-    """GEN_NEW gives root names of its own; too long ones are bad for root as well."""
+def test_gen_new_for_root(root: Asking) -> None:
+    """GEN_NEW returns names of root's own for root; too long ones are bad for root as well."""
     assert root.gen_new().startswith(b"0:")
     with refused(Code.CC_BADNAME):
         root.initialize(b"x" * 1025, ALICE)
     root.initialize(b"x" * 1024, ALICE)
 
 
-def test_roots_default_is_its_own(root: Asking, bobs: Asking) -> None:
-    """SET_DEFAULT_CACHE by root moves root's default, whosever ccache it names."""
+def test_set_default_by_root_moves_only_roots_default(root: Asking, bobs: Asking) -> None:
+    """SET_DEFAULT_CACHE by root moves root's default, whichever UID's ccache it names."""
     root.initialize(b"0", ALICE)
     bobs.initialize(b"2000:a", BOB)
     root.set_default_cache(b"2000:a")
@@ -196,7 +196,7 @@ def test_roots_default_is_its_own(root: Asking, bobs: Asking) -> None:
 
 
 def test_root_moves_between_users(server: Server, root: Asking, alice: Asking, bobs: Asking) -> None:
-    """MOVE_CACHE by root from one user to another: created or overwritten there, gone here."""
+    """MOVE_CACHE by root from one user to another creates or overwrites there, and removes here."""
     alice.initialize(b"1000", ALICE)
     root.move_cache(b"2000", b"1000:from bob")
     root.move_cache(b"1000:from bob", b"1000")
@@ -207,7 +207,7 @@ def test_root_moves_between_users(server: Server, root: Asking, alice: Asking, b
         assert theirs.get_cache_uuid_list() == []
 
 
-def test_root_lists_its_own(root: Asking, alice: Asking, bobs: Asking) -> None:
+def test_root_lists_its_own_ccaches(root: Asking, alice: Asking, bobs: Asking) -> None:
     """Without `root_lists_all` root's list is root's own."""
     alice.initialize(b"1000", ALICE)
     assert root.get_cache_uuid_list() == []
@@ -215,8 +215,8 @@ def test_root_lists_its_own(root: Asking, alice: Asking, bobs: Asking) -> None:
     assert len(root.get_cache_uuid_list()) == 1
 
 
-def test_root_lists_all(runner: asyncio.Runner, store: Store) -> None:
-    """With `root_lists_all` root's list is everyone's, its own first, and every UUID leads to its name."""
+def test_root_lists_all_ccaches(runner: asyncio.Runner, store: Store) -> None:
+    """With `root_lists_all` root's list is everyone's, its own first, and every UUID finds its name."""
     server = Server(runner, store, root_lists_all=True)
     alice, bob, root = (server.ask_as(uid) for uid in (1000, 2000, 0))
     assert root.get_cache_uuid_list() == []
@@ -236,8 +236,8 @@ def test_root_lists_all(runner: asyncio.Runner, store: Store) -> None:
         alice.get_cache_by_uuid(uuid)
 
 
-def test_users_are_kept_apart(server: Server) -> None:
-    """Users whose UIDs begin alike have nothing in common."""
+def test_uids_with_equal_digits_are_separate(server: Server) -> None:
+    """Users whose UIDs begin with the same digits have nothing in common."""
     uids = [1, 10, 100, 1000]
     for uid in uids:
         server.ask_as(uid).initialize(b"%d:x" % uid, ALICE)
@@ -247,8 +247,8 @@ def test_users_are_kept_apart(server: Server) -> None:
         assert [asking.get_cache_by_uuid(u) for u in asking.get_cache_uuid_list()] == [b"%d:x" % uid]
 
 
-def test_label_of_the_creator(server: Server) -> None:
-    """A ccache keeps the label of the peer that created it, also after a restart and a REPLACE by another."""
+def test_ccache_keeps_the_label_of_its_creator(server: Server) -> None:
+    """A ccache keeps the label of the peer that created it, also after a restart and another's REPLACE."""
     server.ask_as(1000, "u:r:t:s0:c1").initialize(b"1000", ALICE)
     server.ask_as(1000, "u:r:t:s0:c2").replace(b"1000", 0, BOB, [])
     again = server.restarted()

@@ -1,4 +1,4 @@
-"""Every operation on both stores: its reply, and its answer for what is missing or malformed."""
+"""Every operation on both stores: its reply, and its answer to missing or malformed data."""
 
 import errno
 
@@ -59,27 +59,27 @@ def reader(request: pytest.FixtureRequest, server: Server, filled: Asking) -> As
 # What each operation does
 
 
-def test_noop(alice: Asking) -> None:
-    """NOOP answers nothing."""
+def test_noop_returns_nothing(alice: Asking) -> None:
+    """NOOP returns nothing."""
     assert alice.answer(Opcode.NOOP) == (0, b"")
 
 
-def test_get_name(reader: Asking) -> None:
-    """GET_NAME gives the name of a ccache that is there; FCC_NOFILE for another."""
+def test_get_name_of_an_existing_ccache(reader: Asking) -> None:
+    """GET_NAME returns the name of an existing ccache; FCC_NOFILE for another one."""
     assert reader.get_name(b"1000") == b"1000"
     with refused(Code.FCC_NOFILE):
         reader.get_name(b"1000:missing")
 
 
 @pytest.mark.parametrize("name", [b"1000", b"1000:missing", b"2000", b"foobar"])
-def test_resolve(alice: Asking, name: bytes) -> None:
-    """RESOLVE is always right, whatever the name, and creates nothing."""
+def test_resolve_always_succeeds(alice: Asking, name: bytes) -> None:
+    """RESOLVE succeeds whatever the name is, and creates nothing."""
     assert alice.answer(Opcode.RESOLVE, name + b"\0") == (0, b"")
     assert alice.get_cache_uuid_list() == []
 
 
-def test_gen_new(alice: Asking) -> None:
-    """GEN_NEW gives a new name under the peer's UID, and creates nothing."""
+def test_gen_new_returns_a_new_name(alice: Asking) -> None:
+    """GEN_NEW returns a new name under the peer's UID, and creates nothing."""
     alice.initialize(b"1000", ALICE)
     names = {alice.gen_new() for _ in range(20)}
     assert len(names) == 20
@@ -87,8 +87,8 @@ def test_gen_new(alice: Asking) -> None:
     assert len(alice.get_cache_uuid_list()) == 1
 
 
-def test_initialize(alice: Asking) -> None:
-    """INITIALIZE creates or empties a ccache: no credentials, KDC offset 0, the default where it was."""
+def test_initialize_creates_or_empties(alice: Asking) -> None:
+    """INITIALIZE creates or empties a ccache: no credentials, KDC offset 0, and the default stays."""
     alice.initialize(b"1000:a", ALICE)
     alice.store(b"1000:a", TICKET)
     alice.set_kdc_offset(b"1000:a", 5)
@@ -103,8 +103,8 @@ def test_initialize(alice: Asking) -> None:
     assert alice.get_default_cache() == b"1000"
 
 
-def test_destroy(alice: Asking) -> None:
-    """DESTROY removes a ccache; FCC_NOFILE where there is none."""
+def test_destroy_removes_a_ccache(alice: Asking) -> None:
+    """DESTROY removes a ccache; FCC_NOFILE if there is none."""
     alice.initialize(b"1000", ALICE)
     alice.destroy(b"1000")
     assert alice.get_cache_uuid_list() == []
@@ -113,8 +113,8 @@ def test_destroy(alice: Asking) -> None:
             alice.destroy(name)
 
 
-def test_store(alice: Asking) -> None:
-    """STORE replaces its equal where it stands and else adds at the end; FCC_NOFILE without a ccache."""
+def test_store_replaces_or_adds(alice: Asking) -> None:
+    """STORE replaces an equal credential in place, else adds it at the end; FCC_NOFILE without a ccache."""
     with refused(Code.FCC_NOFILE):
         alice.store(b"1000", TICKET)
     alice.initialize(b"1000", ALICE)
@@ -129,8 +129,8 @@ def test_store(alice: Asking) -> None:
     assert alice.get_cred_uuid_list(b"1000")[:2] == uuids
 
 
-def test_credentials_come_back_as_they_came(server: Server, alice: Asking) -> None:
-    """A credential comes back byte for byte, with what stood behind its last field, also after a restart."""
+def test_credentials_come_back_unchanged(server: Server, alice: Asking) -> None:
+    """A credential comes back byte for byte, with any bytes after its last field, also after a restart."""
     odd = [
         TICKET + b"\0\0\0\0",
         HTTP_TICKET + b"\0",
@@ -147,8 +147,8 @@ def test_credentials_come_back_as_they_came(server: Server, alice: Asking) -> No
         assert [asking.get_cred_by_uuid(b"1000", uuid) for uuid in uuids] == odd
 
 
-def test_retrieve(reader: Asking) -> None:
-    """RETRIEVE gives the first match; CC_NOTFOUND where none matches, FCC_NOFILE without a ccache."""
+def test_retrieve_returns_the_first_match(reader: Asking) -> None:
+    """RETRIEVE returns the first match; CC_NOTFOUND without one, FCC_NOFILE without a ccache."""
     assert reader.retrieve(b"1000", Match.GC_CACHED, tag_for(HTTP)) == HTTP_TICKET
     assert reader.retrieve(b"1000", 0, Tag()) == TICKET
     with refused(Code.CC_NOTFOUND):
@@ -173,7 +173,9 @@ def assert_must_iterate(asking: Asking, name: bytes, offset: int) -> None:
 
 
 @pytest.mark.parametrize("offset", OFFSETS)
-def test_retrieve_where_the_kdc_offset_matters(server: Server, filled: Asking, offset: int) -> None:
+def test_retrieve_is_not_supported_with_a_large_kdc_offset(
+    server: Server, filled: Asking, offset: int
+) -> None:
     """RETRIEVE of a ccache whose offset exceeds a minute is not supported, however it got the offset."""
     filled.set_kdc_offset(b"1000", offset)
     filled.replace(b"1000:replaced", offset, ALICE, [TICKET, HTTP_TICKET])
@@ -189,15 +191,15 @@ def test_retrieve_where_the_kdc_offset_matters(server: Server, filled: Asking, o
 
 
 @pytest.mark.parametrize("offset", [60, -60, 1, 0])
-def test_retrieve_where_the_kdc_offset_is_small(reader: Asking, offset: int) -> None:
+def test_retrieve_is_served_with_a_small_kdc_offset(reader: Asking, offset: int) -> None:
     """RETRIEVE of a ccache with an offset of up to a minute is served."""
     reader.set_kdc_offset(b"1000", offset)
     assert reader.retrieve(b"1000", Match.GC_CACHED, tag_for(HTTP)) == HTTP_TICKET
 
 
 @pytest.mark.parametrize("offset", OFFSETS)
-def test_retrieve_once_the_offset_is_gone(reader: Asking, offset: int) -> None:
-    """RETRIEVE is served again when the offset is set right, or the ccache is filled by a client without."""
+def test_retrieve_is_served_again_without_an_offset(reader: Asking, offset: int) -> None:
+    """RETRIEVE is served again once the offset is small, or the ccache is filled without one."""
     reader.set_kdc_offset(b"1000", offset)
     reader.set_kdc_offset(b"1000", 0)
     assert reader.retrieve(b"1000", 0, tag_for(HTTP)) == HTTP_TICKET
@@ -220,8 +222,8 @@ def test_retrieve_by_second_ticket(reader: Asking) -> None:
         reader.retrieve(b"1000", Match.SECOND_TICKET, tag._replace(second_ticket=b"of c"))
 
 
-def test_get_principal(reader: Asking) -> None:
-    """GET_PRINCIPAL gives the principal with its name type; FCC_NOFILE where there is none."""
+def test_get_principal_returns_the_principal(reader: Asking) -> None:
+    """GET_PRINCIPAL returns the principal with its name type; FCC_NOFILE without a ccache."""
     assert reader.answer(Opcode.GET_PRINCIPAL, NAME_NUL) == (0, principal_bytes(ALICE))
     with refused(Code.FCC_NOFILE):
         reader.get_principal(b"1000:missing")
@@ -237,8 +239,8 @@ def test_chosen_names_have_no_principal(alice: Asking) -> None:
     assert alice.get_cache_uuid_list() == []
 
 
-def test_get_cred_uuid_list(reader: Asking) -> None:
-    """GET_CRED_UUID_LIST gives the UUIDs in stored order, an empty payload for none; FCC_NOFILE."""
+def test_get_cred_uuid_list_is_in_stored_order(reader: Asking) -> None:
+    """GET_CRED_UUID_LIST returns the UUIDs in stored order, an empty payload for none; FCC_NOFILE."""
     first, second = reader.get_cred_uuid_list(b"1000")
     assert reader.get_cred_by_uuid(b"1000", first) == TICKET
     assert reader.get_cred_by_uuid(b"1000", second) == HTTP_TICKET
@@ -248,8 +250,8 @@ def test_get_cred_uuid_list(reader: Asking) -> None:
         reader.get_cred_uuid_list(b"1000:missing")
 
 
-def test_get_cred_by_uuid(reader: Asking) -> None:
-    """GET_CRED_BY_UUID answers CC_END for a UUID that leads nowhere, and for a ccache that is gone."""
+def test_get_cred_by_uuid_ends_an_iteration(reader: Asking) -> None:
+    """GET_CRED_BY_UUID returns CC_END for an unknown UUID, and for a ccache that no longer exists."""
     (uuid, _) = reader.get_cred_uuid_list(b"1000")
     with refused(Code.CC_END):
         reader.get_cred_by_uuid(b"1000", NO_UUID)
@@ -260,8 +262,8 @@ def test_get_cred_by_uuid(reader: Asking) -> None:
         reader.get_cred_by_uuid(b"1000", uuid)
 
 
-def test_remove_cred(reader: Asking) -> None:
-    """REMOVE_CRED removes every match; CC_NOTFOUND where there is none, FCC_NOFILE without a ccache."""
+def test_remove_cred_removes_every_match(reader: Asking) -> None:
+    """REMOVE_CRED removes every match; CC_NOTFOUND without one, FCC_NOFILE without a ccache."""
     reader.store(b"1000", credential_bytes(HTTP, BOB))
     reader.remove_cred(b"1000", 0, tag_for(HTTP))
     assert reader.get_cred_list(b"1000") == [TICKET]
@@ -275,8 +277,8 @@ def test_remove_cred(reader: Asking) -> None:
 
 
 @pytest.mark.parametrize("entry", ["krb5_ccache_conf_data/fast_avail@X-CACHECONF:", "a@X-GSSPROXY:"])
-def test_removing_an_entry_that_is_not_there(reader: Asking, entry: str) -> None:
-    """REMOVE_CRED of an entry that is no ticket is right whether or not there is one."""
+def test_removing_a_missing_entry_succeeds(reader: Asking, entry: str) -> None:
+    """REMOVE_CRED of a configuration entry succeeds whether or not it exists."""
     for tag in (Tag(ALICE, principal(entry)), tag_for(principal(entry))):
         reader.remove_cred(b"1000", 0, tag)
     with refused(Code.FCC_NOFILE):
@@ -284,7 +286,7 @@ def test_removing_an_entry_that_is_not_there(reader: Asking, entry: str) -> None
     assert reader.get_cred_list(b"1000") == [TICKET, HTTP_TICKET]
 
 
-def test_configuration_is_set_anew(reader: Asking) -> None:
+def test_configuration_entry_is_set_again(reader: Asking) -> None:
     """libkrb5 sets its configuration by REMOVE_CRED (flags 0) and STORE: one entry is left."""
     for value in (b"yes", b"no"):
         entry = configuration(b"fast_avail", value)
@@ -295,28 +297,28 @@ def test_configuration_is_set_anew(reader: Asking) -> None:
 
 
 @pytest.mark.parametrize("name", [b"1000", b"1000:missing"])
-def test_set_flags(reader: Asking, name: bytes) -> None:
-    """SET_FLAGS is right and changes nothing."""
+def test_set_flags_changes_nothing(reader: Asking, name: bytes) -> None:
+    """SET_FLAGS succeeds and changes nothing."""
     reader.set_flags(name, 0)
     assert reader.get_cred_list(b"1000") == [TICKET, HTTP_TICKET]
 
 
 @pytest.mark.parametrize("opcode", UNSUPPORTED)
-def test_not_supported(alice: Asking, opcode: int) -> None:
-    """CHOWN, CHMOD, the KDC's and NTLM's operations are known and not supported, whatever they carry."""
+def test_known_but_unsupported_operations(alice: Asking, opcode: int) -> None:
+    """CHOWN, CHMOD, the KDC's and NTLM's operations are known and not supported, with any arguments."""
     for arguments in (b"", NAME_NUL, b"\xff" * 100):
         assert alice.answer(opcode, arguments) == (Code.CC_NOSUPP, b"")
 
 
 @pytest.mark.parametrize("opcode", [29, 100, 13000, 13003, 65535])
-def test_unknown_operations(alice: Asking, opcode: int) -> None:
-    """An opcode that nobody knows is FCC_INTERNAL, so that the client falls back; the next is served."""
+def test_unknown_opcode_is_answered(alice: Asking, opcode: int) -> None:
+    """An unknown opcode is FCC_INTERNAL, so that the client falls back; the next request is served."""
     assert alice.answer(opcode, b"anything") == (Code.FCC_INTERNAL, b"")
     alice.noop()
 
 
-def test_move_cache(reader: Asking) -> None:
-    """MOVE_CACHE: the new name takes the contents and a default that pointed at the old; FCC_NOFILE."""
+def test_move_cache_takes_contents_and_default_along(reader: Asking) -> None:
+    """MOVE_CACHE moves the contents, and a default that named the old ccache; FCC_NOFILE without one."""
     reader.initialize(b"1000:target", BOB)
     reader.store(b"1000:target", credential_bytes(service(1)))
     reader.set_default_cache(b"1000")
@@ -333,7 +335,7 @@ def test_move_cache(reader: Asking) -> None:
     assert len(reader.get_cache_uuid_list()) == 1
 
 
-def test_order_of_heimdals_kinit(alice: Asking) -> None:
+def test_heimdals_kinit_keeps_the_default(alice: Asking) -> None:
     """Heimdal's kinit fills a new ccache and moves it over the default, which stays the default."""
     alice.initialize(b"1000", ALICE)
     name = alice.gen_new()
@@ -346,8 +348,8 @@ def test_order_of_heimdals_kinit(alice: Asking) -> None:
     assert alice.get_cache_by_uuid(uuid) == b"1000"
 
 
-def test_get_cache_uuid_list(alice: Asking) -> None:
-    """GET_CACHE_UUID_LIST is right and empty without ccaches, and else gives them in order."""
+def test_get_cache_uuid_list_is_in_order(alice: Asking) -> None:
+    """GET_CACHE_UUID_LIST succeeds and is empty without ccaches, else it lists them in order."""
     assert alice.answer(Opcode.GET_CACHE_UUID_LIST) == (0, b"")
     names = [b"1000:b", b"1000", b"1000:a"]
     for name in names:
@@ -355,7 +357,7 @@ def test_get_cache_uuid_list(alice: Asking) -> None:
     assert [alice.get_cache_by_uuid(uuid) for uuid in alice.get_cache_uuid_list()] == names
 
 
-def test_get_cache_by_uuid(alice: Asking) -> None:
+def test_get_cache_by_uuid_ends_an_iteration(alice: Asking) -> None:
     """GET_CACHE_BY_UUID answers CC_END for a UUID that leads nowhere (any more)."""
     alice.initialize(b"1000", ALICE)
     (uuid,) = alice.get_cache_uuid_list()
@@ -365,8 +367,8 @@ def test_get_cache_by_uuid(alice: Asking) -> None:
             alice.get_cache_by_uuid(missing)
 
 
-def test_default_without_ccaches(alice: Asking, bob: Asking, root: Asking) -> None:
-    """GET_DEFAULT_CACHE of an empty collection gives `<uid>`, which the peer then creates."""
+def test_default_of_an_empty_collection(alice: Asking, bob: Asking, root: Asking) -> None:
+    """GET_DEFAULT_CACHE of an empty collection returns `<uid>`, which the peer then creates."""
     for asking, name in [(alice, b"1000"), (bob, b"2000"), (root, b"0")]:
         assert asking.get_default_cache() == name
         asking.initialize(name, ALICE)
@@ -375,14 +377,14 @@ def test_default_without_ccaches(alice: Asking, bob: Asking, root: Asking) -> No
 
 @pytest.mark.parametrize("name", [b"1000", b"1000:x/y z", b"1000:\xff\xfe"])
 def test_default_is_byte_for_byte_the_ccaches_name(alice: Asking, name: bytes) -> None:
-    """GET_DEFAULT_CACHE gives the very name that GET_CACHE_BY_UUID and GET_NAME give."""
+    """GET_DEFAULT_CACHE returns exactly the name that GET_CACHE_BY_UUID and GET_NAME return."""
     alice.initialize(name, ALICE)
     alice.set_default_cache(name)
     (uuid,) = alice.get_cache_uuid_list()
     assert alice.get_default_cache() == alice.get_cache_by_uuid(uuid) == alice.get_name(name) == name
 
 
-def test_order_of_sshd(server: Server, alice: Asking) -> None:
+def test_sshds_order_of_calls_sets_the_default(server: Server, alice: Asking) -> None:
     """GEN_NEW, SET_DEFAULT_CACHE, INITIALIZE, STORE: the new ccache is the default, also after a restart."""
     name = alice.gen_new()
     alice.set_default_cache(name)
@@ -394,8 +396,8 @@ def test_order_of_sshd(server: Server, alice: Asking) -> None:
         assert asking.get_cred_list(name) == [TICKET]
 
 
-def test_kdc_offset(reader: Asking) -> None:
-    """GET_KDC_OFFSET gives what SET_KDC_OFFSET set, to both ends of its range; FCC_NOFILE."""
+def test_kdc_offset_is_returned_as_set(reader: Asking) -> None:
+    """GET_KDC_OFFSET returns what SET_KDC_OFFSET set, to both ends of its range; FCC_NOFILE."""
     assert reader.get_kdc_offset(b"1000") == -7
     for offset in (2**31 - 1, -(2**31), 0):
         reader.set_kdc_offset(b"1000", offset)
@@ -412,8 +414,8 @@ def test_kdc_offset_of_a_new_ccache(alice: Asking) -> None:
     assert alice.get_kdc_offset(b"1000") == 0
 
 
-def test_get_cred_list(reader: Asking) -> None:
-    """GET_CRED_LIST gives count, lengths and credentials in stored order; a count of 0; FCC_NOFILE."""
+def test_get_cred_list_is_in_stored_order(reader: Asking) -> None:
+    """GET_CRED_LIST returns count, lengths and credentials in stored order; a count of 0; FCC_NOFILE."""
     packed = b"\0\0\0\2" + data(TICKET) + data(HTTP_TICKET)
     assert reader.answer(Opcode.GET_CRED_LIST, NAME_NUL) == (0, packed)
     reader.initialize(b"1000", ALICE)
@@ -422,7 +424,7 @@ def test_get_cred_list(reader: Asking) -> None:
         reader.get_cred_list(b"1000:missing")
 
 
-def test_longest_cred_list(alice: Asking) -> None:
+def test_size_of_a_cred_list_is_bounded(alice: Asking) -> None:
     """A reply may be exactly 10 MiB; a longer list is FCC_INTERNAL, and the client fetches one by one."""
     longest = 10 * 1024 * 1024 - 3 * 4  # code, count, length
     alice.initialize(b"1000", ALICE)
@@ -436,8 +438,8 @@ def test_longest_cred_list(alice: Asking) -> None:
     assert alice.get_cred_by_uuid(b"1000", uuid) == credential_of_size(longest + 1).blob
 
 
-def test_replace(server: Server, alice: Asking) -> None:
-    """REPLACE creates a missing ccache, and leaves nothing of what was in an existing one."""
+def test_replace_creates_or_overwrites(server: Server, alice: Asking) -> None:
+    """REPLACE creates a missing ccache, and removes the old contents of an existing one."""
     alice.replace(b"1000", 42, BOB, [TICKET, HTTP_TICKET])
     (uuid,) = alice.get_cache_uuid_list()
     assert alice.get_kdc_offset(b"1000") == 42
@@ -453,8 +455,8 @@ def test_replace(server: Server, alice: Asking) -> None:
     assert alice.get_cred_list(b"1000") == []
 
 
-def test_a_refused_replace_changes_nothing(server: Server, store: Store) -> None:
-    """REPLACE is all or nothing; its refusal is no code that MIT takes for "lacks the operation"."""
+def test_refused_replace_changes_nothing(server: Server, store: Store) -> None:
+    """A refused REPLACE changes nothing; its code is none that MIT reads as "lacks the operation"."""
     limited = Server(server.runner, store, quotas=Quotas(max_ccache_size=1000))
     alice = limited.ask_as(1000)
     alice.replace(b"1000", 1, ALICE, [TICKET])
@@ -471,7 +473,7 @@ def test_a_refused_replace_changes_nothing(server: Server, store: Store) -> None
 # What is malformed
 
 
-def test_every_operation_is_there() -> None:
+def test_every_opcode_is_served() -> None:
     """Every opcode of the protocol is served, and each that has arguments has its layout."""
     assert set(OPERATIONS) == {int(opcode) for opcode in Opcode}
     assert set(ARGUMENTS) == set(OPERATIONS) - set(UNSUPPORTED)
@@ -515,8 +517,8 @@ MALFORMED = [
 
 
 @pytest.mark.parametrize(("opcode", "arguments"), MALFORMED)
-def test_malformed_arguments(filled: Asking, opcode: int, arguments: bytes) -> None:
-    """Arguments that end early or lie about their lengths are CC_FORMAT, and change nothing."""
+def test_malformed_arguments_are_refused(filled: Asking, opcode: int, arguments: bytes) -> None:
+    """Truncated arguments and wrong lengths are CC_FORMAT, and change nothing."""
     assert filled.answer(opcode, arguments) == (Code.CC_FORMAT, b"")
     assert filled.get_cred_list(b"1000") == [TICKET, HTTP_TICKET]
     assert len(filled.get_cache_uuid_list()) == 1
@@ -538,16 +540,18 @@ def test_malformed_arguments(filled: Asking, opcode: int, arguments: bytes) -> N
     ],
 )
 @pytest.mark.parametrize("more", [b"\0", b"\0\0\0\0", b"\xff" * 40])
-def test_bytes_behind_the_last_field(filled: Asking, opcode: int, arguments: bytes, more: bytes) -> None:
-    """Bytes behind the last field, as clients add now and then, change nothing about the answer."""
+def test_bytes_after_the_last_field_are_ignored(
+    filled: Asking, opcode: int, arguments: bytes, more: bytes
+) -> None:
+    """Bytes after the last field, as some clients add, change nothing about the answer."""
     assert filled.answer(opcode, arguments + more)[0] == 0
 
 
 # Quotas
 
 
-def test_quotas_are_those_configured(server: Server, store: Store) -> None:
-    """Over a quota the answer is EDQUOT, which the user reads as "Disk quota exceeded"; the rest goes on."""
+def test_full_quota_is_answered_with_edquot(server: Server, store: Store) -> None:
+    """Over a quota the answer is EDQUOT, shown as "Disk quota exceeded"; other requests are served."""
     quotas = Quotas(max_ccaches=3, max_uid_ccaches=2, max_ccache_size=1000, max_uid_size=1500)
     limited = Server(server.runner, store, quotas=quotas)
     alice, bob = limited.ask_as(1000), limited.ask_as(2000)

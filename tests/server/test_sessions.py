@@ -1,4 +1,4 @@
-"""What is remembered of processes, for as long as their connections are open and no longer."""
+"""Sessions: the default that a process chose, while its connections are open."""
 
 import pytest
 
@@ -24,7 +24,7 @@ def opened(sessions: Sessions, pid: int, uid: int = 1000) -> Session:
 
 
 def test_connections_of_one_process_share_its_choice(sessions: Sessions) -> None:
-    """What a process chose on one connection counts on its others, of the same UID alone."""
+    """The choice of a process on one connection counts on its others, of the same UID only."""
     first, second = opened(sessions, 1), opened(sessions, 1)
     first.chose(NAME, exists=False)
     assert second.awaits(NAME)
@@ -34,7 +34,7 @@ def test_connections_of_one_process_share_its_choice(sessions: Sessions) -> None
 
 
 def test_process_is_remembered_until_its_last_connection_ends(sessions: Sessions) -> None:
-    """One open connection is enough; with the last one everything is forgotten."""
+    """One open connection is enough; with the last one the process is forgotten."""
     first, second = opened(sessions, 1), opened(sessions, 1)
     first.chose(NAME, exists=False)
     sessions.close(first)
@@ -45,7 +45,7 @@ def test_process_is_remembered_until_its_last_connection_ends(sessions: Sessions
 
 
 def test_process_is_forgotten_with_its_last_connection(sessions: Sessions) -> None:
-    """A later connection of the same PID knows nothing."""
+    """A later connection with the same PID starts without a choice."""
     first = opened(sessions, 1)
     first.chose(NAME, exists=False)
     sessions.close(first)
@@ -54,7 +54,7 @@ def test_process_is_forgotten_with_its_last_connection(sessions: Sessions) -> No
 
 
 def test_connections_that_clients_have_closed_do_not_count(sessions: Sessions) -> None:
-    """A process that has closed its connections begins anew, although the server has not taken note yet."""
+    """A process that has closed its connections begins again, even if the server has not noticed yet."""
     gone: list[str] = []
     first, second = (
         sessions.open(peer(1000)._replace(pid=1), lambda name=name: name in gone)  # type: ignore[misc]
@@ -74,8 +74,8 @@ def test_connections_that_clients_have_closed_do_not_count(sessions: Sessions) -
     assert opened(sessions, 1).awaits(b"1000:later")
 
 
-def test_client_that_closes_and_connects_again_is_told_afresh(play: Play) -> None:
-    """What a process chose is forgotten when it has closed its connections, noticed or not."""
+def test_client_that_reconnects_starts_without_a_choice(play: Play) -> None:
+    """The choice of a process is forgotten when it has closed its connections, noticed or not."""
 
     async def scenario(listening: Listening) -> None:
         for number in range(20):
@@ -92,8 +92,8 @@ def test_client_that_closes_and_connects_again_is_told_afresh(play: Play) -> Non
     play(scenario)
 
 
-def test_connections_without_a_pid_stand_alone(sessions: Sessions) -> None:
-    """PID 0 stands for every process of another PID namespace: each connection is known by itself."""
+def test_connections_without_a_pid_are_independent(sessions: Sessions) -> None:
+    """PID 0 stands for every process of another PID namespace: each connection counts by itself."""
     first, second = opened(sessions, 0), opened(sessions, 0)
     first.chose(NAME, exists=False)
     assert first.awaits(NAME)
@@ -103,8 +103,8 @@ def test_connections_without_a_pid_stand_alone(sessions: Sessions) -> None:
     sessions.close(second)
 
 
-def test_a_filled_default_is_awaited_no_more(sessions: Sessions) -> None:
-    """A default that exists is awaited only after the process itself has destroyed it."""
+def test_existing_default_is_not_awaited(sessions: Sessions) -> None:
+    """An existing default is awaited only after the process itself has destroyed it."""
     session = opened(sessions, 1)
     session.chose(NAME, exists=True)
     assert not session.awaits(NAME)
@@ -140,7 +140,7 @@ def test_memory_is_bounded_by_open_connections(play: Play) -> None:
 
 
 def test_half_closed_client_still_gets_its_replies(play: Play) -> None:
-    """A client that sends no more is forgotten at once, and what it sent is answered."""
+    """The session of a client that sends no more ends at once, and its requests are answered."""
 
     async def scenario(listening: Listening) -> None:
         client = await listening.connected()
