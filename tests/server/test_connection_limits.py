@@ -1,4 +1,4 @@
-"""How many connections there may be: the longest idle one gives way, and never one with a request in progress."""
+"""Limits on connections: the longest idle one gives way, and never one with a request in progress."""
 
 import asyncio
 import logging
