@@ -1,7 +1,7 @@
 """The changes that a collection records: the store writes them, and events are made from them.
 
 A change holds the ccache object itself, so that it shows the ccache as it is after the whole operation. What
-is gone (an overwritten ccache, a replaced credential) is in the change as it was.
+was removed (an overwritten ccache, a replaced credential) is in the change as it was.
 """
 
 from collections.abc import Iterable
@@ -70,13 +70,13 @@ class LabelChanged(NamedTuple):
 
 
 class ExpiryChanged(NamedTuple):
-    """The expiry of a ccache is another one, because its tickets are others."""
+    """The expiry of a ccache has changed, because its tickets have."""
 
     ccache: "CCache"
 
 
 class CCacheRemoved(NamedTuple):
-    """A ccache is gone with its credentials; `was_last`: the collection has no other.
+    """A ccache was removed with its credentials; `was_last`: the collection has no other.
 
     `ccache` is None where its secrets could not be read. `reason`: the option that demanded the removal (an
     expiry or an eviction); "": it was destroyed on request.
@@ -91,10 +91,10 @@ class CCacheRemoved(NamedTuple):
 
 
 class CCacheMoved(NamedTuple):
-    """A ccache is gone. Its credentials are `target`'s now, in the collection of `uid`.
+    """A ccache was moved. Its credentials are now those of `target`, in the collection of `uid`.
 
-    The credentials that `target` had before are gone. `overwritten`: what had the name of `target` until now;
-    None: nothing had. `was_last`: the collection has no other ccache.
+    `overwritten`: the ccache that had the name of `target` before, if there was one; its credentials are
+    removed. `was_last`: the collection has no other ccache.
     """
 
     ccache: "CCache"
@@ -105,13 +105,13 @@ class CCacheMoved(NamedTuple):
 
 
 class CredentialsCleared(NamedTuple):
-    """All credentials of the overwritten contents are gone: the new contents have none."""
+    """All credentials of the overwritten contents were removed: the new contents have none."""
 
     ccache: "CCache"
 
 
 class OldCredentialRemoved(NamedTuple):
-    """One credential of the overwritten contents is gone: the new contents have fewer."""
+    """One credential of the overwritten contents was removed: the new contents have fewer."""
 
     ccache: "CCache"
     uuid: bytes
@@ -144,7 +144,7 @@ class CredentialStored(NamedTuple):
 
 
 class CredentialRemoved(NamedTuple):
-    """One credential is gone. `reason`: the option that demanded the eviction; "": it was requested."""
+    """One credential was removed. `reason`: the option that demanded the eviction; "": it was requested."""
 
     ccache: "CCache"
     uuid: bytes
@@ -169,7 +169,7 @@ Change = (
 )
 
 
-# Bytes that a credential counts beside its own, for its secret.
+# Bytes that a credential counts in addition to its own, for its secret.
 _CREDENTIAL = 1024
 
 

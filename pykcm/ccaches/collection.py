@@ -38,7 +38,7 @@ from pykcm.protocol.principal import Principal
 from pykcm.protocol.tag import Tag
 from pykcm.protocol.wire import UUID_SIZE
 
-# Bytes of memory that a collection, or the default of one range, takes up beside the ccaches. Measured.
+# Bytes of memory that a collection takes up without its ccaches, and the default of one range. Measured.
 _OVERHEAD = 2000
 
 # Gives the seconds since the epoch.
@@ -239,7 +239,7 @@ class Collection(CCacheLookup):
     # Removal
 
     def destroy(self, name: bytes, reason: str = "") -> None:
-        """Remove the ccache. A default that named it goes on naming it. `reason` as in CCacheRemoved."""
+        """Remove the ccache. A default that named it still does. `reason` as in CCacheRemoved."""
         ccache = self._ccaches.get(name)
         label = self.label_of(name)
         if ccache is not None:
@@ -379,7 +379,7 @@ def move(
     new: bytes,
     follows: Follows = lambda _range: True,
 ) -> CCache:
-    """MOVE_CACHE: `new` takes the contents of `old`, created or overwritten; `old` is gone. Returns `new`.
+    """MOVE_CACHE: `new` takes the contents of `old`, created or overwritten; `old` is removed. Returns `new`.
 
     Defaults that named `old` and follow it name `new`, unless `new` is in another UID's collection.
     """

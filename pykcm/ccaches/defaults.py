@@ -1,4 +1,4 @@
-"""The chosen defaults of a collection, and the ccache that takes the place of one that is gone.
+"""The chosen defaults of a collection, and the ccache that takes the place of a removed one.
 
 All peers of a UID share one default. Peers at higher SELinux levels may have one by their range.
 """
@@ -93,8 +93,8 @@ NOTHING_CHOSEN = Defaults()
 def latest_tgt(ccaches: Iterable[CCache], own_name: bytes) -> CCache | None:
     """The ccache whose TGT ends last; None: there is no ccache.
 
-    Without any TGT it is the one whose last ticket does. Of equal ones it is the one of the collection's own
-    name, then the first.
+    Without any TGT it is the ccache whose last ticket ends last. Of equal ones it is the one with the
+    collection's own name, then the first.
     """
 
     def rank(ccache: CCache) -> tuple[bool, int, bool]:

@@ -112,7 +112,7 @@ class CCacheLookup:
         return self.current_default(self.default_name if chosen is None else chosen, None, lambda _: True)
 
     def default_substitute(self, may_use: MayUse) -> CCache | None:
-        """The ccache that takes the place of a default that is gone: the one whose TGT ends last.
+        """The ccache that takes the place of a removed default: the one whose TGT ends last.
 
         None: there is no ccache that may be used.
         """

@@ -86,7 +86,7 @@ class Reporter:
 def take_messages(report: Callable[[int, bytes], None]) -> None:
     """Make libselinux call `report` with the kind and the text of each message.
 
-    If that fails, libselinux goes on writing to standard error, and a warning is logged.
+    If that fails, libselinux still writes to standard error, and a warning is logged.
     """
     # With ctypes, because the Python binding accepts no Python function.
     try:

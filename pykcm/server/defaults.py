@@ -88,7 +88,7 @@ class PeerDefault:
         name = self.name()
         if self._new_name is not None:
             self._collection.set_default(self._new_name, self._range)
-        self._session.given = name
+        self._session.given_default = name
         chosen = self._chosen()
         if chosen is not None and chosen.name == name:
             self._session.chose(name, exists=self._exists(name))
@@ -122,7 +122,7 @@ class PeerDefault:
 
     def is_given(self, name: bytes) -> bool:
         """Whether this is the default, and the client learned so on this connection."""
-        return self._session.given == name and self.name() == name
+        return self._session.given_default == name and self.name() == name
 
     def destroyed(self, name: bytes) -> None:
         """Note that the peer has destroyed the ccache `name` as its default: no other takes its place."""

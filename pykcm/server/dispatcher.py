@@ -166,7 +166,7 @@ class Dispatcher:
             operation.arguments, arguments, context.collections, strict=False
         ):
             if field is NAME and not value:
-                default = context.session.given = context.default(collection).name()
+                default = context.session.given_default = context.default(collection).name()
                 if self._access.collection_to_change(context.peer, default) != collection.uid:
                     raise KcmError(Code.FCC_NOFILE, "root's default is another's ccache: name it")
                 named.append(default)

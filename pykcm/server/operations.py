@@ -263,7 +263,7 @@ def _end_of_iteration(error: KcmError) -> KcmError:
 def get_cred_list(context: Context, name: bytes) -> Pieces:
     payload = context.readable(name).credentials.packed
     if payload.size > MAX_REPLY_SIZE - 4:
-        # This code makes the client believe that the server lacks the operation. Here alone this is wanted:
+        # This code makes the client believe that the server lacks the operation. Only here this is wanted:
         # the client then fetches the credentials one by one.
         raise KcmError(
             Code.FCC_INTERNAL,

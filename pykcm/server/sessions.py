@@ -28,11 +28,11 @@ class Process:
 class Session:
     """The session of one connection.
 
-    `given`: the name that GET_DEFAULT_CACHE returned last. `has_gone`: whether the client has closed the
-    connection, even if the server has not noticed yet.
+    `given_default`: the name that GET_DEFAULT_CACHE returned last. `has_gone`: whether the client has closed
+    the connection, even if the server has not noticed yet.
     """
 
-    __slots__ = ("given", "has_gone", "key", "process")
+    __slots__ = ("given_default", "has_gone", "key", "process")
 
     def __init__(
         self,
@@ -43,16 +43,16 @@ class Session:
         self.key = key
         self.process = process or Process()
         self.has_gone = has_gone
-        self.given: bytes | None = None
+        self.given_default: bytes | None = None
 
     @property
     def state(self) -> tuple[bytes | None, bytes | None, bool]:
-        """All that an operation may change."""
-        return self.given, self.process.default, self.process.is_missing
+        """The part that an operation may change."""
+        return self.given_default, self.process.default, self.process.is_missing
 
     @state.setter
     def state(self, state: tuple[bytes | None, bytes | None, bool]) -> None:
-        self.given, self.process.default, self.process.is_missing = state
+        self.given_default, self.process.default, self.process.is_missing = state
 
     def chose(self, name: bytes, *, exists: bool) -> None:
         """Note that the process has chosen this default, or was given the chosen one."""
