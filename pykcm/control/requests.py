@@ -1,8 +1,6 @@
 """The requests of the control socket."""
 
-from pykcm.control import listing, statistics, transfer, watching
-from pykcm.control import maintenance as keeping
-from pykcm.control import modify as changing
+from pykcm.control import listing, maintenance, modify, statistics, transfer, watching
 from pykcm.control.calls import Request
 
 # pykcm-metrics.service runs as this user.
@@ -12,11 +10,11 @@ _METRICS_USER = "pykcm-metrics"
 REQUESTS = {
     "list": Request(listing.ListArguments, listing.list_ccaches),
     "show": Request(listing.ShowArguments, listing.show_ccache),
-    "destroy": Request(changing.DestroyArguments, changing.destroy),
-    "reap": Request(changing.ReapArguments, changing.reap),
-    "switch": Request(changing.SwitchArguments, changing.switch),
-    "backup": Request(keeping.BackupArguments, keeping.backup),
-    "rekey": Request(keeping.RekeyArguments, keeping.rekey),
+    "destroy": Request(modify.DestroyArguments, modify.destroy),
+    "reap": Request(modify.ReapArguments, modify.reap),
+    "switch": Request(modify.SwitchArguments, modify.switch),
+    "backup": Request(maintenance.BackupArguments, maintenance.backup),
+    "rekey": Request(maintenance.RekeyArguments, maintenance.rekey),
     "stats": Request(statistics.StatsArguments, statistics.stats, (_METRICS_USER,)),
     "watch": Request(watching.WatchArguments, watching.watch),
     "trace": Request(watching.TraceArguments, watching.trace),

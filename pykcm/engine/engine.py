@@ -123,9 +123,9 @@ class Engine:
                     or await self.collection_cache.get(uid, is_wanted=keep)
                     for uid in uids
                 }
-                befores = self._before(collections) if self.watchers else []
+                earlier = self._before(collections) if self.watchers else []
                 result, changed = self._call(function, collections)
-                if not changed or await self._commit(changed, befores):
+                if not changed or await self._commit(changed, earlier):
                     return result
             raise StoreError("other hosts change these ccaches all the time", errno.EAGAIN)
         finally:
@@ -150,7 +150,7 @@ class Engine:
         return result, _changed(collections)
 
     async def _commit(
-        self, changed: Sequence[Changed], befores: list[tuple[Watch, dict[int, bytes]]]
+        self, changed: Sequence[Changed], earlier: list[tuple[Watch, dict[int, bytes]]]
     ) -> bool:
         """Whether the changes are durable; False after a conflict. Raises StoreError."""
         is_committed = False
@@ -168,7 +168,7 @@ class Engine:
             if not is_committed:
                 self._drop(changed)
         if is_committed:
-            self._note_committed(changed, befores)
+            self._note_committed(changed, earlier)
         return is_committed
 
     def _entry(self, changed: Sequence[Changed]) -> Entry:
@@ -188,7 +188,7 @@ class Engine:
             self.collection_cache.take_back(added_ccaches(changes))
 
     def _note_committed(
-        self, changed: Sequence[Changed], befores: list[tuple[Watch, dict[int, bytes]]]
+        self, changed: Sequence[Changed], earlier: list[tuple[Watch, dict[int, bytes]]]
     ) -> None:
         """Weigh, log, count and report changes. They are durable: nothing here may fail the request."""
         try:
@@ -197,7 +197,7 @@ class Engine:
                 if removals := removals_in(changes):
                     log_removals(collection.uid, removals)
                     self.removals.add(removals)
-            for watcher, before in befores:
+            for watcher, before in earlier:
                 self.watchers.tell(watcher, watcher.committed, changed, before)
         except Exception:  # noqa: BLE001 - logged with its traceback
             uid = changed[0].collection.uid

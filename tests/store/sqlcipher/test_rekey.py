@@ -561,12 +561,12 @@ def test_a_long_journal(state: Path, copying: Copying, monkeypatch: pytest.Monke
     monkeypatch.setattr(rekey_module._Copy, "follow", tell)
 
     async def change() -> None:
-        changing = asyncio.ensure_future(rekey(state))
+        rekeying = asyncio.ensure_future(rekey(state))
         await until(lambda: copying.is_asked_for)
         await settle()
         assert not begun
         copying.may_begin.set()
-        assert not (await changing).is_pending
+        assert not (await rekeying).is_pending
 
     asyncio.run(change())
     assert begun

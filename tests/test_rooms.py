@@ -1,0 +1,158 @@
+"""The rooms of pykcm: which may import which, how long a module is, and that old names do not come back."""
+
+import ast
+from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MODULES = {
+    path.relative_to(ROOT).as_posix(): ast.parse(path.read_text()) for path in (ROOT / "pykcm").rglob("*.py")
+}
+MOST_LINES = 400
+
+# Small modules that know nothing of the rooms above protocol.
+COMMON = {"logs", "processes", "streams"}
+
+# What each room may import, besides its own modules. A name stands for the module and everything below it.
+ALLOWED = {
+    "protocol": set[str](),
+    "ccaches": {"protocol"},
+    "peer": {"protocol", *COMMON},
+    "store": {"protocol.codes", "protocol.principal", *COMMON},
+    "engine": {"ccaches", "store", "protocol.codes", "protocol.text", *COMMON},
+    "server": {"engine", "ccaches", "peer", "protocol", "store.interface", *COMMON},
+    "control": {
+        "engine",
+        "ccaches",
+        "peer",
+        "protocol",
+        "store.interface",
+        "store.copies",
+        "config",
+        *COMMON,
+    },
+    "cli": {"client", "config", "control", "peer", "protocol", "store.disk", "store.names", *COMMON},
+    "client": {"protocol"},
+    "config": {"protocol"},
+    **{name: {"protocol.text"} for name in COMMON},
+}
+
+# (importing module, imported module): why.
+_DEFAULT = "it shows each default ccache as its users see it, by their labels"
+_SOCKET = "it listens as the daemon does"
+EXCEPTIONS = {
+    ("engine.events", "protocol.principal"): "a Principal is part of an event",
+    ("engine.persistence", "protocol.credential"): "it makes Credentials from stored blobs",
+    ("control.calls", "server.connections"): "statistics count the connections of the KCM socket",
+    ("control.calls", "server.dispatcher"): "statistics count its requests",
+    ("control.calls", "server.fair_queue"): "statistics count its queue",
+    ("control.import_policy", "server.defaults"): _DEFAULT,
+    ("control.listing", "server.defaults"): _DEFAULT,
+    ("control.snapshots", "server.defaults"): _DEFAULT,
+    ("control.watching", "server.defaults"): _DEFAULT,
+    ("control.watching", "server.dispatcher"): "it traces its requests",
+    ("control.trace_format", "server.dispatcher"): "it formats its requests",
+    ("cli.metrics_server", "server.acceptor"): _SOCKET,
+    ("cli.metrics_server", "server.listener"): _SOCKET,
+    ("cli.metrics_server", "server.systemd"): _SOCKET,
+    ("cli.metrics_server", "stop_signals"): "it ends as the daemon does",
+    ("cli.statistics", "server.listener"): _SOCKET,
+    ("cli.statistics", "server.systemd"): _SOCKET,
+}
+
+# Modules of more lines, which are to become shorter.
+LONG_MODULES = {"pykcm/server/operations.py"}
+
+# The names before the rooms were made: of classes and variables, and of modules.
+OLD_NAMES = {
+    *("Residents", "Lanes", "Rota", "Census", "Turn", "Standstill", "Beside", "Taker", "Incoming"),
+    *("IncomingError", "Trouble", "succession", "befores", "keeping", "changing"),
+}
+OLD_MODULES = {"admin", "beside", "changing", "feed", "keeping", "rota", "succession", "words"}
+
+
+def module_of(path: str) -> str:
+    return path.removeprefix("pykcm/").removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+NAMES = {module_of(path): tree for path, tree in MODULES.items()}
+
+
+def imports_of(tree: ast.Module) -> Iterator[str]:
+    """Yield the modules of pykcm that one imports anywhere, also in functions and for annotations alone."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import(names=names):
+                found = [each.name for each in names]
+            case ast.ImportFrom(module=str(module), names=names, level=0):
+                found = [module, *(f"{module}.{each.name}" for each in names)]
+            case _:
+                continue
+        for name in found:
+            if name.startswith("pykcm.") and name.removeprefix("pykcm.") in NAMES:
+                yield name.removeprefix("pykcm.")
+
+
+IMPORTS = {name: set(imports_of(tree)) - {name} for name, tree in NAMES.items()}
+
+
+def is_within(name: str, parts: AbstractSet[str]) -> bool:
+    return any(name == part or name.startswith(f"{part}.") for part in parts)
+
+
+@pytest.mark.parametrize("room", sorted(ALLOWED))
+def test_imports_point_down(room: str) -> None:
+    """A room imports what lies below it, and nothing else except what is listed with its reason."""
+    found = {
+        (name, imported)
+        for name in NAMES
+        if is_within(name, {room})
+        for imported in IMPORTS[name]
+        if not is_within(imported, ALLOWED[room] | {room})
+    }
+    assert found - set(EXCEPTIONS) == set()
+
+
+def test_every_room_has_its_rule() -> None:
+    """No package of pykcm is without a line in the table."""
+    assert {name.partition(".")[0] for name in NAMES if "." in name} <= set(ALLOWED)
+
+
+def test_no_import_goes_in_circles() -> None:
+    """No module needs itself, not even for annotations or in a function."""
+    try:
+        TopologicalSorter(IMPORTS).prepare()
+    except CycleError as error:
+        pytest.fail(f"imports go in a circle: {' -> '.join(error.args[1])}")
+
+
+def test_modules_are_short() -> None:
+    """No module of pykcm has more than 400 lines."""
+    long = {path for path in MODULES if len((ROOT / path).read_text().splitlines()) > MOST_LINES}
+    assert long - LONG_MODULES == set()
+
+
+def names_in(tree: ast.Module) -> Iterator[str]:
+    """Yield every identifier."""
+    for node in ast.walk(tree):
+        for field in ("id", "name", "attr", "arg", "asname", "module"):
+            name = getattr(node, field, None)
+            if isinstance(name, str):
+                yield from name.split(".")
+
+
+@pytest.mark.parametrize("folder", ["pykcm", "tests", "bench", "fuzz", "man"])
+def test_no_old_name_is_left(folder: str) -> None:
+    """No class, variable or module has a name that the field has a better word for."""
+    found = [
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in (ROOT / folder).rglob("*.py")
+        for name in sorted({*names_in(ast.parse(path.read_text()))} & OLD_NAMES)
+        if path != Path(__file__)
+    ]
+    modules = [path for path in (ROOT / folder).rglob("*") if path.stem.removeprefix("test_") in OLD_MODULES]
+    assert (found, modules) == ([], [])
