@@ -47,11 +47,9 @@ _INSTRUCTIONS = 100
 _PER_ROW = re.compile(r"^\| `([A-Z_]+)` \| ([^|]+) \| ([\d,]+) \| ([\d,]+) \|", re.MULTILINE)
 
 
-def smallest(number: int) -> bytes:
+def smallest(number: int, end: int = LAST_SECOND) -> bytes:
     """One of many service tickets of one server, as small as can be."""
-    return credential_bytes(
-        NOBODY, NOBODY, enctype=number - 2**15, key=b"", ticket=b"", times=(1, 1, LAST_SECOND, 0)
-    )
+    return credential_bytes(NOBODY, NOBODY, enctype=number - 2**15, key=b"", ticket=b"", times=(1, 1, end, 0))
 
 
 def tag(match_flags: int, number: int) -> bytes:
