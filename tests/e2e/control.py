@@ -14,8 +14,8 @@ from .daemon import LIMIT, ROOT
 _MEASURED = """
 import atexit, pathlib, sys
 from pykcm.cli.main import main
-status, told = pathlib.Path("/proc/self/status"), pathlib.Path(sys.argv.pop(1))
-atexit.register(lambda: told.write_text(status.read_text()))
+status, result = pathlib.Path("/proc/self/status"), pathlib.Path(sys.argv.pop(1))
+atexit.register(lambda: result.write_text(status.read_text()))
 main()
 """
 

@@ -16,9 +16,9 @@ from .database import open_database
 
 
 class Crashes:
-    """A daemon that is killed, its clients, and what they know.
+    """A daemon that is killed, its clients, and the changes that were acknowledged to them.
 
-    `owners`: of each ccache, by name. `refusals`: the codes that the clients were answered, 0 apart.
+    `owners`: the owner of each ccache, by name. `refusals`: the codes of all answers except 0.
     """
 
     def __init__(self, daemon: Pykcmd, faults: Faults, owners: dict[bytes, int], rng: random.Random) -> None:

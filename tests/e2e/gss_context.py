@@ -1,7 +1,7 @@
 """One side of a GSSAPI context, with MIT's library and the machine's own Python.
 
 python3 gss_context.py initiate SERVICE@HOST    prints the token for the other side, in hexadecimal
-python3 gss_context.py accept TOKEN             prints whose context it is
+python3 gss_context.py accept TOKEN             prints the client of the context
 """
 
 import ctypes

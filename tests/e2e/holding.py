@@ -1,6 +1,6 @@
-"""Processes of MIT's and Heimdal's libraries that hold a ccache open, and ask for its principal when told to.
+"""Processes with MIT's or Heimdal's library that hold a ccache open, and read its principal on demand.
 
-Their own clients end when they have asked; a login session or a service holds its ccache for days.
+The usual clients end after their requests, but a login session or a service holds its ccache for days.
 """
 
 import ctypes

@@ -1,8 +1,8 @@
-"""A throw-away MIT KDC of one realm in one folder, on a free port of 127.0.0.1.
+"""A temporary MIT KDC with one realm, in one folder, on a free port of 127.0.0.1.
 
-Driven directly and not through k5test, which takes a fixed range of ports, the machine's host name, and
-one kadmin.local for each principal. Debian's KDC has the db2 backend alone: it issues S4U2Self and
-user-to-user tickets, and no S4U2Proxy tickets.
+k5test is not used, because it takes a fixed range of ports, the machine's host name, and one kadmin.local
+for each principal. Debian's KDC has only the db2 backend: it issues S4U2Self and user-to-user tickets, but
+no S4U2Proxy tickets.
 """
 
 import os
@@ -77,9 +77,9 @@ _KDC_CONF = """\
 
 
 class Kdc:
-    """The KDC, running; `folder` is readable by every UID, its `keytab` holds every principal's key.
+    """The running KDC; every UID can read `folder`, and `keytab` has the keys of all principals.
 
-    `clock_offset`: seconds by which its clock is ahead of this machine's, for which libfaketime is needed.
+    `clock_offset`: seconds by which its clock is ahead of this machine's; this needs libfaketime.
     """
 
     def __init__(self, clock_offset: int = 0) -> None:

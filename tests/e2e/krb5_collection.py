@@ -2,13 +2,13 @@
 
 python3 krb5_collection.py STEP...
 
-Each step is a word and a ccache, parted by a colon. Ccaches are numbered: 0 is the one that `KCM:` stands for
-when the program starts, 1 and 2 have new names. After each step a line is printed, a JSON object with
+Each step is a word and a ccache, separated by a colon. Ccaches are numbered: 0 is the one that `KCM:` stands
+for when the program starts, 1 and 2 have new names. After each step, the program prints a JSON object with
 
-    primary    which ccache `KCM:` stands for, by its number
-    holder     whose that is: the number of the principal, null where it cannot be read
-    listed     the collection's ccaches, by number, in the order of the library's cursor
-    found      for the principal of each ccache the number of the ccache found for it, or null
+    primary    the number of the ccache that `KCM:` stands for
+    holder     the number of its principal, null if it cannot be read
+    listed     the numbers of the collection's ccaches, in the order of the library's cursor
+    found      for each ccache, the number of the ccache that is found by its principal, or null
 """
 
 import ctypes

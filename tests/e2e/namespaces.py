@@ -1,7 +1,7 @@
-"""Containers without an engine: processes in user, mount, PID, IPC and UTS namespaces of their own.
+"""Containers without an engine: processes in their own user, mount, PID, IPC and UTS namespaces.
 
-They see the machine's /usr, /dev and /proc, files of their own, and the folders that they are given. The
-network is the machine's, because the KDC is there.
+They see the machine's /usr, /dev and /proc, their own files, and the folders that are mounted. The network
+is the machine's, because the KDC is there.
 """
 
 import os
@@ -34,9 +34,9 @@ exec unshare --user --mount --pid --ipc --uts --fork --kill-child sh -c 'echo re
 
 
 class Container:
-    """A container whose UIDs and GIDs from 0 to 65535 are `base` and the following ones outside.
+    """A container whose UIDs and GIDs from 0 to 65535 are mapped to `base` and the following ones.
 
-    Its own files come to be in `root`, a new folder; `folders` are those it is given, by their names inside.
+    Its own files are in `root`, a new folder; `folders` are mounted into it, by their names inside.
     """
 
     def __init__(self, root: Path, base: int, folders: dict[str, Path]) -> None:

@@ -1,6 +1,6 @@
-"""Tickets of containers: a daemon of the host's, and one that is in a container itself.
+"""Tickets of containers: with a daemon on the host, and with one in a container.
 
-A container is a user namespace with a mapped range of UIDs, and a view of its own of the file system.
+A container is a user namespace with a mapped range of UIDs, and its own view of the file system.
 """
 
 import contextlib
@@ -209,12 +209,12 @@ def place_inside(containers: Containers, folder: Path, socket_folder: Path) -> C
     """A daemon that is not yet started, as the given UID in its own container."""
 
     def place(uid: int) -> PykcmdInside:
-        own = folder / "daemon"
-        own.mkdir()
-        container = containers.new(folders={str(own): own} | interpreter_folders())
-        daemon = PykcmdInside(own, container, uid, _SOCKET_INSIDE)
+        daemon_folder = folder / "daemon"
+        daemon_folder.mkdir()
+        container = containers.new(folders={str(daemon_folder): daemon_folder} | interpreter_folders())
+        daemon = PykcmdInside(daemon_folder, container, uid, _SOCKET_INSIDE)
         daemon.socket_path = socket_folder / "kcm.sock"
-        for path in (own, socket_folder):
+        for path in (daemon_folder, socket_folder):
             os.chown(path, BASE + uid, BASE + uid)
         return daemon
 
@@ -271,12 +271,13 @@ def assert_refused(client: MitClient) -> None:
 
 
 @pytest.mark.parametrize("uid", [0, USER, BASE - 1, BASE + RANGE, BASE + OVERFLOW])
-def test_unmapped_users_of_the_host(
+def test_unmapped_users_of_host_are_refused(
     on_host: Callable[[int], MitClient], pykcmd_inside: PykcmdInside, uid: int
 ) -> None:
-    """Users of the host whose UID has no mapping are refused, root among them, and the log says why.
+    """Users of the host whose UID has no mapping are refused, also root, and the log says why.
 
-    So is the one whose UID is the overflow UID in the daemon's namespace: it cannot be told from them.
+    The user with the overflow UID of the daemon's namespace is refused as well, because it cannot be
+    distinguished from them.
     """
     stranger = on_host(uid)
     assert_refused(stranger)

@@ -1,6 +1,6 @@
-"""SIGKILL at any moment, again and again, while clients of several UIDs change their ccaches.
+"""Repeated SIGKILLs at random moments, while clients of several UIDs change their ccaches.
 
-PYKCM_KILLS: how many kills; PYKCM_SEED: of the random moments, as a failure names it.
+PYKCM_KILLS: the number of kills; PYKCM_SEED: the seed for the random moments, which a failure prints.
 """
 
 import os

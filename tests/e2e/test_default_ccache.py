@@ -60,13 +60,13 @@ def test_initialize_keeps_the_default(mit: MitClient, pykcmd: Pykcmd) -> None:
     """INITIALIZE of another ccache does not change the default, even if the default does not exist."""
     mit.kinit("alice")
     with effective_uid(USER), KcmClient(pykcmd.socket_path) as kcm:
-        own = kcm.get_default_cache()
-        principal = kcm.get_principal(own)
+        own_name = kcm.get_default_cache()
+        principal = kcm.get_principal(own_name)
         kcm.initialize(kcm.gen_new(), principal)
-        assert kcm.get_default_cache() == own
-        kcm.destroy(own)
+        assert kcm.get_default_cache() == own_name
+        kcm.destroy(own_name)
         kcm.initialize(kcm.gen_new(), principal)
-        assert kcm.get_default_cache() == own
+        assert kcm.get_default_cache() == own_name
     assert mit.run("klist")[1:] == (1, f"klist: Credentials cache 'KCM:{USER}' not found\n")
     assert [listed.principal for listed in mit.klist_all()] == [f"alice@{REALM}"] * 2
 

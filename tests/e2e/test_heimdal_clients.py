@@ -1,7 +1,7 @@
 """Heimdal's commands, and ccaches that both families of clients use.
 
-Heimdal's kinit always makes a ccache of a new name, moves it to another new name or over the principal's
-ccache that there is, and makes that the default.
+Heimdal's kinit always makes a ccache with a new name. Then it moves it over the principal's ccache, or to
+another new name if there is none, and makes that the default.
 """
 
 import re

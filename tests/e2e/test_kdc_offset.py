@@ -1,6 +1,6 @@
-"""A host whose clock is off, beside a KDC whose clock is right: every command works as with a ccache file.
+"""A host whose clock differs from the KDC's: every command works as with a ccache file.
 
-The clients learn the KDC offset from the ccache. What differs from a file is asked for by comparing with one.
+The clients get the KDC offset from the ccache. The tests compare the results with those for a file.
 """
 
 import os
@@ -67,10 +67,10 @@ def gss_context(folder: Path) -> Path:
 
 def _own_folder(folder: Path) -> Path:
     """A folder that belongs to the user of the clients."""
-    own = folder / "user"
-    own.mkdir()
-    os.chown(own, USER, USER)
-    return own
+    user_folder = folder / "user"
+    user_folder.mkdir()
+    os.chown(user_folder, USER, USER)
+    return user_folder
 
 
 def _context(mit: MitClient, kdc: Kdc, program: Path, ccache: str) -> str:
@@ -169,10 +169,12 @@ def test_valid_ccache_is_listed_and_kept(stopped_pykcmd: Pykcmd, mit: MitClient)
         assert mit.kvno(SERVICE) == [f"{SERVICE}@{REALM}: kvno = 1"]
 
 
-def test_heimdals_clients(pykcmd: Pykcmd, heimdal: HeimdalClient, mit: MitClient, offset: int) -> None:
-    """Heimdal's clients get service tickets as ever, and MIT's use and renew what Heimdal's kinit got.
+def test_heimdals_clients_work_with_an_offset(
+    pykcmd: Pykcmd, heimdal: HeimdalClient, mit: MitClient, offset: int
+) -> None:
+    """Heimdal's clients get service tickets, and MIT's clients use and renew the TGT of Heimdal's kinit.
 
-    Heimdal's `kinit --renew` is not among them: it asks no KCM server for the offset.
+    Heimdal's `kinit --renew` is not tested, because it does not ask a KCM server for the offset.
     """
     heimdal.ok("kinit", "--renewable", "--renewable-life=3d", "-k", "-t", str(heimdal.keytab), "alice")
     assert heimdal.run("klist", "--test").code == 0

@@ -40,10 +40,12 @@ def at_peer(
     """MIT's clients of the other server."""
 
     def client_as(uid: int) -> MitClient:
-        own = mit_as(uid)
+        host_client = mit_as(uid)
         conf = peer.folder / "krb5.conf"
-        conf.write_text(own.krb5_conf.read_text().replace(str(pykcmd.socket_path), str(peer.socket_path)))
-        return MitClient(uid, peer.socket_path, conf, own.keytab, own.trace)
+        conf.write_text(
+            host_client.krb5_conf.read_text().replace(str(pykcmd.socket_path), str(peer.socket_path))
+        )
+        return MitClient(uid, peer.socket_path, conf, host_client.keytab, host_client.trace)
 
     return client_as
 

@@ -220,10 +220,10 @@ def test_configuration_can_be_set_and_removed(mit: MitClient, folder: Path) -> N
     """As with FILE:, removing a missing entry succeeds."""
     program = folder / "set_config.py"
     program.write_text(_SET_CONFIG)
-    own = folder / "user"
-    own.mkdir()
-    os.chown(own, USER, USER)
-    for ccache in (f"FILE:{own}/ccache", "KCM:"):
+    user_folder = folder / "user"
+    user_folder.mkdir()
+    os.chown(user_folder, USER, USER)
+    for ccache in (f"FILE:{user_folder}/ccache", "KCM:"):
         mit.kinit("alice", ccache=ccache)
         before = mit.ok("klist", "-C", ccache=ccache)
         assert mit.ok("/usr/bin/python3", str(program), ccache=ccache).split() == ["0"] * 5

@@ -166,19 +166,19 @@ def test_storing_and_moving_are_refused(untouched: list[Listed], mit: MitClient,
     with effective_uid(USER), KcmClient(pykcmd.socket_path) as kcm:
         (blob, *_) = kcm.get_cred_list(name)
     with effective_uid(OTHER), KcmClient(pykcmd.socket_path) as kcm:
-        own = kcm.gen_new()
-        kcm.initialize(own, CAROL)
+        own_name = kcm.gen_new()
+        kcm.initialize(own_name, CAROL)
         with pytest.raises(KcmError) as refused:
             kcm.store(name, blob)
         assert refused.value.code == Code.FCC_PERM
         for target in (name, b"%d:new" % USER):
             with pytest.raises(KcmError) as refused:
-                kcm.move_cache(own, target)
+                kcm.move_cache(own_name, target)
             assert refused.value.code == Code.FCC_PERM
         with pytest.raises(KcmError) as refused:
-            kcm.move_cache(name, own)
+            kcm.move_cache(name, own_name)
         assert refused.value.code in {Code.FCC_NOFILE, Code.FCC_PERM}
-        assert kcm.get_principal(own) == CAROL
+        assert kcm.get_principal(own_name) == CAROL
     assert mit.klist_all() == untouched
 
 
@@ -195,9 +195,9 @@ def test_uuids_of_other_uid_find_nothing(untouched: list[Listed], pykcmd: Pykcmd
             with pytest.raises(KcmError) as refused:
                 kcm.get_cache_by_uuid(ccache)
             assert refused.value.code == Code.CC_END
-        own = kcm.gen_new()
-        kcm.initialize(own, CAROL)
-        for where in (name, own):
+        own_name = kcm.gen_new()
+        kcm.initialize(own_name, CAROL)
+        for where in (name, own_name):
             with pytest.raises(KcmError) as refused:
                 kcm.get_cred_by_uuid(where, tgt)
             assert refused.value.code in {Code.CC_END, Code.FCC_NOFILE}

@@ -108,9 +108,9 @@ def memory() -> Iterator[Path]:
 
 
 def test_power_cut(recorded: tuple[str, list[list[Event]]], memory: Path) -> None:
-    """Wherever power is lost, and whatever the disk keeps of what was not synced, the database is sound.
+    """After a loss of power at any moment the database is sound, whichever unsynced writes the disk keeps.
 
-    With full durability it has all that was acknowledged; with normal durability each ccache is as it was at
+    With full durability it has all acknowledged changes; with normal durability each ccache is as it was at
     some time.
     """
     durability, events = recorded

@@ -280,8 +280,8 @@ def output_to(ctl: Pykcmctl, arguments: list[str], redirection: str) -> tuple[in
         text=True,
         check=False,
     )
-    own = ("pykcmctl:", "Error:", "Traceback", "Exception ignored")
-    return done.returncode, [line for line in done.stderr.splitlines() if line.startswith(own)]
+    prefixes = ("pykcmctl:", "Error:", "Traceback", "Exception ignored")
+    return done.returncode, [line for line in done.stderr.splitlines() if line.startswith(prefixes)]
 
 
 @pytest.mark.parametrize(

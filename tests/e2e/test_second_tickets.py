@@ -1,8 +1,8 @@
-"""Tickets that differ in their second ticket alone: user-to-user, and delegation (S4U2Proxy).
+"""Tickets that differ only in their second ticket: user-to-user, and delegation (S4U2Proxy).
 
-Debian's KDC does not issue S4U2Proxy tickets (its db2 backend cannot say who may delegate to whom). So one
-is put into the ccache, made from a real ticket, and a real client has to find it there: it asks the KDC for
-what it does not find, and the KDC refuses.
+Debian's KDC does not issue S4U2Proxy tickets, because its db2 backend cannot store who may delegate. A test
+makes one from a real ticket and stores it, and a real client has to find it: otherwise the client would ask
+the KDC, which refuses.
 """
 
 import pytest

@@ -95,14 +95,14 @@ def client(daemon: Pykcmd) -> Iterator[KcmClient]:
 
 def assert_no_traces(daemon: Pykcmd, private_tmp: Path) -> None:
     """Fail if anything readable contains a session key, a ticket or the database's key."""
-    own = key_file(daemon.state_dir)
+    database_key = key_file(daemon.state_dir)
     places = files_below([daemon.folder, private_tmp])
     assert {str(daemon.log_path), str(daemon.state_dir / "pykcm.db")} <= places.keys()
-    assert len(places.pop(str(own))) == 32
+    assert len(places.pop(str(database_key))) == 32
     if daemon.running:
         assert daemon.process is not None
         places |= process_files(daemon.process.pid)
-    assert traces(places, {**SECRETS, "the database's key": own.read_bytes()}) == []
+    assert traces(places, {**SECRETS, "the database's key": database_key.read_bytes()}) == []
     assert list(private_tmp.iterdir()) == []
 
 
