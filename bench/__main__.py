@@ -20,8 +20,9 @@ from bench.growth import measure_growth
 from bench.processes import BenchError, say
 from bench.report import file_system, markdown_table, paragraph, write_section
 from bench.rounds import FULL, QUICK, Effort, measure
+from bench.slow_disk import measure_slow_disk
 
-_PARTS = ("goals", "growth", "clients", "fairness")
+_PARTS = ("goals", "growth", "clients", "fairness", "slow-disk")
 
 # Percentiles of so few rounds need longer ones.
 _FAIRNESS = dataclasses.replace(FULL, rounds=5, seconds=2.0)
@@ -64,7 +65,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PART",
         help="goals: the table of goals (default); growth: how costs grow with what is stored; "
         "clients: the time of real Kerberos clients; "
-        "fairness: what one user waits while another one floods, or several attack (as root only)",
+        "fairness: what one user waits while another one floods, or several attack (as root only); "
+        "slow-disk: what readers wait while others store, and a sync takes 20 ms (as root only)",
     )
     parser.add_argument("--quick", action="store_true", help="a short run that shows whether all works")
     parser.add_argument(
@@ -178,6 +180,11 @@ def _fairness(folder: Path, effort: Effort) -> None:
     _finish("Fairness", text, folder, effort, escape=text)
 
 
+def _slow_disk(folder: Path, effort: Effort) -> None:
+    text = measure_slow_disk(folder, effort)
+    _finish("Slow disk", text, folder, effort, escape=text)
+
+
 def _finish(title: str, text: str, folder: Path, effort: Effort, *, escape: str) -> None:
     is_complete = not (effort.is_quick or effort.only)
     path = write_section(title, text, folder, is_complete=is_complete)
@@ -185,7 +192,13 @@ def _finish(title: str, text: str, folder: Path, effort: Effort, *, escape: str)
     say(f"written to {path}")
 
 
-_RUN = {"goals": _goals, "growth": _growth, "clients": _clients, "fairness": _fairness}
+_RUN = {
+    "goals": _goals,
+    "growth": _growth,
+    "clients": _clients,
+    "fairness": _fairness,
+    "slow-disk": _slow_disk,
+}
 
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:

@@ -10,8 +10,8 @@ from bench.processes import PATH, BenchError, output_of
 _FLAGS = ("-O2", "-std=gnu11", "-Wall", "-Wextra")
 
 
-def build(name: str) -> Path:
-    """The program of `bench/<name>.c`; raises BenchError."""
+def build(name: str, *options: str) -> Path:
+    """The program of `bench/<name>.c`; raises BenchError. `options` are the compiler's."""
     source, program = SOURCES / f"{name}.c", CACHE / name
     newest = max(_changed(each) for each in [source, *SOURCES.glob("*.h")])
     if program.exists() and program.stat().st_mtime > newest:
@@ -22,7 +22,7 @@ def build(name: str) -> Path:
     CACHE.mkdir(parents=True, exist_ok=True)
     # Two processes may build it at once.
     unfinished = program.with_suffix(f".{os.getpid()}")
-    output_of([compiler, *_FLAGS, "-o", unfinished, source])
+    output_of([compiler, *_FLAGS, *options, "-o", unfinished, source])
     unfinished.rename(program)
     return program
 

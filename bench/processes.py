@@ -126,6 +126,10 @@ class Server:
         """What to start."""
         raise NotImplementedError
 
+    def environment(self) -> dict[str, str]:
+        """Its environment."""
+        return environment()
+
     def start(self) -> None:
         """Start it, and wait until it takes a connection."""
         self.socket_path.unlink(missing_ok=True)
@@ -139,7 +143,7 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=environment(),
+                env=self.environment(),
                 cwd=self.folder,
             )
         deadline = time.monotonic() + PATIENCE

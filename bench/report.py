@@ -21,7 +21,7 @@ same run, one after the other in each of several rounds; figures are medians ove
 median (p50). State is on the same file system for all.
 """
 
-SECTIONS = ("Against the goals", "How it grows", "Real clients", "Fairness")
+SECTIONS = ("Against the goals", "How it grows", "Real clients", "Fairness", "Slow disk")
 
 _LIBRARIES = ("sqlcipher3", "msgspec", "uvloop")
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from bench.build import build
 from bench.paths import PYKCMD
-from bench.processes import Server
+from bench.processes import Server, environment
 
 # Some of the workloads are larger than a user may be, and states that are kept are older than their tickets.
 _CONFIGURATION = """\
@@ -21,11 +21,15 @@ expired_retention = "3650d"
 
 
 class Pykcm(Server):
-    """pykcmd with the SQLCipher store; its state may be there already."""
+    """pykcmd with the SQLCipher store; its state may be there already.
 
-    def __init__(self, name: str, folder: Path, durability: str = "full") -> None:
+    `sync_time`: seconds that each sync of a file takes longer.
+    """
+
+    def __init__(self, name: str, folder: Path, durability: str = "full", *, sync_time: float = 0.0) -> None:
         folder.mkdir(mode=0o755, exist_ok=True)
         super().__init__(name, folder, folder / "kcm.sock")
+        self.sync_time = sync_time
         self.state = folder / "state"
         self.state.mkdir(mode=0o700, exist_ok=True)
         self._configuration = folder / "pykcm.toml"
@@ -37,6 +41,12 @@ class Pykcm(Server):
             *("--socket-path", str(self.socket_path), "--state-dir", str(self.state)),
             *("--log-level", "warning"),
         ]
+
+    def environment(self) -> dict[str, str]:
+        if not self.sync_time:
+            return super().environment()
+        library = build("slow_sync", "-shared", "-fPIC")
+        return environment(LD_PRELOAD=str(library), SLOW_SYNC_US=str(int(self.sync_time * 1_000_000)))
 
     def database_size(self) -> int:
         """Bytes of all files of the database; to be asked when the daemon has ended."""

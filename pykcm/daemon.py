@@ -67,6 +67,9 @@ _LEAST_RATE = 256
 _METRICS_FOLDER = "pykcm-metrics"
 _METRICS_SOCKET = "control.sock"
 
+# In seconds. Python's own is ten times as long.
+_SWITCH_INTERVAL = 0.0005
+
 EXIT_UNUSABLE = 1
 
 # SIGHUP: the terminal of a daemon that was started by hand is gone.
@@ -116,6 +119,8 @@ def _run(config: Config) -> int:
     for number in _STOP_SIGNALS:
         signal.signal(number, _leave)
     allow_many_descriptors()
+    # A thread that has waited for the disk waits for the event loop no longer than this.
+    sys.setswitchinterval(_SWITCH_INTERVAL)
     kernel = read_kernel()
     access = Access(root_lists_all=config.root_lists_all, policy=_load_policy(config, kernel))
     with ExitStack() as at_end:
