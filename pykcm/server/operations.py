@@ -5,6 +5,7 @@ errors as KcmError. It neither waits nor knows the store: the collection records
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, NamedTuple, NoReturn
 
 from pykcm.ccaches.ccache import CCache, uid_in
@@ -32,7 +33,7 @@ class Context:
     turned out to need as well, by UID. `session`: that of the connection.
     """
 
-    __slots__ = ("_access", "_default", "_others", "collections", "peer", "session")
+    __slots__ = ("_default", "_others", "access", "collections", "peer", "session")
 
     def __init__(
         self,
@@ -45,7 +46,7 @@ class Context:
         self.peer = peer
         self.session = session
         self.collections = collections
-        self._access = access
+        self.access = access
         self._others = others
         self._default: PeerDefault | None = None
 
@@ -56,11 +57,11 @@ class Context:
     def default(self, collection: Collection) -> PeerDefault:
         """The peer's default; `collection`: that of the peer's UID."""
         if self._default is None:
-            self._default = PeerDefault(self._access, self.peer, self.session, collection, self._others)
+            self._default = PeerDefault(self.access, self.peer, self.session, collection, self._others)
         return self._default
 
     def may_read(self, ccache: CCache) -> bool:
-        return self._access.may_read(self.peer, ccache.label)
+        return self.access.may_read(self.peer, ccache.label)
 
     def readable(self, name: bytes) -> CCache:
         """The ccache of this name; FCC_NOFILE if there is none for this peer, EIO if it is damaged."""
@@ -68,44 +69,39 @@ class Context:
         try:
             ccache = collection.get(name)
         except KcmError:
-            if not self._access.may_read(self.peer, collection.label_of(name)):
+            if not self.access.may_read(self.peer, collection.label_of(name)):
                 raise KcmError(Code.FCC_NOFILE) from None
             raise
-        if ccache is None or not self._access.may_read(self.peer, ccache.label):
+        if ccache is None or not self.access.may_read(self.peer, ccache.label):
             raise KcmError(Code.FCC_NOFILE)
         return ccache
 
     def changeable(self, name: bytes) -> CCache:
         """Like readable, for a change; FCC_PERM if the peer may only read the ccache."""
         ccache = self.readable(name)
-        if not self._access.may_change(self.peer, ccache.label):
+        if not self.access.may_change(self.peer, ccache.label):
             raise KcmError(Code.FCC_PERM)
         return ccache
 
     def check_destroyable(self, name: bytes) -> None:
         """Raise as changeable does, except that a damaged ccache may be destroyed."""
         collection = self.collection
-        if not collection.has(name) or not self._access.may_read(self.peer, collection.label_of(name)):
+        if not collection.has(name) or not self.access.may_read(self.peer, collection.label_of(name)):
             raise KcmError(Code.FCC_NOFILE)
-        if not self._access.may_change(self.peer, collection.label_of(name)):
+        if not self.access.may_change(self.peer, collection.label_of(name)):
             raise KcmError(Code.FCC_PERM)
 
     def check_creatable(self, name: bytes, collection: Collection) -> None:
         """FCC_PERM if the name is taken by a ccache that the peer may not change."""
-        if collection.has(name) and not self._access.may_use(self.peer, collection.label_of(name)):
+        if collection.has(name) and not self.access.may_use(self.peer, collection.label_of(name)):
             raise KcmError(Code.FCC_PERM)
-
-    def may_move_default(self, range_: str | None) -> bool:
-        """Whether the peer may move the default of this SELinux range, or the shared one (None)."""
-        return self._access.may_move_default(self.peer, range_)
 
     def note_filled(self, ccache: CCache, collection: Collection, contents_label: str | None) -> None:
         """Note that the peer has created or overwritten the ccache with contents of this label."""
-        name = ccache.name
-        collection.relabel(ccache, self._access.label_after_write(self.peer, ccache.label, contents_label))
-        self.session.filled(name)
+        collection.relabel(ccache, self.access.label_after_write(self.peer, ccache.label, contents_label))
+        self.session.filled(ccache.name)
         if self.peer.label is not None and collection.uid == self.peer.uid:
-            self.default(collection).filled(name)
+            self.default(collection).filled(ccache.name)
 
 
 # Names and the collection
@@ -189,7 +185,8 @@ def move_cache(context: Context, old: bytes, new: bytes) -> bytes:
     label = context.changeable(old).label
     target = context.collections[-1]
     context.check_creatable(new, target)
-    moved = move(context.collection, old, target, new, context.may_move_default)
+    follows = partial(context.access.may_move_default, context.peer)
+    moved = move(context.collection, old, target, new, follows)
     context.note_filled(moved, target, label)
     return NOTHING
 
