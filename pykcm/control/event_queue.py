@@ -1,50 +1,63 @@
-"""What happens faster than it is taken: a queue that is bounded, and tells how much was lost."""
+"""Items that wait for a client that reads slowly: a bounded queue, which counts the items that are lost."""
 
 import asyncio
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from pykcm.control.messages import ControlError, ErrorCode
 
-# So many items may wait for one client.
+# So many items may wait for one client, and so many bytes of them.
 MOST_WAITING = 10_000
+_MOST_BYTES = 2 * 1024 * 1024
+
+_encoder = msgspec.msgpack.Encoder()
 
 
 class EventQueue:
-    """Items for one client. When too many wait, no more are taken in until it has them all.
+    """Items for one client, encoded as they are sent.
 
-    Instead of what was lost there comes `{"lost": number}`.
+    When too many wait, further ones are lost until the client has them all. `{"lost": number}` stands in the
+    place of the lost ones.
     """
 
-    def __init__(self, most: int = MOST_WAITING) -> None:
+    def __init__(self, most: int = MOST_WAITING, most_bytes: int = _MOST_BYTES) -> None:
         self._most = most
-        self._waiting: deque[dict[str, Any]] = deque()
+        self._most_bytes = most_bytes
+        # Encoded, an item takes a tenth of the memory.
+        self._waiting: deque[bytes] = deque()
+        self._bytes = 0
         self._lost = 0
         self._arrived = asyncio.Event()
         self._has_failed = False
 
     def put(self, make: Callable[[], dict[str, Any]]) -> None:
-        """Take in the item that `make` gives; it is not made where it would be lost."""
-        if self._lost or len(self._waiting) >= self._most:
+        """Add the item that `make` returns; it is not made if it would be lost."""
+        if self._lost or len(self._waiting) >= self._most or self._bytes >= self._most_bytes:
             self._lost += 1
             return
-        self._waiting.append(make())
+        packed = _encoder.encode(make())
+        self._bytes += len(packed)
+        self._waiting.append(packed)
         self._arrived.set()
 
     def fail(self) -> None:
-        """No more items will come, by an error in pykcm."""
+        """No more items will come, because of an error in pykcm."""
         self._has_failed = True
         self._arrived.set()
 
-    async def next(self) -> dict[str, Any]:
-        """The next item, when there is one; raises ControlError when no more will come."""
+    async def next(self) -> msgspec.Raw | dict[str, Any]:
+        """Wait for the next item; raises ControlError when no more will come."""
         while not self._waiting and not self._lost:
             if self._has_failed:
                 raise ControlError(ErrorCode.INTERNAL, "an error in pykcm; its log says more")
             self._arrived.clear()
             await self._arrived.wait()
         if self._waiting:
-            return self._waiting.popleft()
+            packed = self._waiting.popleft()
+            self._bytes -= len(packed)
+            return msgspec.Raw(packed)
         lost, self._lost = self._lost, 0
         return {"lost": lost}

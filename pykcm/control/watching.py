@@ -31,7 +31,7 @@ class WatchArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     uid: Uid | None = None
 
 
-async def watch(call: Call) -> AsyncIterator[dict[str, Any]]:
+async def watch(call: Call) -> AsyncIterator[Any]:
     """Each event, until the client closes the connection."""
     # Nearly always nobody watches: imported by those who do.
     from pykcm.control.event_queue import EventQueue  # noqa: PLC0415
@@ -66,7 +66,7 @@ class TraceArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     uid: Uid | None = None
 
 
-async def trace(call: Call) -> AsyncIterator[dict[str, Any]]:
+async def trace(call: Call) -> AsyncIterator[Any]:
     """Each request with its reply, without keys and tickets, until the client closes the connection."""
     from pykcm.control.event_queue import EventQueue  # noqa: PLC0415 - as above
     from pykcm.control.trace_format import exchange_item  # noqa: PLC0415

@@ -10,7 +10,7 @@ from pykcm.control.calls import Call
 from pykcm.control.messages import read_arguments
 from pykcm.control.requests import REQUESTS
 from tests.builders import peer
-from tests.control.controlling import Controlling
+from tests.control.controlling import Controlling, as_sent
 from tests.server.asking import Server
 
 
@@ -24,7 +24,7 @@ class Following:
         found = REQUESTS[request]
         who = peer(0)._replace(label=label)
         call = Call(control.administration, who, read_arguments(packb(arguments), found.arguments))
-        self._items = cast("AsyncGenerator[dict[str, Any], None]", found.run(call))
+        self._items = cast("AsyncGenerator[Any, None]", found.run(call))
         self.first = self.next()
 
     def next(self) -> dict[str, Any]:
@@ -32,7 +32,7 @@ class Following:
 
     async def _next(self) -> dict[str, Any]:
         async with asyncio.timeout(20):
-            return await anext(self._items)
+            return cast("dict[str, Any]", as_sent(await anext(self._items)))
 
     def take(self, count: int) -> list[dict[str, Any]]:
         return [self.next() for _ in range(count)]

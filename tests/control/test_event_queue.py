@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 from pykcm.control.event_queue import EventQueue
+from tests.control.controlling import as_sent
 from tests.server.waiting import settle
 
 
@@ -18,7 +19,7 @@ def put(feed: EventQueue, *numbers: int) -> None:
 
 def taken(feed: EventQueue, count: int) -> list[dict[str, Any]]:
     async def take() -> list[dict[str, Any]]:
-        return [await feed.next() for _ in range(count)]
+        return [as_sent(await feed.next()) for _ in range(count)]
 
     return asyncio.run(take())
 
@@ -39,7 +40,7 @@ def test_waiting() -> None:
         await settle()
         assert not taking.done()
         put(feed, 1)
-        assert await taking == numbered(1)
+        assert as_sent(await taking) == numbered(1)
 
     asyncio.run(scenario())
 
@@ -66,3 +67,13 @@ def test_what_is_lost_is_not_made() -> None:
 
     feed.put(never)
     assert taken(feed, 2) == [numbered(1), {"lost": 1}]
+
+
+def test_waiting_bytes_are_bounded() -> None:
+    """Long items are lost before there are many of them; there is room again when the client has them."""
+    feed = EventQueue(most_bytes=10_000)
+    for _ in range(10):
+        feed.put(lambda: {"text": "x" * 4000})
+    assert [set(each) for each in taken(feed, 4)] == [{"text"}] * 3 + [{"lost"}]
+    put(feed, 1)
+    assert taken(feed, 1) == [numbered(1)]
