@@ -42,7 +42,7 @@ def test_a_run_with_a_clock_ahead_removes_nothing(stopped_pykcmd: Pykcmd, mit: M
             daemon.start(environment=other_clock(AHEAD))
             output, errors = _reap(daemon)
             assert output == "0 expired ccaches removed\n"
-            assert errors.startswith(f"{MOVED}: for another 60 min only ccaches count as expired that ")
+            assert errors.startswith(f"{MOVED}: for another 60 min a ccache counts as expired only if ")
             assert mit.klist() == ALICES
             end()
             assert daemon.log[logged:].count(MOVED) == 1
