@@ -63,7 +63,7 @@ def test_write_ahead_log_without_database_is_kept(pykcmd: Pykcmd, mit: MitClient
     assert acknowledged_until_refused(pykcmd).code == errno.EIO
     assert pykcmd.stop() == 0
     refusal = pykcmd.refusal()
-    assert f"{pykcmd.state_dir}/pykcm.db: missing, beside a journal that is not" in refusal.message
+    assert f"{pykcmd.state_dir}/pykcm.db: missing, beside a write-ahead log that is not" in refusal.message
 
 
 def test_restored_folder_is_used_again(pykcmd: Pykcmd, mit: MitClient) -> None:

@@ -34,9 +34,9 @@ _Sums = tuple[int, int]
 
 
 class Commits(NamedTuple):
-    """The last frames, by their numbers from 1, of the changes that the journal was written with.
+    """The last frames, by their numbers from 1, of the changes that the write-ahead log was written with.
 
-    `is_readable`: whether SQLite finds any change in it. It removes a journal in which it finds none.
+    `is_readable`: whether SQLite finds any change in it. It removes a write-ahead log in which it finds none.
     """
 
     frames: list[int]
@@ -48,9 +48,9 @@ class Commits(NamedTuple):
 
 
 def find_commits(path: Path) -> Commits:
-    """Those in the journal of the database at `path`, readable or not; raises OSError.
+    """Those in the write-ahead log of the database at `path`, readable or not; raises OSError.
 
-    What an older generation of the journal has left behind its end does not count, nor does a change whose
+    Frames that an older generation of the log has left behind its end do not count, nor does a change whose
     writing was not completed.
     """
     fd = os.open(wal_of(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -113,13 +113,13 @@ def tell_of_damage(path: Path, db: Any, commits: Commits) -> None:
         # How many frames are valid, SQLite tells when it copies them into the database.
         [(_, last, _)] = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
     except sqlcipher.Error as error:
-        log.warning("%s: whether its journal is whole cannot be told: %s", path, error)
+        log.warning("%s: whether its write-ahead log is whole cannot be told: %s", path, error)
         return
     if number := commits.behind(max(last, 0)):
         log.warning(
-            "%s: its journal, %s, was damaged: behind the last change in it that can be read there are %d "
-            "more, which are left out, and tickets are as they were before. That is as it should be where "
-            "the disk had refused these changes, or power was lost while the last one was written; otherwise "
-            "see to the disk and the kernel's log",
+            "%s: its write-ahead log, %s, was damaged: behind the last change in it that can be read there "
+            "are %d more, which are left out, and tickets are as they were before. That is as it should be "
+            "where the disk had refused these changes, or power was lost while the last one was written; "
+            "otherwise see to the disk and the kernel's log",
             *(path, wal_of(path).name, number),
         )

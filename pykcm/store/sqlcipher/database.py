@@ -49,7 +49,7 @@ _WAYS_OUT = {
     errno.EIO: "; see to the disk and the kernel's log",
 }
 
-# The mode of the process that has the database: its connections have the journal's index in memory together.
+# The mode of the process that has the database: its connections share the write-ahead log's index in memory.
 OWNED = "rw&vfs=unix-excl"
 
 # Changes nothing, and writes a page.
@@ -146,7 +146,7 @@ def size_of(path: Path) -> int:
 
 def create(path: Path, key: Key) -> None:
     # Whole and durable under another name first: a database that is there is a good one, with a schema and
-    # no other journal than the write-ahead one, wherever a first start was interrupted.
+    # a write-ahead log or none, and no rollback journal, wherever a first start was interrupted.
     unfinished = path.with_name(path.name + ".new")
     try:
         for ending in ("", "-journal", "-wal"):
@@ -161,20 +161,20 @@ def create(path: Path, key: Key) -> None:
         raise StoreUnusableError(f"{error.filename or path}: {error.strerror}") from error
 
 
-def inspect(path: Path, key: Key, *, ignores_journal: bool = False) -> None:
+def inspect(path: Path, key: Key, *, ignores_wal: bool = False) -> None:
     """Raise StoreUnusableError unless the database can be read with this key, without changing a byte.
 
-    `ignores_journal`: there is nothing to be read in it. SQLite would remove such a journal.
+    `ignores_wal`: there is nothing to be read in it. SQLite would remove such a write-ahead log.
     """
     if not size_of(path):
         state = "empty" if path.exists() else "missing"
         raise StoreUnusableError(
-            f"{path}: {state}, beside a journal that is not; put the database back, restore a backup, or "
-            f"move {wal_of(path)} away to begin with an empty database"
+            f"{path}: {state}, beside a write-ahead log that is not; put the database back, restore a "
+            f"backup, or move {wal_of(path)} away to begin with an empty database"
         )
     closed_in_order = not size_of(wal_of(path))
-    # Without locks the journal is read in memory; with them, it would need a file beside it.
-    mode = "ro&immutable=1" if closed_in_order or ignores_journal else "ro&vfs=unix-none"
+    # Without locks the write-ahead log is read in memory; with them, it would need a file beside it.
+    mode = "ro&immutable=1" if closed_in_order or ignores_wal else "ro&vfs=unix-none"
     try:
         with closing(connect(path, key, mode)) as db:
             check_version(db)
@@ -191,8 +191,8 @@ class UnfitError(Exception):
 
 
 def check_pages(db: Any, *, closed_in_order: bool) -> None:
-    # After a crash a page of the database may be half written, and whole in the journal: then only what a
-    # reader sees counts.
+    # After a crash a page of the database may be half written, and whole in the write-ahead log: then only
+    # the page that a reader sees counts.
     damage = db.execute("PRAGMA cipher_integrity_check").fetchall() if closed_in_order else []
     damage += [row for row in db.execute("PRAGMA quick_check(1)").fetchall() if row != ("ok",)]
     if damage:

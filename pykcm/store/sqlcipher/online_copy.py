@@ -36,7 +36,7 @@ _MOST_RECORDED = 24 * 1024 * 1024
 _SHARE_AT_FIRST = 0.125
 _SHARE_IN_THE_END = 0.5
 
-# When the file may be written to again: so many bytes more than then in the journal, or recorded.
+# When the file may be written to again: so many bytes more than then in the write-ahead log, or recorded.
 _PRESSED_AFTER = 4 * 1024 * 1024
 
 # Of SQLite, between two looks at whether it is to end.
@@ -156,7 +156,7 @@ class HeldCheckpoint:
         self.release()
 
     def _charge(self, changes: Sequence[SecretChange]) -> None:
-        """To each UID its share of what the journal has grown by: a small change writes whole pages."""
+        """Charge each UID its share of the write-ahead log's growth: a small change writes whole pages."""
         before, self._wal_size = self._wal_size, self._wal.size
         weights: Counter[int | None] = Counter()
         for container, same in groupby(changes, lambda change: change.container):

@@ -19,11 +19,11 @@ _Identity = tuple[int, int]
 
 
 class Placement:
-    """The names of the open database at `path` and of its journal; raises OSError."""
+    """The names of the open database at `path` and of its write-ahead log; raises OSError."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        # The journal is made by the first who reads or writes.
+        # The write-ahead log is made by the first who reads or writes.
         self._identities: dict[Path, _Identity | None] = {path: _identity(path), wal_of(path): None}
         self._next_look = 0.0
         # The fault that was found.

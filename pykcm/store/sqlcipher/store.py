@@ -116,12 +116,12 @@ class SQLCipherStore:
         self._replaced: list[int] = []
         self._counter = CCacheCounter(self._query, self._thread.lock)
         try:
-            # A journal is left by a crash alone.
+            # A write-ahead log is left by a crash alone.
             commits = find_commits(path) if size_of(wal_of(path)) else None
             if needs_recovery(path):
                 self.key = recover(path, key)
             if has_tickets(path):
-                inspect(path, self.key, ignores_journal=commits is not None and not commits.is_readable)
+                inspect(path, self.key, ignores_wal=commits is not None and not commits.is_readable)
             else:
                 create(path, self.key)
                 _tell_created(path, key)
@@ -318,7 +318,7 @@ class SQLCipherStore:
         self.wal.empty()
         self._close()
         try:
-            # A journal that came back after a loss of power would be taken for the other one's.
+            # A write-ahead log that came back after a loss of power would be taken for the other one's.
             wal_of(self.path).unlink(missing_ok=True)
             sync_folder(self.path.parent)
             # The file system gives the old file's blocks back when nobody has it open any more, which takes

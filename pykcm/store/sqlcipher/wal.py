@@ -21,11 +21,15 @@ from pykcm.store.sqlcipher.disk_thread import DiskThread
 # A log is long that has so many pages, SQLite's own default. It is copied before the next commit.
 _LONG = 1000
 
+# It is measured again after so many changes and pages.
+_MEASURED_AFTER = 8
+_PAGE = 4096
+
 # Where the salts are, in the log's header and in the header of the frame that makes it long. Frames that an
 # older generation of the log has left have other salts.
 _SALTS_SIZE = 8
 _SALTS = 16
-_LAST_SALTS = 32 + (_LONG - 1) * (24 + 4096) + 8
+_LAST_SALTS = 32 + (_LONG - 1) * (24 + _PAGE) + 8
 
 # In bytes: a longer log is first copied in a thread of its own, while commits go on. This much takes about
 # as long as a few commits.
@@ -61,6 +65,8 @@ class WriteAheadLog:
         self._descriptor = descriptor
         self._has_copied = has_copied
         self._reading: int | None = None
+        # Changes and pages since it was found not to be long.
+        self._unmeasured = 0
         self._is_held = False
         self._is_closed = False
         self._releasing: asyncio.Task[None] | None = None
@@ -76,14 +82,19 @@ class WriteAheadLog:
         """Whether a log that was released is still copied into the database."""
         return self._releasing is not None
 
-    def has_grown(self) -> None:
-        """A commit was written to it."""
+    def has_grown(self, changes: int, size: int) -> None:
+        """A commit of so many changes was written to it, of about `size` bytes."""
         self.is_restarting = False
+        self._unmeasured += changes + size // _PAGE
 
     async def copy_if_long(self) -> None:
         """Copy a long log into the database. If that fails, the next commit tries it again."""
-        if not (self._is_closed or self._is_held or self.is_copying) and self._is_long():
+        if self._unmeasured < _MEASURED_AFTER or self._is_closed or self._is_held or self.is_copying:
+            return
+        if self._is_long():
             await self._thread.run(self._copy)
+        else:
+            self._unmeasured = 0
 
     def _copy(self) -> None:
         with suppress(sqlcipher.Error):

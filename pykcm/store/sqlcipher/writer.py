@@ -77,7 +77,7 @@ class Writer:
             raise
         finally:
             self._thread.is_busy = False
-        self._wal.has_grown()
+        self._wal.has_grown(len(changes), size)
         return counted
 
     def close(self, *, covers: bool) -> None:
