@@ -18,7 +18,7 @@ MOST_ELEMENTS = 1 << 20
 
 
 class ItemsError(Exception):
-    """What came is no item that is accepted; the message says why, and holds nothing of it."""
+    """The bytes are no item that is accepted. The message says why, and quotes nothing of them."""
 
 
 def encode(item: Any) -> bytes:
@@ -30,7 +30,7 @@ class ItemReader:
     """Takes in pieces of a stream and gives the items that are complete.
 
     An item may have `largest` bytes, text of 65,536 bytes each, arrays and maps 16 deep, and `most_elements`
-    in all of these; lengths must be definite, and tags are refused: nothing on these streams needs them.
+    in all of these; lengths must be definite, and tags are refused, because exports need neither.
 
     These bounds also keep off what cbor2 before 5.9 does wrong: with long text, with deep nesting
     (CVE-2026-26209), and with shared values, which are tags (CVE-2025-68131).
@@ -72,7 +72,7 @@ class ItemReader:
             yield packed, _decode(packed)
 
     def _walk(self) -> bool:
-        """Go on as far as heads and strings are complete; tells whether the item is."""
+        """Walk over the heads and strings that are complete; returns whether the item is."""
         buffer = self._buffer
         while True:
             if self._at > self._largest:

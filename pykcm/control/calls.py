@@ -1,4 +1,4 @@
-"""What a request works with, and how the table of requests finds what answers it."""
+"""The call of a request, with the parts of the daemon that it uses; and an entry of the table of requests."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -41,7 +41,7 @@ class Administration(NamedTuple):
 
 
 async def no_frames() -> bytes | None:
-    """What `receive` gives for a client that sends nothing behind its request."""
+    """The `receive` of a client that sends nothing behind its request."""
     return None
 
 
@@ -62,60 +62,58 @@ class Call:
     patience: float | None = None
 
     async def read(self, uid: int, function: Callable[[Collection], T]) -> T:
-        """What the function gives, of the UID's collection, which it must not change."""
+        """Return the function's result for the UID's collection, which it must not change."""
         return await self.administration.engine.read((uid,), lambda collections: function(collections[uid]))
 
     async def change(self, uid: int, function: Callable[[Collection], T]) -> T:
-        """What the function gives, of the UID's collection, once what it has changed is durable.
+        """Return the function's result for the UID's collection, once its changes are durable.
 
-        As Engine.change has it; when the client goes meanwhile, the change is brought to its end.
+        See Engine.change. When the client goes meanwhile, the change is still completed.
         """
         return await to_the_end(
             self.administration.engine.change((uid,), lambda collections: function(collections[uid]))
         )
 
     def sees(self, label: str | None) -> bool:
-        """Whether a ccache of this SELinux label exists for whoever asks: labels count for root, too."""
+        """Whether a ccache of this SELinux label exists for the peer: labels apply to root as well."""
         return self.administration.access.may_read(self.peer, label)
 
     def check_changeable(self, label: str | None) -> None:
-        """Raises ControlError where the policy lets whoever asks only read the ccache, or not even that."""
+        """Raises ControlError if the policy does not let the peer read and change the ccache."""
         if not self.sees(label):
             raise ControlError(ErrorCode.NOT_FOUND, "there is no such ccache")
         if not self.administration.access.may_change(self.peer, label):
             raise ControlError(ErrorCode.PERMISSION, "the SELinux policy does not allow to change it")
 
     def summarize_doubt(self) -> None:
-        """Say in the summary that the clock is in doubt, where it is: fewer ccaches count as expired then."""
+        """Add a doubt about the clock to the summary, because fewer ccaches count as expired then."""
         doubt = self.administration.clock_keeper.clock.doubt()
         if doubt is not None:
             self.summary["clock_doubt"] = doubt._asdict()
 
     @property
     def is_unconfined(self) -> bool:
-        """Whether the SELinux policy keeps no ccache from whoever asks."""
+        """Whether the SELinux policy hides no ccache from the peer."""
         return self.administration.access.is_unconfined(self.peer)
 
     def check_unconfined(self) -> None:
-        """What is done to everybody's ccaches takes whoever may change them all; raises ControlError."""
+        """Only a peer that may change every ccache may act on all of them; raises ControlError."""
         if not self.is_unconfined:
-            raise ControlError(
-                ErrorCode.PERMISSION, "the SELinux policy keeps some ccaches from whoever asks"
-            )
+            raise ControlError(ErrorCode.PERMISSION, "the SELinux policy hides some ccaches from this peer")
 
     def sees_answers_to(self, peer: Peer) -> bool:
-        """Whether whoever asks may know all that this peer is told by the daemon."""
+        """Whether the peer of this request may know all that the daemon answers to `peer`."""
         return self.administration.access.may_trace(self.peer, peer)
 
     def moves_default(self, range_: str | None) -> bool:
-        """Whether whoever asks may move the default of this SELinux range, or the shared one (None)."""
+        """Whether the peer may move the default of this SELinux range, or the shared one (None)."""
         return self.administration.access.may_administer_default(self.peer, range_)
 
 
 class Request(NamedTuple):
     """How a request is answered: with items, or without; `arguments` is the type of a msgspec.Struct.
 
-    `users`: the names of those who may make it although they are no administrators.
+    `users`: names of users who may make it as well as administrators.
     `takes_frames`: the client sends further frames behind it.
     """
 

@@ -37,7 +37,7 @@ from pykcm.store.interface import StoreError
 
 log = logging.getLogger(__name__)
 
-# Lines that a peer can cause where the socket is open to others than root.
+# A peer can cause these lines if the socket is open to others than root.
 _REFUSALS = LimitedLog(log, "refused at the control socket", 10)
 
 # In bytes: what all clients together have sent and no request has taken yet.
@@ -61,7 +61,7 @@ _CODES = {
 
 
 class Controls:
-    """The connections of the control socket, and what they have in common."""
+    """The connections of the control socket, and their common limits."""
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class Controls:
         self.open: set[ControlConnection] = set()
 
     def add(self, connection: "ControlConnection") -> bool:
-        """Count the connection in; False where there are too many.
+        """Add the connection; returns False if there are too many.
 
         The daemon stays awake for administrators: others may ask again and again all day.
         """
@@ -114,14 +114,14 @@ class Controls:
                 self._connections.may_sleep()
 
     async def finish(self) -> None:
-        """End all: what follows events would never end, and what changes something ends what it has begun."""
+        """End all requests. What changes something is completed first."""
         tasks = [task for connection in list(self.open) if (task := connection.finish()) is not None]
         if tasks:
             await asyncio.wait(tasks)
 
 
 class ControlConnection(asyncio.Protocol):
-    """Reads one request, and sends what answers it as fast as it is taken."""
+    """Reads one request, and sends its answer as fast as the client takes it."""
 
     def __init__(self, controls: Controls) -> None:
         self._controls = controls
@@ -195,7 +195,7 @@ class ControlConnection(asyncio.Protocol):
         return True
 
     def _has_hung_up(self) -> bool:
-        """Whether the client has closed both ways: nothing tells of it any more once it has closed one."""
+        """Whether the client has closed both directions: asyncio does not report it after the first one."""
         poll = select.poll()
         poll.register(self._transport.get_extra_info("socket"), 0)
         return bool(poll.poll(0))
@@ -311,7 +311,7 @@ class ControlConnection(asyncio.Protocol):
     # How it ends
 
     def finish(self) -> asyncio.Task[None] | None:
-        """End what is under way; gives the task that is still ending, if any."""
+        """End the request in progress; returns the task that is still ending, if any."""
         if self._task is None:
             self._transport.close()
             return None

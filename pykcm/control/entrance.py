@@ -1,4 +1,4 @@
-"""The control socket's entrance: what serves administrators is loaded when the first one comes."""
+"""The entrance of the control socket: the modules behind it are loaded for the first connection."""
 
 import asyncio
 import logging
@@ -28,7 +28,7 @@ class Entrance:
         self._controls: Controls | None = None
 
     def connection(self) -> asyncio.Protocol:
-        # Most daemons end without having been asked anything: more than 1 MiB less, and a faster start.
+        # Most daemons end without any request: they save more than 1 MiB, and start faster.
         from pykcm.control.connection import ControlConnection, Controls  # noqa: PLC0415
         from pykcm.control.requests import REQUESTS  # noqa: PLC0415
 
@@ -50,6 +50,6 @@ class Entrance:
                     )
 
     async def finish(self) -> None:
-        """End what administrators have asked for."""
+        """End the requests of administrators."""
         if self._controls is not None:
             await self._controls.finish()

@@ -1,7 +1,7 @@
-"""What an import makes of one ccache: whether it is right, and whether what is there already gives way.
+"""The rules of an import: which ccaches are valid, and which existing ccaches they overwrite.
 
-A ccache that is the same stays as it is, so that an import may be repeated. One with other contents gives way
-to a newer one of the same principal; to one of another principal only when its own tickets have all expired.
+An equal ccache stays as it is, so that an import can be repeated. A newer ccache of the same principal
+overwrites one with other contents; one of another principal does only if the old tickets have all expired.
 """
 
 from enum import StrEnum
@@ -24,7 +24,7 @@ from pykcm.server.defaults import unconstrained_default
 
 
 class Outcome(StrEnum):
-    """What became of a ccache."""
+    """The outcome of one ccache."""
 
     IMPORTED = "imported"
     REPLACED = "replaced"
@@ -35,7 +35,7 @@ class Outcome(StrEnum):
 
 
 class Result(NamedTuple):
-    """The answer for one ccache; `name` None: none was chosen. `reason` is for people."""
+    """The answer for one ccache; `name` None: no name was chosen. `reason` is for people."""
 
     result: Outcome
     uid: int | None
@@ -49,7 +49,7 @@ class Result(NamedTuple):
 
 
 class ImportRefusedError(Exception):
-    """What was sent is no ccache that can be taken: `result` says why."""
+    """The client has sent no valid ccache; `result` says why."""
 
     def __init__(self, reason: str, record: CCacheHeader | None = None) -> None:
         super().__init__(reason)
@@ -63,7 +63,7 @@ class ImportRefusedError(Exception):
 
 
 class ImportedCCache(NamedTuple):
-    """A ccache that is sent: the record, and what is made of it, still without a name or UUID of its own."""
+    """A ccache that was sent: its header, and the ccache itself, without a name or UUID of its own yet."""
 
     record: CCacheHeader
     ccache: CCache
@@ -185,11 +185,11 @@ class ImportPolicy:
         self._access = call.administration.access
         self._replace = replace
         self._skip_expired = skip_expired
-        # By UID, which defaults named a ccache before anything came: those stay. None: the shared one.
+        # By UID, the ranges (None: all share it) whose default named a ccache before the import, and stays.
         self._defaults: dict[int, set[str | None]] = {}
 
     def take(self, collection: Collection, imported: ImportedCCache) -> Result:
-        """Raises nothing that is the ccache's own fault."""
+        """Import one ccache into the collection. A ccache that cannot be imported is a result, no error."""
         self._note_defaults(collection)
         if self._skip_expired and imported.ccache.has_expired(collection.removal_time):
             return imported.become(Outcome.EXPIRED)
@@ -221,7 +221,7 @@ class ImportPolicy:
         return imported.ccache.size + overwritten
 
     def _decide(self, collection: Collection, imported: ImportedCCache, name: bytes) -> tuple[Outcome, str]:
-        """What is to become of it, and why; raises KcmError where what is there cannot be read."""
+        """Return the outcome and its reason; raises KcmError if the existing ccache cannot be read."""
         new = imported.ccache
         if new.label is not None and not self._is_changeable(new.label):
             return Outcome.REFUSED, "its SELinux level is out of reach"
@@ -248,7 +248,7 @@ class ImportPolicy:
         return Outcome.SKIPPED, f"{reason}: --replace puts this one in its place"
 
     def _choose_name(self, collection: Collection, imported: ImportedCCache) -> bytes:
-        """That of a ccache of the same principal, else the default's where it is free, else a new one."""
+        """The name of a ccache of the same principal, else the default name if it is free, else a new one."""
         identity = imported.ccache.principal.identity
         same = [
             ccache.name
@@ -273,7 +273,7 @@ class ImportPolicy:
             self._defaults[collection.uid] = own | shared
 
     def _make_default(self, collection: Collection, record: CCacheHeader, name: bytes) -> bool:
-        """Whether it is the default that all share, as it was where it comes from."""
+        """Make it the default where it was one; returns whether it is the shared default."""
         kept = set() if self._replace else self._defaults[collection.uid]
         wanted = [*([None] if record.default else []), *record.default_of]
         for range_ in wanted:
@@ -287,7 +287,7 @@ def _contents(ccache: CCache) -> tuple[Any, ...]:
 
 
 def _end(ccache: CCache) -> int:
-    """When its TGT ends, where it has one, else the last of its tickets."""
+    """When its TGT ends, if it has one, else the last of its tickets."""
     tgt = tgt_of(ccache.principal, ccache.credentials)
     end = ccache.credentials.latest_end if tgt is None else end_of(tgt)
     return -1 if end is None else end

@@ -1,4 +1,4 @@
-"""list and show: the ccaches of everyone, and what is in one of them."""
+"""The requests list and show: the ccaches of all UIDs, and the contents of one ccache."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
@@ -29,7 +29,7 @@ from pykcm.server.defaults import other_uid_chosen
 
 
 class ListArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`uid`: of this one alone; `expired`: only those whose tickets have all expired."""
+    """`uid`: only this UID's ccaches; `expired`: only ccaches whose tickets have all expired."""
 
     uid: Uid | None = None
     expired: bool = False
@@ -42,7 +42,7 @@ async def list_ccaches(call: Call) -> AsyncIterator[dict[str, Any]]:
     uids = await administration.store.uids() if wanted.uid is None else [wanted.uid]
     ccaches = size = users = 0
     for uid in uids:
-        # Of collections in the cache nothing else waits.
+        # Reading a cached collection does not yield to the event loop.
         await asyncio.sleep(0)
         gone = await _gone_default(call, uid)
         snapshot = await call.read(uid, partial(take_snapshot, call=call, gone=gone))
@@ -62,7 +62,7 @@ async def list_ccaches(call: Call) -> AsyncIterator[dict[str, Any]]:
 
 
 async def _gone_default(call: Call, uid: int) -> bytes | None:
-    """The name that root chose of another UID's ccache, if there is no such ccache."""
+    """The name of root's default, if it is that of another UID's ccache, which does not exist."""
     if uid != ROOT:
         return None
     read = call.read
@@ -181,7 +181,7 @@ def _principal(principal: Principal) -> dict[str, Any]:
 
 
 def visible(collection: Collection, name: bytes, call: Call) -> CCache:
-    """The ccache of this name; raises ControlError where there is none for whoever asks."""
+    """The ccache of this name; raises ControlError if it does not exist for the peer."""
     if not collection.has(name) or not call.sees(collection.label_of(name)):
         raise ControlError(ErrorCode.NOT_FOUND, "there is no such ccache")
     ccache = collection.get(name)

@@ -1,4 +1,4 @@
-"""backup and rekey."""
+"""The requests backup and rekey."""
 
 import logging
 from collections.abc import AsyncIterator, Iterator
@@ -14,7 +14,7 @@ from pykcm.store.copies import Copied, Copies, StoreBusyError, UnsupportedError
 
 log = logging.getLogger(__name__)
 
-# In seconds: meanwhile there is no other backup and no new key, and the journal grows.
+# In seconds: meanwhile there is no other backup and no new key, and the write-ahead log grows.
 _PATIENCE_WITH_A_READER = 60.0
 
 
@@ -50,7 +50,7 @@ async def backup(call: Call) -> AsyncIterator[dict[str, Any]]:
 
 
 class RekeyArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`key`: the new one, 32 bytes; where there is none the daemon makes one, if it can keep it."""
+    """`key`: the new key, 32 bytes; None: the daemon generates one, if it can keep it."""
 
     key: bytes | None = None
 
@@ -59,7 +59,7 @@ class RekeyArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 async def rekey(call: Call) -> AsyncIterator[dict[str, Any]]:
-    """How far it has come; the summary says where the new key is."""
+    """The progress; the summary says where the new key is."""
     wanted: RekeyArguments = call.arguments
     call.check_unconfined()
     copies = _copies(call, "there is no key")

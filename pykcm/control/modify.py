@@ -1,4 +1,4 @@
-"""destroy, reap and switch."""
+"""The requests destroy, reap and switch, which change ccaches."""
 
 import asyncio
 import logging
@@ -50,7 +50,7 @@ async def destroy(call: Call) -> AsyncIterator[dict[str, Any]]:
         while left is None or left:
             destroy_some = partial(_destroy_some, call=call, left=left, expired=wanted.expired)
             names, left = await change(uid, destroy_some)
-            # Where nothing has changed, nothing else waits.
+            # A change that changes nothing does not yield to the event loop.
             await asyncio.sleep(0)
             for name in names:
                 yield {"uid": uid, "name": name}
@@ -59,7 +59,7 @@ async def destroy(call: Call) -> AsyncIterator[dict[str, Any]]:
 
 
 def _destroy_one(collection: Collection, name: bytes, call: Call) -> list[bytes]:
-    # A damaged one is as good as any.
+    # A damaged ccache can be destroyed as well.
     if not collection.has(name):
         raise ControlError(ErrorCode.NOT_FOUND, "there is no such ccache")
     call.check_changeable(collection.label_of(name))
@@ -99,13 +99,13 @@ def _destroy_some(
 
 
 class ReapArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`trust_clock`: a clock that is in doubt is right."""
+    """`trust_clock`: believe a clock that is in doubt."""
 
     trust_clock: bool = False
 
 
 async def reap(call: Call) -> None:
-    """Do now what the daemon does every `reap_interval`; the summary says how many ccaches went."""
+    """Run the reaper now; the summary has the number of ccaches that it removed."""
     wanted: ReapArguments = call.arguments
     call.check_unconfined()
     keeper = call.administration.clock_keeper
@@ -127,12 +127,12 @@ class SwitchArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 async def switch(call: Call) -> None:
     wanted: SwitchArguments = call.arguments
     if collection_of(wanted.name) != wanted.uid:
-        raise ControlError(ErrorCode.ARGUMENTS, f"the ccache is none of UID {wanted.uid}'s")
+        raise ControlError(ErrorCode.ARGUMENTS, f"the ccache does not belong to UID {wanted.uid}")
     await call.change(wanted.uid, lambda collection: _switch(collection, wanted.name, call))
 
 
 def _switch(collection: Collection, name: bytes, call: Call) -> None:
     visible(collection, name, call)
     if not call.moves_default(None):
-        raise ControlError(ErrorCode.PERMISSION, "at this SELinux level the default that all share stays")
+        raise ControlError(ErrorCode.PERMISSION, "this SELinux level may not move the shared default")
     collection.set_default(name)

@@ -1,4 +1,4 @@
-"""A ccache on its way from one daemon to another: what an export has of it, and an import takes."""
+"""The record of a ccache, as exports hold it, and its header, as the control socket sends it."""
 
 from typing import Annotated, Any
 
@@ -89,13 +89,13 @@ def is_credential(frame: bytes) -> bool:
 
 
 def principal_text(principal: Principal) -> str:
-    """As people read it. Of one that is longer than any that anything can come of, how long it is."""
+    """The principal as text for people; if it is longer than any in use, only its length."""
     size = len(principal.realm) + sum(map(len, principal.components))
     return str(principal) if size <= _LONGEST_PRINCIPAL else f"(a principal of {size} bytes)"
 
 
 def to_item(record: CCacheRecord) -> dict[str, Any]:
-    """What is encoded of it: fields that have their default value are there as well."""
+    """The record as builtin types, with the fields that have their default value."""
     item: dict[str, Any] = msgspec.to_builtins(record, builtin_types=(bytes,))
     return item
 

@@ -1,4 +1,4 @@
-"""The folders on the way to a socket, and who can put another socket in its place."""
+"""The folders above a socket, in which other users may be able to replace it."""
 
 import stat
 from collections.abc import Collection
@@ -10,10 +10,9 @@ _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 def folder_of_others(
     path: str, owners: Collection[int], *, trusts_sticky: bool = True, top: Path = Path("/")
 ) -> Path | None:
-    """The folder, from `top` on, in which others than these UIDs can put another socket in this one's place.
+    """The folder, from `top` on, in which others than these UIDs can replace the socket; None: there is none.
 
-    None: there is none. A sticky folder keeps a socket that is there, but lets anybody make one that is not.
-    Raises OSError.
+    A sticky folder protects a socket that exists, but lets anybody create one that does not. Raises OSError.
     """
     folder = Path(path).parent.resolve(strict=True)
     for each in (folder, *folder.parents):

@@ -1,4 +1,4 @@
-"""Events and exchanges as they are told to a client: names and numbers, never a key's or ticket's bytes.
+"""Events and exchanges as items for a client: names and numbers, never the bytes of a key or ticket.
 
 Everything is bounded: many of these wait for a client that is slow.
 """
@@ -31,7 +31,7 @@ from pykcm.protocol.tag import Match, Tag
 from pykcm.protocol.wire import I32, U32, UUID_SIZE, StoredReader
 from pykcm.server.dispatcher import Exchange
 
-# In bytes: names that anything can come of are no longer.
+# In bytes: no name that is accepted is longer.
 _LONGEST = 1024
 
 _HEADER = 4
@@ -151,7 +151,7 @@ def _tag(tag: Tag) -> dict[str, Any]:
         asked["ticket_flags"] = tag.flags
     if tag.times.endtime:
         asked["endtime"] = tag.times.endtime
-    # Whose ticket or which data that is, is not told.
+    # The ticket and the data themselves stay secret.
     if tag.second_ticket:
         asked["second_ticket"] = True
     if tag.authdata != NO_AUTHDATA:
@@ -160,7 +160,7 @@ def _tag(tag: Tag) -> dict[str, Any]:
 
 
 def _match(match_flags: int) -> list[str]:
-    """The flag word's names, and what has none as a number."""
+    """The names of the flags, and flags without a name as a number."""
     names = [flag.name for flag in Match if match_flags & flag and flag.name is not None]
     unknown = match_flags & ~sum(Match)
     return [*names, hex(unknown)] if unknown else names

@@ -1,4 +1,4 @@
-"""export and import: whole ccaches out of the daemon, and into one."""
+"""The requests export and import: complete ccaches out of the daemon, and into it."""
 
 import asyncio
 from collections import Counter
@@ -45,9 +45,9 @@ class ExportArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 async def export_ccaches(call: Call) -> AsyncIterator[dict[str, Any]]:
-    """How many there are, then each with its keys and tickets; those of one UID as they are at one moment.
+    """The number of ccaches, then each ccache with its credentials; those of one UID as of one moment.
 
-    What cannot be exported is told of in its place.
+    A ccache that cannot be exported is reported as left out.
     """
     wanted: ExportArguments = call.arguments
     read = call.read
@@ -96,8 +96,8 @@ def _header(ccache: CCacheSnapshot) -> CCacheHeader:
 class ImportArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is done with ccaches that are there, and with those whose tickets have all expired.
 
-    `dry_run`: change nothing, and tell what would happen; `replace`: what is there gives way even if it is
-    not older; `skip_expired`: leave those out.
+    `dry_run`: change nothing, and answer what would happen; `replace`: overwrite even what is not older;
+    `skip_expired`: leave out the expired ones.
     """
 
     dry_run: bool = False
@@ -106,9 +106,9 @@ class ImportArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 async def import_ccaches(call: Call) -> AsyncIterator[dict[str, Any]]:
-    """What has become of each ccache that the client sends behind its request, in that order.
+    """The result for each ccache that the client sends behind its request, in that order.
 
-    Each is taken whole or not at all, whatever becomes of the others.
+    Each is stored completely or not at all, whatever the results of the others are.
     """
     importer = _Importer(call)
     async for batch in _batches(call):
@@ -143,7 +143,7 @@ async def _received(call: Call) -> AsyncIterator[ImportedCCache | ImportRefusedE
 
 
 class _Importer:
-    """Takes ccaches in, batch by batch, or tries what would happen if they were."""
+    """Imports ccaches batch by batch, or tries what would happen on copies of the collections."""
 
     def __init__(self, call: Call) -> None:
         self.totals: Counter[str] = Counter()
@@ -152,7 +152,7 @@ class _Importer:
         self._policy = ImportPolicy(
             call, replace=self._arguments.replace, skip_expired=self._arguments.skip_expired
         )
-        # Collections to try on, of the UIDs that were in the last batch; and what all of them count in.
+        # Copies of the collections of the last batch's UIDs, for a dry run, and their common count.
         self._trials: dict[int, Collection] = {}
         self._ccache_count: CCacheCount | None = None
 

@@ -1,4 +1,4 @@
-"""watch and trace: what happens to ccaches, and each request with its reply, while the client listens."""
+"""The requests watch and trace: events of ccaches, and each KCM request with its reply, as they happen."""
 
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ _MOST_FOLLOWERS = MOST_CONNECTIONS // 2
 
 
 def _check_number(call: Call) -> None:
-    """Some connections stay for other requests: who follows goes on for ever; raises ControlError."""
+    """Keep connections free for other requests, because following never ends; raises ControlError."""
     administration = call.administration
     followers = len(administration.engine.watchers) + len(administration.dispatcher.tracers)
     if followers >= _MOST_FOLLOWERS:
@@ -26,14 +26,14 @@ def _check_number(call: Call) -> None:
 
 
 class WatchArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`uid`: what happens to the ccaches of this one, and what it is refused; otherwise everybody's."""
+    """`uid`: only events of this UID's ccaches, and refusals of its requests; None: everybody's."""
 
     uid: Uid | None = None
 
 
 async def watch(call: Call) -> AsyncIterator[Any]:
     """Each event, until the client closes the connection."""
-    # Nearly always nobody watches: imported by those who do.
+    # Imported late, because nearly always nobody watches.
     from pykcm.control.event_queue import EventQueue  # noqa: PLC0415
     from pykcm.control.trace_format import event_item  # noqa: PLC0415
     from pykcm.engine.events import Watch  # noqa: PLC0415
@@ -41,27 +41,27 @@ async def watch(call: Call) -> AsyncIterator[Any]:
 
     wanted: WatchArguments = call.arguments
     _check_number(call)
-    feed = EventQueue()
+    queue = EventQueue()
 
-    def tell(event: "Event") -> None:
+    def report(event: "Event") -> None:
         if wanted.uid is not None and event.uid != wanted.uid:
             return
         if call.sees(event.label):
-            feed.put(lambda: event_item(event))
+            queue.put(lambda: event_item(event))
 
     watchers = call.administration.engine.watchers
-    watcher = Watch(tell, unconstrained_default)
-    watchers.add(watcher, feed.fail)
+    watcher = Watch(report, unconstrained_default)
+    watchers.add(watcher, queue.fail)
     try:
         yield {"watching": True}
         while True:
-            yield await feed.next()
+            yield await queue.next()
     finally:
         watchers.discard(watcher)
 
 
 class TraceArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`uid`: the requests of this one's processes; otherwise everybody's."""
+    """`uid`: only requests of this UID's processes; None: everybody's."""
 
     uid: Uid | None = None
 
@@ -73,18 +73,18 @@ async def trace(call: Call) -> AsyncIterator[Any]:
 
     wanted: TraceArguments = call.arguments
     _check_number(call)
-    feed = EventQueue()
+    queue = EventQueue()
 
-    def tell(exchange: "Exchange") -> None:
+    def report(exchange: "Exchange") -> None:
         peer = exchange.peer
         if (wanted.uid is None or peer.uid == wanted.uid) and call.sees_answers_to(peer):
-            feed.put(lambda: exchange_item(exchange))
+            queue.put(lambda: exchange_item(exchange))
 
     tracers = call.administration.dispatcher.tracers
-    tracers.add(tell, feed.fail)
+    tracers.add(report, queue.fail)
     try:
         yield {"tracing": True}
         while True:
-            yield await feed.next()
+            yield await queue.next()
     finally:
-        tracers.discard(tell)
+        tracers.discard(report)
