@@ -7,6 +7,7 @@ it went through, any size that a file had, and any of the names that came and we
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from tests.disk.record import (
     FOLDER,
@@ -15,6 +16,7 @@ from tests.disk.record import (
     Opened,
     Renamed,
     Synced,
+    Syncing,
     Truncated,
     Unlinked,
     Written,
@@ -41,26 +43,59 @@ def torn(seed: int) -> Choice:
     return random.Random(seed).randrange
 
 
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class States(dict[K, list[V]]):
+    """For each key what it has been since it was durable, oldest first; of a key that is durable nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._begun: dict[str, dict[K, int]] = {}  # for each sync: how many states it covers
+
+    def begin_sync(self, thread: str) -> None:
+        self._begun[thread] = {key: len(states) for key, states in self.items()}
+
+    def end_sync(self, thread: str) -> None:
+        """The last state that the sync covers is durable: those before it cannot be left any more."""
+        if thread not in self._begun:
+            self.begin_sync(thread)
+        for key, covered in self._begun.pop(thread).items():
+            del self[key][: covered - 1]
+            is_durable = len(self[key]) == 1
+            if is_durable:
+                del self[key]
+            for other in self._begun.values():
+                if is_durable:
+                    other.pop(key, None)
+                elif key in other:
+                    other[key] = max(1, other[key] - covered + 1)
+
+
 class DiskFile:
     """A file: each sector's states since the last sync, the sizes it had, and what it is now."""
 
     def __init__(self) -> None:
         self.now = bytearray()
-        self.sectors: dict[int, list[bytes]] = {}
-        self.sizes = [0]
+        self.sectors = States[int, bytes]()
+        self._sizes = States[None, int]()
+        self.written = 0  # writes so far
+        self.durable = 0  # those of them that a sync has covered
+        self._covered: dict[str, int] = {}  # those of them that a sync will have covered, by its thread
 
     @property
     def is_synced(self) -> bool:
-        return not self.sectors and len(self.sizes) == 1
+        return not self.sectors and not self._sizes
 
     def write(self, offset: int, data: bytes) -> None:
         end = offset + len(data)
+        self.written += 1
         touched = range(offset // SECTOR, -(-end // SECTOR))
         for sector in touched:
             self.sectors.setdefault(sector, [self._sector(sector)])
         if end > len(self.now):
-            self.now.extend(bytes(end - len(self.now)))
-            self.sizes.append(end)
+            self._resize(end)
         self.now[offset:end] = data
         for sector in touched:
             self.sectors[sector].append(self._sector(sector))
@@ -71,18 +106,28 @@ class DiskFile:
         cut = range(min(size, len(self.now)) // SECTOR, -(-max(size, len(self.now)) // SECTOR))
         for sector in cut:
             self.sectors.setdefault(sector, [self._sector(sector)])
-        del self.now[size:]
-        self.now.extend(bytes(size - len(self.now)))
-        self.sizes.append(size)
+        self._resize(size)
         for sector in cut:
             self.sectors[sector].append(self._sector(sector))
 
-    def sync(self) -> None:
-        self.sectors.clear()
-        self.sizes = [len(self.now)]
+    def _resize(self, size: int) -> None:
+        self._sizes.setdefault(None, [len(self.now)]).append(size)
+        del self.now[size:]
+        self.now.extend(bytes(size - len(self.now)))
+
+    def begin_sync(self, thread: str) -> None:
+        self.sectors.begin_sync(thread)
+        self._sizes.begin_sync(thread)
+        self._covered[thread] = self.written
+
+    def end_sync(self, thread: str) -> None:
+        self.sectors.end_sync(thread)
+        self._sizes.end_sync(thread)
+        self.durable = max(self.durable, self._covered.pop(thread, self.written))
 
     def left(self, choose: Choice) -> bytes:
-        size = self.sizes[choose(len(self.sizes))]
+        sizes = self._sizes.get(None, [len(self.now)])
+        size = sizes[choose(len(sizes))]
         content = bytearray(self.now[:size].ljust(size, b"\0"))
         for sector, states in self.sectors.items():
             begin = sector * SECTOR
@@ -100,12 +145,15 @@ class DiskFolder:
     def __init__(self) -> None:
         self.names: dict[str, DiskFile] = {}
         # For each name that has changed since the folder was synced, what it stood for, oldest first.
-        self._names_before: dict[str, list[DiskFile | None]] = {}
+        self._names_before = States[str, DiskFile | None]()
         self._open: dict[int, DiskFile | None] = {}
 
     def is_durable(self, name: str) -> bool:
         """Whether a loss of power leaves the file as it is now."""
-        return name in self.names and name not in self._names_before and self.names[name].is_synced
+        return self.has_durable_name(name) and self.names[name].is_synced
+
+    def has_durable_name(self, name: str) -> bool:
+        return name in self.names and name not in self._names_before
 
     def is_being_written(self, name: str) -> bool:
         """Whether the file has something that is not synced."""
@@ -121,12 +169,10 @@ class DiskFolder:
                 self._file(fd).write(offset, data)
             case Truncated(fd, size):
                 self._file(fd).truncate(size)
-            case Synced(fd):
-                file = self._open[fd]
-                if file is None:
-                    self._names_before.clear()
-                else:
-                    file.sync()
+            case Syncing(fd, thread):
+                (self._open[fd] or self._names_before).begin_sync(thread)
+            case Synced(fd, thread):
+                (self._open[fd] or self._names_before).end_sync(thread)
             case Closed(fd):
                 self._open.pop(fd, None)
             case Unlinked(name):

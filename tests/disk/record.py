@@ -22,6 +22,7 @@ _CALLS = (
 _LINE = re.compile(r"^\d+ +(\w+)\((.*)\) += (-?\d+)", re.DOTALL)
 # Calls that another thread's came between are cut in two.
 _BEGUN = re.compile(r"^(\d+ .*) <unfinished \.\.\.>$", re.DOTALL)
+_SYNC = re.compile(r"^\d+ +(?:fsync|fdatasync)\((\d+)")
 _RESUMED = re.compile(r"^\d+ +<\.\.\. \w+ resumed>(.*)", re.DOTALL)
 _BYTES = re.compile(r'"((?:\\x[0-9a-f]{2})*)"')
 
@@ -45,10 +46,18 @@ class Truncated(NamedTuple):
     size: int
 
 
-class Synced(NamedTuple):
-    """A file, or the folder itself, is as it was written."""
+class Syncing(NamedTuple):
+    """A sync of a file, or of the folder itself, has begun; other threads may write before it ends."""
 
     fd: int
+    thread: str
+
+
+class Synced(NamedTuple):
+    """A sync has ended. It covers what was written before it began, and nothing later for certain."""
+
+    fd: int
+    thread: str
 
 
 class Closed(NamedTuple):
@@ -83,7 +92,7 @@ class Sent(NamedTuple):
 
 
 Event = (
-    Opened | Written | Truncated | Synced | Closed | Unlinked | Renamed | Accepted | Received | Sent
+    Opened | Written | Truncated | Syncing | Synced | Closed | Unlinked | Renamed | Accepted | Received | Sent
 )  # fmt: skip
 
 FOLDER = ""
@@ -117,46 +126,37 @@ def wait_for(record: Path) -> None:
 def read_record(record: Path, folder: Path) -> Iterator[Event]:
     """What succeeded, as far as it is about the files of `folder` or about connections, in order of its end.
 
-    How much a sync covers of what other threads do meanwhile is unknown. It is left out where its file, or
-    for the folder any name, is changed before it ends.
+    A sync that other calls interrupt has an event for its begin as well.
     """
     reader = _Reader(folder)
     begun: dict[str, str] = {}  # by thread
-    uncertain: set[str] = set()  # threads whose call under way began before a change by another one
     with record.open() as lines:
         for line in lines:
             thread = line.partition(" ")[0]
             if first_part := _BEGUN.match(line):
                 begun[thread] = first_part[1]
+                if (fd := reader.file_of_sync(first_part[1])) is not None:
+                    yield Syncing(fd, thread)
                 continue
-            is_certain = thread not in uncertain
-            uncertain.discard(thread)
             rest = _RESUMED.match(line)
             match = _LINE.match(line if rest is None else begun.pop(thread) + rest[1])
             if match is None or int(match[3]) < 0:
                 continue
             event = reader.read(match[1], match[2], int(match[3]))
-            uncertain.update(other for other, call in begun.items() if reader.concerns(event, call))
-            if event is not None and (is_certain or not isinstance(event, Synced)):
-                yield event
+            if event is not None:
+                yield event._replace(thread=thread) if isinstance(event, Synced) else event
 
 
 class _Reader:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._connections: set[int] = set()
-        self._folders: set[int] = set()
         self._offsets: dict[int, int] = {}  # of the folder's files, for what is written without saying where
 
-    def concerns(self, event: Event | None, begun: str) -> bool:
-        """Whether the event changes the file, or the folder, that a call under way may be a sync of."""
-        fd = begun.partition("(")[2].partition(",")[0]
-        match event:
-            case Written(changed) | Truncated(changed):
-                return fd == str(changed)
-            case Opened(may_make=True) | Unlinked() | Renamed():
-                return fd.isdecimal() and int(fd) in self._folders
-        return False
+    def file_of_sync(self, begun: str) -> int | None:
+        """Return the descriptor of a file of the folder, or of itself, if this begins a sync of it."""
+        match = _SYNC.match(begun)
+        return int(match[1]) if match is not None and int(match[1]) in self._offsets else None
 
     def read(self, call: str, arguments: str, result: int) -> Event | None:
         first = arguments.partition(",")[0]
@@ -185,10 +185,9 @@ class _Reader:
             case "ftruncate":
                 return Truncated(fd, _last_number(arguments))
             case "fsync" | "fdatasync":
-                return Synced(fd)
+                return Synced(fd, "")
             case "close":
                 del self._offsets[fd]
-                self._folders.discard(fd)
                 return Closed(fd)
         assert call == "read", f"{call} is not understood"
         return None
@@ -203,8 +202,6 @@ class _Reader:
         match call:
             case "open" | "openat":
                 self._offsets[result] = 0
-                if names[0] == FOLDER:
-                    self._folders.add(result)
                 return Opened(result, names[0], "O_CREAT" in arguments)
             case "unlink" | "unlinkat":
                 return Unlinked(*names)

@@ -9,23 +9,23 @@ from pykcm.protocol.framing import FrameReader
 from pykcm.protocol.messages import ARGUMENTS, read_arguments
 from pykcm.protocol.opcodes import Opcode
 from tests.disk.history import History
-from tests.disk.power import DiskFolder
-from tests.disk.record import Accepted, Closed, Event, Received, Sent, Written
+from tests.disk.power import DiskFile, DiskFolder
+from tests.disk.record import Accepted, Closed, Event, Received, Sent
 
 _LENGTH = struct.Struct(">I")
 _REPLY = struct.Struct(">IIi")
 _LARGEST = 1 << 24
 _CHANGES = {Opcode.INITIALIZE, Opcode.STORE, Opcode.REPLACE, Opcode.DESTROY}
 
-# What a change is made of.
-DURABLE = ("key", "pykcm.db", "pykcm.db-wal")
+_DATABASE = ("pykcm.db", "pykcm.db-wal")
+_WAL = "pykcm.db-wal"
 
 
 class _Connection:
     """A client's.
 
-    `asked`: the ccaches of the changes that are not answered yet, with how many writes there had been by
-    then; None for a request that changes nothing.
+    `asked`: the ccaches of the changes that are not answered yet, with how many writes to the write-ahead
+    log there had been by then; None for a request that changes nothing.
     """
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class Replay:
     """Events are applied one by one.
 
     `histories`: of each ccache that is to be followed. `answered`: how many changes were; `early`: how many
-    of these before all that they are made of was durable.
+    of these before a write to the write-ahead log that came after the request was durable.
     """
 
     def __init__(self, names: list[bytes]) -> None:
@@ -47,7 +47,6 @@ class Replay:
         self.answered = 0
         self.early = 0
         self._connections: dict[int, _Connection] = {}
-        self._written = 0
 
     def apply(self, event: Event) -> None:
         match event:
@@ -60,8 +59,6 @@ class Replay:
             case Closed(fd) if fd in self._connections:
                 del self._connections[fd]
             case _:
-                if isinstance(event, Written):
-                    self._written += 1
                 self.disk.apply(event)
 
     def killed(self) -> None:
@@ -77,7 +74,7 @@ class Replay:
             credentials = values[-1] if frame.opcode == Opcode.REPLACE else values
             blobs = tuple(value.blob for value in credentials if isinstance(value, Credential))
             self.histories[name].ask(frame.opcode, blobs)
-            connection.asked.append((name, self._written))
+            connection.asked.append((name, self._wal.written))
 
     def _send(self, connection: _Connection, data: bytes) -> None:
         connection.sent += data
@@ -93,8 +90,15 @@ class Replay:
             name, written_before = change
             assert code == 0
             self.answered += 1
-            self.early += not all(map(self.disk.is_durable, DURABLE))
             history = self.histories[name]
             before = history.acknowledged
             history.acknowledge()
-            assert self._written > written_before or history.acknowledged == before, "it wrote nothing"
+            if history.acknowledged == before:
+                continue
+            assert self._wal.written > written_before, "it wrote nothing"
+            is_durable = self._wal.durable > written_before and self.disk.is_durable("key")
+            self.early += not (is_durable and all(map(self.disk.has_durable_name, _DATABASE)))
+
+    @property
+    def _wal(self) -> DiskFile:
+        return self.disk.names.get(_WAL) or DiskFile()
