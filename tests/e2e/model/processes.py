@@ -1,8 +1,9 @@
-"""Processes of several UIDs that connect to a daemon, and hand their connections over.
+"""Processes of several UIDs that connect to a daemon and hand their connections to the test.
 
-The kernel tells the daemon who connected, whoever uses the connection afterwards.
+The kernel tells the daemon which process connected, and not which one uses the connection later.
 """
 
+import itertools
 import os
 import signal
 import socket
@@ -12,16 +13,17 @@ from typing import NoReturn
 
 from tests.e2e.daemon import LIMIT
 
-from .collections_model import Asker, Process
+from .collections_model import Asker
 
 
 class ConnectingProcess:
-    """A process of this UID. `state` is what the model remembers of it while it has a connection."""
+    """A process of this UID, and its open connections. `number` is the model's, and not a PID."""
 
-    def __init__(self, uid: int, path: Path) -> None:
-        self.uid = uid
-        self.state = Process()
+    def __init__(self, uid: int, number: int, path: Path, connection_numbers: "itertools.count[int]") -> None:
         self.connections: list[Connection] = []
+        self._uid = uid
+        self._number = number
+        self._connection_numbers = connection_numbers
         self._ours, theirs = socket.socketpair()
         self._ours.settimeout(LIMIT)
         self._pid = os.fork()
@@ -32,27 +34,25 @@ class ConnectingProcess:
     def connect(self) -> "Connection":
         self._ours.send(b"c")
         _, (fd,), _, _ = socket.recv_fds(self._ours, 1, 1)
-        connection = Connection(self, socket.socket(fileno=fd))
+        asker = Asker(self._uid, self._number, next(self._connection_numbers))
+        connection = Connection(self, asker, socket.socket(fileno=fd))
         self.connections.append(connection)
         return connection
 
     def end(self) -> None:
-        self.drop_connections()
+        for connection in list(self.connections):
+            connection.close()
         self._ours.close()
         os.kill(self._pid, signal.SIGKILL)
         os.waitpid(self._pid, 0)
-
-    def drop_connections(self) -> None:
-        for connection in list(self.connections):
-            connection.close()
 
 
 class Connection:
     """One connection, used by the test."""
 
-    def __init__(self, process: ConnectingProcess, sock: socket.socket) -> None:
-        self.process = process
-        self.asker = Asker(process.uid, process.state)
+    def __init__(self, process: ConnectingProcess, asker: Asker, sock: socket.socket) -> None:
+        self.asker = asker
+        self._process = process
         self._socket = sock
         self._socket.settimeout(LIMIT)
 
@@ -60,7 +60,7 @@ class Connection:
         self._socket.sendall(data)
 
     def receive(self, size: int) -> bytes:
-        """So many bytes; fewer where the daemon has ended."""
+        """The next `size` bytes; fewer if the daemon has ended."""
         received = bytearray()
         while len(received) < size:
             try:
@@ -72,11 +72,11 @@ class Connection:
             received += piece
         return bytes(received)
 
-    def close(self) -> None:
+    def close(self) -> bool:
+        """Close it; tells whether the process has no other one."""
         self._socket.close()
-        self.process.connections.remove(self)
-        if not self.process.connections:
-            self.process.state = Process()
+        self._process.connections.remove(self)
+        return not self._process.connections
 
 
 def _in_child(run: Callable[[], None]) -> NoReturn:
