@@ -5,13 +5,17 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
 from statistics import quantiles
-from typing import Any
+from typing import Any, Self
 
-from bench.processes import PATIENCE, BenchError, Server, environment, say
+from bench.processes import PATIENCE, BenchError, Server, environment, output_of, say
 from bench.report import markdown_table, paragraph
 from bench.rounds import Effort
 from bench.variations import FIRST_ATTACKER, VARIATIONS, VICTIM_UID, Attack, Variation
@@ -20,13 +24,21 @@ from bench.variations import FIRST_ATTACKER, VARIATIONS, VICTIM_UID, Attack, Var
 PROMISED = {"held": 0.1, "new": 0.25}
 PROMISED_SIZE = 200
 
+# Lines in the log that one UID can cause in a minute, of all kinds together (see pykcm.logs.LimitedLog).
+PROMISED_LINES = 250
+
 LOOPS = ("uvloop", "asyncio")
 
+_PYKCMCTL = (sys.executable, "-m", "pykcm.cli.main")
 _VICTIM = Path(__file__).with_name("victim.py")
 _KIB_IN_MIB = 1024
 
-# Longer than the measuring, by as much as its preparation may take.
-_MORE_SECONDS = 3.0
+# In seconds: an attack ends when the measuring does, and a command is given up.
+_FOREVER = 3600.0
+_LONGEST_COMMAND = 60.0
+
+# How often the log is looked at, in seconds.
+_LOOK = 0.05
 
 _WITHOUT_UVLOOP = "import sys; sys.modules['uvloop'] = None; from pykcm.daemon import main; sys.exit(main())"
 
@@ -55,21 +67,32 @@ class AttackedPykcm(Server):
             limits.append(f"--nofile={self._variation.descriptors}")
         if self._variation.address_space:
             limits.append(f"--as={self._variation.address_space}")
+        if self._variation.memory:
+            limits.append(f"--data={self._variation.memory}")
         return [
             *(["prlimit", *limits] if limits else []),
-            *(sys.executable, *program, "--config", str(self._empty_file())),
-            *("--socket-path", str(self.socket_path), "--control-socket-path", ""),
-            *("--state-dir", str(self.folder / "state"), "--log-level", "error"),
+            *(sys.executable, *program, "--config", str(self._configuration())),
+            *("--socket-path", str(self.socket_path), "--control-socket-path", str(self.control_path)),
+            *("--state-dir", str(self.folder / "state")),
         ]
 
-    def _empty_file(self) -> Path:
+    def _configuration(self) -> Path:
         path = self.folder / "pykcm.toml"
-        path.touch()
+        path.write_text(self._variation.configuration)
         return path
 
     @property
+    def control_path(self) -> Path:
+        return self.folder / "control.sock"
+
+    @property
+    def log_size(self) -> int:
+        """The number of lines in the log so far."""
+        return self._log_path.read_bytes().count(b"\n")
+
+    @property
     def greatest_size(self) -> float:
-        """The most that was resident so far, in MiB."""
+        """The largest resident size so far, in MiB."""
         status = Path(f"/proc/{self.pid}/status").read_text()
         line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
         return int(line.split()[1]) / _KIB_IN_MIB
@@ -77,80 +100,184 @@ class AttackedPykcm(Server):
 
 @dataclass(slots=True)
 class Waits:
-    """The waits of a victim in seconds, by kind of request; its failures; the daemon's size in MiB."""
+    """The waits of a victim in seconds, by kind of request; its failures; the daemon's size in MiB.
+
+    `lines`: in the log, during the measuring, and the most of them in one second. `done`: how often each
+    command of the administration was completed, and `uncompleted`: the errors of those that were not.
+    """
 
     seconds: dict[str, list[float]]
     failed: dict[str, int]
     size: float
+    uids: int
+    lines: int
+    most_lines: int
+    done: Counter[str] = field(default_factory=Counter)
+    uncompleted: list[str] = field(default_factory=list)
 
     def percentile(self, kind: str, percent: int) -> float:
         seconds = self.seconds[kind]
         return seconds[0] if len(seconds) == 1 else quantiles(seconds, n=100, method="inclusive")[percent - 1]
 
     @property
+    def has_few_lines(self) -> bool:
+        return self.lines <= PROMISED_LINES * (self.uids + 1)
+
+    @property
     def keeps_the_promise(self) -> bool:
         in_time = all(max(self.seconds[kind], default=0) <= most for kind, most in PROMISED.items())
-        return in_time and not self.failed and self.size <= PROMISED_SIZE
+        is_small = self.size <= PROMISED_SIZE
+        return in_time and is_small and self.has_few_lines and not self.failed and not self.uncompleted
 
 
 def measure_variation(folder: Path, variation: Variation, loop: str, seconds: float) -> Waits:
     """Run one variation on one event loop; raises BenchError."""
     server = AttackedPykcm(folder, variation, loop)
     with server.running():
-        lasting = seconds + _MORE_SECONDS
         with contextlib.ExitStack() as at_end:
             uid = FIRST_ATTACKER
             for attack in variation.attacks:
-                at_end.enter_context(attacking(attack, server, uid, lasting))
-                uid += attack.uids
-            said = _run_victim(server, seconds)
+                at_end.enter_context(attacking(attack, server, uid))
+                uid += 0 if attack.is_roots else attack.uids
+            administration = at_end.enter_context(_Administration(server, variation.administration))
+            log = at_end.enter_context(_LogRate(server))
+            said = _run_victim(server, seconds, administration)
         size = server.greatest_size
-    return Waits(said["waits"], said["failed"], size)
+    return Waits(
+        said["waits"],
+        said["failed"],
+        size,
+        variation.uids,
+        log.lines,
+        log.most,
+        administration.done,
+        administration.uncompleted,
+    )
 
 
 @contextlib.contextmanager
-def attacking(attack: Attack, server: Server, first_uid: int, seconds: float) -> Iterator[None]:
-    """The attack's programs, which all have begun."""
+def attacking(attack: Attack, server: Server, first_uid: int) -> Iterator[None]:
+    """The attack's programs, which all have begun and go on until the end; raises BenchError."""
     running: list[subprocess.Popen[str]] = []
     try:
-        running.extend(map(_start, attack.commands(server.socket_path, first_uid, seconds)))
+        running.extend(map(_start, attack.commands(server.socket_path, first_uid, _FOREVER)))
         for process in running:
             assert process.stdout is not None
             process.stdout.readline()
         yield
+        for process in running:
+            if process.poll() is not None:
+                assert process.stderr is not None
+                raise BenchError(f"{attack.program} ended too early:\n{process.stderr.read().strip()}")
     finally:
         for process in running:
             process.kill()
             process.communicate()
 
 
+class _LogRate:
+    """Counts the lines of the daemon's log within `with`: all `lines`, and the `most` in one second."""
+
+    def __init__(self, server: AttackedPykcm) -> None:
+        self._server = server
+        self._sizes: list[tuple[float, int]] = []
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._look)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        is_over = False
+        while not is_over:
+            is_over = self._ended.wait(_LOOK)
+            self._sizes.append((time.monotonic(), self._server.log_size))
+
+    @property
+    def lines(self) -> int:
+        return self._sizes[-1][1] - self._sizes[0][1]
+
+    @property
+    def most(self) -> int:
+        return max(
+            size - next(earlier for then, earlier in self._sizes if now - then <= 1)
+            for now, size in self._sizes
+        )
+
+
+class _Administration:
+    """Within `with`, commands of pykcmctl are run again and again, each until it is done."""
+
+    def __init__(self, server: AttackedPykcm, commands: Sequence[Sequence[str]]) -> None:
+        self.done: Counter[str] = Counter()
+        self.uncompleted: list[str] = []
+        # Set when each command was run once.
+        self.ran_once = threading.Event()
+        self._server = server
+        self._commands = commands
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            for command in cycle(self._commands):
+                words = [word.format(folder=self._server.folder) for word in command]
+                try:
+                    output_of(
+                        [*_PYKCMCTL, "--socket", self._server.control_path, *words], timeout=_LONGEST_COMMAND
+                    )
+                except BenchError as error:
+                    self.uncompleted.append(str(error))
+                else:
+                    self.done[command[0]] += 1
+                if command == self._commands[-1]:
+                    self.ran_once.set()
+                if self._ended.is_set():
+                    return
+        finally:
+            self.ran_once.set()
+
+
 def _start(command: list[str]) -> subprocess.Popen[str]:
     return subprocess.Popen(  # noqa: S603 - all commands are put together here
         command,
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         env=environment(),
         text=True,
     )
 
 
-def _run_victim(server: AttackedPykcm, seconds: float) -> Any:
-    command = [sys.executable, _VICTIM, server.socket_path, VICTIM_UID, seconds, server.krb5_conf]
+def _run_victim(server: AttackedPykcm, seconds: float, administration: _Administration) -> Any:
+    """Measure for so many seconds, and until every command of the administration was run once."""
+    victim = _start(
+        [sys.executable, *map(str, (_VICTIM, server.socket_path, VICTIM_UID, seconds, server.krb5_conf))]
+    )
     try:
-        done = subprocess.run(  # noqa: S603 - all commands are put together here
-            list(map(str, command)),
-            capture_output=True,
-            text=True,
-            env=environment(),
-            check=False,
-            timeout=seconds + 2 * PATIENCE,
-        )
+        administration.ran_once.wait()
+        said, errors = victim.communicate(timeout=seconds + 2 * PATIENCE)
     except subprocess.TimeoutExpired as error:
         raise BenchError(f"the victim was not served for {error.timeout:.0f} s") from error
-    if done.returncode:
-        raise BenchError(f"the victim failed:\n{done.stderr.strip()}")
-    return json.loads(done.stdout.splitlines()[-1])
+    finally:
+        victim.kill()
+        victim.communicate()
+    if victim.returncode:
+        raise BenchError(f"the victim failed:\n{errors.strip()}")
+    return json.loads(said.splitlines()[-1])
 
 
 def measure_adversary(folder: Path, effort: Effort) -> str:
@@ -163,23 +290,39 @@ def measure_adversary(folder: Path, effort: Effort) -> str:
             say(f"adversary: {variation.name}, {loop}")
             waits = measure_variation(folder / f"{number}-{loop}", variation, loop, effort.seconds)
             lines.append(_line(variation, loop, waits))
-    header = ["kind", "attack", "loop", "open connection", "new connection", "klist", "size", "kept"]
+    header = [
+        "kind",
+        "attack",
+        "loop",
+        "open connection",
+        "new connection",
+        "klist",
+        "size",
+        "log",
+        "pykcmctl",
+    ]
     about = (
         "GET_DEFAULT_CACHE of one UID over an open connection and over new ones, and `klist -l`, while "
-        "others attack: p50, p99 and the longest wait in ms, and the daemon's greatest resident size. "
-        f"{effort.seconds:g} s each. Promised: {PROMISED['held'] * 1000:g} ms, "
-        f"{PROMISED['new'] * 1000:g} ms and {PROMISED_SIZE} MiB. Nothing is pinned to a CPU: the daemon, the "
-        "attackers and the user share all."
+        "others attack: p50, p99 and the longest wait in ms; the daemon's greatest resident size; lines in "
+        "its log, and the most of them in one second; how often each command of pykcmctl was completed. "
+        f"{effort.seconds:g} s each, or until each command was run once. "
+        f"Promised: {PROMISED['held'] * 1000:g} ms, {PROMISED['new'] * 1000:g} ms, {PROMISED_SIZE} MiB, "
+        f"{PROMISED_LINES} lines a minute for each UID, and that no command fails. "
+        "Nothing is pinned to a CPU: the daemon, the attackers and the user share all."
     )
-    return f"{markdown_table(header, lines, left=3)}\n{paragraph(about)}\n"
+    return f"{markdown_table([*header, 'kept'], lines, left=3)}\n{paragraph(about)}\n"
 
 
 def _line(variation: Variation, loop: str, waits: Waits) -> list[str]:
     kept = "yes" if waits.keeps_the_promise else "**no**"
     if waits.failed:
         kept += " (" + ", ".join(f"{why}: {count} x" for why, count in waits.failed.items()) + ")"
+    if waits.uncompleted:
+        kept += f" (pykcmctl failed {len(waits.uncompleted)} x: {waits.uncompleted[0].splitlines()[-1]})"
     times = [_times(waits, kind) for kind in ("held", "new", "klist")]
-    return [variation.kind, variation.name, loop, *times, f"{waits.size:.0f} MiB", kept]
+    log = f"{waits.lines} ({waits.most_lines})"
+    commands = ", ".join(f"{command} {count}" for command, count in waits.done.items()) or "-"
+    return [variation.kind, variation.name, loop, *times, f"{waits.size:.0f} MiB", log, commands, kept]
 
 
 def _times(waits: Waits, kind: str) -> str:

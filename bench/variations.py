@@ -1,44 +1,72 @@
 """The ways in which adversaries try to stop everybody else: each kind of trouble in several variations."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench.build import build
 from bench.workloads import FIRST_UID
 
-# UIDs of attackers begin here; the victim's is beside them.
+# The UIDs of attackers begin here, after the victim's.
 VICTIM_UID = FIRST_UID
 FIRST_ATTACKER = FIRST_UID + 1
+
+_ATTACKER = Path(__file__).with_name("attacker.py")
+_ROOT = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Attack:
-    """A program of `bench` and its options, started once for each of so many UIDs."""
+    """A program of `bench` and its options, started once for each of `uids` UIDs, or once as root.
+
+    A program whose name ends in .py is Python's, every other one is C's.
+    """
 
     program: str
     options: tuple[object, ...] = ()
     uids: int = 1
+    is_roots: bool = False
 
     def commands(self, socket_path: Path, first_uid: int, seconds: float) -> list[list[str]]:
-        """One for each UID. A program prints a line when it has begun, and ends after these seconds."""
+        """One command for each UID. A program prints a line when it has begun, and lasts so long."""
         return [
-            [str(build(self.program)), *map(str, ("-t", seconds, "-u", uid, *self.options)), str(socket_path)]
-            for uid in range(first_uid, first_uid + self.uids)
+            [*self._program(seconds), *map(str, ("-u", uid, *self.options)), str(socket_path)]
+            for uid in ([_ROOT] if self.is_roots else range(first_uid, first_uid + self.uids))
         ]
+
+    def _program(self, seconds: float) -> list[str]:
+        if self.program.endswith(".py"):
+            return [sys.executable, str(_ATTACKER.with_name(self.program))]
+        return [str(build(self.program)), "-t", str(seconds)]
 
 
 @dataclass(frozen=True, slots=True)
 class Variation:
     """One run: `kind` is the trouble, and limits are those that the daemon is started with.
 
-    `descriptors`: how many files it may have open. `address_space`: in bytes.
+    `administration`: commands of pykcmctl that are run again and again meanwhile; `{folder}` in them is a
+    folder to write to. `configuration`: lines of the daemon's. `descriptors`: how many files the daemon may
+    have open. `address_space` and `memory`: in bytes, as RLIMIT_AS and RLIMIT_DATA have it.
     """
 
     kind: str
     name: str
     attacks: tuple[Attack, ...]
+    administration: tuple[tuple[str, ...], ...] = ()
+    configuration: str = ""
     descriptors: int | None = None
     address_space: int | None = None
+    memory: int | None = None
+
+    @property
+    def depends_on_loop(self) -> bool:
+        """Whether many connections attack, which the event loops read and accept in ways of their own."""
+        return self.kind in {_READING, _CONNECTING, _BEGUN}
+
+    @property
+    def uids(self) -> int:
+        """The number of UIDs that attack."""
+        return sum(attack.uids for attack in self.attacks if not attack.is_roots)
 
 
 _MIB = 1 << 20
@@ -52,9 +80,40 @@ def _storm(kind: str, kept: int = 0, uids: int = 1) -> Attack:
     return Attack("storm", ("-k", kind, "-c", kept), uids)
 
 
+def _costly(kind: str, uids: int = 1) -> Attack:
+    return Attack("attacker.py", ("-k", kind), uids)
+
+
 _READING = "reading is somebody's turn"
 _CONNECTING = "accepting is fair"
+_LONG = "no unit of work is long"
 _BEGUN = "requests that never end"
+_LOGS = "logs"
+_COPIES = "backup and rekey"
+_MIXED = "all kinds"
+
+_ROOT_LISTS = Attack("attacker.py", ("-k", "list-all"), is_roots=True)
+_LIST = ("list", "--json")
+_BACKUP = ("backup", "--force", "{folder}/backup")
+_REKEY = ("rekey",)
+
+_REAPING = "reap_interval = 1\nexpired_retention = 0\n"
+
+
+# An attack of each kind, from a UID each. Those that have much to prepare begin first.
+_ALL_KINDS = (
+    _costly("store-largest"),
+    _costly("read-full"),
+    _costly("write"),
+    _costly("exceed"),
+    _costly("expire"),
+    _flood("h", 250),
+    _flood("tuxnslh", 100),
+    _storm("r", 100),
+)
+
+# Some with many small requests under way, some at their quota of bytes.
+_EIGHT_STORE = (_flood("s", 100, uids=4), _costly("write", 4))
 
 VARIATIONS = (
     Variation("", "nobody attacks", ()),
@@ -67,8 +126,52 @@ VARIATIONS = (
     Variation(_CONNECTING, "connections full of requests", (_storm("r"),)),
     Variation(_CONNECTING, "connections full of requests, 1,000 kept", (_storm("r", 1000),)),
     Variation(_CONNECTING, "connections closed at once, 256 files", (_storm("b"),), descriptors=256),
+    Variation(
+        _LONG,
+        "8,192 minimal credentials each of 16 UIDs, read again and again",
+        (_costly("read-full", 16),),
+    ),
+    Variation(
+        _LONG,
+        "the same while root lists everybody's ccaches",
+        (_costly("read-full", 16), _ROOT_LISTS),
+        administration=(_LIST,),
+        configuration="root_lists_all = true\n",
+    ),
+    Variation(_LONG, "a STORE for which 2,047 tickets make room", (_costly("store-largest"),)),
+    Variation(
+        _LONG,
+        "full ccaches moved, emptied, destroyed",
+        (_costly("move"), _costly("remove"), _costly("initialize")),
+    ),
+    Variation(
+        _LONG,
+        "the same, and STOREs that make room, from 8 UIDs",
+        (_costly("store-largest", 2), _costly("move", 2), _costly("remove", 2), _costly("initialize", 2)),
+    ),
+    Variation(_LONG, "largest principals written again and again, 4 UIDs", (_costly("set-offset", 4),)),
+    Variation(
+        _LONG,
+        "full ccaches of 8 UIDs expire, and are reaped each second",
+        (_costly("expire-many", 8),),
+        configuration=_REAPING,
+    ),
     Variation(_BEGUN, "half requests on 250 connections", (_flood("h"),)),
     Variation(_BEGUN, "half requests on 256 connections each of 16 UIDs", (_flood("h", 256, uids=16),)),
     Variation(_BEGUN, "half requests, 1,000 at a time, new ones all the time", (_storm("h", 1000),)),
     Variation(_BEGUN, "half requests of 8 UIDs, 256 files", (_flood("h", 60, uids=8),), descriptors=256),
+    Variation(_LOGS, "expired ccaches stored at the quota", (_costly("expire"),)),
+    Variation(_LOGS, "requests that quotas refuse", (_costly("exceed"),)),
+    Variation(
+        _LOGS,
+        "both, unknown operations and bytes that are no requests, from 8 UIDs",
+        (_costly("expire", 3), _costly("exceed", 2), _flood("ux", 50, uids=2), _storm("h", 300)),
+    ),
+    Variation(_COPIES, "backup of 64 MiB while a UID stores", (_costly("keep", 4), _flood("s")), (_BACKUP,)),
+    Variation(_COPIES, "rekey of 64 MiB while a UID stores", (_costly("keep", 4), _flood("s")), (_REKEY,)),
+    Variation(_COPIES, "backup while 8 UIDs store", _EIGHT_STORE, (_BACKUP,)),
+    Variation(_COPIES, "rekey while 8 UIDs store", _EIGHT_STORE, (_REKEY,)),
+    Variation(_MIXED, "from 8 UIDs", _ALL_KINDS, (_LIST, _BACKUP, _REKEY)),
+    Variation(_MIXED, "from 8 UIDs, 256 files", _ALL_KINDS, (_LIST, _BACKUP, _REKEY), descriptors=256),
+    Variation(_MIXED, "from 8 UIDs, in 256 MiB", _ALL_KINDS, (_LIST, _BACKUP, _REKEY), memory=256 * _MIB),
 )
