@@ -1,4 +1,4 @@
-"""One user floods over hundreds of connections: others are served, and the daemon stays small."""
+"""A user floods the daemon over hundreds of connections: others are served, and the daemon stays small."""
 
 import re
 import subprocess
@@ -23,13 +23,13 @@ from .waiting import wait_until
 LISTED = 500
 MIB = 1 << 20
 
-# The database, the listening socket, the event loop's own; a client of the test's.
+# Descriptors of the database, the listening socket, the event loop and a client of the test.
 FEW = 5
 
 
 @pytest.fixture(scope="session")
 def generator() -> Path:
-    """The program that floods."""
+    """The flood program, compiled."""
     try:
         return build("flood")
     except BenchError as error:
@@ -38,7 +38,7 @@ def generator() -> Path:
 
 @contextmanager
 def flooding(generator: Path, pykcmd: Pykcmd, connections: int) -> Iterator[None]:
-    """USER floods with STOREs, GET_CRED_LISTs and halves of requests."""
+    """USER floods the daemon with STOREs, GET_CRED_LISTs and half requests."""
     process = subprocess.Popen(
         [
             *(str(generator), "-t", str(10 * LIMIT), "-c", str(connections), "-k", "slh"),
@@ -63,7 +63,7 @@ def descriptors(pykcmd: Pykcmd) -> int:
 
 
 def resident_size(pykcmd: Pykcmd) -> int:
-    """In bytes."""
+    """The daemon's resident size in bytes."""
     assert pykcmd.process is not None
     status = Path(f"/proc/{pykcmd.process.pid}/status").read_text()
     found = re.search(r"^VmRSS:\s+(\d+) kB$", status, re.MULTILINE)
@@ -72,14 +72,14 @@ def resident_size(pykcmd: Pykcmd) -> int:
 
 
 @pytest.mark.parametrize("connections", [200, 400], ids=["200", "more than a UID may have"])
-def test_another_user_is_served(
+def test_another_users_clients_work_during_a_flood(
     several_uids: None,
     generator: Path,
     stopped_pykcmd: Pykcmd,
     mit_as: Callable[[int], MitClient],
     connections: int,
 ) -> None:
-    """While a user floods, another one's clients work, and what the daemon takes up is bounded."""
+    """While a user floods, another user's clients work; the daemon's descriptors and memory are bounded."""
     pykcmd, other = stopped_pykcmd, mit_as(OTHER)
     pykcmd.start("--log-level", "warning")
     other.kinit("alice")
@@ -98,7 +98,7 @@ def test_another_user_is_served(
         other.kvno("host/server.pykcm.test")
         assert descriptors(pykcmd) <= min(connections, 256) + before + FEW
         assert resident_size(pykcmd) - size_before < 128 * MIB
-    # The connection of the last klist before may have been one of those.
+    # `before` may have counted the connection of the last klist.
     wait_until(lambda: descriptors(pykcmd) <= before)
     assert len(other.klist().tickets) == len(listed.tickets) + 1
     with effective_uid(USER), KcmClient(pykcmd.socket_path) as kcm:
@@ -107,8 +107,8 @@ def test_another_user_is_served(
     assert pykcmd.stop() == 0
 
 
-def test_the_longest_idle_connection_gives_way(stopped_pykcmd: Pykcmd) -> None:
-    """At max_uid_connections the longest idle connection is closed, and none whose request has begun."""
+def test_the_longest_idle_connection_is_closed_at_max_uid_connections(stopped_pykcmd: Pykcmd) -> None:
+    """At max_uid_connections the longest idle connection is closed, and none with a request in progress."""
     stopped_pykcmd.configure("max_uid_connections = 3\n")
     with started(stopped_pykcmd) as pykcmd:
         half, idle, last = [RawConnection(pykcmd.socket_path, USER) for _ in range(3)]
@@ -125,8 +125,8 @@ def test_the_longest_idle_connection_gives_way(stopped_pykcmd: Pykcmd) -> None:
         assert f"UID {USER}: max_uid_connections (3) reached" in pykcmd.log
 
 
-def test_another_users_connections_are_not_counted(several_uids: None, stopped_pykcmd: Pykcmd) -> None:
-    """A user at the limit keeps nobody else out; at the limit of all, who has the most gives way."""
+def test_a_user_at_its_limit_keeps_no_other_out(several_uids: None, stopped_pykcmd: Pykcmd) -> None:
+    """A user at its limit keeps nobody else out; at max_connections the user with the most gives way."""
     stopped_pykcmd.configure("max_uid_connections = 3\nmax_connections = 4\n")
     with started(stopped_pykcmd) as pykcmd:
         connections = [RawConnection(pykcmd.socket_path, USER) for _ in range(3)]
