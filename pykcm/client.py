@@ -11,6 +11,7 @@ format 4) are bytes. An error of the server is raised as KcmError with the serve
 import os
 import socket
 from collections.abc import Sequence
+from struct import Struct
 from types import TracebackType
 from typing import Any, Self
 
@@ -24,6 +25,9 @@ from pykcm.protocol.wire import I32, U32, StoredReader
 
 _REPLY_HEADER = 8
 
+# struct timeval: seconds and microseconds.
+_TIMEVAL = Struct("@ll")
+
 
 class KcmClient:
     """A connection to a KCM server; raises OSError if no server listens.
@@ -34,8 +38,16 @@ class KcmClient:
     def __init__(self, path: str | os.PathLike[str], timeout: float | None = 30.0) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
+            if timeout is not None:
+                # A socket with a timeout of Python's does not wait where too many wait to be accepted.
+                seconds, fraction = divmod(timeout, 1)
+                limit = _TIMEVAL.pack(int(seconds), int(fraction * 1_000_000))
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+            try:
+                self._socket.connect(os.fspath(path))
+            except BlockingIOError:
+                raise TimeoutError(f"the KCM server accepted no connection in {timeout:g} s") from None
             self._socket.settimeout(timeout)
-            self._socket.connect(os.fspath(path))
         except OSError:
             self._socket.close()
             raise

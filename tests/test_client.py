@@ -4,6 +4,7 @@ import asyncio
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -236,3 +237,19 @@ def test_a_server_that_does_not_answer(tmp_path: Path) -> None:
         listener.listen()
         with KcmClient(path, timeout=0.01) as client, pytest.raises(TimeoutError):
             client.noop()
+
+
+def test_connecting_waits_while_the_queue_is_full(tmp_path: Path) -> None:
+    """Where too many wait to be accepted, a client waits for its place, up to its timeout."""
+    path = str(tmp_path / "kcm.sock")
+    with socket.socket(socket.AF_UNIX) as listening, socket.socket(socket.AF_UNIX) as first:
+        listening.bind(path)
+        listening.listen(0)
+        first.connect(path)
+        with pytest.raises(TimeoutError, match="accepted no connection"):
+            KcmClient(path, timeout=0.05)
+        with ThreadPoolExecutor(1) as executor:
+            connecting = executor.submit(KcmClient, path)
+            for _ in range(2):
+                listening.accept()[0].close()
+            connecting.result().close()
