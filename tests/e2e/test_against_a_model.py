@@ -5,18 +5,22 @@ PYKCM_OPERATIONS: how many for each store; PYKCM_SEED: the seed that a failure n
 
 import os
 import random
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from pykcm.protocol.opcodes import Opcode
+
 from .conftest import OTHER, USER, public_folder, watched
 from .daemon import Pykcmd
-from .model.broken_models import BROKEN
-from .model.collections_model import Model
-from .model.comparison import Comparison, DivergenceError
-from .model.driver import Driver
+from .model.broken_models import BROKEN, TakesTheFirstForTheDefault
+from .model.collections_model import Asker, Model
+from .model.comparison import Comparison, DivergenceError, Sent
+from .model.driver import Driver, Traffic
+from .model.operations import Operation
 
 OPERATIONS = int(os.environ.get("PYKCM_OPERATIONS", "20000"))
 SEED = int(os.environ.get("PYKCM_SEED", random.SystemRandom().randrange(10**6)))
@@ -28,16 +32,18 @@ _BETWEEN = 500
 # Operations that are enough to find each broken model.
 _ENOUGH = 4000
 
-pytestmark = pytest.mark.usefixtures("several_uids")
+several_uids = pytest.mark.usefixtures("several_uids")
 
 
 @contextmanager
-def driver_of(daemon: Pykcmd, seed: int, *, records: bool = False) -> Iterator[Driver]:
+def driver_of(
+    daemon: Pykcmd, seed: int, *, model: type[Model] = Model, records: bool = False
+) -> Iterator[Driver]:
     print(f"PYKCM_SEED={seed}")  # noqa: T201
     # Enough for a crash of the daemon. Other tests are about a loss of power.
     daemon.configure('durability = "normal"\nmax_uid_connections = 64\n')
     daemon.start("--log-level", "warning")
-    driver = Driver(daemon, UIDS, seed, records=records)
+    driver = Driver(daemon, UIDS, seed, model=model, records=records)
     try:
         yield driver
     finally:
@@ -46,15 +52,17 @@ def driver_of(daemon: Pykcmd, seed: int, *, records: bool = False) -> Iterator[D
 
 def run_with_ends(driver: Driver, operations: int, between: int) -> None:
     """Run; after each `between` operations the daemon is killed, and each third time restarted in order."""
+    ends = 0
     while driver.sent < operations:
         driver.run(min(between, operations - driver.sent))
-        if driver.sent // between % 3 == 2:
+        ends += 1
+        if ends % 3 == 2:
             driver.restart()
         else:
             driver.kill()
-    print(f"{driver.kills} kills, {driver.interruptions} of them with requests in progress")  # noqa: T201
 
 
+@several_uids
 @pytest.mark.timeout(300)
 def test_persistent_store_answers_as_the_model_across_kills_and_restarts(stopped_pykcmd: Pykcmd) -> None:
     """Every answer is the model's, and no SIGKILL or restart loses an acknowledged change."""
@@ -63,6 +71,7 @@ def test_persistent_store_answers_as_the_model_across_kills_and_restarts(stopped
         assert driver.interruptions
 
 
+@several_uids
 @pytest.mark.timeout(300)
 def test_memory_store_answers_as_the_model_and_is_empty_after_each_start(folder: Path) -> None:
     """Every answer is the model's, and after a SIGKILL or a restart nothing is left."""
@@ -72,32 +81,93 @@ def test_memory_store_answers_as_the_model_and_is_empty_after_each_start(folder:
 
 
 @pytest.fixture(scope="module")
-def traffic() -> Iterator[list[Callable[[Comparison], None]]]:
-    """The requests and answers of one run, in which the right model agreed with the daemon."""
+def traffic(several_uids: None) -> Iterator[Traffic]:
+    """The requests and answers of a run in which the right model agreed with the daemon."""
     with (
         public_folder() as folder,
         watched(Pykcmd(folder)) as daemon,
-        driver_of(daemon, seed=1, records=True) as driver,
+        driver_of(daemon, 1, records=True) as driver,
     ):
         run_with_ends(driver, _ENOUGH, _BETWEEN)
         yield driver.traffic
 
 
-def replay(traffic: list[Callable[[Comparison], None]], model: type[Model]) -> None:
+def replay(traffic: Traffic, model: type[Model]) -> None:
     comparison = Comparison(model(UIDS))
     for event in traffic:
         event(comparison)
 
 
-def test_model_without_a_wrong_rule_passes(traffic: list[Callable[[Comparison], None]]) -> None:
-    """The traffic that finds the wrong models holds no divergence of the daemon's."""
+def test_right_model_passes_with_recorded_traffic(traffic: Traffic) -> None:
+    """The traffic that finds the wrong models holds no divergence of the daemon."""
     replay(traffic, Model)
 
 
 @pytest.mark.parametrize("broken", BROKEN)
-def test_model_with_one_wrong_rule_does_not_pass(
-    traffic: list[Callable[[Comparison], None]], broken: type[Model]
-) -> None:
-    """The answers of a run with which the right model agrees do not pass with a wrong model."""
+def test_model_with_one_wrong_rule_does_not_pass(traffic: Traffic, broken: type[Model]) -> None:
+    """A model with one wrong rule does not agree with traffic that the right model agrees with."""
     with pytest.raises(DivergenceError, match="instead of"):
         replay(traffic, broken)
+
+
+@several_uids
+def test_failure_names_seed_store_and_last_operations(folder: Path) -> None:
+    """The message of a divergence has all that is needed to repeat it."""
+    with (
+        watched(Pykcmd(folder, store="memory")) as daemon,
+        driver_of(daemon, 5, model=TakesTheFirstForTheDefault) as driver,
+        pytest.raises(DivergenceError) as failure,
+    ):
+        driver.run(_ENOUGH)
+    wrong, _, circumstances = str(failure.value).partition("\nstore ")
+    found = re.match(r"UID \d+, connection \d+: (.+) instead of ", wrong)
+    assert found is not None
+    assert circumstances.startswith(f"memory, {driver.sent} operations sent, 0 kills\n")
+    assert "repeat with PYKCM_SEED=5\n" in circumstances
+    assert f"{found[1]}\n" in f"{circumstances}\n"
+
+
+# The comparison itself
+
+_ONE, _OTHER = Asker(USER, 1, 1), Asker(USER, 1, 2)
+_A, _B = b"%d:a" % USER, b"%d:b" % USER
+
+
+def set_default(name: bytes) -> Operation:
+    return Operation(
+        Opcode.SET_DEFAULT_CACHE,
+        name,
+        "SET_DEFAULT_CACHE",
+        lambda model, asker: model.set_default(asker, name),
+    )
+
+
+_GET_DEFAULT = Operation(
+    Opcode.GET_DEFAULT_CACHE, b"", "GET_DEFAULT_CACHE", lambda model, asker: model.get_default(asker)
+)
+
+
+def test_overlapping_requests_are_compared_in_each_order() -> None:
+    """Requests of two connections may run in any order; later answers decide between the states."""
+    comparison = Comparison(Model(UIDS))
+    comparison.take([Sent(_ONE, [set_default(_A)], [(0, b"")]), Sent(_OTHER, [set_default(_B)], [(0, b"")])])
+    assert len(comparison.states) == 2
+    comparison.take([Sent(_ONE, [_GET_DEFAULT], [(0, _B + b"\0")])])
+    assert [state.collections[USER].chosen for state in comparison.states] == [_B]
+
+
+def test_overlapping_requests_keep_the_order_of_each_connection() -> None:
+    """Answers that need the requests of one connection in another order are a divergence."""
+    first = Sent(_ONE, [_GET_DEFAULT, _GET_DEFAULT], [(0, b"%d\0" % USER), (0, _A + b"\0")])
+    second = Sent(_OTHER, [set_default(_A)], [(0, b"")])
+    Comparison(Model(UIDS)).take([first, second])
+    first.answers.reverse()
+    with pytest.raises(DivergenceError, match="instead of"):
+        Comparison(Model(UIDS)).take([first, second])
+
+
+def test_at_most_one_unanswered_request_of_a_connection_took_effect() -> None:
+    """After a kill, the first unanswered request has taken effect or has not, and later ones have not."""
+    comparison = Comparison(Model(UIDS))
+    comparison.take([Sent(_ONE, [set_default(_A), set_default(_B)], [])])
+    assert {state.collections[USER].chosen for state in comparison.states} == {b"%d" % USER, _A}
