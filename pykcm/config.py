@@ -1,31 +1,69 @@
 """One frozen, validated configuration, read from TOML files.
 
-The main file first, then `conf.d/*.toml` beside it in the order of their names; an option that stands in
-several has the last one's value. Anything that is not exactly right is an error that names file and option.
+The main file is read first, then `conf.d/*.toml` next to it in the order of their names. If an option appears
+more than once, the last value wins. Anything that is not exactly right is an error with its file and option.
+
+A new option is a line of Config, a row of README's table, and an entry in each table of tests/test_config.py.
 """
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import msgspec
+from msgspec import Meta
 
 DEFAULT_FILE = Path("/etc/pykcm/pykcm.toml")
 DEFAULT_SOCKET = "/run/.heim_org.h5l.kcm-socket"
 DEFAULT_CONTROL_SOCKET = "/run/pykcm/control.sock"
 
-_Count = Annotated[int, msgspec.Meta(ge=0)]
-_KiB = Annotated[int, msgspec.Meta(ge=0, le=2**40)]
-_MiB = Annotated[int, msgspec.Meta(ge=0, le=2**30)]
+# Types of options. A description says which values are right: it stands in messages and in pykcm.toml(5).
+
+_PATH_OF_SOCKET = "an absolute path of at most 107 bytes (the kernel takes no longer one for a socket)"
+_PERIOD = 'to 10 years: seconds, or "90s", "10m", "24h", "7d"'
+
+_Count = Annotated[int, Meta(ge=0, description="a whole number from 0 (no limit)")]
+_KiB = Annotated[
+    int, Meta(ge=0, le=2**40, description="a size in KiB: a whole number from 0 (no limit) to 2^40")
+]
+_MiB = Annotated[
+    int, Meta(ge=0, le=2**30, description="a size in MiB: a whole number from 0 (no limit) to 2^30")
+]
 
 # A request must be able to hold a credential; MIT's client takes no reply over 10 MiB, and nobody sends more.
-_RequestKiB = Annotated[int, msgspec.Meta(ge=64, le=64 * 1024)]
+_RequestKiB = Annotated[int, Meta(ge=64, le=64 * 1024, description="a size in KiB from 64 to 65536")]
 
 # The kernel's limit is 108 bytes with the NUL.
-_SocketPath = Annotated[str, msgspec.Meta(pattern=r"\A/[^\0]+\Z", max_length=107)]
-_SocketPathOrNone = Annotated[str, msgspec.Meta(pattern=r"\A(/[^\0]+)?\Z", max_length=107)]
-_AbsolutePath = Annotated[str, msgspec.Meta(pattern=r"\A/[^\0]*\Z")]
-_Seconds = Annotated[float, msgspec.Meta(ge=0, le=10 * 365 * 86400)]
+_SocketPath = Annotated[str, Meta(pattern=r"\A/[^\0]+\Z", max_length=107, description=_PATH_OF_SOCKET)]
+_SocketPathOrNone = Annotated[
+    str,
+    Meta(
+        pattern=r"\A(/[^\0]+)?\Z",
+        max_length=107,
+        description='an absolute path of at most 107 bytes, or "" for no control socket',
+    ),
+]
+_AbsolutePath = Annotated[str, Meta(pattern=r"\A/[^\0]*\Z", description="an absolute path")]
+
+
+_Interval = Annotated[
+    float, Meta(ge=0, le=10 * 365 * 86400, description=f"a duration from 0 (never) {_PERIOD}")
+]
+_Retention = Annotated[
+    float,
+    Meta(
+        ge=0,
+        le=10 * 365 * 86400,
+        description=f"a duration from 0 (as soon as they have expired) {_PERIOD}",
+    ),
+]
+_StoreName = Annotated[Literal["sqlcipher", "memory"], Meta(description='"sqlcipher" or "memory"')]
+_Durability = Annotated[Literal["full", "normal"], Meta(description='"full" or "normal"')]
+_LogLevel = Annotated[
+    Literal["debug", "info", "warning", "error"],
+    Meta(description='"debug", "info", "warning" or "error"'),
+]
+_Switch = Annotated[bool, Meta(description="true or false")]
 
 
 class ConfigError(Exception):
@@ -41,10 +79,10 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     socket_path: _SocketPath = DEFAULT_SOCKET
     control_socket_path: _SocketPathOrNone | None = None
     state_dir: _AbsolutePath = "/var/lib/pykcm"
-    store: Literal["sqlcipher", "memory"] = "sqlcipher"
+    store: _StoreName = "sqlcipher"
     key_file: _AbsolutePath | None = None
-    durability: Literal["full", "normal"] = "full"
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    durability: _Durability = "full"
+    log_level: _LogLevel = "info"
     max_ccaches: _Count = 0
     max_uid_ccaches: _Count = 256
     max_ccache_size: _KiB = 4096
@@ -55,47 +93,29 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     collection_cache_size: _MiB = 64
     max_connections: _Count = 4096
     max_uid_connections: _Count = 256
-    reap_interval: _Seconds = 600.0
-    expired_retention: _Seconds = 86400.0
-    root_lists_all: bool = False
+    reap_interval: _Interval = 600.0
+    expired_retention: _Retention = 86400.0
+    root_lists_all: _Switch = False
     audit_socket_path: _SocketPath = "/run/pykcm-audit.sock"
-    responder_idle_timeout: _Seconds = 300.0
+    responder_idle_timeout: _Interval = 300.0
 
 
 OPTIONS = tuple(field.name for field in msgspec.structs.fields(Config))
-_DURATIONS = frozenset({"reap_interval", "expired_retention", "responder_idle_timeout"})
 
-_PATH_OF_SOCKET = "an absolute path of at most 107 bytes (the kernel takes no longer one for a socket)"
-_NUMBER = "a whole number from 0 (no limit)"
-_SIZE = "a size in KiB: a whole number from 0 (no limit) to 2^40"
-_DURATION_FORM = 'to 10 years: seconds, or "90s", "10m", "24h", "7d"'
-_DURATION_OR_NEVER = f"a duration from 0 (never) {_DURATION_FORM}"
 
-# What is right, for the messages about what is not.
-ALLOWED = {
-    "socket_path": _PATH_OF_SOCKET,
-    "control_socket_path": 'an absolute path of at most 107 bytes, or "" for no control socket',
-    "state_dir": "an absolute path",
-    "store": '"sqlcipher" or "memory"',
-    "key_file": "an absolute path",
-    "durability": '"full" or "normal"',
-    "log_level": '"debug", "info", "warning" or "error"',
-    "max_ccaches": _NUMBER,
-    "max_uid_ccaches": _NUMBER,
-    "max_ccache_size": _SIZE,
-    "max_uid_size": _SIZE,
-    "max_ccache_credentials": _NUMBER,
-    "max_uid_credentials": _NUMBER,
-    "max_request_size": "a size in KiB from 64 to 65536",
-    "collection_cache_size": "a size in MiB: a whole number from 0 (no limit) to 2^30",
-    "max_connections": _NUMBER,
-    "max_uid_connections": _NUMBER,
-    "reap_interval": _DURATION_OR_NEVER,
-    "expired_retention": f"a duration from 0 (as soon as they have expired) {_DURATION_FORM}",
-    "root_lists_all": "true or false",
-    "audit_socket_path": _PATH_OF_SOCKET,
-    "responder_idle_timeout": _DURATION_OR_NEVER,
-}
+def _meta(option: Any) -> Meta:
+    """The Meta of an option's type, also of one that may be None."""
+    for each in (option, *get_args(option)):
+        for meta in getattr(each, "__metadata__", ()):
+            return meta  # type: ignore[no-any-return]
+    raise TypeError(f"{option} does not say which values are right")
+
+
+_TYPES = get_type_hints(Config, include_extras=True)
+_DURATIONS = frozenset(name for name, type_ in _TYPES.items() if type_ in {_Interval, _Retention})
+
+# Which values are right, by option.
+ALLOWED = {name: _meta(type_).description or "" for name, type_ in _TYPES.items()}
 
 # Options of earlier versions, and what to do instead.
 REMOVED = {
