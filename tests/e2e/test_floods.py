@@ -98,8 +98,8 @@ def test_another_users_clients_work_during_a_flood(
         other.kvno("host/server.pykcm.test")
         assert descriptors(pykcmd) <= min(connections, 256) + before + FEW
         assert resident_size(pykcmd) - size_before < 128 * MIB
-    # `before` may have counted the connection of the last klist.
-    wait_until(lambda: descriptors(pykcmd) <= before)
+    # All connections are closed; the store opens further files when it first needs them.
+    wait_until(lambda: descriptors(pykcmd) <= before + FEW)
     assert len(other.klist().tickets) == len(listed.tickets) + 1
     with effective_uid(USER), KcmClient(pykcmd.socket_path) as kcm:
         assert len(kcm.get_cred_list(b"%d:flood1" % USER)) == LISTED
