@@ -127,6 +127,20 @@ def test_failure_names_seed_store_and_last_operations(folder: Path) -> None:
     assert f"{found[1]}\n" in f"{circumstances}\n"
 
 
+@several_uids
+def test_seed_repeats_all_operations_also_after_kills(folder: Path) -> None:
+    """Two runs with one seed send the same operations on the same connections, except for UUIDs."""
+    runs = []
+    for _ in range(2):
+        with (
+            watched(Pykcmd(folder, store="memory")) as daemon,
+            driver_of(daemon, SEED, records=True) as driver,
+        ):
+            run_with_ends(driver, 800, 200)
+            runs.append([re.sub("[0-9a-f]{32}", "UUID", each) for each in driver.descriptions])
+    assert runs[0] == runs[1]
+
+
 # The comparison itself
 
 _ONE, _OTHER = Asker(USER, 1, 1), Asker(USER, 1, 2)

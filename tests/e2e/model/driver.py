@@ -60,16 +60,15 @@ class Driver:
         self._comparison = Comparison(model(uids))
         self._operations = Operations(self._rng, uids)
         self._last: deque[tuple[int, list[Sent]]] = deque(maxlen=_SETS_SHOWN)
-        numbers, connection_numbers = itertools.count(1), itertools.count(1)
+        numbers, connection_numbers = itertools.count(1), (itertools.count(1), itertools.count(1_000_001))
         self._processes, self._readers = (
             {
                 uid: [
-                    ConnectingProcess(uid, next(numbers), daemon.socket_path, connection_numbers)
-                    for _ in range(number)
+                    ConnectingProcess(uid, next(numbers), daemon.socket_path, counter) for _ in range(number)
                 ]
                 for uid in uids
             }
-            for number in (_PROCESSES_OF_A_UID, 1)
+            for number, counter in zip((_PROCESSES_OF_A_UID, 1), connection_numbers, strict=True)
         )
 
     @property
@@ -216,7 +215,8 @@ class Driver:
         for uid in self._uids:
             connection = self._readers[uid][0].connect()
             group = [(connection, Sent(connection.asker, self._operations.readings(uid), []))]
-            self._send([group], lambda sent: sent.operations)
+            # In one piece: how often this is done depends on timing, and must not draw random numbers.
+            connection.send(b"".join(map(_packed, group[0][1].operations)))
             self._receive([group], lambda sent: len(sent.operations))
             self._tell(lambda comparison, sent=group[0][1]: comparison.take([sent]))  # type: ignore[misc]
             self._close(connection)
