@@ -13,8 +13,8 @@ from struct import Struct
 from pykcm.processes import shown_process
 
 # All UIDs wait in this queue in their order. A UID that connects without end keeps it full, and the others
-# wait until all of it has been accepted: with 4,096 places they wait for half a second while 8 UIDs do so. With
-# few, clients that do not wait in connect() are turned away although the daemon is not late.
+# wait until all of it is accepted. With 4,096 places that takes half a second while 8 UIDs do so. With few,
+# clients that do not wait in connect() are turned away although the daemon is not late.
 BACKLOG = 512
 
 _UCRED = Struct("iII")
