@@ -175,14 +175,12 @@ def attacking(attack: Attack, server: Server, first_uid: int) -> Iterator[None]:
             process.communicate()
 
 
-class _LogRate:
-    """Counts the lines of the daemon's log within `with`: all `lines`, and the `most` in one second."""
+class _InThread:
+    """Does its work in a thread, within `with`, until `_ended` is set."""
 
-    def __init__(self, server: AttackedPykcm) -> None:
-        self._server = server
-        self._sizes: list[tuple[float, int]] = []
+    def __init__(self) -> None:
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._look)
+        self._thread = threading.Thread(target=self._run)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -192,7 +190,19 @@ class _LogRate:
         self._ended.set()
         self._thread.join()
 
-    def _look(self) -> None:
+    def _run(self) -> None:
+        raise NotImplementedError
+
+
+class _LogRate(_InThread):
+    """Counts the lines of the daemon's log within `with`: all `lines`, and the `most` in one second."""
+
+    def __init__(self, server: AttackedPykcm) -> None:
+        super().__init__()
+        self._server = server
+        self._sizes: list[tuple[float, int]] = []
+
+    def _run(self) -> None:
         is_over = False
         while not is_over:
             is_over = self._ended.wait(_LOOK)
@@ -210,26 +220,17 @@ class _LogRate:
         )
 
 
-class _Administration:
+class _Administration(_InThread):
     """Within `with`, commands of pykcmctl are run again and again, each until it is done."""
 
     def __init__(self, server: AttackedPykcm, commands: Sequence[Sequence[str]]) -> None:
+        super().__init__()
         self.done: Counter[str] = Counter()
         self.uncompleted: list[str] = []
         # Set when each command was run once.
         self.ran_once = threading.Event()
         self._server = server
         self._commands = commands
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
 
     def _run(self) -> None:
         try:

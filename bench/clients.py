@@ -1,4 +1,4 @@
-"""What users of real Kerberos programs wait for, with their tickets in one kind of ccache or another."""
+"""The time that real Kerberos programs take, with their tickets in one kind of ccache or another."""
 
 import contextlib
 import ctypes

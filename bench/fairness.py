@@ -1,4 +1,4 @@
-"""What one user waits for a reply while another one asks for all that the server can give."""
+"""The waits of one user while another one asks for all that the server can give."""
 
 import contextlib
 import os

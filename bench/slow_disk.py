@@ -1,4 +1,4 @@
-"""What one user waits for a reply while others store, on the disk as it is and with slow syncs."""
+"""The waits of one user while others store, on the disk as it is and with slow syncs."""
 
 import contextlib
 import os
@@ -40,7 +40,7 @@ _STORED = {
 
 @dataclass(slots=True)
 class _Case:
-    """What the disk is like and what others store; of each round, what the reader saw and they had done."""
+    """The disk, and the load of the others; for each round the reader's waits, and how much was stored."""
 
     sync_time: float
     stored: str

@@ -1,4 +1,4 @@
-"""What is measured: the workloads of the goals, and the servers that each runs on."""
+"""The workloads of the goals, and the servers that each runs on."""
 
 from dataclasses import dataclass, field
 from typing import Literal

@@ -314,7 +314,7 @@ async def _serve(
     connections.start_timer()
     tasks = [_start_reaping(config, reaper), asyncio.create_task(clock_keeper.run())]
     _announce(config, kernel, sockets.kcm, notifier)
-    # What has been made so far stays for good: the collector need not look at it at all.
+    # All objects made so far stay for good: the garbage collector need not look at them.
     gc.freeze()
     # Cycles are rare here, and thousands of credentials that are alive are not worth looking through often.
     gc.set_threshold(20_000, 50, 100)

@@ -68,7 +68,7 @@ class Collection(CCacheLookup):
         return bool(self._changes)
 
     def take_changes(self) -> list[Change]:
-        """What has changed since the last call, in order."""
+        """The changes since the last call, in order."""
         changes, self._changes = self._changes, []
         return changes
 
@@ -330,7 +330,7 @@ class Collection(CCacheLookup):
         others = (ccache for ccache in self if ccache.name != name)
         return self._room.plan(wanted, name, self._ccaches.get(name), others, self.removal_time, tickets)
 
-    # What the changes have in common
+    # Steps that several changes share
 
     def _put_in_place(self, ccache: CCache, moved_from: bytes | None = None) -> CCache | None:
         """Put the ccache into the place of the one of its name, which is returned."""

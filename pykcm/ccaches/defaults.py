@@ -8,7 +8,7 @@ from typing import NamedTuple, Self
 
 from pykcm.ccaches.ccache import CCache
 
-# So many ranges may have a default: more containers come and go than are remembered.
+# At most so many ranges have a default: more containers come and go than can be kept.
 MAX_RANGES = 64
 
 # Whether the default of a range, or the shared one (None), follows a ccache that is moved.

@@ -165,7 +165,7 @@ class Room:
     def wanted_for_contents(
         self, overwritten: CCache | None, size: int, credentials: int, ccaches: int, *, is_moved: bool
     ) -> Wanted:
-        """What there would be after a ccache got contents of this size and number of credentials.
+        """The usage after a ccache gets contents of this size and number of credentials.
 
         `ccaches`: how many the UID has. One that is moved from another UID makes no more ccaches in all.
         """
@@ -189,7 +189,7 @@ class Room:
     def wanted_for_credential(
         self, ccache: CCache, credential: Credential, replaced: Credential | None
     ) -> Wanted:
-        """What there would be after the ccache got the credential, in place of `replaced` if there is one."""
+        """The usage after the ccache gets the credential, in place of `replaced` if there is one."""
         more_bytes = credential.size - (0 if replaced is None else replaced.size)
         # A change that makes nothing larger is always allowed.
         if more_bytes <= 0 and replaced is not None:

@@ -123,7 +123,7 @@ class Answer:
             self.close()
 
     def _receive(self) -> bytes:
-        """What has come; meanwhile what is to be sent is sent. Raises TimeoutError."""
+        """Receive bytes, and meanwhile send those that wait to be sent. Raises TimeoutError."""
         while True:
             left = None if self._end is None else self._end - time.monotonic()
             if left is not None and left <= 0:
@@ -149,7 +149,7 @@ class Answer:
         try:
             self._piece = self._piece[self._socket.send(self._piece) :]
         except BrokenPipeError:
-            # What the daemon has said before it closed is still there to be read.
+            # Bytes that the daemon sent before it closed can still be read.
             self._piece = None
             return
         if not self._piece:

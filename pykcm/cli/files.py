@@ -307,6 +307,7 @@ def _lock(file: io.FileIO, name: str, patience: float) -> None:
         except BlockingIOError:
             if time.monotonic() >= deadline:
                 raise FileInUseError(f"{name} is locked by another process: try again later") from None
+            # A lock with a deadline can only be tried again; pykcmctl has no event loop to block.
             time.sleep(RETRY_INTERVAL)
         else:
             return

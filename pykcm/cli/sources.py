@@ -144,6 +144,7 @@ def retry_locked(found: Iterable[CCacheRecord | SourceError]) -> Iterator[CCache
             yield each
     deadline = time.monotonic() + LOCK_TIMEOUT
     while locked and time.monotonic() < deadline:
+        # As in lock(): a lock with a deadline can only be tried again.
         time.sleep(RETRY_INTERVAL)
         still_locked = []
         for error in locked:

@@ -48,6 +48,7 @@ def stats_command(client: ControlClient, interval: float | None, *, as_json: boo
     seconds = stats["time"] - stats["started"]
     if interval is not None:
         earlier = stats
+        # The user has asked for what happens within this time.
         time.sleep(interval)
         stats = _ask(client)
         if stats["started"] != earlier["started"]:

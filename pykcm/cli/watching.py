@@ -96,6 +96,7 @@ def _items(client: ControlClient, request: str, uid: int | None, *, reconnect: b
             if not is_disconnected:
                 is_disconnected = True
                 print_line("pykcmctl: the daemon has ended; waiting until it is started again", err=True)
+            # Nothing tells when a daemon listens again.
             time.sleep(_RECONNECT_INTERVAL)
         else:
             return

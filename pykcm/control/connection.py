@@ -143,7 +143,7 @@ class ControlConnection(asyncio.Protocol):
         """Bytes that have come, and were not taken."""
         return self._reader.size
 
-    # What the event loop calls
+    # Called by the event loop
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)

@@ -94,7 +94,7 @@ def _header(ccache: CCacheSnapshot) -> CCacheHeader:
 
 
 class ImportArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is done with ccaches that are there, and with those whose tickets have all expired.
+    """Options for ccaches that exist already, and for those whose tickets have all expired.
 
     `dry_run`: change nothing, and answer what would happen; `replace`: overwrite even what is not older;
     `skip_expired`: leave out the expired ones.

@@ -51,7 +51,7 @@ class Committer:
         self.is_failing = False
         self._small: list[_Waiting] = []
         self._large: list[deque[_Waiting]] = [deque() for _ in _SIZES]
-        self._task: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None  # kept, because an event loop holds tasks weakly
         self._is_running = False
 
     def commit(self, entry: Entry) -> Awaitable[Outcome]:

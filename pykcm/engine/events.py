@@ -27,7 +27,7 @@ _DISGUISES = {Code.FCC_NOFILE, Code.CC_END, Code.CC_BADNAME}
 
 
 class Kind(StrEnum):
-    """What has happened."""
+    """Kinds of events."""
 
     CREATED = "created"
     REPLACED = "replaced"

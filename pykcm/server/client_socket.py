@@ -261,7 +261,7 @@ class ClientSocket:
         if not unsent:
             self._ignore_room()
 
-    # What keeps one client from taking up too much
+    # Limits on the memory that one client takes
 
     def _count_requests(self, held: int) -> None:
         more, self._held = held - self._held, held

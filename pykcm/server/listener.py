@@ -80,6 +80,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
     try:
         end = time.monotonic() + _PATIENCE
         while not _lock(fd) and time.monotonic() < end:
+            # Before the event loop runs: nobody is connected who would have to wait.
             time.sleep(_PATIENCE / 100)
         yield
     finally:

@@ -1,4 +1,4 @@
-"""What is counted while requests are served: plain numbers, for whoever asks for them."""
+"""Counts of requests, by operation: plain numbers."""
 
 import time
 from collections import Counter

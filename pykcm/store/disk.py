@@ -1,4 +1,4 @@
-"""What the store asks of the disk beside SQLite."""
+"""Operations on the disk that SQLite does not do."""
 
 import errno
 import os

@@ -59,7 +59,7 @@ def _make(path: Path) -> None:
 
 
 def _holder(lock: int) -> str:
-    """Who holds the lock: as the kernel tells it, else as the file does, which the holder has written."""
+    """The process that holds the lock: by the kernel, else by the file, which the holder has written."""
     pid = _pid_of_holder(os.fstat(lock))
     if pid is not None:
         return shown_process(pid)

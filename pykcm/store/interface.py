@@ -1,4 +1,4 @@
-"""What every store offers: asynchronous, because one may be far away; the embedded ones never wait."""
+"""The interface of all stores. It is asynchronous: a store may be on another host, or wait for its disk."""
 
 import errno
 from collections.abc import Awaitable, Callable, Mapping, Sequence

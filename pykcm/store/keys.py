@@ -65,7 +65,7 @@ def _unfinished_of(path: Path) -> Path:
 
 
 def remove_unfinished_key(path: Path) -> None:
-    """What is left of a key file that was not brought to its end; raises OSError."""
+    """Remove an incomplete key file; raises OSError."""
     _unfinished_of(path.resolve()).unlink(missing_ok=True)
 
 
@@ -102,7 +102,7 @@ def _check_private(path: Path, status: os.stat_result) -> None:
 
 def _read(path: Path, *, private: bool) -> bytes:
     try:
-        # What is looked at is what is read; and nobody waits at a pipe.
+        # The opened file is the one that is checked and read; a pipe does not block.
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             if private:

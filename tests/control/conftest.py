@@ -1,29 +1,15 @@
-"""The requests of the control socket, asked of a service on each store in turn."""
-
-import asyncio
-from collections.abc import Iterator
+"""The requests of the control socket, asked of a server on each store in turn."""
 
 import pytest
 
-from pykcm.store.interface import Store
 from tests.control.controlling import Controlling
 from tests.server.asking import Server
+from tests.server.conftest import runner, server
 
-
-@pytest.fixture
-def runner() -> Iterator[asyncio.Runner]:
-    """An event loop for the whole test."""
-    with asyncio.Runner() as runner:
-        yield runner
-
-
-@pytest.fixture
-def server(runner: asyncio.Runner, store: Store) -> Server:
-    """A service without quotas on an empty store."""
-    return Server(runner, store)
+__all__ = ["runner", "server"]
 
 
 @pytest.fixture
 def control(server: Server) -> Controlling:
-    """The administrator of that service."""
+    """The administrator of that server."""
     return Controlling(server)

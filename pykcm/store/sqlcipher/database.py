@@ -187,7 +187,7 @@ def inspect(path: Path, key: Key, *, ignores_wal: bool = False) -> None:
 
 
 class UnfitError(Exception):
-    """What is wrong with a database that can be decrypted, and the way out."""
+    """A database that can be decrypted has a fault; the message says which, and the way out."""
 
 
 def check_pages(db: Any, *, closed_in_order: bool) -> None:

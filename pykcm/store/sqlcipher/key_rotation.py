@@ -56,7 +56,7 @@ def remove_pending_key(path: Path) -> None:
     """The new key is where it belongs, or nowhere in use; raises OSError."""
     successor = pending_key_of(path)
     with suppress(FileNotFoundError):
-        # Whoever gets hold of the old key later is not to find the new one with it.
+        # A thief of the old key must not find the new one with it.
         with successor.open("r+b") as file:
             file.write(bytes(size_of(successor)))
             file.flush()
@@ -66,7 +66,7 @@ def remove_pending_key(path: Path) -> None:
 
 
 def remove_unfinished(path: Path) -> None:
-    """What is left of a copy that was not brought to its end; raises OSError."""
+    """Remove an incomplete copy; raises OSError."""
     unfinished = unfinished_of(path)
     for ending in ("", "-wal", "-journal"):
         unfinished.with_name(unfinished.name + ending).unlink(missing_ok=True)

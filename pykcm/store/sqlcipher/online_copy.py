@@ -27,7 +27,7 @@ from pykcm.store.sqlcipher.pacing import WritePacer, weight_of
 from pykcm.store.sqlcipher.wal import WriteAheadLog
 from pykcm.store.tree import SecretChange, uid_of_container
 
-# What is committed meanwhile stays in the write-ahead log, and in memory where it is recorded; in bytes.
+# In bytes: commits made meanwhile stay in the write-ahead log, and for a new key are recorded in memory.
 _MOST_IN_WAL = 256 * 1024 * 1024
 _MOST_RECORDED = 24 * 1024 * 1024
 
@@ -261,7 +261,7 @@ def copy_file(path: Path, key: Key, to: Path, new_key: Key, progress: Progress) 
 
     try:
         with closing(_beside_its_owner(path, key)) as db, closing(connect(to, new_key, "rwc")) as copy:
-            # Whoever finds it unfinished removes it.
+            # The next start or the next copy removes an incomplete one.
             copy.execute("PRAGMA journal_mode = OFF")
             copy.execute("PRAGMA synchronous = OFF")
             db.backup(copy, pages=_PAGES_AT_A_TIME, progress=tell)

@@ -46,7 +46,7 @@ _LONGEST_SLICE = 0.04
 # Behind it, the copy is looked at whole.
 _SHARE_OF_COPYING = 0.75
 
-# What a disk must have left beside the copy, for what is stored meanwhile.
+# In bytes: the room that a disk must have besides the copy, for changes made meanwhile.
 _ROOM_LEFT = 32 * 1024 * 1024
 
 
@@ -77,7 +77,7 @@ async def rekey(store: RekeyedStore, raw: bytes | None) -> AsyncGenerator[Copied
         size = size_of(path)
         try:
             _check_room(path.parent, size)
-            # What an earlier one could not remove.
+            # Files that an earlier change of keys could not remove.
             remove_unfinished(path)
             remove_pending_key(path)
             write_pending_key(path, old, new.raw)
@@ -108,7 +108,7 @@ async def rekey(store: RekeyedStore, raw: bytes | None) -> AsyncGenerator[Copied
             if store.key is old:
                 _take_back(path)
         pause = time.perf_counter() - begun
-        # Whoever is cancelled meanwhile leaves it to come to its end.
+        # A caller that is cancelled does not end it.
         await asyncio.shield(asyncio.ensure_future(_finish(store, old)))
     key = store.key.source
     yield Rekeyed(key, old.source, is_credential(old), key != old.source, pause)
@@ -148,7 +148,7 @@ def _check_room(folder: Path, size: int) -> None:
 
 
 def _take_back(path: Path) -> None:
-    # What cannot be removed now is removed at the next start.
+    # Files that cannot be removed now are removed at the next start.
     try:
         remove_unfinished(path)
         remove_pending_key(path)
@@ -162,7 +162,7 @@ class _Copy:
     def __init__(self, db: Any) -> None:
         self._db = db
         self._applier = Applier(db)
-        # What is not complete is never used.
+        # An incomplete file is never used.
         set_pragma(db, "synchronous", "OFF", 0)
         set_pragma(db, "secure_delete", "ON", 1)
 

@@ -15,7 +15,7 @@ _ADD_CCACHE = """
     INSERT INTO secrets (container, name, value, expires) VALUES (?1, ?2, ?3, ?4)
     ON CONFLICT (container, name) DO NOTHING
 """
-# What is the same is not written over: the index would be.
+# An equal row is not written again: its index entry would be, too.
 _WRITE_CCACHE = """
     UPDATE secrets SET value = ?3, expires = ?4
     WHERE container = ?1 AND name = ?2 AND (value IS NOT ?3 OR expires IS NOT ?4)
@@ -40,7 +40,7 @@ class Applier:
         self._container_ids: dict[str, int] = {}
 
     def forget(self) -> None:
-        """What was made may have been taken back."""
+        """Forget remembered containers: the changes may have been rolled back."""
         self._container_ids.clear()
 
     def apply(self, change: SecretChange) -> int:

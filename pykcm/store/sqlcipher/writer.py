@@ -117,7 +117,7 @@ class Writer:
         return await self._thread.run(partial(write_error, error, self._path))
 
     def _roll_back(self) -> None:
-        # What was remembered may never have been there.
+        # Remembered containers may never have been committed.
         self._applier.forget()
         if self._db.in_transaction:
             self._db.execute("ROLLBACK")
