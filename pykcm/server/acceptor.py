@@ -7,6 +7,7 @@ connects faster than that, some of its connections are served, and the others ar
 import asyncio
 import errno
 import logging
+import select
 import socket
 from collections.abc import Callable, Sequence
 from time import perf_counter
@@ -52,6 +53,8 @@ class Acceptor:
         self._reception = reception
         self._clock = clock
         self._pause: asyncio.TimerHandle | None = None
+        self._backlog = select.poll()
+        self._backlog.register(listening, select.POLLIN)
 
     def begin(self) -> None:
         """Accept connections, those that waited longest first."""
@@ -81,7 +84,10 @@ class Acceptor:
                 continue  # the client has gone already
             self._reception.take(sock)
             if self._clock() > end:
-                return
+                break
+        # The event loop does not call again for an empty backlog.
+        if not self._backlog.poll(0):
+            self._reception.caught_up()
 
     def _rest(self, error: OSError) -> None:
         """Pause, until there may be descriptors again; clients wait in the backlog."""

@@ -1,6 +1,7 @@
 """Accepting connections: how many at a time, whose, and what happens where there are no descriptors."""
 
 import asyncio
+import itertools
 import logging
 import os
 import socket
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pykcm.server.acceptor import AcceptRates, Listener, TransportReception
+from pykcm.server.acceptor import Acceptor, AcceptRates, Listener, TransportReception
 from pykcm.server.listener import BoundSocket
 from tests.server.descriptors import no_descriptor_left
 from tests.server.waiting import settle, until
@@ -151,6 +152,23 @@ def test_some_at_a_time(play: Play, door: Door) -> None:
         assert kept.times_caught_up <= 1
         await until(lambda: kept.times_caught_up)
         await listener.stop()
+        kept.close()
+
+    play(scenario)
+
+
+def test_a_turn_that_ends_with_the_last_client(play: Play, door: Door) -> None:
+    """Where the last waiting client is accepted at the end of a turn, the backlog is known to be empty."""
+
+    async def scenario() -> None:
+        kept = Kept()
+        # Each look at this clock is a second later: every turn ends after one connection.
+        acceptor = Acceptor(door.bound.socket, kept, itertools.count().__next__)
+        door.connect(2)
+        acceptor.begin()
+        await until(lambda: len(kept.sockets) == 2)
+        assert kept.times_caught_up == 1
+        acceptor.stop()
         kept.close()
 
     play(scenario)
