@@ -31,6 +31,12 @@ settings.register_profile(
 settings.load_profile("deterministic")
 
 
+@pytest.fixture
+def anyio_backend() -> str:
+    """The event loop of async tests and fixtures."""
+    return "asyncio"
+
+
 @pytest.fixture(autouse=True)
 def _no_lines_counted() -> None:
     """Which lines are logged does not depend on the tests before."""
