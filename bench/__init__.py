@@ -1,1 +1,1 @@
-"""Measures pykcm beside the C servers and bare limits; `scripts/bench` runs it."""
+"""The benchmark: compares pykcm with the C servers and with bare limits; `scripts/bench` runs it."""

@@ -24,15 +24,15 @@ from bench.slow_disk import measure_slow_disk
 
 _PARTS = ("goals", "growth", "clients", "fairness", "slow-disk")
 
-# Percentiles of so few rounds need longer ones.
+# Fewer rounds than for the other parts: longer ones give the percentiles enough samples.
 _FAIRNESS = dataclasses.replace(FULL, rounds=5, seconds=2.0)
 
 
 def main() -> int:
-    """Run what is asked for; returns the exit status."""
+    """Run the parts named on the command line; returns the exit status."""
     options = _parser().parse_args()
-    signal.signal(signal.SIGTERM, _leave)
-    signal.signal(signal.SIGHUP, _leave)
+    signal.signal(signal.SIGTERM, _exit_on_signal)
+    signal.signal(signal.SIGHUP, _exit_on_signal)
     try:
         if options.install:
             peers.install()
@@ -42,9 +42,9 @@ def main() -> int:
         parts = _parts(options)
         with _folder(options.folder) as folder:
             for part in parts:
-                own = folder / part
-                own.mkdir(mode=0o755)
-                _RUN[part](own, _effort(options, part))
+                part_folder = folder / part
+                part_folder.mkdir(mode=0o755)
+                _RUN[part](part_folder, _effort(options, part))
     except BenchError as error:
         say(str(error))
         return 1
@@ -56,51 +56,55 @@ def main() -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="scripts/bench",
-        description="Measure pykcm beside Heimdal's kcm, sssd-kcm and bare limits.",
-        epilog="As root all is measured; as anybody else, pykcm and the bare limits, with one UID.",
+        description="Measure pykcm, and compare it with Heimdal's kcm, sssd-kcm and bare limits.",
+        epilog="Root measures everything. Other users measure pykcm and the bare limits, with one UID.",
     )
     parser.add_argument(
         "parts",
         nargs="*",
         metavar="PART",
-        help="goals: the table of goals (default); growth: how costs grow with what is stored; "
+        help="goals: the table of goals (default); growth: the costs as the stored data grows; "
         "clients: the time of real Kerberos clients; "
-        "fairness: what one user waits while another one floods, or several attack (as root only); "
-        "slow-disk: what readers wait while others store, and a sync takes 20 ms (as root only)",
+        "fairness: the waits of one user while another floods the daemon, or several attack it (root only); "
+        "slow-disk: the waits of readers while others store and each sync takes 20 ms (root only)",
     )
-    parser.add_argument("--quick", action="store_true", help="a short run that shows whether all works")
+    parser.add_argument(
+        "--quick", action="store_true", help="a short run that shows whether everything works"
+    )
     parser.add_argument(
         "--install",
         action="store_true",
-        help="get the peers (from Debian's packages) and python-gssapi into .cache; alone, measure nothing",
+        help="install the other servers (from Debian's packages) and python-gssapi into .cache; "
+        "without a PART, measure nothing",
     )
     parser.add_argument(
         "--rounds",
         type=int,
         metavar="N",
-        help=f"rounds (default: {FULL.rounds}; for fairness {_FAIRNESS.rounds})",
+        help=f"number of rounds (default: {FULL.rounds}; for fairness {_FAIRNESS.rounds})",
     )
     parser.add_argument(
         "--seconds",
         type=float,
         metavar="S",
-        help=f"for each figure in each round (default: {FULL.seconds:g}; for fairness {_FAIRNESS.seconds:g})",
+        help="seconds for each figure in each round "
+        f"(default: {FULL.seconds:g}; for fairness {_FAIRNESS.seconds:g})",
     )
     parser.add_argument(
         "--only",
         action="append",
         default=[],
         metavar="KEY",
-        help=f"of the goals, only workloads whose key begins so: {', '.join(_keys())}",
+        help=f"measure only the goals whose workload begins with KEY: {', '.join(_keys())}",
     )
     parser.add_argument(
-        "--without", action="append", default=[], choices=list(peers.PROGRAMS), help="leave a peer out"
+        "--without", action="append", default=[], choices=list(peers.PROGRAMS), help="leave a server out"
     )
     parser.add_argument(
         "--folder",
         type=Path,
-        default=Path("/var/tmp"),  # noqa: S108 - a folder of our own is made in it
-        help="where the state of all servers lies, in a folder of its own (default: %(default)s)",
+        default=Path("/var/tmp"),  # noqa: S108 - the benchmark makes a folder in it
+        help="where the benchmark makes its folder for the state of all servers (default: %(default)s)",
     )
     return parser
 
@@ -112,7 +116,7 @@ def _keys() -> list[str]:
 def _parts(options: argparse.Namespace) -> list[str]:
     unknown = [part for part in options.parts if part not in _PARTS]
     if unknown:
-        raise BenchError(f"{unknown[0]}: there are {', '.join(_PARTS)}")
+        raise BenchError(f"unknown part {unknown[0]}; the parts are {', '.join(_PARTS)}")
     return options.parts or ["goals"]
 
 
@@ -129,13 +133,13 @@ def _effort(options: argparse.Namespace, part: str) -> Effort:
 
 @contextlib.contextmanager
 def _folder(parent: Path) -> Iterator[Path]:
-    """A folder for everything that servers write, gone at the end."""
+    """Make the folder for everything that servers write, and remove it at the end."""
     with tempfile.TemporaryDirectory(prefix="pykcm-bench-", dir=parent, ignore_cleanup_errors=True) as name:
         folder = Path(name)
-        # Clients of other UIDs come here, too.
+        # Clients of other UIDs use it as well.
         folder.chmod(0o755)
         if file_system(folder) == "tmpfs":
-            say(f"{parent} is a tmpfs: nothing there is durable, and the times of STORE say little")
+            say(f"{parent} is a tmpfs: a sync takes no time there, and the times of STORE are too short")
         yield folder
 
 
@@ -150,45 +154,45 @@ def _goals(folder: Path, effort: Effort) -> None:
         0,
         f"{met} goals met, {missed} not met, {len(verdicts) - met - missed} not measured. "
         f"{effort.rounds} rounds of {effort.seconds:g} s; credentials of 1,200 bytes. "
-        "With one connection, server and load share one CPU. "
-        "`rounds` is the least and the greatest ratio of a round. "
-        "The bare limit is a server that only echoes messages of the same sizes; "
-        "for stores with full durability it is write and fdatasync of the credential's bytes at the end of a "
-        "file.",
+        "With one connection, server and load generator share one CPU. "
+        "`rounds` is the smallest and the largest ratio of a round. "
+        "The bare limit is a server that only sends replies of the same sizes. "
+        "For stores with full durability it is a write of the credential's bytes at the end of a file, "
+        "and an fdatasync.",
     )
     _finish(
         "Against the goals",
         text + "\n" + "\n\n".join(map(paragraph, notes)) + "\n",
         folder,
         effort,
-        escape=text,
+        printed=text,
     )
 
 
 def _growth(folder: Path, effort: Effort) -> None:
     text = measure_growth(folder, effort)
-    _finish("How it grows", text, folder, effort, escape=text)
+    _finish("How it grows", text, folder, effort, printed=text)
 
 
 def _clients(folder: Path, effort: Effort) -> None:
     text = measure_clients(folder, effort)
-    _finish("Real clients", text, folder, effort, escape=text)
+    _finish("Real clients", text, folder, effort, printed=text)
 
 
 def _fairness(folder: Path, effort: Effort) -> None:
     text = f"{measure_fairness(folder, effort)}\n### Under attack\n\n{measure_adversary(folder, effort)}"
-    _finish("Fairness", text, folder, effort, escape=text)
+    _finish("Fairness", text, folder, effort, printed=text)
 
 
 def _slow_disk(folder: Path, effort: Effort) -> None:
     text = measure_slow_disk(folder, effort)
-    _finish("Slow disk", text, folder, effort, escape=text)
+    _finish("Slow disk", text, folder, effort, printed=text)
 
 
-def _finish(title: str, text: str, folder: Path, effort: Effort, *, escape: str) -> None:
+def _finish(title: str, text: str, folder: Path, effort: Effort, *, printed: str) -> None:
     is_complete = not (effort.is_quick or effort.only)
     path = write_section(title, text, folder, is_complete=is_complete)
-    sys.stdout.write(escape)
+    sys.stdout.write(printed)
     say(f"written to {path}")
 
 
@@ -201,7 +205,7 @@ _RUN = {
 }
 
 
-def _leave(number: int, frame: FrameType | None) -> NoReturn:
+def _exit_on_signal(number: int, frame: FrameType | None) -> NoReturn:
     raise SystemExit(128 + number)
 
 

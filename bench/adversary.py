@@ -1,4 +1,4 @@
-"""The waits of one user while others try to stop everybody, beside the promise of docs/reliability.md."""
+"""The waits of one user while others attack the daemon, compared with the limits in docs/reliability.md."""
 
 import contextlib
 import json
@@ -15,16 +15,16 @@ from pathlib import Path
 from statistics import quantiles
 from typing import Any, Self
 
-from bench.processes import PATIENCE, BenchError, Server, environment, output_of, say
+from bench.processes import TIMEOUT, BenchError, Server, environment, output_of, say
 from bench.report import markdown_table, paragraph
 from bench.rounds import Effort
 from bench.variations import FIRST_ATTACKER, VARIATIONS, VICTIM_UID, Attack, Variation
 
-# The promise, in seconds and MiB.
+# The promised limits, in seconds and MiB.
 PROMISED = {"held": 0.1, "new": 0.25}
 PROMISED_SIZE = 200
 
-# Lines in the log that one UID can cause in a minute, of all kinds together (see pykcm.logs.LimitedLog).
+# Log lines that one UID can cause in a minute, of all kinds together (see pykcm.logs.LimitedLog).
 PROMISED_LINES = 250
 
 LOOPS = ("uvloop", "asyncio")
@@ -33,12 +33,12 @@ _PYKCMCTL = (sys.executable, "-m", "pykcm.cli.main")
 _VICTIM = Path(__file__).with_name("victim.py")
 _KIB_IN_MIB = 1024
 
-# In seconds: an attack ends when the measuring does, and a command is given up.
-_FOREVER = 3600.0
-_LONGEST_COMMAND = 60.0
+# In seconds. The attacking programs are killed when the measurement ends.
+_ATTACK_SECONDS = 3600.0
+_COMMAND_TIMEOUT = 60.0
 
-# How often the log is looked at, in seconds.
-_LOOK = 0.05
+# Between two counts of the log's lines, in seconds.
+_COUNT_INTERVAL = 0.05
 
 _WITHOUT_UVLOOP = "import sys; sys.modules['uvloop'] = None; from pykcm.daemon import main; sys.exit(main())"
 
@@ -50,7 +50,7 @@ _KRB5_CONF = """\
 
 
 class AttackedPykcm(Server):
-    """pykcmd as it is configured by default, on one of the event loops and within the variation's limits."""
+    """pykcmd on one of the event loops, with the default configuration and the variation's limits."""
 
     def __init__(self, folder: Path, variation: Variation, loop: str) -> None:
         folder.mkdir(mode=0o755, parents=True)
@@ -87,12 +87,12 @@ class AttackedPykcm(Server):
 
     @property
     def log_size(self) -> int:
-        """The number of lines in the log so far."""
+        """The number of lines in the log."""
         return self._log_path.read_bytes().count(b"\n")
 
     @property
     def greatest_size(self) -> float:
-        """The largest resident size so far, in MiB."""
+        """The largest resident size since the start, in MiB."""
         status = Path(f"/proc/{self.pid}/status").read_text()
         line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
         return int(line.split()[1]) / _KIB_IN_MIB
@@ -100,10 +100,11 @@ class AttackedPykcm(Server):
 
 @dataclass(slots=True)
 class Waits:
-    """The waits of a victim in seconds, by kind of request; its failures; the daemon's size in MiB.
+    """The measured waits of the victim in seconds, by kind of request.
 
-    `lines`: in the log, during the measuring, and the most of them in one second. `done`: how often each
-    command of the administration was completed, and `uncompleted`: the errors of those that were not.
+    `failed`: the number of failed requests by reason. `size`: the daemon's, in MiB. `uids`: the number of
+    attacking UIDs. `lines`: log lines during the measurement; `most_lines`: the most of them in one second.
+    `done`: the number of completed runs of each pykcmctl command. `uncompleted`: the errors of failed runs.
     """
 
     seconds: dict[str, list[float]]
@@ -138,14 +139,14 @@ def measure_variation(folder: Path, variation: Variation, loop: str, seconds: fl
             uid = FIRST_ATTACKER
             for attack in variation.attacks:
                 at_end.enter_context(attacking(attack, server, uid))
-                uid += 0 if attack.is_roots else attack.uids
+                uid += 0 if attack.as_root else attack.uids
             administration = at_end.enter_context(_Administration(server, variation.administration))
             log = at_end.enter_context(_LogRate(server))
-            said = _run_victim(server, seconds, administration)
+            result = _run_victim(server, seconds, administration)
         size = server.greatest_size
     return Waits(
-        said["waits"],
-        said["failed"],
+        result["waits"],
+        result["failed"],
         size,
         variation.uids,
         log.lines,
@@ -157,10 +158,10 @@ def measure_variation(folder: Path, variation: Variation, loop: str, seconds: fl
 
 @contextlib.contextmanager
 def attacking(attack: Attack, server: Server, first_uid: int) -> Iterator[None]:
-    """The attack's programs, which all have begun and go on until the end; raises BenchError."""
+    """Run the attack's programs within `with`, after all of them have begun; raises BenchError."""
     running: list[subprocess.Popen[str]] = []
     try:
-        running.extend(map(_start, attack.commands(server.socket_path, first_uid, _FOREVER)))
+        running.extend(map(_start, attack.commands(server.socket_path, first_uid, _ATTACK_SECONDS)))
         for process in running:
             assert process.stdout is not None
             process.stdout.readline()
@@ -168,7 +169,8 @@ def attacking(attack: Attack, server: Server, first_uid: int) -> Iterator[None]:
         for process in running:
             if process.poll() is not None:
                 assert process.stderr is not None
-                raise BenchError(f"{attack.program} ended too early:\n{process.stderr.read().strip()}")
+                errors = process.stderr.read().strip()
+                raise BenchError(f"{attack.program} ended before the measurement did:\n{errors}")
     finally:
         for process in running:
             process.kill()
@@ -176,7 +178,7 @@ def attacking(attack: Attack, server: Server, first_uid: int) -> Iterator[None]:
 
 
 class _InThread:
-    """Does its work in a thread, within `with`, until `_ended` is set."""
+    """Calls `_run` in a thread within `with`; `_run` must return when `_ended` is set."""
 
     def __init__(self) -> None:
         self._ended = threading.Event()
@@ -195,7 +197,7 @@ class _InThread:
 
 
 class _LogRate(_InThread):
-    """Counts the lines of the daemon's log within `with`: all `lines`, and the `most` in one second."""
+    """Counts the log lines within `with`: `lines` is their number, `most` the most in one second."""
 
     def __init__(self, server: AttackedPykcm) -> None:
         super().__init__()
@@ -205,7 +207,7 @@ class _LogRate(_InThread):
     def _run(self) -> None:
         is_over = False
         while not is_over:
-            is_over = self._ended.wait(_LOOK)
+            is_over = self._ended.wait(_COUNT_INTERVAL)
             self._sizes.append((time.monotonic(), self._server.log_size))
 
     @property
@@ -221,13 +223,13 @@ class _LogRate(_InThread):
 
 
 class _Administration(_InThread):
-    """Within `with`, commands of pykcmctl are run again and again, each until it is done."""
+    """Runs commands of pykcmctl within `with`, one after the other, again and again."""
 
     def __init__(self, server: AttackedPykcm, commands: Sequence[Sequence[str]]) -> None:
         super().__init__()
         self.done: Counter[str] = Counter()
         self.uncompleted: list[str] = []
-        # Set when each command was run once.
+        # Set when each command has run once.
         self.ran_once = threading.Event()
         self._server = server
         self._commands = commands
@@ -238,7 +240,7 @@ class _Administration(_InThread):
                 words = [word.format(folder=self._server.folder) for word in command]
                 try:
                     output_of(
-                        [*_PYKCMCTL, "--socket", self._server.control_path, *words], timeout=_LONGEST_COMMAND
+                        [*_PYKCMCTL, "--socket", self._server.control_path, *words], timeout=_COMMAND_TIMEOUT
                     )
                 except BenchError as error:
                     self.uncompleted.append(str(error))
@@ -253,7 +255,7 @@ class _Administration(_InThread):
 
 
 def _start(command: list[str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(  # noqa: S603 - all commands are put together here
+    return subprocess.Popen(  # noqa: S603 - the benchmark builds all commands itself
         command,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -264,27 +266,27 @@ def _start(command: list[str]) -> subprocess.Popen[str]:
 
 
 def _run_victim(server: AttackedPykcm, seconds: float, administration: _Administration) -> Any:
-    """Measure for so many seconds, and until every command of the administration was run once."""
+    """Measure for that many seconds, and until every command of the administration has run once."""
     victim = _start(
         [sys.executable, *map(str, (_VICTIM, server.socket_path, VICTIM_UID, seconds, server.krb5_conf))]
     )
     try:
         administration.ran_once.wait()
-        said, errors = victim.communicate(timeout=seconds + 2 * PATIENCE)
+        output, errors = victim.communicate(timeout=seconds + 2 * TIMEOUT)
     except subprocess.TimeoutExpired as error:
-        raise BenchError(f"the victim was not served for {error.timeout:.0f} s") from error
+        raise BenchError(f"the measured user had not finished after {error.timeout:.0f} s") from error
     finally:
         victim.kill()
         victim.communicate()
     if victim.returncode:
-        raise BenchError(f"the victim failed:\n{errors.strip()}")
-    return json.loads(said.splitlines()[-1])
+        raise BenchError(f"the program of the measured user failed:\n{errors.strip()}")
+    return json.loads(output.splitlines()[-1])
 
 
 def measure_adversary(folder: Path, effort: Effort) -> str:
-    """The table; raises BenchError."""
+    """Measure and return the table; raises BenchError."""
     if os.geteuid() != 0:
-        raise BenchError("adversary: nothing was measured: only root can be several users")
+        raise BenchError("the attacks were not measured: only root can act as several users; run it as root")
     lines = []
     for number, variation in enumerate(VARIATIONS):
         for loop in LOOPS:
@@ -303,13 +305,15 @@ def measure_adversary(folder: Path, effort: Effort) -> str:
         "pykcmctl",
     ]
     about = (
-        "GET_DEFAULT_CACHE of one UID over an open connection and over new ones, and `klist -l`, while "
-        "others attack: p50, p99 and the longest wait in ms; the daemon's greatest resident size; lines in "
-        "its log, and the most of them in one second; how often each command of pykcmctl was completed. "
-        f"{effort.seconds:g} s each, or until each command was run once. "
-        f"Promised: {PROMISED['held'] * 1000:g} ms, {PROMISED['new'] * 1000:g} ms, {PROMISED_SIZE} MiB, "
-        f"{PROMISED_LINES} lines a minute for each UID, and that no command fails. "
-        "Nothing is pinned to a CPU: the daemon, the attackers and the user share all."
+        "One UID makes GET_DEFAULT_CACHE requests over an open connection and over new ones, and runs "
+        "`klist -l`, while others attack. The columns show p50, p99 and the longest wait in ms, the daemon's "
+        "largest resident size, the log lines (and the most of them in one second), and the number of "
+        "completed runs of each pykcmctl command. "
+        f"Each run lasts {effort.seconds:g} s, or until each command has run once. "
+        f"The limits are {PROMISED['held'] * 1000:g} ms on an open connection, {PROMISED['new'] * 1000:g} ms "
+        f"on a new one, {PROMISED_SIZE} MiB, and {PROMISED_LINES} log lines a minute for each UID. "
+        "No command may fail. "
+        "Nothing is pinned to a CPU: the daemon, the attackers and the measured user share all CPUs."
     )
     return f"{markdown_table([*header, 'kept'], lines, left=3)}\n{paragraph(about)}\n"
 
@@ -317,7 +321,7 @@ def measure_adversary(folder: Path, effort: Effort) -> str:
 def _line(variation: Variation, loop: str, waits: Waits) -> list[str]:
     kept = "yes" if waits.keeps_the_promise else "**no**"
     if waits.failed:
-        kept += " (" + ", ".join(f"{why}: {count} x" for why, count in waits.failed.items()) + ")"
+        kept += " (" + ", ".join(f"{reason}: {count} x" for reason, count in waits.failed.items()) + ")"
     if waits.uncompleted:
         kept += f" (pykcmctl failed {len(waits.uncompleted)} x: {waits.uncompleted[0].splitlines()[-1]})"
     times = [_times(waits, kind) for kind in ("held", "new", "klist")]

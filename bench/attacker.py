@@ -1,9 +1,9 @@
-"""One user who attacks with requests that cost the daemon much: one connection, one request after the other.
+"""An attacker that sends costly requests, one after the other on one connection.
 
     python attacker.py -k KIND -u UID SOCKET
 
-Starts as root and becomes the user. Prints a line when everything is prepared and the attack begins, and goes
-on until it is killed. A connection that the daemon closes is made again.
+It is started as root and changes to the UID. It prints a line when the preparation is done and the attack
+begins, and goes on until it is killed. If the daemon closes the connection, it connects again.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from pykcm.protocol.codes import KcmError
 from pykcm.protocol.principal import Principal
 from pykcm.protocol.tag import Tag
 
-# The default limits of a UID and of a ccache, and the most that one REPLACE may hold.
+# The default limits of a UID and of a ccache, and the number of credentials in a REPLACE.
 UID_CCACHES = 256
 UID_CREDENTIALS = 8192
 CCACHE_CREDENTIALS = 2048
@@ -35,10 +35,10 @@ _STORED_SIZE = 60_000
 _STORED_CCACHES = 4
 _STORED_AT_THE_QUOTA = (16 << 20) // _STORED_SIZE
 
-# The largest principal that is accepted has 8 KiB.
+# The daemon accepts principals of at most 8 KiB.
 _LARGEST_PRINCIPAL = Principal(1, b"R" * (8 * 1024 - 17), (b"x",))
 
-# Second tickets count twice: beside this one nothing else has room in a ccache.
+# Second tickets count twice: a ccache with this one has no room for another credential.
 _LARGEST_TICKET = bytes(2_090_000)
 _TOO_LARGE = bytes(5_000_000)
 
@@ -52,7 +52,7 @@ def credential(
     ticket: bytes = b"",
     second: bytes = b"",
 ) -> bytes:
-    """A credential as small as it can be; those of different numbers differ in their enctype."""
+    """Return a minimal credential; credentials of different numbers differ in their enctype."""
     return b"".join(
         [
             _NOBODY.pack() + server.pack(),
@@ -71,20 +71,21 @@ _ALL = Tag(None, _NOBODY)
 
 
 class Attacker:
-    """The user and its connection; `name` gives the names of its ccaches."""
+    """A UID and its connection."""
 
     def __init__(self, kcm: KcmClient, uid: int) -> None:
         self.kcm = kcm
         self._uid = uid
 
     def name(self, number: int) -> bytes:
+        """The name of the UID's ccache of that number."""
         return b"%d:%d" % (self._uid, number)
 
     def fill(self, number: int) -> None:
         """Make a ccache with as many credentials as a request may hold."""
         self.kcm.replace(self.name(number), 0, _NOBODY, _MANY)
 
-    def refused(self, request: Callable[[], object]) -> None:
+    def expect_refusal(self, request: Callable[[], object]) -> None:
         """Make a request that a quota must refuse."""
         try:
             request()
@@ -96,7 +97,7 @@ class Attacker:
 
 
 def _read_full(user: Attacker) -> Iterator[None]:
-    """Read a collection of as many credentials as a UID may have, in every ccache in turn."""
+    """Read a collection with the most credentials that a UID may have, one ccache after the other."""
     ccaches = range(UID_CREDENTIALS // REPLACED)
     for number in ccaches:
         user.fill(number)
@@ -107,7 +108,7 @@ def _read_full(user: Attacker) -> Iterator[None]:
 
 
 def _store_largest(user: Attacker) -> Iterator[None]:
-    """Store a credential so large that all 2,047 others of one server make room."""
+    """Store a credential so large that all 2,047 others, of one server, are evicted."""
     name = user.name(0)
     for number in cycle(range(0, 2**16, CCACHE_CREDENTIALS)):
         user.kcm.replace(name, 0, _NOBODY, [credential(number + each) for each in range(REPLACED)])
@@ -119,7 +120,7 @@ def _store_largest(user: Attacker) -> Iterator[None]:
 
 
 def _move(user: Attacker) -> Iterator[None]:
-    """Move a full ccache over another one, and back and forth."""
+    """Move a full ccache over another one, then back and forth."""
     while True:
         user.fill(0)
         user.fill(1)
@@ -167,7 +168,7 @@ def _expire_many(user: Attacker) -> Iterator[None]:
 
 
 def _expire(user: Attacker) -> Iterator[None]:
-    """Store ccaches with one expired ticket each, under a new name each, over the quota of ccaches."""
+    """Store ccaches of ever new names with one expired ticket each, beyond the quota of ccaches."""
     for number in count():
         user.kcm.replace(user.name(number), 0, _NOBODY, _MANY_EXPIRED[:1])
         if number >= UID_CCACHES:
@@ -175,26 +176,26 @@ def _expire(user: Attacker) -> Iterator[None]:
 
 
 def _exceed(user: Attacker) -> Iterator[None]:
-    """Make requests that quotas refuse: a ccache too many, and a credential that is too large."""
+    """Make requests that quotas refuse: one ccache too many, and a credential that is too large."""
     ticket = [credential(0, _TGS)]
     for number in range(UID_CCACHES):
         user.kcm.replace(user.name(number), 0, _NOBODY, ticket)
     while True:
         yield
         for _ in range(100):
-            user.refused(lambda: user.kcm.replace(user.name(UID_CCACHES), 0, _NOBODY, ticket))
-        user.refused(lambda: user.kcm.store(user.name(0), credential(0, ticket=_TOO_LARGE)))
+            user.expect_refusal(lambda: user.kcm.replace(user.name(UID_CCACHES), 0, _NOBODY, ticket))
+        user.expect_refusal(lambda: user.kcm.store(user.name(0), credential(0, ticket=_TOO_LARGE)))
 
 
 def _keep(user: Attacker) -> Iterator[None]:
-    """Store as much as the quota of the UID allows, and do nothing more."""
+    """Store as much as the quota of the UID allows, then do nothing."""
     for _ in islice(_write(user), 1):
         yield
     signal.pause()
 
 
 def _write(user: Attacker) -> Iterator[None]:
-    """Store tickets of 60,000 bytes at the quota of the UID, each in the place of an older one."""
+    """Store tickets of 60,000 bytes at the quota of the UID, so that each evicts an older one."""
     ccaches = range(_STORED_CCACHES)
     for number in ccaches:
         user.kcm.initialize(user.name(number), _NOBODY)
@@ -238,11 +239,11 @@ def main() -> None:
     os.setgroups([])
     os.setgid(options.uid)
     os.setuid(options.uid)
-    # The one who has started it may be killed.
+    # It must end even if the program that started it is killed.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     has_begun = False
     while True:
-        # Another connection may have taken its place, or too many wait to be accepted.
+        # The daemon may close the connection for another one, or the queue of connections may be full.
         with contextlib.suppress(ConnectionError, BlockingIOError), KcmClient(options.socket_path) as kcm:
             for _ in KINDS[options.kind](Attacker(kcm, options.uid)):
                 if not has_begun:

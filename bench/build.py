@@ -1,4 +1,4 @@
-"""The C programs, compiled into the cache when their source or any header is newer."""
+"""Compilation of the C programs into the cache, when their source or any header is newer."""
 
 import os
 import shutil
@@ -11,21 +11,19 @@ _FLAGS = ("-O2", "-std=gnu11", "-Wall", "-Wextra")
 
 
 def build(name: str, *options: str) -> Path:
-    """The program of `bench/<name>.c`; raises BenchError. `options` are the compiler's."""
+    """Return the program built from `bench/<name>.c` with the compiler's `options`; raises BenchError."""
     source, program = SOURCES / f"{name}.c", CACHE / name
-    newest = max(_changed(each) for each in [source, *SOURCES.glob("*.h")])
+    newest = max(path.stat().st_mtime for path in [source, *SOURCES.glob("*.h")])
     if program.exists() and program.stat().st_mtime > newest:
         return program
     compiler = shutil.which("cc", path=PATH) or shutil.which("gcc", path=PATH)
     if compiler is None:
-        raise BenchError("a C compiler is needed (Debian: gcc and libc6-dev)")
+        raise BenchError(
+            f"{source.name} cannot be compiled: install a C compiler (Debian: gcc and libc6-dev)"
+        )
     CACHE.mkdir(parents=True, exist_ok=True)
-    # Two processes may build it at once.
+    # Two processes may build it at the same time.
     unfinished = program.with_suffix(f".{os.getpid()}")
     output_of([compiler, *_FLAGS, *options, "-o", unfinished, source])
     unfinished.rename(program)
     return program
-
-
-def _changed(path: Path) -> float:
-    return path.stat().st_mtime

@@ -1,4 +1,4 @@
-"""The time that real Kerberos programs take, with their tickets in one kind of ccache or another."""
+"""The times of real Kerberos programs, with each kind of ccache."""
 
 import contextlib
 import ctypes
@@ -22,14 +22,14 @@ _CONTEXTS = 200
 _DOMAIN = "pykcm.test"
 _GSSAPI = CACHE / "python"
 
-# In each round, for programs that are done in milliseconds.
+# In each round: these programs take only milliseconds.
 _RUNS_IN_A_ROUND = 20
 _QUICK_RUNS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class _CCache:
-    """A kind of ccache: what KRB5CCNAME says, and where its server listens."""
+    """A kind of ccache; `name` is the value of KRB5CCNAME."""
 
     title: str
     name: str
@@ -41,7 +41,7 @@ class _CCache:
 
 
 class _ServicesKdc(Kdc):
-    """A KDC with many services."""
+    """A KDC that can have many services."""
 
     def add_services(self, services: list[str]) -> None:
         queries = "".join(f"addprinc -randkey {service}\n" for service in services)
@@ -49,26 +49,28 @@ class _ServicesKdc(Kdc):
 
 
 def install_gssapi() -> None:
-    """Build python-gssapi into the cache, for this interpreter."""
+    """Build python-gssapi for this interpreter, and install it into the cache."""
     say("building python-gssapi")
     unfinished = _GSSAPI.with_name("python.new")
     shutil.rmtree(unfinished, ignore_errors=True)
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "install"]
     try:
-        # The user's environment, which may say how packages are had.
+        # With the user's environment, which may configure pip.
         output_of([*pip, "--target", unfinished, "gssapi"], env=os.environ)
     except BenchError as error:
-        raise BenchError(f"python-gssapi cannot be built; are gcc and libkrb5-dev there?\n{error}") from error
+        raise BenchError(
+            f"python-gssapi cannot be built; check that gcc and libkrb5-dev are installed\n{error}"
+        ) from error
     shutil.rmtree(_GSSAPI, ignore_errors=True)
     unfinished.rename(_GSSAPI)
 
 
 def measure_clients(folder: Path, effort: Effort) -> str:
-    """The table, and what could not be measured."""
+    """Measure, and return the table and the reasons for missing figures."""
     missing = missing_programs() + [p for p in ("kinit", "klist", "kvno") if not shutil.which(p, path=PATH)]
     if missing:
         packages = "krb5-kdc, krb5-admin-server, krb5-user"
-        raise BenchError(f"clients: {', '.join(missing)} missing (Debian: {packages})")
+        raise BenchError(f"clients was not measured: {', '.join(missing)} missing (Debian: {packages})")
     services = [f"host/s{i}.{_DOMAIN}" for i in range(_CONTEXTS)]
     notes: list[str] = []
     with contextlib.ExitStack() as at_end:
@@ -76,7 +78,7 @@ def measure_clients(folder: Path, effort: Effort) -> str:
             kdc = at_end.enter_context(_ServicesKdc())
             kdc.add_services(services)
         except RuntimeError as error:
-            raise BenchError(f"clients: {error}") from error
+            raise BenchError(f"clients was not measured: {error}") from error
         ccaches = list(_ccaches(folder, kdc, effort, notes, at_end))
         kinit = ["kinit", "-k", "-t", str(kdc.keytab), "alice"]
         for ccache in ccaches:
@@ -90,15 +92,19 @@ def measure_clients(folder: Path, effort: Effort) -> str:
             ready = [ccache for ccache in ready if _works(ccache, [*kvno, *services], notes)]
             seconds |= _measure(ready, {f"{_CONTEXTS} GSSAPI contexts": _contexts}, effort)
         else:
-            notes.append("No GSSAPI contexts: there is no python-gssapi; `scripts/bench --install` gets it.")
+            notes.append(
+                "GSSAPI contexts were not measured: python-gssapi is missing; "
+                "`scripts/bench --install` gets it."
+            )
     notes.append(
-        "Programs from their start to their end, with a TGT and one ticket; the contexts in one process and "
-        f"without its start, with {_CONTEXTS} tickets. The KDC is not asked. {effort.rounds} rounds."
+        "The times of programs are from their start to their end, with a TGT and one ticket. The contexts "
+        f"are made in one process with {_CONTEXTS} tickets; its start is not timed. No program asks the KDC. "
+        f"{effort.rounds} rounds."
     )
     return _table(ccaches, seconds) + "\n" + "\n\n".join(map(paragraph, notes)) + "\n"
 
 
-# By task and ccache, the median of each round.
+# By task and ccache: the median of each round.
 _Seconds = dict[tuple[str, str], list[float]]
 
 
@@ -125,11 +131,11 @@ def _ccaches(
     at_end.enter_context(pykcm.running())
     yield configured("pykcm", "KCM:", pykcm.socket_path)
     yield configured("FILE:", f"FILE:{folder}/ccache", pykcm.socket_path)
-    if _has_own_keyring():
+    if _join_new_session_keyring():
         yield configured("KEYRING:", "KEYRING:session:pykcm-bench", pykcm.socket_path)
     else:
-        notes.append("KEYRING: was not measured: no session keyring can be had here.")
-    reason = "left out" if "sssd" in effort.without else peers.why_not("sssd")
+        notes.append("KEYRING: was not measured: a session keyring cannot be made.")
+    reason = "it was left out" if "sssd" in effort.without else peers.obstacle("sssd")
     if reason:
         notes.append(f"sssd-kcm was not measured: {reason}.")
         return
@@ -138,8 +144,8 @@ def _ccaches(
     yield configured("sssd", "KCM:", sssd.socket_path)
 
 
-def _has_own_keyring() -> bool:
-    """Give this process and its children a session keyring of their own, which ends with them."""
+def _join_new_session_keyring() -> bool:
+    """Give this process and its children a new session keyring, which ends with them; whether it worked."""
     try:
         return bool(ctypes.CDLL("libkeyutils.so.1").keyctl_join_session_keyring(None) > 0)
     except OSError:
@@ -147,6 +153,7 @@ def _has_own_keyring() -> bool:
 
 
 def _works(ccache: _CCache, command: list[str], notes: list[str]) -> bool:
+    """Whether the command succeeds with this ccache; adds its error to `notes`."""
     done = finish(command, env=ccache.environment())
     if done.returncode:
         notes.append(f"{ccache.title}, {' '.join(command[:2])}: {done.stderr.strip().splitlines()[-1]}")
@@ -154,7 +161,7 @@ def _works(ccache: _CCache, command: list[str], notes: list[str]) -> bool:
     return done.returncode == 0
 
 
-# What is timed
+# Tasks that are timed
 
 _Task = Callable[[_CCache], list[float]]
 

@@ -1,9 +1,9 @@
-"""Initiates a GSSAPI context to each of many services, and prints the seconds that took.
+"""Initiates a GSSAPI context to each of many services, and prints the seconds that it took.
 
     python contexts.py COUNT DOMAIN
 
-The services are host@s0.DOMAIN, host@s1.DOMAIN … As in a program that has one connection after the other,
-each context finds the default credentials anew. Needs python-gssapi.
+The services are host@s0.DOMAIN, host@s1.DOMAIN … Each context looks up the default credentials again, as in
+a program that connects to one service after the other. Needs python-gssapi.
 """
 
 import importlib

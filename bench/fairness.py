@@ -1,4 +1,4 @@
-"""The waits of one user while another one asks for all that the server can give."""
+"""The waits of one user while another one floods the daemon."""
 
 import contextlib
 import os
@@ -9,8 +9,8 @@ from pathlib import Path
 from statistics import median
 
 from bench.build import build
-from bench.load import Kind, Load, run_load
-from bench.processes import PATIENCE, BenchError, Server, environment, say
+from bench.load import LoadOptions, LoadResult, run_load
+from bench.processes import TIMEOUT, BenchError, Server, environment, say
 from bench.report import markdown_table, paragraph
 from bench.rounds import Effort
 from bench.servers import Pykcm
@@ -32,17 +32,17 @@ _FLOODS = {
     "h": "halves of requests",
 }
 
-# Longer than the measuring, by as much as its preparation may take.
-_MORE_SECONDS = 1.0
+# The flood lasts this much longer than the measurement, whose preparation takes time.
+_PREPARATION_SECONDS = 1.0
 
 _PINGING, _FLOODING = FIRST_UID, FIRST_UID + 1
 
 
 @dataclass(slots=True)
 class _Flood:
-    """Of each round: what the other user saw meanwhile, and how many requests the flood had answered."""
+    """For each round: the other user's figures, and the number of replies to the flood."""
 
-    loads: list[Load] = field(default_factory=list)
+    loads: list[LoadResult] = field(default_factory=list)
     answered: list[float] = field(default_factory=list)
 
     @property
@@ -51,9 +51,9 @@ class _Flood:
 
 
 def measure_fairness(folder: Path, effort: Effort) -> str:
-    """The table; raises BenchError."""
+    """Measure and return the table; raises BenchError."""
     if os.geteuid() != 0:
-        raise BenchError("fairness: nothing was measured: only root can be two users")
+        raise BenchError("fairness was not measured: only root can act as two users; run it as root")
     floods = {kinds: _Flood() for kinds in _FLOODS}
     server = Pykcm("pykcm", folder / "pykcm")
     with server.running():
@@ -63,27 +63,27 @@ def measure_fairness(folder: Path, effort: Effort) -> str:
                 _measure(server, kinds, flood, effort.seconds)
     about = (
         f"GET_PRINCIPAL of one UID over one connection, while another UID floods over {_CONNECTIONS} "
-        f"connections: STOREs of {_STORED_SIZE:,} bytes, GET_CRED_LIST of {_LISTED} credentials of 1,200 "
-        "bytes, GET_PRINCIPAL, or halves of STOREs of which the rest never comes. A client of the flood "
-        "sends its next request when it has read the reply. "
+        f"connections. The flood sends STOREs of {_STORED_SIZE:,} bytes, GET_CRED_LISTs of {_LISTED} "
+        "credentials of 1,200 bytes, GET_PRINCIPALs, or first halves of STOREs that it never completes. "
+        "A client of the flood reads a reply before it sends the next request. "
         f"{effort.rounds} rounds of {effort.seconds:g} s, durability full; medians of each round's p50 and "
-        "p99. `rounds` is the least and the greatest ratio of a round. Nothing is pinned to a CPU: server, "
-        "flood and the user that is measured share all there are."
+        "p99. `rounds` is the smallest and the largest ratio of a round. Nothing is pinned to a CPU: server, "
+        "flood and the measured user share all CPUs."
     )
     return f"{_table(floods)}\n{paragraph(about)}\n"
 
 
 def _measure(server: Server, kinds: str, flood: _Flood, seconds: float) -> None:
     with _flooding(server, kinds, flood, seconds) if kinds else contextlib.nullcontext():
-        flood.loads.append(run_load(server, Kind("ping", first_uid=_PINGING), seconds, alone=False))
+        flood.loads.append(run_load(server, LoadOptions("ping", first_uid=_PINGING), seconds, alone=False))
 
 
 @contextlib.contextmanager
 def _flooding(server: Server, kinds: str, flood: _Flood, seconds: float) -> Iterator[None]:
-    """A flood that lasts as long as what is done meanwhile."""
-    lasting = seconds + _MORE_SECONDS
-    options = ["-t", lasting, "-c", _CONNECTIONS, "-k", kinds, "-u", _FLOODING, "-n", _LISTED]
-    process = subprocess.Popen(  # noqa: S603 - all commands are put together here
+    """Flood the server until the end of the `with` block."""
+    duration = seconds + _PREPARATION_SECONDS
+    options = ["-t", duration, "-c", _CONNECTIONS, "-k", kinds, "-u", _FLOODING, "-n", _LISTED]
+    process = subprocess.Popen(  # noqa: S603 - the benchmark builds all commands itself
         [str(build("flood")), *map(str, options), "-s", str(_STORED_SIZE), str(server.socket_path)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -93,19 +93,19 @@ def _flooding(server: Server, kinds: str, flood: _Flood, seconds: float) -> Iter
     )
     try:
         assert process.stdout is not None
-        # The first line says that it has begun.
+        # It prints the first line when the flood begins.
         if process.stdout.readline():
             yield
             if process.poll() is not None:
-                raise BenchError("the flood ended before the measuring did")
-        said, errors = process.communicate(timeout=PATIENCE)
-        if process.returncode or not said:
+                raise BenchError("the flood ended before the measurement did")
+        output, errors = process.communicate(timeout=TIMEOUT)
+        if process.returncode or not output:
             raise BenchError(f"flood: exit status {process.returncode}\n{errors.strip()}")
     finally:
         process.kill()
         process.communicate()
-    answers = dict(word.split("=", 1) for word in said.split())
-    flood.answered.append(sum(int(answers[what]) for what in ("stores", "lists", "pings")) / lasting)
+    answers = dict(word.split("=", 1) for word in output.split())
+    flood.answered.append(sum(int(answers[kind]) for kind in ("stores", "lists", "pings")) / duration)
 
 
 def _table(floods: dict[str, _Flood]) -> str:
@@ -115,7 +115,7 @@ def _table(floods: dict[str, _Flood]) -> str:
         p50 = median(load.p50 for load in flood.loads)
         line = [_FLOODS[kinds], f"{p50:,.1f} µs", f"{median(flood.p99):,.1f} µs"]
         if kinds:
-            ratios = [disturbed / own for disturbed, own in zip(flood.p99, alone, strict=True)]
+            ratios = [disturbed / quiet for disturbed, quiet in zip(flood.p99, alone, strict=True)]
             ratio = median(flood.p99) / median(alone)
             line += [
                 f"{ratio:.1f}",
@@ -127,5 +127,5 @@ def _table(floods: dict[str, _Flood]) -> str:
         else:
             line += [""] * 5
         lines.append(line)
-    header = ["flood", "p50", "p99", "ratio of p99", "rounds", "goal", "met", "answered to the flood"]
+    header = ["flood", "p50", "p99", "ratio of p99", "rounds", "goal", "met", "replies to the flood"]
     return markdown_table(header, lines)

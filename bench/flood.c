@@ -1,20 +1,19 @@
-/* flood: one user who asks for as much as a server gives, over many connections of one process.
+/* flood: one user who floods a server with requests over many connections, in one process.
  *
  *   flood [-t seconds] [-c connections] [-k kinds] [-u uid] [-n credentials] [-s size] SOCKET
  *
- *   -t SECONDS   how long (2)
+ *   -t SECONDS   duration (2)
  *   -c COUNT     connections (200)
- *   -k KINDS     their kinds, by letter and in turn (slh)
- *   -u UID       as whom (the caller)
+ *   -k KINDS     their kinds by letter, in turn (slh)
+ *   -u UID       UID to run as (the caller's)
  *   -n COUNT     credentials in the ccache that is listed (500)
  *   -s BYTES     size of a credential that is stored (60000)
  *
- * The kinds: STORE after STORE (s); GET_CRED_LIST after GET_CRED_LIST, the replies read as fast as they come
- * (l); GET_PRINCIPAL after GET_PRINCIPAL (p); requests of which a half is sent and then nothing (h). These
- * ask once the reply is read. The others send as much as the kernel takes: NOOPs of eight bytes (t), unknown
- * operations (u), bytes that are no requests (x), GET_CRED_LISTs of which no reply is read (n). A connection
- * that the server closes is made again. Prints a line when the ccaches are filled and the flood begins, and
- * at the end how much was answered.
+ * Four kinds send a request when the reply to the last one was read: STOREs (s), GET_CRED_LISTs (l),
+ * GET_PRINCIPALs (p), and first halves of STOREs that are never completed (h). The other kinds send as much
+ * as the kernel takes: NOOPs of eight bytes (t), unknown operations (u), invalid requests (x), and
+ * GET_CRED_LISTs whose replies are not read (n). If the server closes a connection, it is made again.
+ * Prints a line when the ccaches are filled and the flood begins, and the number of replies at the end.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -37,7 +36,8 @@ typedef struct {
     int fd;
     enum kind kind;
     const buf *request;
-    size_t sent, size, got, want;  /* of the request; of the reply, whose size is known from 4 bytes on */
+    size_t sent, size;  /* bytes of the request: sent so far, and to send */
+    size_t got;         /* bytes of the reply so far; its first 4 are the length */
     uint8_t head[4];
 } conn;
 
@@ -68,7 +68,7 @@ static void open_conn(conn *c) {
     if (epoll_ctl(poller, EPOLL_CTL_ADD, c->fd, &e)) die("flood: epoll_ctl");
 }
 static void reopen(conn *c) { if (c->fd >= 0) close(c->fd); redialled++; open_conn(c); }
-static void want(conn *c, uint32_t events) {
+static void watch(conn *c, uint32_t events) {
     struct epoll_event e = { .events = events, .data.ptr = c };
     if (epoll_ctl(poller, EPOLL_CTL_MOD, c->fd, &e)) die("flood: epoll_ctl");
 }
@@ -76,8 +76,8 @@ static void want(conn *c, uint32_t events) {
 static int is_pipelined(enum kind k) { return k >= TINY; }
 static int may_wait(void) { return errno == EAGAIN || errno == EINTR; }
 
-/* Sends and reads as much as the kernel takes and has, whatever it is. */
-static void pump(conn *c) {
+/* Sends as much as the kernel takes, and reads as much as it has. */
+static void pipeline(conn *c) {
     static uint8_t chunk[CHUNK];
     const buf *b = &requests[c->kind][0];
     ssize_t n = write(c->fd, b->p + c->sent, b->n - c->sent);
@@ -91,7 +91,7 @@ static void pump(conn *c) {
 
 static void drive(conn *c) {
     static uint8_t chunk[CHUNK];
-    if (is_pipelined(c->kind)) { pump(c); return; }
+    if (is_pipelined(c->kind)) { pipeline(c); return; }
     if (!c->size) {
         c->request = &requests[c->kind][c->kind == STORES ? answered[STORES] % STORED : 0];
         c->size = c->kind == HALVES ? c->request->n / 2 : c->request->n;
@@ -102,7 +102,7 @@ static void drive(conn *c) {
         if (n < 0) { if (may_wait()) return; reopen(c); return; }
         c->sent += n;
     }
-    if (!c->got) want(c, EPOLLIN);
+    if (!c->got) watch(c, EPOLLIN);
     for (;;) {
         ssize_t n = read(c->fd, chunk, sizeof chunk);
         if (n < 0 && may_wait()) return;
@@ -115,20 +115,24 @@ static void drive(conn *c) {
         if (c->got < 8 + (size_t)ntohl(word)) continue;
         answered[c->kind]++;
         c->got = c->size = 0;
-        want(c, EPOLLIN | EPOLLOUT);
+        watch(c, EPOLLIN | EPOLLOUT);
         return;
     }
 }
 
-/* Asks once, and waits for the reply. */
+/* Sends one request, and waits for the reply. */
 static void ask(int fd, const buf *b) {
     uint8_t reply[4096];
-    if (write(fd, b->p, b->n) != (ssize_t)b->n || read(fd, reply, sizeof reply) < 12) die("flood: filling");
-    if (memcmp(reply + 8, "\0\0\0", 4)) { fprintf(stderr, "flood: refused while filling\n"); exit(1); }
+    if (write(fd, b->p, b->n) != (ssize_t)b->n || read(fd, reply, sizeof reply) < 12)
+        die("flood: filling the ccaches");
+    if (memcmp(reply + 8, "\0\0\0", 4)) {
+        fprintf(stderr, "flood: the server refused a request that fills the ccaches\n");
+        exit(1);
+    }
 }
 
-/* As often as a socket's buffer holds it, and more. */
-static void repeat(buf *to, const buf *what) { while (to->n < CHUNK) put(to, what->p, what->n); }
+/* Repeats a request until it exceeds a socket's buffer. */
+static void repeat(buf *to, const buf *one) { while (to->n < CHUNK) put(to, one->p, one->n); }
 
 static void prepare(int listed, int stored_size) {
     char name[2][64];

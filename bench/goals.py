@@ -1,4 +1,4 @@
-"""The goals, and whether they are met."""
+"""The benchmark's goals: their limits, and whether the measured figures meet them."""
 
 from dataclasses import dataclass
 from statistics import median
@@ -18,7 +18,7 @@ from bench.workloads import (
     Workload,
 )
 
-# A column of the table, and the servers whose figures may stand in it.
+# By column of the table: the servers whose figures it shows.
 COLUMNS = {
     "pykcm": (PYKCM, PYKCM_NORMAL, PYKCM_EMPTY, PYKCM_MANY),
     "Heimdal": (HEIMDAL,),
@@ -31,9 +31,10 @@ Bound = Literal["at most", "at least", "within"]
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What is bounded: pykcm's figure in `workload` divided by the one in `column`.
+    """A limit on the ratio of pykcm's figure in `workload` to the figure in `column`.
 
-    That is of the same workload, or of `other`. Without a column the figure itself is bounded.
+    The second figure belongs to the same workload, or to `other`. Without a column, the limit applies to
+    pykcm's figure itself.
     """
 
     workload: str
@@ -54,7 +55,10 @@ class Goal:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The ratio of medians, None where a figure is missing, and the least and greatest of a round."""
+    """The ratio of the medians, and the smallest and largest ratio of a round.
+
+    The ratio is None if a figure is missing.
+    """
 
     goal: Goal
     ratio: float | None
@@ -110,23 +114,24 @@ GOALS = [
 
 
 def judge(goal: Goal, figures: Figures) -> Verdict:
-    own = figures.of(goal.workload, *COLUMNS["pykcm"])
+    """Compare the measured figures with one goal."""
+    ours = figures.of(goal.workload, *COLUMNS["pykcm"])
     if goal.column is None:
-        return Verdict(goal, median(own), (min(own), max(own))) if own else Verdict(goal, None)
+        return Verdict(goal, median(ours), (min(ours), max(ours))) if ours else Verdict(goal, None)
     others = figures.of(goal.other or goal.workload, *COLUMNS[goal.column])
-    if not own or not others:
+    if not ours or not others:
         return Verdict(goal, None)
-    ratios = [a / b for a, b in zip(own, others, strict=False)]
-    return Verdict(goal, median(own) / median(others), (min(ratios), max(ratios)))
+    ratios = [a / b for a, b in zip(ours, others, strict=False)]
+    return Verdict(goal, median(ours) / median(others), (min(ratios), max(ratios)))
 
 
 def table(rows: list[Workload], figures: Figures) -> tuple[list[str], list[list[str]]]:
-    """Header and lines: a line for each goal, and for each workload that has none."""
+    """Return the header, and one line for each goal and for each workload without a goal."""
     header = ["workload", *COLUMNS, "ratio", "rounds", "goal", "met"]
     lines = []
     for row in rows:
-        escape = [figure(row, figures.of(row.key, *servers)) for servers in COLUMNS.values()]
-        head = [row.title, *escape]
+        measured = [figure(row, figures.of(row.key, *servers)) for servers in COLUMNS.values()]
+        head = [row.title, *measured]
         verdicts = [_verdict(judge(goal, figures)) for goal in GOALS if goal.workload == row.key]
         for verdict in verdicts or [[""] * 4]:
             lines.append([*head, *verdict])
@@ -135,6 +140,7 @@ def table(rows: list[Workload], figures: Figures) -> tuple[list[str], list[list[
 
 
 def figure(row: Workload, values: list[float]) -> str:
+    """Format the median of the values with the workload's unit."""
     if not values:
         return "-"
     value = median(values)

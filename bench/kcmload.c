@@ -1,34 +1,34 @@
-/* kcmload: drive a KCM server over its Unix socket and time its replies.
+/* kcmload: send requests to a KCM server over its Unix socket and time the replies.
  *
  *   kcmload [options] SOCKET WORKLOAD [-- COMMAND [ARGUMENT]...]
  *
- *   -t SECONDS   how long (2)
+ *   -t SECONDS   duration (2)
  *   -n COUNT     credentials in each ccache (10)
  *   -s BYTES     size of a credential (1200)
- *   -c COUNT     connections; each is a process with a ccache of its own (1)
- *   -u UID       the first runs as this UID, the next as the one after it … (all as the caller)
+ *   -c COUNT     connections; each is a process with its own ccache (1)
+ *   -u UID       UID of the first process; each other one has the next UID (all as the caller)
  *   -m COUNT     ccaches of each UID, for `spread` (1)
  *   -U COUNT     UIDs, for `spread` (1)
- *   -e           SOCKET is that of `limits echo`: the same messages, nothing done
+ *   -e           SOCKET belongs to `limits echo`: it gets the same messages, and only echoes
  *
  * Workloads
  *   ping      GET_PRINCIPAL
- *   list      what klist does, each time on a new connection
+ *   list      the requests of klist, each time on a new connection
  *   listc     the same on a connection that stays open
  *   store     INITIALIZE, then COUNT STOREs, over and over; a STORE is timed
  *   storeat   fill to COUNT, then pairs of STORE and REMOVE_CRED at that size; the STORE is timed
- *   retrieve  RETRIEVE of one that is there; where that is unsupported, all are listed, as libkrb5 does
+ *   retrieve  RETRIEVE of a stored credential; where it is unsupported, all are listed, as by libkrb5
  *   kinit     the 7 operations of kinit with a new connection; then an untimed DESTROY
  *   replace   REPLACE of a whole ccache
- *   fill      a ccache of COUNT credentials by INITIALIZE and STOREs, once; it is left there
+ *   fill      a ccache of COUNT credentials by INITIALIZE and STOREs, once; it stays in the server
  *   spread    ccaches of COUNT credentials for the caller and the UIDs 1000001, 1000002 …, by REPLACE,
- *             once; they are left there
+ *             once; they stay in the server
  *   start     start COMMAND with a listening socket as its descriptor 3, as systemd does, and time from
- *             the exec to the reply to GET_PRINCIPAL after that to GET_DEFAULT_CACHE; over and over
+ *             the exec to the second reply (GET_DEFAULT_CACHE, then GET_PRINCIPAL); over and over
  *
- * Requests are built before the clock starts where one request is timed. Prints one line of key=value;
- * `bytes` is the sum of the credentials' sizes in all ccaches. Exit status: 3 when the server lacks the
- * operation, 1 for any other trouble.
+ * Where one request is timed, it is built before the clock starts. Prints one line of key=value;
+ * `bytes` is the sum of the credentials' sizes in all ccaches. Exit status: 3 if the server lacks the
+ * operation, 1 for any other error.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -47,7 +47,7 @@
 #include "samples.h"
 
 enum { FCC_NOFILE = -1765328189, FCC_INTERNAL = -1765328188, CC_NOSUPP = -1765328137, CC_IO = -1765328191 };
-enum { MAX_SAMPLES = 1 << 22, GC_CACHED = 1, PATIENCE = 60, MAX_REPLACED = 4096 };
+enum { MAX_SAMPLES = 1 << 22, GC_CACHED = 1, TIMEOUT = 60, MAX_REPLACED = 4096 };
 enum { UNSUPPORTED = 3 };
 
 static const char *sockpath, *workload;
@@ -56,11 +56,11 @@ static double seconds = 2;
 static int ncreds = 10, conns = 1, ccaches = 1, uids = 1, echo;
 static long first_uid = -1;
 
-/* What a connection's process shares with its parent. */
+/* The memory that a connection's process shares with its parent. */
 typedef struct { size_t count; int errors; float samples[MAX_SAMPLES]; } results;
 
-/* `want` is the size of the reply that is expected, which the echo server is told; `got` what came. */
-typedef struct { int fd, id; size_t want, got; buf req, rep; char name[64], client[32]; results *results; } conn;
+/* `expected` is the size of the expected reply, which the echo server reads; `got` the size of the last reply. */
+typedef struct { int fd, id; size_t expected, got; buf req, rep; char name[64], client[32]; results *results; } conn;
 
 static struct shared { volatile int ready, go; volatile double deadline; } *shared;
 
@@ -70,7 +70,7 @@ static struct shared { volatile int ready, go; volatile double deadline; } *shar
 static size_t principal_size(const char *client) { return 4 + 4 + 4 + strlen("LOAD.TEST") + 4 + strlen(client); }
 
 static buf *request(conn *c, int opcode, const char *name, size_t payload) {
-    c->req.n = 0; c->want = 4 + payload;
+    c->req.n = 0; c->expected = 4 + payload;
     put32(&c->req, 0); put8(&c->req, 2); put8(&c->req, 0); put16(&c->req, opcode);
     if (name) put(&c->req, name, strlen(name) + 1);
     return &c->req;
@@ -87,7 +87,7 @@ static void dial(conn *c) {
         if (errno != EAGAIN || k > 10000) die(sockpath);
         usleep(100);
     }
-    struct timeval limit = { .tv_sec = PATIENCE };
+    struct timeval limit = { .tv_sec = TIMEOUT };
     setsockopt(c->fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
 }
 static void redial(conn *c) { close(c->fd); dial(c); }
@@ -96,7 +96,7 @@ static void redial(conn *c) { close(c->fd); dial(c); }
 static int32_t call(conn *c) {
     uint32_t word = htonl(c->req.n - 4);
     memcpy(c->req.p, &word, 4);
-    if (echo) { word = htonl(c->want); memcpy(c->req.p + 4, &word, 4); }
+    if (echo) { word = htonl(c->expected); memcpy(c->req.p + 4, &word, 4); }
     for (size_t sent = 0; sent < c->req.n;) {
         ssize_t n = write(c->fd, c->req.p + sent, c->req.n - sent);
         if (n < 0) die("write");
@@ -116,8 +116,9 @@ static int32_t call(conn *c) {
     return (int32_t)ntohl(word);
 }
 static int unsupported(int32_t code) { return code == FCC_INTERNAL || code == CC_NOSUPP || code == CC_IO; }
-static void must(conn *c, const char *what, int32_t code) {
-    if (code && !c->results->errors++) fprintf(stderr, "kcmload: %s: %s answered %d\n", workload, what, code);
+static void must(conn *c, const char *operation, int32_t code) {
+    if (code && !c->results->errors++)
+        fprintf(stderr, "kcmload: %s: the reply to %s has the code %d\n", workload, operation, code);
 }
 static void record(conn *c, double begin) {
     c->results->samples[c->results->count++] = (float)((now() - begin) * 1e6);
@@ -137,8 +138,8 @@ static void request_replace(conn *c, int count) {
     put32(b, 0); put_principal(b, c->client, NULL); put32(b, count);
     for (int i = 0; i < count; i++) { put32(b, credsize); put_credential(b, c->client, i); }
 }
-/* By one REPLACE where the server has it, as many as it takes: only what follows is timed. Those that lack it
- * do not take large requests either, so it is tried with a small one. */
+/* Fills the ccache by one REPLACE where the server has it, and by STOREs after that; filling is not timed.
+ * A server without REPLACE refuses large requests as well: a small REPLACE finds out. */
 static void fill(conn *c) {
     int filled = ncreds < MAX_REPLACED ? ncreds : MAX_REPLACED;
     request_replace(c, 1);
@@ -244,7 +245,7 @@ static void spread_step(conn *c, int k) {
     record(c, begin);
 }
 
-/* `fills`: whether it begins with a full ccache; `once`: one step, and what it made is left there. */
+/* `fills`: it begins with a full ccache; `once`: it has one step, and its ccaches stay in the server. */
 static const struct workload { const char *name; void (*step)(conn *, int); int fills, once; } workloads[] = {
     { "ping", ping_step, 1, 0 },         { "list", list_step, 1, 0 },     { "listc", listc_step, 1, 0 },
     { "store", store_step, 0, 0 },       { "storeat", storeat_step, 1, 0 }, { "retrieve", retrieve_step, 1, 0 },
@@ -285,11 +286,11 @@ static pid_t start_server(int listener) {
     pid_t pid = fork();
     if (pid < 0) die("fork");
     if (pid == 0) {
-        char self[16];
-        sprintf(self, "%d", (int)getpid());
+        char own_pid[16];
+        sprintf(own_pid, "%d", (int)getpid());
         prctl(PR_SET_PDEATHSIG, SIGTERM);
-        setenv("LISTEN_PID", self, 1); setenv("LISTEN_FDS", "1", 1);
-        /* dup2 onto itself would leave it close-on-exec. */
+        setenv("LISTEN_PID", own_pid, 1); setenv("LISTEN_FDS", "1", 1);
+        /* dup2 of a descriptor to itself would leave it close-on-exec. */
         if (listener == 3) listener = dup(listener);
         dup2(listener, 3);
         execvp(command[0], command);
@@ -299,7 +300,7 @@ static pid_t start_server(int listener) {
 }
 static void run_start(results *r) {
     int listener = listening_socket(), status;
-    /* The first one warms the caches and does not count. */
+    /* The first start fills the caches and does not count. */
     for (int k = 0; k < 4 || now() < shared->deadline; k++) {
         conn c = { .results = r };
         double begin = now();
@@ -315,7 +316,7 @@ static void run_start(results *r) {
         close(c.fd);
         kill(pid, SIGTERM);
         if (waitpid(pid, &status, 0) != pid || status) {
-            fprintf(stderr, "kcmload: start: the server did not end in order (status %d)\n", status);
+            fprintf(stderr, "kcmload: start: the server failed after SIGTERM (wait status %d)\n", status);
             r->errors++;
         }
         free(c.req.p); free(c.rep.p);
@@ -323,14 +324,14 @@ static void run_start(results *r) {
     unlink(sockpath);
 }
 
-/* All together */
+/* The processes */
 
 static void *share(size_t size) {
     void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED) die("mmap");
     return p;
 }
-/* Waits for one child; returns whether there was one. A child that fails is the end. */
+/* Waits for one child and returns whether there was one; exits if the child failed. */
 static int reap(int flags) {
     int status;
     pid_t pid = waitpid(-1, &status, flags);

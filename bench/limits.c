@@ -1,11 +1,11 @@
-/* limits: what any server on this machine has to do, bare, to compare with.
+/* limits: the bare costs of any server on this machine, as limits for comparison.
  *
  *   limits echo SOCKET                       a server that answers each request and does nothing
  *   limits append FILE BYTES SECONDS         write BYTES at the end of FILE, fdatasync, over and over
- *   limits overwrite FILE BYTES SECONDS      the same within a file that has its size already
+ *   limits overwrite FILE BYTES SECONDS      the same within a file of fixed size
  *
- * `echo` is one thread with epoll. A request is framed as in KCM: a length, then that many bytes, the first
- * four of which are the size of the reply wanted. The reply is framed the same way and says success.
+ * `echo` is one thread with epoll. A request is framed as in KCM: a length, then that many bytes. Their first
+ * four are the size of the requested reply. The reply has the same framing and the code for success.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -26,7 +26,7 @@ enum { MAX_REPLY = 64 << 20, MAX_SAMPLES = 1 << 22, OVERWRITTEN = 4 << 20 };
 
 static void die(const char *what) { fprintf(stderr, "limits: %s: %s\n", what, strerror(errno)); exit(1); }
 
-/* A request that is on its way: `head` is its length and the size of the reply wanted. */
+/* A client and the received part of its request; `head`: the request's length, the size of the reply. */
 typedef struct { int fd; size_t got; uint8_t head[8]; } client;
 
 static uint8_t *reply, scratch[1 << 20];
@@ -36,15 +36,15 @@ static void answer(client *c) {
     memcpy(&size, c->head + 4, 4);
     memcpy(reply, &size, 4);
     size_t total = 8 + (size_t)ntohl(size);
-    if (total > MAX_REPLY) { fprintf(stderr, "limits: a reply of %zu bytes\n", total); exit(1); }
+    if (total > MAX_REPLY) { fprintf(stderr, "limits: a reply of %zu bytes is too large\n", total); exit(1); }
     for (size_t sent = 0; sent < total;) {
         ssize_t n = send(c->fd, reply + sent, total - sent, MSG_NOSIGNAL);
-        if (n < 0) return; /* it has gone: the next read says so */
+        if (n < 0) return; /* the client has closed; the next read returns 0 */
         sent += n;
     }
     c->got = 0;
 }
-/* Returns whether the client is still there. */
+/* Returns whether the client is still connected. */
 static int serve(client *c) {
     ssize_t n = recv(c->fd, scratch, sizeof scratch, MSG_DONTWAIT);
     if (n <= 0) return n < 0 && errno == EAGAIN;

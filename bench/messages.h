@@ -1,4 +1,4 @@
-/* Requests of a KCM client, put together. */
+/* Encoding of KCM requests. */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <stdint.h>
@@ -61,7 +61,7 @@ static inline void put_credential(buf *b, const char *client, int i) {
     size_t ticket = (size_t)credsize - (b->n - begin) - 8;
     put32(b, ticket); put(b, pool + i * 61 % (POOL / 2), ticket); put32(b, 0);
 }
-/* What libkrb5 asks with: client and server. */
+/* The tag of libkrb5's requests: client and server. */
 static inline void put_tag(buf *b, const char *client, int i) {
     put32(b, 1 | 2); put_principal(b, client, NULL); put_server(b, i);
     for (int k = 0; k < 4; k++) put32(b, 0);

@@ -1,4 +1,4 @@
-"""Where things are: the checkout, its cache, its environment."""
+"""Paths of the checkout, its cache and its virtual environment."""
 
 import sys
 from pathlib import Path
@@ -8,7 +8,7 @@ SOURCES = ROOT / "bench"
 RESULTS = SOURCES / "results.md"
 PLOT = ROOT / "docs" / "growth.svg"
 
-# Kept between runs, and ignored by git.
+# It is kept between runs, and git ignores it.
 CACHE = ROOT / ".cache" / "bench"
 
 PYKCMD = Path(sys.prefix, "bin", "pykcmd")

@@ -1,7 +1,8 @@
-"""The C servers, Heimdal's kcm and sssd-kcm: found, unpacked, and run without touching the machine's own.
+"""The C servers: Heimdal's kcm and sssd-kcm.
 
-Each runs in a mount namespace of its own, where the folders that it writes to are ones below the
-benchmark's folder: on the same file system as the state of everything else that is measured.
+They are found or unpacked, and run without changing those installed on the machine. Each runs in its own
+mount namespace. There, the folders that it writes to are folders below the benchmark's: their state is on
+the same file system as that of the other servers.
 """
 
 import os
@@ -18,19 +19,19 @@ PROGRAMS = {"heimdal": "usr/sbin/kcm", "sssd": "usr/libexec/sssd/sssd_kcm"}
 PACKAGES = {"heimdal": "heimdal-kcm", "sssd": "sssd-kcm"}
 TITLES = {"heimdal": "Heimdal's kcm", "sssd": "sssd-kcm"}
 
-# $1 is the peer's folder, $2 that of the unpacked packages or empty. What is laid over /usr, /etc and
-# /var/lib hides nothing but what has the same name.
+# $1 is the peer's folder, $2 is empty or the folder of the unpacked packages. The overlays over /usr, /etc
+# and /var/lib hide only files of the same names.
 _ENTER = """
 set -e
-own=$1 unpacked=$2
+folder=$1 unpacked=$2
 shift 2
 if [ "$unpacked" ]; then
     mount -t overlay overlay -o "lowerdir=$unpacked/usr:/usr" /usr
 fi
-mount -t overlay overlay -o "lowerdir=$own/etc${unpacked:+:$unpacked/etc}:/etc" /etc
-mount -t overlay overlay -o "lowerdir=$own/lib:/var/lib" /var/lib
-mount --bind "$own/sss" /var/lib/sss
-mount --bind "$own/run" /run
+mount -t overlay overlay -o "lowerdir=$folder/etc${unpacked:+:$unpacked/etc}:/etc" /etc
+mount -t overlay overlay -o "lowerdir=$folder/lib:/var/lib" /var/lib
+mount --bind "$folder/sss" /var/lib/sss
+mount --bind "$folder/run" /run
 exec "$@"
 """
 
@@ -57,25 +58,25 @@ class Peer(Server):
 
     def command(self) -> list[str]:
         unpacked = "" if _is_installed(self.name) else str(UNPACKED)
-        return ["unshare", "--mount", "sh", "-c", _ENTER, "sh", str(self.folder), unpacked, *self.inside()]
+        return ["unshare", "--mount", "sh", "-c", _ENTER, "sh", str(self.folder), unpacked, *self.program()]
 
-    def inside(self) -> list[str]:
-        """What to start in the namespace."""
+    def program(self) -> list[str]:
+        """The command to run in the namespace."""
         raise NotImplementedError
 
 
 class Heimdal(Peer):
-    """Heimdal's kcm: it keeps everything in memory, and its socket's path is compiled in."""
+    """Heimdal's kcm. It keeps everything in memory, and the path of its socket is compiled in."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__("heimdal", folder, folder / "run" / ".heim_org.h5l.kcm-socket")
 
-    def inside(self) -> list[str]:
+    def program(self) -> list[str]:
         return [f"/{PROGRAMS[self.name]}", "--disallow-getting-krbtgt"]
 
 
 class Sssd(Peer):
-    """sssd-kcm: its database is below /var/lib/sss."""
+    """sssd-kcm. Its database is below /var/lib/sss."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__("sssd", folder, folder / "kcm.sock")
@@ -94,32 +95,33 @@ class Sssd(Peer):
         configuration.write_text(_SSSD_CONF.format(socket=self.socket_path))
         configuration.chmod(0o600)
 
-    def inside(self) -> list[str]:
+    def program(self) -> list[str]:
         serve = f"sssd --genconf-section=kcm && exec /{PROGRAMS[self.name]} --uid 0 --gid 0 --logger=stderr"
         return ["sh", "-c", serve]
 
 
 def make(name: str, folder: Path) -> Peer:
+    """Return the server of that name, with its state below the folder."""
     return Heimdal(folder) if name == "heimdal" else Sssd(folder)
 
 
-def is_here(name: str) -> bool:
+def is_available(name: str) -> bool:
     """Whether the peer is installed or unpacked."""
     return _is_installed(name) or (UNPACKED / PROGRAMS[name]).exists()
 
 
-def why_not(name: str) -> str | None:
-    """Why this peer cannot be run here; None if it can."""
-    if not is_here(name):
-        return f"not installed; `scripts/bench --install` unpacks Debian's {PACKAGES[name]}"
+def obstacle(name: str) -> str | None:
+    """Return the reason why this peer cannot run here; None if it can."""
+    if not is_available(name):
+        return f"it is not installed; `scripts/bench --install` unpacks Debian's {PACKAGES[name]}"
     if os.geteuid() != 0:
-        return "only root can give it folders of its own (a mount namespace)"
+        return "it runs in a mount namespace, which only root can make"
     tried = finish(["unshare", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/var/lib"])
-    return f"no mount namespace can be had: {tried.stderr.strip()}" if tried.returncode else None
+    return f"a mount namespace cannot be made: {tried.stderr.strip()}" if tried.returncode else None
 
 
 def version(name: str) -> str:
-    """The package's version, as far as it is known."""
+    """Return the package's version, or "unknown"."""
     package = PACKAGES[name]
     if not _is_installed(name):
         versions = dict(line.split() for line in _VERSIONS.read_text().splitlines())
@@ -139,20 +141,22 @@ def _is_installed(name: str) -> bool:
 
 
 def install() -> None:
-    """Unpack the peers' packages, and what they need of others, into the cache. Nothing is installed."""
+    """Unpack the peers' packages and their dependencies into the cache; installs nothing."""
     wanted = [PACKAGES[name] for name in PROGRAMS if not _is_installed(name)]
     if not wanted:
         say("the peers are installed already")
         return
     if not shutil.which("apt-get", path=PATH) or not shutil.which("dpkg-deb", path=PATH):
-        raise BenchError(f"no apt here: install the likes of Debian's {' and '.join(wanted)} by hand")
+        raise BenchError(
+            f"apt-get and dpkg-deb are missing; install the equivalents of Debian's {' and '.join(wanted)}"
+        )
     packages = _with_dependencies(wanted)
     say(f"unpacking {' '.join(packages)}")
     unfinished = UNPACKED.with_name("peers.new")
     shutil.rmtree(unfinished, ignore_errors=True)
     downloads = unfinished / "downloads"
     downloads.mkdir(parents=True)
-    # apt would drop to a user who cannot write there.
+    # Without this option, apt downloads as a user who cannot write to the folder.
     output_of(["apt-get", "-qq", "-o", "APT::Sandbox::User=root", "download", *packages], cwd=downloads)
     for package in sorted(downloads.iterdir()):
         output_of(["dpkg-deb", "--extract", package, unfinished])
@@ -168,19 +172,19 @@ def install() -> None:
 
 
 def _with_dependencies(wanted: list[str]) -> list[str]:
-    """All packages that apt would install."""
+    """Return all packages that apt would install."""
     simulate = ["apt-get", "--simulate", "--no-install-recommends", "install", *wanted]
     try:
-        said = output_of(simulate)
+        output = output_of(simulate)
     except BenchError:
         if os.geteuid() == 0:
             finish(["apt-get", "-qq", "update"], env=environment(DEBIAN_FRONTEND="noninteractive"))
-        said = output_of(simulate)
-    return [line.split()[1] for line in said.splitlines() if line.startswith("Inst ")]
+        output = output_of(simulate)
+    return [line.split()[1] for line in output.splitlines() if line.startswith("Inst ")]
 
 
 def _merge_usr(folder: Path) -> None:
-    """Move /lib and the like below /usr, where a merged system has them."""
+    """Move /lib, /bin and so on below /usr, as on a system with a merged /usr."""
     for name in ("lib", "bin", "sbin", "lib64"):
         top = folder / name
         if top.is_dir():

@@ -1,4 +1,4 @@
-"""Panels of curves on logarithmic axes, as SVG."""
+"""SVG plots: panels of curves on logarithmic axes."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,7 +8,7 @@ from html import escape
 _WIDTH, _HEIGHT = 230, 220
 _LEFT, _TOP, _GAP, _BOTTOM = 60, 62, 36, 46
 
-# Told apart by those who see colours differently, on white and on black.
+# Distinct for colour-blind readers, on a white and on a black background.
 _COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#999999")
 
 _UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
@@ -22,7 +22,7 @@ text { font: 12px system-ui, sans-serif; fill: #333 }
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """Curves by name, each with a value in seconds for each x."""
+    """One diagram: curves by name, each with a value in seconds for each x."""
 
     x_title: str
     xs: Sequence[int]
@@ -30,7 +30,7 @@ class Panel:
 
 
 def plot(title: str, panels: Sequence[Panel]) -> str:
-    """The drawing: panels beside each other that share the axis of times and the curves' names."""
+    """Return the SVG: panels in a row that share the time axis and the legend."""
     values = [value for panel in panels for curve in panel.curves.values() for value in curve]
     low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
     names = list(dict.fromkeys(name for panel in panels for name in panel.curves))

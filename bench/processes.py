@@ -1,4 +1,4 @@
-"""Other programs: run to their end, or kept running as servers."""
+"""Other programs: commands that run to their end, and servers that keep running."""
 
 import contextlib
 import os
@@ -10,25 +10,26 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-# Long enough for a loaded machine; nothing waits this long when all is right.
-PATIENCE = 30.0
+# In seconds, for a loaded machine. A wait that reaches it has failed.
+TIMEOUT = 30.0
 
-# Debian keeps the administrator's programs out of an ordinary user's PATH.
+# On Debian, the PATH of an ordinary user lacks the sbin folders.
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 _KIB = 1024
 
 
 class BenchError(Exception):
-    """Something cannot be measured; the message says what and why."""
+    """A figure cannot be measured; the message names it and the reason."""
 
 
 def say(message: str) -> None:
+    """Write a message to the standard error."""
     sys.stderr.write(f"bench: {message}\n")
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Nothing of the user's own Kerberos or of a service manager plays a part."""
+    """Return an environment without the user's Kerberos settings and a service manager's variables."""
     return {"PATH": PATH, "LC_ALL": "C.UTF-8", "HOME": "/nonexistent", **more}
 
 
@@ -40,8 +41,8 @@ def finish(
     cwd: Path | None = None,
     timeout: float | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a program to its end; its exit status is the caller's to look at."""
-    return subprocess.run(  # noqa: S603 - all commands are put together here
+    """Run a program to its end. The caller checks the exit status."""
+    return subprocess.run(  # noqa: S603 - the benchmark builds all commands itself
         [str(word) for word in command],
         input=stdin,
         capture_output=True,
@@ -60,13 +61,13 @@ def output_of(
     cwd: Path | None = None,
     timeout: float | None = None,
 ) -> str:
-    """The stdout of a program that must succeed; raises BenchError with what it said."""
+    """Return the stdout of a program that must succeed; raises BenchError with its stderr."""
     try:
         done = finish(command, env=env, cwd=cwd, timeout=timeout)
     except OSError as error:
-        raise BenchError(f"{command[0]}: {error.strerror}") from error
+        raise BenchError(f"{command[0]} cannot be started: {error.strerror}") from error
     except subprocess.TimeoutExpired as error:
-        raise BenchError(f"{command[0]}: not done after {error.timeout:.0f} s") from error
+        raise BenchError(f"{command[0]} had not ended after {error.timeout:.0f} s") from error
     if done.returncode:
         words = " ".join(str(word) for word in command)
         raise BenchError(f"{words}: exit status {done.returncode}\n{done.stderr.strip()}")
@@ -74,12 +75,12 @@ def output_of(
 
 
 def wall_time(command: Sequence[str | Path], env: Mapping[str, str]) -> float:
-    """Seconds from the start of a program to its end, with its output thrown away; it must succeed."""
+    """Return the seconds from the start of a program to its end; discards its output; it must succeed."""
     words = [str(word) for word in command]
     null = os.open(os.devnull, os.O_RDWR)
     try:
         begin = time.perf_counter()
-        # Cheaper than subprocess, so that less of what is measured is ours.
+        # It costs less than subprocess, so that the measurement itself takes less of the time.
         pid = os.posix_spawn(
             words[0],
             words,
@@ -97,7 +98,7 @@ def wall_time(command: Sequence[str | Path], env: Mapping[str, str]) -> float:
 
 @contextlib.contextmanager
 def on_one_cpu(pid: int | None = None) -> Iterator[None]:
-    """Have this process, what it starts meanwhile and the process `pid` on the same CPU."""
+    """Pin this process, the processes that it starts meanwhile, and the process `pid` to the same CPU."""
     usual = os.sched_getaffinity(0)
     try:
         _set_cpus({max(usual)}, pid)
@@ -113,7 +114,7 @@ def _set_cpus(cpus: set[int], pid: int | None) -> None:
 
 
 class Server:
-    """A server on a Unix socket, started and ended here; `name` is what the tables call it."""
+    """A server on a Unix socket, started and stopped here; `name` is its name in the tables."""
 
     def __init__(self, name: str, folder: Path, socket_path: Path) -> None:
         self.name = name
@@ -123,22 +124,22 @@ class Server:
         self._process: subprocess.Popen[bytes] | None = None
 
     def command(self) -> list[str]:
-        """What to start."""
+        """The command that starts it."""
         raise NotImplementedError
 
     def environment(self) -> dict[str, str]:
-        """Its environment."""
+        """The environment that it is started with."""
         return environment()
 
     def start(self) -> None:
-        """Start it, and wait until it takes a connection."""
+        """Start it, and wait until it accepts a connection."""
         self.socket_path.unlink(missing_ok=True)
         command = self.command()
         if setpriv := shutil.which("setpriv", path=PATH):
-            # Should this process be killed, its servers end as well.
+            # If this process is killed, its servers end as well.
             command = [setpriv, "--pdeathsig", "TERM", *command]
         with self._log_path.open("ab") as log:
-            self._process = subprocess.Popen(  # noqa: S603 - all commands are put together here
+            self._process = subprocess.Popen(  # noqa: S603 - the benchmark builds all commands itself
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -146,11 +147,11 @@ class Server:
                 env=self.environment(),
                 cwd=self.folder,
             )
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         while not self._listens():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.stop()
-                raise BenchError(f"{self.name} does not start:\n{self._end_of_log()}")
+                raise BenchError(f"{self.name} did not start; its log ends with:\n{self._end_of_log()}")
             time.sleep(0.01)
 
     def stop(self) -> None:
@@ -159,9 +160,9 @@ class Server:
             return
         process.terminate()
         try:
-            process.wait(PATIENCE)
+            process.wait(TIMEOUT)
         except subprocess.TimeoutExpired:
-            say(f"{self.name} did not end in {PATIENCE:.0f} s and was killed")
+            say(f"{self.name} did not end within {TIMEOUT:.0f} s of SIGTERM and was killed")
             process.kill()
             process.wait()
 
@@ -179,7 +180,7 @@ class Server:
         return self._process.pid
 
     def resident_size(self) -> int:
-        """Bytes of memory that the process occupies now."""
+        """Return the resident memory of the process, in bytes."""
         status = Path(f"/proc/{self.pid}/status").read_text(encoding="ascii", errors="replace")
         (size,) = (line.split()[1] for line in status.splitlines() if line.startswith("VmRSS:"))
         return int(size) * _KIB

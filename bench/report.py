@@ -1,4 +1,4 @@
-"""The results file: sections that are written anew one by one, each with the machine it was measured on."""
+"""The results file. Each section is replaced on its own, and names the machine that it was measured on."""
 
 import os
 import platform
@@ -14,11 +14,11 @@ from bench.processes import finish
 from pykcm import __version__
 
 _INTRODUCTION = """\
-# Measured
+# Benchmark results
 
-Written by `scripts/bench`, which says how to measure again. Servers that are compared were measured in the
-same run, one after the other in each of several rounds; figures are medians over the rounds of each round's
-median (p50). State is on the same file system for all.
+`scripts/bench` writes this file; `scripts/bench --help` says how to measure again. Servers that are compared
+were measured in the same run, one after the other in each of several rounds. Figures are medians over the
+rounds of each round's median (p50). The state of all servers is on the same file system.
 """
 
 SECTIONS = ("Against the goals", "How it grows", "Real clients", "Fairness", "Slow disk")
@@ -27,7 +27,7 @@ _LIBRARIES = ("sqlcipher3", "msgspec", "uvloop")
 
 
 def markdown_table(header: Sequence[str], lines: Sequence[Sequence[str]], left: int = 1) -> str:
-    """A table with its columns padded; the first `left` are aligned to the left."""
+    """Return a table with padded columns; the first `left` columns are aligned to the left."""
     widths = [max(len(line[i]) for line in [header, *lines]) for i in range(len(header))]
     rules = ["-" * width if i < left else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
 
@@ -46,7 +46,7 @@ def paragraph(text: str) -> str:
 
 
 def write_section(title: str, text: str, folder: Path, *, is_complete: bool) -> Path:
-    """Replace a section of the results; those of an incomplete measuring go to the cache and not to git."""
+    """Replace a section of the results; an incomplete measurement goes to the cache and not to git."""
     path = RESULTS if is_complete else CACHE / "results.md"
     sections = _read(path)
     sections[title] = f"{_conditions(folder)}\n\n{text.strip()}\n"
@@ -66,7 +66,7 @@ def _read(path: Path) -> dict[str, str]:
 
 
 def _conditions(folder: Path) -> str:
-    """Date, machine and versions, as a paragraph."""
+    """Return a paragraph with the date, the machine and the versions."""
     date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     load = f"{os.getloadavg()[0]:.1f}"
     libraries = ", ".join(f"{name} {_library(name)}" for name in _LIBRARIES)

@@ -1,4 +1,4 @@
-/* Times that were measured: the clock, and what is printed of them. */
+/* Measured times: the clock, and the printed percentiles. */
 #ifndef SAMPLES_H
 #define SAMPLES_H
 

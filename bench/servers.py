@@ -1,4 +1,4 @@
-"""The servers that are always there: pykcmd in its variants, and the echo server."""
+"""The servers that need no installation: pykcmd in its variants, and the echo server."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from bench.build import build
 from bench.paths import PYKCMD
 from bench.processes import Server, environment
 
-# Some of the workloads are larger than a user may be, and states that are kept are older than their tickets.
+# Some workloads exceed the default quotas, and the tickets in a kept state have expired.
 _CONFIGURATION = """\
 durability = "{durability}"
 max_ccaches = 0
@@ -21,9 +21,9 @@ expired_retention = "3650d"
 
 
 class Pykcm(Server):
-    """pykcmd with the SQLCipher store; its state may be there already.
+    """pykcmd with the SQLCipher store; its state may exist already.
 
-    `sync_time`: seconds that each sync of a file takes longer.
+    `sync_time`: seconds added to each sync of a file.
     """
 
     def __init__(self, name: str, folder: Path, durability: str = "full", *, sync_time: float = 0.0) -> None:
@@ -49,12 +49,12 @@ class Pykcm(Server):
         return environment(LD_PRELOAD=str(library), SLOW_SYNC_US=str(int(self.sync_time * 1_000_000)))
 
     def database_size(self) -> int:
-        """Bytes of all files of the database; to be asked when the daemon has ended."""
+        """Return the size of all files of the database in bytes, after the daemon's end."""
         return sum(file.stat().st_size for file in self.state.glob("pykcm.db*"))
 
 
 class Echo(Server):
-    """Answers with replies of the sizes asked for, and does nothing."""
+    """The bare limit: a server that sends replies of the requested sizes and does nothing else."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(mode=0o755)

@@ -1,4 +1,4 @@
-/* Preloaded into a server: each sync of a file takes SLOW_SYNC_US microseconds longer. */
+/* A library to preload into a server: each sync of a file takes SLOW_SYNC_US microseconds longer. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <stdlib.h>

@@ -1,14 +1,14 @@
-/* storm: one user who connects again and again, without end.
+/* storm: one user who connects again and again.
  *
  *   storm [-t seconds] [-k kind] [-u uid] [-c connections] SOCKET
  *
- *   -t SECONDS   how long (2)
- *   -k KIND      what each connection brings (b)
- *   -u UID       as whom (the caller)
- *   -c COUNT     connections that are kept open; the oldest is closed for a new one (0: each at once)
+ *   -t SECONDS   duration (2)
+ *   -k KIND      what each connection sends (b)
+ *   -u UID       UID to run as (the caller's)
+ *   -c COUNT     connections kept open; the oldest is closed for a new one (0: each is closed immediately)
  *
  * The kinds: nothing (b); half a request (h); as many requests of eight bytes as the kernel takes (r).
- * Prints a line when it begins, and at the end how many connections were made.
+ * Prints a line when it begins, and the number of connections at the end.
  */
 #define _GNU_SOURCE
 #include <grp.h>
@@ -50,7 +50,7 @@ int main(int argc, char **argv) {
     for (int i = 0; i < count; i++) kept[i] = -1;
     struct sockaddr_un a = { .sun_family = AF_UNIX };
     strncpy(a.sun_path, argv[optind], sizeof a.sun_path - 1);
-    printf("flooding\n");
+    printf("connecting\n");
     fflush(stdout);
     for (double begin = now(); now() - begin < seconds;) {
         int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0);

@@ -1,4 +1,4 @@
-"""The ways in which adversaries try to stop everybody else: each kind of trouble in several variations."""
+"""The measured attacks: several variations of each kind of denial of service."""
 
 import sys
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from pathlib import Path
 from bench.build import build
 from bench.workloads import FIRST_UID
 
-# The UIDs of attackers begin here, after the victim's.
+# The attackers' UIDs begin after the victim's.
 VICTIM_UID = FIRST_UID
 FIRST_ATTACKER = FIRST_UID + 1
 
@@ -19,19 +19,19 @@ _ROOT = 0
 class Attack:
     """A program of `bench` and its options, started once for each of `uids` UIDs, or once as root.
 
-    A program whose name ends in .py is Python's, every other one is C's.
+    A program whose name ends in .py is a Python program. Every other one is a C program.
     """
 
     program: str
     options: tuple[object, ...] = ()
     uids: int = 1
-    is_roots: bool = False
+    as_root: bool = False
 
     def commands(self, socket_path: Path, first_uid: int, seconds: float) -> list[list[str]]:
-        """One command for each UID. A program prints a line when it has begun, and lasts so long."""
+        """Return one command for each UID. Its program prints a line when it has begun."""
         return [
             [*self._program(seconds), *map(str, ("-u", uid, *self.options)), str(socket_path)]
-            for uid in ([_ROOT] if self.is_roots else range(first_uid, first_uid + self.uids))
+            for uid in ([_ROOT] if self.as_root else range(first_uid, first_uid + self.uids))
         ]
 
     def _program(self, seconds: float) -> list[str]:
@@ -42,11 +42,11 @@ class Attack:
 
 @dataclass(frozen=True, slots=True)
 class Variation:
-    """One run: `kind` is the trouble, and limits are those that the daemon is started with.
+    """One run, with the limits that the daemon is started with.
 
-    `administration`: commands of pykcmctl that are run again and again meanwhile; `{folder}` in them is a
-    folder to write to. `configuration`: lines of the daemon's. `descriptors`: how many files the daemon may
-    have open. `address_space` and `memory`: in bytes, as RLIMIT_AS and RLIMIT_DATA have it.
+    `administration`: pykcmctl commands that run again and again meanwhile; `{folder}` in them is a folder
+    to write to. `configuration`: lines of the daemon's configuration file. `descriptors`: RLIMIT_NOFILE.
+    `address_space` and `memory`: RLIMIT_AS and RLIMIT_DATA, in bytes.
     """
 
     kind: str
@@ -60,13 +60,13 @@ class Variation:
 
     @property
     def depends_on_loop(self) -> bool:
-        """Whether many connections attack, which the event loops read and accept in ways of their own."""
-        return self.kind in {_READING, _CONNECTING, _BEGUN}
+        """Whether many connections attack: the two event loops read and accept them in different ways."""
+        return self.kind in {_FLOODS, _STORMS, _INCOMPLETE}
 
     @property
     def uids(self) -> int:
         """The number of UIDs that attack."""
-        return sum(attack.uids for attack in self.attacks if not attack.is_roots)
+        return sum(attack.uids for attack in self.attacks if not attack.as_root)
 
 
 _MIB = 1 << 20
@@ -84,15 +84,15 @@ def _costly(kind: str, uids: int = 1) -> Attack:
     return Attack("attacker.py", ("-k", kind), uids)
 
 
-_READING = "reading is somebody's turn"
-_CONNECTING = "accepting is fair"
-_LONG = "no unit of work is long"
-_BEGUN = "requests that never end"
-_LOGS = "logs"
+_FLOODS = "floods of requests"
+_STORMS = "storms of connections"
+_COSTLY = "costly requests"
+_INCOMPLETE = "incomplete requests"
+_LOGS = "log lines"
 _COPIES = "backup and rekey"
 _MIXED = "all kinds"
 
-_ROOT_LISTS = Attack("attacker.py", ("-k", "list-all"), is_roots=True)
+_ROOT_LISTS = Attack("attacker.py", ("-k", "list-all"), as_root=True)
 _LIST = ("list", "--json")
 _BACKUP = ("backup", "--force", "{folder}/backup")
 _REKEY = ("rekey",)
@@ -100,7 +100,7 @@ _REKEY = ("rekey",)
 _REAPING = "reap_interval = 1\nexpired_retention = 0\n"
 
 
-# An attack of each kind, from a UID each. Those that have much to prepare begin first.
+# One attack of each kind, each from another UID. Attacks with a long preparation start first.
 _ALL_KINDS = (
     _costly("store-largest"),
     _costly("read-full"),
@@ -112,59 +112,63 @@ _ALL_KINDS = (
     _storm("r", 100),
 )
 
-# Some with many small requests under way, some at their quota of bytes.
+# Four UIDs with many requests in progress, and four at their quota of bytes.
 _EIGHT_STORE = (_flood("s", 100, uids=4), _costly("write", 4))
 
 VARIATIONS = (
     Variation("", "nobody attacks", ()),
-    Variation(_READING, "NOOPs of 8 bytes, 250 connections", (_flood("t"),)),
-    Variation(_READING, "unknown operations and bytes that are no requests", (_flood("ux"),)),
-    Variation(_READING, "replies that nobody reads", (_flood("n"),)),
-    Variation(_READING, "all of it, and STOREs, from 4 UIDs", (_flood("tuxnslh", 100, uids=4),)),
-    Variation(_READING, "the same in 256 MiB", (_flood("tuxnslh", 100, uids=4),), address_space=256 * _MIB),
-    Variation(_CONNECTING, "connections closed at once", (_storm("b"),)),
-    Variation(_CONNECTING, "connections full of requests", (_storm("r"),)),
-    Variation(_CONNECTING, "connections full of requests, 1,000 kept", (_storm("r", 1000),)),
-    Variation(_CONNECTING, "connections closed at once, 256 files", (_storm("b"),), descriptors=256),
+    Variation(_FLOODS, "NOOPs of 8 bytes, 250 connections", (_flood("t"),)),
+    Variation(_FLOODS, "unknown operations and invalid requests", (_flood("ux"),)),
+    Variation(_FLOODS, "replies that are not read", (_flood("n"),)),
+    Variation(_FLOODS, "all of these, and STOREs, from 4 UIDs", (_flood("tuxnslh", 100, uids=4),)),
+    Variation(_FLOODS, "the same in 256 MiB", (_flood("tuxnslh", 100, uids=4),), address_space=256 * _MIB),
+    Variation(_STORMS, "connections closed immediately", (_storm("b"),)),
+    Variation(_STORMS, "connections full of requests", (_storm("r"),)),
+    Variation(_STORMS, "connections full of requests, 1,000 kept open", (_storm("r", 1000),)),
+    Variation(_STORMS, "connections closed immediately, 256 descriptors", (_storm("b"),), descriptors=256),
     Variation(
-        _LONG,
-        "8,192 minimal credentials each of 16 UIDs, read again and again",
+        _COSTLY,
+        "8,192 minimal credentials of each of 16 UIDs, read again and again",
         (_costly("read-full", 16),),
     ),
     Variation(
-        _LONG,
-        "the same while root lists everybody's ccaches",
+        _COSTLY,
+        "the same while root lists all ccaches",
         (_costly("read-full", 16), _ROOT_LISTS),
         administration=(_LIST,),
         configuration="root_lists_all = true\n",
     ),
-    Variation(_LONG, "a STORE for which 2,047 tickets make room", (_costly("store-largest"),)),
+    Variation(_COSTLY, "a STORE that evicts 2,047 tickets", (_costly("store-largest"),)),
     Variation(
-        _LONG,
+        _COSTLY,
         "full ccaches moved, emptied, destroyed",
         (_costly("move"), _costly("remove"), _costly("initialize")),
     ),
     Variation(
-        _LONG,
-        "the same, and STOREs that make room, from 8 UIDs",
+        _COSTLY,
+        "the same, and STOREs that evict, from 8 UIDs",
         (_costly("store-largest", 2), _costly("move", 2), _costly("remove", 2), _costly("initialize", 2)),
     ),
-    Variation(_LONG, "largest principals written again and again, 4 UIDs", (_costly("set-offset", 4),)),
+    Variation(_COSTLY, "largest principals written again and again, 4 UIDs", (_costly("set-offset", 4),)),
     Variation(
-        _LONG,
-        "full ccaches of 8 UIDs expire, and are reaped each second",
+        _COSTLY,
+        "full ccaches of 8 UIDs expire, reaped each second",
         (_costly("expire-many", 8),),
         configuration=_REAPING,
     ),
-    Variation(_BEGUN, "half requests on 250 connections", (_flood("h"),)),
-    Variation(_BEGUN, "half requests on 256 connections each of 16 UIDs", (_flood("h", 256, uids=16),)),
-    Variation(_BEGUN, "half requests, 1,000 at a time, new ones all the time", (_storm("h", 1000),)),
-    Variation(_BEGUN, "half requests of 8 UIDs, 256 files", (_flood("h", 60, uids=8),), descriptors=256),
+    Variation(_INCOMPLETE, "half requests on 250 connections", (_flood("h"),)),
+    Variation(
+        _INCOMPLETE, "half requests on 256 connections of each of 16 UIDs", (_flood("h", 256, uids=16),)
+    ),
+    Variation(_INCOMPLETE, "half requests, 1,000 open, always new ones", (_storm("h", 1000),)),
+    Variation(
+        _INCOMPLETE, "half requests of 8 UIDs, 256 descriptors", (_flood("h", 60, uids=8),), descriptors=256
+    ),
     Variation(_LOGS, "expired ccaches stored at the quota", (_costly("expire"),)),
     Variation(_LOGS, "requests that quotas refuse", (_costly("exceed"),)),
     Variation(
         _LOGS,
-        "both, unknown operations and bytes that are no requests, from 8 UIDs",
+        "both, unknown operations and invalid requests, from 8 UIDs",
         (_costly("expire", 3), _costly("exceed", 2), _flood("ux", 50, uids=2), _storm("h", 300)),
     ),
     Variation(_COPIES, "backup of 64 MiB while a UID stores", (_costly("keep", 4), _flood("s")), (_BACKUP,)),
@@ -172,6 +176,6 @@ VARIATIONS = (
     Variation(_COPIES, "backup while 8 UIDs store", _EIGHT_STORE, (_BACKUP,)),
     Variation(_COPIES, "rekey while 8 UIDs store", _EIGHT_STORE, (_REKEY,)),
     Variation(_MIXED, "from 8 UIDs", _ALL_KINDS, (_LIST, _BACKUP, _REKEY)),
-    Variation(_MIXED, "from 8 UIDs, 256 files", _ALL_KINDS, (_LIST, _BACKUP, _REKEY), descriptors=256),
+    Variation(_MIXED, "from 8 UIDs, 256 descriptors", _ALL_KINDS, (_LIST, _BACKUP, _REKEY), descriptors=256),
     Variation(_MIXED, "from 8 UIDs, in 256 MiB", _ALL_KINDS, (_LIST, _BACKUP, _REKEY), memory=256 * _MIB),
 )

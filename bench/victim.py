@@ -1,9 +1,10 @@
-"""A user who waits: asks over a held connection, over new ones and with klist, and prints how long it took.
+"""The measured user of an attacked daemon: times its requests and prints the times.
 
     python victim.py SOCKET UID SECONDS [KRB5_CONF]
 
-Starts as root and becomes the user. Measures for SECONDS, and until the standard input ends. Prints one JSON
-object: lists of seconds by kind, and what failed. Imports nothing of pykcm, and starts fast.
+It is started as root and changes to the UID. It makes requests over an open connection and over new ones,
+and runs klist, for SECONDS and until its standard input ends. It prints one JSON object: lists of seconds by
+kind of request, and the number of failures by reason. It imports nothing of pykcm, so that it starts fast.
 """
 
 import json
@@ -17,23 +18,23 @@ import time
 
 _GET_DEFAULT_CACHE = struct.pack(">IBBH", 4, 2, 0, 20)
 
-# Longer than anybody may have to wait: then the attempt has failed.
-_PATIENCE = 30.0
+# In seconds; a request that takes longer has failed.
+_TIMEOUT = 30.0
 
-# Between two attempts, in seconds.
+# Between two requests, in seconds.
 _PAUSE = 0.002
 
 
 def connect(path: str) -> socket.socket:
-    """Connect as clients of libkrb5 do, which wait where the queue is full."""
+    """Connect as libkrb5 does: it waits while the queue of connections is full."""
     sock = socket.socket(socket.AF_UNIX)
     sock.connect(path)
-    sock.settimeout(_PATIENCE)
+    sock.settimeout(_TIMEOUT)
     return sock
 
 
 def ask(sock: socket.socket) -> None:
-    """One request and its reply."""
+    """Send one request and receive its reply."""
     sock.sendall(_GET_DEFAULT_CACHE)
     header = _receive(sock, 8)
     _receive(sock, struct.unpack(">II", header)[0])
@@ -50,18 +51,18 @@ def _receive(sock: socket.socket, size: int) -> bytes:
 
 
 def klist(krb5_conf: str) -> None:
-    """List the user's ccaches, of which there are none."""
+    """Run klist; the user has no ccaches."""
     subprocess.run(
         ["/usr/bin/klist", "-l"],
         env={"KRB5_CONFIG": krb5_conf, "KRB5CCNAME": "KCM:", "LC_ALL": "C"},
         capture_output=True,
         check=False,
-        timeout=_PATIENCE,
+        timeout=_TIMEOUT,
     )
 
 
 def has_ended(descriptor: int) -> bool:
-    """Whether a descriptor, on which nothing is sent, was closed at the other end."""
+    """Whether the other end of a descriptor was closed; nothing is ever sent on it."""
     return bool(select.select([descriptor], [], [], 0)[0])
 
 
@@ -80,10 +81,10 @@ def main() -> None:
             function(*arguments)  # type: ignore[operator]
             waits[kind].append(time.perf_counter() - begin)
         except (OSError, subprocess.TimeoutExpired) as error:
-            why = f"{kind}: {error}"
-            failed[why] = failed.get(why, 0) + 1
+            reason = f"{kind}: {error}"
+            failed[reason] = failed.get(reason, 0) + 1
 
-    def ask_anew() -> None:
+    def connect_and_ask() -> None:
         with connect(path) as sock:
             ask(sock)
 
@@ -95,7 +96,7 @@ def main() -> None:
     next_klist = 0.0
     while time.monotonic() < end or not has_ended(sys.stdin.fileno()):
         attempt("held", ask, held)
-        attempt("new", ask_anew)
+        attempt("new", connect_and_ask)
         if krb5_conf and time.monotonic() >= next_klist:
             attempt("klist", klist, krb5_conf)
             next_klist = time.monotonic() + seconds / 10

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("several_uids")
 @pytest.fixture(params=["heimdal", "sssd"])
 def peer(request: pytest.FixtureRequest) -> Iterator[peers.Peer]:
     """Another KCM server, running."""
-    if (reason := peers.why_not(request.param)) is not None:
+    if (reason := peers.obstacle(request.param)) is not None:
         pytest.skip(reason)
     with public_folder() as folder:
         server = peers.make(request.param, folder / "peer")
