@@ -8,7 +8,7 @@ import msgspec
 
 from pykcm import __version__
 from pykcm.control.calls import Administration, Call
-from pykcm.engine.durations import Durations
+from pykcm.engine.committer import Durations
 from pykcm.protocol.codes import name_of
 from pykcm.protocol.opcodes import Opcode
 from pykcm.store.interface import StoreError

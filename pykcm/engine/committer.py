@@ -11,7 +11,6 @@ from itertools import chain
 from time import perf_counter_ns
 from typing import NamedTuple
 
-from pykcm.engine.durations import Durations
 from pykcm.engine.stepping import step
 from pykcm.logs import LimitedLog
 from pykcm.store.interface import Committed, Conflict, Entry, Outcome, Refused, Store, StoreError, Unknown
@@ -21,31 +20,55 @@ log = logging.getLogger(__name__)
 _FAULTS = LimitedLog(log, "commits that ended without an outcome", 10)
 
 
+# No duration reaches 2**63 ns.
+_BUCKETS = 64
+
+
 class _Waiting(NamedTuple):
     entry: Entry
     outcome: asyncio.Future[Outcome]
 
 
-# In bytes: entries up to the first size, nearly all, are committed together. Those up to each of the others
-# have a queue of their own, so that one of 100 KiB does not wait for all that have 4 MiB.
+# In bytes. Entries up to the first size (nearly all) are committed together. There is a queue of larger
+# entries for each further size, so that an entry of 100 KiB does not wait for all entries of 4 MiB.
 _SIZES = (16 * 1024, 128 * 1024, 1024 * 1024)
 
-# In bytes: at most so much of one queue is committed together, or a single larger entry.
+# In bytes: at most so much of one queue is committed together. A larger entry is committed alone.
 _TOGETHER = 1024 * 1024
+
+
+class Durations:
+    """How often something happened and how long it took, in nanoseconds.
+
+    `buckets[n]` counts durations of at least 2**(n-1) and less than 2**n ns: a list of them all would grow.
+    """
+
+    __slots__ = ("buckets", "longest", "total")
+
+    def __init__(self) -> None:
+        self.buckets = [0] * _BUCKETS
+        self.total = 0
+        self.longest = 0
+
+    def add(self, duration: int) -> None:
+        self.buckets[duration.bit_length()] += 1
+        self.total += duration
+        if duration > self.longest:  # noqa: PLR1730 - max() costs three times as much
+            self.longest = duration
 
 
 class Committer:
     """Collects entries and commits them together.
 
-    `commits`: durations of the commits that were made. `operations`: entries that were made durable.
-    `batches[n]`: commits of at least 2**(n-1) and less than 2**n entries. `failures`: commits, or entries of
-    them, that were not made. `is_failing`: whether the last one was not.
+    `commits`: durations of successful commits. `operations`: entries that are durable. `batches[n]`: commits
+    of at least 2**(n-1) and less than 2**n entries. `failures`: failed commits and refused entries.
+    `is_failing`: whether the last commit failed.
     """
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self.commits = Durations()
-        self.batches = [0] * 64
+        self.batches = [0] * _BUCKETS
         self.operations = 0
         self.failures = 0
         self.is_failing = False
@@ -55,7 +78,7 @@ class Committer:
         self._is_running = False
 
     def commit(self, entry: Entry) -> Awaitable[Outcome]:
-        """Commit the entry with others; gives its outcome when it is durable, or is not going to be."""
+        """Commit the entry together with others; the result is its outcome."""
         delay = self._store.delay(entry.changes, entry.size)
         return self._enqueue(entry) if delay is None else self._enqueue_after(delay, entry)
 
@@ -72,7 +95,7 @@ class Committer:
             self._large[sum(entry.size > limit for limit in _SIZES[1:])].append(waiting)
         if not self._is_running:
             self._is_running = True
-            # It begins after all that this iteration of the event loop still brings.
+            # The commit begins when this iteration of the event loop has brought all its entries.
             if self._store.needs_task:
                 self._task = loop.create_task(self._commit_waiting())
             else:
@@ -80,7 +103,7 @@ class Committer:
         return waiting.outcome
 
     def _start(self) -> None:
-        # If it fails, it has answered all who wait.
+        # If it fails, it has answered all waiting entries.
         step(self._commit_waiting(), lambda _: None, lambda: None)
 
     async def _commit_waiting(self) -> None:
@@ -92,7 +115,7 @@ class Committer:
                         await self._commit(batch)
                     if queue:
                         await self._commit(_some_of(queue))
-                        # The requests that others have sent meanwhile are next.
+                        # Requests that have come meanwhile are next.
                         await asyncio.sleep(0)
         except BaseException:
             _give_up(list(chain(self._small, *self._large)), Refused)
@@ -119,7 +142,7 @@ class Committer:
                 )
                 return
             raise
-        # Those who wait are answered first: an error in counting must not concern them.
+        # Waiting entries are answered first: an error in counting must not affect them.
         for waiting, outcome in zip(batch, outcomes, strict=True):
             _answer(waiting, outcome)
         self._count(begun, outcomes)
@@ -145,7 +168,7 @@ class Committer:
 
 
 def _some_of(queue: deque[_Waiting]) -> list[_Waiting]:
-    """Take as many of the first entries as are committed together."""
+    """Remove the first entries from the queue, as many as are committed together."""
     batch = [queue.popleft()]
     size = batch[0].entry.size
     while queue and (size := size + queue[0].entry.size) <= _TOGETHER:

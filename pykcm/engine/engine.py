@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 Collections = Mapping[int, Collection]
 
-# After so many conflicts of one request others change the UID's ccaches without pause.
+# A request fails after so many conflicts: others change the UID's ccaches all the time.
 _MOST_ATTEMPTS = 20
 
 _ID_SIZE = 8
@@ -50,7 +50,7 @@ class CollectionNeededError(Exception):
 class Engine:
     """The one way to collections.
 
-    `watchers` are told what has happened to ccaches once it is durable; nearly always there are none.
+    `watchers` get the changes of ccaches when these are durable. There are rarely any.
     """
 
     def __init__(self, store: Store, collection_cache: CollectionCache) -> None:
@@ -76,9 +76,9 @@ class Engine:
     async def read(
         self, uids: Sequence[int], function: Callable[[Collections], T], *, keep: bool = False
     ) -> T:
-        """The function's result, of collections that nobody changes meanwhile; raises StoreError.
+        """Return the function's result. Nobody changes these collections meanwhile. Raises StoreError.
 
-        `keep`: a user asks, and collections that were not in the cache stay there.
+        `keep`: collections that were not in the cache stay there, because a user asked for them.
         """
 
         def read(collections: Collections) -> T:
@@ -92,14 +92,14 @@ class Engine:
     async def change(
         self, uids: Sequence[int], function: Callable[[Collections], T], *, keep: bool = False
     ) -> T:
-        """The function's result, once all that it has changed is durable; raises StoreError.
+        """Return the function's result when its changes are durable; raises StoreError.
 
-        Where it raises an exception, or the store refuses, nothing has changed. `keep` is as for `read`.
+        Nothing has changed if the function raises an exception or the store refuses. `keep`: see `read`.
         """
         wanted = tuple(uids)
         while True:
             try:
-                # Ascending: two that want the same queues never wait for each other.
+                # In ascending order: two callers that need the same queues never wait for each other.
                 return await self._run(sorted(set(wanted)) if len(wanted) > 1 else wanted, function, keep)
             except CollectionNeededError as needed:
                 if needed.uid in wanted:
@@ -107,7 +107,7 @@ class Engine:
                 wanted = (*wanted, needed.uid)
 
     async def _run(self, uids: Sequence[int], function: Callable[[Collections], T], keep: bool) -> T:
-        """Run the function in the queues of these UIDs until it counts."""
+        """Run the function in the queues of these UIDs, and again after a conflict."""
         entered = 0
         absent: list[int] = []
         try:
@@ -141,7 +141,7 @@ class Engine:
     def _call(
         self, function: Callable[[Collections], T], collections: Collections
     ) -> tuple[T, list[Changed]]:
-        """The function's result, and what it has changed in the cache."""
+        """Return the function's result, and the changes that it made in the cache."""
         try:
             result = function(collections)
         except BaseException:
@@ -152,7 +152,7 @@ class Engine:
     async def _commit(
         self, changed: Sequence[Changed], earlier: list[tuple[Watch, dict[int, bytes]]]
     ) -> bool:
-        """Whether the changes are durable; False after a conflict. Raises StoreError."""
+        """Make the changes durable; returns False after a conflict. Raises StoreError."""
         is_committed = False
         try:
             entry = self._entry(changed)
@@ -182,7 +182,7 @@ class Engine:
         return Entry(secrets, bases, size, self._id_prefix + next(self._numbers).to_bytes(_ID_SIZE))
 
     def _drop(self, changed: Sequence[Changed]) -> None:
-        """Drop collections that are not as they are stored from the cache."""
+        """Drop collections from the cache that differ from the store."""
         for collection, changes in changed:
             self.collection_cache.drop(collection.uid)
             self.collection_cache.take_back(added_ccaches(changes))
@@ -198,7 +198,7 @@ class Engine:
                     log_removals(collection.uid, removals)
                     self.removals.add(removals)
             for watcher, before in earlier:
-                self.watchers.tell(watcher, watcher.committed, changed, before)
+                self.watchers.call(watcher, watcher.committed, changed, before)
         except Exception:  # noqa: BLE001 - logged with its traceback
             uid = changed[0].collection.uid
             for each in changed:
@@ -226,7 +226,7 @@ def _changed(collections: Collections) -> list[Changed]:
 
 
 async def to_the_end(work: Coroutine[Any, Any, T]) -> T:
-    """The result of work. A caller that is cancelled meanwhile still waits until the work has ended."""
+    """Return the result of the work. A cancelled caller still waits until the work has ended."""
     task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)

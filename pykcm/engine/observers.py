@@ -1,4 +1,4 @@
-"""Observers of what the daemon does. An error of one concerns no request and no other observer."""
+"""Observers of requests and changes. An error in one affects no request and no other observer."""
 
 import logging
 from collections.abc import Callable
@@ -15,9 +15,9 @@ R = TypeVar("R")
 
 
 class Observers(list[T]):
-    """Observers of one kind. One that raises an exception is logged and removed, and gets to know that.
+    """Observers of one kind. An observer that raises an exception is logged and removed.
 
-    A request never fails by its observers: its change may be durable already, and the client must know that.
+    A request never fails because of an observer: its change may be durable, and the client must know that.
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class Observers(list[T]):
         self._at_failure.pop(id(observer), None)
 
     def each(self, call: Callable[[T], R]) -> list[tuple[T, R]]:
-        """Call a function with each observer; returns those that did not raise, with its results."""
+        """Call a function with each observer; returns its results, with the observers that did not fail."""
         results = []
         for observer in list(self):
             try:
@@ -45,12 +45,12 @@ class Observers(list[T]):
                 self._fail(observer)
         return results
 
-    def tell(self, observer: T, told: Callable[..., None], *what: Any) -> None:
+    def call(self, observer: T, method: Callable[..., None], *arguments: Any) -> None:
         """Call one observer's method, if the observer is still there."""
         if observer not in self:
             return
         try:
-            told(*what)
+            method(*arguments)
         except Exception:  # noqa: BLE001 - logged with its traceback
             self._fail(observer)
 

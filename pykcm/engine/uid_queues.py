@@ -1,14 +1,14 @@
-"""Queues by UID: one request of a UID runs at a time, requests of different UIDs run side by side."""
+"""Queues by UID: requests of one UID run one after another, requests of different UIDs run concurrently."""
 
 import asyncio
 from collections import deque
 
 
 class UidQueues:
-    """A queue for each UID. One caller has entered it at a time; the others wait in their order."""
+    """A queue for each UID. One caller at a time has entered it, the others wait in their order."""
 
     def __init__(self) -> None:
-        # A queue is occupied while its UID is here; those who wait are in the deque.
+        # A queue is occupied while its UID is here. The deque has the waiting callers.
         self._queues: dict[int, deque[asyncio.Future[None]]] = {}
 
     def is_free(self, uid: int) -> bool:
@@ -20,7 +20,7 @@ class UidQueues:
 
     @property
     def waiting(self) -> int:
-        """How many callers wait."""
+        """The number of waiting callers."""
         return sum(map(len, self._queues.values()))
 
     def enter_if_free(self, uid: int) -> bool:
@@ -31,7 +31,7 @@ class UidQueues:
         return True
 
     async def enter(self, uid: int) -> None:
-        """Enter the queue, after all who came earlier."""
+        """Enter the queue after all earlier callers."""
         if self.enter_if_free(uid):
             return
         queue = self._queues[uid]

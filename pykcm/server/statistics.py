@@ -4,7 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 
-from pykcm.engine.durations import Durations
+from pykcm.engine.committer import Durations
 
 
 class OperationStatistics(Durations):

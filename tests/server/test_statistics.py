@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from pykcm.ccaches.quotas import Quotas
-from pykcm.engine.durations import Durations
+from pykcm.engine.committer import Durations
 from pykcm.protocol.codes import Code
 from pykcm.protocol.opcodes import Opcode
 from pykcm.server.connection import State
