@@ -374,14 +374,14 @@ def test_a_new_database_beside_an_old_key_is_a_warning(daemon: Daemon) -> None:
     """A first start says that it makes a database; one that finds only the key warns."""
     database = daemon.state_dir / "pykcm.db"
     assert end(daemon.start()) == 0
-    assert f"pykcmd: info: {database}: a new, empty database was made, with a new key" in daemon.log
+    assert f"pykcmd: info: {database}: a new, empty database was created, with a new key" in daemon.log
     assert "pykcmd: warning: " not in daemon.log
     assert end(daemon.start()) == 0
     assert daemon.log.count("new, empty") == 1
     database.unlink()
     assert end(daemon.start()) == 0
     (line,) = [line for line in daemon.log.splitlines() if line.startswith("pykcmd: warning: ")]
-    assert f"{database}: there was no database, and a new, empty one was made, although its key, " in line
+    assert f"{database}: there was no database, and a new, empty one was created, although its key, " in line
     assert f"{daemon.state_dir / 'key'}, is older" in line
 
 

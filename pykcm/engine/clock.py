@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from pykcm.ccaches.collection import Clock
-from pykcm.store.names import CLOCK, DATABASE, JOURNAL
+from pykcm.store.names import CLOCK, DATABASE, WAL
 from pykcm.store.sighting import last_written, read_sighting, write_sighting
 
 log = logging.getLogger(__name__)
@@ -163,7 +163,7 @@ def open_clock(folder: Path | None = None, *, is_new: bool = True) -> "ClockKeep
     """
     last = None
     if folder is not None and not is_new:
-        last = read_sighting(folder) or last_written(folder / DATABASE, folder / JOURNAL) or UNKNOWN
+        last = read_sighting(folder) or last_written(folder / DATABASE, folder / WAL) or UNKNOWN
     return ClockKeeper(CheckedClock(last), folder)
 
 

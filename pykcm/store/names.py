@@ -1,7 +1,7 @@
 """How the store's files are called; for those, too, who need not load the store."""
 
 DATABASE = "pykcm.db"
-JOURNAL = f"{DATABASE}-wal"
+WAL = f"{DATABASE}-wal"
 
 # Of the daemon's own key, in raw bytes, and of the systemd credential that may be in its place.
 KEY = "key"
@@ -9,7 +9,7 @@ KEY_SIZE = 32
 CREDENTIAL = "pykcm.key"
 
 # The new key, until it stands where the old one came from.
-SUCCESSOR = "key.next"
+PENDING_KEY = "key.next"
 
 # When the clock was last read: see sighting.
 CLOCK = "clock"

@@ -10,7 +10,7 @@ from pykcm.cli.doctor.systemd import SERVICE
 from pykcm.cli.maintenance import NEW_KEY
 from pykcm.cli.output import shell_quote
 from pykcm.config import Config
-from pykcm.store.names import CREDENTIAL, DATABASE, KEY, KEY_SIZE, SUCCESSOR
+from pykcm.store.names import CREDENTIAL, DATABASE, KEY, KEY_SIZE, PENDING_KEY
 
 # The folders in which LoadCredentialEncrypted= looks for a credential without a path.
 _CREDENTIAL_STORES = (
@@ -147,7 +147,7 @@ def pending_rekey(environment: Environment) -> Result:
     config = _config_or_result(environment)
     if isinstance(config, Result):
         return config
-    pending_key = f"{config.state_dir}/{SUCCESSOR}"
+    pending_key = f"{config.state_dir}/{PENDING_KEY}"
     if not _exists(environment.path(pending_key)):
         return ok("no rekey is in progress")
     credential = _credential(environment)

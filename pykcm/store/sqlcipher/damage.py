@@ -107,7 +107,7 @@ def _summed(data: bytes, magic: int, sums: _Sums) -> _Sums:
     return even_sum, odd_sum
 
 
-def tell_of_damage(path: Path, db: Any, commits: Commits) -> None:
+def report_damage(path: Path, db: Any, commits: Commits) -> None:
     """Warn of changes that SQLite, which has opened the database, found no way to read."""
     try:
         # How many frames are valid, SQLite tells when it copies them into the database.

@@ -1,7 +1,7 @@
-"""The database as files: made, looked at and opened.
+"""The database's files: creating, checking and opening them.
 
-Opening looks before it touches: a key or file that is wrong is found by a connection that cannot write,
-because an ordinary one would write to the files even on its way out.
+Before they are opened, a connection that cannot write checks the key and the files. An ordinary connection
+would change the files even if it finds a fault.
 """
 
 import errno
@@ -32,8 +32,8 @@ _SCHEMA = """
     CREATE INDEX expiring ON secrets (expires, name) WHERE expires IS NOT NULL;
 """
 
-# Up to this size, in bytes, a database is checked whole at start; beyond it, each page's HMAC is checked
-# when the page is read.
+# In bytes: up to this size a database is checked completely at start. In a larger one, each page's HMAC is
+# checked when the page is read.
 _CHECKED_AT_START = 16 * 1024 * 1024
 
 _ERRNO = {
@@ -49,35 +49,35 @@ _WAYS_OUT = {
     errno.EIO: "; see to the disk and the kernel's log",
 }
 
-# The mode of the process that has the database: its connections share the write-ahead log's index in memory.
+# The mode of the daemon's connections: they share the index of the write-ahead log in memory.
 OWNED = "rw&vfs=unix-excl"
 
-# Changes nothing, and writes a page.
+# Writes a page and changes nothing.
 COVER = f"PRAGMA user_version = {SCHEMA_VERSION}"
 
-# How it is set, and how it reads then.
+# PRAGMA synchronous by `durability`: the value to set, and the value that is read back.
 _SYNCHRONOUS = {"full": ("FULL", 2), "normal": ("NORMAL", 1)}
 
-# Of the connection that only reads, in KiB.
+# The page cache of the connection that only reads, in KiB.
 _READER_CACHE = 2048
 
-_BEGIN_ANEW = "or move the database away to begin with an empty one"
+_OR_BEGIN_EMPTY = "or move the database away to begin with an empty one"
 
 
 def connect(path: Path, key: Key, mode: str) -> Any:
-    """A connection that has its key; raises sqlcipher.Error."""
+    """Connect with the key; raises sqlcipher.Error."""
     uri = f"file:{quote(str(path.absolute()))}?mode={mode}"
-    # One thread uses it at a time, but not always the same.
+    # One thread at a time uses the connection, but not always the same one.
     db = sqlcipher.connect(uri, uri=True, isolation_level=None, cached_statements=64, check_same_thread=False)
     try:
-        # SQLCipher writes to stderr otherwise, and its messages say nothing that the exceptions do not.
+        # Otherwise SQLCipher writes to stderr. Its messages add nothing to the exceptions.
         db.execute("PRAGMA cipher_log_level = NONE")
         db.execute(f"PRAGMA key = \"x'{key.raw.hex()}'\"")
-        # As strong for pages of this size as the default, SHA-512, and twice as fast where the CPU knows it.
-        # An SQLite that cannot encrypt would take the key in silence, but does not know this.
+        # For pages of this size it is as strong as the default, SHA-512, and twice as fast on many CPUs.
+        # An SQLite without encryption accepts a key silently, but does not know this PRAGMA.
         set_pragma(db, "cipher_hmac_algorithm", "HMAC_SHA256", "HMAC_SHA256")
         if mode != OWNED:
-            # One connection has it: no shared memory file, no lock for each transaction.
+            # There is one connection: it needs no file of shared memory, and no lock for each transaction.
             set_pragma(db, "locking_mode", "EXCLUSIVE", "exclusive")
     except BaseException:
         db.close()
@@ -86,10 +86,10 @@ def connect(path: Path, key: Key, mode: str) -> Any:
 
 
 def connect_to_write(path: Path, key: Key, durability: str) -> Any:
-    """The owner's connection, with all settings; raises sqlcipher.Error, UnfitError."""
+    """Open the daemon's connection that writes, with all settings; raises sqlcipher.Error, UnfitError."""
     db = connect(path, key, OWNED)
     try:
-        # Where SQLite could not open the file for writing it would make a file of shared memory.
+        # If SQLite cannot write to the file, this fails. Otherwise it would make a file of shared memory.
         db.executescript(f"BEGIN; {COVER}; ROLLBACK")
         set_pragma(db, "journal_mode", "WAL", "wal")
         set_pragma(db, "synchronous", *_SYNCHRONOUS[durability])
@@ -103,7 +103,7 @@ def connect_to_write(path: Path, key: Key, durability: str) -> Any:
 
 
 def connect_to_read(path: Path, key: Key) -> Any:
-    """The owner's second connection, for reads while the other one is busy; raises sqlcipher.Error."""
+    """Open the daemon's second connection, for reads while the other one is busy; raises sqlcipher.Error."""
     db = connect(path, key, OWNED)
     try:
         set_pragma(db, "query_only", "ON", 1)
@@ -116,9 +116,9 @@ def connect_to_read(path: Path, key: Key) -> Any:
 
 
 def set_pragma(db: Any, name: str, value: str, wanted: object) -> None:
-    """Set it and read it back: SQLite takes an unknown or refused PRAGMA in silence.
+    """Set a PRAGMA and read it back, because SQLite silently ignores an unknown or refused one.
 
-    Raises sqlcipher.Error unless it then reads as `wanted`.
+    Raises sqlcipher.Error unless its value then is `wanted`.
     """
     db.execute(f"PRAGMA {name} = {value}")
     rows = db.execute(f"PRAGMA {name}").fetchall()
@@ -132,7 +132,7 @@ def schema_version(db: Any) -> int:
 
 
 def has_tickets(path: Path) -> bool:
-    """Whether there is a database, or what is left of one: then its key must be there, too."""
+    """Whether there is a database, or a part of one: then its key must exist too."""
     return bool(size_of(path) or size_of(wal_of(path)))
 
 
@@ -145,8 +145,8 @@ def size_of(path: Path) -> int:
 
 
 def create(path: Path, key: Key) -> None:
-    # Whole and durable under another name first: a database that is there is a good one, with a schema and
-    # a write-ahead log or none, and no rollback journal, wherever a first start was interrupted.
+    # The database is completed under another name first. Wherever a first start is interrupted, a database
+    # under its own name is good: it has a schema, and no rollback journal.
     unfinished = path.with_name(path.name + ".new")
     try:
         for ending in ("", "-journal", "-wal"):
@@ -162,9 +162,9 @@ def create(path: Path, key: Key) -> None:
 
 
 def inspect(path: Path, key: Key, *, ignores_wal: bool = False) -> None:
-    """Raise StoreUnusableError unless the database can be read with this key, without changing a byte.
+    """Raise StoreUnusableError unless the database can be read with this key. It changes no byte.
 
-    `ignores_wal`: there is nothing to be read in it. SQLite would remove such a write-ahead log.
+    `ignores_wal`: the write-ahead log has no readable commit. SQLite would remove such a log.
     """
     if not size_of(path):
         state = "empty" if path.exists() else "missing"
@@ -173,7 +173,7 @@ def inspect(path: Path, key: Key, *, ignores_wal: bool = False) -> None:
             f"backup, or move {wal_of(path)} away to begin with an empty database"
         )
     closed_in_order = not size_of(wal_of(path))
-    # Without locks the write-ahead log is read in memory; with them, it would need a file beside it.
+    # Without locks the index of the write-ahead log is in memory. With locks it would need another file.
     mode = "ro&immutable=1" if closed_in_order or ignores_wal else "ro&vfs=unix-none"
     try:
         with closing(connect(path, key, mode)) as db:
@@ -187,16 +187,16 @@ def inspect(path: Path, key: Key, *, ignores_wal: bool = False) -> None:
 
 
 class UnfitError(Exception):
-    """A database that can be decrypted has a fault; the message says which, and the way out."""
+    """A database that can be decrypted is damaged or too new; the message says what to do."""
 
 
 def check_pages(db: Any, *, closed_in_order: bool) -> None:
-    # After a crash a page of the database may be half written, and whole in the write-ahead log: then only
-    # the page that a reader sees counts.
+    # After a crash a page may be incomplete in the database and complete in the write-ahead log. Then only
+    # the pages that a reader sees count.
     damage = db.execute("PRAGMA cipher_integrity_check").fetchall() if closed_in_order else []
     damage += [row for row in db.execute("PRAGMA quick_check(1)").fetchall() if row != ("ok",)]
     if damage:
-        raise UnfitError(f"damaged: {damage[0][0]}; restore a backup, {_BEGIN_ANEW}")
+        raise UnfitError(f"damaged: {damage[0][0]}; restore a backup, {_OR_BEGIN_EMPTY}")
 
 
 def check_version(db: Any) -> None:
@@ -204,7 +204,7 @@ def check_version(db: Any) -> None:
     if version > SCHEMA_VERSION:
         raise UnfitError(
             f"its schema is version {version}, made by a newer pykcm; this one knows up to "
-            f"{SCHEMA_VERSION}: use the newer pykcm, {_BEGIN_ANEW}"
+            f"{SCHEMA_VERSION}: use the newer pykcm, {_OR_BEGIN_EMPTY}"
         )
 
 
@@ -212,11 +212,11 @@ def cause_and_way_out(error: sqlcipher.Error, key: Key) -> str:
     if error_name(error) == "SQLITE_NOTADB":
         return (
             f"cannot be decrypted: either {key.source} is not the key it was made with, or the file is "
-            f"damaged; restore the right key or a backup, {_BEGIN_ANEW}"
+            f"damaged; restore the right key or a backup, {_OR_BEGIN_EMPTY}"
         )
     if error_name(error).startswith("SQLITE_CORRUPT"):
-        return f"{cause(error)}; restore a backup, {_BEGIN_ANEW}"
-    # The tickets may be as good as ever: the disk is what needs attention.
+        return f"{cause(error)}; restore a backup, {_OR_BEGIN_EMPTY}"
+    # The tickets may be intact: the administrator must look at the disk.
     return f"{cause(error)}; see to the disk (space, permissions, the kernel's log), and start again"
 
 
@@ -229,17 +229,17 @@ def cause(error: sqlcipher.Error) -> str:
 
 
 def store_error(error: sqlcipher.Error, path: Path) -> StoreError:
-    """The answer to an error in the database at `path`: which file, why, and what to do."""
+    """Return the answer to an error in the database at `path`: which file, why, and what to do."""
     name = error_name(error)
-    # Extended names begin with the plain one: SQLITE_IOERR_FSYNC, SQLITE_READONLY_DBMOVED.
+    # Extended names begin with a plain one: SQLITE_IOERR_FSYNC, SQLITE_READONLY_DBMOVED.
     code = next((code for plain, code in _ERRNO.items() if name.startswith(plain)), errno.EIO)
     return StoreError(f"{path}: {cause(error)}{_WAYS_OUT.get(code, '')}", code)
 
 
 def write_error(error: sqlcipher.Error, path: Path) -> StoreError:
-    """As `store_error`, of something that writes: the disk is asked why it refused that."""
+    """Like `store_error`, but for a failed write: the disk is asked why it refused the write."""
     name = error_name(error)
-    # The errors of a copy by SQLite's backup API come without a name.
+    # Errors of SQLite's backup API have no name.
     if name.startswith("SQLITE_") and not name.startswith("SQLITE_IOERR"):
         return store_error(error, path)
     code = why_refused(path.parent)
@@ -247,7 +247,7 @@ def write_error(error: sqlcipher.Error, path: Path) -> StoreError:
 
 
 def file_error(error: OSError, path: Path) -> StoreError:
-    """The answer to an error of the system's about the file that it names, or else `path`."""
-    # EDQUOT is another's answer: to its user it says that a limit of pykcm's is reached.
+    """Return the answer to a system error about the file that it names, or else `path`."""
+    # To users EDQUOT means that a quota of pykcm is reached.
     code = errno.ENOSPC if error.errno == errno.EDQUOT else error.errno or errno.EIO
     return StoreError(f"{error.filename or path}: {error.strerror}{_WAYS_OUT.get(code, '')}", code)

@@ -14,7 +14,7 @@ from sqlcipher3 import dbapi2 as sqlcipher
 
 from pykcm.store.disk import sync_folder
 from pykcm.store.keys import Key, is_replaceable, remove_unfinished_key, write_key
-from pykcm.store.names import SUCCESSOR
+from pykcm.store.names import PENDING_KEY
 from pykcm.store.sqlcipher.database import connect, error_name, has_tickets, size_of, wal_of
 
 log = logging.getLogger(__name__)
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 def pending_key_of(path: Path) -> Path:
     """Where the new key of the database at `path` is kept."""
-    return path.with_name(SUCCESSOR)
+    return path.with_name(PENDING_KEY)
 
 
 def unfinished_of(path: Path) -> Path:
@@ -31,7 +31,7 @@ def unfinished_of(path: Path) -> Path:
 
 
 def _unfinished_pending_key_of(path: Path) -> Path:
-    return path.with_name(f"{SUCCESSOR}.new")
+    return path.with_name(f"{PENDING_KEY}.new")
 
 
 def needs_recovery(path: Path) -> bool:

@@ -147,7 +147,7 @@ class HeldCheckpoint:
         self.pacer.look()
 
     def fail(self) -> None:
-        self._give_up("given up by an error in pykcm; its log says more")
+        self._give_up("given up because of an error in pykcm; its log says more")
 
     def _give_up(self, why: str) -> None:
         self._broken = why

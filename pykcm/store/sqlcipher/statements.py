@@ -1,4 +1,4 @@
-"""Changes of secrets as statements of SQL."""
+"""Changes of secrets as SQL statements."""
 
 from typing import Any
 
@@ -10,12 +10,12 @@ _PUT = """
     INSERT INTO secrets (container, name, value) VALUES (?, ?, ?)
     ON CONFLICT (container, name) DO UPDATE SET value = excluded.value
 """
-# In two statements, of which the first tells whether the ccache is a new one.
+# Two statements: the first one shows whether the ccache is new.
 _ADD_CCACHE = """
     INSERT INTO secrets (container, name, value, expires) VALUES (?1, ?2, ?3, ?4)
     ON CONFLICT (container, name) DO NOTHING
 """
-# An equal row is not written again: its index entry would be, too.
+# An equal row is not written again, because its index entry would be written too.
 _WRITE_CCACHE = """
     UPDATE secrets SET value = ?3, expires = ?4
     WHERE container = ?1 AND name = ?2 AND (value IS NOT ?3 OR expires IS NOT ?4)
@@ -25,14 +25,14 @@ _DELETE_SECRETS = "DELETE FROM secrets WHERE container = (SELECT id FROM contain
 _RENAME_CONTAINER = "UPDATE containers SET path = ? WHERE path = ?"
 _DELETE_CONTAINER = "DELETE FROM containers WHERE path = ?"
 
-# Ids of containers that were written to last, so that a Put need not look for them.
+# The number of remembered containers: a Put into one of them needs no look-up of its id.
 _CONTAINERS_REMEMBERED = 1024
 
 
 class Applier:
-    """Makes changes in `db`, in the transaction that whoever asks for them has begun.
+    """Makes changes in `db`, within the caller's transaction.
 
-    The same changes of equal databases leave equal ones, down to the ids.
+    The same changes make equal databases of equal ones, down to the ids.
     """
 
     def __init__(self, db: Any) -> None:
@@ -44,7 +44,7 @@ class Applier:
         self._container_ids.clear()
 
     def apply(self, change: SecretChange) -> int:
-        """Make the change; gives how many ccaches there are more, or less where that is negative."""
+        """Make the change; returns how many ccaches it adds. Negative: how many it removes."""
         db = self._db
         match change:
             case Put(container, name, value, expires):

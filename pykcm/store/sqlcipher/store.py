@@ -1,7 +1,7 @@
-"""The default store: an encrypted SQLite database of one file, written by this process alone.
+"""The default store: an encrypted SQLite database, which only this process writes.
 
-Containers and secrets are two tables. A secret's rowid is its place in stored order: a Put that replaces
-keeps it.
+Containers and secrets are two tables. A secret's rowid is its place in stored order, and a Put that replaces
+a secret keeps it.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ from pykcm.store.interface import (
     StoreUnusableError,
 )
 from pykcm.store.keys import Key
-from pykcm.store.sqlcipher.damage import find_commits, tell_of_damage
+from pykcm.store.sqlcipher.damage import find_commits, report_damage
 from pykcm.store.sqlcipher.database import (
     UnfitError,
     cause,
@@ -68,20 +68,20 @@ _EXPIRED = """
 _CONTAINERS = "SELECT id, path FROM containers WHERE id > ? ORDER BY id LIMIT ?"
 _HAS_LASTING = "SELECT EXISTS (SELECT 1 FROM secrets WHERE container = ? AND expires IS NULL)"
 
-# Most are containers of credentials, of which nothing is read but the path.
+# Most are containers of credentials: only their paths are read.
 _CONTAINERS_AT_A_TIME = 500
 
 _BEFORE_ALL = (-(2**63), "")
 
-# Fails where the database cannot be read.
+# Fails if the database cannot be read.
 _LOOK = "SELECT id FROM containers LIMIT 1"
 
-# Until it is tried again, in seconds.
+# Seconds until the next attempt to open the database.
 _OPENED_AGAIN_AFTER = 1.0
 
 
 class CommitObserver(Protocol):
-    """A copy of the database that is being made, and gets what is committed meanwhile."""
+    """A copy of the database that is being made, and receives the commits meanwhile."""
 
     pacer: WritePacer
 
@@ -89,14 +89,14 @@ class CommitObserver(Protocol):
         """These changes are durable."""
 
     def fail(self) -> None:
-        """`committed` has raised; it is not called again."""
+        """Give up: `committed` has raised an exception, and is not called again."""
 
 
 class SQLCipherStore:
-    """Implements Store on the database at `path`, created where it is missing.
+    """Implements Store on the database at `path`, which is created if it is missing.
 
-    `durability`: "full" survives a loss of power, "normal" a crash of the process.
-    Raises StoreUnusableError, in which case nothing has been changed.
+    `durability`: commits survive a loss of power ("full") or a crash of the process ("normal"). Raises
+    StoreUnusableError, and then nothing has changed.
     """
 
     persistent = True
@@ -116,7 +116,7 @@ class SQLCipherStore:
         self._replaced: list[int] = []
         self._counter = CCacheCounter(self._query, self._thread.lock)
         try:
-            # A write-ahead log is left by a crash alone.
+            # Only a crash leaves a write-ahead log.
             commits = find_commits(path) if size_of(wal_of(path)) else None
             if needs_recovery(path):
                 self.key = recover(path, key)
@@ -124,10 +124,10 @@ class SQLCipherStore:
                 inspect(path, self.key, ignores_wal=commits is not None and not commits.is_readable)
             else:
                 create(path, self.key)
-                _tell_created(path, key)
+                _log_creation(path, key)
             self._open()
             if commits is not None:
-                tell_of_damage(path, self._db, commits)
+                report_damage(path, self._db, commits)
         except UnfitError as error:
             raise StoreUnusableError(f"{path}: {error}") from None
         except sqlcipher.Error as error:
@@ -136,7 +136,7 @@ class SQLCipherStore:
             raise StoreUnusableError(f"{error.filename or path}: {error.strerror}") from error
 
     def _open(self) -> None:
-        """Raises sqlcipher.Error, UnfitError, OSError; then there are no connections, or those before."""
+        """Open the connections; raises sqlcipher.Error, UnfitError, OSError, and then nothing has changed."""
         with ExitStack() as at_error:
             db = connect_to_write(self.path, self.key, self._durability)
             at_error.callback(db.close)
@@ -146,7 +146,7 @@ class SQLCipherStore:
             wal = WriteAheadLog(db, self.path, self.key, self._thread, self.descriptor, self._has_copied_wal)
             writer = Writer(db, self.path, wal, self._thread)
             at_error.pop_all()
-        # Not before: nothing may be committed by a connection that is half set up.
+        # Only now: a connection that is not fully set up must not commit.
         self._db, self._reader = db, reader
         self._placement, self.wal, self._writer = placement, wal, writer
 
@@ -158,13 +158,13 @@ class SQLCipherStore:
         async with self._thread.lock:
             outcomes = await self._commit_together(entries) if len(entries) > 1 else None
             if outcomes is None:
-                # Each entry gets an attempt of its own: they share no failure.
+                # One failed entry must not fail the others: each gets its own attempt.
                 outcomes = [await self._commit_alone(entry) for entry in entries]
             await self.wal.copy_if_long()
         return outcomes
 
     async def _commit_together(self, entries: Sequence[Entry]) -> list[Outcome] | None:
-        """None: it has failed."""
+        """Commit all entries in one transaction; returns None if that fails."""
         changes = [change for entry in entries for change in entry.changes]
         try:
             await self._commit(changes, sum(entry.size for entry in entries))
@@ -178,7 +178,7 @@ class SQLCipherStore:
         except StoreError as error:
             return Refused(error)
         except Exception as error:
-            log.exception("%s: changes cannot be made, by an error in pykcm", self.path)
+            log.exception("%s: changes are refused because of an error in pykcm", self.path)
             return Refused(StoreError(f"an error in pykcm: {type(error).__name__}"))
         return self._committed(entry)
 
@@ -186,7 +186,7 @@ class SQLCipherStore:
         return Committed(dict.fromkeys(entry.bases, self._version))
 
     async def outcome(self, entry: Entry) -> NoReturn:
-        # After an error in pykcm alone: the store itself always knows.
+        # This happens only after an error in pykcm: the store itself always knows.
         raise StoreError(f"{self.path}: it is unknown whether a change was committed")
 
     async def _commit(self, changes: Sequence[SecretChange], size: int) -> None:
@@ -200,11 +200,11 @@ class SQLCipherStore:
             self._notify(self._observer, changes)
 
     def _notify(self, observer: CommitObserver, changes: Sequence[SecretChange]) -> None:
-        """Pass on what was committed. That is durable: an error of the observer's ends only the observer."""
+        """Pass on durable changes. An exception of the observer ends only the observer."""
         try:
             observer.committed(changes)
         except Exception:
-            log.exception("%s: its copy is given up by an error in pykcm; commits go on", self.path)
+            log.exception("%s: its copy is given up because of an error in pykcm; commits go on", self.path)
             self._observer = None
             with suppress(Exception):
                 observer.fail()
@@ -215,8 +215,8 @@ class SQLCipherStore:
         try:
             return self._pacer.delay(changes, size)
         except Exception:
-            # Better a copy that may have to be given up than a commit that fails for it.
-            log.exception("%s: commits do not wait for its copy, by an error in pykcm", self.path)
+            # The copy may then have to be given up. That is better than a commit that fails.
+            log.exception("%s: commits do not wait for its copy because of an error in pykcm", self.path)
             self._end_pacing()
             return None
 
@@ -225,7 +225,7 @@ class SQLCipherStore:
             self._end_pacing()
 
     def _end_pacing(self) -> None:
-        """No copy is made any more: nobody waits for it."""
+        """Let all commits go on: there is no copy any more."""
         if self._pacer is not None:
             self._pacer.end()
             self._pacer = None
@@ -267,12 +267,12 @@ class SQLCipherStore:
             raise store_error(error, self.path) from error
         return rows
 
-    # For copies of the database, which are made while it is in use (see online_copy.CopiedStore)
+    # Copies of the database while it is in use (see online_copy.CopiedStore)
 
     async def attach(self, observer: CommitObserver) -> None:
-        """Leave the database file as it is, until the write-ahead log is released, and pass on commits.
+        """Hold the database file until the write-ahead log is released, and pass on commits.
 
-        Raises StoreError, and StoreBusyError where another copy is made.
+        Raises StoreError, and StoreBusyError if another copy is being made.
         """
         async with self.writing():
             if self._observer is not None or self.wal.is_copying:
@@ -283,7 +283,7 @@ class SQLCipherStore:
             self._pacer = observer.pacer
 
     async def detach(self) -> None:
-        """The copy has ended, and has released the write-ahead log."""
+        """Forget the observer: the copy has ended and released the write-ahead log."""
         self._observer = None
         await self.wal.copied(even_long=False)
         if not self.wal.is_copying:
@@ -291,38 +291,38 @@ class SQLCipherStore:
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[None]:
-        """Within `async with`, nothing is committed. Raises StoreError where the database is not open."""
+        """Within `async with`, nothing is committed. Raises StoreError if the database is not open."""
         async with self._thread.lock:
             self._check_open()
             yield
 
     def check_place(self) -> None:
-        """Raises StoreError where the open database is not the one that has its name any more."""
+        """Raise StoreError if the open database no longer has its name."""
         self._check_open()
         self._placement.check(at_once=True)
 
     def descriptor(self) -> int:
-        """Of the database file, to read from, for as long as the store is open; raises OSError."""
-        # Closing it would end the locks of all of this process's descriptors of the file, as POSIX has it.
+        """Return a descriptor for reading the database file while the store is open; raises OSError."""
+        # By POSIX, closing it would end this process's locks on the file, also those of other descriptors.
         if self._descriptor is None:
             self._descriptor = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         return self._descriptor
 
     def replace(self, other: Path, key: Key) -> None:
-        """Go on with the database at `other`, which takes this one's name; raises StoreError.
+        """Give this database's name to the one at `other`, and open that; raises StoreError.
 
-        Called within `writing`. `key` tells then whether the name was taken. The old file is there until
-        `close_replaced`.
+        Called within `writing`. If `other` got the name, `self.key` is `key`. `close_replaced` frees the old
+        file.
         """
         self.check_place()
         self.wal.empty()
         self._close()
         try:
-            # A write-ahead log that came back after a loss of power would be taken for the other one's.
+            # After a loss of power the old log could come back, and would be read as the new database's.
             wal_of(self.path).unlink(missing_ok=True)
             sync_folder(self.path.parent)
-            # The file system gives the old file's blocks back when nobody has it open any more, which takes
-            # long: not in the rename, for which everybody waits.
+            # Freeing the old file's blocks takes long. While it is open that does not happen in the rename,
+            # for which all requests wait.
             self._replaced.append(os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC))
             other.rename(self.path)
             self.key = key
@@ -333,7 +333,7 @@ class SQLCipherStore:
             self._open_again()
 
     def close_replaced(self) -> None:
-        """Let go of files that were replaced, which takes long if they are large."""
+        """Close the replaced files, which takes long if they are large."""
         while self._replaced:
             os.close(self._replaced.pop())
 
@@ -342,11 +342,10 @@ class SQLCipherStore:
         try:
             self._open()
         except (sqlcipher.Error, UnfitError, OSError) as error:
-            # Meanwhile what needs the disk is refused.
             if not self._is_opening_again:
                 log.critical(
-                    "%s: cannot be opened again after the change of keys: %s; it is tried every %g s, and "
-                    "requests that need it are refused until then: see to the disk (space, permissions)",
+                    "%s: cannot be opened again after the change of keys: %s; pykcmd tries again every %g s, "
+                    "and refuses requests that need it until then: see to the disk (space, permissions)",
                     *(self.path, error, _OPENED_AGAIN_AFTER),
                 )
             self._is_opening_again = True
@@ -369,7 +368,7 @@ class SQLCipherStore:
             self._opening = None
         self.wal.close()
         self._writer.close(covers=covers)
-        # The last one copies the write-ahead log, and removes it.
+        # The last connection to be closed copies and removes the write-ahead log.
         self._reader.close()
         self._db.close()
         if self._descriptor is not None:
@@ -377,13 +376,13 @@ class SQLCipherStore:
             self._descriptor = None
 
 
-def _tell_created(path: Path, key: Key) -> None:
+def _log_creation(path: Path, key: Key) -> None:
     if key.is_new:
-        log.info("%s: a new, empty database was made, with a new key, %s", path, key.source)
+        log.info("%s: a new, empty database was created, with a new key, %s", path, key.source)
     else:
         log.warning(
-            "%s: there was no database, and a new, empty one was made, although its key, %s, is older: if "
-            "there were tickets, the database was removed, or this is another folder than before; to have "
-            "them again, stop the daemon and put the database back",
+            "%s: there was no database, and a new, empty one was created, although its key, %s, is older. If "
+            "there were tickets, the database was removed, or the daemon has another folder than before; to "
+            "get them back, stop the daemon and put the database back",
             *(path, key.source),
         )

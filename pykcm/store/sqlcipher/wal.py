@@ -1,6 +1,6 @@
-"""The write-ahead log of an open database: copied into it, held, released.
+"""Checkpoints of an open database: its write-ahead log is copied into it, or held and released.
 
-SQLite would copy it in a COMMIT, for which the event loop may wait. Here that is done in a thread.
+SQLite would make a checkpoint in a COMMIT, for which the event loop may wait. Here a thread does it.
 """
 
 import asyncio
@@ -18,32 +18,32 @@ from pykcm.store.keys import Key
 from pykcm.store.sqlcipher.database import OWNED, connect, set_pragma, size_of, wal_of, write_error
 from pykcm.store.sqlcipher.disk_thread import DiskThread
 
-# A log is long that has so many pages, SQLite's own default. It is copied before the next commit.
+# A log of this many pages is long, as SQLite's own default has it. It is copied after the commit.
 _LONG = 1000
 
-# It is measured again after so many changes and pages.
+# The log is measured again after this many changes and pages.
 _MEASURED_AFTER = 8
 _PAGE = 4096
 
-# Where the salts are, in the log's header and in the header of the frame that makes it long. Frames that an
-# older generation of the log has left have other salts.
+# The places of the salts: in the log's header, and in the header of the frame that makes the log long. Frames
+# of an older generation of the log have other salts.
 _SALTS_SIZE = 8
 _SALTS = 16
 _LAST_SALTS = 32 + (_LONG - 1) * (24 + _PAGE) + 8
 
-# In bytes: a longer log is first copied in a thread of its own, while commits go on. This much takes about
+# In bytes: a larger log is first copied in another thread, while commits go on. Copying this much takes about
 # as long as a few commits.
 _COPIED_AT_ONCE = 8 * 1024 * 1024
 
-# The second one copies what was committed during the first.
+# The second pass copies the commits made during the first.
 _PASSES = 2
 
 
 class WriteAheadLog:
-    """The log of the database at `path`, which `db` writes, in `thread`.
+    """The log of the database at `path`, which `db` writes; its checkpoints run in `thread`.
 
-    `descriptor`: the store's, of the database file. `has_copied` is called when a log that was released is
-    copied. `is_restarting`: the next commit begins the log again, and syncs its header even with
+    `descriptor`: the store's descriptor of the database file. `has_copied` is called when a released log has
+    been copied. `is_restarting`: the next commit begins the log again, and syncs its header even with
     `durability = "normal"`.
     """
 
@@ -65,7 +65,7 @@ class WriteAheadLog:
         self._descriptor = descriptor
         self._has_copied = has_copied
         self._reading: int | None = None
-        # Changes and pages since it was found not to be long.
+        # Changes and pages since the last time that the log was not long.
         self._unmeasured = 0
         self._is_held = False
         self._is_closed = False
@@ -79,16 +79,16 @@ class WriteAheadLog:
 
     @property
     def is_copying(self) -> bool:
-        """Whether a log that was released is still copied into the database."""
+        """Whether a released log is still being copied into the database."""
         return self._releasing is not None
 
     def has_grown(self, changes: int, size: int) -> None:
-        """A commit of so many changes was written to it, of about `size` bytes."""
+        """Count a commit of this many changes and about `size` bytes."""
         self.is_restarting = False
         self._unmeasured += changes + size // _PAGE
 
     async def copy_if_long(self) -> None:
-        """Copy a long log into the database. If that fails, the next commit tries it again."""
+        """Copy a long log into the database. If that fails, the next commit tries again."""
         if self._unmeasured < _MEASURED_AFTER or self._is_closed or self._is_held or self.is_copying:
             return
         if self._is_long():
@@ -102,7 +102,7 @@ class WriteAheadLog:
             self.is_restarting = pages == copied
 
     def empty(self) -> None:
-        """Copy it into the database and make it a file of no bytes; raises StoreError."""
+        """Copy the log into the database and truncate it to 0 bytes; raises StoreError."""
         try:
             [(is_busy, *_)] = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         except sqlcipher.Error as error:
@@ -112,23 +112,23 @@ class WriteAheadLog:
         self.is_restarting = True
 
     def hold(self) -> None:
-        """From now on the database file is left as it is, with all that was committed; raises StoreError."""
+        """Let the database file, with all commits in it, not change until `release`; raises StoreError."""
         self.empty()
         self._is_held = True
 
     def release(self) -> None:
-        """Let the log be copied into the database again, which begins now."""
+        """Allow checkpoints again; the first one begins now."""
         self._is_held = False
         if self._releasing is None:
             self._releasing = asyncio.get_running_loop().create_task(self._release())
 
     async def copied(self, *, even_long: bool = True) -> None:
-        """Wait until a log that was released is copied, as far as it can be."""
+        """Wait until a released log is copied, as far as that is possible."""
         if self._releasing is not None and (even_long or self.size <= _COPIED_AT_ONCE):
             await asyncio.wait([self._releasing])
 
     def close(self) -> None:
-        """Wait for a copying that is under way; the database is closed next."""
+        """Wait for a running checkpoint; the database is closed next."""
         self._is_closed = True
         if self._copying is not None:
             concurrent.futures.wait([self._copying])
@@ -143,7 +143,7 @@ class WriteAheadLog:
                 await self._copy_while_others_commit()
             async with self._thread.lock:
                 if not self._is_closed:
-                    # Where it fails, the next commits try it again.
+                    # If it fails, the next commits try again.
                     with suppress(StoreError):
                         await self._thread.run(self.empty)
         finally:
@@ -157,11 +157,11 @@ class WriteAheadLog:
             self._copying = executor.submit(copy_wal, self._path, self._key, self._descriptor)
             await asyncio.wait([asyncio.wrap_future(self._copying)])
         except RuntimeError:
-            # No thread can be had.
+            # No thread is available.
             return
         finally:
             executor.shutdown(wait=False)
-        # Where it has failed it is tried again, with the store's own connection.
+        # If it has failed, the store's connection tries again.
         self._copying.exception()
         self._copying = None
 
@@ -176,13 +176,13 @@ class WriteAheadLog:
 
 
 def copy_wal(path: Path, key: Key, descriptor: Callable[[], int]) -> None:
-    """Copy it while the store goes on committing; raises sqlcipher.Error, OSError.
+    """Copy the log while the store commits; raises sqlcipher.Error, OSError.
 
-    `descriptor`: the store's, of the database. Closing another one would end the store's locks.
+    `descriptor`: the store's descriptor of the database. Closing another one would end the store's locks.
     """
     with closing(connect(path, key, OWNED)) as db:
         for _ in range(_PASSES):
-            # The only way that never keeps a commit waiting.
+            # Only a passive checkpoint never makes a commit wait.
             db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-            # SQLite leaves that to whoever copies the last of the log, who would wait for it.
+            # SQLite leaves this sync to the connection that copies the end of the log, which would then wait.
             os.fsync(descriptor())

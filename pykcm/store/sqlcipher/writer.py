@@ -1,6 +1,6 @@
-"""The connection that writes: transactions, in the event loop or with their sync in a thread.
+"""The connection that writes: transactions in the event loop, or with their sync in a thread.
 
-SQLite lets one thread at a time use a connection: meanwhile the event loop reads with another one.
+Only one thread at a time may use a connection. Meanwhile the event loop reads with another one.
 """
 
 import asyncio
@@ -21,26 +21,27 @@ from pykcm.store.sqlcipher.statements import Applier
 from pykcm.store.sqlcipher.wal import WriteAheadLog
 from pykcm.store.tree import DeleteContainer, SecretChange
 
-# In bytes: encrypting and writing so much takes longer than handing it to a thread.
+# In bytes: encrypting and writing a larger transaction takes longer than the switch to a thread.
 _LARGE = 64 * 1024
 
-# Changes of a large transaction are made for so long in one iteration of the event loop, in seconds.
+# In seconds: the time for the changes of a large transaction in one iteration of the event loop.
 _SLICE = 0.002
 
-# A disk is fast if COMMIT took at most so many seconds, with so many exceptions among so many.
+# A COMMIT of at most this many seconds is fast. The disk is fast if at most _SLOW_ONES of the last _WATCHED
+# COMMITs were slow.
 _FAST = 0.001
 _SLOW_ONES = 1
 _WATCHED = 16
 
-# Until it is tried again, in seconds.
+# Seconds until the next attempt.
 _COVERED_AGAIN_AFTER = 1.0
 
-# A change, and how many ccaches it has made more, or less where that is negative.
+# A change, and how many ccaches it has added; negative: how many it has removed.
 Counted = tuple[SecretChange, int]
 
 
 class Writer:
-    """Makes transactions with the connection `db`. The caller has the lock of `thread`."""
+    """Makes transactions with the connection `db`. The caller holds the lock of `thread`."""
 
     def __init__(self, db: Any, path: Path, wal: WriteAheadLog, thread: DiskThread) -> None:
         self._db = db
@@ -53,9 +54,9 @@ class Writer:
         self._cover_task: asyncio.Task[None] | None = None
 
     async def transact(self, changes: Sequence[SecretChange], size: int) -> list[Counted]:
-        """Make the changes durable, or none of them; raises StoreError.
+        """Make all changes durable or none; raises StoreError.
 
-        `size`: the bytes that they write and delete, about. Gives the changes that made ccaches more or less.
+        `size`: about how many bytes they write and delete. Returns the changes that added or removed ccaches.
         """
         self._thread.is_busy = True
         may_be_written = False
@@ -81,7 +82,7 @@ class Writer:
         return counted
 
     def close(self, *, covers: bool) -> None:
-        """The connection is closed next. `covers`: write over a refused commit first, as far as it can be."""
+        """Prepare for closing the connection. `covers`: overwrite a refused commit, if that is possible."""
         with suppress(sqlcipher.Error):
             self._roll_back()
         if covers and self._covering is not None:
@@ -93,8 +94,8 @@ class Writer:
         end = perf_counter() + _SLICE
         for change in changes:
             apply = partial(self._applier.apply, change)
-            # It may overwrite megabytes in one statement. Others are so many that handing each to the thread
-            # would take longer.
+            # A DeleteContainer may overwrite megabytes in one statement. The other changes are small and
+            # many: a switch to the thread for each would take longer.
             more = await self._thread.run(apply) if isinstance(change, DeleteContainer) else apply()
             if more:
                 counted.append((change, more))
@@ -109,24 +110,24 @@ class Writer:
         self._pace.add(perf_counter() - begun)
 
     async def _refuse(self, error: sqlcipher.Error, *, may_be_written: bool) -> StoreError:
-        """Take the transaction back; gives the answer to the error that it ended with."""
+        """Roll the transaction back; returns the answer to the error that ended it."""
         self._roll_back()
         if may_be_written:
             await self._cover()
-        # It asks the disk.
+        # In the thread, because `write_error` asks the disk.
         return await self._thread.run(partial(write_error, error, self._path))
 
     def _roll_back(self) -> None:
-        # Remembered containers may never have been committed.
+        # Perhaps the remembered containers were never committed.
         self._applier.forget()
         if self._db.in_transaction:
             self._db.execute("ROLLBACK")
 
     async def _cover(self) -> None:
-        """Write over what the write-ahead log has of a refused commit, now or as soon as it can be done.
+        """Overwrite a refused commit in the write-ahead log, now or as soon as that is possible.
 
-        When the sync fails, SQLite forgets the commit, but in the log it is whole: a crash before something
-        else is written in that place would bring it back. The next commit may write nothing.
+        When the sync fails, SQLite forgets the commit, but the log still has all of it. A crash would bring
+        it back, unless its place has been overwritten. The next commit does not always do that.
         """
         self._stop_covering()
         if not await self._thread.run(self._covers):
@@ -154,7 +155,7 @@ class Writer:
 
 
 class _Pace:
-    """Whether COMMIT was fast the last times. Until there were so many, it is slow."""
+    """Measures whether the last COMMITs were fast. Those that have not happened yet count as slow."""
 
     def __init__(self) -> None:
         self._slow = deque([True] * _WATCHED, _WATCHED)

@@ -220,7 +220,7 @@ def test_an_error_in_pacing_fails_no_commit(
         assert len(await secrets_of(store, BUSY)) == 1
 
     asyncio.run(run())
-    assert caplog.text.count("commits do not wait for its copy, by an error in pykcm") == 1
+    assert caplog.text.count("commits do not wait for its copy because of an error in pykcm") == 1
 
 
 def test_a_delete_is_charged_to_whoever_deletes(

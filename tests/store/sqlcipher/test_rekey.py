@@ -476,11 +476,11 @@ def test_an_error_while_recording_ends_the_rekey_alone(
             async for _ in steps:
                 pass
 
-        with pytest.raises(StoreError, match=f"{state}/{DATABASE}: given up by an error in pykcm"):
+        with pytest.raises(StoreError, match=f"{state}/{DATABASE}: given up because of an error in pykcm"):
             await rest()
 
     asyncio.run(run())
-    assert "its copy is given up by an error in pykcm; commits go on" in caplog.text
+    assert "its copy is given up because of an error in pykcm; commits go on" in caplog.text
     store.close()
     assert asyncio.run(secrets(state)) == list(range(BEFORE + 2))
     assert files(state) == {"key", DATABASE}
@@ -498,7 +498,7 @@ def test_an_error_while_recording_ends_the_backup_alone(state: Path, monkeypatch
             with monkeypatch.context() as patched:
                 patched.setattr("pykcm.store.sqlcipher.wal.size_of", fail)
                 await commit_changes(store, [put(BEFORE)])
-            with pytest.raises(StoreError, match="given up by an error in pykcm"):
+            with pytest.raises(StoreError, match="given up because of an error in pykcm"):
                 async for _ in copy.pieces():
                     pass
 
