@@ -22,6 +22,12 @@ _CONTEXTS = 200
 _DOMAIN = "pykcm.test"
 _GSSAPI = CACHE / "python"
 
+_PYKCM, _FILE = "pykcm", "FILE:"
+
+# The tasks, and the most time that each may take with pykcm, as a ratio to FILE:.
+_KLIST, _KVNO, _GSSAPI_CONTEXTS = "klist", "kvno, ticket cached", f"{_CONTEXTS} GSSAPI contexts"
+_GOALS = {_KLIST: 1.15, _KVNO: 1.2, _GSSAPI_CONTEXTS: 0.6}
+
 # In each round: these programs take only milliseconds.
 _RUNS_IN_A_ROUND = 20
 _QUICK_RUNS = 3
@@ -90,7 +96,7 @@ def measure_clients(folder: Path, effort: Effort) -> str:
         seconds = _measure(ready, _programs(services[0], effort), effort)
         if _GSSAPI.exists():
             ready = [ccache for ccache in ready if _works(ccache, [*kvno, *services], notes)]
-            seconds |= _measure(ready, {f"{_CONTEXTS} GSSAPI contexts": _contexts}, effort)
+            seconds |= _measure(ready, {_GSSAPI_CONTEXTS: _contexts}, effort)
         else:
             notes.append(
                 "GSSAPI contexts were not measured: python-gssapi is missing; "
@@ -112,8 +118,19 @@ def _table(ccaches: list[_CCache], seconds: _Seconds) -> str:
     lines = []
     for task in dict.fromkeys(task for task, _ in seconds):
         values = [seconds.get((task, ccache.title)) for ccache in ccaches]
-        lines.append([task, *(f"{median(rounds) * 1e3:,.2f} ms" if rounds else "-" for rounds in values)])
-    return markdown_table(["wall time", *(ccache.title for ccache in ccaches)], lines)
+        times = [f"{median(rounds) * 1e3:,.2f} ms" if rounds else "-" for rounds in values]
+        lines.append([task, *times, *_verdict(seconds, task)])
+    header = ["wall time", *(ccache.title for ccache in ccaches), "ratio to FILE:", "goal", "met"]
+    return markdown_table(header, lines)
+
+
+def _verdict(seconds: _Seconds, task: str) -> list[str]:
+    """The ratio of pykcm's time to that of FILE:, its goal, and whether it is met."""
+    ours, file = seconds.get((task, _PYKCM)), seconds.get((task, _FILE))
+    if not ours or not file:
+        return ["", "", ""]
+    ratio = median(ours) / median(file)
+    return [f"{ratio:.2f}", f"at most {_GOALS[task]:g}", "yes" if ratio <= _GOALS[task] else "**no**"]
 
 
 # The ccaches
@@ -129,8 +146,8 @@ def _ccaches(
 
     pykcm = Pykcm("pykcm", folder / "pykcm")
     at_end.enter_context(pykcm.running())
-    yield configured("pykcm", "KCM:", pykcm.socket_path)
-    yield configured("FILE:", f"FILE:{folder}/ccache", pykcm.socket_path)
+    yield configured(_PYKCM, "KCM:", pykcm.socket_path)
+    yield configured(_FILE, f"FILE:{folder}/ccache", pykcm.socket_path)
     if _join_new_session_keyring():
         yield configured("KEYRING:", "KEYRING:session:pykcm-bench", pykcm.socket_path)
     else:
@@ -174,7 +191,7 @@ def _programs(service: str, effort: Effort) -> dict[str, _Task]:
         assert path is not None
         return lambda ccache: [wall_time([path, *words[1:]], ccache.environment()) for _ in range(runs)]
 
-    return {"klist": program("klist"), "kvno, ticket cached": program("kvno", service)}
+    return {_KLIST: program("klist"), _KVNO: program("kvno", service)}
 
 
 def _contexts(ccache: _CCache) -> list[float]:

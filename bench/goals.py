@@ -77,7 +77,7 @@ class Verdict:
                 return abs(ratio - 1) <= self.goal.limit
 
 
-_FRACTIONS = {1 / 20, 1 / 15, 1 / 7, 1 / 8}
+_FRACTIONS = {1 / 20, 1 / 15, 1 / 8, 1 / 9}
 _SHORT = {
     "retrieve-20": "retrieve in 20",
     "store": "one store",
@@ -87,26 +87,27 @@ _SHORT = {
 }
 
 GOALS = [
-    Goal("ping", "at most", 1.6, "Heimdal"),
+    Goal("ping", "at most", 1.25, "Heimdal"),
     Goal("ping", "at most", 1 / 20, "sssd"),
-    Goal("list-20", "at most", 0.35, "Heimdal"),
+    Goal("list-20", "at most", 0.28, "Heimdal"),
     Goal("list-20", "at most", 1 / 15, "sssd"),
     Goal("list-200", "at most", 0.08, "Heimdal"),
-    Goal("retrieve-20", "at most", 1.0, "Heimdal"),
+    Goal("retrieve-20", "at most", 1.2, "Heimdal"),
     Goal("retrieve-5000", "within", 0.2, "pykcm", "retrieve-20"),
-    Goal("store", "at most", 1.7, "bare"),
-    Goal("store", "at most", 1 / 7, "sssd"),
-    Goal("store-normal", "at most", 6, "Heimdal"),
+    Goal("store", "at most", 1.5, "bare"),
+    Goal("store", "at most", 1 / 8, "sssd"),
+    Goal("store-normal", "at most", 4.5, "Heimdal"),
     Goal("replace-10", "at most", 1.5, "pykcm", "store"),
     Goal("storeat-5000", "at most", 1.2, "pykcm", "storeat-50"),
-    Goal("kinit", "at most", 1 / 8, "sssd"),
-    Goal("connections-16", "at least", 0.7, "Heimdal"),
+    Goal("kinit", "at most", 1 / 9, "sssd"),
+    Goal("connections-16", "at least", 0.8, "Heimdal"),
     Goal("connections-16", "at least", 100, "sssd"),
-    Goal("uids-16", "at least", 5, "pykcm", "uids-1"),
-    Goal("start-0", "at most", 150),
-    Goal("start-many", "at most", 150),
+    Goal("uids-16", "at least", 4, "pykcm", "uids-1"),
+    Goal("uid-connections-16", "at least", 3, "pykcm", "uids-1"),
+    Goal("start-0", "at most", 90),
+    Goal("start-many", "at most", 90),
     Goal("start-many", "within", 0.2, "pykcm", "start-0"),
-    Goal("memory-idle", "at most", 35),
+    Goal("memory-idle", "at most", 32),
     Goal("memory-stored", "at most", 2.2),
     Goal("memory-read", "at most", 2.2),
     Goal("database", "at most", 1.6),

@@ -47,7 +47,7 @@
 #include "samples.h"
 
 enum { FCC_NOFILE = -1765328189, FCC_INTERNAL = -1765328188, CC_NOSUPP = -1765328137, CC_IO = -1765328191 };
-enum { MAX_SAMPLES = 1 << 22, GC_CACHED = 1, TIMEOUT = 60, MAX_REPLACED = 4096 };
+enum { MAX_SAMPLES = 1 << 22, GC_CACHED = 1, TIMEOUT = 60, MAX_REPLACED = 1024 };
 enum { UNSUPPORTED = 3 };
 
 static const char *sockpath, *workload;

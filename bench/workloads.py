@@ -77,6 +77,14 @@ def workloads(many: int) -> list[Workload]:
             "/s",
             needs_root=True,
         ),
+        Workload(
+            "uid-connections-16",
+            "1 UID storing into 16 ccaches at once",
+            LoadOptions("store", 20, 16),
+            ALL[:-1],
+            "/s",
+            needs_root=True,
+        ),
         Workload("start-0", "start to first reply, 0 ccaches", LoadOptions("start"), (PYKCM_EMPTY,), "ms"),
         Workload(
             "start-many",
