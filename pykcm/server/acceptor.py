@@ -1,7 +1,7 @@
 """Accepts connections, a few at a time, so that connected clients are served in between.
 
-The kernel has one backlog for all UIDs. It is short, and emptied fast: accepting reads nothing. When a UID
-connects faster than that, some of its connections are served, and the others are closed at once.
+The kernel has one backlog for all UIDs. It is short, and is emptied fast, because accepting reads nothing. If
+a UID connects faster than that, some of its connections are served, and the others are closed at once.
 """
 
 import asyncio
@@ -20,9 +20,9 @@ log = logging.getLogger(__name__)
 
 _FAILURES = LimitedLog(log, "connections not accepted", 1)
 
-# In seconds and connections: after so much the event loop serves the connections that are open.
+# In seconds and connections: one turn of accepting. After it the event loop serves the open connections.
 _TURN = 0.002
-_MOST_IN_A_TURN = 128
+_TURN_CONNECTIONS = 128
 
 # In seconds: the pause when no descriptor or memory is left.
 _PAUSE = 0.05
@@ -40,7 +40,7 @@ class Reception(Protocol):
         """Every waiting connection has been accepted."""
 
     async def settled(self) -> None:
-        """Return when every connection taken so far can be ended in order."""
+        """Return when every connection taken up to now can be ended in order."""
 
 
 class Acceptor:
@@ -63,7 +63,7 @@ class Acceptor:
         asyncio.get_running_loop().add_reader(self._listening.fileno(), self._accept)
 
     def stop(self) -> None:
-        """Accept no more: clients that connect from now on wait in the backlog."""
+        """Stop accepting: clients that connect from now on wait in the backlog."""
         if self._pause is not None:
             self._pause.cancel()
             self._pause = None
@@ -71,7 +71,7 @@ class Acceptor:
 
     def _accept(self) -> None:
         end = self._clock() + _TURN
-        for _ in range(_MOST_IN_A_TURN):
+        for _ in range(_TURN_CONNECTIONS):
             try:
                 sock, _ = self._listening.accept()
             except BlockingIOError:
@@ -79,9 +79,9 @@ class Acceptor:
                 return
             except OSError as error:
                 if error.errno in _NO_RESOURCES:
-                    self._rest(error)
+                    self._pause_accepting(error)
                     return
-                continue  # the client has gone already
+                continue  # the client has already gone
             self._reception.take(sock)
             if self._clock() > end:
                 break
@@ -89,8 +89,8 @@ class Acceptor:
         if not self._backlog.poll(0):
             self._reception.caught_up()
 
-    def _rest(self, error: OSError) -> None:
-        """Pause, until there may be descriptors again; clients wait in the backlog."""
+    def _pause_accepting(self, error: OSError) -> None:
+        """Accept nothing for a while: descriptors may be free again then. Clients wait in the backlog."""
         _FAILURES.write(
             logging.ERROR, None, "connections have to wait: none can be accepted: %s", error.strerror
         )
@@ -99,15 +99,15 @@ class Acceptor:
         self._pause = loop.call_later(_PAUSE, self.begin)
 
 
-# In seconds: the time in which connections of a UID are counted, while the backlog is not empty.
+# In seconds: connections of a UID are counted in windows of this length, while the backlog is not empty.
 _WINDOW = 0.1
 
 
 class AcceptRates:
     """Limits how many connections a UID gets in a tenth of a second while the backlog is not empty."""
 
-    def __init__(self, most: int, clock: Callable[[], float] = perf_counter) -> None:
-        self._most = most
+    def __init__(self, limit: int, clock: Callable[[], float] = perf_counter) -> None:
+        self._limit = limit
         self._clock = clock
         self._counts: dict[int, int] = {}
         self._began = 0.0
@@ -117,17 +117,17 @@ class AcceptRates:
         self._counts.clear()
 
     def count(self, uid: int) -> int:
-        """Count one connection of the UID; returns how many are too many, including this one."""
+        """Count one connection of the UID; return by how many the limit is exceeded, including this one."""
         counts = self._counts
         if not counts or self._clock() - self._began > _WINDOW:
             counts.clear()
             self._began = self._clock()
         count = counts[uid] = counts.get(uid, 0) + 1
-        return max(0, count - self._most)
+        return max(0, count - self._limit)
 
 
 class TransportReception:
-    """Makes a transport and a protocol for each connection, like an asyncio server."""
+    """Makes a transport and a protocol for each connection, as an asyncio server does."""
 
     def __init__(self, factory: Callable[[], asyncio.Protocol]) -> None:
         self._factory = factory
@@ -169,7 +169,7 @@ class Listener:
             acceptor.begin()
 
     async def stop(self) -> None:
-        """Accept no more; returns when all accepted connections are served or closed."""
+        """Stop accepting; return when all accepted connections are served or closed."""
         for acceptor in self._acceptors:
             acceptor.stop()
         for _, reception in self._sockets:

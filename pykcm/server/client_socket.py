@@ -1,7 +1,7 @@
 """One client's socket: reads, serves and sends, each in its UID's turn.
 
-The event loop reports that there is something to do. The fair queue decides when it is done: at once if
-nobody waits, otherwise in its turn. One turn reads once, serves at most one request, and sends once.
+The event loop reports that there is something to do. The fair queue decides when: at once if nobody waits,
+otherwise in the UID's turn. One turn reads once, serves at most one request, and sends once.
 """
 
 import logging
@@ -33,22 +33,22 @@ log = logging.getLogger(__name__)
 # Lines that users cause.
 _BROKEN_OFF = LimitedLog(log, "connections closed at a limit", 30)
 
-# In bytes, for one turn. Nearly every request is smaller. Of a larger one, all that has come is read.
+# In bytes: read in one turn. Nearly every request is smaller; of a larger one all that has come is read.
 _READ_SIZE = 16 * 1024
 _LARGEST_READ = 256 * 1024
 
-# In bytes: while a UID has so much waiting, its connections are read in small pieces.
+# In bytes: while a UID has this much of waiting and incomplete requests, its connections are read in small
+# pieces.
 _ENOUGH = 1024 * 1024
 _SMALL_READ = 1024
 
-# In seconds: a client that has not taken its reply for so long counts as idle.
+# In seconds: a client that does not take its reply for longer counts as idle.
 _PATIENCE_WITH_A_READER = 30.0
 
 _INT = Struct("i")
 
 # One buffer for all connections: its content is used before the next connection reads.
 _BUFFER = memoryview(bytearray(_LARGEST_READ))
-
 
 # Looked up at each request.
 _IDLE, _RECEIVING, _REQUESTED, _SENDING, _CLOSED = (
@@ -72,7 +72,7 @@ class Parts(NamedTuple):
 
 
 class ClientSocket:
-    """The server's end of a connection. It owns `sock`, which is non-blocking."""
+    """The server's end of a connection. It owns `sock`, which does not block."""
 
     # There may be thousands of idle ones.
     __slots__ = (
@@ -103,11 +103,11 @@ class ClientSocket:
         self._is_watched_for_room = False
         self._is_queued = False  # waits for its UID's turn
         self._last_heard = parts.fair_queue.clock()
-        self._held = 0  # bytes of requests, as they were counted
-        self._owed = 0  # bytes of replies, as they were counted
+        self._held = 0  # bytes of requests, as last counted
+        self._owed = 0  # bytes of replies, as last counted
         self.peer = peer
         self.uid, self.pid = peer.uid, peer.pid
-        self.is_mits = False  # whether a request was one that only MIT's client makes
+        self.is_mits = False  # whether a request has come that only MIT's client makes
         self._session = parts.dispatcher.sessions.open(peer, self._has_hung_up)
 
     def begin(self) -> None:
@@ -119,7 +119,7 @@ class ClientSocket:
     def _on_bytes(self) -> None:
         state = self._connection.state
         if self._is_queued or not (state is _IDLE or state is _RECEIVING):
-            # The bytes stay in the kernel, and are read in their turn.
+            # The bytes stay in the kernel, and are read later.
             self._is_watched_for_bytes = False
             self._parts.loop.remove_reader(self._socket.fileno())
         elif self._parts.fair_queue.admits(self.uid):
@@ -141,7 +141,7 @@ class ClientSocket:
             self._parts.fair_queue.wait(self.uid, self)
 
     def take_turn(self) -> None:
-        """Send, serve or read once: the queue calls this when it is this connection's turn."""
+        """Send, serve or read once. The fair queue calls this when it is the connection's turn."""
         self._is_queued = False
         connection = self._connection
         state = connection.state
@@ -158,13 +158,13 @@ class ClientSocket:
         self._settle()
 
     def _settle(self) -> None:
-        """Have the event loop or the queue go on with the connection, as its state wants it."""
+        """Watch for the next event or queue for the next turn, by the connection's state."""
         state = self._connection.state
         if state is _IDLE:
             if not self._is_watched_for_bytes:
                 self._watch_for_bytes()
             if not (self._held or self._owed):
-                # Nearly always: the request came whole, and its reply has left.
+                # Nearly always: the request came complete, and its reply has left.
                 return
         elif state is _RECEIVING:
             self._parts.deadlines.begin(self)
@@ -180,8 +180,8 @@ class ClientSocket:
         if self._outbox.memory != self._owed:
             self._count_replies(self._outbox.memory)
 
-    # While a request is carried out or a reply is sent, a client usually sends nothing: bytes are watched for
-    # all the same, until some come.
+    # While a request is served or a reply is sent, a client usually sends nothing. The socket is watched all
+    # the same, until bytes come: to stop watching each time would cost more.
 
     def _watch_for_bytes(self) -> None:
         if not self._is_watched_for_bytes:
@@ -211,12 +211,12 @@ class ClientSocket:
         except OSError:
             size = 0
         if not size:
-            # The client's end, and all that it has asked for is answered.
+            # The client has closed its end, and all its requests are answered.
             self.abort()
             return None
         frame = connection.receive(_BUFFER[:size])
         if frame is not None and had_begun:
-            # A request that has begun behind it has its own time.
+            # If the next request has begun already, it has a deadline of its own.
             self._parts.deadlines.end(self)
         return frame
 
@@ -233,11 +233,11 @@ class ClientSocket:
         if not self.is_mits and frame.opcode in MITS_OPCODES:
             self.is_mits = shows_mits_client(frame)
         answer = parts.dispatcher.answer(self.peer, frame, self._session)
-        # Where there is no reply, by an error in pykcm, the client must not wait for ever.
+        # If an error in pykcm prevents a reply, the connection is closed: the client must not wait for ever.
         reply = answer if isinstance(answer, (bytes, Pieces)) else step(answer, self._reply_late, self.abort)
         if reply is not None:
             self._send(reply)
-        # The time that serving took is no pause.
+        # The time that serving took does not count as a pause.
         fair_queue.now = fair_queue.clock()
 
     def _reply_late(self, reply: Sendable) -> None:
@@ -261,19 +261,19 @@ class ClientSocket:
         if not unsent:
             self._ignore_room()
 
-    # Limits on the memory that one client takes
+    # Limits on memory
 
     def _count_requests(self, held: int) -> None:
         more, self._held = held - self._held, held
-        loser = self._parts.connections.hold(self, more)
-        if loser is not None:
-            loser.break_off("requests", "too many bytes of this UID's requests wait or are incomplete")
+        to_close = self._parts.connections.hold(self, more)
+        if to_close is not None:
+            to_close.break_off("requests", "too many bytes of this UID's requests wait or are incomplete")
 
     def _count_replies(self, owed: int) -> None:
         more, self._owed = owed - self._owed, owed
-        loser = self._parts.connections.owe(self, more)
-        if loser is not None:
-            loser.break_off("replies", "too many bytes of replies to this UID wait to be taken")
+        to_close = self._parts.connections.owe(self, more)
+        if to_close is not None:
+            to_close.break_off("replies", "too many bytes of replies to this UID wait to be taken")
 
     @property
     def held(self) -> int:
@@ -286,10 +286,10 @@ class ClientSocket:
         return self._owed
 
     def give_up(self) -> None:
-        """The time for the request that has begun is over."""
+        """Close: the deadline of the incomplete request has passed."""
         self.break_off("late", f"a request was not complete within {self._parts.deadlines.patience:.0f} s")
 
-    def break_off(self, limit: str, why: str) -> None:
+    def break_off(self, limit: str, reason: str) -> None:
         """Close at once, because a limit was exceeded."""
         self._parts.connections.broken_off[limit] += 1
         _BROKEN_OFF.write(
@@ -298,19 +298,19 @@ class ClientSocket:
             "UID %d (process %d): connection closed: %s",
             self.uid,
             self.pid,
-            why,
+            reason,
             fields={"KCM_UID": self.uid},
         )
         self.abort()
 
-    # For others
+    # For the limits of all connections
 
     @property
     def state(self) -> State:
-        """The connection's state, as far as others are concerned.
+        """The connection's state, as the limits see it.
 
-        A client that has not taken its reply for long has given it up: the connection is idle. One that waits
-        for its turn to be read is not.
+        A connection whose client has not taken its reply for long counts as idle. One that waits for its turn
+        to be read does not.
         """
         state = self._connection.state
         if self._is_queued and state is State.IDLE:
@@ -328,7 +328,7 @@ class ClientSocket:
         return self._last_heard
 
     def _has_hung_up(self) -> bool:
-        """Whether the client has closed its end, which is noticed only when it is the UID's turn."""
+        """Whether the client has closed its end, even if the close is not read yet."""
         fd = self._socket.fileno()
         if fd < 0:
             return True
@@ -338,10 +338,10 @@ class ClientSocket:
 
     @property
     def has_unread(self) -> bool:
-        """Whether the client has sent something that is not read yet and will be answered."""
+        """Whether unread data is pending that will be answered."""
         return self._connection.takes_bytes and any(ioctl(self._socket, FIONREAD, bytes(_INT.size)))
 
-    # How it ends
+    # The end
 
     def finish(self) -> None:
         """Take no more requests, answer those that the client has already sent, then close.
@@ -353,20 +353,20 @@ class ClientSocket:
         except OSError:
             self.abort()
             return
-        # Nothing can come any more: where nothing has, the end need not be waited for.
+        # Nothing more can come. If nothing is unread, either, the end need not be waited for.
         if self._connection.state is State.IDLE and not self.has_unread:
             self.abort()
 
     def give_way(self) -> None:
         """Make room for another connection."""
         if self._connection.takes_bytes:
-            # A request that is sent in the same moment must be answered.
+            # A request that is sent at the same moment must be answered.
             self.finish()
         else:
             self.abort()
 
     def abort(self) -> None:
-        """Close at once, and give back all that was counted."""
+        """Close at once, and subtract what was counted for this connection."""
         if self._connection.state is State.CLOSED:
             return
         if self._is_watched_for_bytes:

@@ -1,4 +1,4 @@
-"""The requests of one client: bytes go in, requests come out one at a time. No I/O happens here.
+"""The protocol state of one client: bytes go in, requests come out one at a time. No I/O happens here.
 
                      receive                 next_request
     IDLE, RECEIVING ---------> REQUESTED ------------------> SERVING
@@ -6,7 +6,7 @@
        |                           |                            v
        +---------------------------+------------------------ SENDING     (until all of the reply is sent)
 
-Only in IDLE and RECEIVING are bytes taken. Whatever a client sends at any other time stays in the kernel.
+Bytes are taken only in IDLE and RECEIVING. In other states the client's bytes stay in the kernel.
 """
 
 from enum import Enum, auto
@@ -54,11 +54,11 @@ class Connection:
 
     @property
     def missing(self) -> int:
-        """Bytes still missing of an incomplete request, as far as known."""
+        """Bytes that an incomplete request still lacks, as far as known."""
         return self._reader.missing
 
     def receive(self, data: bytes | memoryview) -> Frame | None:
-        """Take bytes; returns the next request if it is complete. Raises FramingError."""
+        """Take bytes; return the next request if it is complete. Raises FramingError."""
         frame = self._reader.take(data)
         if frame is not None:
             self._serving = len(frame.message)
@@ -68,7 +68,7 @@ class Connection:
         return frame
 
     def next_request(self) -> Frame | None:
-        """The next request, if it is complete. Raises FramingError."""
+        """Return the next request if it is complete. Raises FramingError."""
         frame = self._reader.next_frame()
         if frame is not None:
             self._serving = len(frame.message)
@@ -84,7 +84,7 @@ class Connection:
             self.state = _IDLE
 
     def sent(self, unsent: int) -> None:
-        """Note that the client has taken bytes; `unsent` of the reply are left."""
+        """Note that the client has taken bytes; `unsent` bytes of the reply are left."""
         self.unsent = unsent
         if unsent:
             self.state = State.SENDING

@@ -9,7 +9,6 @@ from typing import NamedTuple, Protocol
 from pykcm.logs import LimitedLog
 from pykcm.peer.identity import ROOT
 from pykcm.server.connection import State
-from pykcm.server.holdings import Holdings
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +24,7 @@ _STATE_NAMES = {
     State.SERVING: "a running request's",
 }
 
-# At most so many processes are remembered. Only a preference depends on it.
+# More processes are not remembered. Only the choice between idle connections depends on them.
 _REMEMBERED_PROCESSES = 4096
 
 
@@ -84,11 +83,42 @@ class Member(Protocol):
     def finish(self) -> None:
         """Answer requests that the client has sent, then close."""
 
-    def break_off(self, limit: str, why: str) -> None:
+    def break_off(self, limit: str, reason: str) -> None:
         """Close at once, because a limit was exceeded."""
 
     def abort(self) -> None:
         """Close at once."""
+
+
+class BytesByUid:
+    """Bytes of memory that clients make the daemon hold, by UID and in total. A limit of 0 is none."""
+
+    def __init__(self, uid_limit: int, limit: int) -> None:
+        self._uid_limit = uid_limit
+        self._limit = limit
+        self._by_uid: dict[int, int] = {}
+        self.total = 0
+
+    def of(self, uid: int) -> int:
+        """The bytes of a UID."""
+        return self._by_uid.get(uid, 0)
+
+    def add(self, uid: int, more: int) -> None:
+        """Add bytes to the UID's; `more` may be negative."""
+        self.total += more
+        held = self.of(uid) + more
+        if held:
+            self._by_uid[uid] = held
+        else:
+            self._by_uid.pop(uid, None)
+
+    def exceeding_uid(self, uid: int) -> int | None:
+        """After bytes were added for `uid`: that UID or the largest one if a limit is exceeded, else None."""
+        if self._uid_limit and self.of(uid) > self._uid_limit:
+            return uid
+        if self._limit and self.total > self._limit:
+            return max(self._by_uid, key=self._by_uid.__getitem__)
+        return None
 
 
 class Connections:
@@ -101,15 +131,15 @@ class Connections:
         self._open: dict[int, set[Member]] = {}
         self._processes = _Processes()
         self._count = 0
-        self.requests = Holdings(limits.uid_bytes, limits.bytes)
-        self.replies = Holdings(limits.uid_unread, limits.unread)
+        self.requests = BytesByUid(limits.uid_bytes, limits.bytes)
+        self.replies = BytesByUid(limits.uid_unread, limits.unread)
         self._timer: asyncio.TimerHandle | None = None
         self._others = 0  # other connections that keep the daemon from being idle
         self._is_ending = False
         self._all_closed = asyncio.Event()
         self._all_closed.set()
-        # Connections accepted, closed to make room, refused for want of room, refused because the peer is
-        # not known, and broken off at a limit (by limit).
+        # Numbers of connections: accepted, closed to make room, refused at a limit, refused because the peer
+        # cannot be identified, and closed because they exceeded a limit (by limit).
         self.accepted = 0
         self.evicted = 0
         self.refused = 0
@@ -138,10 +168,10 @@ class Connections:
     def add(self, connection: Member) -> None:
         """Add a connection; there has to be room for it."""
         self.accepted += 1
-        own = self._open.get(connection.uid)
-        if own is None:
-            own = self._open[connection.uid] = set()
-        own.add(connection)
+        of_uid = self._open.get(connection.uid)
+        if of_uid is None:
+            of_uid = self._open[connection.uid] = set()
+        of_uid.add(connection)
         self._processes.count(connection)
         self._count += 1
         if self._count == 1:
@@ -153,11 +183,11 @@ class Connections:
 
     def discard(self, connection: Member) -> None:
         """Remove a connection, if it is here."""
-        own = self._open.get(connection.uid)
-        if own is None or connection not in own:
+        of_uid = self._open.get(connection.uid)
+        if of_uid is None or connection not in of_uid:
             return
-        own.remove(connection)
-        if not own:
+        of_uid.remove(connection)
+        if not of_uid:
             del self._open[connection.uid]
         self._count -= 1
         if not self._count:
@@ -168,7 +198,7 @@ class Connections:
     # Limits on their number
 
     def has_room(self, uid: int) -> bool:
-        """Whether the UID may have one more connection; another one may be closed to make room."""
+        """Whether the UID may have one more connection. Another connection may be closed for it."""
         limits = self._limits
         count = len(self._open.get(uid, ()))
         if limits.uid_connections and count >= limits.uid_connections:
@@ -209,11 +239,11 @@ class Connections:
         return True
 
     def _choose_of_all(self, asking: int, count: int) -> Member | None:
-        """The connection that makes room for a UID that has `count`: one of the UID with the most.
+        """Choose the connection to close for the UID `asking`, which has `count`; None if there is none.
 
-        An idle connection is chosen first. Otherwise a UID with fewer connections takes the place of a
-        request in progress: requests that never end keep nobody out. A UID with fewer connections than the
-        asking one loses none. None: no connection can make room.
+        It belongs to the UID with the most connections; a UID with fewer than `asking` loses none. An idle
+        connection is chosen first. If none is idle, even a request in progress is given up for a UID with
+        fewer connections: endless requests keep nobody out.
         """
         for uid in self._uids_by_number():
             number = len(self._open[uid])
@@ -227,7 +257,7 @@ class Connections:
         return self._choose_idle(asking) if count else None
 
     def _uids_by_number(self) -> Iterator[int]:
-        """UIDs, the one with the most connections first. Nearly always only the first one is used."""
+        """UIDs, the one with the most connections first. Usually only the first one is used."""
         most = max(self._open, key=lambda each: len(self._open[each]))
         yield most
         for uid in sorted(self._open, key=lambda each: len(self._open[each]), reverse=True):
@@ -235,7 +265,7 @@ class Connections:
                 yield uid
 
     def _choose_idle(self, uid: int) -> Member | None:
-        """The UID's longest idle connection, preferably of a client that will connect again.
+        """Choose the UID's longest idle connection, preferably of a client that connects again.
 
         MIT's client does. Heimdal's does not: SIGPIPE ends its process at the next request.
         """
@@ -249,21 +279,21 @@ class Connections:
     # Limits on memory
 
     def hold(self, connection: Member, more: int) -> Member | None:
-        """Count bytes of its requests; returns the connection to break off if there are too many.
+        """Count bytes of its requests; return the connection to break off if a limit is exceeded.
 
-        It is this one if its own UID has too many, otherwise the largest of the UID with the most bytes.
+        It is this connection if its UID has too many bytes, otherwise the largest of the UID with the most.
         """
         return self._change(self.requests, connection, more, lambda each: each.held)
 
     def owe(self, connection: Member, more: int) -> Member | None:
-        """Count bytes of replies that the client has not taken; returns as `hold`."""
+        """Count bytes of replies that the client has not taken; return as `hold`."""
         return self._change(self.replies, connection, more, lambda each: each.owed)
 
     def _change(
-        self, holdings: Holdings, connection: Member, more: int, size: Callable[[Member], int]
+        self, held_bytes: BytesByUid, connection: Member, more: int, size: Callable[[Member], int]
     ) -> Member | None:
-        holdings.change(connection.uid, more)
-        uid = holdings.exceeding_uid(connection.uid) if more > 0 else None
+        held_bytes.add(connection.uid, more)
+        uid = held_bytes.exceeding_uid(connection.uid) if more > 0 else None
         if uid is None or uid == connection.uid:
             return None if uid is None else connection
         # A request in progress keeps its memory even if its connection is closed.
@@ -273,12 +303,12 @@ class Connections:
     # Idle time
 
     def stay_awake(self) -> None:
-        """Another connection (of the control socket) has come, and counts as one."""
+        """Count a connection of the control socket, which keeps the daemon from being idle."""
         self._others += 1
         self._stop_timer()
 
     def may_sleep(self) -> None:
-        """That connection has gone."""
+        """A connection counted by `stay_awake` has closed."""
         self._others -= 1
         if not self._count and not self._is_ending:
             self.start_timer()
@@ -297,7 +327,7 @@ class Connections:
     # The end
 
     async def finish(self, patience: float) -> int:
-        """End all connections in order; returns how many were cut off after `patience` seconds."""
+        """End all connections in order; return how many were cut off after `patience` seconds."""
         self._is_ending = True
         self._stop_timer()
         for connection in self._all():
@@ -313,14 +343,14 @@ class Connections:
         return len(late)
 
     def _all(self) -> list[Member]:
-        return [connection for own in self._open.values() for connection in own]
+        return [connection for of_uid in self._open.values() for connection in of_uid]
 
 
 class _Processes:
-    """Processes that have connected more than once. A process of Heimdal's client connects only once."""
+    """Notices processes that connect more than once. A process of Heimdal's client connects only once."""
 
     def __init__(self) -> None:
-        # By UID and PID, the last one to connect at the end: the kernel reuses PIDs.
+        # By UID and PID, in the order of their last connection: the kernel reuses PIDs.
         self._have_connected_again: OrderedDict[tuple[int, int], bool] = OrderedDict()
 
     def count(self, connection: Member) -> None:
@@ -339,7 +369,7 @@ class _Processes:
         return self._have_connected_again.get((connection.uid, connection.pid), False)
 
 
-# The least loss first: an idle connection, an incomplete request, a reply that is not taken, and so on.
+# In this order connections are given up: the least loss first.
 _ORDER = (State.IDLE, State.RECEIVING, State.SENDING, State.REQUESTED, State.SERVING)
 
 

@@ -1,19 +1,19 @@
 """Deadlines for incomplete requests: one timer for all of them, and none while there are none.
 
-Time is counted in ticks of the running daemon. If the daemon was stopped (by a signal, or with its machine),
-it first reads what has arrived meanwhile. A `call_later` for each request would not: after a stop all
-timers are due at once, libuv may run them before it looks at the sockets, and a large request takes several
-reads.
+Time is counted in ticks of the running daemon. After the daemon was stopped (by a signal, or with its
+machine), it first reads what has arrived meanwhile. With a `call_later` for each request it would not: all
+timers would be due at once, libuv may run them before it looks at the sockets, and a large request takes
+several reads.
 """
 
 import asyncio
 from itertools import islice
 from typing import Protocol
 
-# The patience is divided into so many ticks. The first tick may be short, therefore one is added.
+# Ticks in one period of patience. One more is added to each deadline, because its first tick may be short.
 _TICKS = 10
 
-# So many requests are given up in one iteration of the event loop.
+# Requests given up in one iteration of the event loop.
 _AT_ONCE = 32
 
 
@@ -35,7 +35,7 @@ class Deadlines:
         self._timer: asyncio.Handle | None = None
 
     def begin(self, late: Late) -> None:
-        """Start the time of a connection. A time that runs already is not extended."""
+        """Set the deadline of a connection, unless it already has one."""
         self._due.setdefault(late, self._ticks + _TICKS + 1)
         if self._timer is None:
             self._start_timer()
@@ -64,7 +64,7 @@ class Deadlines:
             if due > self._ticks:
                 self._start_timer()
                 return
-            # To give up one connection may have ended another one.
+            # Giving up one connection may have closed another one.
             if self._due.pop(late, None) is not None:
                 late.give_up()
         if self._due:

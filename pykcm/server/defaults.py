@@ -1,9 +1,9 @@
 """The default ccache of a peer: the one that all peers of its UID share, or that of its SELinux range.
 
 Peers above the system's lowest level (containers) get a default of their range when they set one, or when
-they fill the default that they were given. Nobody else moves it, and they do not move the shared one. Until
-then they are given the shared default, if it names no ccache or one that they may use. Otherwise they are
-given another ccache that they may use, or an unused name, which is kept.
+they fill the default that they were given. Other peers do not move it, and these peers do not move the
+shared default. Until then they are given the shared default, if it names no ccache or one that they may use.
+Otherwise they are given another ccache that they may use, or an unused name, which is stored.
 
 A default may be chosen before a ccache has its name. Then another ccache takes its place (see
 Collection.current_default), except for a process that is about to fill it, and after a kdestroy.
@@ -28,7 +28,7 @@ def other_uid_chosen(collection: Collection) -> int | None:
 
 
 def unconstrained_default(collection: Collection, gone: bytes | None = None) -> bytes:
-    """The name that GET_DEFAULT_CACHE returns to a peer from which no ccache is hidden.
+    """Return the name that GET_DEFAULT_CACHE gives to a peer from which no ccache is hidden.
 
     Another UID's ccache that root chose counts as existing, unless it is `gone`.
     """
@@ -39,7 +39,7 @@ def unconstrained_default(collection: Collection, gone: bytes | None = None) -> 
 
 
 class _Chosen(NamedTuple):
-    """A chosen default: that of a range, or the shared one (None)."""
+    """A chosen default, of a range or (None) the shared one."""
 
     name: bytes
     range: str | None
@@ -67,11 +67,11 @@ class PeerDefault:
         self._collection = collection
         self._others = others
         self._range = access.range_of(peer)
-        # An unused name that becomes the default, if it is kept.
+        # An unused name, which `give` makes the default.
         self._new_name: bytes | None = None
 
     def name(self) -> bytes:
-        """The default's name. A new unused name is forgotten, unless `give` is called.
+        """Return the default's name. A new unused name is forgotten, unless `give` is called.
 
         Raises CollectionNeededError.
         """
@@ -145,7 +145,7 @@ class PeerDefault:
         shared = self._collection.default_name
         if self._is_available(shared):
             return _Chosen(shared, None) if self._may_share(shared) else None
-        # Root chose another UID's ccache, which no longer exists.
+        # Root chose another UID's ccache, and it no longer exists.
         own_name = self._collection.own_name
         shares = self._access.shares_default(self._peer) and self._may_share(own_name)
         return _Chosen(own_name, None) if shares else None

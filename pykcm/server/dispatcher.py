@@ -1,14 +1,17 @@
-"""From a request to its reply: decode, decide, call the engine, count, answer."""
+"""Answers requests: decodes, decides access, calls the engine, counts and traces."""
 
 import asyncio
 import errno
 import logging
-from collections.abc import Callable, Coroutine
+import time
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from itertools import chain
 from time import perf_counter_ns
 from typing import Any, NamedTuple, cast
 
+from pykcm.engine.committer import Durations
 from pykcm.engine.engine import CollectionNeededError, Collections, Engine
 from pykcm.engine.observers import Observers
 from pykcm.logs import LimitedLog
@@ -20,7 +23,6 @@ from pykcm.protocol.messages import NAME, read_arguments
 from pykcm.protocol.text import escape
 from pykcm.server.operations import EVERYONE, OPERATIONS, Context, Operation
 from pykcm.server.sessions import Session, Sessions
-from pykcm.server.statistics import Statistics
 from pykcm.store.interface import StoreError
 
 log = logging.getLogger(__name__)
@@ -33,11 +35,31 @@ _FAULTS = LimitedLog(log, "requests that failed by an error in pykcm", 10)
 _UNKNOWN = pack_reply(Code.FCC_INTERNAL)
 
 
-class Exchange(NamedTuple):
-    """One request and its reply, for those who trace: it holds keys and tickets.
+class OperationStatistics(Durations):
+    """The requests of one operation; `errors` counts replies by their codes other than 0."""
 
-    `operation` is None where the opcode is unknown, and `arguments` is empty where they cannot be read;
-    `duration` is in nanoseconds.
+    __slots__ = ("errors",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.errors: Counter[int] = Counter()
+
+
+class Statistics:
+    """Counts of requests; `operations` is by opcode."""
+
+    def __init__(self, opcodes: Iterable[int]) -> None:
+        self.operations = {opcode: OperationStatistics() for opcode in opcodes}
+        self.started = time.time()  # seconds since the epoch
+        self.unknown_operations = 0
+        self.store_errors = 0
+
+
+class Exchange(NamedTuple):
+    """One request and its reply, as tracers get them. It holds keys and tickets.
+
+    `operation` is None if the opcode is unknown. `arguments` is empty if they cannot be decoded. `duration`
+    is in nanoseconds.
     """
 
     peer: Peer
@@ -51,7 +73,7 @@ class Exchange(NamedTuple):
 
 
 class _Request:
-    """A request on its way. `session_before`: the session's state before the operation was first called."""
+    """A request in progress. `session_before`: the session's state before the first call of the operation."""
 
     __slots__ = ("arguments", "begun", "frame", "operation", "peer", "session", "session_before", "uids")
 
@@ -67,9 +89,9 @@ class _Request:
 
 
 class Dispatcher:
-    """Answers requests. Whatever happens in one, the others go on.
+    """Answers requests. An error in one request does not affect the others.
 
-    `tracers` are told of every exchange; nearly always there are none.
+    `tracers` get every exchange; usually there are none.
     """
 
     def __init__(self, engine: Engine, access: Access) -> None:
@@ -84,9 +106,9 @@ class Dispatcher:
     def answer(
         self, peer: Peer, frame: Frame, session: Session | None = None
     ) -> Sendable | Coroutine[Any, Any, Sendable]:
-        """The packed reply to one request, or a coroutine that gives it later. Neither raises.
+        """Return the packed reply to one request, or a coroutine that returns it later. Neither raises.
 
-        `session`: of the connection that the request came on, see sessions; None: nothing is remembered.
+        `session`: that of the connection (see sessions). Without one nothing is remembered between requests.
         """
         operation = OPERATIONS.get(frame.opcode)
         if operation is None:
@@ -104,8 +126,8 @@ class Dispatcher:
         except Exception as error:  # noqa: BLE001 - answered, and logged if need be
             return self._fail(request, error)
         if not self.tracers:
-            # The arguments are copies: while the request waits, its bytes are in memory only once. A trace
-            # that begins meanwhile does not have it.
+            # The arguments are copies, therefore a waiting request does not keep its frame. A trace that
+            # begins meanwhile leaves the request out.
             request.frame = Frame(frame.opcode, b"")
         return self._answer_later(request, changes=changes)
 
@@ -121,15 +143,15 @@ class Dispatcher:
         return self._finish(request, payload)
 
     async def _list_everyone(self, request: _Request) -> bytes:
-        """The payloads for all UIDs, joined.
+        """Return the payloads of all UIDs, joined, the peer's own first.
 
-        One UID after the other: nobody waits for more than one collection, and none of them stays in the
-        cache.
+        The collections are read one after the other, and do not stay in the cache. Other requests wait for
+        one of them at most.
         """
         payloads: list[bytes] = []
-        own = request.peer.uid
-        for uid in chain([own], await asyncio.ensure_future(self._engine.store.uids())):
-            if payloads and uid == own:
+        peer_uid = request.peer.uid
+        for uid in chain([peer_uid], await asyncio.ensure_future(self._engine.store.uids())):
+            if payloads and uid == peer_uid:
                 continue
             request.uids = (uid,)
             payload = await self._engine.read((uid,), partial(self._call, request))
@@ -138,7 +160,7 @@ class Dispatcher:
         return b"".join(payloads)
 
     def _call_in_queue(self, request: _Request, collections: Collections) -> Sendable:
-        """Call the operation, perhaps again after a conflict: the session is then as it was before."""
+        """Call the operation. After a conflict it is called again, with the session as it was at first."""
         session = request.session
         if request.session_before is None:
             request.session_before = session.state
@@ -160,7 +182,7 @@ class Dispatcher:
         return operation.run(context, *arguments)
 
     def _name_default(self, operation: Operation, context: Context, arguments: list[Any]) -> list[Any]:
-        """Put the default's name where no name is given, as Heimdal's clients do under KRB5CCNAME=KCM:."""
+        """Replace empty names by the default's. Heimdal's clients send them under KRB5CCNAME=KCM:."""
         named = []
         for field, value, collection in zip(
             operation.arguments, arguments, context.collections, strict=False
@@ -168,7 +190,7 @@ class Dispatcher:
             if field is NAME and not value:
                 default = context.session.given_default = context.default(collection).name()
                 if self._access.collection_to_change(context.peer, default) != collection.uid:
-                    raise KcmError(Code.FCC_NOFILE, "root's default is another's ccache: name it")
+                    raise KcmError(Code.FCC_NOFILE, "root's default is another UID's ccache: name it")
                 named.append(default)
             else:
                 named.append(value)
@@ -186,7 +208,7 @@ class Dispatcher:
         return _UNKNOWN
 
     def _fail(self, request: _Request, error: Exception) -> Sendable:
-        """Count and report a request that raised an exception; gives the reply."""
+        """Count and report a request that raised an exception; return the reply."""
         operation, peer, arguments = request.operation, request.peer, request.arguments
         if isinstance(error, KcmError):
             self._report(operation, peer, arguments, error)
@@ -203,9 +225,9 @@ class Dispatcher:
         return self._finish(request, b"", errno.EIO, "an error in pykcm")
 
     def _finish(self, request: _Request, payload: Sendable, code: int = 0, reason: str = "") -> Sendable:
-        """Count and trace a request; gives the reply."""
+        """Count and trace a request; return the reply."""
         duration = perf_counter_ns() - request.begun
-        # As Durations.add does: a call would cost as much again.
+        # Durations.add, inlined: the call would double the cost.
         counted = self._counted[request.frame.opcode]
         counted.buckets[duration.bit_length()] += 1
         counted.total += duration
@@ -225,7 +247,7 @@ class Dispatcher:
         return pack_reply(code, payload)
 
     def _report(self, operation: Operation, peer: Peer, arguments: list[Any], error: KcmError) -> None:
-        """Tell the administrator what needs attention; what merely was not found is nobody's business."""
+        """Report an error: every one to the watchers, and those of the store and of quotas to the log."""
         if self._engine.watchers:
             name = _ccache_of(operation, arguments)
             self._engine.watchers.each(lambda watcher: watcher.refused(peer.uid, peer.label, name, error))
@@ -251,9 +273,9 @@ class Dispatcher:
                 fields=_fields(operation, peer, arguments, error.code),
             )
 
-    def connection_refused(self, uid: int, label: str | None, why: str) -> None:
-        """Tell those who watch; there is no label where the peer cannot be known for certain."""
-        self._engine.watchers.each(lambda watcher: watcher.connection_refused(uid, label, why))
+    def connection_refused(self, uid: int, label: str | None, reason: str) -> None:
+        """Report a refused connection to the watchers; `label` is None for a peer that is not identified."""
+        self._engine.watchers.each(lambda watcher: watcher.connection_refused(uid, label, reason))
 
     def _tell_tracers(self, exchange: Exchange) -> None:
         self.tracers.each(lambda tracer: tracer(exchange))
@@ -280,7 +302,7 @@ def _ccache_of(operation: Operation, arguments: list[Any]) -> bytes:
 
 
 def _call_of(operation: Operation, arguments: list[Any]) -> str:
-    """The operation's name, and the ccache's where it has one."""
+    """The operation's name, followed by the ccache's if it names one."""
     return f"{operation.name} {escape(_ccache_of(operation, arguments))}".rstrip()
 
 

@@ -1,8 +1,8 @@
-"""A fair queue between UIDs, for the time when more requests have come than can be served at once.
+"""A fair queue between UIDs, used while more requests come than can be served at once.
 
 Nearly always nothing waits, and a request is served when it arrives. After a slice of time without a pause,
 further requests of the UIDs served in it are queued: one of each UID in rotation. Between slices the event
-loop looks for new requests. How many connections one user has makes no difference to another one.
+loop looks for new requests. The number of one user's connections makes no difference to other users.
 """
 
 import asyncio
@@ -11,14 +11,14 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import Protocol
 
-# In seconds: so short that returning to the event loop costs a few percent.
+# In seconds: long enough that returning to the event loop after it costs only a few percent.
 _SLICE = 0.000_5
 
-# In seconds: after such a pause the event loop has looked at all sockets.
+# In seconds: after a pause of this length the event loop has looked at all sockets.
 _PAUSE = 0.000_05
 
-# So many UIDs have their first request served although the slice is over: each delays the others.
-_MOST_BEYOND = 64
+# UIDs whose first request is served although the slice is over. Each of them delays the others.
+_UIDS_AFTER_SLICE = 64
 
 
 class Servable(Protocol):
@@ -29,7 +29,7 @@ class Servable(Protocol):
 
 
 class FairQueue:
-    """Decides for each request whether it is served at once, and keeps those that are not.
+    """Decides for each request whether it is served at once, and queues the others.
 
     `now`: when a request last came or was served, in seconds of `clock`; the caller sets it after serving.
     """
@@ -44,11 +44,11 @@ class FairQueue:
 
     @property
     def waiting(self) -> int:
-        """How many connections wait for their turn."""
+        """The number of connections that wait for their turn."""
         return sum(map(len, self._waiting.values()))
 
     def admits(self, uid: int) -> bool:
-        """Whether a request of the UID that has just come is served at once; otherwise call `wait`."""
+        """Whether a request of the UID that has just come may be served at once. If not, call `wait`."""
         now = self.clock()
         if now - self.now > _PAUSE and not self._waiting:
             self._slice_began = now
@@ -62,13 +62,13 @@ class FairQueue:
             self._served.add(uid)
             return True
         # The first request of a UID delays others only by itself, and shares their commit.
-        if uid in self._served or uid in self._waiting or len(self._served) >= _MOST_BEYOND:
+        if uid in self._served or uid in self._waiting or len(self._served) >= _UIDS_AFTER_SLICE:
             return False
         self._served.add(uid)
         return True
 
     def wait(self, uid: int, servable: Servable) -> None:
-        """Queue a connection of the UID: its turn is taken after those that the UID has queued earlier."""
+        """Queue a connection of the UID, behind those that the UID has queued earlier."""
         queue = self._waiting.get(uid)
         if queue is None:
             queue = self._waiting[uid] = deque()
@@ -87,7 +87,7 @@ class FairQueue:
         self._served.clear()
         while waiting:
             uid, queue = next(iter(waiting.items()))
-            # Removed before its turn: a connection with more requests queues up again after the others.
+            # Removed before its turn: a connection with more requests queues again, behind the others.
             servable = queue.popleft()
             if queue:
                 waiting.move_to_end(uid)

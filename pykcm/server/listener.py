@@ -12,9 +12,9 @@ from struct import Struct
 
 from pykcm.processes import shown_process
 
-# All UIDs wait in this queue in their order. A UID that connects without end keeps it full, and the others
-# wait until all of it is accepted. With 4,096 places that takes half a second while 8 UIDs do so. With few,
-# clients that do not wait in connect() are turned away although the daemon is not late.
+# All UIDs wait in this queue of the kernel. A UID that connects without end keeps it full, and the others
+# wait until all of it is accepted. With 4,096 places that takes half a second while 8 UIDs do so. With too
+# few places, clients that do not wait in connect() are refused although the daemon is not late.
 BACKLOG = 512
 
 _UCRED = Struct("iII")
@@ -68,19 +68,19 @@ class BoundSocket:
 
 @contextlib.contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
-    """Lock the folder: of two servers that start together, one would take the other's new socket for stale.
+    """Lock the folder: otherwise, of two servers that start together, one takes the other's socket for stale.
 
     Anyone who may read the folder can hold this lock. After a while the server starts without it.
     """
     try:
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
-        yield  # a folder that cannot be read may still be written to
+        yield  # a folder that cannot be read may still be writable
         return
     try:
         end = time.monotonic() + _PATIENCE
         while not _lock(fd) and time.monotonic() < end:
-            # Before the event loop runs: nobody is connected who would have to wait.
+            # The event loop does not run yet: no client has to wait.
             time.sleep(_PATIENCE / 100)
         yield
     finally:
@@ -93,7 +93,7 @@ def _lock(fd: int) -> bool:
     except BlockingIOError:
         return False
     except OSError:
-        return True  # a file system without locks: nothing to wait for
+        return True  # a file system without locks
     return True
 
 
@@ -119,7 +119,7 @@ def _is_stale(path: Path) -> bool:
 
 
 def _listening(probe: socket.socket) -> str:
-    """The process that called listen(); the kernel remembers it. It may be systemd, for a service."""
+    """Describe the process that called listen(), as the kernel remembers it. It may be systemd."""
     pid, uid, _ = _UCRED.unpack(probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
     if pid:
         return f"{shown_process(pid)} of UID {uid}"

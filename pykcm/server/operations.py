@@ -27,10 +27,10 @@ NOTHING = b""
 
 
 class Context:
-    """The context of one operation: the peer, its session, and the collections.
+    """The context of one operation: the peer, the session of its connection, and the collections.
 
-    The first collection is the one that the operation is about. `others`: collections that the operation
-    turned out to need as well, by UID. `session`: that of the connection.
+    The first collection is the one that the operation is about. `others`: further collections by UID, which
+    the operation turned out to need.
     """
 
     __slots__ = ("_default", "_others", "access", "collections", "peer", "session")
@@ -55,7 +55,7 @@ class Context:
         return self.collections[0]
 
     def default(self, collection: Collection) -> PeerDefault:
-        """The peer's default; `collection`: that of the peer's UID."""
+        """The peer's default ccache; `collection` is that of the peer's UID."""
         if self._default is None:
             self._default = PeerDefault(self.access, self.peer, self.session, collection, self._others)
         return self._default
@@ -77,14 +77,14 @@ class Context:
         return ccache
 
     def changeable(self, name: bytes) -> CCache:
-        """Like readable, for a change; FCC_PERM if the peer may only read the ccache."""
+        """Like `readable`, for a change; FCC_PERM if the peer may only read the ccache."""
         ccache = self.readable(name)
         if not self.access.may_change(self.peer, ccache.label):
             raise KcmError(Code.FCC_PERM)
         return ccache
 
     def check_destroyable(self, name: bytes) -> None:
-        """Raise as changeable does, except that a damaged ccache may be destroyed."""
+        """Raise as `changeable` does, except that a damaged ccache may be destroyed."""
         collection = self.collection
         if not collection.has(name) or not self.access.may_read(self.peer, collection.label_of(name)):
             raise KcmError(Code.FCC_NOFILE)
@@ -351,7 +351,7 @@ def _table(rows: Iterable[tuple[Opcode, Scope, Callable[..., Sendable], bool]]) 
             scope,
             run,
             changes,
-            # A peer with a label may be given a default of its range, which is kept.
+            # A peer with a label may be given a new default of its range, which is stored.
             changes_by_label=changes or opcode == Opcode.GET_DEFAULT_CACHE,
         )
         for opcode, scope, run, changes in rows

@@ -1,4 +1,4 @@
-"""Replies on their way to a socket: bytes that the kernel does not take at once are sent later."""
+"""Sends replies to a socket: bytes that the kernel does not take at once are sent later."""
 
 import socket
 from bisect import bisect_right
@@ -6,14 +6,14 @@ from itertools import accumulate
 
 from pykcm.protocol.framing import Sendable
 
-# Pieces in one call; the kernel takes at most 1,024.
+# Pieces in one system call; the kernel takes at most 1,024.
 _PIECES_AT_ONCE = 512
 
 
 class Outbox:
     """The bytes of replies that the kernel has not taken yet, in their order.
 
-    `size`: bytes to be sent. `memory`: bytes that are kept for it, all of them until the last one is sent.
+    `size`: bytes still to be sent. `memory`: bytes kept, the whole reply until its last byte is sent.
     """
 
     __slots__ = ("_first", "_pieces", "_socket", "memory", "size")
@@ -26,7 +26,7 @@ class Outbox:
         self.size = 0
 
     def send(self, reply: Sendable) -> int:
-        """Send as much as the kernel takes at once; returns the number of bytes left. Raises OSError."""
+        """Send as much as the kernel takes at once; return the number of bytes left. Raises OSError."""
         if isinstance(reply, bytes):
             try:
                 sent = self._socket.send(reply)
@@ -43,7 +43,7 @@ class Outbox:
         return self.send_more()
 
     def send_more(self) -> int:
-        """Send more of what is left, with one system call, which bounds the time; returns as `send`."""
+        """Send more of the rest, with one system call, which bounds the time; return as `send`."""
         pieces = self._pieces[self._first : self._first + _PIECES_AT_ONCE]
         try:
             sent = self._socket.sendmsg(pieces)
@@ -62,7 +62,7 @@ class Outbox:
         return self.size
 
     def clear(self) -> None:
-        """Drop what is left."""
+        """Drop the rest."""
         self._pieces = []
         self._first = 0
         self.memory = 0

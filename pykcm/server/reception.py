@@ -22,7 +22,7 @@ class ClientReception:
         self._parts = parts
         self._kernel = kernel
         self._rates = rates
-        # UIDs that had no room for a connection in this iteration of the event loop.
+        # UIDs that were refused for want of room in this iteration of the event loop.
         self._without_room: set[int] = set()
 
     def take(self, sock: socket.socket) -> None:
@@ -71,7 +71,7 @@ class ClientReception:
         self._rates.caught_up()
 
     async def settled(self) -> None:
-        """Returns at once: each connection is served or closed when it is taken."""
+        """Return at once: each connection is served or closed when it is taken."""
 
     def _refuse_stranger(self, refusal: PeerRefusedError) -> None:
         self._parts.connections.unidentified += 1

@@ -10,9 +10,9 @@ from pykcm.peer.identity import Peer
 
 
 class Process:
-    """A process of a UID, known by its PID when it connected.
+    """A process of a UID, identified by its PID at the time it connected.
 
-    `default`: the name that it chose or was given last. `is_missing`: as far as the process knows, no ccache
+    `default`: the name that it last chose or was given. `is_missing`: as far as the process knows, no ccache
     has that name. `sessions`: those of its connections.
     """
 
@@ -47,7 +47,7 @@ class Session:
 
     @property
     def state(self) -> tuple[bytes | None, bytes | None, bool]:
-        """The part that an operation may change."""
+        """The part of the session that an operation may change."""
         return self.given_default, self.process.default, self.process.is_missing
 
     @state.setter
@@ -108,7 +108,7 @@ class Sessions:
         return session
 
     def close(self, session: Session) -> None:
-        """Close the session; a process is forgotten with its last one. Closing again does nothing."""
+        """Close the session, and forget the process with its last one. Closing again does nothing."""
         process = session.process
         process.sessions.pop(session, None)
         # The session must not keep the connection in memory.

@@ -76,7 +76,7 @@ def passed_descriptors() -> list[tuple[int, str]]:
 
 
 def listening_socket(fd: int) -> socket.socket | None:
-    """Return the listening stream socket that the open descriptor is, or None if it is something else."""
+    """Return the open descriptor as a listening stream socket, or None if it is not one."""
     if not stat.S_ISSOCK(os.fstat(fd).st_mode):
         return None
     sock = socket.socket(fileno=fd)
