@@ -33,17 +33,17 @@ from pykcm.peer.access import Access, RequestAccess
 from pykcm.peer.identity import ROOT, Kernel, KernelUnreadableError, read_kernel
 from pykcm.peer.messages import Reporter, take_messages
 from pykcm.peer.selinux import Policy, PolicyUnusableError, load_policy
+from pykcm.processes import on_signals
 from pykcm.resources import allow_many_descriptors, limits_of
-from pykcm.server.acceptor import AcceptRates, Listener, TransportReception
 from pykcm.server.client_socket import Parts
 from pykcm.server.connections import Connections
 from pykcm.server.deadlines import Deadlines
 from pykcm.server.dispatcher import Dispatcher
 from pykcm.server.fair_queue import FairQueue
-from pykcm.server.listener import BoundSocket, ListenError
 from pykcm.server.reception import ClientReception
-from pykcm.server.systemd import Activated, Notifier, activated_sockets
-from pykcm.stop_signals import on_signals
+from pykcm.sockets.acceptor import AcceptRates, Listener, TransportReception
+from pykcm.sockets.bound_socket import BoundSocket, ListenError
+from pykcm.sockets.systemd import Activated, Notifier, activated_sockets
 from pykcm.store.copies import Copies
 from pykcm.store.interface import Store, StoreUnusableError
 from pykcm.store.memory import MemoryStore

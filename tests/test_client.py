@@ -21,14 +21,14 @@ from pykcm.protocol.framing import MAX_REPLY_SIZE
 from pykcm.protocol.messages import ARGUMENTS
 from pykcm.protocol.opcodes import Opcode
 from pykcm.protocol.tag import Match, Tag
-from pykcm.server.acceptor import AcceptRates, Listener
 from pykcm.server.client_socket import Parts
 from pykcm.server.connections import Connections
 from pykcm.server.deadlines import Deadlines
 from pykcm.server.dispatcher import Dispatcher
 from pykcm.server.fair_queue import FairQueue
-from pykcm.server.listener import BoundSocket
 from pykcm.server.reception import ClientReception
+from pykcm.sockets.acceptor import AcceptRates, Listener
+from pykcm.sockets.bound_socket import BoundSocket
 from pykcm.store.memory import MemoryStore
 from tests.builders import ALICE, BOB, HTTP, TGS, credential_bytes, credential_of_size, refused, tag_for
 

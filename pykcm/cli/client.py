@@ -14,9 +14,9 @@ import msgspec
 
 from pykcm.control.frames import FrameError, FrameReader, FrameType, FrameTypeError, encode
 from pykcm.control.messages import LARGEST_MESSAGE, ControlError, ErrorCode, request
-from pykcm.control.socket_folders import folder_of_others
 from pykcm.peer.identity import ROOT, listener_of, uid_of
 from pykcm.protocol.text import escape_path, printable
+from pykcm.sockets.bound_socket import folder_of_others
 
 # Requests that carry tickets or a key, or after which the database is taken to have a new one.
 _HANDS_OVER_SECRETS = {"import", "rekey"}

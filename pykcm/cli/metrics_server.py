@@ -22,11 +22,11 @@ from typing import Any, NamedTuple, cast
 from pykcm.control.messages import ControlError
 from pykcm.control.openmetrics import CONTENT_TYPE, openmetrics
 from pykcm.logs import LINE_COUNTS, LimitedLog
+from pykcm.processes import on_signals
 from pykcm.protocol.text import escape_path
-from pykcm.server.acceptor import Acceptor, TransportReception
-from pykcm.server.listener import BACKLOG, BoundSocket, ListenError
-from pykcm.server.systemd import Notifier, listening_socket, passed_descriptors
-from pykcm.stop_signals import on_signals
+from pykcm.sockets.acceptor import Acceptor, TransportReception
+from pykcm.sockets.bound_socket import BACKLOG, BoundSocket, ListenError
+from pykcm.sockets.systemd import Notifier, listening_socket, passed_descriptors
 
 log = logging.getLogger(__name__)
 

@@ -8,9 +8,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pykcm.control.calls import Administration
-from pykcm.control.socket_folders import folder_of_others
 from pykcm.peer.access import RequestAccess
 from pykcm.peer.identity import ROOT, Kernel
+from pykcm.sockets.bound_socket import folder_of_others
 
 if TYPE_CHECKING:
     from pykcm.control.connection import Controls

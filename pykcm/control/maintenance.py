@@ -9,7 +9,7 @@ import msgspec
 
 from pykcm.control.calls import Call
 from pykcm.control.messages import ControlError, ErrorCode
-from pykcm.processes import shown_process
+from pykcm.processes import describe_process
 from pykcm.store.copies import Copied, Copies, StoreBusyError, UnsupportedError
 
 log = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ async def rekey(call: Call) -> AsyncIterator[dict[str, Any]]:
 
 
 def _asking(call: Call) -> str:
-    return f"{shown_process(call.peer.pid)} of UID {call.peer.uid}"
+    return f"{describe_process(call.peer.pid)} of UID {call.peer.uid}"
 
 
 def _copies(call: Call, why: str) -> Copies:

@@ -1,1 +1,1 @@
-"""The daemon's engine: sockets, connections, the turn each UID gets, the operations, and the commit."""
+"""The KCM socket: connections, their limits and deadlines, operations, statistics."""

@@ -5,8 +5,8 @@ import socket
 
 from pykcm.logs import LimitedLog
 from pykcm.peer.identity import Kernel, PeerRefusedError, identify
-from pykcm.server.acceptor import AcceptRates
 from pykcm.server.client_socket import ClientSocket, Parts
+from pykcm.sockets.acceptor import AcceptRates
 
 log = logging.getLogger(__name__)
 

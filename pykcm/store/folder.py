@@ -6,7 +6,7 @@ import os
 import stat
 from pathlib import Path
 
-from pykcm.processes import shown_process
+from pykcm.processes import describe_process
 from pykcm.store.disk import sync_folder
 from pykcm.store.interface import StoreUnusableError
 
@@ -62,7 +62,7 @@ def _holder(lock: int) -> str:
     """The process that holds the lock: by the kernel, else by the file, which the holder has written."""
     pid = _pid_of_holder(os.fstat(lock))
     if pid is not None:
-        return shown_process(pid)
+        return describe_process(pid)
     said = os.pread(lock, 32, 0).strip()
     if said.isdigit():
         # Its number means another process here, or none.

@@ -11,8 +11,8 @@ import pytest
 from pykcm.cli import client
 from pykcm.cli.client import ControlClient, check_listener
 from pykcm.control.messages import ControlError, ErrorCode
-from pykcm.control.socket_folders import folder_of_others
 from pykcm.peer import identity
+from pykcm.sockets.bound_socket import folder_of_others
 
 DAEMON, OTHER = 20003, 20004
 

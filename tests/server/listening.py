@@ -15,14 +15,14 @@ from pykcm.engine.engine import Engine
 from pykcm.peer.access import Access
 from pykcm.peer.identity import Kernel
 from pykcm.protocol.opcodes import Opcode
-from pykcm.server.acceptor import AcceptRates, Listener
 from pykcm.server.client_socket import ClientSocket, Parts
 from pykcm.server.connections import NO_LIMITS, Connections, Limits, Member
 from pykcm.server.deadlines import Deadlines
 from pykcm.server.dispatcher import Dispatcher
 from pykcm.server.fair_queue import FairQueue
-from pykcm.server.listener import BoundSocket
 from pykcm.server.reception import ClientReception
+from pykcm.sockets.acceptor import AcceptRates, Listener
+from pykcm.sockets.bound_socket import BoundSocket
 from pykcm.store.memory import MemoryStore
 from tests.builders import ALICE, credential_of_size, principal_bytes, service
 from tests.server.asking import ScriptedStore

@@ -2,8 +2,8 @@
 
 import pytest
 
-from pykcm.server.acceptor import AcceptRates
 from pykcm.server.connections import Limits
+from pykcm.sockets.acceptor import AcceptRates
 from tests.server.conftest import Play
 from tests.server.listening import NOOP, UID, Listening
 from tests.server.waiting import settle, until
@@ -14,7 +14,7 @@ def test_a_user_that_connects_too_fast(
 ) -> None:
     """Of connections that come faster than they can be accepted, the first ones of a user are served."""
     # Clients here do not wait where the queue is full.
-    monkeypatch.setattr("pykcm.server.acceptor.BACKLOG", 250)
+    monkeypatch.setattr("pykcm.sockets.acceptor.BACKLOG", 250)
 
     async def scenario(listening: Listening) -> None:
         clients = [listening.client() for _ in range(250)]

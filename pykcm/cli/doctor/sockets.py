@@ -12,9 +12,9 @@ from pykcm.cli.doctor.results import Check, Result, failed, ok, skipped, warning
 from pykcm.cli.doctor.systemd import CONTROL_SOCKET, KCM_SOCKET
 from pykcm.cli.output import shell_quote
 from pykcm.config import DEFAULT_CONTROL_SOCKET, DEFAULT_SOCKET
-from pykcm.control.socket_folders import folder_of_others
 from pykcm.peer.identity import listener_of
-from pykcm.processes import shown_process
+from pykcm.processes import describe_process
+from pykcm.sockets.bound_socket import folder_of_others
 
 _SYSTEMD = 1
 
@@ -34,7 +34,7 @@ class Listener(NamedTuple):
     def __str__(self) -> str:
         if not self.pid:
             return f"a process of UID {self.uid} outside of this container"
-        return f"{shown_process(self.pid)} of UID {self.uid}"
+        return f"{describe_process(self.pid)} of UID {self.uid}"
 
 
 def find_listener(path: Path) -> Listener:

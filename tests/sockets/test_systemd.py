@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pykcm.protocol.text import printable
-from pykcm.server.systemd import Activated, Notifier, activated_sockets
+from pykcm.sockets.systemd import Activated, Notifier, activated_sockets
 
 ROOT = Path(__file__).parents[2]
 
@@ -21,8 +21,8 @@ REPORT = """
 import os, sys
 sys.modules["systemd"] = None
 os.environ["LISTEN_PID"] = str(os.getpid() if sys.argv[1] == "mine" else os.getpid() + 1)
-from pykcm.server.listener import ListenError
-from pykcm.server.systemd import Activated, activated_sockets
+from pykcm.sockets.bound_socket import ListenError
+from pykcm.sockets.systemd import Activated, activated_sockets
 try:
     found, control = activated_sockets()
 except ListenError as error:
@@ -238,7 +238,7 @@ def test_a_full_queue_of_notifications_does_not_block_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Where nobody reads NOTIFY_SOCKET, the daemon goes on after a while, with a warning."""
-    monkeypatch.setattr("pykcm.server.systemd._PATIENCE", 0.01)
+    monkeypatch.setattr("pykcm.sockets.systemd._PATIENCE", 0.01)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiving:
         receiving.bind(str(tmp_path / "notify"))
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))

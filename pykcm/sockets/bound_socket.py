@@ -1,4 +1,4 @@
-"""The socket that clients connect to: bound here, or handed over by systemd."""
+"""A listening socket at a path: how it is bound, and who may put another one in its place."""
 
 import contextlib
 import fcntl
@@ -6,11 +6,11 @@ import os
 import socket
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from struct import Struct
 
-from pykcm.processes import shown_process
+from pykcm.processes import describe_process
 
 # All UIDs wait in this queue of the kernel. A UID that connects without end keeps it full, and the others
 # wait until all of it is accepted. With 4,096 places that takes half a second while 8 UIDs do so. With too
@@ -18,6 +18,8 @@ from pykcm.processes import shown_process
 BACKLOG = 512
 
 _UCRED = Struct("iII")
+
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 # In seconds.
 _PATIENCE = 1.0
@@ -122,5 +124,24 @@ def _listening(probe: socket.socket) -> str:
     """Describe the process that called listen(), as the kernel remembers it. It may be systemd."""
     pid, uid, _ = _UCRED.unpack(probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
     if pid:
-        return f"{shown_process(pid)} of UID {uid}"
+        return f"{describe_process(pid)} of UID {uid}"
     return f"another server of UID {uid}, out of sight (in a container?),"
+
+
+def folder_of_others(
+    path: str, owners: Collection[int], *, trusts_sticky: bool = True, top: Path = Path("/")
+) -> Path | None:
+    """Return the first folder above the socket, up to `top`, in which other users can replace it.
+
+    `owners`: UIDs that may replace it. A sticky folder protects a socket that exists, but lets anybody create
+    one that does not. Raises OSError.
+    """
+    folder = Path(path).parent.resolve(strict=True)
+    for each in (folder, *folder.parents):
+        if not each.is_relative_to(top):
+            break
+        status = each.stat()
+        is_open = status.st_mode & _OTHERS_WRITE and not (trusts_sticky and status.st_mode & stat.S_ISVTX)
+        if is_open or status.st_uid not in owners:
+            return each
+    return None

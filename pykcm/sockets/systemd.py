@@ -8,7 +8,7 @@ import stat
 from typing import NamedTuple
 
 from pykcm.protocol.text import printable
-from pykcm.server.listener import ListenError
+from pykcm.sockets.bound_socket import ListenError
 
 log = logging.getLogger(__name__)
 

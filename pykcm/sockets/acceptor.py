@@ -14,7 +14,7 @@ from time import perf_counter
 from typing import Protocol
 
 from pykcm.logs import LimitedLog
-from pykcm.server.listener import BACKLOG
+from pykcm.sockets.bound_socket import BACKLOG
 
 log = logging.getLogger(__name__)
 

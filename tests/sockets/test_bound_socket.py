@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pykcm.server.listener import BoundSocket, ListenError
+from pykcm.sockets.bound_socket import BoundSocket, ListenError
 from tests.processes import in_child
 
 
@@ -130,7 +130,7 @@ def test_one_after_the_other(path: Path) -> None:
 
 def test_a_lock_that_is_never_let_go_of(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever may read the folder may lock it: that keeps nobody from starting."""
-    monkeypatch.setattr("pykcm.server.listener._PATIENCE", 0.05)
+    monkeypatch.setattr("pykcm.sockets.bound_socket._PATIENCE", 0.05)
     folder = os.open(path.parent, os.O_RDONLY)
     fcntl.flock(folder, fcntl.LOCK_EX)
     bound = BoundSocket(path)
