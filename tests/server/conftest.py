@@ -1,7 +1,8 @@
 """A service on each store in turn, asked without a socket."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,7 +11,10 @@ import pytest
 from pykcm.store.interface import Store
 from tests.peer.mcs import CONTAINER_1, CONTAINER_2, HOST
 from tests.server.asking import Asking, Server
-from tests.server.listening import Listening
+from tests.server.listening import Listen, Listening
+from tests.sockets.conftest import anyio_backend
+
+__all__ = ["anyio_backend"]
 
 Loop = Callable[[], asyncio.AbstractEventLoop]
 
@@ -21,6 +25,23 @@ class Play(Protocol):
     """Plays a scenario against a server; `options` are those of Listening."""
 
     def __call__(self, scenario: Scenario, **options: Any) -> None: ...
+
+
+@pytest.fixture
+async def listen(tmp_path: Path) -> AsyncIterator[Listen]:
+    """Starts a listening server; it ends with the test."""
+    async with AsyncExitStack() as stack:
+
+        async def start(**options: Any) -> Listening:
+            return await stack.enter_async_context(Listening(tmp_path / "kcm.sock", **options))
+
+        yield start
+
+
+@pytest.fixture
+async def listening(listen: Listen) -> Listening:
+    """A listening server without limits."""
+    return await listen()
 
 
 @pytest.fixture

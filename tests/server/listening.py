@@ -7,7 +7,7 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from pykcm.ccaches import quotas
 from pykcm.engine.collection_cache import CollectionCache
@@ -174,3 +174,9 @@ class Listening:
     def made(self) -> list[ClientSocket]:
         """The server's ends of all connections, in the order in which they were accepted."""
         return self.connections.made
+
+
+class Listen(Protocol):
+    """Starts a server; `options` are those of Listening."""
+
+    async def __call__(self, **options: Any) -> Listening: ...

@@ -5,7 +5,6 @@ import pytest
 from pykcm.protocol.opcodes import Opcode
 from pykcm.server.sessions import Session, Sessions
 from tests.builders import peer
-from tests.server.conftest import Play
 from tests.server.listening import INITIALIZE, NOOP, UID, Listening, request
 from tests.server.listening import NAME as LISTENED
 from tests.server.waiting import until
@@ -74,22 +73,18 @@ def test_connections_that_clients_have_closed_do_not_count(sessions: Sessions) -
     assert opened(sessions, 1).awaits(b"1000:later")
 
 
-def test_client_that_reconnects_starts_without_a_choice(play: Play) -> None:
+async def test_client_that_reconnects_starts_without_a_choice(listening: Listening) -> None:
     """The choice of a process is forgotten when it has closed its connections, noticed or not."""
-
-    async def scenario(listening: Listening) -> None:
-        for number in range(20):
-            chosen = b"%d:%d\0" % (UID, number)
-            first = listening.client()
-            assert await first.ask(INITIALIZE) == (0, b"")
-            assert await first.ask(request(Opcode.SET_DEFAULT_CACHE, chosen)) == (0, b"")
-            assert await first.ask(GET_DEFAULT_CACHE) == (0, chosen)
-            first.close()
-            second = listening.client()
-            assert await second.ask(GET_DEFAULT_CACHE) == (0, LISTENED + b"\0")
-            second.close()
-
-    play(scenario)
+    for number in range(20):
+        chosen = b"%d:%d\0" % (UID, number)
+        first = listening.client()
+        assert await first.ask(INITIALIZE) == (0, b"")
+        assert await first.ask(request(Opcode.SET_DEFAULT_CACHE, chosen)) == (0, b"")
+        assert await first.ask(GET_DEFAULT_CACHE) == (0, chosen)
+        first.close()
+        second = listening.client()
+        assert await second.ask(GET_DEFAULT_CACHE) == (0, LISTENED + b"\0")
+        second.close()
 
 
 def test_connections_without_a_pid_are_independent(sessions: Sessions) -> None:
@@ -118,36 +113,28 @@ def test_existing_default_is_not_awaited(sessions: Sessions) -> None:
     assert not session.awaits(NAME)
 
 
-def test_memory_is_bounded_by_open_connections(play: Play) -> None:
+async def test_memory_is_bounded_by_open_connections(listening: Listening) -> None:
     """A session ends when the client closes, sends no more, or is cut off."""
-
-    async def scenario(listening: Listening) -> None:
-        sessions = listening.dispatcher.sessions
-        # All of them are this process's.
-        clients = [await listening.connected() for _ in range(3)]
-        for client in clients:
-            assert await client.ask(NOOP) == (0, b"")
-        (key,) = sessions._processes
-        assert key[0] == UID
-        assert len(sessions._processes[key].sessions) == 3
-        clients[0].close()
-        clients[1].socket.shutdown(1)
-        await until(lambda: len(sessions._processes[key].sessions) == 1)
-        await clients[2].send(b"\xff" * 8)
-        await until(lambda: not sessions._processes)
-
-    play(scenario)
+    sessions = listening.dispatcher.sessions
+    # All of them are this process's.
+    clients = [await listening.connected() for _ in range(3)]
+    for client in clients:
+        assert await client.ask(NOOP) == (0, b"")
+    (key,) = sessions._processes
+    assert key[0] == UID
+    assert len(sessions._processes[key].sessions) == 3
+    clients[0].close()
+    clients[1].socket.shutdown(1)
+    await until(lambda: len(sessions._processes[key].sessions) == 1)
+    await clients[2].send(b"\xff" * 8)
+    await until(lambda: not sessions._processes)
 
 
-def test_half_closed_client_still_gets_its_replies(play: Play) -> None:
+async def test_half_closed_client_still_gets_its_replies(listening: Listening) -> None:
     """The session of a client that sends no more ends at once, and its requests are answered."""
-
-    async def scenario(listening: Listening) -> None:
-        client = await listening.connected()
-        await client.send(NOOP + INITIALIZE + NOOP)
-        client.socket.shutdown(1)
-        assert [await client.reply() for _ in range(3)] == [(0, b"")] * 3
-        assert await client.is_closed()
-        assert len(listening.dispatcher.sessions) == 0
-
-    play(scenario)
+    client = await listening.connected()
+    await client.send(NOOP + INITIALIZE + NOOP)
+    client.socket.shutdown(1)
+    assert [await client.reply() for _ in range(3)] == [(0, b"")] * 3
+    assert await client.is_closed()
+    assert len(listening.dispatcher.sessions) == 0

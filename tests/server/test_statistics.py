@@ -8,6 +8,7 @@ import pytest
 
 from pykcm.ccaches.quotas import Quotas
 from pykcm.engine.committer import Durations
+from pykcm.engine.uid_queues import UidQueues
 from pykcm.protocol.codes import Code
 from pykcm.protocol.opcodes import Opcode
 from pykcm.server.connection import State
@@ -27,8 +28,7 @@ from tests.builders import (
 )
 from tests.builders import service as nth_service
 from tests.server.asking import Asking, Server
-from tests.server.conftest import Play
-from tests.server.listening import NOOP, Listening, request
+from tests.server.listening import NOOP, Listen, request
 from tests.server.waiting import until
 
 
@@ -162,44 +162,37 @@ def test_expired(server: Server, alice: Asking) -> None:
     assert server.engine.removals.ccaches == {"expired_retention": 1}
 
 
-def test_queues(server: Server) -> None:
-    """The queues by UID say how many are occupied, and how many wait for one."""
-
-    async def scenario() -> tuple[tuple[int, int], tuple[int, int]]:
-        uid_queues = server.engine.uid_queues
-        await uid_queues.enter(1000)
-        waiting = asyncio.ensure_future(uid_queues.enter(1000))
-        await uid_queues.enter(2000)
-        await asyncio.sleep(0)
-        before = uid_queues.occupied, uid_queues.waiting
-        uid_queues.leave(1000)
-        uid_queues.leave(2000)
-        await waiting
-        uid_queues.leave(1000)
-        return before, (uid_queues.occupied, uid_queues.waiting)
-
-    assert server.runner.run(scenario()) == ((2, 1), (0, 0))
+async def test_occupied_queues_and_waiting_requests_are_counted() -> None:
+    """The queues by UID say how many are occupied, and how many requests wait for one."""
+    uid_queues = UidQueues()
+    await uid_queues.enter(1000)
+    waiting = asyncio.ensure_future(uid_queues.enter(1000))
+    await uid_queues.enter(2000)
+    await asyncio.sleep(0)
+    assert (uid_queues.occupied, uid_queues.waiting) == (2, 1)
+    uid_queues.leave(1000)
+    uid_queues.leave(2000)
+    await waiting
+    uid_queues.leave(1000)
+    assert (uid_queues.occupied, uid_queues.waiting) == (0, 0)
 
 
-def test_connections(play: Play) -> None:
+async def test_connections(listen: Listen) -> None:
     """Connections are counted when they are taken, when they give way, and when there is no room for them."""
-
-    async def scenario(listening: Listening) -> None:
-        connections = listening.connections
-        first, second = await listening.connected(), await listening.connected()
-        for client in (first, second):
-            await client.ask(NOOP)
-        third = listening.client()
-        await third.ask(NOOP)
-        assert (connections.open, connections.accepted, connections.evicted) == (2, 3, 1)
-        for client in (second, third):
-            await client.send(NOOP[:5])
-        await until(lambda: all(each.state is State.RECEIVING for each in listening.made[1:]))
-        refused_one = listening.client()
-        assert await refused_one.is_closed()
-        assert (connections.open, connections.accepted, connections.refused) == (2, 3, 1)
-
-    play(scenario, limits=Limits(uid_connections=2))
+    listening = await listen(limits=Limits(uid_connections=2))
+    connections = listening.connections
+    first, second = await listening.connected(), await listening.connected()
+    for client in (first, second):
+        await client.ask(NOOP)
+    third = listening.client()
+    await third.ask(NOOP)
+    assert (connections.open, connections.accepted, connections.evicted) == (2, 3, 1)
+    for client in (second, third):
+        await client.send(NOOP[:5])
+    await until(lambda: all(each.state is State.RECEIVING for each in listening.made[1:]))
+    refused_one = listening.client()
+    assert await refused_one.is_closed()
+    assert (connections.open, connections.accepted, connections.refused) == (2, 3, 1)
 
 
 @pytest.mark.parametrize(
@@ -210,13 +203,10 @@ def test_connections(play: Play) -> None:
         (NOOP[:5], "late"),
     ],
 )
-def test_broken_off(play: Play, sent: bytes, limit: str) -> None:
+async def test_broken_off(listen: Listen, sent: bytes, limit: str) -> None:
     """A connection that is closed for what its client does is counted by what that was."""
-
-    async def scenario(listening: Listening) -> None:
-        client = await listening.connected()
-        await client.send(sent)
-        assert await client.is_closed()
-        assert listening.connections.broken_off == Counter({limit: 1})
-
-    play(scenario, limits=Limits(uid_bytes=17_000), patience=0.05 if limit == "late" else 20.0)
+    listening = await listen(limits=Limits(uid_bytes=17_000), patience=0.05 if limit == "late" else 20.0)
+    client = await listening.connected()
+    await client.send(sent)
+    assert await client.is_closed()
+    assert listening.connections.broken_off == Counter({limit: 1})
