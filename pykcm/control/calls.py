@@ -1,6 +1,6 @@
-"""The call of a request, with the parts of the daemon that it uses; and an entry of the table of requests."""
+"""One request in progress, and the parts of the daemon that requests use."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
@@ -108,16 +108,3 @@ class Call:
     def moves_default(self, range_: str | None) -> bool:
         """Whether the peer may move the default of this SELinux range, or the shared one (None)."""
         return self.administration.access.may_administer_default(self.peer, range_)
-
-
-class Request(NamedTuple):
-    """How a request is answered: with items, or without; `arguments` is the type of a msgspec.Struct.
-
-    `users`: names of users who may make it as well as administrators.
-    `takes_frames`: the client sends further frames behind it.
-    """
-
-    arguments: type
-    run: Callable[[Call], AsyncIterator[Any] | Awaitable[None]]
-    users: tuple[str, ...] = ()
-    takes_frames: bool = False

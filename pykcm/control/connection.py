@@ -13,7 +13,6 @@ from pykcm.control.calls import (
     MOST_CONNECTIONS_OF_OTHERS,
     Administration,
     Call,
-    Request,
 )
 from pykcm.control.frames import FrameError, FrameReader, encode
 from pykcm.control.messages import (
@@ -28,6 +27,7 @@ from pykcm.control.messages import (
     read_arguments,
     read_envelope,
 )
+from pykcm.control.requests import Request
 from pykcm.logs import LimitedLog
 from pykcm.peer.access import RequestAccess
 from pykcm.peer.identity import Kernel, Peer, PeerRefusedError, identify

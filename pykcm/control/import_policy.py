@@ -15,12 +15,12 @@ from pykcm.control.calls import Call
 from pykcm.control.frames import FrameError, FrameType, FrameTypeError
 from pykcm.control.listing import tgt_of
 from pykcm.control.records import HEADER, LARGEST_RECORD, CCacheHeader, principal_text
+from pykcm.control.snapshots import unconstrained_default
 from pykcm.peer.labels import LabelError, parse_label
 from pykcm.peer.names import MAX_NAME, collection_of
 from pykcm.protocol.codes import KcmError
 from pykcm.protocol.credential import parse_credential
 from pykcm.protocol.wire import MAX_COMPONENTS, MAX_PRINCIPAL_SIZE, UUID_SIZE, FormatError
-from pykcm.server.defaults import unconstrained_default
 
 
 class Outcome(StrEnum):

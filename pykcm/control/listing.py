@@ -18,6 +18,7 @@ from pykcm.control.snapshots import (
     CCacheSnapshot,
     CollectionSnapshot,
     DamagedCCache,
+    other_uid_chosen,
     snapshot_of,
     take_snapshot,
 )
@@ -25,7 +26,6 @@ from pykcm.peer.identity import ROOT
 from pykcm.peer.names import collection_of
 from pykcm.protocol.credential import Credential
 from pykcm.protocol.principal import Principal, is_tgs
-from pykcm.server.defaults import other_uid_chosen
 
 
 class ListArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -1,10 +1,27 @@
-"""The requests of the control socket."""
+"""The table of requests: their arguments, how they are answered, and who may make them."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, NamedTuple
 
 from pykcm.control import listing, maintenance, modify, statistics, transfer, watching
-from pykcm.control.calls import Request
+from pykcm.control.calls import Call
 
 # pykcm-metrics.service runs as this user.
 _METRICS_USER = "pykcm-metrics"
+
+
+class Request(NamedTuple):
+    """How a request is answered: with items, or without; `arguments` is the type of a msgspec.Struct.
+
+    `users`: names of users who may make it as well as administrators.
+    `takes_frames`: the client sends further frames behind it.
+    """
+
+    arguments: type
+    run: Callable[[Call], AsyncIterator[Any] | Awaitable[None]]
+    users: tuple[str, ...] = ()
+    takes_frames: bool = False
+
 
 # Root may make every request. Where a request names other users, they may make it as well.
 REQUESTS = {

@@ -10,9 +10,10 @@ from typing import NamedTuple
 from pykcm.ccaches.ccache import CCache
 from pykcm.ccaches.collection import Collection
 from pykcm.control.calls import Call
+from pykcm.peer.identity import ROOT
+from pykcm.peer.names import owner_of
 from pykcm.protocol.credential import Credential
 from pykcm.protocol.principal import Principal
-from pykcm.server.defaults import unconstrained_default
 
 
 class CCacheSnapshot(NamedTuple):
@@ -55,6 +56,24 @@ class CollectionSnapshot(NamedTuple):
     uid: int
     ccaches: list[CCacheSnapshot]
     damaged: list[DamagedCCache]
+
+
+def other_uid_chosen(collection: Collection) -> int | None:
+    """The other UID whose ccache is this UID's shared default; only root may choose one."""
+    if collection.uid != ROOT:
+        return None
+    return owner_of(collection.default_name) or None
+
+
+def unconstrained_default(collection: Collection, gone: bytes | None = None) -> bytes:
+    """Return the name that GET_DEFAULT_CACHE gives to a peer from which no ccache is hidden.
+
+    Another UID's ccache that root chose counts as existing, unless it is `gone`.
+    """
+    chosen = collection.default_name
+    if other_uid_chosen(collection) is None:
+        return collection.shared_default()
+    return collection.shared_default(collection.own_name) if chosen == gone else chosen
 
 
 def take_snapshot(collection: Collection, call: Call, gone: bytes | None = None) -> CollectionSnapshot:

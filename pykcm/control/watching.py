@@ -35,9 +35,9 @@ async def watch(call: Call) -> AsyncIterator[Any]:
     """Each event, until the client closes the connection."""
     # Imported late, because nearly always nobody watches.
     from pykcm.control.event_queue import EventQueue  # noqa: PLC0415
+    from pykcm.control.snapshots import unconstrained_default  # noqa: PLC0415
     from pykcm.control.trace_format import event_item  # noqa: PLC0415
     from pykcm.engine.events import Watch  # noqa: PLC0415
-    from pykcm.server.defaults import unconstrained_default  # noqa: PLC0415
 
     wanted: WatchArguments = call.arguments
     _check_number(call)

@@ -16,26 +16,7 @@ from pykcm.ccaches.collection import Collection
 from pykcm.engine.engine import CollectionNeededError
 from pykcm.peer.access import Access
 from pykcm.peer.identity import ROOT, Peer
-from pykcm.peer.names import owner_of
 from pykcm.server.sessions import Session
-
-
-def other_uid_chosen(collection: Collection) -> int | None:
-    """The other UID whose ccache is this UID's shared default; only root may choose one."""
-    if collection.uid != ROOT:
-        return None
-    return owner_of(collection.default_name) or None
-
-
-def unconstrained_default(collection: Collection, gone: bytes | None = None) -> bytes:
-    """Return the name that GET_DEFAULT_CACHE gives to a peer from which no ccache is hidden.
-
-    Another UID's ccache that root chose counts as existing, unless it is `gone`.
-    """
-    chosen = collection.default_name
-    if other_uid_chosen(collection) is None:
-        return collection.shared_default()
-    return collection.shared_default(collection.own_name) if chosen == gone else chosen
 
 
 class _Chosen(NamedTuple):

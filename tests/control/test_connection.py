@@ -13,11 +13,11 @@ import msgspec
 import pytest
 
 from pykcm.control import connection as connection_module
-from pykcm.control.calls import Call, Request
+from pykcm.control.calls import Call
 from pykcm.control.connection import ControlConnection, Controls
 from pykcm.control.frames import FrameReader, encode
 from pykcm.control.messages import LARGEST_FRAME, LARGEST_REQUEST, VERSION, request
-from pykcm.control.requests import REQUESTS
+from pykcm.control.requests import REQUESTS, Request
 from pykcm.peer.access import RequestAccess
 from pykcm.peer.identity import Kernel
 from pykcm.protocol.codes import KcmError

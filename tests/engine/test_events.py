@@ -8,11 +8,11 @@ import pytest
 
 from pykcm.ccaches.changes import Removal
 from pykcm.ccaches.quotas import Quotas
+from pykcm.control.snapshots import unconstrained_default
 from pykcm.engine.events import Event, Kind, Watch
 from pykcm.protocol.codes import Code, KcmError
 from pykcm.server.connection import State
 from pykcm.server.connections import Limits
-from pykcm.server.defaults import unconstrained_default
 from pykcm.store.interface import Store, StoreError
 from pykcm.store.memory import MemoryStore
 from pykcm.store.tree import Put, Secret, ccache_container, split_ccache_name
