@@ -27,8 +27,6 @@ PROMISED_SIZE = 200
 # Log lines that one UID can cause in a minute, of all kinds together (see pykcm.logs.LimitedLog).
 PROMISED_LINES = 250
 
-LOOPS = ("uvloop", "asyncio")
-
 _PYKCMCTL = (sys.executable, "-m", "pykcm.cli.main")
 _VICTIM = Path(__file__).with_name("victim.py")
 _KIB_IN_MIB = 1024
@@ -40,8 +38,6 @@ _COMMAND_TIMEOUT = 60.0
 # Between two counts of the log's lines, in seconds.
 _COUNT_INTERVAL = 0.05
 
-_WITHOUT_UVLOOP = "import sys; sys.modules['uvloop'] = None; from pykcm.daemon import main; sys.exit(main())"
-
 _KRB5_CONF = """\
 [libdefaults]
     default_realm = LOAD.TEST
@@ -50,18 +46,16 @@ _KRB5_CONF = """\
 
 
 class AttackedPykcm(Server):
-    """pykcmd on one of the event loops, with the default configuration and the variation's limits."""
+    """pykcmd with the default configuration and the variation's limits."""
 
-    def __init__(self, folder: Path, variation: Variation, loop: str) -> None:
+    def __init__(self, folder: Path, variation: Variation) -> None:
         folder.mkdir(mode=0o755, parents=True)
         super().__init__("pykcm", folder, folder / "kcm.sock")
         self._variation = variation
-        self._loop = loop
         self.krb5_conf = folder / "krb5.conf"
         self.krb5_conf.write_text(_KRB5_CONF.format(socket_path=self.socket_path))
 
     def command(self) -> list[str]:
-        program = ["-m", "pykcm"] if self._loop == "uvloop" else ["-c", _WITHOUT_UVLOOP]
         limits = []
         if self._variation.descriptors:
             limits.append(f"--nofile={self._variation.descriptors}")
@@ -71,7 +65,7 @@ class AttackedPykcm(Server):
             limits.append(f"--data={self._variation.memory}")
         return [
             *(["prlimit", *limits] if limits else []),
-            *(sys.executable, *program, "--config", str(self._configuration())),
+            *(sys.executable, "-m", "pykcm", "--config", str(self._configuration())),
             *("--socket-path", str(self.socket_path), "--control-socket-path", str(self.control_path)),
             *("--state-dir", str(self.folder / "state")),
         ]
@@ -131,9 +125,9 @@ class Waits:
         return in_time and is_small and self.has_few_lines and not self.failed and not self.uncompleted
 
 
-def measure_variation(folder: Path, variation: Variation, loop: str, seconds: float) -> Waits:
+def measure_variation(folder: Path, variation: Variation, seconds: float) -> Waits:
     """Run one variation on one event loop; raises BenchError."""
-    server = AttackedPykcm(folder, variation, loop)
+    server = AttackedPykcm(folder, variation)
     with server.running():
         with contextlib.ExitStack() as at_end:
             uid = FIRST_ATTACKER
@@ -289,14 +283,12 @@ def measure_adversary(folder: Path, effort: Effort) -> str:
         raise BenchError("the attacks were not measured: only root can act as several users; run it as root")
     lines = []
     for number, variation in enumerate(VARIATIONS):
-        for loop in LOOPS:
-            say(f"adversary: {variation.name}, {loop}")
-            waits = measure_variation(folder / f"{number}-{loop}", variation, loop, effort.seconds)
-            lines.append(_line(variation, loop, waits))
+        say(f"adversary: {variation.name}")
+        waits = measure_variation(folder / str(number), variation, effort.seconds)
+        lines.append(_line(variation, waits))
     header = [
         "kind",
         "attack",
-        "loop",
         "open connection",
         "new connection",
         "klist",
@@ -315,10 +307,10 @@ def measure_adversary(folder: Path, effort: Effort) -> str:
         "No command may fail. "
         "Nothing is pinned to a CPU: the daemon, the attackers and the measured user share all CPUs."
     )
-    return f"{markdown_table([*header, 'kept'], lines, left=3)}\n{paragraph(about)}\n"
+    return f"{markdown_table([*header, 'kept'], lines, left=2)}\n{paragraph(about)}\n"
 
 
-def _line(variation: Variation, loop: str, waits: Waits) -> list[str]:
+def _line(variation: Variation, waits: Waits) -> list[str]:
     kept = "yes" if waits.keeps_the_promise else "**no**"
     if waits.failed:
         kept += " (" + ", ".join(f"{reason}: {count} x" for reason, count in waits.failed.items()) + ")"
@@ -327,7 +319,7 @@ def _line(variation: Variation, loop: str, waits: Waits) -> list[str]:
     times = [_times(waits, kind) for kind in ("held", "new", "klist")]
     log = f"{waits.lines} ({waits.most_lines})"
     commands = ", ".join(f"{command} {count}" for command, count in waits.done.items()) or "-"
-    return [variation.kind, variation.name, loop, *times, f"{waits.size:.0f} MiB", log, commands, kept]
+    return [variation.kind, variation.name, *times, f"{waits.size:.0f} MiB", log, commands, kept]
 
 
 def _times(waits: Waits, kind: str) -> str:

@@ -23,7 +23,7 @@ rounds of each round's median (p50). The state of all servers is on the same fil
 
 SECTIONS = ("Against the goals", "How it grows", "Real clients", "Fairness", "Slow disk")
 
-_LIBRARIES = ("sqlcipher3", "msgspec", "uvloop")
+_LIBRARIES = ("sqlcipher3", "msgspec")
 
 
 def markdown_table(header: Sequence[str], lines: Sequence[Sequence[str]], left: int = 1) -> str:

@@ -59,11 +59,6 @@ class Variation:
     memory: int | None = None
 
     @property
-    def depends_on_loop(self) -> bool:
-        """Whether many connections attack: the two event loops read and accept them in different ways."""
-        return self.kind in {_FLOODS, _STORMS, _INCOMPLETE}
-
-    @property
     def uids(self) -> int:
         """The number of UIDs that attack."""
         return sum(attack.uids for attack in self.attacks if not attack.as_root)

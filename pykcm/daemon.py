@@ -1,7 +1,7 @@
 """pykcmd: the daemon put together from its parts.
 
-Tickets come first: a part that they do not need (the control socket, the faster event loop) may be
-missing, and the daemon says so and serves. A part that protects them ends the start where it fails.
+Tickets come first: a part that they do not need (the control socket) may be missing, and the daemon says so
+and serves. A part that protects them ends the start where it fails.
 """
 
 import asyncio
@@ -11,11 +11,11 @@ import os
 import signal
 import socket
 import sys
-from contextlib import ExitStack, suppress
-from functools import partial
+from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager, ExitStack, suppress
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from pykcm import __version__
 from pykcm.ccaches.quotas import Quotas
@@ -43,11 +43,15 @@ from pykcm.server.fair_queue import FairQueue
 from pykcm.server.reception import ClientReception
 from pykcm.sockets.acceptor import AcceptRates, Listener, TransportReception
 from pykcm.sockets.bound_socket import BoundSocket, ListenError
+from pykcm.sockets.event_loop import EventLoop
 from pykcm.sockets.systemd import Activated, Notifier, activated_sockets
-from pykcm.store.copies import Copies
+from pykcm.store.copies import Backup, Copied, Copies, Rekeyed
 from pykcm.store.interface import Store, StoreUnusableError
 from pykcm.store.memory import MemoryStore
 from pykcm.streams import end_output, open_standard_streams
+
+if TYPE_CHECKING:
+    from pykcm.store.sqlcipher.store import SQLCipherStore
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +139,10 @@ def _run(config: Config) -> int:
                 sockets.control.extend(_control_sockets(config, at_end))
         sockets.control.extend(_metrics_sockets(at_end))
         store, copies, clock_keeper = _open_store(config, at_end)
-        with _runner() as runner, LINE_COUNTS.scheduled(runner.get_loop().call_later):
+        with (
+            asyncio.Runner(loop_factory=EventLoop) as runner,
+            LINE_COUNTS.scheduled(runner.get_loop().call_later),
+        ):
             runner.run(
                 _serve(
                     *(config, kernel, access, store, copies, clock_keeper, sockets, notifier),
@@ -215,9 +222,7 @@ def _open_store(config: Config, at_end: ExitStack) -> tuple[Store, Copies | None
         from pykcm.store.folder import StateFolder  # noqa: PLC0415
         from pykcm.store.keys import load_key  # noqa: PLC0415
         from pykcm.store.names import DATABASE, KEY  # noqa: PLC0415
-        from pykcm.store.sqlcipher.backup import backup  # noqa: PLC0415
         from pykcm.store.sqlcipher.database import has_tickets  # noqa: PLC0415
-        from pykcm.store.sqlcipher.rekey import rekey  # noqa: PLC0415
         from pykcm.store.sqlcipher.store import SQLCipherStore  # noqa: PLC0415
 
         folder = StateFolder(Path(config.state_dir))
@@ -229,25 +234,25 @@ def _open_store(config: Config, at_end: ExitStack) -> tuple[Store, Copies | None
         # Before the store writes to its files: they may tell when the clock was last read.
         clock_keeper = open_clock(folder.path, is_new=is_new)
         store = database_store = SQLCipherStore(database, key, config.durability)
-        copies = Copies(partial(backup, database_store), partial(rekey, database_store))
+        copies = _copies(database_store)
     at_end.callback(store.close)
     return store, copies, clock_keeper
 
 
-def _runner() -> asyncio.Runner:
-    """An event loop of uvloop's where it is installed and works, else asyncio's own."""
-    try:
-        import uvloop  # noqa: PLC0415 - optional
+def _copies(store: "SQLCipherStore") -> Copies:
+    """Imports what makes the copies when an administrator asks for one."""
 
-        loop = uvloop.new_event_loop()
-    except ModuleNotFoundError:
-        return asyncio.Runner()
-    except Exception as error:  # noqa: BLE001 - a version that does not fit Python's fails in any way
-        log.warning(
-            "uvloop does not work here, asyncio's event loop serves: %s: %s", type(error).__name__, error
-        )
-        return asyncio.Runner()
-    return asyncio.Runner(loop_factory=lambda: loop)
+    def backup() -> AbstractAsyncContextManager[Backup]:
+        from pykcm.store.sqlcipher.backup import backup  # noqa: PLC0415
+
+        return backup(store)
+
+    def rekey(raw: bytes | None) -> AsyncGenerator[Copied | Rekeyed, None]:
+        from pykcm.store.sqlcipher.rekey import rekey  # noqa: PLC0415
+
+        return rekey(store, raw)
+
+    return Copies(backup, rekey)
 
 
 async def _serve(
@@ -318,6 +323,7 @@ async def _serve(
     gc.freeze()
     # Cycles are rare here, and thousands of credentials that are alive are not worth looking through often.
     gc.set_threshold(20_000, 50, 100)
+    gc.enable()
 
     await stop.wait()
     await listener.stop()

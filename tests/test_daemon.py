@@ -513,7 +513,7 @@ def test_without_a_reaper() -> None:
 
 
 def test_what_is_not_loaded() -> None:
-    """A start loads nothing that only administrators need: they wait for it when they come."""
+    """A start loads nothing that only administrators need, and no module that is large for what it gives."""
     loaded = subprocess.run(
         [sys.executable, "-c", "import pykcm.daemon, sys; print(*sys.modules)"],
         capture_output=True,
@@ -522,3 +522,46 @@ def test_what_is_not_loaded() -> None:
     ).stdout.split()
     assert "pykcm.server.dispatcher" in loaded
     assert not {"cbor2", "click", "rich", "pyrage", "pykcm.control.listing", "selinux"} & set(loaded)
+    # hashlib and the modules that import it load OpenSSL's libcrypto.
+    assert not {"hashlib", "secrets", "random", "tempfile", "shutil"} & set(loaded)
+
+
+def test_daemon_loads_no_openssl() -> None:
+    """The daemon is imported without ssl, whose libraries would be 4 MiB of 32; it can be imported later."""
+    program = """
+import sys
+from pykcm.__main__ import main
+sys.argv[1:] = ["--version"]
+try:
+    main()
+except SystemExit:
+    print(*sys.modules)
+import ssl
+"""
+    loaded = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout
+    assert "asyncio" in loaded.split()
+    assert not {"ssl", "_ssl", "_hashlib"} & set(loaded.split())
+
+
+def test_garbage_is_collected_once_the_daemon_serves(daemon: Daemon) -> None:
+    """The start makes no garbage and does not look for it; a daemon that serves does."""
+    program = """
+import gc, sys
+from pathlib import Path
+freeze, enable = gc.freeze, gc.enable
+
+def noted(name, call):
+    call()
+    with Path("gc").open("a") as file:
+        print(name, gc.isenabled(), file=file)
+
+gc.freeze = lambda: noted("freeze", freeze)
+gc.enable = lambda: noted("enable", enable)
+from pykcm.__main__ import main
+sys.exit(main())
+"""
+    daemon.program = ["-c", program]
+    daemon.start()
+    assert (daemon.folder / "gc").read_text().split() == ["freeze", "False", "enable", "True"]

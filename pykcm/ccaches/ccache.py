@@ -1,6 +1,6 @@
 """One ccache: its principal, KDC offset, label and credentials."""
 
-import secrets
+import os
 from dataclasses import dataclass, field, replace
 
 from pykcm.ccaches.credentials import Credentials
@@ -22,7 +22,7 @@ OVERHEAD = 2000
 
 def new_ccache_uuid(uid: int) -> bytes:
     """A UUID for a ccache of this UID. It begins with the UID (see uid_in); the rest is random."""
-    return uid.to_bytes(_UID_SIZE) + secrets.token_bytes(UUID_SIZE - _UID_SIZE)
+    return uid.to_bytes(_UID_SIZE) + os.urandom(UUID_SIZE - _UID_SIZE)
 
 
 def uid_in(uuid: bytes) -> int:

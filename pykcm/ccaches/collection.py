@@ -6,7 +6,7 @@ SET_DEFAULT_CACHE) but not initialised is no ccache yet: it has no principal, is
 read. The default may name it all the same, as sshd's order of calls needs.
 """
 
-import secrets
+import os
 from collections.abc import Callable, Iterable, Sequence
 
 from pykcm.ccaches import room
@@ -187,7 +187,7 @@ class Collection(CCacheLookup):
         left = iter(old_uuids)
         self._room.count_out(ccache)
         for credential in credentials:
-            uuid = next(left, None) or secrets.token_bytes(UUID_SIZE)
+            uuid = next(left, None) or os.urandom(UUID_SIZE)
             ccache.credentials.put(uuid, credential)
             self._changes.append(CredentialWritten(ccache, uuid, credential))
         self._room.count_in(ccache)
@@ -201,7 +201,7 @@ class Collection(CCacheLookup):
         wanted = self._room.wanted_for_credential(ccache, credential, replaced)
         plan = self._plan(ccache.name, wanted, room.service_tickets(ccache, uuid))
         latest_end = credentials.latest_end
-        uuid = uuid or secrets.token_bytes(UUID_SIZE)
+        uuid = uuid or os.urandom(UUID_SIZE)
         size = credentials.size
         credentials.put(uuid, credential)
         self._room.size += credentials.size - size

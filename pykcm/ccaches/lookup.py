@@ -1,7 +1,7 @@
 """The reading half of a collection: its ccaches by name and by UUID, and its defaults."""
 
 import errno
-import secrets
+import os
 from collections.abc import Iterable, Iterator
 
 from pykcm.ccaches.ccache import UNKNOWN_LABEL, CCache
@@ -59,7 +59,7 @@ class CCacheLookup:
     def unused_name(self) -> bytes:
         """A name under this UID that no ccache and no default has."""
         while True:
-            name = b"%s:%s" % (self.own_name, secrets.token_hex(4).encode())
+            name = b"%s:%s" % (self.own_name, _random_suffix())
             if not self.has(name) and not self.is_default(name):
                 return name
 
@@ -118,3 +118,7 @@ class CCacheLookup:
         """
         usable: Iterable[CCache] = (ccache for ccache in self if may_use(ccache.label))
         return latest_tgt(usable, self.own_name)
+
+
+def _random_suffix() -> bytes:
+    return os.urandom(4).hex().encode()

@@ -1,1 +1,1 @@
-"""Listening sockets: bound here or passed by systemd, and the connections that they accept."""
+"""Listening sockets, bound here or passed by systemd, their connections, and the event loop."""

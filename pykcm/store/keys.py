@@ -4,7 +4,6 @@ A key beside the data protects copies and backups that do not hold it, and nothi
 """
 
 import os
-import secrets
 import stat
 from pathlib import Path
 from typing import NamedTuple
@@ -43,7 +42,7 @@ def load_key(key_file: Path, *, may_create: bool) -> Key:
     try:
         is_new = may_create and not key_file.exists()
         if is_new:
-            write_key(key_file, secrets.token_bytes(KEY_SIZE))
+            write_key(key_file, os.urandom(KEY_SIZE))
     except OSError as error:
         raise StoreUnusableError(f"{key_file}: cannot be made: {error.strerror}") from error
     return Key(_read(key_file, private=True), key_file, is_new)

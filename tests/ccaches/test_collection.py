@@ -117,8 +117,8 @@ def test_unused_name_is_no_ccaches_and_no_defaults(
     collection: Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A new name is not that of a ccache, readable or not, nor of a default."""
-    drawn = iter(["taken", "chosen", "broken", "free"])
-    monkeypatch.setattr("pykcm.ccaches.lookup.secrets.token_hex", lambda _size: next(drawn))
+    drawn = iter([b"taken", b"chosen", b"broken", b"free"])
+    monkeypatch.setattr("pykcm.ccaches.lookup._random_suffix", lambda: next(drawn))
     create(collection, b"1000:taken")
     collection.set_default(b"1000:chosen")
     collection.unavailable[b"1000:broken"] = bytes(16)

@@ -82,8 +82,8 @@ def test_unused_name_is_no_default_of_a_range(
     collection: Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A new name is not the default of any range."""
-    drawn = iter(["one", "two", "free"])
-    monkeypatch.setattr("pykcm.ccaches.collection.secrets.token_hex", lambda _size: next(drawn))
+    drawn = iter([b"one", b"two", b"free"])
+    monkeypatch.setattr("pykcm.ccaches.lookup._random_suffix", lambda: next(drawn))
     collection.set_default(b"1000:one", C1)
     collection.set_default(b"1000:two", C2)
     assert collection.unused_name() == b"1000:free"

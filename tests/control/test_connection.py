@@ -22,6 +22,7 @@ from pykcm.peer.access import RequestAccess
 from pykcm.peer.identity import Kernel
 from pykcm.protocol.codes import KcmError
 from pykcm.server.connections import Connections
+from pykcm.sockets.event_loop import EventLoop
 from pykcm.store.interface import StoreError
 from pykcm.store.memory import MemoryStore
 from tests.control.controlling import Controlling
@@ -152,15 +153,12 @@ Scenario = Callable[[Listening], Awaitable[None]]
 Play = Callable[[Scenario], None]
 
 
-@pytest.fixture(params=["asyncio", "uvloop"])
-def play(request: pytest.FixtureRequest) -> Play:
-    """Plays a scenario against a listening control socket, on each event loop in turn."""
-    factory = None
-    if request.param == "uvloop":
-        factory = pytest.importorskip("uvloop").new_event_loop
+@pytest.fixture
+def play() -> Play:
+    """Plays a scenario against a listening control socket, on the daemon's event loop."""
 
     def played(scenario: Scenario) -> None:
-        with asyncio.Runner(loop_factory=factory) as runner, public_folder() as folder:
+        with asyncio.Runner(loop_factory=EventLoop) as runner, public_folder() as folder:
             server = Server(runner, MemoryStore())
             administration = Administration(Controlling(server).administration)
             listening = Listening(folder / "control.sock", administration, Kernel())

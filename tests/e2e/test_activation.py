@@ -203,8 +203,6 @@ def test_open_connection_keeps_the_daemon(stopped_pykcmd: Pykcmd, listener: sock
 _BUSY_UNTIL_IDLE = """
 import sys, time
 from pathlib import Path
-if {without_uvloop}:
-    sys.modules["uvloop"] = None
 from pykcm.daemon import main
 from pykcm.server.connections import Connections
 
@@ -221,13 +219,9 @@ sys.exit(main())
 """
 
 
-@pytest.mark.parametrize("without_uvloop", [True, False], ids=["asyncio", "uvloop"])
-def test_client_at_the_end_of_idle_time_is_served(
-    stopped_pykcmd: Pykcmd, listener: socket.socket, *, without_uvloop: bool
-) -> None:
+def test_client_at_the_end_of_idle_time_is_served(stopped_pykcmd: Pykcmd, listener: socket.socket) -> None:
     """A client that connects in that moment is answered by this daemon or the next one."""
-    program = _BUSY_UNTIL_IDLE.format(without_uvloop=without_uvloop)
-    stopped_pykcmd.command = (sys.executable, "-c", program)
+    stopped_pykcmd.command = (sys.executable, "-c", _BUSY_UNTIL_IDLE)
     stopped_pykcmd.configure("responder_idle_timeout = 0.2\n")
     launch_with(stopped_pykcmd, [listener])
     assert stopped_pykcmd.answers()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.adversary import LOOPS, PROMISED, PROMISED_SIZE, measure_variation
+from bench.adversary import PROMISED, PROMISED_SIZE, measure_variation
 from bench.build import build
 from bench.processes import BenchError
 from bench.variations import VARIATIONS, Variation
@@ -25,12 +25,7 @@ LONGEST = 5.0
 # Other load on the machine may lengthen the waits of one run; those of a faulty daemon are long in each run.
 _ATTEMPTS = 3
 
-# Attacks by many connections run on both event loops, every other attack on one of them.
-_RUNS = [
-    pytest.param(variation, loop, id=f"{variation.kind}: {variation.name}-{loop}")
-    for number, variation in enumerate(VARIATIONS[1:])
-    for loop in (LOOPS if variation.depends_on_loop else [LOOPS[number % 2]])
-]
+_RUNS = [pytest.param(variation, id=f"{variation.kind}: {variation.name}") for variation in VARIATIONS[1:]]
 
 # A daemon in which a request must be complete sooner.
 _WITH_PATIENCE = """
@@ -53,12 +48,12 @@ def attackers() -> None:
 @pytest.mark.alone
 @pytest.mark.usefixtures("several_uids", "attackers")
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(("variation", "loop"), _RUNS)
-def test_another_user_is_served(folder: Path, variation: Variation, loop: str) -> None:
+@pytest.mark.parametrize("variation", _RUNS)
+def test_another_user_is_served(folder: Path, variation: Variation) -> None:
     """While UIDs attack, another one is served, pykcmctl does its work, and daemon and log stay small."""
     late: list[str] = []
     for attempt in range(_ATTEMPTS):
-        waits = measure_variation(folder / f"attacked{attempt}", variation, loop, seconds=0.5)
+        waits = measure_variation(folder / f"attacked{attempt}", variation, seconds=0.5)
         assert waits.failed == {}
         assert waits.uncompleted == []
         assert waits.size <= PROMISED_SIZE

@@ -77,7 +77,7 @@ def test_cached_request_is_three_system_calls(quiet: Pykcmd, folder: Path) -> No
             kcm.get_principal(NAME)
         lines = trace.end()
     counted = calls(lines)
-    # uvloop calls getpid() when it schedules a call, which happens on a slow machine.
+    # asyncio calls getpid() when the loop schedules a call, which happens on a slow machine.
     del counted["getpid"]
     assert sum(counted.values()) <= 3.1 * ROUNDS, counted
     assert not [line for line in lines if any(sync in line for sync in SYNCS)]

@@ -69,21 +69,8 @@ def test_tickets_are_served_without_a_control_socket(stopped_pykcmd: Pykcmd, occ
     assert line.startswith(f"pykcmd: error: pykcmctl cannot reach this daemon: no control socket: {path}: ")
 
 
-# Parts that make it faster
-
 # Prepends this code to pykcmd.
 _AFTER = "import sys; {done}; from pykcm.daemon import main; sys.exit(main())"
-
-
-def test_tickets_are_served_without_a_uvloop_that_works(stopped_pykcmd: Pykcmd) -> None:
-    """A uvloop that does not fit this Python and cannot be imported is not used."""
-    broken = stopped_pykcmd.folder / "broken" / "uvloop"
-    broken.mkdir(parents=True)
-    (broken / "__init__.py").write_text("import asyncio\nasyncio.AbstractChildWatcherThatHasGone\n")
-    done = f"sys.path.insert(0, {str(broken.parent)!r})"
-    stopped_pykcmd.command = (sys.executable, "-c", _AFTER.format(done=done))
-    line = complaint(stopped_pykcmd)
-    assert line.startswith("pykcmd: warning: uvloop does not work here, asyncio's event loop serves: Attrib")
 
 
 def test_tickets_are_served_with_the_limit_of_open_files_as_it_is(stopped_pykcmd: Pykcmd) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import pytest
 
+from pykcm.sockets.event_loop import EventLoop
 from pykcm.store.interface import Store
 from tests.peer.mcs import CONTAINER_1, CONTAINER_2, HOST
 from tests.server.asking import Asking, Server
@@ -15,8 +16,6 @@ from tests.server.listening import Listen, Listening
 from tests.sockets.conftest import anyio_backend
 
 __all__ = ["anyio_backend"]
-
-Loop = Callable[[], asyncio.AbstractEventLoop]
 
 Scenario = Callable[[Listening], Coroutine[Any, Any, None]]
 
@@ -93,19 +92,16 @@ def host(server: Server) -> Asking:
     return server.ask_as(1000, HOST)
 
 
-@pytest.fixture(params=["asyncio", "uvloop"])
-def loop_runner(request: pytest.FixtureRequest) -> Iterator[asyncio.Runner]:
-    """Both event loops in turn."""
-    factory: Loop | None = None
-    if request.param == "uvloop":
-        factory = pytest.importorskip("uvloop").new_event_loop
-    with asyncio.Runner(loop_factory=factory) as runner:
+@pytest.fixture
+def loop_runner() -> Iterator[asyncio.Runner]:
+    """The daemon's event loop."""
+    with asyncio.Runner(loop_factory=EventLoop) as runner:
         yield runner
 
 
 @pytest.fixture
 def play(loop_runner: asyncio.Runner, tmp_path: Path) -> Play:
-    """Plays a scenario against a listening server, on each event loop in turn."""
+    """Plays a scenario against a listening server, on the daemon's event loop."""
 
     async def played(scenario: Scenario, options: dict[str, Any]) -> None:
         async with Listening(tmp_path / "kcm.sock", **options) as listening:

@@ -135,8 +135,8 @@ def test_creating_a_hidden_name_is_refused(one: Asking, hidden: Asking, opcode: 
 
 def test_gen_new_never_returns_a_hidden_name(hidden: Asking, monkeypatch: pytest.MonkeyPatch) -> None:
     """GEN_NEW never returns a hidden ccache's name."""
-    drawn = iter(["hidden", "own", "free"])
-    monkeypatch.setattr("pykcm.ccaches.collection.secrets.token_hex", lambda _size: next(drawn))
+    drawn = iter([b"hidden", b"own", b"free"])
+    monkeypatch.setattr("pykcm.ccaches.lookup._random_suffix", lambda: next(drawn))
     assert hidden.gen_new() == b"1000:free"
 
 

@@ -1,16 +1,13 @@
-"""Each async test runs on both event loops."""
+"""Each async test runs on the daemon's event loop."""
 
 from typing import Any
 
 import pytest
 
+from pykcm.sockets.event_loop import EventLoop
 
-@pytest.fixture(
-    params=[
-        pytest.param(("asyncio", {"use_uvloop": use_uvloop}), id="uvloop" if use_uvloop else "asyncio")
-        for use_uvloop in (False, True)
-    ]
-)
-def anyio_backend(request: pytest.FixtureRequest) -> Any:
-    """Both event loops in turn."""
-    return request.param
+
+@pytest.fixture
+def anyio_backend() -> Any:
+    """The daemon's event loop."""
+    return "asyncio", {"loop_factory": EventLoop}

@@ -1,0 +1,370 @@
+"""The daemon's event loop: readers and writers that it calls by itself, beside all that asyncio does."""
+
+import asyncio
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pykcm.sockets.event_loop import EventLoop
+
+# Long enough for a loaded machine; nothing waits this long when all is right.
+LIMIT = 30.0
+
+
+@pytest.fixture
+def loop() -> Iterator[EventLoop]:
+    with asyncio.Runner(loop_factory=EventLoop) as runner:
+        found = runner.get_loop()
+        assert isinstance(found, EventLoop)
+        yield found
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Two connected sockets, which do not block."""
+    one, other = socket.socketpair()
+    one.setblocking(False)
+    other.setblocking(False)
+    with one, other:
+        yield one, other
+
+
+def run_until(loop: EventLoop, done: asyncio.Event) -> None:
+    """Run the loop until `done` is set."""
+    loop.run_until_complete(asyncio.wait_for(done.wait(), LIMIT))
+
+
+def descriptors() -> set[str]:
+    return {each.name for each in Path("/proc/self/fd").iterdir()}
+
+
+def test_reader_is_called_while_bytes_are_unread(
+    loop: EventLoop, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    """A reader is called again as long as it leaves bytes, and no more once it is removed."""
+    one, other = pair
+    done = asyncio.Event()
+    got: list[bytes] = []
+
+    def read() -> None:
+        got.append(other.recv(1))
+        if len(got) == 3:
+            assert loop.remove_reader(other.fileno())
+            done.set()
+
+    loop.add_reader(other.fileno(), read)
+    one.send(b"abcd")
+    run_until(loop, done)
+    loop.run_until_complete(asyncio.sleep(0))
+    assert got == [b"a", b"b", b"c"]
+    assert not loop.remove_reader(other.fileno())
+
+
+def test_latest_reader_replaces_the_earlier_one(
+    loop: EventLoop, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    """Only the reader that was added last is called."""
+    one, other = pair
+    done = asyncio.Event()
+    loop.add_reader(other.fileno(), pytest.fail)
+
+    def read() -> None:
+        other.recv(1)
+        done.set()
+
+    loop.add_reader(other.fileno(), read)
+    one.send(b"a")
+    run_until(loop, done)
+
+
+def test_reader_and_writer_share_a_descriptor(
+    loop: EventLoop, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    """Reader and writer of one descriptor are called for their own events, and are removed each by itself."""
+    one, other = pair
+    done = asyncio.Event()
+    called: list[str] = []
+
+    def write() -> None:
+        called.append("write")
+        assert loop.remove_writer(other.fileno())
+        one.send(b"a")
+
+    def read() -> None:
+        called.append("read")
+        other.recv(1)
+        done.set()
+
+    loop.add_reader(other.fileno(), read)
+    loop.add_writer(other.fileno(), write)
+    run_until(loop, done)
+    assert called == ["write", "read"]
+    assert not loop.remove_writer(other.fileno())
+    assert loop.remove_reader(other.fileno())
+
+
+def test_end_of_the_other_side_is_for_reader_and_writer(
+    loop: EventLoop, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    """When the other end closes, both are called, unless the reader has removed the writer."""
+    one, other = pair
+    called: list[str] = []
+    done = asyncio.Event()
+
+    def read() -> None:
+        called.append("read")
+        if called.count("read") == 2:
+            loop.remove_writer(other.fileno())
+            loop.remove_reader(other.fileno())
+            done.set()
+
+    # Both are ready in the loop's first look at them.
+    one.close()
+    loop.add_reader(other.fileno(), read)
+    loop.add_writer(other.fileno(), lambda: called.append("write"))
+    run_until(loop, done)
+    assert called == ["read", "write", "read"]
+
+
+def test_events_of_a_descriptor_that_nobody_watches_any_more_are_ignored(loop: EventLoop) -> None:
+    """A reader may remove other readers whose events have been taken from the kernel already."""
+    pairs = [socket.socketpair() for _ in range(3)]
+    done = asyncio.Event()
+    called: list[int] = []
+
+    def read(number: int) -> None:
+        called.append(number)
+        for _, other in pairs:
+            loop.remove_reader(other.fileno())
+            other.close()
+        done.set()
+
+    for number, (one, other) in enumerate(pairs):
+        loop.add_reader(other.fileno(), lambda number=number: read(number))  # type: ignore[misc]
+        one.send(b"a")
+    run_until(loop, done)
+    assert len(called) == 1
+    for one, _ in pairs:
+        one.close()
+
+
+def test_exception_of_a_reader_is_reported_and_others_go_on(loop: EventLoop) -> None:
+    """The loop's exception handler gets the exception; readers that are ready as well are called."""
+    pairs = [socket.socketpair() for _ in range(3)]
+    done = asyncio.Event()
+    called: set[int] = set()
+    reported: list[dict[str, Any]] = []
+    loop.set_exception_handler(lambda _, context: reported.append(context))
+
+    def read(number: int) -> None:
+        pairs[number][1].recv(1)
+        called.add(number)
+        if len(called) == len(pairs):
+            done.set()
+        raise ValueError(number)
+
+    for number, (one, other) in enumerate(pairs):
+        loop.add_reader(other.fileno(), lambda number=number: read(number))  # type: ignore[misc]
+        one.send(b"a")
+    run_until(loop, done)
+    assert sorted(str(context["exception"]) for context in reported) == ["0", "1", "2"]
+    for one, other in pairs:
+        loop.remove_reader(other.fileno())
+        one.close()
+        other.close()
+
+
+def test_end_of_the_program_in_a_reader_ends_the_loop(
+    loop: EventLoop, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    """SystemExit and KeyboardInterrupt are not caught."""
+    one, other = pair
+
+    def leave() -> None:
+        raise SystemExit(3)
+
+    loop.add_reader(other.fileno(), leave)
+    one.send(b"a")
+    with pytest.raises(SystemExit):
+        loop.run_until_complete(asyncio.sleep(LIMIT))
+    loop.remove_reader(other.fileno())
+
+
+@pytest.mark.parametrize("way", ["call_soon", "call_later", "call_at", "create_task", "future"])
+def test_work_that_a_reader_gives_to_asyncio_is_done(
+    loop: EventLoop, pair: tuple[socket.socket, socket.socket], way: str
+) -> None:
+    """Calls, timers, tasks and futures of a reader do not wait for the next event."""
+    one, other = pair
+    done = asyncio.Event()
+    future = loop.create_future()
+    future.add_done_callback(lambda _: done.set())
+
+    async def task() -> None:
+        done.set()
+
+    def read() -> None:
+        other.recv(1)
+        if way == "call_soon":
+            loop.call_soon(done.set)
+        elif way == "call_later":
+            loop.call_later(0.001, done.set)
+        elif way == "call_at":
+            loop.call_at(loop.time() + 0.001, done.set)
+        elif way == "create_task":
+            tasks.append(loop.create_task(task()))
+        else:
+            future.set_result(None)
+
+    tasks: list[asyncio.Task[None]] = []
+    loop.add_reader(other.fileno(), read)
+    one.send(b"a")
+    run_until(loop, done)
+
+
+def test_stop_in_a_reader_stops_the_loop(loop: EventLoop, pair: tuple[socket.socket, socket.socket]) -> None:
+    one, other = pair
+    loop.add_reader(other.fileno(), loop.stop)
+    one.send(b"a")
+    loop.run_forever()
+    loop.remove_reader(other.fileno())
+
+
+def test_timers_are_called_while_readers_are_always_ready(
+    loop: EventLoop, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    """Readers that always have something to do delay no timer."""
+    one, other = pair
+    one.send(b"a")
+    calls = 0
+
+    def ready() -> None:
+        nonlocal calls
+        calls += 1
+
+    loop.add_reader(other.fileno(), ready)
+    loop.run_until_complete(asyncio.sleep(0.01))
+    assert calls > 10
+
+
+def test_threads_and_signals_wake_the_loop(loop: EventLoop) -> None:
+    """A loop that waits without a timer is woken by a thread's call, and by a signal."""
+    thread = threading.Thread(target=lambda: loop.call_soon_threadsafe(loop.stop))
+    loop.call_soon(thread.start)
+    loop.run_forever()
+    thread.join()
+    loop.add_signal_handler(signal.SIGUSR1, loop.stop)
+    loop.call_soon(os.kill, os.getpid(), signal.SIGUSR1)
+    loop.run_forever()
+    assert loop.remove_signal_handler(signal.SIGUSR1)
+
+
+def test_transports_work_beside_readers(
+    loop: EventLoop, pair: tuple[socket.socket, socket.socket], tmp_path: Path
+) -> None:
+    """Streams of asyncio are served by the same loop, while readers are called."""
+    one, other = pair
+    path = tmp_path / "socket"
+
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(await reader.readexactly(100_000))
+        await writer.drain()
+        writer.close()
+
+    async def talk() -> bytes:
+        server = await asyncio.start_unix_server(echo, path)
+        reader, writer = await asyncio.open_unix_connection(path)
+        writer.write(bytes(100_000))
+        got = await reader.readexactly(100_000)
+        writer.close()
+        await writer.wait_closed()
+        server.close()
+        await server.wait_closed()
+        return got
+
+    # Ready in each iteration.
+    one.send(b"a")
+    loop.add_reader(other.fileno(), lambda: None)
+    assert loop.run_until_complete(asyncio.wait_for(talk(), LIMIT)) == bytes(100_000)
+
+
+def test_sockets_of_asyncio_work_beside_readers(loop: EventLoop) -> None:
+    """A descriptor that asyncio has watched may be closed, and be another socket's afterwards."""
+
+    async def talk() -> None:
+        for _ in range(3):
+            one, other = socket.socketpair()
+            one.setblocking(False)
+            other.setblocking(False)
+            loop.call_soon(other.send, b"a")
+            assert await asyncio.wait_for(loop.sock_recv(one, 1), LIMIT) == b"a"
+            # More than the kernel takes at once.
+            sending = loop.create_task(loop.sock_sendall(one, bytes(1_000_000)))
+            got = 0
+            while got < 1_000_000:
+                got += len(await asyncio.wait_for(loop.sock_recv(other, 1_000_000), LIMIT))
+            await sending
+            assert not loop.remove_reader(other.fileno())
+            one.close()
+            other.close()
+
+    loop.run_until_complete(talk())
+
+
+def test_arguments_are_passed_to_readers_and_writers(
+    loop: EventLoop, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    _, other = pair
+    done = asyncio.Event()
+    got: list[str] = []
+
+    def write(*words: str) -> None:
+        got.extend(words)
+        loop.remove_writer(other.fileno())
+        done.set()
+
+    loop.add_writer(other.fileno(), write, "a", "b")
+    run_until(loop, done)
+    assert got == ["a", "b"]
+
+
+def test_ready_reader_costs_one_call_and_no_iteration(
+    loop: EventLoop, pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While only readers are ready, asyncio makes no iteration of its loop."""
+    one, other = pair
+    done = asyncio.Event()
+    iterations = 0
+    left = 100
+    run_once = EventLoop._run_once  # type: ignore[attr-defined]
+
+    def counted(self: EventLoop) -> None:
+        nonlocal iterations
+        iterations += 1
+        run_once(self)
+
+    def read() -> None:
+        nonlocal left
+        left -= 1
+        if not left:
+            other.recv(1)
+            done.set()
+
+    monkeypatch.setattr(EventLoop, "_run_once", counted)
+    loop.add_reader(other.fileno(), read)
+    one.send(b"a")
+    run_until(loop, done)
+    assert iterations <= 10
+
+
+def test_closed_loop_leaves_no_descriptor() -> None:
+    before = descriptors()
+    with asyncio.Runner(loop_factory=EventLoop) as runner:
+        runner.run(asyncio.sleep(0))
+    assert descriptors() == before
