@@ -1,17 +1,15 @@
-"""A small synchronous client of the protocol, for tests and tools.
+"""A small synchronous client of the KCM protocol, for tests and tools.
 
     with KcmClient("/run/.heim_org.h5l.kcm-socket") as kcm:
         name = kcm.get_default_cache()
         print(kcm.get_principal(name))
 
-Each operation is a method with the name of its opcode. Names, UUIDs and credentials (complete, in ccache
-format 4) are bytes. An error of the server is raised as KcmError with the server's code.
+Each operation is a method with the name of its opcode. Names, UUIDs and credentials are bytes. A credential
+has the format of version 4 ccache files. A code other than 0 in a reply is raised as KcmError.
 """
 
 import os
-import socket
 from collections.abc import Sequence
-from struct import Struct
 from types import TracebackType
 from typing import Any, Self
 
@@ -22,35 +20,19 @@ from pykcm.protocol.opcodes import Opcode
 from pykcm.protocol.principal import Principal
 from pykcm.protocol.tag import Tag
 from pykcm.protocol.wire import I32, U32, StoredReader
+from pykcm.sockets.connecting import connect
 
 _REPLY_HEADER = 8
-
-# struct timeval: seconds and microseconds.
-_TIMEVAL = Struct("@ll")
 
 
 class KcmClient:
     """A connection to a KCM server; raises OSError if no server listens.
 
-    `timeout`: seconds to wait for the server; None: no limit.
+    `timeout`: seconds to wait for the connection and for each reply; None means no limit.
     """
 
     def __init__(self, path: str | os.PathLike[str], timeout: float | None = 30.0) -> None:
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            if timeout is not None:
-                # A socket with a timeout of Python's does not wait where too many wait to be accepted.
-                seconds, fraction = divmod(timeout, 1)
-                limit = _TIMEVAL.pack(int(seconds), int(fraction * 1_000_000))
-                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
-            try:
-                self._socket.connect(os.fspath(path))
-            except BlockingIOError:
-                raise TimeoutError(f"the KCM server accepted no connection in {timeout:g} s") from None
-            self._socket.settimeout(timeout)
-        except OSError:
-            self._socket.close()
-            raise
+        self._socket = connect(path, timeout)
 
     def __enter__(self) -> Self:
         return self
@@ -68,7 +50,7 @@ class KcmClient:
         self._socket.sendall(pack_request(opcode, arguments))
         header = self._receive(_REPLY_HEADER)
         size: int = U32.unpack_from(header)[0]
-        # The server may be another one than pykcm.
+        # The server may be one other than pykcm.
         if not I32.size <= size <= MAX_REPLY_SIZE:
             raise ConnectionError(f"the KCM server announced a reply of {size} bytes")
         reply = self._receive(size)
@@ -104,7 +86,7 @@ class KcmClient:
         self._ask(Opcode.RESOLVE, name)
 
     def gen_new(self) -> bytes:
-        """Return an unused name; no ccache is created."""
+        """Return an unused name, without creating a ccache."""
         reply: bytes = self._ask(Opcode.GEN_NEW)
         return reply
 
@@ -118,7 +100,7 @@ class KcmClient:
         self._ask(Opcode.STORE, name, credential)
 
     def retrieve(self, name: bytes, match_flags: int, tag: Tag) -> bytes:
-        """Return the first credential that matches; `match_flags`: see protocol.tag.Match."""
+        """Return the first credential that matches; for `match_flags` see protocol.tag.Match."""
         reply: bytes = self._ask(Opcode.RETRIEVE, name, match_flags, tag)
         return reply
 
@@ -135,7 +117,10 @@ class KcmClient:
         return reply
 
     def remove_cred(self, name: bytes, match_flags: int, tag: Tag) -> None:
-        """Remove every match; raises CC_NOTFOUND without one, unless `tag` is for a configuration entry."""
+        """Remove all matching credentials; if there are none, raises CC_NOTFOUND.
+
+        It raises nothing if `tag` is for a configuration entry.
+        """
         self._ask(Opcode.REMOVE_CRED, name, match_flags, tag)
 
     def set_flags(self, name: bytes, flags: int) -> None:

@@ -11,7 +11,7 @@ from pykcm.config import DEFAULT_CONTROL_SOCKET, DEFAULT_FILE
 
 def _path(text: str) -> Path:
     if not text:
-        raise argparse.ArgumentTypeError("an empty path")
+        raise argparse.ArgumentTypeError("the path is empty")
     return Path(text)
 
 
@@ -31,11 +31,12 @@ def _columns() -> int:
 
 
 def parser() -> argparse.ArgumentParser:
+    """Return the parser of pykcmd's options."""
     made = argparse.ArgumentParser(
         prog="pykcmd",
-        description="Keep the Kerberos credential caches of KRB5CCNAME=KCM: (a KCM server).",
-        epilog="Runs in the foreground until SIGTERM. Started by systemd it takes the socket from there; "
-        "by hand it binds its own. To try it: pykcmd --socket-path /tmp/kcm.sock --store memory, and in "
+        description="Serve the Kerberos credential caches of KRB5CCNAME=KCM: (a KCM server).",
+        epilog="Runs in the foreground until SIGTERM. If systemd starts it, it uses systemd's sockets; "
+        "otherwise it binds its own. To try it: pykcmd --socket-path /tmp/kcm.sock --store memory, and in "
         "krb5.conf, [libdefaults]: kcm_socket = /tmp/kcm.sock",
         formatter_class=partial(argparse.HelpFormatter, width=_columns() - 2),
     )
@@ -43,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
         "--config",
         type=_path,
         metavar="FILE",
-        help=f"configuration (default: {DEFAULT_FILE}); conf.d/*.toml beside it is read after it",
+        help=f"configuration (default: {DEFAULT_FILE}); conf.d/*.toml in its folder is read after it",
     )
     made.add_argument("--socket-path", type=_path, metavar="PATH", help="Unix socket to listen on")
     made.add_argument(
@@ -56,10 +57,10 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--store",
         choices=["sqlcipher", "memory"],
-        help="an encrypted file, or nothing that outlives the daemon",
+        help="an encrypted database, or the daemon's memory, which ends with it",
     )
     made.add_argument(
-        "--log-level", choices=["debug", "info", "warning", "error"], help="the least that is logged"
+        "--log-level", choices=["debug", "info", "warning", "error"], help="the lowest level that is logged"
     )
     made.add_argument("--version", action="version", version=f"pykcmd {__version__}")
     return made

@@ -1,9 +1,10 @@
-"""One frozen, validated configuration, read from TOML files.
+"""The configuration, read from TOML files and validated; it cannot be changed.
 
 The main file is read first, then `conf.d/*.toml` next to it in the order of their names. If an option appears
-more than once, the last value wins. Anything that is not exactly right is an error with its file and option.
+more than once, the last value wins. Every mistake is an error that names the file and the option.
 
-A new option is a line of Config, a row of README's table, and an entry in each table of tests/test_config.py.
+A new option needs a line of Config, a row of README's table, and an entry in each table of
+tests/test_config.py.
 """
 
 import re
@@ -17,9 +18,9 @@ DEFAULT_FILE = Path("/etc/pykcm/pykcm.toml")
 DEFAULT_SOCKET = "/run/.heim_org.h5l.kcm-socket"
 DEFAULT_CONTROL_SOCKET = "/run/pykcm/control.sock"
 
-# Types of options. A description says which values are right: it stands in messages and in pykcm.toml(5).
+# Types of options. A description says which values are valid; messages and pykcm.toml(5) contain it.
 
-_PATH_OF_SOCKET = "an absolute path of at most 107 bytes (the kernel takes no longer one for a socket)"
+_PATH_OF_SOCKET = "an absolute path of at most 107 bytes (the kernel's limit for sockets)"
 _PERIOD = 'to 10 years: seconds, or "90s", "10m", "24h", "7d"'
 
 _Count = Annotated[int, Meta(ge=0, description="a whole number from 0 (no limit)")]
@@ -30,10 +31,10 @@ _MiB = Annotated[
     int, Meta(ge=0, le=2**30, description="a size in MiB: a whole number from 0 (no limit) to 2^30")
 ]
 
-# A request must be able to hold a credential; MIT's client takes no reply over 10 MiB, and nobody sends more.
+# A request must have room for a credential. MIT's client accepts replies of at most 10 MiB.
 _RequestKiB = Annotated[int, Meta(ge=64, le=64 * 1024, description="a size in KiB from 64 to 65536")]
 
-# The kernel's limit is 108 bytes with the NUL.
+# The kernel's limit is 108 bytes including the NUL.
 _SocketPath = Annotated[str, Meta(pattern=r"\A/[^\0]+\Z", max_length=107, description=_PATH_OF_SOCKET)]
 _SocketPathOrNone = Annotated[
     str,
@@ -71,9 +72,10 @@ class ConfigError(Exception):
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Every option with its default. Sizes are in KiB, 0 meaning no limit; durations are in seconds.
+    """Every option with its default. Sizes are in KiB, 0 means no limit; durations are in seconds.
 
-    `control_socket_path`: empty for none; None: the default one goes with the default `socket_path`.
+    `control_socket_path`: empty means no control socket. None means the default path if `socket_path` is the
+    default one, and no control socket otherwise.
     """
 
     socket_path: _SocketPath = DEFAULT_SOCKET
@@ -104,17 +106,17 @@ OPTIONS = tuple(field.name for field in msgspec.structs.fields(Config))
 
 
 def _meta(option: Any) -> Meta:
-    """The Meta of an option's type, also of one that may be None."""
+    """Return the Meta of an option's type, also if the option may be None."""
     for each in (option, *get_args(option)):
         for meta in getattr(each, "__metadata__", ()):
             return meta  # type: ignore[no-any-return]
-    raise TypeError(f"{option} does not say which values are right")
+    raise TypeError(f"{option} has no Meta that describes its valid values")
 
 
 _TYPES = get_type_hints(Config, include_extras=True)
 _DURATIONS = frozenset(name for name, type_ in _TYPES.items() if type_ in {_Interval, _Retention})
 
-# Which values are right, by option.
+# By option: a description of the valid values.
 ALLOWED = {name: _meta(type_).description or "" for name, type_ in _TYPES.items()}
 
 # Options of earlier versions, and what to do instead.
@@ -130,9 +132,9 @@ _DURATION = re.compile(r"(\d{1,12})([smhd])", re.ASCII)
 
 
 def load_config(file: Path | None = None, overrides: dict[str, Any] | None = None) -> Config:
-    """The configuration from `file` (the default one may be missing) and the folder beside it.
+    """Read the configuration from `file` (the default file may be missing) and the conf.d folder next to it.
 
-    `overrides` are options from the command line, by name; those that are None were not given.
+    `overrides` are options from the command line by name; None means that an option was not given.
     Raises ConfigError.
     """
     options: dict[str, Any] = {}
@@ -143,11 +145,11 @@ def load_config(file: Path | None = None, overrides: dict[str, Any] | None = Non
 
 
 def config_files(file: Path | None = None) -> list[Path]:
-    """The files that `load_config` reads, in their order; raises ConfigError."""
+    """Return the files that `load_config` reads, in this order; raises ConfigError."""
     main = DEFAULT_FILE if file is None else file
     try:
         files = [main] if file is not None or main.exists() else []
-        # Hidden files are editors' own.
+        # Except hidden files, which editors make.
         more = sorted((main.parent / "conf.d").glob("*.toml"))
         return files + [path for path in more if not path.name.startswith(".")]
     except OSError as error:
@@ -155,7 +157,7 @@ def config_files(file: Path | None = None) -> list[Path]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    import tomllib  # noqa: PLC0415 - a start without a file need not wait for it
+    import tomllib  # noqa: PLC0415 - a start without a file does not need it
 
     try:
         with path.open("rb") as file:
@@ -163,7 +165,7 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not TOML: {error}") from error
+        raise ConfigError(f"{path}: the file is not TOML: {error}") from error
     for name in options:
         if name in REMOVED:
             raise ConfigError(f"{path}: option {name}: {REMOVED[name]}")
@@ -171,13 +173,13 @@ def _read(path: Path) -> dict[str, Any]:
             raise ConfigError(f"{path}: option {name}: unknown{_suggestion(name)}")
     for name in _DURATIONS & options.keys():
         options[name] = _duration(str(path), name, options[name])
-    # Each file by itself, so that the message can name it.
+    # Each file is validated separately, so that the message can name it.
     _convert(str(path), options)
     return options
 
 
 def _duration(source: str, name: str, value: Any) -> Any:
-    """Seconds from a number or from "90s", "10m", "24h", "7d"."""
+    """Convert "90s", "10m", "24h" or "7d" to seconds; other values stay as they are."""
     if not isinstance(value, str):
         return value
     match = _DURATION.fullmatch(value)
@@ -199,7 +201,7 @@ def _wrong(source: str, name: str, value: Any) -> ConfigError:
 
 
 def _suggestion(name: str) -> str:
-    import difflib  # noqa: PLC0415 - only a mistake pays for it
+    import difflib  # noqa: PLC0415 - only needed after a mistake
 
     close = difflib.get_close_matches(name, OPTIONS, n=1)
-    return f"; did you mean {close[0]}?" if close else f"; known are {', '.join(OPTIONS)}"
+    return f"; did you mean {close[0]}?" if close else f"; the options are {', '.join(OPTIONS)}"

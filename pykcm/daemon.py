@@ -1,7 +1,7 @@
-"""pykcmd: the daemon put together from its parts.
+"""pykcmd: assembles the daemon from its parts, and runs it.
 
-Tickets come first: a part that they do not need (the control socket) may be missing, and the daemon says so
-and serves. A part that protects them ends the start where it fails.
+If a part fails that tickets do not need (the control socket), the daemon logs this and serves them without
+it. If a part fails that protects the tickets, the daemon does not start.
 """
 
 import asyncio
@@ -23,7 +23,6 @@ from pykcm.command_line import parser
 from pykcm.config import DEFAULT_CONTROL_SOCKET, DEFAULT_SOCKET, Config, ConfigError, load_config
 from pykcm.control.calls import Administration
 from pykcm.control.entrance import Entrance
-from pykcm.dumps import DumpsError, forbid_dumps
 from pykcm.engine.clock import ClockKeeper, open_clock
 from pykcm.engine.collection_cache import CollectionCache
 from pykcm.engine.engine import Engine
@@ -33,7 +32,7 @@ from pykcm.peer.access import Access, RequestAccess
 from pykcm.peer.identity import ROOT, Kernel, KernelUnreadableError, read_kernel
 from pykcm.peer.messages import Reporter, take_messages
 from pykcm.peer.selinux import Policy, PolicyUnusableError, load_policy
-from pykcm.processes import on_signals
+from pykcm.processes import DumpsError, forbid_dumps, on_signals
 from pykcm.resources import allow_many_descriptors, limits_of
 from pykcm.server.client_socket import Parts
 from pykcm.server.connections import Connections
@@ -42,8 +41,9 @@ from pykcm.server.dispatcher import Dispatcher
 from pykcm.server.fair_queue import FairQueue
 from pykcm.server.reception import ClientReception
 from pykcm.sockets.acceptor import AcceptRates, Listener, TransportReception
-from pykcm.sockets.bound_socket import BoundSocket, ListenError
+from pykcm.sockets.bound_socket import BoundSocket
 from pykcm.sockets.event_loop import EventLoop
+from pykcm.sockets.passed import ListenError
 from pykcm.sockets.systemd import Activated, Notifier, activated_sockets
 from pykcm.store.copies import Backup, Copied, Copies, Rekeyed
 from pykcm.store.interface import Store, StoreUnusableError
@@ -58,25 +58,25 @@ log = logging.getLogger(__name__)
 KIB = 1024
 MIB = 1024 * KIB
 
-# A client that does not take its replies may not hold up the end for longer, in seconds.
+# Seconds that the daemon's end waits for clients to read their replies.
 _PATIENCE_AT_END = 10.0
 
-# A request that has begun must be complete so many seconds later.
+# Seconds from the first byte of a request until it must be complete.
 _PATIENCE_WITH_A_REQUEST = 30.0
 
-# Connections of a user that are served in a tenth of a second at least, however many wait.
+# Connections of a UID that are accepted in a tenth of a second, however many clients wait.
 _LEAST_RATE = 256
 
-# As pykcm.service and pykcm-metrics.service have them.
+# The paths in pykcm.service and pykcm-metrics.service.
 _METRICS_FOLDER = "pykcm-metrics"
 _METRICS_SOCKET = "control.sock"
 
-# In seconds. Python's own is ten times as long.
+# In seconds. Python's default is ten times as long.
 _SWITCH_INTERVAL = 0.0005
 
 EXIT_UNUSABLE = 1
 
-# SIGHUP: the terminal of a daemon that was started by hand is gone.
+# The kernel sends SIGHUP to a daemon that was started by hand when its terminal is closed.
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -86,7 +86,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         options = parser().parse_args(arguments)
     except SystemExit as end:
-        # After --help, --version or a wrong usage.
+        # After --help, --version or a usage error.
         if end_output("pykcmd"):
             raise
         return int(end.code or 0) or EXIT_UNUSABLE
@@ -119,11 +119,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(config: Config) -> int:
-    # Until the event loop takes them over: an end while starting is an orderly one, too.
+    # Before the event loop handles these signals, they end the start in order.
     for number in _STOP_SIGNALS:
-        signal.signal(number, _leave)
+        signal.signal(number, _stop_during_start)
     allow_many_descriptors()
-    # A thread that has waited for the disk waits for the event loop no longer than this.
+    # A thread that has waited for the disk gets the interpreter from the event loop after this time.
     sys.setswitchinterval(_SWITCH_INTERVAL)
     kernel = read_kernel()
     access = Access(root_lists_all=config.root_lists_all, policy=_load_policy(config, kernel))
@@ -153,20 +153,20 @@ def _run(config: Config) -> int:
 
 
 def _control_sockets(config: Config, at_end: ExitStack) -> list[socket.socket]:
-    """The socket for pykcmctl, bound here; none where it cannot be had: tickets are served without it."""
+    """Bind the socket for pykcmctl; logs an error and returns no socket if that fails."""
     path = config.control_socket_path
-    is_asked_for = path is not None
+    is_configured = path is not None
     if path is None:
-        # A daemon beside the system's must not take what pykcmctl looks for.
+        # A second daemon, next to the system's, must not take the path where pykcmctl finds the system's.
         path = DEFAULT_CONTROL_SOCKET if config.socket_path == DEFAULT_SOCKET else ""
     if not path:
         return []
     try:
-        if not is_asked_for:
+        if not is_configured:
             _make_folder(Path(path).parent)
         bound = BoundSocket(Path(path), 0o600)
     except ListenError as error:
-        level = logging.ERROR if is_asked_for else logging.WARNING
+        level = logging.ERROR if is_configured else logging.WARNING
         log.log(level, "pykcmctl cannot reach this daemon: no control socket: %s", error)
         return []
     at_end.callback(bound.close)
@@ -174,10 +174,10 @@ def _control_sockets(config: Config, at_end: ExitStack) -> list[socket.socket]:
 
 
 def _metrics_sockets(at_end: ExitStack) -> list[socket.socket]:
-    """The control socket for pykcm-metrics.service, which is in the daemon's group.
+    """Bind the control socket for pykcm-metrics.service, whose user is in the daemon's group.
 
-    It is in the folder that RuntimeDirectory= of the unit makes. systemd does not listen there: a scrape does
-    not start the daemon.
+    It is in the folder made by RuntimeDirectory= of the unit. systemd does not listen there, because a scrape
+    must not start the daemon.
     """
     for folder in map(Path, os.environ.get("RUNTIME_DIRECTORY", "").split(":")):
         if folder.name == _METRICS_FOLDER:
@@ -192,7 +192,7 @@ def _metrics_sockets(at_end: ExitStack) -> list[socket.socket]:
 
 
 def _make_folder(folder: Path) -> None:
-    """Make it where it can be made: everybody may look into it, whatever the umask is."""
+    """Make the folder with mode 0755 for any umask, if it does not exist and can be made."""
     with suppress(OSError):
         folder.mkdir()
         folder.chmod(0o755)
@@ -206,7 +206,7 @@ def _load_policy(config: Config, kernel: Kernel) -> Policy | None:
     return load_policy(reporter.report)
 
 
-def _leave(number: int, frame: FrameType | None) -> NoReturn:
+def _stop_during_start(number: int, frame: FrameType | None) -> NoReturn:
     log.info("stopping before the start is complete: %s", signal.Signals(number).name)
     raise SystemExit(0)
 
@@ -218,7 +218,7 @@ def _open_store(config: Config, at_end: ExitStack) -> tuple[Store, Copies | None
         store = MemoryStore()
         clock_keeper = open_clock()
     else:
-        # Imported by those who use them: the memory store needs neither the library nor the folder.
+        # Imported here, because the memory store needs neither the library nor the folder.
         from pykcm.store.folder import StateFolder  # noqa: PLC0415
         from pykcm.store.keys import load_key  # noqa: PLC0415
         from pykcm.store.names import DATABASE, KEY  # noqa: PLC0415
@@ -231,7 +231,7 @@ def _open_store(config: Config, at_end: ExitStack) -> tuple[Store, Copies | None
         key_file = Path(config.key_file) if config.key_file else folder.path / KEY
         is_new = not has_tickets(database)
         key = load_key(key_file, may_create=is_new)
-        # Before the store writes to its files: they may tell when the clock was last read.
+        # Before the store writes to its files, whose times can show when the clock was last read.
         clock_keeper = open_clock(folder.path, is_new=is_new)
         store = database_store = SQLCipherStore(database, key, config.durability)
         copies = _copies(database_store)
@@ -270,7 +270,7 @@ async def _serve(
     stop = asyncio.Event()
     received = ""
 
-    def obey(stop_signal: str) -> None:
+    def stop_on_signal(stop_signal: str) -> None:
         nonlocal received
         received = received or stop_signal
         stop.set()
@@ -279,15 +279,15 @@ async def _serve(
         if clock_keeper.clock.is_believed():
             stop.set()
             return
-        # Else it would stay in doubt where each run of the daemon is short.
-        log.debug("idle, but the clock is in doubt: an idle daemon ends once it is believed")
+        # If each run of the daemon were short, the clock would never be believed again.
+        log.debug("idle, but the clock is in doubt: the daemon stops only when the clock is believed again")
         connections.start_timer()
 
-    on_signals(_STOP_SIGNALS, obey)
+    on_signals(_STOP_SIGNALS, stop_on_signal)
     engine = Engine(store, _collection_cache(config, store, clock_keeper))
     dispatcher = Dispatcher(engine, access)
-    # Without socket activation nothing would start the daemon again, and without a persistent store its
-    # end is the end of the tickets.
+    # Without socket activation nothing would start the daemon again. Without a persistent store its tickets
+    # would be lost.
     idle_timeout = config.responder_idle_timeout if activated and store.persistent else 0
     limits = limits_of(config)
     connections = Connections(idle_timeout, end_if_idle, limits)
@@ -305,7 +305,7 @@ async def _serve(
     administration = Administration(
         *(config, engine, dispatcher, store, copies, access, reaper, connections, fair_queue, clock_keeper)
     )
-    # A daemon that was started by hand is also administered by its own user, as its files are.
+    # The user who started a daemon by hand may administer it: the files of the daemon are that user's.
     administrators = {ROOT} if activated else {ROOT, os.geteuid()}
     entrance = Entrance(administration, kernel, RequestAccess(administrators))
     listener = Listener(
@@ -319,16 +319,16 @@ async def _serve(
     connections.start_timer()
     tasks = [_start_reaping(config, reaper), asyncio.create_task(clock_keeper.run())]
     _announce(config, kernel, sockets.kcm, notifier)
-    # All objects made so far stay for good: the garbage collector need not look at them.
+    # All objects made so far stay until the end: the garbage collector need not visit them.
     gc.freeze()
-    # Cycles are rare here, and thousands of credentials that are alive are not worth looking through often.
+    # Cycles are rare here, and visiting thousands of live credentials takes long.
     gc.set_threshold(20_000, 50, 100)
     gc.enable()
 
     await stop.wait()
     await listener.stop()
     while not connections.are_idle and not received:
-        # Idle it was, until somebody came in this very moment, who has a claim to be served.
+        # A client connected while the idle daemon was about to stop, and must be served.
         stop.clear()
         listener.begin()
         await stop.wait()
@@ -341,7 +341,7 @@ async def _serve(
     late = await connections.finish(_PATIENCE_AT_END)
     if late:
         log.warning(
-            "connections cut off because their clients did not take their replies within %g s: %d",
+            "closed connections whose clients did not read their replies within %g s: %d",
             *(_PATIENCE_AT_END, late),
         )
 
@@ -360,11 +360,11 @@ def _announce(config: Config, kernel: Kernel, sockets: list[socket.socket], noti
     status = f"Serving credential caches on {where}, kept {kept}"
     log.info("%s %s: %s", "pykcmd", __version__, status)
     if kernel.has_selinux:
-        log.info("ccaches are kept apart by SELinux level as well")
+        log.info("ccaches are separated by SELinux level as well")
     if kernel.hides_selinux:
-        log.warning("SELinux's file system is hidden here: ccaches are kept apart by UID alone")
+        log.warning("the SELinux file system is hidden from the daemon: ccaches are separated by UID only")
     if kernel.overflow_uid is not None:
-        log.info("in a user namespace: peers whose UID has no mapping here are refused")
+        log.info("the daemon is in a user namespace: clients whose UID has no mapping in it are refused")
     notifier.ready(status)
 
 

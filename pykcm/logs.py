@@ -1,4 +1,4 @@
-"""Where the log goes, what a line looks like, and how many a user can cause."""
+"""The log: its destination, the format of its lines, and the limit on lines that a user can cause."""
 
 import logging
 import os
@@ -12,18 +12,18 @@ from pykcm.protocol.text import printable
 
 _MINUTE = 60.0
 
-# UIDs and kinds of lines that are counted one by one at a time. Those beyond are counted together for each
-# kind: a user may have a range of 65,536 subordinate UIDs.
+# Pairs of UID and kind with a count of their own. All further UIDs of a kind share one count, because a user
+# may have a range of 65,536 subordinate UIDs.
 _MOST_COUNTED = 512
 
 Schedule = Callable[[float, Callable[[], None]], object]
 
 
 class LimitedLog:
-    """Lines of one kind that a user can cause: about each UID at most `lines` in a minute.
+    """Log lines of one kind that a user can cause: at most `lines` a minute about each UID.
 
-    When the minute is over, a summary says how many lines were left out; it has `fields` as well. `kind`
-    names the lines in the summary. Only the event loop's thread may write.
+    After the minute, a summary gives the number of suppressed lines. `kind` names the lines in the summary,
+    and `fields` are its journal fields. Only the event loop's thread may write.
     """
 
     def __init__(
@@ -43,9 +43,9 @@ class LimitedLog:
         fields: Mapping[str, object] | None = None,
         with_traceback: bool = False,
     ) -> bool:
-        """Log one line about a UID (or an SELinux context, or None for nobody's) unless there were too many.
+        """Log one line, unless there were too many; returns whether it was logged.
 
-        Returns whether it was logged. `fields` go to the journal.
+        `about` is a UID, an SELinux context, or None for lines about neither. `fields` go to the journal.
         """
         if not LINE_COUNTS.count(self, level, about):
             return False
@@ -54,14 +54,14 @@ class LimitedLog:
 
 
 class _Key(NamedTuple):
-    # By its identity: there are as many as the code has.
+    # Compared by identity: the code makes a fixed number of them.
     lines: LimitedLog
     about: int | str | None
     is_of_many: bool = False
 
 
 class _Count:
-    """Lines of one kind about one UID since `began`, in seconds of the clock."""
+    """The number of lines of one kind about one UID since `began`, in seconds of the clock."""
 
     __slots__ = ("began", "left_out", "level", "written")
 
@@ -73,11 +73,11 @@ class _Count:
 
 
 class LineCounts:
-    """Counts the lines of every LimitedLog. Memory is bounded, whatever number of UIDs there are."""
+    """The counts of all LimitedLogs. Their memory is bounded for any number of UIDs."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
-        # In the order in which their minutes began.
+        # Ordered by the beginning of their minutes.
         self._counts: dict[_Key, _Count] = {}
         self._schedule: Schedule | None = None
         self._is_scheduled = False
@@ -90,7 +90,7 @@ class LineCounts:
         self._counts.clear()
 
     def count(self, lines: LimitedLog, level: int, about: int | str | None) -> bool:
-        """Whether one more line may be logged."""
+        """Count one more line; returns whether it may be logged."""
         now = self.clock()
         self._end_minutes(now)
         key = _Key(lines, about)
@@ -108,7 +108,7 @@ class LineCounts:
         return False
 
     def summarize(self) -> None:
-        """Write the summaries of all lines that were left out, and begin to count anew."""
+        """Write the summaries of all suppressed lines, and set all counts to zero."""
         now = self.clock()
         counts, self._counts = self._counts, {}
         for key, count in counts.items():
@@ -116,7 +116,7 @@ class LineCounts:
 
     @contextmanager
     def scheduled(self, schedule: Schedule) -> Iterator[None]:
-        """Write summaries in time, also when no further line comes, and the last ones at the end.
+        """Write each summary after its minute, even if no further line comes, and the last ones at the end.
 
         `schedule` is an event loop's call_later.
         """
@@ -137,7 +137,7 @@ class LineCounts:
             _write_summary(key, count, now)
 
     def _plan(self, now: float) -> None:
-        """Have the next summary written when its minute is over."""
+        """Schedule the next summary for the end of its minute."""
         if self._schedule is None or self._is_scheduled:
             return
         began = next((count.began for count in self._counts.values() if count.left_out), None)
@@ -176,18 +176,18 @@ def _write_summary(key: _Key, count: _Count, now: float) -> None:
 
 LINE_COUNTS = LineCounts()
 
-# asyncio has a line for each accept() that fails, for example.
+# For example, asyncio logs a line for each accept() that fails.
 _LIBRARIES = LimitedLog(logging.getLogger(__name__), "lines of libraries", 60)
 
 
 def _is_due(record: logging.LogRecord) -> bool:
-    """A handler's filter: what libraries log of themselves is limited as well."""
+    """Filter of the log handler: also limits the lines that libraries log."""
     is_ours = record.name.partition(".")[0] in {"pykcm", "__main__"}
     return is_ours or LINE_COUNTS.count(_LIBRARIES, record.levelno, record.name)
 
 
 class _Lines(logging.Formatter):
-    """Lines that hold nothing a terminal would obey: no text from outside begins a line of its own."""
+    """Formatter of lines without control characters: text from outside cannot begin a line."""
 
     def __init__(self, program: str | None = None) -> None:
         super().__init__()
@@ -201,12 +201,12 @@ class _Lines(logging.Formatter):
         return printable(super().formatMessage(record))
 
     def formatException(self, ei: Any) -> str:  # noqa: N802
-        # An exception's own message may have lines as well.
+        # The message of an exception may have several lines.
         return "\n".join(f"  {printable(line)}" for line in super().formatException(ei).split("\n"))
 
 
 def set_up_logging(program: str = "pykcmd") -> None:
-    """To the journal with fields when stderr is the journal, else plain lines to stderr."""
+    """Log to the journal with fields if stderr is the journal, otherwise to stderr as plain lines."""
     handler: logging.Handler | None = _journal_handler(program) if _stderr_is_journal() else None
     if handler is None:
         handler = logging.StreamHandler()
@@ -214,7 +214,7 @@ def set_up_logging(program: str = "pykcmd") -> None:
     else:
         handler.setFormatter(_Lines())
     handler.addFilter(_is_due)
-    # Not what the process is called or which thread it was: there is one of each.
+    # Records need neither the process nor the thread: there is one of each.
     logging.logThreads = logging.logMultiprocessing = False
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -222,15 +222,15 @@ def set_up_logging(program: str = "pykcmd") -> None:
 
 
 def set_level(level: str) -> None:
-    """`level` as the configuration has it: debug, info, warning or error."""
+    """Set the lowest level that is logged: debug, info, warning or error."""
     logging.getLogger().setLevel(level.upper())
 
 
 def _stderr_is_journal() -> bool:
-    """As sd_journal_stream_fd(3) tells: JOURNAL_STREAM names stderr's device and inode."""
+    """Whether JOURNAL_STREAM has stderr's device and inode; see sd_journal_stream_fd(3)."""
     try:
         status = os.fstat(sys.stderr.fileno())
-    except (AttributeError, OSError, ValueError):  # AttributeError: there is no stderr
+    except (AttributeError, OSError, ValueError):  # AttributeError: sys.stderr is None
         return False
     return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 

@@ -1,7 +1,8 @@
-"""Other processes: their names for messages, and which of them sends the signal that ends this one."""
+"""Processes: names for messages, the senders of stop signals, and protection of this one from dumps."""
 
 import logging
 import os
+import resource
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +19,13 @@ _SIGNAL_SIZE = 128
 # In bytes: the C library's set of signals. Its first word has the signals up to 32.
 _SET_SIZE = 128
 _WORD = Struct("@L")
+
+_PR_GET_DUMPABLE = 3
+_PR_SET_DUMPABLE = 4
+
+
+class DumpsError(Exception):
+    """Core dumps cannot be forbidden; the message says why."""
 
 
 def describe_process(pid: int) -> str:
@@ -54,20 +62,45 @@ def describe_signal(received: bytes) -> str:
     number, _, code, pid, uid = _SIGNAL.unpack_from(received)
     name = signal.Signals(number).name
     if code > 0:
-        return f"{name} from the kernel (Ctrl+C, or a terminal that has gone)"
+        return f"{name} from the kernel (Ctrl+C, or the terminal was closed)"
     if not pid:
-        return f"{name} from a process out of sight (outside the container?)"
+        return f"{name} from an unknown process (outside the container?)"
     return f"{name} from {describe_process(pid)} of UID {uid}"
 
 
 def _signalfd(numbers: Sequence[signal.Signals]) -> int:
     """Return a descriptor that these signals are read from; raises ImportError, OSError."""
-    # Only the innermost part of ctypes: all of it would add 4 ms to every start.
-    import _ctypes  # noqa: PLC0415 - where it is missing, senders are not known
-
     wanted = _WORD.pack(sum(1 << number - 1 for number in numbers)).ljust(_SET_SIZE, b"\0")
-    function = _ctypes.dlsym(_ctypes.dlopen(None, os.RTLD_NOW), "signalfd")  # type: ignore[arg-type]
-    fd: int = _ctypes.call_function(function, (-1, wanted, os.O_CLOEXEC | os.O_NONBLOCK))
+    fd = _call_c("signalfd", -1, wanted, os.O_CLOEXEC | os.O_NONBLOCK)
     if fd < 0:
-        raise OSError("the kernel gives no signalfd")
+        raise OSError("the kernel refuses signalfd()")
     return fd
+
+
+def forbid_dumps() -> None:
+    """Forbid core dumps of this process, and access to its memory by other processes of its user.
+
+    The daemon's memory holds session keys and the key of the database. The protection lasts until the process
+    executes a program. Raises DumpsError.
+    """
+    try:
+        # The limit alone is not enough: it does not apply to a core dump that the kernel pipes to a program.
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        if _prctl(_PR_SET_DUMPABLE, 0) != 0 or _prctl(_PR_GET_DUMPABLE, 0) != 0:
+            raise DumpsError("core dumps cannot be forbidden: the kernel refuses PR_SET_DUMPABLE")
+    except (ImportError, OSError, ValueError) as error:
+        raise DumpsError(f"core dumps cannot be forbidden: {error}") from error
+
+
+def _prctl(option: int, value: int) -> int:
+    return _call_c("prctl", option, value, 0, 0, 0)
+
+
+def _call_c(name: str, *arguments: int | bytes) -> int:
+    """Call a function of the C library; raises ImportError, OSError."""
+    # Only the C part of ctypes: importing all of it would add 4 ms to every start.
+    import _ctypes  # noqa: PLC0415 - the callers handle that it is missing
+
+    function = _ctypes.dlsym(_ctypes.dlopen(None, os.RTLD_NOW), name)  # type: ignore[arg-type]
+    result: int = _ctypes.call_function(function, arguments)
+    return result

@@ -1,4 +1,4 @@
-"""How much clients may take up: connections, as far as descriptors allow them, and memory."""
+"""Limits on clients: connections, as many as the file descriptors allow, and memory."""
 
 import logging
 import resource
@@ -13,33 +13,34 @@ log = logging.getLogger(__name__)
 
 _KIB = 1024
 
-# Requests of the greatest size that may wait or be incomplete, in all and of one UID; in bytes at least.
+# Memory for waiting and incomplete requests, of all UIDs and of one: enough for this number of requests of
+# max_request_size, and at least this number of bytes.
 _LARGE_REQUESTS = 4
 _LEAST_FOR_REQUESTS = 40 * 1024 * 1024
 _LARGE_REQUESTS_OF_UID = 3
 _LEAST_FOR_REQUESTS_OF_UID = 8 * 1024 * 1024
 
-# Replies of the greatest size that may be left untaken.
+# Memory for unread replies, of all UIDs and of one: enough for this number of replies of the maximum size.
 _LARGE_REPLIES = 4
 _LARGE_REPLIES_OF_UID = 2
 
-# Connections that root may have beyond max_connections.
+# Connections that root may have in addition to max_connections.
 _FOR_ROOT = 16
 
-# Descriptors that are no connections of KCM's clients: the database and a copy of it, listening sockets, the
-# event loop's own, and those for root and the control socket.
+# Descriptors that are not available to KCM clients: the database and a copy of it, listening sockets, the
+# event loop's descriptors, and those reserved for root and for the control socket.
 _OWN_DESCRIPTORS = 40 + _FOR_ROOT + MOST_CONNECTIONS
 
 
 def allow_many_descriptors() -> None:
-    """Each client is a descriptor: as many as the service may have, not the shell's habitual 1,024."""
+    """Raise the limit of open files to the hard limit: each client needs a descriptor."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == hard:
         return
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     except (OSError, ValueError) as error:
-        # ValueError: Python's word for EPERM, which a seccomp filter answers.
+        # ValueError: Python raises it for EPERM, the result of a seccomp filter.
         log.warning(
             "the limit of open files stays at %d, although %d are allowed: %s; set LimitNOFILE=%d:%d",
             *(soft, hard, error, hard, hard),
@@ -47,14 +48,14 @@ def allow_many_descriptors() -> None:
 
 
 def limits_of(config: Config) -> Limits:
-    """The limits of connections and of what they hold."""
+    """Return the limits on connections and their memory; logs a warning for options above them."""
     descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if descriptors == resource.RLIM_INFINITY:
         descriptors = sys.maxsize
     most = max(1, descriptors - _OWN_DESCRIPTORS)
     if config.max_connections > most:
         _warn("max_connections", config.max_connections, most, descriptors)
-    # A quarter, so that no user keeps the others out.
+    # A quarter, so that one user cannot take all connections.
     most_of_uid = max(1, most // 4)
     if config.max_uid_connections > most_of_uid:
         _warn("max_uid_connections", config.max_uid_connections, most_of_uid, descriptors)
@@ -73,6 +74,6 @@ def limits_of(config: Config) -> Limits:
 def _warn(option: str, wanted: int, most: int, descriptors: int) -> None:
     log.warning(
         "%s is %d, but descriptors allow only %d: the limit of open files is %d; raise "
-        "LimitNOFILE, or lower %s",
+        "LimitNOFILE or lower %s",
         *(option, wanted, most, descriptors, option),
     )

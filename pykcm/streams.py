@@ -1,7 +1,7 @@
-"""Standard input, output and error: any of them may be closed, full, or a pipe whose reader has gone.
+"""Standard input, output and error, which may be closed, full, or a pipe without a reader.
 
 A program calls open_standard_streams() first and end_output() last. Then a failure of stdout ends it with an
-error, and one of stderr changes nothing, whether or not Python buffers (PYTHONUNBUFFERED).
+error, and a failure of stderr is ignored. This does not depend on PYTHONUNBUFFERED.
 """
 
 import errno
@@ -18,7 +18,7 @@ _STDOUT, _STDERR = 1, 2
 class _Output(io.FileIO):
     """stdout. The first error is raised and kept, because a caller may ignore it, as argparse does.
 
-    Later output is dropped: Python, which writes out its buffers at the end, would exit with status 120.
+    Later output is discarded: otherwise Python, which flushes its buffers at the end, exits with status 120.
     """
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class _Output(io.FileIO):
         if self.error is not None:
             return memoryview(data).nbytes
         try:
-            # None: another process that has this pipe or terminal made it non-blocking.
+            # None: another process with this pipe or terminal made it nonblocking.
             while (written := super().write(data)) is None:
                 select.select([], [_STDOUT], [])
         except OSError as error:
@@ -39,7 +39,7 @@ class _Output(io.FileIO):
 
 
 class _Messages(io.FileIO):
-    """stderr. A message that cannot be written is dropped, as nobody can be told of that."""
+    """stderr. A message that cannot be written is discarded."""
 
     def __init__(self) -> None:
         super().__init__(_STDERR, "w", closefd=False)
@@ -53,9 +53,9 @@ class _Messages(io.FileIO):
 
 
 def open_standard_streams() -> None:
-    """Give each standard stream a file where it is closed, and sys.stdout and sys.stderr one of the above."""
+    """Open closed standard streams, and replace sys.stdout and sys.stderr by streams that handle failures."""
     occupy_standard_descriptors()
-    # Streams of others, such as a test's, stay.
+    # A stream that was already replaced, for example by a test, stays.
     if sys.stdout is sys.__stdout__:
         sys.stdout = _opened(_Output(), sys.stdout)
     if sys.stderr is sys.__stderr__:
@@ -66,9 +66,9 @@ def open_standard_streams() -> None:
 def occupy_standard_descriptors() -> None:
     """Open /dev/null in place of each standard stream that is closed.
 
-    Otherwise the next file that is opened, a database for one, would get the output meant for the stream.
+    Otherwise output for the stream would go into the next file that is opened, for example the database.
     """
-    # For reading: output to a closed stdout has to fail.
+    # For reading, because output to a closed stdout must fail.
     while (fd := os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)) <= _STDERR:
         pass
     os.close(fd)
@@ -84,20 +84,20 @@ def _opened(raw: io.FileIO, before: TextIO | None) -> io.TextIOWrapper:
 
 
 def output_error() -> OSError | None:
-    """The error that stdout has had, if any."""
-    # Where click has seen an EPIPE, it has put something around the stream.
+    """Return the first error of stdout, or None."""
+    # After an EPIPE, click has wrapped the stream.
     raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
     return raw.error if isinstance(raw, _Output) else None
 
 
 def end_output(program: str) -> bool:
-    """Write out what stdout still holds; returns whether all output was written, after saying why not."""
+    """Flush stdout; returns whether all output was written, and writes a message to stderr otherwise."""
     with suppress(OSError):
         sys.stdout.flush()
     error = output_error()
     if error is None:
         return True
-    # A reader that has gone has seen enough.
+    # EPIPE is not an error: the reader has read as much as it wanted.
     if error.errno != errno.EPIPE:
         sys.stderr.write(f"{program}: cannot write to stdout: {error.strerror}\n")
     return False

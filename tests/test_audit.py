@@ -1,4 +1,4 @@
-"""pykcm-audit: what it takes, what it writes, and the record that the kernel makes of it."""
+"""pykcm-audit: the messages that it accepts, and the records in the kernel's audit log."""
 
 import contextlib
 import errno
@@ -19,13 +19,13 @@ ROOT = Path(__file__).parents[1]
 
 DENIED = b"avc:  denied  { read } for  scontext=u:r:t:s0:c1 tcontext=u:r:t:s0:c2 tclass=file permissive=0"
 
-# Long enough for a loaded machine; nothing ever waits this long when all is right.
+# In seconds, for a loaded machine. A wait that reaches it has failed.
 LIMIT = 20.0
 
 
 @pytest.fixture
 def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """The daemon's end and the program's, which waits for a message no longer than a moment."""
+    """The daemon's socket, and the program's socket with a short timeout."""
     daemon, program = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     with daemon, program:
         program.settimeout(0.01)
@@ -33,7 +33,7 @@ def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 
 def test_messages_are_written(ends: tuple[socket.socket, socket.socket]) -> None:
-    """Each message is written, in order and as it is, until no more comes."""
+    """Each message is written unchanged and in order, until no more comes."""
     daemon, program = ends
     longest = DENIED.ljust(4096, b"x")
     written: list[bytes] = []
@@ -61,10 +61,10 @@ def test_messages_are_written(ends: tuple[socket.socket, socket.socket]) -> None
         DENIED.ljust(100_000, b"x"),
     ],
 )
-def test_anything_else_is_dropped(
+def test_invalid_datagrams_are_dropped(
     ends: tuple[socket.socket, socket.socket], message: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A datagram that is no printable line of the policy is not written; the log says so, and how often."""
+    """A datagram that is not a printable message of the policy is dropped; the log has the number of them."""
     daemon, program = ends
     written: list[bytes] = []
     for each in (message, message, DENIED):
@@ -72,14 +72,14 @@ def test_anything_else_is_dropped(
     relay(program, written.append)
     assert written == [DENIED]
     line, summary = caplog.messages
-    assert line == "dropped: what came is no message of the SELinux policy"
+    assert line == "dropped a datagram that is not a message of the SELinux policy"
     assert summary.startswith("1 further lines like it in the last ")
 
 
-def test_what_cannot_be_written(
+def test_refused_messages_are_logged_once(
     ends: tuple[socket.socket, socket.socket], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What the kernel refuses is lost, which the log says once; what comes after it is written."""
+    """A message that the kernel refuses is lost and logged, once a minute; later messages are written."""
     daemon, program = ends
     tried: list[bytes] = []
 
@@ -95,7 +95,7 @@ def test_what_cannot_be_written(
     line, summary = caplog.messages
     assert (
         line
-        == "the kernel takes no record, and a message of the SELinux policy is lost: Operation not permitted"
+        == "a message of the SELinux policy is lost, because the kernel refused it: Operation not permitted"
     )
     assert summary.startswith("1 further lines like it in the last ")
 
@@ -104,20 +104,20 @@ def test_what_cannot_be_written(
 
 NETLINK_AUDIT = 9
 USER_AVC = 1107
-# linux/audit.h: whoever has CAP_AUDIT_READ may read along.
-READ_ALONG = 1
+# AUDIT_NLGRP_READLOG of linux/audit.h: readers need CAP_AUDIT_READ.
+READ_LOG = 1
 
 
 @pytest.fixture
 def audit_log() -> Iterator[socket.socket]:
-    """The kernel's audit log as it is written, a record with its header for each recv()."""
+    """The kernel's audit log: each recv() returns one new record with its header."""
     try:
         reader = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_AUDIT)
     except OSError as error:
         pytest.skip(f"this kernel has no audit: {error.strerror}")
     with reader:
         try:
-            reader.bind((0, READ_ALONG))
+            reader.bind((0, READ_LOG))
         except PermissionError:
             pytest.skip("only root may read the audit log")
         reader.settimeout(LIMIT)
@@ -125,7 +125,7 @@ def audit_log() -> Iterator[socket.socket]:
 
 
 def next_record(audit_log: socket.socket, about: bytes) -> bytes:
-    """The text of the next USER_AVC record with `about` in it."""
+    """Return the text of the next USER_AVC record that contains `about`."""
     while True:
         data = audit_log.recv(20_000)
         _, kind, _, _, _ = struct.unpack_from("=IHHII", data)
@@ -139,24 +139,27 @@ def in_record(message: bytes, program: str) -> bytes:
 
 @pytest.fixture
 def message() -> bytes:
-    """A message that is in no other record."""
+    """A unique message."""
     return DENIED.replace(b"u:r", b"u%d_%d:r" % (os.getpid(), time.monotonic_ns()))
 
 
-def test_a_record(audit_log: socket.socket, message: bytes) -> None:
-    """The kernel makes a USER_AVC record of a message, of the longest as well."""
+def test_message_is_in_the_audit_log(audit_log: socket.socket, message: bytes) -> None:
+    """Messages of any allowed length become USER_AVC records in the kernel's audit log."""
     longest = message.ljust(4096, b"x")
     for each in (message, longest):
         write_record(each, "/usr/bin/pykcm-audit")
         assert next_record(audit_log, each).endswith(in_record(each, "/usr/bin/pykcm-audit"))
 
 
-# Run as the process that systemd starts: the socket becomes descriptor 3.
+# Run as the process that systemd starts: the socket becomes descriptor 3, and further ones if asked for.
 ACTIVATED = """
 import os, sys
-os.dup2(int(sys.argv[1]), 3)
+passed = os.dup(int(sys.argv[1]))
+end = 3 + int(sys.argv[2])
+for fd in range(3, end):
+    os.dup2(passed, fd)
 os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": sys.argv[2]}
-os.closerange(4, 100)
+os.closerange(end, 100)
 import pykcm.audit
 pykcm.audit._IDLE = 0.2
 sys.argv = ["/usr/bin/pykcm-audit"]
@@ -165,33 +168,33 @@ sys.exit(pykcm.audit.main())
 
 
 def activated(
-    imported: socket.socket, number: int = 1, wrapper: tuple[str, ...] = ()
+    passed: socket.socket, number: int = 1, wrapper: tuple[str, ...] = ()
 ) -> "subprocess.CompletedProcess[str]":
-    """The program from its start to its end."""
+    """Run the program to its end."""
     return subprocess.run(
-        [*wrapper, sys.executable, "-c", ACTIVATED, str(imported.fileno()), str(number)],
+        [*wrapper, sys.executable, "-c", ACTIVATED, str(passed.fileno()), str(number)],
         capture_output=True,
         text=True,
         check=False,
         timeout=LIMIT,
         cwd=ROOT,
-        pass_fds=[imported.fileno()],
+        pass_fds=[passed.fileno()],
     )
 
 
 def without(*capabilities: str) -> tuple[str, ...]:
-    """A wrapper that runs a program without these capabilities; `all` but those with a plus."""
+    """A wrapper that runs a program without these capabilities; those with a plus are kept."""
     kept = ",".join(each if each[0] == "+" else f"-{each}" for each in capabilities)
     return ("setpriv", "--inh-caps=-all", f"--bounding-set={kept}", "--")
 
 
 @pytest.mark.parametrize("may", [True, False], ids=["with the capability alone", "without it"])
-def test_the_program(
+def test_program_needs_only_cap_audit_write(
     ends: tuple[socket.socket, socket.socket], audit_log: socket.socket, message: bytes, may: bool
 ) -> None:
-    """What waits when it is started gets to the audit log with CAP_AUDIT_WRITE alone, and it ends by itself.
+    """With CAP_AUDIT_WRITE alone, the program writes the waiting message and ends.
 
-    Without that capability its log says what the kernel says.
+    Without that capability, its log has the kernel's error.
     """
     daemon, program = ends
     daemon.send(message)
@@ -202,29 +205,31 @@ def test_the_program(
         record = next_record(audit_log, message)
         assert record.endswith(in_record(message, "/usr/bin/pykcm-audit"))
     else:
-        assert done.stderr.startswith("pykcm-audit: error: the kernel takes no record")
+        assert done.stderr.startswith("pykcm-audit: error: a message of the SELinux policy is lost")
         assert done.stderr.endswith(": Operation not permitted\n")
 
 
 @pytest.mark.parametrize("wrong", ["stream", "internet", "number"])
-def test_wrong_descriptors(ends: tuple[socket.socket, socket.socket], wrong: str) -> None:
-    """Anything but one Unix datagram socket is refused."""
+def test_wrong_descriptors_are_refused(ends: tuple[socket.socket, socket.socket], wrong: str) -> None:
+    """The program accepts exactly one Unix datagram socket."""
     with contextlib.ExitStack() as at_end:
-        imported = ends[1]
+        passed = ends[1]
         if wrong == "stream":
-            imported = at_end.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+            passed = at_end.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
         elif wrong == "internet":
-            imported = at_end.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-        done = activated(imported, 2 if wrong == "number" else 1)
+            passed = at_end.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        done = activated(passed, 2 if wrong == "number" else 1)
     assert done.returncode == 1
     message = (
-        "systemd starts this program" if wrong == "number" else "descriptor 3 is not a Unix datagram socket"
+        "systemd passed 2 sockets and not one"
+        if wrong == "number"
+        else "descriptor 3 from LISTEN_FDS is not a Unix datagram socket"
     )
     assert message in done.stderr
 
 
-def test_started_by_hand() -> None:
-    """Started by hand it says by whom it is started."""
+def test_start_by_hand_is_refused() -> None:
+    """Started by hand, the program says that systemd starts it."""
     done = subprocess.run(
         [sys.executable, "-m", "pykcm.audit"],
         capture_output=True,
@@ -235,14 +240,14 @@ def test_started_by_hand() -> None:
     )
     assert done.returncode == 1
     assert done.stderr == (
-        "pykcm-audit: critical: cannot take messages of the SELinux policy: "
-        "systemd starts this program, by pykcm-audit.socket\n"
+        "pykcm-audit: critical: cannot receive messages of the SELinux policy: "
+        "systemd passed 0 sockets and not one; it starts this program through pykcm-audit.socket\n"
     )
 
 
 @pytest.mark.parametrize("option", ["-h", "--help"])
 def test_help_is_printed(option: str) -> None:
-    """--help explains the program, with status 0."""
+    """--help prints the usage, with status 0."""
     done = subprocess.run(
         [sys.executable, "-m", "pykcm.audit", option],
         capture_output=True,
@@ -255,9 +260,9 @@ def test_help_is_printed(option: str) -> None:
     assert "pykcm-audit.socket" in done.stdout
 
 
-def test_unknown_argument_is_wrong_usage() -> None:
-    """Any other argument is wrong usage, with status 2 and one line that is safe for a terminal."""
+def test_unknown_argument_is_a_usage_error() -> None:
+    """Any other argument is a usage error, with status 2 and one line without control characters."""
     command = [sys.executable, "-m", "pykcm.audit", "--verbose\x1b[2J\n"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "pykcm-audit: it takes no arguments: --verbose\\x1b[2J\\x0a\n"
+    assert done.stderr == "pykcm-audit: unexpected arguments: --verbose\\x1b[2J\\x0a; see --help\n"

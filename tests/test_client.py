@@ -4,7 +4,6 @@ import asyncio
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,6 +30,7 @@ from pykcm.sockets.acceptor import AcceptRates, Listener
 from pykcm.sockets.bound_socket import BoundSocket
 from pykcm.store.memory import MemoryStore
 from tests.builders import ALICE, BOB, HTTP, TGS, credential_bytes, credential_of_size, refused, tag_for
+from tests.full_queue import connect_to_full_queue, full_queue
 
 TICKET, HTTP_TICKET = credential_bytes(TGS), credential_bytes(HTTP)
 
@@ -240,16 +240,7 @@ def test_a_server_that_does_not_answer(tmp_path: Path) -> None:
 
 
 def test_connecting_waits_while_the_queue_is_full(tmp_path: Path) -> None:
-    """Where too many wait to be accepted, a client waits for its place, up to its timeout."""
-    path = str(tmp_path / "kcm.sock")
-    with socket.socket(socket.AF_UNIX) as listening, socket.socket(socket.AF_UNIX) as first:
-        listening.bind(path)
-        listening.listen(0)
-        first.connect(path)
-        with pytest.raises(TimeoutError, match="accepted no connection"):
-            KcmClient(path, timeout=0.05)
-        with ThreadPoolExecutor(1) as executor:
-            connecting = executor.submit(KcmClient, path)
-            for _ in range(2):
-                listening.accept()[0].close()
-            connecting.result().close()
+    """While the server's queue of connections is full, a client waits for a place in it."""
+    path = tmp_path / "kcm.sock"
+    with full_queue(path) as listening:
+        connect_to_full_queue(listening, lambda: KcmClient(path)).close()

@@ -328,7 +328,7 @@ def test_peers_without_a_label(daemon: Daemon) -> None:
     """Where the kernel has SELinux, a peer whose label cannot be read is not served."""
     daemon.program = ["-c", WITH_SELINUX.format(binding="Binding()", has_selinux=True)]
     process = daemon.start(until=lambda each: "Serving" in each.log)
-    assert "kept apart by SELinux level" in daemon.log
+    assert "separated by SELinux level" in daemon.log
     assert not daemon.serves()
     assert "connection refused: its SELinux label" in daemon.log
     assert end(process) == 0

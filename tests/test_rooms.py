@@ -41,7 +41,7 @@ ALLOWED: dict[str, set[str]] = {
         *("client", "config", "control", "peer", "protocol", "sockets", "store.disk", "store.names"),
         *COMMON,
     },
-    "client": {"protocol"},
+    "client": {"protocol", "sockets.connecting"},
     "config": set(),
     "logs": {"protocol.text"},
     "processes": {"protocol.text"},

@@ -17,6 +17,7 @@ from pykcm.control.messages import LARGEST_MESSAGE, ControlError, ErrorCode, req
 from pykcm.peer.identity import ROOT, listener_of, uid_of
 from pykcm.protocol.text import escape_path, printable
 from pykcm.sockets.bound_socket import folder_of_others
+from pykcm.sockets.connecting import connect
 
 # Requests that carry tickets or a key, or after which the database is taken to have a new one.
 _HANDS_OVER_SECRETS = {"import", "rekey"}
@@ -86,10 +87,8 @@ class Answer:
         self._unsent = chain([encode(request(name, arguments))], map(encode, frames))
         self._piece: memoryview | None = None
         self._reader = FrameReader(_LARGEST_FRAME)
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket = connect(path, patience)
         try:
-            self._socket.settimeout(patience)
-            self._socket.connect(os.fspath(path))
             if check is not None:
                 check(self._socket)
             self._socket.setblocking(False)

@@ -25,8 +25,9 @@ from pykcm.logs import LINE_COUNTS, LimitedLog
 from pykcm.processes import on_signals
 from pykcm.protocol.text import escape_path
 from pykcm.sockets.acceptor import Acceptor, TransportReception
-from pykcm.sockets.bound_socket import BACKLOG, BoundSocket, ListenError
-from pykcm.sockets.systemd import Notifier, listening_socket, passed_descriptors
+from pykcm.sockets.bound_socket import BACKLOG, BoundSocket
+from pykcm.sockets.passed import ListenError, listening_socket, passed_descriptors
+from pykcm.sockets.systemd import Notifier
 
 log = logging.getLogger(__name__)
 

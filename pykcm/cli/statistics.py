@@ -107,7 +107,7 @@ def _serve(client: ControlClient, listen: str | None) -> bool:
     # Only this form of the command needs them.
     from pykcm.cli import metrics_server  # noqa: PLC0415
     from pykcm.logs import set_up_logging  # noqa: PLC0415
-    from pykcm.sockets.bound_socket import ListenError  # noqa: PLC0415
+    from pykcm.sockets.passed import ListenError  # noqa: PLC0415
     from pykcm.sockets.systemd import Notifier  # noqa: PLC0415
 
     patient = ControlClient(client.path, patience=metrics_server.PATIENCE_WITH_DAEMON)

@@ -1,1 +1,1 @@
-"""Listening sockets, bound here or passed by systemd, their connections, and the event loop."""
+"""Unix sockets: bound here or passed by systemd, their connections, the event loop, and connecting to one."""

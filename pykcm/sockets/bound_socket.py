@@ -11,6 +11,7 @@ from pathlib import Path
 from struct import Struct
 
 from pykcm.processes import describe_process
+from pykcm.sockets.passed import ListenError
 
 # All UIDs wait in this queue of the kernel. A UID that connects without end keeps it full, and the others
 # wait until all of it is accepted. With 4,096 places that takes half a second while 8 UIDs do so. With too
@@ -23,10 +24,6 @@ _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 # In seconds.
 _PATIENCE = 1.0
-
-
-class ListenError(Exception):
-    """There is no socket to listen on; the message says why."""
 
 
 class BoundSocket:

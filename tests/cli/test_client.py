@@ -2,7 +2,7 @@
 
 import socket
 import threading
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -10,10 +10,11 @@ import pytest
 from pykcm.cli.client import ControlClient
 from pykcm.control.frames import encode
 from pykcm.control.messages import ControlError
+from tests.full_queue import LIMIT, connect_to_full_queue, full_queue
 
 
 @pytest.mark.parametrize(
-    ("answer", "said"),
+    ("answer", "message"),
     [
         (b"\xff" * 4, "no pykcmd"),
         (bytes(4), "no pykcmd"),
@@ -25,7 +26,7 @@ from pykcm.control.messages import ControlError
         (encode({"item": {"credential": [0] * (1 << 20)}}), "of another version"),
     ],
 )
-def test_answer_of_other_server_is_an_error(tmp_path: Path, answer: bytes, said: str) -> None:
+def test_answer_of_other_server_is_an_error(tmp_path: Path, answer: bytes, message: str) -> None:
     path = tmp_path / "control.sock"
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(path))
@@ -34,20 +35,20 @@ def test_answer_of_other_server_is_an_error(tmp_path: Path, answer: bytes, said:
         server, _ = listening.accept()
         sending = threading.Thread(target=send_all, args=(server, answer))
         sending.start()
-        with pytest.raises(ControlError, match=said):
+        with pytest.raises(ControlError, match=message):
             list(asked)
         sending.join(20)
 
 
 def send_all(server: socket.socket, answer: bytes) -> None:
-    # A client that has seen enough closes the connection.
+    # The client closes the connection after an invalid answer.
     with server, suppress(OSError):
         server.sendall(answer)
 
 
 @pytest.mark.parametrize("answer", [b"", encode({"item": 1}), encode({"item": 1})[:3]])
-def test_a_patient_client_gives_up_when_its_time_is_over(tmp_path: Path, answer: bytes) -> None:
-    """However much of the answer has come, the rest is not waited for without end."""
+def test_incomplete_answer_is_a_timeout(tmp_path: Path, answer: bytes) -> None:
+    """An answer that is not complete within the time limit raises TimeoutError."""
     path = tmp_path / "control.sock"
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(path))
@@ -60,16 +61,16 @@ def test_a_patient_client_gives_up_when_its_time_is_over(tmp_path: Path, answer:
                 list(asked)
 
 
-def test_a_patient_client_does_not_wait_for_a_full_backlog(tmp_path: Path) -> None:
-    """A daemon that accepts nothing keeps nobody waiting."""
+@pytest.mark.parametrize("patience", [None, LIMIT])
+def test_connecting_waits_while_the_queue_is_full(tmp_path: Path, patience: float | None) -> None:
+    """A client waits for a place in the daemon's queue of connections, with and without a time limit."""
+    client = ControlClient(tmp_path / "control.sock", patience=patience)
+    with full_queue(tmp_path / "control.sock") as listening:
+        connect_to_full_queue(listening, lambda: client.ask("list")).close()
+
+
+def test_connecting_to_a_full_queue_ends_at_the_time_limit(tmp_path: Path) -> None:
+    """If the queue stays full, TimeoutError is raised."""
     path = tmp_path / "control.sock"
-    with socket.socket(socket.AF_UNIX) as listening, ExitStack() as at_end:
-        listening.bind(str(path))
-        listening.listen(0)
-
-        def fill_backlog() -> None:
-            for _ in range(10):
-                at_end.callback(ControlClient(path, patience=1000).ask("list").close)
-
-        with pytest.raises(BlockingIOError):
-            fill_backlog()
+    with full_queue(path), pytest.raises(TimeoutError):
+        ControlClient(path, patience=0.05).ask("list")

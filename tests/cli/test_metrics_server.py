@@ -15,7 +15,7 @@ import pytest
 from pykcm.cli import metrics_server
 from pykcm.cli.metrics_server import MetricsServer, bound, is_listen_address
 from pykcm.control.messages import ControlError, ErrorCode
-from pykcm.sockets.bound_socket import ListenError
+from pykcm.sockets.passed import ListenError
 from pykcm.store.memory import MemoryStore
 from tests.builders import ALICE
 from tests.control.controlling import Controlling

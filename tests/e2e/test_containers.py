@@ -344,4 +344,4 @@ def test_hidden_selinux_is_logged(place_inside: Callable[[int], PykcmdInside], k
     filesystems.write_text("nodev\tproc\n" + "nodev\tselinuxfs\n" * kernel_has_it)
     with_mount(daemon, f"mount --bind {filesystems} /proc/filesystems")
     with watched(daemon), started(daemon):
-        assert ("hidden here: ccaches are kept apart by UID alone" in daemon.log) == kernel_has_it
+        assert ("hidden from the daemon: ccaches are separated by UID only" in daemon.log) == kernel_has_it

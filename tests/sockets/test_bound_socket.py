@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pykcm.sockets.bound_socket import BoundSocket, ListenError
+from pykcm.sockets.bound_socket import BoundSocket
+from pykcm.sockets.passed import ListenError
 from tests.processes import in_child
 
 

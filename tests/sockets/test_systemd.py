@@ -21,7 +21,7 @@ REPORT = """
 import os, sys
 sys.modules["systemd"] = None
 os.environ["LISTEN_PID"] = str(os.getpid() if sys.argv[1] == "mine" else os.getpid() + 1)
-from pykcm.sockets.bound_socket import ListenError
+from pykcm.sockets.passed import ListenError
 from pykcm.sockets.systemd import Activated, activated_sockets
 try:
     found, control = activated_sockets()

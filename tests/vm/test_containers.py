@@ -164,7 +164,7 @@ def test_daemon_in_a_container(recipe: list[str], on_host: Callable[..., Labelle
     machine.shell(restart)
     wait_until_serving(times=2)
     assert says(machine.shell(klist), "KCM:0")
-    assert "hidden here: ccaches are kept apart by UID alone" in log_of_daemon()
+    assert "hidden from the daemon: ccaches are separated by UID only" in log_of_daemon()
 
     # The socket's owner is one of the container's own UIDs, but the folder is read-only.
     assert "Read-only file system" in run_in("app1", "rm /run/kcm/kcm.sock")[1]
@@ -187,7 +187,7 @@ def test_daemon_in_a_container_with_the_policy(podman: None) -> None:
     *_, run_daemon = commands_of(_DOCUMENT, "podman with two volumes")
     machine.shell(run_daemon)
     wait_until_serving()
-    assert "ccaches are kept apart by SELinux level as well" in log_of_daemon()
+    assert "ccaches are separated by SELinux level as well" in log_of_daemon()
     start("app1", socket="kcm-socket")
     start("level", level=OTHER_LEVEL, socket="kcm-socket")
     assert run_in("app1", "kinit -k alice") == (0, "")

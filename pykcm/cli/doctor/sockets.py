@@ -2,7 +2,6 @@
 
 import errno
 import os
-import socket
 import stat
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +14,7 @@ from pykcm.config import DEFAULT_CONTROL_SOCKET, DEFAULT_SOCKET
 from pykcm.peer.identity import listener_of
 from pykcm.processes import describe_process
 from pykcm.sockets.bound_socket import folder_of_others
+from pykcm.sockets.connecting import connect
 
 _SYSTEMD = 1
 
@@ -39,9 +39,7 @@ class Listener(NamedTuple):
 
 def find_listener(path: Path) -> Listener:
     """The process that listens at `path`, from the kernel; raises OSError."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(_CONNECT_TIMEOUT)
-        probe.connect(os.fspath(path))
+    with connect(path, _CONNECT_TIMEOUT) as probe:
         return Listener(*listener_of(probe))
 
 
@@ -100,7 +98,7 @@ def _closed_folder(environment: Environment, path: Path) -> Path | None:
 def _connect_error(name: str, error: OSError, start: str) -> Result:
     if error.errno == errno.ECONNREFUSED:
         return failed(f"{name}: nobody listens; its server has ended", f"rm {shell_quote(name)}", start)
-    if isinstance(error, TimeoutError | BlockingIOError):
+    if isinstance(error, TimeoutError):
         return failed(f"{name}: the server does not accept connections", start)
     return failed(
         f"{name}: connecting fails: {error.strerror}",

@@ -14,6 +14,7 @@ import pytest
 from pykcm.cli.doctor import sockets
 from pykcm.cli.doctor.results import Level
 from pykcm.config import DEFAULT_SOCKET
+from tests.full_queue import connect_to_full_queue, full_queue
 
 from .machine import CONTROL, ODD, Machine, words
 
@@ -36,6 +37,27 @@ def test_listener_is_named(machine: Machine) -> None:
     assert result.level is Level.OK, result
     assert f"process {os.getpid()} (" in result.text
     assert f"of UID {os.geteuid()} listens" in result.text
+
+
+def test_listener_is_found_when_queue_was_full(machine: Machine) -> None:
+    """The check waits for a place in the queue of connections."""
+    path = machine.path(DEFAULT_SOCKET)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with full_queue(path) as listening:
+        found = connect_to_full_queue(listening, lambda: sockets.find_listener(path))
+    assert found.pid == os.getpid()
+
+
+def test_full_queue_fails(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server whose queue stays full does not accept connections."""
+    monkeypatch.setattr(sockets, "_CONNECT_TIMEOUT", 0.05)
+    path = machine.path(DEFAULT_SOCKET)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with full_queue(path):
+        path.chmod(0o666)
+        result = sockets.kcm_socket(machine.environment())
+    assert result.level is Level.FAILED
+    assert "the server does not accept connections" in result.text
 
 
 def test_kcm_socket_is_checked(machine: Machine) -> None:
