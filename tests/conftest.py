@@ -14,10 +14,14 @@ from pykcm.store.keys import Key
 from pykcm.store.memory import MemoryStore
 from pykcm.store.sqlcipher.store import SQLCipherStore
 from tests.disk.faults import compile_faults
-from tests.parallel import pytest_report_to_serializable, pytest_runtest_protocol
+from tests.parallel import (
+    pytest_collection_modifyitems,
+    pytest_report_to_serializable,
+    pytest_runtest_protocol,
+)
 from tests.processes import clean_environment
 
-__all__ = ["pytest_report_to_serializable", "pytest_runtest_protocol"]
+__all__ = ["pytest_collection_modifyitems", "pytest_report_to_serializable", "pytest_runtest_protocol"]
 
 clean_environment()
 

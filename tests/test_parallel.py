@@ -16,21 +16,30 @@ import os, time
 from pathlib import Path
 import pytest
 
-RUNNING = Path(__file__).parent / "running"
+FOLDER = Path(__file__).parent
 
 def run_for_a_while():
-    mine = RUNNING / str(os.getpid())
+    mine = FOLDER / "running" / str(os.getpid())
     mine.touch()
     time.sleep(0.01)
-    found = len(list(RUNNING.iterdir()))
+    found = len(list(mine.parent.iterdir()))
     mine.unlink()
     return found
+
+@pytest.fixture(autouse=True)
+def name_is_written(request):
+    with (FOLDER / os.environ["PYTEST_XDIST_WORKER"]).open("a") as file:
+        file.write(request.node.originalname + "\\n")
 
 @pytest.mark.parametrize("number", range(30))
 def test_with_others(number):
     print("\\udcff")
     found = run_for_a_while()
-    (RUNNING.parent / "most").open("a").write(f"{found}\\n")
+    (FOLDER / "most").open("a").write(f"{found}\\n")
+
+@pytest.mark.timeout(300)
+def test_long():
+    pass
 
 @pytest.mark.alone
 @pytest.mark.parametrize("number", range(10))
@@ -39,20 +48,14 @@ def test_alone(number):
 """
 
 
-@pytest.fixture
-def suite(tmp_path: Path) -> Path:
-    """A suite of its own, of tests that see whether others run."""
-    (tmp_path / "running").mkdir()
-    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = alone\n")
-    (tmp_path / "conftest.py").write_text(HOOKS)
-    (tmp_path / "test_of_suite.py").write_text(TESTS)
-    return tmp_path
-
-
-def run(suite: Path) -> str:
+def run_suite(folder: Path, tests: str) -> str:
+    """Run a suite of these tests with two workers; returns the output."""
+    (folder / "pytest.ini").write_text("[pytest]\nmarkers = alone\n")
+    (folder / "conftest.py").write_text(HOOKS)
+    (folder / "test_of_suite.py").write_text(tests)
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-n", "2", "--dist", "worksteal", "-p", "no:cacheprovider"],
-        cwd=suite,
+        cwd=folder,
         env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
@@ -61,18 +64,30 @@ def run(suite: Path) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A suite that has run; each worker has written the names of its tests to a file."""
+    folder = tmp_path_factory.mktemp("suite")
+    (folder / "running").mkdir()
+    output = run_suite(folder, TESTS)
+    assert "41 passed" in output, output
+    return folder
+
+
 def test_alone_runs_while_no_other_test_does(suite: Path) -> None:
-    """Tests run beside each other, but none beside one that is marked `alone`."""
-    output = run(suite)
-    assert "40 passed" in output, output
+    """Tests run in parallel, except those marked `alone`."""
+    # Each test marked `alone` has found no other one running.
     assert "2" in (suite / "most").read_text().split()
 
 
-def test_reports_that_are_not_utf8_are_sent(suite: Path) -> None:
+def test_alone_and_long_tests_run_first(suite: Path) -> None:
+    """One worker begins with all tests marked `alone`, and goes on with those that have their own timeout."""
+    begins = [(suite / worker).read_text().split()[:11] for worker in ("gw0", "gw1")]
+    assert ["test_alone"] * 10 + ["test_long"] in begins
+
+
+def test_reports_that_are_not_utf8_are_sent(tmp_path: Path) -> None:
     """A failing test may print and raise text that is not UTF-8."""
-    (suite / "test_of_suite.py").write_text(
-        "def test():\n    print('\\udcff')\n    raise ValueError('\\udcfe')\n"
-    )
-    output = run(suite)
+    output = run_suite(tmp_path, "def test():\n    print('\\udcff')\n    raise ValueError('\\udcfe')\n")
     assert "1 failed" in output, output
     assert "INTERNALERROR" not in output

@@ -13,6 +13,7 @@ from pykcm.cli.archive import pack_archive
 from tests.builders import ALICE, credential_bytes
 
 from .clients import HeimdalClient, MitClient, why_no_heimdal, why_no_mount_namespace
+from .control import Pykcmctl
 from .daemon import Pykcmd
 from .kdc import Kdc, missing_programs
 
@@ -97,6 +98,12 @@ def pykcmd(stopped_pykcmd: Pykcmd) -> Iterator[Pykcmd]:
     """A running daemon with the SQLCipher store."""
     with started(stopped_pykcmd) as daemon:
         yield daemon
+
+
+@pytest.fixture
+def ctl(pykcmd: Pykcmd) -> Pykcmctl:
+    """Root's pykcmctl of the running daemon."""
+    return Pykcmctl(pykcmd.control_path)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .daemon import LIMIT, ROOT
+from .daemon import LIMIT, ROOT, memory_in
 
 # The kernel's maximum for a child includes the memory that the parent had when it started the child.
 _MEASURED = """
@@ -18,12 +18,6 @@ status, result = pathlib.Path("/proc/self/status"), pathlib.Path(sys.argv.pop(1)
 atexit.register(lambda: result.write_text(status.read_text()))
 main()
 """
-
-
-def peak_memory(status: Path) -> int:
-    """The largest memory of a process so far in bytes, from its /proc/PID/status."""
-    (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-    return int(line.split()[1]) * 1024
 
 
 class Said(NamedTuple):
@@ -87,7 +81,7 @@ class Pykcmctl:
             env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "PYTHONPATH": str(ROOT)},
             cwd="/",
         )
-        return peak_memory(status)
+        return memory_in(status, "VmHWM")
 
     def json(self, *arguments: str) -> Any:
         return json.loads(self.ok(*arguments, "--json"))

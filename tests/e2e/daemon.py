@@ -67,6 +67,26 @@ class Pykcmd:
     def running(self) -> bool:
         return self.process is not None and self.process.poll() is None
 
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    @property
+    def resident_size(self) -> int:
+        """The daemon's memory in bytes."""
+        return memory_in(Path(f"/proc/{self.pid}/status"), "VmRSS")
+
+    @property
+    def peak_size(self) -> int:
+        """The most memory that the daemon has had since its start, in bytes."""
+        return memory_in(Path(f"/proc/{self.pid}/status"), "VmHWM")
+
+    @property
+    def descriptors(self) -> int:
+        """The number of open file descriptors."""
+        return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
+
     def configure(self, toml: str) -> None:
         """Set the configuration for the next start."""
         self.config_path.write_text(toml)
@@ -160,6 +180,12 @@ class Pykcmd:
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
             self.process.wait(LIMIT)
+
+
+def memory_in(status: Path, field: str) -> int:
+    """A size in bytes from a /proc/PID/status: `VmRSS` for now, `VmHWM` for the maximum so far."""
+    (line,) = (line for line in status.read_text().splitlines() if line.startswith(f"{field}:"))
+    return int(line.split()[1]) * 1024
 
 
 @contextlib.contextmanager

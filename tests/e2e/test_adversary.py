@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 
 from bench.adversary import PROMISED, PROMISED_SIZE, measure_variation
-from bench.build import build
-from bench.processes import BenchError
 from bench.variations import VARIATIONS, Variation
 from pykcm.protocol.opcodes import Opcode
 
 from .conftest import OTHER, USER, started
 from .daemon import LIMIT, Pykcmd
+from .flooding import built
 from .raw import RawConnection, request
 from .waiting import wait_until
 
@@ -39,10 +38,8 @@ sys.exit(daemon.main())
 @pytest.fixture(scope="session")
 def attackers() -> None:
     """The C programs of the attackers, compiled."""
-    try:
-        build("flood"), build("storm")
-    except BenchError as error:
-        pytest.skip(f"the attackers cannot be built: {error}")
+    for program in ("flood", "storm"):
+        built(program)
 
 
 @pytest.mark.alone

@@ -1,80 +1,29 @@
 """A user floods the daemon over hundreds of connections: others are served, and the daemon stays small."""
 
-import re
-import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
-from bench.build import build
-from bench.processes import BenchError
 from pykcm.client import KcmClient
 from pykcm.protocol.opcodes import Opcode
 
 from .clients import MitClient
 from .conftest import OTHER, USER, started
 from .daemon import LIMIT, Pykcmd, effective_uid
+from .flooding import LISTED, flooding
 from .raw import RawConnection, request
 from .waiting import wait_until
 
-LISTED = 500
 MIB = 1 << 20
 
 # Descriptors of the database, the listening socket, the event loop and a client of the test.
 FEW = 5
 
 
-@pytest.fixture(scope="session")
-def generator() -> Path:
-    """The flood program, compiled."""
-    try:
-        return build("flood")
-    except BenchError as error:
-        pytest.skip(f"the flood cannot be built: {error}")
-
-
-@contextmanager
-def flooding(generator: Path, pykcmd: Pykcmd, connections: int) -> Iterator[None]:
-    """USER floods the daemon with STOREs, GET_CRED_LISTs and half requests."""
-    process = subprocess.Popen(
-        [
-            *(str(generator), "-t", str(10 * LIMIT), "-c", str(connections), "-k", "slh"),
-            *("-n", str(LISTED), "-u", str(USER), str(pykcmd.socket_path)),
-        ],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-    )
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"flooding\n"
-        yield
-        assert process.poll() is None
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def descriptors(pykcmd: Pykcmd) -> int:
-    assert pykcmd.process is not None
-    return len(list(Path(f"/proc/{pykcmd.process.pid}/fd").iterdir()))
-
-
-def resident_size(pykcmd: Pykcmd) -> int:
-    """The daemon's resident size in bytes."""
-    assert pykcmd.process is not None
-    status = Path(f"/proc/{pykcmd.process.pid}/status").read_text()
-    found = re.search(r"^VmRSS:\s+(\d+) kB$", status, re.MULTILINE)
-    assert found is not None
-    return int(found[1]) * 1024
-
-
 @pytest.mark.parametrize("connections", [200, 400], ids=["200", "more than a UID may have"])
 def test_another_users_clients_work_during_a_flood(
     several_uids: None,
-    generator: Path,
     stopped_pykcmd: Pykcmd,
     mit_as: Callable[[int], MitClient],
     connections: int,
@@ -84,10 +33,10 @@ def test_another_users_clients_work_during_a_flood(
     pykcmd.start("--log-level", "warning")
     other.kinit("alice")
     listed = other.klist()
-    before = descriptors(pykcmd)
-    size_before = resident_size(pykcmd)
-    with flooding(generator, pykcmd, connections):
-        wait_until(lambda: descriptors(pykcmd) >= min(connections, 256))
+    before = pykcmd.descriptors
+    size_before = pykcmd.resident_size
+    with flooding(pykcmd, connections):
+        wait_until(lambda: pykcmd.descriptors >= min(connections, 256))
         with effective_uid(OTHER), KcmClient(pykcmd.socket_path, timeout=LIMIT) as kcm:
             name = kcm.get_default_cache()
             begin = time.monotonic()
@@ -96,10 +45,10 @@ def test_another_users_clients_work_during_a_flood(
             assert time.monotonic() - begin < LIMIT
         assert other.klist() == listed
         other.kvno("host/server.pykcm.test")
-        assert descriptors(pykcmd) <= min(connections, 256) + before + FEW
-        assert resident_size(pykcmd) - size_before < 128 * MIB
+        assert pykcmd.descriptors <= min(connections, 256) + before + FEW
+        assert pykcmd.resident_size - size_before < 128 * MIB
     # All connections are closed; the store opens further files when it first needs them.
-    wait_until(lambda: descriptors(pykcmd) <= before + FEW)
+    wait_until(lambda: pykcmd.descriptors <= before + FEW)
     assert len(other.klist().tickets) == len(listed.tickets) + 1
     with effective_uid(USER), KcmClient(pykcmd.socket_path) as kcm:
         assert len(kcm.get_cred_list(b"%d:flood1" % USER)) == LISTED

@@ -1,7 +1,6 @@
 """Memory: an operation frees what it used, and a connection needs little."""
 
 import contextlib
-import os
 import random
 import socket
 from collections.abc import Callable, Iterator
@@ -16,7 +15,9 @@ from pykcm.protocol.opcodes import Opcode
 from tests.builders import ALICE, BOB, TGS, credential_bytes, service, tag_for
 
 from .conftest import started
+from .control import Pykcmctl
 from .daemon import Pykcmd, effective_uid
+from .exports import AgeKey
 
 OPERATIONS = 200_000
 SETTLED = 20_000
@@ -103,24 +104,17 @@ def _operate(daemon: Pykcmd, count: int, chance: random.Random) -> None:
                 kind(kcm, chance.choice(_names(uid)), chance)
 
 
-def _resident_size(pid: int) -> int:
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
-
-
 @pytest.mark.timeout(600)
 def test_memory_does_not_grow_with_operations(several_uids: None, stopped_pykcmd: Pykcmd) -> None:
     """After 200,000 operations for 500 UIDs the daemon is hardly larger than after 20,000."""
     stopped_pykcmd.configure('durability = "normal"\n')
     # At debug level, each operation would write a line.
     stopped_pykcmd.start("--log-level", "warning")
-    process = stopped_pykcmd.process
-    assert process is not None
     chance = random.Random(20_000)
     _operate(stopped_pykcmd, SETTLED, chance)
-    settled = _resident_size(process.pid)
+    settled = stopped_pykcmd.resident_size
     _operate(stopped_pykcmd, OPERATIONS - SETTLED, chance)
-    grown = _resident_size(process.pid)
+    grown = stopped_pykcmd.resident_size
     assert grown <= settled * 1.1, f"{settled} bytes after {SETTLED} operations, {grown} at the end"
     assert stopped_pykcmd.stop() == 0, stopped_pykcmd.log
 
@@ -151,11 +145,36 @@ def test_connection_needs_little_memory(
                     use(connection)
             assert stopped_pykcmd.answers()  # then it has also read the earlier data
 
-        assert stopped_pykcmd.process is not None
-        pid = stopped_pykcmd.process.pid
         connect(6)  # allocate everything that is allocated once
-        before = _resident_size(pid)
+        before = stopped_pykcmd.resident_size
         connect(each - 6)
-        grown = _resident_size(pid) - before
+        grown = stopped_pykcmd.resident_size - before
         assert grown < 4096 * (each - 6) * len(uids)
-        assert len(list(Path(f"/proc/{pid}/fd").iterdir())) > each * len(uids), "they are not open"
+        assert stopped_pykcmd.descriptors > each * len(uids), "they are not open"
+
+
+def test_export_and_import_need_little_memory(
+    several_uids: None, stopped_pykcmd: Pykcmd, folder: Path
+) -> None:
+    """Neither side holds all of 1,000 ccaches and 20 MB in memory."""
+    age_key = AgeKey(folder)
+    stopped_pykcmd.configure('durability = "normal"\ncollection_cache_size = 4\n')
+    stopped_pykcmd.start("--log-level", "warning")
+    tickets = [credential_bytes(server, ticket=bytes(9500)) for server in (TGS, service(1))]
+    uids = range(3_000_000, 3_001_000)
+    for uid in uids:
+        with effective_uid(uid), KcmClient(stopped_pykcmd.socket_path) as kcm:
+            kcm.replace(b"%d" % uid, 0, ALICE, tickets)
+    # After a restart, the memory used for these requests does not count.
+    assert stopped_pykcmd.stop() == 0
+    stopped_pykcmd.start("--log-level", "warning")
+    ctl = Pykcmctl(stopped_pykcmd.control_path)
+    at_rest = stopped_pykcmd.peak_size
+    seal = ("--recipient", age_key.recipient)
+    nothing = ctl.peak(folder, "export", "--uid", "0", *seal, str(folder / "nothing"))
+    file = folder / "export"
+    assert ctl.peak(folder, "export", *seal, str(file)) - nothing < 6_000_000
+    assert file.stat().st_size > 19_000_000
+    ctl.ok("destroy", "--yes", "--uid", str(uids[0]))
+    assert ctl.peak(folder, "import", "--identity", str(age_key.path), str(file)) - nothing < 10_000_000
+    assert stopped_pykcmd.peak_size - at_rest < 20_000_000

@@ -64,12 +64,11 @@ def filled(peer: peers.Peer, at_peer: Callable[[int], MitClient]) -> peers.Peer:
 
 def test_migrate_imports_all_users(
     filled: peers.Peer,
-    pykcmd: Pykcmd,
+    ctl: Pykcmctl,
     mit_as: Callable[[int], MitClient],
     at_peer: Callable[[int], MitClient],
 ) -> None:
     """Names, tickets and defaults are imported, and the tickets work; a second run changes nothing."""
-    ctl = Pykcmctl(pykcmd.control_path)
     uids = () if filled.name == "heimdal" else ("--uid", str(USER), "--uid", str(OTHER), "--uid", "0")
     arguments = ("migrate", "--from", filled.name, *uids, "--source-socket", str(filled.socket_path))
     dry = json.loads(ctl.ok(*arguments, "--json", "--dry-run"))
@@ -91,9 +90,8 @@ def test_migrate_imports_all_users(
     assert sorted(each["result"] for each in again) == ["imported", "imported", "unchanged"]
 
 
-def test_import_of_one_user(filled: peers.Peer, pykcmd: Pykcmd, mit_as: Callable[[int], MitClient]) -> None:
+def test_import_of_one_user(filled: peers.Peer, ctl: Pykcmctl, mit_as: Callable[[int], MitClient]) -> None:
     """With --uid, KCM: imports only that user's ccaches."""
-    ctl = Pykcmctl(pykcmd.control_path)
     ctl.ok("import", "--uid", str(OTHER), f"KCM:{filled.socket_path}")
     assert mit_as(OTHER).klist().principal == f"carol@{REALM}"
     assert mit_as(USER).klist_all() == []
@@ -106,9 +104,8 @@ def test_users_are_found_in_sssd_database(filled: peers.Peer) -> None:
     assert {USER, OTHER} <= _uids_in_sssd(str(database))
 
 
-def test_missing_server_is_reported(pykcmd: Pykcmd) -> None:
+def test_missing_server_is_reported(ctl: Pykcmctl) -> None:
     """Nothing is imported."""
-    ctl = Pykcmctl(pykcmd.control_path)
     for origin in ("sssd", "heimdal"):
         said = ctl.run("migrate", "--from", origin, "--source-socket", "/nonexistent")
         assert said.status == 1, said

@@ -15,20 +15,14 @@ import pytest
 from pykcm.cli.main import main
 from pykcm.client import KcmClient
 from pykcm.protocol.principal import Principal
-from tests.builders import ALICE, TGS, credential_bytes, principal
+from tests.builders import TGS, credential_bytes, principal
 
 from .clients import MitClient
 from .conftest import OTHER, USER
-from .control import Pykcmctl, peak_memory
+from .control import Pykcmctl
 from .daemon import LIMIT, Pykcmd, effective_uid
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may use the control socket")
-
-
-@pytest.fixture
-def ctl(pykcmd: Pykcmd) -> Pykcmctl:
-    """An administrator's pykcmctl for this test's daemon."""
-    return Pykcmctl(pykcmd.control_path)
 
 
 def on_a_terminal(
@@ -193,23 +187,21 @@ def test_other_users_are_refused(
 
 
 def test_long_list_is_streamed(pykcmd: Pykcmd, ctl: Pykcmctl, folder: Path) -> None:
-    """Neither side holds a list of 20,000 ccaches in memory."""
+    """Neither side holds a list of 20 MB in memory."""
     pykcmd.stop()
     pykcmd.configure("max_uid_ccaches = 0\ncollection_cache_size = 1\n")
     pykcmd.start("--store", "memory", "--log-level", "warning")
     ticket = credential_bytes(TGS)
+    # The list has 5,000 principals of 4 KB each.
+    client = principal("a" * 4000)
     with KcmClient(pykcmd.socket_path) as root:
-        for number in range(20_000):
-            name = b"%d" % (100_000 + number)
-            root.initialize(name, ALICE)
-            root.store(name, ticket)
-    assert pykcmd.process is not None
-    status = Path(f"/proc/{pykcmd.process.pid}/status")
-    before = peak_memory(status)
-    assert len(ctl.json("list")) == 20_000
+        for number in range(5000):
+            root.replace(b"%d" % (100_000 + number), 0, client, [ticket])
+    before = pykcmd.peak_size
+    assert len(ctl.json("list")) == 5000
     nothing = ctl.peak(folder, "list", "--json", "--uid", "0")
     assert ctl.peak(folder, "list", "--json") - nothing < 4_000_000
-    assert peak_memory(status) - before < 8_000_000
+    assert pykcmd.peak_size - before < 8_000_000
 
 
 def test_bad_input_does_not_stop_the_kcm_socket(pykcmd: Pykcmd, ctl: Pykcmctl) -> None:

@@ -6,7 +6,6 @@ import re
 import socket
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,11 +21,9 @@ from .clients import MitClient
 from .conftest import OTHER, USER
 from .control import Pykcmctl
 from .daemon import LIMIT, Pykcmd, effective_uid
+from .flooding import flooding
 from .following import Followed
 from .kdc import REALM
-from .test_floods import MIB, flooding, generator, resident_size
-
-__all__ = ["generator"]
 
 NAME = f"KCM:{USER}"
 END = f"{NAME}:end"
@@ -34,15 +31,9 @@ END = f"{NAME}:end"
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may use the control socket")
 
 
-@pytest.fixture
-def pykcmctl(pykcmd: Pykcmd) -> Pykcmctl:
-    """An administrator's pykcmctl for the running daemon."""
-    return Pykcmctl(pykcmd.control_path)
-
-
-def test_watch_shows_events_of_real_clients(pykcmctl: Pykcmctl, mit: MitClient) -> None:
+def test_watch_shows_events_of_real_clients(ctl: Pykcmctl, mit: MitClient) -> None:
     """Each line is printed as it happens, also to a pipe."""
-    with Followed(pykcmctl, "watch", "--json") as watch, Followed(pykcmctl, "watch") as lines:
+    with Followed(ctl, "watch", "--json") as watch, Followed(ctl, "watch") as lines:
 
         def next_one() -> tuple[str, str, str | None]:
             event = watch.json()
@@ -75,12 +66,10 @@ def test_watch_shows_events_of_real_clients(pykcmctl: Pykcmctl, mit: MitClient) 
         assert watch.interrupt() == 0
 
 
-def test_watch_shows_refusals(
-    several_uids: None, pykcmctl: Pykcmctl, mit_as: Callable[[int], MitClient]
-) -> None:
+def test_watch_shows_refusals(several_uids: None, ctl: Pykcmctl, mit_as: Callable[[int], MitClient]) -> None:
     """Access to another user's ccache is shown, and --uid filters other users."""
     mit, other = mit_as(USER), mit_as(OTHER)
-    with Followed(pykcmctl, "watch", "--json", "--uid", str(OTHER)) as watch:
+    with Followed(ctl, "watch", "--json", "--uid", str(OTHER)) as watch:
         mit.kinit("alice")
         assert other.run("klist", ccache=NAME).code == 1
         refused = watch.json()
@@ -88,11 +77,11 @@ def test_watch_shows_refusals(
         assert (refused["reason"], refused["detail"]) == ("permission", f"the name belongs to UID {USER}")
 
 
-def test_trace_shows_requests_of_real_clients(pykcmctl: Pykcmctl, mit: MitClient) -> None:
+def test_trace_shows_requests_of_real_clients(ctl: Pykcmctl, mit: MitClient) -> None:
     """The requests of kinit, kvno and klist are shown in order, with their replies."""
     with (
-        Followed(pykcmctl, "trace", "--json", "--uid", str(USER)) as trace,
-        Followed(pykcmctl, "trace") as lines,
+        Followed(ctl, "trace", "--json", "--uid", str(USER)) as trace,
+        Followed(ctl, "trace") as lines,
     ):
 
         def asked(do: Callable[[], object]) -> list[tuple[str, str]]:
@@ -139,7 +128,7 @@ def test_trace_shows_requests_of_real_clients(pykcmctl: Pykcmctl, mit: MitClient
         assert trace.interrupt() == 0
 
 
-def test_trace_contains_no_secrets(pykcmd: Pykcmd, pykcmctl: Pykcmctl) -> None:
+def test_trace_contains_no_secrets(pykcmd: Pykcmd, ctl: Pykcmctl) -> None:
     """The control socket sends no key and no ticket, whatever clients request."""
     canary = b"CANARY-IN-THE-TICKET"
     name = b"%d" % USER
@@ -170,9 +159,9 @@ def raw_until(sock: socket.socket, mark: bytes) -> bytes:
     return said
 
 
-def test_watch_ends_or_reconnects_with_daemon(pykcmd: Pykcmd, pykcmctl: Pykcmctl, mit: MitClient) -> None:
+def test_watch_ends_or_reconnects_with_daemon(pykcmd: Pykcmd, ctl: Pykcmctl, mit: MitClient) -> None:
     """It ends with the status for a missing daemon; with --reconnect it waits and reports the gap."""
-    with Followed(pykcmctl, "watch") as once, Followed(pykcmctl, "watch", "--json", "--reconnect") as again:
+    with Followed(ctl, "watch") as once, Followed(ctl, "watch", "--json", "--reconnect") as again:
         assert pykcmd.stop() == 0
         assert once.process.wait(LIMIT) == 3
         assert "ended in the middle" in once.error()
@@ -185,56 +174,56 @@ def test_watch_ends_or_reconnects_with_daemon(pykcmd: Pykcmd, pykcmctl: Pykcmctl
         assert again.interrupt() == 0
 
 
-def test_missing_daemon_is_reported(pykcmd: Pykcmd, pykcmctl: Pykcmctl) -> None:
+def test_missing_daemon_is_reported(pykcmd: Pykcmd, ctl: Pykcmctl) -> None:
     """With --reconnect as well, because the path may be wrong."""
     assert pykcmd.stop() == 0
     for command in (["watch"], ["watch", "--reconnect"], ["trace"], ["stats"], ["metrics"]):
-        said = pykcmctl.run(*command)
+        said = ctl.run(*command)
         assert (said.status, said.output) == (3, "")
         assert "no daemon" in said.errors
 
 
-def test_closed_watcher_is_forgotten(pykcmctl: Pykcmctl) -> None:
+def test_closed_watcher_is_forgotten(ctl: Pykcmctl) -> None:
     """The daemon notices it at once, without another event."""
-    with Followed(pykcmctl, "watch") as watch:
-        assert pykcmctl.json("stats")["watchers"] == 1
+    with Followed(ctl, "watch") as watch:
+        assert ctl.json("stats")["watchers"] == 1
         watch.process.kill()
         deadline = time.monotonic() + LIMIT
-        while pykcmctl.json("stats")["watchers"]:
+        while ctl.json("stats")["watchers"]:
             assert time.monotonic() < deadline
 
 
-def test_stats_of_real_clients(pykcmctl: Pykcmctl, mit: MitClient) -> None:
+def test_stats_of_real_clients(ctl: Pykcmctl, mit: MitClient) -> None:
     """Counts and durations of operations, since the start or for an interval."""
     mit.kinit("alice")
-    told = pykcmctl.json("stats")
+    told = ctl.json("stats")
     replace = told["operations"]["REPLACE"]
     assert replace["count"] == 1
     assert 0 < replace["p50"] <= replace["p99"] <= replace["longest"]
     assert (told["failing"], told["ccaches"], told["commits"]["count"]) == ("", 1, 1)
-    (line,) = [line for line in pykcmctl.ok("stats").splitlines() if line.startswith("REPLACE")]
+    (line,) = [line for line in ctl.ok("stats").splitlines() if line.startswith("REPLACE")]
     assert line.split("\t")[1:3] == ["1", "0"]
-    over = pykcmctl.json("stats", "--interval", "10ms")
+    over = ctl.json("stats", "--interval", "10ms")
     assert over["operations"]["REPLACE"]["count"] == 0
     assert 0.01 <= over["interval"] < LIMIT
-    assert pykcmctl.run("stats", "--interval", "soon").status == 2
+    assert ctl.run("stats", "--interval", "soon").status == 2
 
 
-def test_stalled_watcher_is_bounded(several_uids: None, generator: Path, stopped_pykcmd: Pykcmd) -> None:
+def test_stalled_watcher_is_bounded(several_uids: None, stopped_pykcmd: Pykcmd) -> None:
     """During a flood, watchers that do not read cost bounded memory and delay nobody."""
     stopped_pykcmd.start("--log-level", "warning")
     client = ControlClient(stopped_pykcmd.control_path)
     silent = [iter(client.ask(request)) for request in ("watch", "trace", "trace")]
     for items in silent:
         next(items)
-    _flood_those(silent[1], generator, stopped_pykcmd)
+    _flood_those(silent[1], stopped_pykcmd)
     del items, silent
     assert stopped_pykcmd.stop() == 0
 
 
-def _flood_those(tracing: Iterator[Any], generator: Path, stopped_pykcmd: Pykcmd) -> None:
+def _flood_those(tracing: Iterator[Any], stopped_pykcmd: Pykcmd) -> None:
     with (
-        flooding(generator, stopped_pykcmd, 100),
+        flooding(stopped_pykcmd, 100),
         effective_uid(OTHER),
         KcmClient(stopped_pykcmd.socket_path, timeout=LIMIT) as kcm,
     ):
@@ -243,21 +232,21 @@ def _flood_those(tracing: Iterator[Any], generator: Path, stopped_pykcmd: Pykcmd
         # More than the queues hold: from here on, nothing more is kept.
         for _ in range(10_000):
             assert kcm.get_principal(name) == ALICE
-        full = resident_size(stopped_pykcmd)
+        full = stopped_pykcmd.resident_size
         slowest = 0.0
         for _ in range(5_000):
             begun = time.monotonic()
             assert kcm.get_principal(name) == ALICE
             slowest = max(slowest, time.monotonic() - begun)
         assert slowest < LIMIT / 10
-        assert resident_size(stopped_pykcmd) - full < 32 * MIB
+        assert stopped_pykcmd.resident_size - full < 32 << 20
     # A watcher that reads again is told how many events were lost.
     lost = next(item["lost"] for item in tracing if "lost" in item)
     assert lost > 1000
 
 
-def test_each_json_line_is_an_object(pykcmctl: Pykcmctl, mit: MitClient) -> None:
-    with Followed(pykcmctl, "trace", "--json") as trace:
+def test_each_json_line_is_an_object(ctl: Pykcmctl, mit: MitClient) -> None:
+    with Followed(ctl, "trace", "--json") as trace:
         mit.kinit("alice")
         first = json.loads(trace.line())
         assert set(first) >= {"time", "uid", "pid", "operation", "code", "duration"}
