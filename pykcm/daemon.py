@@ -22,7 +22,7 @@ from pykcm.ccaches.quotas import Quotas
 from pykcm.command_line import parser
 from pykcm.config import DEFAULT_CONTROL_SOCKET, DEFAULT_SOCKET, Config, ConfigError, load_config
 from pykcm.control.calls import Administration
-from pykcm.control.entrance import Entrance
+from pykcm.control.control_socket import ControlSocket
 from pykcm.engine.clock import ClockKeeper, open_clock
 from pykcm.engine.collection_cache import CollectionCache
 from pykcm.engine.engine import Engine
@@ -307,14 +307,14 @@ async def _serve(
     )
     # The user who started a daemon by hand may administer it: the files of the daemon are that user's.
     administrators = {ROOT} if activated else {ROOT, os.geteuid()}
-    entrance = Entrance(administration, kernel, RequestAccess(administrators))
+    control_socket = ControlSocket(administration, kernel, RequestAccess(administrators))
     listener = Listener(
         [
             *((sock, clients) for sock in sockets.kcm),
-            *((sock, TransportReception(entrance.connection)) for sock in sockets.control),
+            *((sock, TransportReception(control_socket.connection)) for sock in sockets.control),
         ]
     )
-    entrance.warn_of_others(sock.getsockname() for sock in sockets.control)
+    control_socket.warn_of_others(sock.getsockname() for sock in sockets.control)
     listener.begin()
     connections.start_timer()
     tasks = [_start_reaping(config, reaper), asyncio.create_task(clock_keeper.run())]
@@ -337,7 +337,7 @@ async def _serve(
     log.info("stopping: %s", received or f"idle for {idle_timeout:g} s (responder_idle_timeout)")
     notifier.stopping()
     await _cancel(tasks)
-    await entrance.finish()
+    await control_socket.finish()
     late = await connections.finish(_PATIENCE_AT_END)
     if late:
         log.warning(

@@ -18,7 +18,7 @@ from pykcm.server.fair_queue import FairQueue
 from pykcm.store.copies import Copies
 from pykcm.store.interface import Store
 
-# Open connections of the control socket, and how many of them may be those of others than administrators.
+# The most open connections of the control socket, and the most of users who are not administrators.
 MOST_CONNECTIONS = 64
 MOST_CONNECTIONS_OF_OTHERS = 16
 
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 class Administration(NamedTuple):
-    """The parts of the daemon that requests are about; `copies` is None where the store has none."""
+    """The parts of the daemon that requests use; `copies` is None if the store has none."""
 
     config: Config
     engine: Engine
@@ -50,8 +50,8 @@ class Call:
     """One request: the peer, the arguments, and the `summary`, which goes with the end.
 
     `receive` returns the body of the next frame that the client sends behind its request, or None at the end
-    of its stream. `patience`: seconds that a client may take nothing of its answer, None: no limit. It is set
-    where others have to wait for the request's end.
+    of its stream. `patience`: after so many seconds in which the client reads nothing of its answer, the
+    request is given up; None: never. It is set if other requests wait for the end of this one.
     """
 
     administration: Administration
@@ -75,7 +75,7 @@ class Call:
         )
 
     def sees(self, label: str | None) -> bool:
-        """Whether a ccache of this SELinux label exists for the peer: labels apply to root as well."""
+        """Whether a ccache of this SELinux label exists for the peer. Labels apply also to root."""
         return self.administration.access.may_read(self.peer, label)
 
     def check_changeable(self, label: str | None) -> None:
@@ -83,10 +83,10 @@ class Call:
         if not self.sees(label):
             raise ControlError(ErrorCode.NOT_FOUND, "there is no such ccache")
         if not self.administration.access.may_change(self.peer, label):
-            raise ControlError(ErrorCode.PERMISSION, "the SELinux policy does not allow to change it")
+            raise ControlError(ErrorCode.PERMISSION, "the SELinux policy does not let this peer change it")
 
     def summarize_doubt(self) -> None:
-        """Add a doubt about the clock to the summary, because fewer ccaches count as expired then."""
+        """Add a doubt about the clock to the summary: during a doubt, fewer ccaches count as expired."""
         doubt = self.administration.clock_keeper.clock.doubt()
         if doubt is not None:
             self.summary["clock_doubt"] = doubt._asdict()
@@ -97,7 +97,7 @@ class Call:
         return self.administration.access.is_unconfined(self.peer)
 
     def check_unconfined(self) -> None:
-        """Only a peer that may change every ccache may act on all of them; raises ControlError."""
+        """Raises ControlError if the SELinux policy hides a ccache: the request would act on all of them."""
         if not self.is_unconfined:
             raise ControlError(ErrorCode.PERMISSION, "the SELinux policy hides some ccaches from this peer")
 

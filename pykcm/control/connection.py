@@ -1,4 +1,4 @@
-"""The daemon's side of the control socket: one request for each connection, by those who may make it."""
+"""The daemon's side of the control socket: each connection makes one request, if its user may make it."""
 
 import asyncio
 import errno
@@ -40,16 +40,16 @@ log = logging.getLogger(__name__)
 # A peer can cause these lines if the socket is open to others than root.
 _REFUSALS = LimitedLog(log, "refused at the control socket", 10)
 
-# In bytes: what all clients together have sent and no request has taken yet.
+# In bytes: the most frames of all clients that no request has taken yet.
 _MOST_UNTAKEN = 4 * LARGEST_FRAME
 
-# Others than administrators make short requests, and may not take what administrators need; in bytes.
+# In bytes: other users make short requests, and must not use up the memory for administrators.
 _LARGEST_REQUEST_OF_OTHERS = 1024
 
 # In seconds.
 _PATIENCE_WITH_A_REQUEST = 30.0
 
-# In seconds: for a client to take the error that is the last it is told.
+# In seconds: the time in which a client reads the error that ends its connection.
 _PATIENCE_WITH_A_READER = 5.0
 
 _CODES = {
@@ -80,7 +80,7 @@ class Controls:
     def add(self, connection: "ControlConnection") -> bool:
         """Add the connection; returns False if there are too many.
 
-        The daemon stays awake for administrators: others may ask again and again all day.
+        Only administrators keep an idle daemon running: other users' programs make requests all day.
         """
         if len(self.open) >= MOST_CONNECTIONS:
             return False
@@ -92,7 +92,7 @@ class Controls:
         return True
 
     def may_request(self, peer: Peer, name: str) -> bool:
-        """Whether the peer may make this request. Administrators learn which requests there are."""
+        """Whether the peer may make this request. Administrators may make any, known or not."""
         if self.access.is_administrator(peer):
             return True
         found = self.requests.get(name)
@@ -104,7 +104,7 @@ class Controls:
 
     @property
     def untaken(self) -> int:
-        """Bytes that clients have sent, and no request has taken yet."""
+        """Received bytes that no request has taken yet."""
         return sum(connection.untaken for connection in self.open)
 
     def discard(self, connection: "ControlConnection") -> None:
@@ -114,7 +114,7 @@ class Controls:
                 self._connections.may_sleep()
 
     async def finish(self) -> None:
-        """End all requests. What changes something is completed first."""
+        """End all requests. Changes in progress are completed first."""
         tasks = [task for connection in list(self.open) if (task := connection.finish()) is not None]
         if tasks:
             await asyncio.wait(tasks)
@@ -126,7 +126,7 @@ class ControlConnection(asyncio.Protocol):
     def __init__(self, controls: Controls) -> None:
         self._controls = controls
         self._reader = FrameReader(LARGEST_REQUEST)
-        # Another frame is complete, or there will be none.
+        # Set when another frame is complete, or the stream has ended.
         self._arrived = asyncio.Event()
         self._has_eof = False
         self._writable = asyncio.Event()
@@ -140,7 +140,7 @@ class ControlConnection(asyncio.Protocol):
 
     @property
     def untaken(self) -> int:
-        """Bytes that have come, and were not taken."""
+        """Received bytes that the request has not taken yet."""
         return self._reader.size
 
     # Called by the event loop
@@ -175,7 +175,7 @@ class ControlConnection(asyncio.Protocol):
             if self._task is None and self._reader.has_frame():
                 self._begin()
             if self._task is not None and self._reader.has_frame():
-                # It stays as it came until the request takes it, and meanwhile no more is read.
+                # The frame stays packed until the request takes it, and no more is read meanwhile.
                 self._transport.pause_reading()
                 self._arrived.set()
         except FrameError as malformed:
@@ -188,7 +188,7 @@ class ControlConnection(asyncio.Protocol):
             return False
         self._has_eof = True
         self._arrived.set()
-        # A client may have sent all that it has to send, and wait for the answer.
+        # The client may have sent all its frames, and wait for the answer.
         if self._task is None or self._is_over or self._has_hung_up():
             return False
         self._watch_for_hang_up()
@@ -237,7 +237,7 @@ class ControlConnection(asyncio.Protocol):
         self._reader.limit(largest_frame(administration.config) if found.takes_frames else 0)
 
     def _read_request(self, frame: bytes) -> tuple[Call, Request] | None:
-        """None: the peer may not make this request, and was told so."""
+        """Return None if the peer may not make this request; then it has been answered."""
         envelope = read_envelope(frame)
         if not self._controls.may_request(self._peer, envelope.request):
             self._refuse_request(envelope.request)
@@ -251,7 +251,7 @@ class ControlConnection(asyncio.Protocol):
 
     async def _receive(self) -> bytes | None:
         """Return the next frame behind the request, or None at the end of the client's stream."""
-        # Frames may be many and small: others are served after each.
+        # There may be many small frames: other clients are served after each.
         await asyncio.sleep(0)
         while not self._reader.has_frame():
             if self._has_eof:
@@ -277,7 +277,7 @@ class ControlConnection(asyncio.Protocol):
                     async for each in answer:
                         await self._send(item(each), call.patience)
                 finally:
-                    # It releases what it holds now, not when the garbage collector finds it.
+                    # It releases its resources now, not when it is garbage-collected.
                     if isinstance(answer, AsyncGenerator):
                         await answer.aclose()
             else:
@@ -296,7 +296,7 @@ class ControlConnection(asyncio.Protocol):
 
     async def _send(self, message: dict[str, Any], patience: float | None) -> None:
         self._transport.write(encode(message))
-        # KCM's clients have their turn after each item.
+        # KCM clients are served after each item.
         await asyncio.sleep(0)
         if self._writable.is_set():
             return
@@ -305,7 +305,7 @@ class ControlConnection(asyncio.Protocol):
                 await self._writable.wait()
         except TimeoutError:
             raise ControlError(
-                ErrorCode.BUSY, f"given up: nothing of the answer was taken for {patience:g} seconds"
+                ErrorCode.BUSY, f"given up: the client read nothing of the answer for {patience:g} seconds"
             ) from None
 
     # How it ends
@@ -326,11 +326,11 @@ class ControlConnection(asyncio.Protocol):
             f"only root may make the request {excerpt(name)!r} (this user may make: {allowed})",
         )
 
-    def _refuse(self, uid: int | None, why: str) -> None:
-        whose = "a peer" if uid is None else f"UID {uid}"
+    def _refuse(self, uid: int | None, reason: str) -> None:
+        client = "a peer" if uid is None else f"UID {uid}"
         fields = {} if uid is None else {"KCM_UID": uid}
-        _REFUSALS.write(logging.WARNING, uid, "control socket: %s refused: %s", whose, why, fields=fields)
-        self._give_up(ControlError(ErrorCode.PERMISSION, why))
+        _REFUSALS.write(logging.WARNING, uid, "control socket: %s refused: %s", client, reason, fields=fields)
+        self._give_up(ControlError(ErrorCode.PERMISSION, reason))
 
     def _break_off(self, failure: ControlError) -> None:
         if self._task is not None:
@@ -341,9 +341,9 @@ class ControlConnection(asyncio.Protocol):
         self._give_up(ControlError(ErrorCode.MALFORMED, "no complete request in time"))
 
     def _give_up(self, failure: ControlError) -> None:
-        """Answer with an error, and let the client read it: what it still sends is read and dropped.
+        """Answer with an error. Further data of the client is read and dropped until it has closed.
 
-        A socket that is closed with unread data would take the answer from the client.
+        A socket that is closed with unread data would discard the answer.
         """
         self._stop_timer()
         if self._is_over or self._transport.is_closing():
@@ -366,4 +366,4 @@ def _cut_off() -> ControlError:
 
 
 def _malformed(error: FrameError) -> ControlError:
-    return ControlError(ErrorCode.MALFORMED, f"not a frame as it should be: {error}")
+    return ControlError(ErrorCode.MALFORMED, f"not a valid frame: {error}")

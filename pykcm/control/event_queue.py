@@ -1,4 +1,4 @@
-"""Items that wait for a client that reads slowly: a bounded queue, which counts the items that are lost."""
+"""A bounded queue of items for a client that reads slowly. It counts the lost items."""
 
 import asyncio
 from collections import deque
@@ -9,7 +9,7 @@ import msgspec
 
 from pykcm.control.messages import ControlError, ErrorCode
 
-# So many items may wait for one client, and so many bytes of them.
+# The most items that wait for one client, and their most bytes.
 MOST_WAITING = 10_000
 _MOST_BYTES = 2 * 1024 * 1024
 
@@ -44,7 +44,7 @@ class EventQueue:
         self._arrived.set()
 
     def fail(self) -> None:
-        """No more items will come, because of an error in pykcm."""
+        """End the queue because of an error in pykcm."""
         self._has_failed = True
         self._arrived.set()
 

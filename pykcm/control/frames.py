@@ -1,7 +1,7 @@
-"""Frames of the control socket: a length of 4 bytes (big-endian), and so many bytes of MessagePack.
+"""Frames of the control socket: a length of 4 bytes (big-endian), and as many bytes of MessagePack.
 
-A frame is bounded when its length is announced. What is in it is bounded by its size and by the type that it
-is decoded as: msgspec refuses a wrong type, and an array that is longer than the type allows, at its head.
+The announced length bounds a frame, and its size and type bound its contents. msgspec refuses a wrong type,
+and an array that is longer than the type allows, before it decodes the elements.
 """
 
 from typing import Any, Generic, TypeVar
@@ -17,11 +17,11 @@ _encoder = msgspec.msgpack.Encoder()
 
 
 class FrameError(Exception):
-    """The bytes are no frame that is accepted. The message says why, and quotes nothing of the frame."""
+    """The bytes are not an acceptable frame. The message says why, and quotes nothing of the frame."""
 
 
 class FrameTypeError(Exception):
-    """A frame is valid MessagePack, and not of the type that is expected; the message names the field."""
+    """A frame is valid MessagePack, but not of the expected type; the message names the field."""
 
 
 def encode(message: Any) -> bytes:
@@ -50,9 +50,9 @@ class FrameType(Generic[T]):
 
 
 class FrameReader:
-    """Cuts a stream into frames. Frames stay as they came until they are taken.
+    """Cuts a stream into frames. Frames stay packed until they are taken.
 
-    `largest`: bytes of a frame's body; a longer one is refused when its length has come.
+    `largest`: the most bytes of a frame's body. A longer frame is refused as soon as its length has come.
     """
 
     def __init__(self, largest: int) -> None:
@@ -61,7 +61,7 @@ class FrameReader:
 
     @property
     def size(self) -> int:
-        """Bytes that have come and were not taken."""
+        """Received bytes that were not taken yet."""
         return len(self._buffer)
 
     def has_frame(self) -> bool:
@@ -70,7 +70,7 @@ class FrameReader:
         return len(buffer) >= U32.size and len(buffer) >= U32.size + U32.unpack_from(buffer)[0]
 
     def limit(self, largest: int) -> None:
-        """Bound the frames from here on; raises FrameError."""
+        """Limit the frames that were not taken yet; raises FrameError."""
         self._largest = largest
         self.check()
 

@@ -63,7 +63,7 @@ class ImportRefusedError(Exception):
 
 
 class ImportedCCache(NamedTuple):
-    """A ccache that was sent: its header, and the ccache itself, without a name or UUID of its own yet."""
+    """A received ccache: its header, and the ccache, which has no final name and UUID yet."""
 
     record: CCacheHeader
     ccache: CCache
@@ -84,7 +84,7 @@ class ImportedCCache(NamedTuple):
 class CCacheReader:
     """Reads one ccache: the frame with its header, and the frames with its credentials.
 
-    What is wrong with it is kept for the result, because the rest of its frames still has to be received.
+    An error is kept for the result, because the rest of the frames still has to be received.
     """
 
     def __init__(self, frame: bytes, config: Config, blob_type: FrameType[bytes]) -> None:
@@ -129,9 +129,9 @@ class CCacheReader:
         try:
             credential = parse_credential(self._blob_type.decode(frame))
         except (FrameError, FrameTypeError) as error:
-            raise ImportRefusedError(f"credential {self._blobs} is none: {error}", header) from None
+            raise ImportRefusedError(f"credential {self._blobs} is invalid: {error}", header) from None
         except FormatError as error:
-            raise ImportRefusedError(f"credential {self._blobs} is none: {error.reason}", header) from None
+            raise ImportRefusedError(f"credential {self._blobs} is invalid: {error.reason}", header) from None
         # Ccache files may have credentials that equal each other: the last one counts.
         uuid = credentials.uuid_of_equal(credential) or self._blobs.to_bytes(UUID_SIZE)
         credentials.put(uuid, credential)
@@ -159,20 +159,20 @@ def _check(record: CCacheHeader) -> None:
     name = record.name
     if name is not None:
         if not 0 < len(name) <= MAX_NAME or 0 in name:
-            raise ImportRefusedError("its name is none", record)
+            raise ImportRefusedError("its name is not valid", record)
         if collection_of(name) != record.uid:
-            raise ImportRefusedError(f"its name is none of UID {record.uid}'s", record)
+            raise ImportRefusedError(f"its name does not belong to UID {record.uid}", record)
     elif record.uid == 2**32 - 1:
-        raise ImportRefusedError("its UID is none", record)
+        raise ImportRefusedError("its UID is not valid", record)
     principal = record.principal.principal
     if len(principal.components) > MAX_COMPONENTS or len(principal.pack()) > MAX_PRINCIPAL_SIZE:
-        raise ImportRefusedError("its principal is longer than any", record)
+        raise ImportRefusedError("its principal is too long", record)
     try:
         if record.label is not None:
             parse_label(record.label)
         for range_ in record.default_of:
             if parse_label(f"u:r:t:{range_}").range != range_:
-                raise ImportRefusedError("one of its ranges is none", record)
+                raise ImportRefusedError("one of its SELinux ranges is not valid", record)
     except LabelError as error:
         raise ImportRefusedError(f"its SELinux label is {error}", record) from None
 
@@ -189,7 +189,7 @@ class ImportPolicy:
         self._defaults: dict[int, set[str | None]] = {}
 
     def take(self, collection: Collection, imported: ImportedCCache) -> Result:
-        """Import one ccache into the collection. A ccache that cannot be imported is a result, no error."""
+        """Import one ccache into the collection. The result says so if it cannot be imported."""
         self._note_defaults(collection)
         if self._skip_expired and imported.ccache.has_expired(collection.removal_time):
             return imported.become(Outcome.EXPIRED)
@@ -224,28 +224,31 @@ class ImportPolicy:
         """Return the outcome and its reason; raises KcmError if the existing ccache cannot be read."""
         new = imported.ccache
         if new.label is not None and not self._is_changeable(new.label):
-            return Outcome.REFUSED, "its SELinux level is out of reach"
+            return Outcome.REFUSED, "this peer may not change ccaches at its SELinux level"
         if not collection.has(name):
             return Outcome.IMPORTED, ""
         if not self._is_changeable(collection.label_of(name)):
-            return Outcome.REFUSED, "there is one out of reach, by its SELinux level"
+            return (
+                Outcome.REFUSED,
+                "this peer may not change the existing ccache at its SELinux level",
+            )
         old = collection.get(name)
         assert old is not None
         if not self._access.may_import_over(new.label, old.label):
-            return Outcome.REFUSED, "there is one at another SELinux level: destroy that first"
+            return Outcome.REFUSED, "the existing ccache is at another SELinux level: destroy it first"
         if _contents(new) == _contents(old):
             return Outcome.UNCHANGED, ""
         if new.principal.identity == old.principal.identity:
             gives_way = _end(old) < _end(new)
-            reason = "what is there is not older"
+            reason = "the existing ccache is not older"
         else:
             gives_way = old.has_expired(collection.removal_time) and not new.has_expired(
                 collection.removal_time
             )
-            reason = f"there is one of {principal_text(old.principal)}"
+            reason = f"the existing ccache belongs to {principal_text(old.principal)}"
         if gives_way or self._replace:
             return Outcome.REPLACED, ""
-        return Outcome.SKIPPED, f"{reason}: --replace puts this one in its place"
+        return Outcome.SKIPPED, f"{reason}: use --replace to overwrite it"
 
     def _choose_name(self, collection: Collection, imported: ImportedCCache) -> bytes:
         """The name of a ccache of the same principal, else the default name if it is free, else a new one."""
@@ -268,9 +271,9 @@ class ImportPolicy:
 
     def _note_defaults(self, collection: Collection) -> None:
         if collection.uid not in self._defaults:
-            own = {range_ for range_, name in collection.defaults.by_range if collection.has(name)}
+            by_range = {range_ for range_, name in collection.defaults.by_range if collection.has(name)}
             shared = {None} if collection.has(collection.default_name) else set()
-            self._defaults[collection.uid] = own | shared
+            self._defaults[collection.uid] = by_range | shared
 
     def _make_default(self, collection: Collection, record: CCacheHeader, name: bytes) -> bool:
         """Make it the default where it was one; returns whether it is the shared default."""
@@ -287,7 +290,7 @@ def _contents(ccache: CCache) -> tuple[Any, ...]:
 
 
 def _end(ccache: CCache) -> int:
-    """When its TGT ends, if it has one, else the last of its tickets."""
+    """The end of its TGT, if it has one, else that of the last ticket."""
     tgt = tgt_of(ccache.principal, ccache.credentials)
     end = ccache.credentials.latest_end if tgt is None else end_of(tgt)
     return -1 if end is None else end

@@ -36,7 +36,7 @@ class ListArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 async def list_ccaches(call: Call) -> AsyncIterator[dict[str, Any]]:
-    """Every ccache, by UID and within it as klist lists them; after those of each UID how much it uses."""
+    """Yield every ccache, by UID and in klist's order, and after those of each UID its use of the quotas."""
     wanted: ListArguments = call.arguments
     administration = call.administration
     uids = await administration.store.uids() if wanted.uid is None else [wanted.uid]
@@ -62,7 +62,7 @@ async def list_ccaches(call: Call) -> AsyncIterator[dict[str, Any]]:
 
 
 async def _gone_default(call: Call, uid: int) -> bytes | None:
-    """The name of root's default, if it is that of another UID's ccache, which does not exist."""
+    """Return the name of root's default if it is that of another UID's ccache that does not exist."""
     if uid != ROOT:
         return None
     read = call.read
@@ -73,7 +73,7 @@ async def _gone_default(call: Call, uid: int) -> bytes | None:
 
 
 def _use(snapshot: CollectionSnapshot, config: Config) -> dict[str, Any]:
-    """How much the UID uses of its quotas, as far as the peer may read it."""
+    """The UID's use of its quotas, as far as the peer may read it."""
     return {
         "uid": snapshot.uid,
         "ccaches": len(snapshot.ccaches) + len(snapshot.damaged),
@@ -138,14 +138,14 @@ def tgt_of(principal: Principal, credentials: Iterable[Credential]) -> Credentia
 
 
 class ShowArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`name` is the ccache's; with `payload` the bytes of each credential follow it, keys and all."""
+    """`name` is the ccache's. With `payload`, the bytes of each credential follow it, with its keys."""
 
     name: bytes
     payload: bool = False
 
 
 async def show_ccache(call: Call) -> AsyncIterator[dict[str, Any]]:
-    """The ccache itself, then each of its credentials in stored order."""
+    """Yield the ccache, then each of its credentials in stored order."""
     wanted: ShowArguments = call.arguments
     uid = collection_of(wanted.name)
     gone = await _gone_default(call, uid)

@@ -14,16 +14,16 @@ from pykcm.store.copies import Copied, Copies, StoreBusyError, UnsupportedError
 
 log = logging.getLogger(__name__)
 
-# In seconds: meanwhile there is no other backup and no new key, and the write-ahead log grows.
+# In seconds. Meanwhile no other backup or rekey can start, and the write-ahead log grows.
 _PATIENCE_WITH_A_READER = 60.0
 
 
 class BackupArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """There are none."""
+    """The request has no arguments."""
 
 
 async def backup(call: Call) -> AsyncIterator[dict[str, Any]]:
-    """The size, then the bytes of a copy of the database, still encrypted; at the end it has been checked."""
+    """Yield the size, then the bytes of an encrypted copy of the database. It is checked before the end."""
     call.check_unconfined()
     call.patience = _PATIENCE_WITH_A_READER
     copies = _copies(call, "there is nothing to back up")
@@ -45,7 +45,7 @@ async def backup(call: Call) -> AsyncIterator[dict[str, Any]]:
             }
     log.info(
         "a backup of the database in %s was made for %s: %d bytes, encrypted with the key in %s",
-        *(call.administration.config.state_dir, _asking(call), copy.size, copy.key),
+        *(call.administration.config.state_dir, _client(call), copy.size, copy.key),
     )
 
 
@@ -59,7 +59,7 @@ class RekeyArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 async def rekey(call: Call) -> AsyncIterator[dict[str, Any]]:
-    """The progress; the summary says where the new key is."""
+    """Yield the progress; the summary says where the new key is."""
     wanted: RekeyArguments = call.arguments
     call.check_unconfined()
     copies = _copies(call, "there is no key")
@@ -80,21 +80,21 @@ async def rekey(call: Call) -> AsyncIterator[dict[str, Any]]:
                     "pause": step.pause,
                 }
                 log.info(
-                    "the database in %s has a new key, in %s, by order of %s; clients waited for %.0f ms",
-                    *(call.administration.config.state_dir, step.key, _asking(call), step.pause * 1000),
+                    "the database in %s has a new key, in %s, requested by %s; clients waited for %.0f ms",
+                    *(call.administration.config.state_dir, step.key, _client(call), step.pause * 1000),
                 )
 
 
-def _asking(call: Call) -> str:
+def _client(call: Call) -> str:
     return f"{describe_process(call.peer.pid)} of UID {call.peer.uid}"
 
 
-def _copies(call: Call, why: str) -> Copies:
-    """Raises ControlError where the store has none."""
+def _copies(call: Call, consequence: str) -> Copies:
+    """Raises ControlError if the store has none."""
     copies = call.administration.copies
     if copies is None:
         raise ControlError(
-            ErrorCode.UNSUPPORTED, f'the tickets are in memory alone (store = "memory"): {why}'
+            ErrorCode.UNSUPPORTED, f'the tickets are only in memory (store = "memory"): {consequence}'
         )
     return copies
 

@@ -21,7 +21,7 @@ VERSION = 1
 # In bytes: the first frame of a client. It is bounded for clients that may make few requests.
 LARGEST_REQUEST = 64 * 1024
 
-# In bytes: a frame behind a request, or of an answer, that is no credential.
+# In bytes: a frame without a credential, behind a request or in an answer.
 LARGEST_MESSAGE = 1024 * 1024
 
 # In bytes: a frame with a credential. No request of a KCM client is larger by default.
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 def largest_frame(config: Config) -> int:
-    """In bytes: the largest frame that the daemon takes behind a request, which holds a credential."""
+    """In bytes: the largest frame with a credential that the daemon takes behind a request."""
     return max(LARGEST_FRAME, config.max_request_size * 1024)
 
 
@@ -61,7 +61,7 @@ class ControlError(Exception):
 
 
 class _Versioned(msgspec.Struct, frozen=True):
-    """The part of a request that all versions have."""
+    """The part of a request that all versions of the protocol have."""
 
     version: int
 
@@ -80,7 +80,7 @@ _ENVELOPE = FrameType(Envelope, LARGEST_REQUEST)
 
 def read_envelope(frame: bytes) -> Envelope:
     """Raises ControlError."""
-    # The version is compared first, whatever else another version has.
+    # The version is compared first: another version may have other fields.
     version = _decode(frame, _VERSIONED).version
     if version != VERSION:
         raise ControlError(ErrorCode.VERSION, f"version {version} of the protocol (only {VERSION} is known)")
@@ -96,7 +96,7 @@ def _decode(packed: bytes | msgspec.Raw, shape: FrameType[T]) -> T:
     try:
         return shape.decode(packed)
     except FrameTypeError as error:
-        raise ControlError(ErrorCode.ARGUMENTS, f"not as it should be: {error}") from None
+        raise ControlError(ErrorCode.ARGUMENTS, f"not valid: {error}") from None
     except FrameError as error:
         raise ControlError(ErrorCode.MALFORMED, str(error)) from None
 

@@ -17,7 +17,7 @@ from pykcm.peer.names import collection_of
 
 log = logging.getLogger(__name__)
 
-# As large as one ccache may be: others wait no longer for this than for a user who destroys one.
+# The largest size of one ccache: others wait no longer for this than for a user who destroys one.
 _BYTES_AT_A_TIME = 4 * 1024 * 1024
 
 # The name and the UUID of a ccache.
@@ -33,7 +33,7 @@ class DestroyArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 async def destroy(call: Call) -> AsyncIterator[dict[str, Any]]:
-    """Each ccache that is destroyed."""
+    """Yield each destroyed ccache."""
     wanted: DestroyArguments = call.arguments
     if [wanted.name is not None, wanted.uid is not None, wanted.expired].count(True) != 1:
         raise ControlError(ErrorCode.ARGUMENTS, "one of name, uid and expired is needed")
@@ -72,7 +72,7 @@ def _destroy_some(
 ) -> tuple[list[bytes], Sequence[_Named]]:
     """Destroy 4 MiB of ccaches, or a single larger one; returns their names, and what is left to destroy.
 
-    `left` None: all ccaches that there are now, which the peer may change; the ones created later stay.
+    `left` None: all present ccaches that the peer may change; ccaches that are created later stay.
     `expired`: only those whose tickets have all expired.
     """
     if left is None:

@@ -11,7 +11,7 @@ _METRICS_USER = "pykcm-metrics"
 
 
 class Request(NamedTuple):
-    """How a request is answered: with items, or without; `arguments` is the type of a msgspec.Struct.
+    """One request: `run` answers it, with items or without. `arguments` is the type of a msgspec.Struct.
 
     `users`: names of users who may make it as well as administrators.
     `takes_frames`: the client sends further frames behind it.

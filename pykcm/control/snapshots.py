@@ -1,4 +1,4 @@
-"""Snapshots of ccaches, so that long answers are made item by item after the UID's turn.
+"""Snapshots of ccaches: long answers are made from them, item by item, when the UID's queue is free again.
 
 A snapshot shares the credentials, which never change. Taking it costs a few calls for each ccache, and none
 for each credential.
@@ -19,8 +19,8 @@ from pykcm.protocol.principal import Principal
 class CCacheSnapshot(NamedTuple):
     """A ccache as it was at one moment; `credentials` are pairs of UUID and credential, in stored order.
 
-    `is_default`: chosen as the shared default or as that of an SELinux range. `is_current_default`: it is
-    what GET_DEFAULT_CACHE answers to a peer from which no ccache is hidden. `default_of`: the SELinux ranges
+    `is_default`: chosen as the shared default or as that of an SELinux range. `is_current_default`:
+    GET_DEFAULT_CACHE returns it to a peer from which no ccache is hidden. `default_of`: the SELinux ranges
     whose default it is. `size` counts as quotas do.
     """
 
@@ -40,7 +40,7 @@ class CCacheSnapshot(NamedTuple):
 
 
 class DamagedCCache(NamedTuple):
-    """A ccache whose secrets cannot be read: what is known of it."""
+    """A ccache whose secrets cannot be read, as far as it is known."""
 
     uid: int
     name: bytes

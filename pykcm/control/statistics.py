@@ -25,7 +25,7 @@ async def stats(call: Call) -> AsyncIterator[dict[str, Any]]:
 
 
 async def gather(administration: Administration) -> dict[str, Any]:
-    """Return all numbers since the start. docs/control-protocol.md describes the map."""
+    """Return all counts since the start. docs/control-protocol.md describes the map."""
     engine, connections = administration.engine, administration.connections
     counted, committer, collection_cache = (
         administration.dispatcher.statistics,

@@ -1,6 +1,6 @@
 """Events and exchanges as items for a client: names and numbers, never the bytes of a key or ticket.
 
-Everything is bounded: many of these wait for a client that is slow.
+Every item is bounded, because many wait for a slow client.
 """
 
 import time
@@ -58,7 +58,7 @@ def event_item(event: Event) -> dict[str, Any]:
 
 
 def exchange_item(exchange: Exchange) -> dict[str, Any]:
-    """`asked` and `answered` have what the request and the reply carry, each under a key that names it."""
+    """The item's `asked` has the fields of the request by name, and `answered` those of the reply."""
     operation, arguments, peer = exchange.operation, exchange.arguments, exchange.peer
     payload = exchange.payload
     item: dict[str, Any] = {
@@ -151,7 +151,7 @@ def _tag(tag: Tag) -> dict[str, Any]:
         asked["ticket_flags"] = tag.flags
     if tag.times.endtime:
         asked["endtime"] = tag.times.endtime
-    # The ticket and the data themselves stay secret.
+    # The ticket and the data themselves are left out: they are secret.
     if tag.second_ticket:
         asked["second_ticket"] = True
     if tag.authdata != NO_AUTHDATA:

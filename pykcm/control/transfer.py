@@ -1,4 +1,4 @@
-"""The requests export and import: complete ccaches out of the daemon, and into it."""
+"""The requests export and import: complete ccaches out of the daemon and into it."""
 
 import asyncio
 from collections import Counter
@@ -25,7 +25,7 @@ from pykcm.control.records import LARGEST_RECORD, CCacheHeader, PrincipalRecord,
 from pykcm.control.snapshots import CCacheSnapshot, take_snapshot
 from pykcm.protocol.codes import KcmError
 
-# So many ccaches, or bytes of memory that they take up, are read before they are imported.
+# So many ccaches, or ccaches of so many bytes of memory, are read before they are imported.
 _TOGETHER = 64
 _TOGETHER_SIZE = 4 * 1024 * 1024
 
@@ -39,13 +39,13 @@ _AROUND_EACH = 9
 
 
 class ExportArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`uid`: of this one alone."""
+    """`uid`: only this UID's ccaches."""
 
     uid: Uid | None = None
 
 
 async def export_ccaches(call: Call) -> AsyncIterator[dict[str, Any]]:
-    """The number of ccaches, then each ccache with its credentials; those of one UID as of one moment.
+    """Yield the number of ccaches, then each ccache with its credentials; those of one UID as of one moment.
 
     A ccache that cannot be exported is reported as left out.
     """
@@ -96,7 +96,7 @@ def _header(ccache: CCacheSnapshot) -> CCacheHeader:
 class ImportArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Options for ccaches that exist already, and for those whose tickets have all expired.
 
-    `dry_run`: change nothing, and answer what would happen; `replace`: overwrite even what is not older;
+    `dry_run`: change nothing, but answer as if; `replace`: overwrite also ccaches that are not older;
     `skip_expired`: leave out the expired ones.
     """
 
@@ -106,7 +106,7 @@ class ImportArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 async def import_ccaches(call: Call) -> AsyncIterator[dict[str, Any]]:
-    """The result for each ccache that the client sends behind its request, in that order.
+    """Yield the result for each ccache that the client sends behind its request, in order.
 
     Each is stored completely or not at all, whatever the results of the others are.
     """
@@ -131,7 +131,7 @@ async def _batches(call: Call) -> AsyncIterator[list[ImportedCCache | ImportRefu
 
 
 async def _received(call: Call) -> AsyncIterator[ImportedCCache | ImportRefusedError]:
-    """Each ccache that the client sends, when the next one or the end has come."""
+    """Yield each ccache when the next one, or the end of the stream, has come."""
     config = call.administration.config
     blob_type = FrameType(bytes, largest_frame(config))
     frame = await call.receive()
@@ -143,7 +143,7 @@ async def _received(call: Call) -> AsyncIterator[ImportedCCache | ImportRefusedE
 
 
 class _Importer:
-    """Imports ccaches batch by batch, or tries what would happen on copies of the collections."""
+    """Imports ccaches batch by batch; in a dry run, into copies of the collections."""
 
     def __init__(self, call: Call) -> None:
         self.totals: Counter[str] = Counter()
@@ -188,7 +188,7 @@ class _Importer:
             numbered = numbered[len(taken) :]
 
     def _take_some(self, collection: Collection, numbered: list["_Numbered"]) -> list[Result]:
-        """Take the first ccache, and as many more as others may wait for."""
+        """Import the first ccache, and more of them as long as the change stays small."""
         target = self._trial(collection) if self._arguments.dry_run else collection
         results: list[Result] = []
         size = 0

@@ -32,8 +32,8 @@ class WatchArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 async def watch(call: Call) -> AsyncIterator[Any]:
-    """Each event, until the client closes the connection."""
-    # Imported late, because nearly always nobody watches.
+    """Yield each event, until the client closes the connection."""
+    # Imported late, because there is rarely a watching client.
     from pykcm.control.event_queue import EventQueue  # noqa: PLC0415
     from pykcm.control.snapshots import unconstrained_default  # noqa: PLC0415
     from pykcm.control.trace_format import event_item  # noqa: PLC0415
@@ -67,7 +67,7 @@ class TraceArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 async def trace(call: Call) -> AsyncIterator[Any]:
-    """Each request with its reply, without keys and tickets, until the client closes the connection."""
+    """Yield each request with its reply, without keys and tickets, until the client closes the connection."""
     from pykcm.control.event_queue import EventQueue  # noqa: PLC0415 - as above
     from pykcm.control.trace_format import exchange_item  # noqa: PLC0415
 

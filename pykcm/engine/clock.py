@@ -1,8 +1,8 @@
-"""The machine's clock, and whether it is believed when it decides that a ccache is removed.
+"""The machine's clock, and whether it is believed when expired ccaches are removed.
 
-A clock that is wrong by days lets valid tickets seem expired. One that has moved by more than a day since it
-was last read, also by an earlier run of the daemon, is in doubt until the daemon has run for an hour by it. A
-machine that was off for days looks the same.
+By a clock that is wrong by days, valid tickets look expired. A clock that has moved by more than a day since
+its last reading, perhaps in an earlier run of the daemon, is in doubt until the daemon has run for an hour by
+it. A machine that was off for days looks the same.
 """
 
 import asyncio
@@ -22,23 +22,23 @@ log = logging.getLogger(__name__)
 # In seconds: the clock may move by as much between two readings.
 _MOST_MOVED = 86400
 
-# In seconds of running.
+# In seconds: the daemon runs so long before it believes a clock that moved.
 _DOUBTED_FOR = 3600
 
-# In seconds: readings are kept durably so often, and no later reading is compared with an older one.
+# In seconds: how often a reading is stored. Later readings are compared with one that is no older.
 _KEPT_EVERY = 3600
 
-# The client whose request has started the daemon comes first; in seconds.
+# In seconds: the client whose request started the daemon is served first.
 _WAIT_AT_START = 1.0
 
-# The reading of an earlier run of which nothing is known: every clock has moved since.
+# The reading of an earlier run, if it is not known: every clock has moved since.
 UNKNOWN = 0.0
 
 
 class Doubt(NamedTuple):
-    """Why the clock is not believed: by how much it has moved, and for how long it will be; in seconds.
+    """Why the clock is in doubt: the seconds by which it moved, and the seconds until it is believed.
 
-    `moved` is negative for a clock that was set back, and None where the reading before is not known.
+    `moved` is negative for a clock that was set back, and None if the last reading is not known.
     """
 
     moved: int | None
@@ -46,7 +46,7 @@ class Doubt(NamedTuple):
 
 
 class _Reading(NamedTuple):
-    """The clock in seconds since the epoch, and a clock that nobody sets, in seconds, at the same time."""
+    """The clock (seconds since the epoch) and a clock that nobody sets (seconds), read at the same time."""
 
     wall: float
     steady: float
@@ -56,15 +56,15 @@ class _Reading(NamedTuple):
         return self.wall - other.at(self.steady)
 
     def at(self, steady: float) -> float:
-        """The clock's time then, if nobody has set it since."""
+        """The clock's time at another moment, if nobody has set it in between."""
         return self.wall + steady - self.steady
 
 
 class CheckedClock:
-    """Compares the clock with its last reading each time that it is asked.
+    """Compares the clock with its last reading each time.
 
-    `last`: when an earlier run has last read it, in seconds since the epoch, or UNKNOWN; None: nothing is
-    stored yet that could be removed. `steady` is a clock that nobody sets.
+    `last`: the last reading of an earlier run, in seconds since the epoch, or UNKNOWN; None: the store is
+    empty. `steady` is a clock that nobody sets.
     """
 
     def __init__(
@@ -75,17 +75,17 @@ class CheckedClock:
         now = self._read()
         self._is_last_known = last != UNKNOWN
         self._last = now if last is None else _Reading(last, now.steady)
-        # The first reading after the clock has moved; None: it is believed.
+        # The first reading after the clock has moved; None: the clock is believed.
         self._doubted: _Reading | None = None
         self._check()
         if self._doubted is None:
             self._last = now
 
     def removal_time(self) -> float:
-        """Seconds since the epoch: what has expired by then may be removed.
+        """Seconds since the epoch: ccaches that expired by then may be removed.
 
-        While the clock is in doubt that is the earlier one of its time and the time that the last reading
-        before leads to: what has expired by both has expired whichever is right.
+        While the clock is in doubt, this is the earlier of two times: the clock's, and the last reading plus
+        the time since. A ccache that has expired by both has expired whichever is right.
         """
         return self._check()
 
@@ -94,7 +94,7 @@ class CheckedClock:
         return self._doubted is None
 
     def doubt(self) -> Doubt | None:
-        """Why it is not believed; None: it is."""
+        """Why the clock is in doubt; None: it is believed."""
         self._check()
         if self._doubted is None:
             return None
@@ -102,7 +102,7 @@ class CheckedClock:
         return Doubt(moved, max(1, int(self._doubted.steady + _DOUBTED_FOR - self._steady())))
 
     def believe(self) -> None:
-        """Believe it from now on as it is, because an administrator says that it is right."""
+        """Believe the clock from now on, because an administrator says that it is right."""
         self._believe(self._read())
 
     def _read(self) -> _Reading:
@@ -141,25 +141,25 @@ class CheckedClock:
                 "expired before. Set the clock if it is wrong",
                 "forward" if moved > 0 else "back",
                 abs(moved) / 86400,
-                _shown(now.wall),
+                _format(now.wall),
                 ", or the machine was off for so long" if moved > 0 else "",
             )
         else:
             log.info(
                 "the clock says %s, and when it was last read is not known: for an hour no ccache is removed "
                 "as expired",
-                _shown(now.wall),
+                _format(now.wall),
             )
 
 
-def _shown(seconds: float) -> str:
+def _format(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
 
 
 def open_clock(folder: Path | None = None, *, is_new: bool = True) -> "ClockKeeper":
-    """The clock, compared with its reading in the state folder; `is_new`: nothing is stored yet.
+    """Return the clock, compared with its reading in the state folder; `is_new`: the store is empty.
 
-    A database of an older version has no such reading; the time of its last change stands in.
+    A database of an older version has no such reading. Then the time of its last change is used.
     """
     last = None
     if folder is not None and not is_new:
@@ -168,9 +168,9 @@ def open_clock(folder: Path | None = None, *, is_new: bool = True) -> "ClockKeep
 
 
 class ClockKeeper:
-    """Keeps readings of a believed clock in the state folder, for the next run.
+    """Stores readings of a believed clock in the state folder, for the next run.
 
-    `folder`: None for a store that forgets. A disk that fails hinders nothing: the log says so once.
+    `folder`: None for a store in memory. A failing disk is logged once, and has no other effect.
     """
 
     def __init__(self, clock: CheckedClock, folder: Path | None = None) -> None:
@@ -180,7 +180,7 @@ class ClockKeeper:
         self._writing = threading.Lock()
 
     async def run(self, sleep: Callable[[float], Awaitable[object]] = asyncio.sleep) -> NoReturn:
-        """Keep one soon after the start, then every hour, and a last one when this is cancelled."""
+        """Store a reading soon after the start, then every hour, and a last one when cancelled."""
         pause = _WAIT_AT_START
         try:
             while True:
@@ -191,16 +191,16 @@ class ClockKeeper:
             await self.keep()
 
     async def keep(self) -> None:
-        """Make the clock's reading durable, unless the clock is in doubt."""
+        """Store the clock's reading durably, unless the clock is in doubt."""
         if not self.clock.is_believed() or self._folder is None:
             return
         try:
-            # In a thread: a disk may take its time.
+            # In a thread: a disk may be slow.
             await asyncio.to_thread(self._write, self._folder, self.clock.removal_time())
         except OSError as error:
             if not self._is_failing:
                 log.warning(
-                    "%s: not written: %s; whether the clock is right at the next start cannot be told",
+                    "%s: not written: %s; the next start cannot check the clock by it",
                     *(self._folder / CLOCK, error.strerror),
                 )
             self._is_failing = True

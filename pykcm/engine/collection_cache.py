@@ -1,7 +1,7 @@
 """The cache of decoded collections. A collection is read from the store once, and then from memory.
 
-When all together are too large, some are dropped and read again when they are needed: first the large ones,
-then those used longest ago. A user who stores much pushes no other user's collection out.
+When the cache is full, collections are dropped, and read again when they are needed: first the large ones,
+then the least recently used. A user who stores much evicts no other user's collection.
 """
 
 import asyncio
@@ -22,9 +22,9 @@ _LARGE = 64
 
 
 class CollectionCache:
-    """Collections by UID. A collection is used only by who has entered its UID's queue.
+    """Collections by UID. Only the caller that has entered a UID's queue uses its collection.
 
-    `cache_size`: bytes of memory that all together may take up; 0: no limit. `removal_clock`
+    `cache_size`: the most bytes of memory for all collections; 0: no limit. `removal_clock`
     decides which ccaches are removed as expired (see Collection.removal_time).
     """
 
@@ -43,7 +43,7 @@ class CollectionCache:
         self._removal_clock = removal_clock or clock
         self._slices = Slices()
         self._ccache_count = CCacheCount()
-        # The one used last is at the end.
+        # The most recently used one is at the end.
         self._collections: OrderedDict[int, Collection] = OrderedDict()
         self._versions: dict[int, int] = {}
         self._footprints: dict[int, int] = {}
@@ -110,11 +110,11 @@ class CollectionCache:
         return self._versions[uid]
 
     def note_versions(self, versions: Mapping[int, int]) -> None:
-        """Collections in the cache have these versions after a commit, by UID."""
+        """Note the versions of cached collections after a commit, by UID."""
         self._versions.update(versions)
 
     def release(self, uid: int) -> None:
-        """Remove a collection that is as it is stored from the cache."""
+        """Remove a collection from the cache; it is as it is stored."""
         self._collections.pop(uid, None)
         self._large.pop(uid, None)
         self._versions.pop(uid, None)
@@ -139,22 +139,22 @@ class CollectionCache:
         else:
             self._large.pop(collection.uid, None)
 
-    def make_room(self, may_go: Callable[[int], bool]) -> None:
-        """Remove collections until the others fit, in their order; never the last one used.
+    def make_room(self, is_free: Callable[[int], bool]) -> None:
+        """Remove collections in their order until the others fit; never the most recently used one.
 
-        `may_go`: whether the collection of this UID is not in use.
+        `is_free`: whether nobody uses the collection of this UID.
         """
         if not self._cache_size or self._footprint <= self._cache_size:
             return
         last = next(reversed(self._collections), None)
         excess = self._footprint - self._cache_size
-        going: dict[int, None] = {}
+        removed: dict[int, None] = {}
         for uid in chain(self._large, self._collections):
-            if uid != last and uid not in going and may_go(uid):
-                going[uid] = None
+            if uid != last and uid not in removed and is_free(uid):
+                removed[uid] = None
                 excess -= self._footprints[uid]
                 if excess <= 0:
                     break
-        for uid in going:
+        for uid in removed:
             self.release(uid)
-        self.let_go += len(going)
+        self.let_go += len(removed)

@@ -1,4 +1,4 @@
-"""Events for those who watch: what happened to ccaches, made from committed changes; and what was refused."""
+"""Events for watching clients: changes of ccaches, made from committed changes, and refusals."""
 
 import errno
 import time
@@ -42,10 +42,10 @@ class Kind(StrEnum):
 class Event(NamedTuple):
     """One thing that has happened, `time` seconds since the epoch.
 
-    `uid`: the collection's; of a refusal, the client's. `label` decides who may know of it. `reason`: the
-    option that demanded an eviction, or for a refusal "quota", "permission" or "connection"; `detail` says
-    more of it. `tickets`: not the ccache was evicted, but so many of its service tickets. `server`: of the
-    ticket that was stored. `is_renewed`: a TGT took the place of one that ends earlier.
+    `uid`: the collection's; for a refusal, the client's. `label` decides who may see the event. `reason`: the
+    option that required an eviction, or for a refusal "quota", "permission" or "connection"; `detail` says
+    more. `tickets`: the number of evicted service tickets, if the ccache itself was kept. `server`: the
+    server of the stored ticket. `is_renewed`: a TGT replaced one that ends earlier.
     """
 
     time: float
@@ -62,16 +62,16 @@ class Event(NamedTuple):
 
 
 class Changed(NamedTuple):
-    """A collection, and what one request has changed in it."""
+    """A collection, and the changes that one request made in it."""
 
     collection: Collection
     changes: Sequence[Change]
 
 
 class Watch:
-    """Reports events; `report` is called with each when it is durable, and must neither wait nor raise.
+    """Reports events. `report` is called with each event when it is durable; it must not wait.
 
-    `default_of`: the ccache that peers of a collection's UID are given as their default.
+    `default_of` returns the name of a collection's default, as peers of its UID get it.
     """
 
     def __init__(self, report: Callable[[Event], None], default_of: Callable[[Collection], bytes]) -> None:
@@ -83,7 +83,7 @@ class Watch:
         return {collection.uid: self._default_of(collection) for collection in collections}
 
     def committed(self, changed: Iterable[Changed], defaults_before: dict[int, bytes]) -> None:
-        """Report what has happened to these collections."""
+        """Report the changes of these collections."""
         now = time.time()
         for collection, changes in changed:
             for event in events_of(now, collection, changes):
@@ -93,7 +93,7 @@ class Watch:
                 self._report(_default_event(now, collection, None, default))
 
     def refused(self, uid: int, label: str | None, name: bytes, error: KcmError) -> None:
-        """Report a refused request; other errors are of no interest."""
+        """Report a request that was refused for a quota or a permission; other errors are not reported."""
         if error.code == errno.EDQUOT:
             reason = "quota"
         elif error.code == Code.FCC_PERM or (error.code in _DISGUISES and error.reason):
@@ -102,12 +102,12 @@ class Watch:
             return
         self._report(Event(time.time(), Kind.REFUSED, uid, label, name, reason=reason, detail=error.reason))
 
-    def connection_refused(self, uid: int, label: str | None, why: str) -> None:
-        self._report(Event(time.time(), Kind.REFUSED, uid, label, reason="connection", detail=why))
+    def connection_refused(self, uid: int, label: str | None, detail: str) -> None:
+        self._report(Event(time.time(), Kind.REFUSED, uid, label, reason="connection", detail=detail))
 
 
 def events_of(now: float, collection: Collection, changes: Sequence[Change]) -> Iterable[Event]:
-    """The events of one request's changes, in their order, except that a shared default has moved."""
+    """Yield the events of one request's changes in order, except a move of the shared default."""
     uid = collection.uid
     for change in changes:
         match change:
@@ -153,10 +153,11 @@ def _defaults_by_range(now: float, collection: Collection, changes: Sequence[Cha
     before = dict(first.before.by_range)
     for range_, name in collection.defaults.by_range:
         if before.get(range_) != name:
-            # As if a ccache were already there that the peers of this range have created.
+            # A ccache that peers of this range create will have a label like this one.
             yield _default_event(now, collection, f"any:any:any:{range_}", name)
 
 
 def _default_event(now: float, collection: Collection, label: str | None, name: bytes) -> Event:
-    there = collection.label_of(name) if collection.has(name) else label
-    return Event(now, Kind.DEFAULT, collection.uid, there, name)
+    if collection.has(name):
+        label = collection.label_of(name)
+    return Event(now, Kind.DEFAULT, collection.uid, label, name)

@@ -35,15 +35,15 @@ log = logging.getLogger(__name__)
 # The same lines come each time that the collection is read.
 _UNREADABLE = LimitedLog(log, "secrets that cannot be read", 30)
 
-# A slice looks at so many secrets, or restores so many bytes of credentials. Each credential counts as some
-# bytes more.
+# One slice looks at so many secrets, or restores so many bytes of credentials. Each credential counts as some
+# more bytes.
 _SECRETS_AT_ONCE = 4096
 _SLICE = 512 * 1024
 _CREDENTIAL = 1024
 
 
 def secret_changes(uid: int, changes: Sequence[Change]) -> list[tree.SecretChange]:
-    """The changes of secrets that store these changes of the UID's collection, in order."""
+    """Return the changes of secrets that store these changes of the UID's collection, in order."""
     todo: list[tree.SecretChange] = []
     for change in changes:
         match change:
@@ -125,7 +125,7 @@ def restore(collection: Collection, secrets: Sequence[tree.Secret]) -> None:
 
 
 def restoring(collection: Collection, secrets: Sequence[tree.Secret]) -> Iterator[None]:
-    """Like restore, and yields after every few milliseconds of work."""
+    """Like restore, but yields after every few milliseconds of work."""
     found = _Found(collection)
     credentials: list[tree.Secret] = []
     for number, secret in enumerate(secrets, 1):
@@ -169,10 +169,10 @@ class _Found:
         return True
 
     def _take_ccache(self, ccache: CCache) -> None:
-        own = {("name", ccache.name), ("UUID", ccache.uuid)}
-        if not self._taken.isdisjoint(own):
+        identifiers = {("name", ccache.name), ("UUID", ccache.uuid)}
+        if not self._taken.isdisjoint(identifiers):
             raise ValueError("another ccache has its name or UUID")
-        self._taken |= own
+        self._taken |= identifiers
         self.ccaches[tree.ccache_container(self._collection.uid, ccache.uuid, ccache.name)] = ccache
 
     def take_credential(self, secret: tree.Secret) -> None:
@@ -202,18 +202,18 @@ def _limit_empty(ccaches: Iterable[CCache], now: float) -> None:
 
 
 def _defaults(document: documents.DefaultDocument) -> Defaults:
-    own = tuple((range_, documents.from_text(each)) for range_, each in document.own.items())
+    by_range = tuple((range_, documents.from_text(each)) for range_, each in document.own.items())
     destroyed: set[str | None] = {range_ for range_ in document.own_destroyed if range_ in document.own}
     if document.destroyed:
         destroyed.add(None)
-    return Defaults(documents.from_text(document.name), own, frozenset(destroyed))
+    return Defaults(documents.from_text(document.name), by_range, frozenset(destroyed))
 
 
 def _ccache(secret: tree.Secret) -> CCache:
     uuid, name = tree.split_ccache_name(secret.name)
     document = documents.read_ccache(secret.value)
     principal = documents.from_principal_document(document.principal)
-    # Used only where there are no tickets.
+    # This expiry counts only without tickets.
     return CCache(uuid, name, principal, document.label, document.kdc_offset, empty_expires=secret.expires)
 
 

@@ -17,10 +17,10 @@ from pykcm.store.tree import Expired, split_ccache_name
 
 log = logging.getLogger(__name__)
 
-# While the store fails, each user with an expired ccache causes one.
+# While the store fails, each UID with an expired ccache causes a line.
 _FAILURES = LimitedLog(log, "expired ccaches that cannot be removed", 10)
 
-# In seconds: the client whose request has started the daemon is served first.
+# In seconds: the client whose request started the daemon is served first.
 _WAIT_AT_START = 1.0
 
 _AT_A_TIME = 64
@@ -72,7 +72,7 @@ class Reaper:
             try:
                 due = await self._store.expired(until, last, _AT_A_TIME)
             except StoreError as error:
-                log.error("expired ccaches cannot be looked for: %s", error)  # noqa: TRY400
+                log.error("the search for expired ccaches failed, and is tried again later: %s", error)  # noqa: TRY400
                 return removed
             for uid, uuids in _by_uid(due).items():
                 removed += await self._reap_one(uid, uuids, until)
@@ -81,7 +81,7 @@ class Reaper:
             last = due[-1]
 
     async def _correct_expiries(self) -> bool:
-        """Store ccaches without expiry again, with the right one; returns whether that worked for all."""
+        """Store ccaches without expiry again, with the right one; returns whether all of them are stored."""
         part: int | None = 0
         try:
             while part is not None:
@@ -90,7 +90,9 @@ class Reaper:
                     await to_the_end(self._engine.change((uid,), partial(_write_expiries, uid)))
                 await asyncio.sleep(0)
         except StoreError as error:
-            log.error("expired ccaches of an older version cannot be looked for: %s", error)  # noqa: TRY400
+            log.error(  # noqa: TRY400
+                "the search for ccaches of an older version failed, and is tried again later: %s", error
+            )
             return False
         return True
 

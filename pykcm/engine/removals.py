@@ -1,4 +1,4 @@
-"""Removals that no client requested: a log line for each, as long as there are few, and counts."""
+"""Removals that no client requested: counts, and a limited number of log lines."""
 
 import functools
 import logging
@@ -16,7 +16,7 @@ _MOST_LINES = 30
 
 
 class RemovalCounts:
-    """How many ccaches and service tickets went without a request, by the option that demanded it."""
+    """How many ccaches and service tickets were removed without a request, by the option that required it."""
 
     def __init__(self) -> None:
         self.ccaches: Counter[str] = Counter()
@@ -36,17 +36,17 @@ def log_removals(uid: int, removals: Iterable[Removal]) -> None:
         ccache = escape(removal.ccache)
         number = removal.service_tickets
         if removal.is_empty:
-            what = f"ccache {ccache}, which has no tickets, removed"
+            removed = f"ccache {ccache}, which has no tickets, removed"
         elif number is None:
-            what = f"expired ccache {ccache} removed"
+            removed = f"expired ccache {ccache} removed"
         else:
-            what = f"{number} of the oldest service tickets removed from ccache {ccache}"
+            removed = f"{number} of the oldest service tickets removed from ccache {ccache}"
         _lines(removal.reason).write(
             logging.INFO,
             uid,
             "UID %d: %s (%s)",
             uid,
-            what,
+            removed,
             removal.reason,
             fields={"KCM_UID": uid, "KCM_CCACHE": ccache, "KCM_REASON": removal.reason},
         )
@@ -54,5 +54,5 @@ def log_removals(uid: int, removals: Iterable[Removal]) -> None:
 
 @functools.cache
 def _lines(reason: str) -> LimitedLog:
-    """The lines of one option: a search of the journal by it finds the summary as well."""
+    """The log lines of one option. Their summary has the option's field as well."""
     return LimitedLog(log, f"ccaches or tickets removed ({reason})", _MOST_LINES, {"KCM_REASON": reason})

@@ -1,4 +1,4 @@
-"""Long work in slices: between two slices of one piece of work, the event loop serves everybody else.
+"""Long work in slices: between two slices of one piece of work, the event loop serves other requests.
 
 One iteration of the event loop runs at most one slice of all such work, in rotation. A request waits the same
 time however many users cause such work.
@@ -9,13 +9,13 @@ from collections import deque
 from types import TracebackType
 from typing import Self
 
-# So many pieces of work run side by side; the others wait for the end of one. Each may hold a whole
-# collection in memory that the cache does not count yet.
+# So many pieces of work run concurrently, the others wait. Each may hold a whole collection in memory, which
+# the cache does not count yet.
 _AT_ONCE = 2
 
 
 class Slices:
-    """Gives turns to long work."""
+    """Rotates long pieces of work."""
 
     def __init__(self) -> None:
         self._ready: deque[asyncio.Future[None]] = deque()
@@ -28,7 +28,7 @@ class Slices:
         return Work(self)
 
     async def begin(self) -> None:
-        """Wait until so few pieces of work go on that another one may."""
+        """Wait for a place among the concurrent pieces of work."""
         if self._begun < _AT_ONCE:
             self._begun += 1
             return
@@ -42,7 +42,7 @@ class Slices:
             raise
 
     def end(self) -> None:
-        """One piece of work is done."""
+        """Give the place of a finished piece of work to the next one."""
         while self._to_begin:
             place = self._to_begin.popleft()
             if not place.done():

@@ -1,4 +1,4 @@
-"""Coroutines that are run at once, without a task, and resumed when what they wait for is done.
+"""Coroutines that run at once, without a task, and continue when the future they wait for is done.
 
 A task costs as much as a request that does not wait, and begins one iteration of the event loop later.
 """
@@ -15,9 +15,9 @@ def step(
 ) -> T | None:
     """Run `coroutine` until it waits; returns its result, or None if `later` gets it.
 
-    There is no task around the coroutine: nobody can cancel it, and it must create a task for what needs one
-    (a timeout does). If it ends by an exception there is no result: `failed` is called, and the event loop's
-    exception handler gets the exception. KeyboardInterrupt and SystemExit are raised: they end the loop.
+    The coroutine has no task: it cannot be cancelled, and must create a task for code that needs one (a
+    timeout does). If it raises an exception, `failed` is called, and the event loop's exception handler gets
+    the exception. KeyboardInterrupt and SystemExit are raised: they end the loop.
     """
     try:
         waited = coroutine.send(None)
@@ -45,13 +45,13 @@ class _Waiting(Generic[T]):
         if waited is None:  # asyncio.sleep(0)
             asyncio.get_running_loop().call_soon(self._go_on)
         else:
-            # A task does the same: it tells the future that its `yield` has arrived.
+            # A task does the same: it confirms the future's `yield`.
             waited._asyncio_future_blocking = False  # noqa: SLF001
             waited.add_done_callback(self._go_on)
 
     def _go_on(self, _: object = None) -> None:
         try:
-            waited = self._coroutine.send(None)  # a future gives its result or exception by itself
+            waited = self._coroutine.send(None)  # the future returns its result or raises its exception
         except StopIteration as end:
             self._later(end.value)
         except BaseException as error:  # noqa: BLE001 - as above

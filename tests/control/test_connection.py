@@ -365,7 +365,7 @@ def test_a_client_for_which_others_wait(play: Play) -> None:
         *_, last = decoded(await reader.read())
         assert last["error"] == {
             "code": "busy",
-            "message": "given up: nothing of the answer was taken for 0.05 seconds",
+            "message": "given up: the client read nothing of the answer for 0.05 seconds",
         }
         writer.close()
 

@@ -60,5 +60,5 @@ def test_daemon_warns_of_unsafe_folder(
     with started(stopped_pykcmd):
         assert Pykcmctl(stopped_pykcmd.control_path).json("list") == []
         assert (
-            f"others than root can put a socket of theirs there, as they own {place}" in stopped_pykcmd.log
+            f"others than root can put their own socket there, because they own {place}" in stopped_pykcmd.log
         ) == warns

@@ -267,7 +267,7 @@ def test_memory_store_refuses_backup_and_rekey(folder: Path) -> None:
         for arguments in (["backup", str(folder / "copy")], ["rekey"]):
             said = ctl.run(*arguments)
             assert said.status == 1
-            assert "in memory alone" in said.errors
+            assert "only in memory" in said.errors
         assert not (folder / "copy").exists()
 
 

@@ -1,4 +1,4 @@
-"""The entrance of the control socket: the modules behind it are loaded for the first connection."""
+"""The control socket's connections; most modules for them are loaded with the first connection."""
 
 import asyncio
 import logging
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class Entrance:
+class ControlSocket:
     """Makes the connections of the control socket, and ends them."""
 
     def __init__(self, administration: Administration, kernel: Kernel, access: RequestAccess) -> None:
@@ -28,7 +28,7 @@ class Entrance:
         self._controls: Controls | None = None
 
     def connection(self) -> asyncio.Protocol:
-        # Most daemons end without any request: they save more than 1 MiB, and start faster.
+        # Most daemons end without any request: they start faster, and save more than 1 MiB.
         from pykcm.control.connection import ControlConnection, Controls  # noqa: PLC0415
         from pykcm.control.requests import REQUESTS  # noqa: PLC0415
 
@@ -38,14 +38,14 @@ class Entrance:
 
     @staticmethod
     def warn_of_others(paths: Iterable[str]) -> None:
-        """Log where others than root and the daemon's user can put another socket in a path's place."""
+        """Log each path at which other users than root and the daemon's can put another socket."""
         for path in paths:
             with suppress(OSError):
                 folder = folder_of_others(path, {ROOT, os.geteuid()})
                 if folder is not None:
                     log.warning(
-                        "%s: others than root can put a socket of theirs there, as they own %s or can write "
-                        "to it: change its owner and mode, or control_socket_path",
+                        "%s: others than root can put their own socket there, because they own %s or can "
+                        "write to it: change its owner and mode, or control_socket_path",
                         *(path, folder),
                     )
 
