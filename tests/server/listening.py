@@ -1,4 +1,4 @@
-"""A server that listens within the test's own loop, and clients that send and take bytes as they like."""
+"""A listening server in the test's event loop, and clients that send and receive any bytes."""
 
 import asyncio
 import os
@@ -33,6 +33,10 @@ UID = os.geteuid()
 NAME = b"%d" % UID
 
 
+# A whole reply: success without a payload.
+OK = struct.pack(">IIi", 4, 0, 0)
+
+
 def request(opcode: int, arguments: bytes = b"") -> bytes:
     return struct.pack(">IBBH", 4 + len(arguments), 2, 0, opcode) + arguments
 
@@ -45,12 +49,17 @@ UNKNOWN = request(999)
 
 
 def store(number: int) -> bytes:
-    """STORE of a credential of 4 KiB; each number's is another."""
+    """STORE of a credential of 4 KiB for the service of this number."""
     return request(Opcode.STORE, NAME + b"\0" + credential_of_size(4096, service(number)).blob)
 
 
+def list_size(number: int) -> int:
+    """The size of GET_CRED_LIST's payload for this number of credentials that `store` stored."""
+    return 4 + number * (4 + 4096)
+
+
 class Client:
-    """A client's end of a connection."""
+    """The client's end of a connection."""
 
     def __init__(self, path: Path) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -82,8 +91,13 @@ class Client:
         await self.send(message)
         return await self.reply()
 
+    async def fill(self, number: int) -> None:
+        """Create the ccache, and store this number of credentials of 4 KiB."""
+        await self.send(INITIALIZE + b"".join(map(store, range(number))))
+        assert await self.receive((1 + number) * len(OK)) == OK * (1 + number)
+
     async def is_closed(self) -> bool:
-        """Wait for the server's end; whether it came without any more bytes."""
+        """Wait until the server closes the connection; return whether it sent no more bytes before."""
         try:
             async with asyncio.timeout(LIMIT):
                 return await self.loop.sock_recv(self.socket, 1) == b""
@@ -95,7 +109,7 @@ class Client:
 
 
 class NotedConnections(Connections):
-    """Remembers every connection that it was told of, in the order in which they came."""
+    """Remembers every connection that was added, in their order."""
 
     def __init__(self, limits: Limits) -> None:
         super().__init__(0, self._never_idle, limits)
@@ -111,7 +125,7 @@ class NotedConnections(Connections):
 
 
 class Listening:
-    """A listening server within the loop, its parts in reach; what the loop complains of fails the test."""
+    """A listening server and its parts. An error that the event loop reports fails the test."""
 
     def __init__(
         self,
@@ -164,15 +178,23 @@ class Listening:
         return self.clients[-1]
 
     async def connected(self) -> Client:
-        """A client whose connection the server has taken."""
+        """A client whose connection the server has accepted."""
         before = self.connections.open
         client = self.client()
         await until(lambda: self.connections.open > before)
         return client
 
+    async def hold(self, client: Client, requests: bytes = INITIALIZE) -> asyncio.Event:
+        """Send requests of which the first is a change; its commit waits for the event that is returned."""
+        self.store.gate = asyncio.Event()
+        before = len(self.store.commits)
+        await client.send(requests)
+        await until(lambda: len(self.store.commits) > before)
+        return self.store.gate
+
     @property
     def made(self) -> list[ClientSocket]:
-        """The server's ends of all connections, in the order in which they were accepted."""
+        """The server's ends of all connections, in the order of their acceptance."""
         return self.connections.made
 
 

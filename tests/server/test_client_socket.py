@@ -1,7 +1,6 @@
-"""Connections over real sockets, on both event loops: order, pieces, ends, and clients that misbehave."""
+"""Requests over real sockets, on both event loops: order, pieces, bad frames, and peers that are refused."""
 
 import asyncio
-import socket
 import struct
 
 import pytest
@@ -11,7 +10,6 @@ from pykcm.protocol.codes import Code
 from pykcm.protocol.opcodes import Opcode
 from pykcm.server.connection import State
 from tests.builders import ALICE, credential_of_size, data, principal_bytes, service
-from tests.server.descriptors import no_descriptor_left
 from tests.server.listening import (
     GET_CRED_LIST,
     GET_PRINCIPAL,
@@ -19,21 +17,22 @@ from tests.server.listening import (
     MAX_REQUEST,
     NAME,
     NOOP,
+    OK,
     UID,
     UNKNOWN,
-    Client,
     Listen,
     Listening,
+    list_size,
     request,
     store,
 )
-from tests.server.waiting import LIMIT, settle, until
+from tests.server.waiting import settle, until
 
 # Requests and replies
 
 
-async def test_one_after_the_other(listening: Listening) -> None:
-    """Requests on one connection are answered, refused ones too, and it stays open."""
+async def test_connection_stays_open_after_refused_requests(listening: Listening) -> None:
+    """Requests on one connection are answered one after the other, refused ones too."""
     client = listening.client()
     assert await client.ask(NOOP) == (0, b"")
     assert await client.ask(GET_PRINCIPAL) == (Code.FCC_NOFILE, b"")
@@ -43,7 +42,7 @@ async def test_one_after_the_other(listening: Listening) -> None:
     assert await client.ask(GET_PRINCIPAL) == (0, principal_bytes(ALICE))
 
 
-async def test_pipelined_requests(listening: Listening) -> None:
+async def test_pipelined_requests_are_answered_in_order(listening: Listening) -> None:
     """Requests sent at once are answered in their order, whether or not they wait for the store."""
     client = listening.client()
     numbers = range(20)
@@ -54,19 +53,19 @@ async def test_pipelined_requests(listening: Listening) -> None:
     assert await client.reply() == (0, struct.pack(">I", len(numbers)) + stored)
 
 
-async def test_many_at_once(listening: Listening) -> None:
-    """Thousands of requests in one piece are answered, and not one within the other."""
+async def test_thousands_of_pipelined_requests_are_answered(listening: Listening) -> None:
+    """Thousands of requests in one piece are answered without recursion."""
     client = listening.client()
     await client.send(NOOP * 5000)
-    assert await client.receive(12 * 5000) == struct.pack(">IIi", 4, 0, 0) * 5000
+    assert await client.receive(5000 * len(OK)) == OK * 5000
 
 
 @pytest.mark.parametrize("error", [asyncio.CancelledError(), GeneratorExit()], ids=repr)
 @pytest.mark.parametrize("waits", [False, True], ids=["at-once", "after-waiting"])
-async def test_a_request_that_ends_without_reply_ends_its_connection(
+async def test_request_that_ends_without_a_reply_ends_its_connection(
     listening: Listening, error: BaseException, *, waits: bool
 ) -> None:
-    """A client whose request is broken off by whatever exception is not left waiting, and delays nobody."""
+    """Whatever exception ends a request, its client is not left waiting, and others are served."""
     waiting = listening.client()
     if waits:
         listening.store.load_gate = asyncio.Event()
@@ -83,8 +82,8 @@ async def test_a_request_that_ends_without_reply_ends_its_connection(
     listening.complaints.clear()
 
 
-async def test_pieces(listening: Listening) -> None:
-    """A request may come byte by byte, and the end of one with the begin of the next."""
+async def test_requests_may_come_in_any_pieces(listening: Listening) -> None:
+    """A request may come byte by byte, and the end of one request with the beginning of the next."""
     client = await listening.connected()
     for byte in INITIALIZE + GET_PRINCIPAL:
         await client.send(bytes([byte]))
@@ -99,14 +98,13 @@ async def test_pieces(listening: Listening) -> None:
     assert await client.reply() == (0, b"")
 
 
-async def test_longest_request(listening: Listening) -> None:
+async def test_longest_request_is_served(listening: Listening) -> None:
     """A request may be exactly as long as the limit."""
-    client = listening.client()
-    assert await client.ask(request(Opcode.NOOP, bytes(MAX_REQUEST - 4))) == (0, b"")
+    assert await listening.client().ask(request(Opcode.NOOP, bytes(MAX_REQUEST - 4))) == (0, b"")
 
 
-async def test_clients_beside_each_other(listening: Listening) -> None:
-    """Clients' changes that come together share commits, and each gets its own reply."""
+async def test_concurrent_clients_get_their_own_replies(listening: Listening) -> None:
+    """Changes of several clients that come together are all made, and each client gets its own reply."""
     clients = [await listening.connected() for _ in range(10)]
     names = [b"%s:%d\0" % (NAME, number) for number in range(10)]
     for client, name in zip(clients, names, strict=True):
@@ -116,96 +114,30 @@ async def test_clients_beside_each_other(listening: Listening) -> None:
         assert await client.ask(request(Opcode.GET_NAME, name)) == (0, name)
 
 
-async def test_a_waiting_client_holds_nobody_up(listening: Listening) -> None:
-    """While one client's change waits for the disk, others' readings of other things are answered."""
+async def test_waiting_change_delays_no_other_client(listening: Listening) -> None:
+    """While one client's change waits for the disk, another client is answered."""
     waiting, other = await listening.connected(), await listening.connected()
-    listening.store.gate = asyncio.Event()
-    await waiting.send(INITIALIZE + NOOP)
-    await until(lambda: listening.store.commits)
+    gate = await listening.hold(waiting, INITIALIZE + NOOP)
     assert await other.ask(NOOP) == (0, b"")
     await settle()
     with pytest.raises(BlockingIOError):
         waiting.socket.recv(1)
-    listening.store.gate.set()
-    assert [await waiting.reply(), await waiting.reply()] == [(0, b"")] * 2
+    gate.set()
+    assert [await waiting.reply() for _ in range(2)] == [(0, b"")] * 2
 
 
-# Ends
-
-
-async def test_half_close(listening: Listening) -> None:
-    """A client that ends its side after its requests still gets every reply, and then the end."""
-    for requests, count in [(INITIALIZE + GET_PRINCIPAL, 2), (NOOP, 1), (b"", 0)]:
-        client = listening.client()
-        await client.send(requests)
-        client.socket.shutdown(socket.SHUT_WR)
-        for _ in range(count):
-            code, _ = await client.reply()
-            assert code == 0
-        assert await client.is_closed()
-
-
-async def test_half_close_while_waiting(listening: Listening) -> None:
-    """A client that ends its side while its first request waits for the disk still gets every reply."""
+async def test_requests_behind_a_waiting_one_keep_their_order(listening: Listening) -> None:
+    """Requests that come one by one behind one that waits for the disk are answered after it, in order."""
     client = await listening.connected()
-    listening.store.gate = asyncio.Event()
-    await client.send(INITIALIZE + store(1) + GET_PRINCIPAL + store(2) + NOOP)
-    await until(lambda: listening.store.commits)
-    client.socket.shutdown(socket.SHUT_WR)
-    await settle()
-    listening.store.gate.set()
-    replies = [await client.reply() for _ in range(5)]
-    assert replies == [(0, b""), (0, b""), (0, principal_bytes(ALICE)), (0, b""), (0, b"")]
-    assert await client.is_closed()
-
-
-async def test_half_close_without_reading(listening: Listening) -> None:
-    """A client that ends its side long before it reads its replies still gets them all."""
-    client = listening.client()
-    await client.send(INITIALIZE + b"".join(store(n) for n in range(50)))
-    for _ in range(51):
-        assert await client.reply() == (0, b"")
-    await client.send(GET_CRED_LIST * 20)
-    client.socket.shutdown(socket.SHUT_WR)
-    await until(lambda: listening.made[0].state is State.SENDING)
-    await settle()
-    for _ in range(20):
-        code, payload = await client.reply()
-        assert (code, len(payload)) == (0, 4 + 50 * (4 + 4096))
-    assert await client.is_closed()
-
-
-async def test_half_close_in_the_middle_of_a_request(listening: Listening) -> None:
-    """An end in the middle of a request closes the connection, after the replies to the whole ones."""
-    client = listening.client()
-    await client.send(INITIALIZE + GET_PRINCIPAL[:-1])
-    client.socket.shutdown(socket.SHUT_WR)
-    assert await client.reply() == (0, b"")
-    assert await client.is_closed()
-
-
-async def test_a_client_that_goes_away(listening: Listening) -> None:
-    """What a client asked for is done though it does not wait for the reply; the others go on."""
-    gone, other = await listening.connected(), await listening.connected()
-    listening.store.gate = asyncio.Event()
-    await gone.send(INITIALIZE)
-    await until(lambda: listening.store.commits)
-    gone.close()
-    await settle()
-    listening.store.gate.set()
-    assert await other.ask(GET_PRINCIPAL) == (0, principal_bytes(ALICE))
-    await until(lambda: listening.connections.open == 1)
-
-
-async def test_idle_connections_stay_open(listening: Listening) -> None:
-    """A connection without requests stays open beside all that happens on others."""
-    idle = await listening.connected()
-    for _ in range(5):
-        client = listening.client()
-        assert await client.ask(NOOP) == (0, b"")
-        client.close()
-    await until(lambda: listening.connections.open == 1)
-    assert await idle.ask(NOOP) == (0, b"")
+    gate = await listening.hold(client)
+    for message in (NOOP, GET_PRINCIPAL):
+        await client.send(message)
+        await settle()
+    with pytest.raises(BlockingIOError):
+        client.socket.recv(1)
+    gate.set()
+    assert [await client.reply() for _ in range(2)] == [(0, b"")] * 2
+    assert await client.reply() == (0, principal_bytes(ALICE))
 
 
 # Clients that misbehave
@@ -224,8 +156,10 @@ async def test_idle_connections_stay_open(listening: Listening) -> None:
     ],
     ids=["no length", "length 3", "too long", "longest", "another protocol", "version 1", "version 3"],
 )
-async def test_framing_errors(listening: Listening, broken: bytes, caplog: pytest.LogCaptureFixture) -> None:
-    """What cannot be a request closes the connection, is logged once, and concerns no other connection."""
+async def test_framing_error_closes_its_connection_only(
+    listening: Listening, broken: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Bytes that are no request close the connection and are logged once; other connections stay open."""
     bad, good = listening.client(), listening.client()
     assert await bad.ask(INITIALIZE) == (0, b"")
     await bad.send(broken)
@@ -235,39 +169,32 @@ async def test_framing_errors(listening: Listening, broken: bytes, caplog: pytes
     assert str(UID) in caplog.text
 
 
-async def test_framing_error_while_waiting(listening: Listening) -> None:
+async def test_framing_error_behind_a_waiting_request(listening: Listening) -> None:
     """A framing error behind a request that waits for the disk closes the connection after its reply."""
     bad, good = await listening.connected(), await listening.connected()
-    listening.store.gate = asyncio.Event()
-    await bad.send(INITIALIZE)
-    await until(lambda: listening.store.commits)
+    gate = await listening.hold(bad)
     await bad.send(b"\0\0\0\0")
     await settle()
-    listening.store.gate.set()
+    gate.set()
     assert await bad.reply() == (0, b"")
     assert await bad.is_closed()
     assert await good.ask(GET_PRINCIPAL) == (0, principal_bytes(ALICE))
 
 
-async def test_requests_before_a_framing_error(listening: Listening) -> None:
-    """Requests that come together with what is none are answered, and then the connection is closed."""
+async def test_requests_before_a_framing_error_are_answered(listening: Listening) -> None:
+    """Requests that come together with a bad frame are answered; then the connection is closed."""
     client = listening.client()
     await client.send(INITIALIZE + GET_PRINCIPAL + b"\0\0\0\0" + NOOP)
     assert [await client.reply() for _ in range(2)] == [(0, b""), (0, principal_bytes(ALICE))]
     assert await client.is_closed()
 
 
-async def test_a_client_that_does_not_read(listening: Listening) -> None:
-    """From a client that does not take its replies nothing more is read; others go on; nothing gets lost."""
+async def test_client_that_does_not_read_is_not_read(listening: Listening) -> None:
+    """From a client that does not take its replies no more is read; others are served; nothing is lost."""
     lazy = await listening.connected()
-    numbers = range(50)
-    await lazy.send(INITIALIZE + b"".join(store(n) for n in numbers))
-    for _ in range(1 + len(numbers)):
-        assert await lazy.reply() == (0, b"")
-
+    await lazy.fill(50)
     # Each reply has 200 KiB, and all requests more than sockets hold.
-    count = 100_000
-    sending = asyncio.create_task(lazy.send(GET_CRED_LIST * count))
+    sending = asyncio.create_task(lazy.send(GET_CRED_LIST * 100_000))
     await until(lambda: listening.made[0].state is State.SENDING)
     await settle()
     held, owed = listening.connections.held, listening.connections.owed
@@ -277,35 +204,37 @@ async def test_a_client_that_does_not_read(listening: Listening) -> None:
     assert not sending.done()
     assert (listening.connections.held, listening.connections.owed) == (held, owed)
     assert held <= 32 * 1024
-    assert owed == 12 + 4 + 50 * (4 + 4096)
-
+    assert owed == 12 + list_size(50)
     for _ in range(30):
         code, payload = await lazy.reply()
-        assert (code, len(payload)) == (0, 4 + 50 * (4 + 4096))
+        assert (code, len(payload)) == (0, list_size(50))
     sending.cancel()
 
 
-async def test_a_client_that_floods(listening: Listening) -> None:
-    """While a client's request waits, what it sends behind it stays in the kernel; all is answered."""
+async def test_requests_behind_a_waiting_one_stay_in_the_kernel(listening: Listening) -> None:
+    """While a client's request waits, its further requests stay in the kernel; all of them are answered."""
     flooding = await listening.connected()
-    listening.store.gate = asyncio.Event()
     longer = request(Opcode.NOOP, bytes(992))
+    listening.store.gate = asyncio.Event()
     sending = asyncio.create_task(flooding.send(INITIALIZE + longer * 5000))
     await until(lambda: listening.store.commits)
     await settle()
     assert not sending.done()
     assert listening.connections.held <= 32 * 1024
     listening.store.gate.set()
-    reading = asyncio.create_task(flooding.receive(12 * 5001))
+    reading = asyncio.create_task(flooding.receive(5001 * len(OK)))
     await sending
-    assert await reading == struct.pack(">IIi", 4, 0, 0) * 5001
+    assert await reading == OK * 5001
+
+
+# Peers that are refused
 
 
 @pytest.mark.parametrize("early", [False, True], ids=["late", "early"])
-async def test_peer_that_cannot_be_identified_is_refused(
+async def test_unidentified_peer_is_refused(
     listen: Listen, early: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its connection is closed, whatever it has sent; many of them are one line in the log."""
+    """An unidentified peer's connection is closed, whatever it has sent; many are one line in the log."""
     listening = await listen(kernel=Kernel(overflow_uid=UID))
     for _ in range(3):
         client = listening.client()
@@ -319,100 +248,16 @@ async def test_peer_that_cannot_be_identified_is_refused(
     assert line.__dict__["KCM_UID"] == UID
 
 
-async def test_refused_peers_of_several_uids(
+async def test_refused_peers_are_logged_for_each_uid(
     listening: Listening, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One UID's refused connections do not hide another's: there is a line for each UID as it is seen."""
+    """One UID's refused connections do not hide another UID's: each has a line."""
     uids = iter([1000, 1000, 2000, 1000, 2000])
 
-    def refuse(sock: socket.socket, kernel: Kernel) -> Peer:
+    def refuse(*_: object) -> Peer:
         raise PeerRefusedError("no label", next(uids))
 
     monkeypatch.setattr("pykcm.server.reception.identify", refuse)
     for _ in range(5):
         assert await listening.client().is_closed()
     assert [line.__dict__["KCM_UID"] for line in caplog.records] == [1000, 2000]
-
-
-# The daemon's end
-
-
-async def still_writable(client: Client) -> bool:
-    """Whether a write of the client still reaches somebody."""
-    try:
-        await client.send(NOOP)
-    except (BrokenPipeError, ConnectionResetError):
-        return False
-    return True
-
-
-async def test_finish(listening: Listening) -> None:
-    """At the end what was sent is answered, the connection closes, and the client's next write is EPIPE."""
-    idle, busy = await listening.connected(), await listening.connected()
-    await busy.send(INITIALIZE + GET_PRINCIPAL + NOOP)
-    # Nothing of that has been read yet: the loop has not turned since.
-    finishing = asyncio.create_task(listening.connections.finish(LIMIT))
-    assert [await busy.reply() for _ in range(3)] == [(0, b""), (0, principal_bytes(ALICE)), (0, b"")]
-    assert await busy.is_closed()
-    assert await idle.is_closed()
-    assert await finishing == 0
-    for client in (idle, busy):
-        with pytest.raises(BrokenPipeError):
-            await client.send(NOOP)
-
-
-async def test_finish_while_waiting(listening: Listening) -> None:
-    """What waits for the disk at the end is answered, too; no write is taken from its client meanwhile."""
-    client = await listening.connected()
-    listening.store.gate = asyncio.Event()
-    await client.send(INITIALIZE + GET_PRINCIPAL)
-    await until(lambda: listening.store.commits)
-    finishing = asyncio.create_task(listening.connections.finish(LIMIT))
-    await settle()
-    with pytest.raises(BrokenPipeError):
-        await client.send(NOOP)
-    assert not finishing.done()
-    listening.store.gate.set()
-    assert [await client.reply() for _ in range(2)] == [(0, b""), (0, principal_bytes(ALICE))]
-    assert await client.is_closed()
-    assert await finishing == 0
-
-
-async def test_finish_cuts_off_who_does_not_read(listening: Listening) -> None:
-    """A client that does not take its replies does not hold up the end: it is cut off, and counted."""
-    lazy, good = await listening.connected(), await listening.connected()
-    await lazy.send(INITIALIZE + b"".join(store(n) for n in range(50)))
-    for _ in range(51):
-        await lazy.reply()
-    await lazy.send(GET_CRED_LIST * 20)
-    await until(lambda: any(each.state is State.SENDING for each in listening.made))
-    assert await good.ask(NOOP) == (0, b"")
-    assert await listening.connections.finish(0.01) == 1
-    assert await good.is_closed()
-    await until(lambda: not listening.connections.open)
-
-
-async def test_finish_without_descriptors(listening: Listening) -> None:
-    """Where the process has no descriptor left, all connections end all the same."""
-    clients = [await listening.connected() for _ in range(3)]
-    with no_descriptor_left():
-        assert await listening.connections.finish(LIMIT) == 0
-    for client in clients:
-        assert await client.is_closed()
-
-
-async def test_finish_without_connections(listening: Listening) -> None:
-    """Without connections the end is there at once."""
-    async with asyncio.timeout(LIMIT):
-        assert await listening.connections.finish(1e6) == 0
-
-
-async def test_connected_at_the_end(listening: Listening) -> None:
-    """A connection that the loop learns of only at the end is answered and ended like the others."""
-    first, second = await listening.connected(), listening.client()
-    await second.send(NOOP)
-    finishing = asyncio.create_task(listening.connections.finish(LIMIT))
-    assert await second.reply() == (0, b"")
-    assert await second.is_closed()
-    assert await first.is_closed()
-    assert await finishing == 0

@@ -1,16 +1,25 @@
-"""What has begun must be complete in time: by a clock that the tests move."""
+"""Deadlines of incomplete requests: by a clock that the tests move, and over real sockets."""
 
+import asyncio
+import time
 from collections.abc import Callable
 
 import pytest
 
-from pykcm.server.deadlines import Deadlines
+from pykcm.protocol.opcodes import Opcode
+from pykcm.server.connection import State
+from pykcm.server.deadlines import Deadlines, Late
+from tests.server.listening import GET_PRINCIPAL, NOOP, UID, Listen, Listening, request
+from tests.server.waiting import settle, until
 
 PATIENCE = 30.0
 
+# Of real connections: short, and long enough for what is on its way.
+REAL_PATIENCE = 0.2
+
 
 class Timer:
-    """Called by the loop of a test when its time has come."""
+    """A timer of FakeLoop."""
 
     def __init__(self, when: float, callback: Callable[[], object]) -> None:
         self.when = when
@@ -44,13 +53,13 @@ class FakeLoop:
         self.now = end
 
     def stand_still(self, seconds: float) -> None:
-        """The process is stopped for so long, and then continued."""
+        """The process is stopped for this time, and then continued."""
         self.now += seconds
         self.pass_time(0)
 
 
-class Begun:
-    """Notes when it was given up."""
+class Incomplete:
+    """An incomplete request that notes when it was given up."""
 
     def __init__(self, loop: FakeLoop) -> None:
         self.loop = loop
@@ -74,9 +83,9 @@ def deadlines(loop: FakeLoop) -> Deadlines:
     return Deadlines(PATIENCE)
 
 
-def test_in_time(loop: FakeLoop, deadlines: Deadlines) -> None:
-    """What ends in time is not given up; to end what has not begun is nothing."""
-    one = Begun(loop)
+def test_request_that_is_complete_in_time_is_not_given_up(loop: FakeLoop, deadlines: Deadlines) -> None:
+    """A request that ends in time is not given up; ending an unknown one does nothing."""
+    one = Incomplete(loop)
     deadlines.end(one)
     deadlines.begin(one)
     loop.pass_time(PATIENCE - 0.001)
@@ -86,9 +95,9 @@ def test_in_time(loop: FakeLoop, deadlines: Deadlines) -> None:
     assert loop.timers == []
 
 
-def test_late(loop: FakeLoop, deadlines: Deadlines) -> None:
-    """What is not complete when the time is over is given up, once, within a tenth of the time."""
-    one = Begun(loop)
+def test_late_request_is_given_up(loop: FakeLoop, deadlines: Deadlines) -> None:
+    """A request that is late is given up once, within a tenth of the patience."""
+    one = Incomplete(loop)
     deadlines.begin(one)
     loop.pass_time(PATIENCE - 0.001)
     assert one.given_up == []
@@ -97,9 +106,9 @@ def test_late(loop: FakeLoop, deadlines: Deadlines) -> None:
     assert 1000 + PATIENCE <= when <= 1000 + 1.1 * PATIENCE + 0.001
 
 
-def test_no_more_time(loop: FakeLoop, deadlines: Deadlines) -> None:
-    """To begin again what has begun gives it no more time; after an end it has all of it."""
-    trickling, new = Begun(loop), Begun(loop)
+def test_begin_again_does_not_extend_the_deadline(loop: FakeLoop, deadlines: Deadlines) -> None:
+    """Beginning a request again does not extend its deadline; after its end it has a new one."""
+    trickling, new = Incomplete(loop), Incomplete(loop)
     for one in (trickling, new):
         deadlines.begin(one)
     for _ in range(32):
@@ -114,9 +123,9 @@ def test_no_more_time(loop: FakeLoop, deadlines: Deadlines) -> None:
     assert len(new.given_up) == 1
 
 
-def test_each_has_its_own_time(loop: FakeLoop, deadlines: Deadlines) -> None:
-    """Each is given up at its own time, whoever else has ended or begun, and there is one timer at most."""
-    begun = [Begun(loop) for _ in range(10)]
+def test_each_request_has_its_own_deadline(loop: FakeLoop, deadlines: Deadlines) -> None:
+    """Each request is given up at its own time, by one timer at most, whatever other requests do."""
+    begun = [Incomplete(loop) for _ in range(10)]
     for one in begun:
         deadlines.begin(one)
         loop.pass_time(2)
@@ -134,9 +143,9 @@ def test_each_has_its_own_time(loop: FakeLoop, deadlines: Deadlines) -> None:
     assert len(deadlines) == 0
 
 
-def test_nothing_begun_is_no_timer(loop: FakeLoop, deadlines: Deadlines) -> None:
-    """Where nothing has begun the loop is not woken more than once, and later the time is kept again."""
-    first, second = Begun(loop), Begun(loop)
+def test_no_timer_runs_without_requests(loop: FakeLoop, deadlines: Deadlines) -> None:
+    """Without requests the event loop is woken once at most; a later request has its full time."""
+    first, second = Incomplete(loop), Incomplete(loop)
     deadlines.begin(first)
     deadlines.end(first)
     loop.pass_time(PATIENCE)
@@ -148,9 +157,9 @@ def test_nothing_begun_is_no_timer(loop: FakeLoop, deadlines: Deadlines) -> None
     assert PATIENCE <= when - began <= 1.1 * PATIENCE + 0.001
 
 
-def test_one_that_ends_another(loop: FakeLoop, deadlines: Deadlines) -> None:
-    """Giving up one may end others that are due at the same time; those that are left are given up."""
-    begun = [Begun(loop) for _ in range(4)]
+def test_giving_up_may_end_other_requests(loop: FakeLoop, deadlines: Deadlines) -> None:
+    """Giving up one request may end another that is due at the same time; the rest are given up."""
+    begun = [Incomplete(loop) for _ in range(4)]
     for one in begun:
         deadlines.begin(one)
     begun[0].afterwards = lambda: deadlines.end(begun[2])
@@ -159,9 +168,9 @@ def test_one_that_ends_another(loop: FakeLoop, deadlines: Deadlines) -> None:
 
 
 @pytest.mark.parametrize("before", [0.0, 1.0, 15.0, 29.0, 32.9])
-def test_a_daemon_that_was_stopped(loop: FakeLoop, deadlines: Deadlines, before: float) -> None:
-    """After a stop, however long, the daemon looks for what has arrived before it gives anything up."""
-    one = Begun(loop)
+def test_stopped_daemon_gives_up_nothing_at_once(loop: FakeLoop, deadlines: Deadlines, before: float) -> None:
+    """After a stop, however long, the daemon reads what has arrived before it gives up a request."""
+    one = Incomplete(loop)
     deadlines.begin(one)
     loop.pass_time(before)
     loop.stand_still(10 * PATIENCE)
@@ -170,9 +179,9 @@ def test_a_daemon_that_was_stopped(loop: FakeLoop, deadlines: Deadlines, before:
     assert len(one.given_up) == 1
 
 
-def test_many_that_are_late(loop: FakeLoop, deadlines: Deadlines) -> None:
-    """Of many that are late at once, some are given up before the event loop sees to others."""
-    begun = [Begun(loop) for _ in range(1000)]
+def test_many_late_requests_are_given_up_in_parts(loop: FakeLoop, deadlines: Deadlines) -> None:
+    """Of many late requests, a part is given up in each iteration of the event loop."""
+    begun = [Incomplete(loop) for _ in range(1000)]
     for one in begun:
         deadlines.begin(one)
     given_up_at_once: list[int] = []
@@ -185,3 +194,83 @@ def test_many_that_are_late(loop: FakeLoop, deadlines: Deadlines) -> None:
     assert max(given_up_at_once) <= 50
     assert all(len(one.given_up) == 1 for one in begun)
     assert loop.timers == []
+
+
+# Over sockets
+
+
+async def test_connection_of_a_late_request_is_closed(
+    listen: Listen, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A connection whose request is late is closed and logged; idle connections stay open."""
+    listening = await listen(patience=REAL_PATIENCE)
+    late, idle = await listening.connected(), await listening.connected()
+    assert await idle.ask(NOOP) == (0, b"")
+    before = time.monotonic()
+    await late.send(NOOP + GET_PRINCIPAL[:5])
+    assert await late.reply() == (0, b"")
+    assert await late.is_closed()
+    assert time.monotonic() - before >= REAL_PATIENCE - 0.01
+    assert await idle.ask(NOOP) == (0, b"")
+    (message,) = caplog.messages
+    assert message.startswith(f"UID {UID} (process ")
+    assert "a request was not complete within" in message
+
+
+async def test_trickling_bytes_do_not_extend_the_deadline(listen: Listen) -> None:
+    """A client that sends a byte now and then is cut off all the same."""
+    listening = await listen(patience=REAL_PATIENCE)
+    client = await listening.connected()
+    message = request(Opcode.NOOP, bytes(100_000))
+    with pytest.raises((BrokenPipeError, ConnectionResetError)):  # noqa: PT012 - one of many does
+        for at in range(len(message)):
+            await client.send(message[at : at + 1])
+            await asyncio.sleep(REAL_PATIENCE / 50)
+    assert listening.made[0].state is State.CLOSED
+
+
+async def test_deadline_of_each_request_begins_with_it(
+    listening: Listening, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client whose every message ends within a request has a new deadline for each request."""
+    begin, end = listening.deadlines.begin, listening.deadlines.end
+    calls: list[str] = []
+
+    def noted_begin(late: Late) -> None:
+        calls.append("begin")
+        begin(late)
+
+    def noted_end(late: Late) -> None:
+        calls.append("end")
+        end(late)
+
+    monkeypatch.setattr(listening.deadlines, "begin", noted_begin)
+    monkeypatch.setattr(listening.deadlines, "end", noted_end)
+    client = await listening.connected()
+    await client.send(NOOP[:6])
+    for _ in range(5):
+        await until(lambda: listening.made[0].state is State.RECEIVING)
+        await client.send(NOOP[6:] + NOOP[:6])
+        assert await client.reply() == (0, b"")
+    await until(lambda: listening.made[0].state is State.RECEIVING)
+    await client.send(NOOP[6:])
+    assert await client.reply() == (0, b"")
+    assert len(listening.deadlines) == 0
+    assert calls == ["begin", "end"] * 6
+
+
+async def test_client_that_is_not_read_has_no_deadline(listen: Listen) -> None:
+    """While the server does not read a connection, its client has no deadline; afterwards it has one."""
+    listening = await listen(patience=REAL_PATIENCE)
+    client, other = await listening.connected(), await listening.connected()
+    gate = await listening.hold(client)
+    await client.send(NOOP + GET_PRINCIPAL[:5])
+    await settle()
+    assert len(listening.deadlines) == 0
+    # The patience passes: another client, which is read, is late.
+    await other.send(NOOP[:5])
+    assert await other.is_closed()
+    gate.set()
+    assert [await client.reply() for _ in range(2)] == [(0, b"")] * 2
+    assert len(listening.deadlines) == 1
+    assert await client.is_closed()
