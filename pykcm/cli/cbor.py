@@ -1,4 +1,4 @@
-"""CBOR items one after the other (RFC 8742), cut out of a stream and bounded before they are decoded."""
+"""CBOR sequences (RFC 8742) from a stream; each item is bounded before it is decoded."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -8,17 +8,17 @@ import cbor2
 _MAJOR_BYTES, _MAJOR_TEXT, _MAJOR_ARRAY, _MAJOR_MAP, _MAJOR_TAG = 2, 3, 4, 5, 6
 _DEEPEST = 16
 
-# In bytes; what is longer is never text here. cbor2 before 5.7.1 decodes longer text wrong, and reads where
-# it must not (CVE-2025-64076).
+# In bytes; exports have no longer text. cbor2 before 5.7.1 reads beyond its buffer when it decodes longer
+# text (CVE-2025-64076).
 LONGEST_TEXT = 65_536
 
-# Of all arrays and maps of an item. Decoded, each takes many times its bytes, and its time; so many of the
-# smallest credentials would be 64 MiB.
+# In all arrays and maps of an item together. A decoded element takes many times the memory of its encoding.
+# The smallest credentials of this number have 64 MiB.
 MOST_ELEMENTS = 1 << 20
 
 
 class ItemsError(Exception):
-    """The bytes are no item that is accepted. The message says why, and quotes nothing of them."""
+    """The bytes are not an accepted item; the message gives the reason, and quotes none of them."""
 
 
 def encode(item: Any) -> bytes:
@@ -27,12 +27,12 @@ def encode(item: Any) -> bytes:
 
 
 class ItemReader:
-    """Takes in pieces of a stream and gives the items that are complete.
+    """Reads pieces of a stream, and returns the complete items.
 
-    An item may have `largest` bytes, text of 65,536 bytes each, arrays and maps 16 deep, and `most_elements`
-    in all of these; lengths must be definite, and tags are refused, because exports need neither.
+    An item may have `largest` bytes, texts of 65,536 bytes, arrays and maps nested 16 deep, and
+    `most_elements` elements in all of these. Indefinite lengths and tags are refused: exports have none.
 
-    These bounds also keep off what cbor2 before 5.9 does wrong: with long text, with deep nesting
+    These bounds also avoid the faults of cbor2 before 5.9: with long text, with deep nesting
     (CVE-2026-26209), and with shared values, which are tags (CVE-2025-68131).
     """
 
@@ -44,26 +44,26 @@ class ItemReader:
 
     def _start_item(self) -> None:
         self._at = 0
-        # How many items are still missing in each array and map that has begun.
+        # The number of missing elements in each array and map that has begun.
         self._open: list[int] = []
         self._elements = 0
 
     @property
     def size(self) -> int:
-        """Bytes that have come and are part of no item that was given."""
+        """The number of bytes that do not belong to a returned item."""
         return len(self._buffer)
 
     @property
     def has_begun(self) -> bool:
-        """Whether a part of an item has come."""
+        """Whether there is a part of an item."""
         return bool(self._buffer)
 
     def feed(self, data: bytes) -> list[Any]:
-        """The items that `data` completes; raises ItemsError, after which there is no going on."""
+        """Return the items that `data` completes; raises ItemsError, after which nothing more can be read."""
         return [item for _, item in self.feed_packed(data)]
 
     def feed_packed(self, data: bytes) -> Iterator[tuple[bytes, Any]]:
-        """The same one by one, each with the bytes that it stands in."""
+        """Yield the items that `data` completes, each with its encoding; raises ItemsError."""
         self._buffer += data
         while self._walk():
             packed = bytes(self._buffer[: self._at])
@@ -72,7 +72,7 @@ class ItemReader:
             yield packed, _decode(packed)
 
     def _walk(self) -> bool:
-        """Walk over the heads and strings that are complete; returns whether the item is."""
+        """Skip complete heads and strings; returns whether the item is complete."""
         buffer = self._buffer
         while True:
             if self._at > self._largest:
@@ -96,7 +96,7 @@ class ItemReader:
                 return True
 
     def _head(self) -> tuple[int, int, int] | None:
-        """Major type, value, and where the head ends; None while it is incomplete."""
+        """Return the major type, the value and the end of the head; None while it is incomplete."""
         buffer, at = self._buffer, self._at
         if at >= len(buffer):
             return None
@@ -111,7 +111,7 @@ class ItemReader:
         return major, int.from_bytes(buffer[at + 1 : after]), after
 
     def _begin(self, number: int) -> None:
-        # Each takes a byte at least.
+        # Each element takes at least one byte.
         if number > self._largest - self._at:
             raise ItemsError(f"larger than {self._largest} bytes")
         self._elements += number
@@ -122,7 +122,7 @@ class ItemReader:
         self._open.append(number)
 
     def _is_last(self) -> bool:
-        """Count one item, and those that it completes; tells whether all are complete."""
+        """Count one item and the arrays and maps that it completes; returns whether all are complete."""
         while self._open:
             self._open[-1] -= 1
             if self._open[-1]:

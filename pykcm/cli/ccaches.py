@@ -35,7 +35,7 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_command(
     client: ControlClient, uid: int | None, *, expired: bool, label: bool, as_json: bool
 ) -> None:
-    """List the ccaches of all users, with their tickets and expiry times.
+    """List the ccaches of all users with their expiry times.
 
     "*" marks a ccache that was chosen as the default. "+" marks the one that users get instead, if the chosen
     one is gone or none was chosen.
@@ -152,7 +152,7 @@ def _print_totals(answer: Answer, uses: list[dict[str, int]]) -> None:
 )
 @click.pass_obj
 def show_command(client: ControlClient, ccache: bytes, *, as_json: bool) -> None:
-    """Show the contents of one ccache: its tickets, then its other entries (configuration)."""
+    """Show the tickets and the other entries of one ccache."""
     items = iter(client.ask("show", name=ccache, payload=as_json))
     head = next(items)["ccache"]
     credentials: list[dict[str, Any]] = []
@@ -243,7 +243,10 @@ def _stored_json(head: dict[str, Any], credentials: list[dict[str, Any]]) -> dic
 def destroy_command(
     client: ControlClient, ccache: bytes | None, uid: int | None, *, expired: bool, yes: bool, as_json: bool
 ) -> None:
-    """Destroy one ccache, all ccaches of a user, or all that have expired. On a terminal it asks first."""
+    """Destroy one ccache, those of a user, or all expired ones.
+
+    On a terminal it asks for confirmation first.
+    """
     if [ccache is not None, uid is not None, expired].count(True) != 1:
         raise click.UsageError("give exactly one of CCACHE, --uid and --expired")
     target = (
@@ -277,10 +280,11 @@ def destroy_command(
 @_json
 @click.pass_obj
 def reap_command(client: ControlClient, *, trust_clock: bool, as_json: bool) -> None:
-    """Remove long-expired ccaches now; the daemon does it by itself every reap_interval.
+    """Remove long-expired ccaches now.
 
-    If the clock moved by more than a day, or the machine was off for that long, the daemon waits for an hour
-    before it removes ccaches by the new time. With --trust-clock it does not wait.
+    The daemon does this every reap_interval by itself. If the clock moved by more than a day, or the
+    machine was off for that long, the daemon waits for an hour before it removes ccaches by the new time.
+    With --trust-clock it does not wait.
     """
     summary = client.run("reap", **({"trust_clock": True} if trust_clock else {}))
     if as_json:

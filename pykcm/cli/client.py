@@ -1,4 +1,4 @@
-"""A blocking client of the control socket, which checks the daemon before it sends secrets."""
+"""A blocking client of the control socket; it checks the listener before it sends secrets."""
 
 import errno
 import os
@@ -19,18 +19,18 @@ from pykcm.protocol.text import escape_path, printable
 from pykcm.sockets.bound_socket import folder_of_others
 from pykcm.sockets.connecting import connect
 
-# Requests that carry tickets or a key, or after which the database is taken to have a new one.
-_HANDS_OVER_SECRETS = {"import", "rekey"}
+# Requests with tickets or a key, or after which the administrator expects a new key.
+_SECRET_REQUESTS = {"import", "rekey"}
 
 # The user of pykcm.service.
 _DAEMON_USER = "pykcm"
 
 _PIECE = 256 * 1024
 
-# In bytes: a frame has one credential at most, which is no larger than a request of a KCM client may be.
+# In bytes: a frame has at most one credential, which fits into the largest request of a KCM client.
 _LARGEST_FRAME = 64 * 1024 * 1024 + LARGEST_MESSAGE
 
-# In seconds: even a daemon that has to be started first has answered by then.
+# In seconds: a daemon usually answers within this time, even if systemd has to start it first.
 _EXPECTED_WITHIN = 5.0
 
 
@@ -40,7 +40,7 @@ class _Error(msgspec.Struct):
 
 
 class _Reply(msgspec.Struct):
-    """One of three."""
+    """A frame of the daemon, which has exactly one of these."""
 
     item: Any = msgspec.UNSET
     end: dict[str, Any] | None = None
@@ -48,7 +48,7 @@ class _Reply(msgspec.Struct):
 
 
 class _LargeReply(msgspec.Struct):
-    """A frame that is larger than any other message holds a credential and nothing else."""
+    """A frame that is larger than all other messages; it has one credential."""
 
     item: Annotated[dict[str, bytes], msgspec.Meta(max_length=1)]
     end: None = None
@@ -63,12 +63,12 @@ def _say_nothing() -> None: ...
 
 
 class Answer:
-    """The items that answer one request, as they come; after the last one `summary` is there.
+    """The reply to one request: iterates over its items as they arrive, and then has a `summary`.
 
-    `frames` are sent behind the request while answers are read, so that neither side waits for the other.
-    `on_silence` is called once where the daemon says nothing at all for long; `check` gets the connected
-    socket before anything is sent, and raises where nothing is to be sent. The whole answer must come within
-    `patience` seconds (None: it may take any time).
+    `frames` are sent after the request while items are read, so that neither side blocks the other.
+    `on_silence` is called once if the daemon sends nothing for 5 s. `check` gets the connected socket before
+    anything is sent, and raises to prevent it. The complete reply must arrive within `patience` seconds
+    (None: no limit).
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Answer:
         self._socket.close()
 
     def __iter__(self) -> Iterator[Any]:
-        """Raises ControlError where the daemon answers with an error, OSError where it is gone."""
+        """Yield the items; raises ControlError for the daemon's errors, OSError if the connection ends."""
         try:
             while data := self._receive():
                 self._reader.feed(data)
@@ -113,16 +113,22 @@ class Answer:
                         self.summary = reply.end
                         return
                     yield reply.item
-            raise ConnectionError("the daemon has ended the connection in the middle of its answer")
+            raise ConnectionError("the daemon closed the connection before the end of its reply")
         except FrameTypeError:
-            raise ControlError(ErrorCode.VERSION, "the daemon's answer is of another version") from None
+            raise ControlError(
+                ErrorCode.VERSION,
+                "the daemon's reply has the format of another version: use the pykcmctl of the daemon's "
+                "version, and restart the daemon after an update",
+            ) from None
         except FrameError as malformed:
-            raise ControlError(ErrorCode.MALFORMED, f"what answers is no pykcmd: {malformed}") from None
+            raise ControlError(
+                ErrorCode.MALFORMED, f"the process that listens is not pykcmd ({malformed}): check --socket"
+            ) from None
         finally:
             self.close()
 
     def _receive(self) -> bytes:
-        """Receive bytes, and meanwhile send those that wait to be sent. Raises TimeoutError."""
+        """Receive bytes, and send waiting bytes meanwhile; raises TimeoutError."""
         while True:
             left = None if self._end is None else self._end - time.monotonic()
             if left is not None and left <= 0:
@@ -148,7 +154,7 @@ class Answer:
         try:
             self._piece = self._piece[self._socket.send(self._piece) :]
         except BrokenPipeError:
-            # Bytes that the daemon sent before it closed can still be read.
+            # Bytes that the daemon sent before it closed the connection can still be read.
             self._piece = None
             return
         if not self._piece:
@@ -166,15 +172,14 @@ def _decode(frame: bytes) -> _Reply | _LargeReply:
         return _LARGE_REPLY.decode(frame)
     reply = _REPLY.decode(frame)
     if reply.item is msgspec.UNSET and reply.end is None and reply.error is None:
-        raise FrameTypeError("none of the three")
+        raise FrameTypeError("the frame has neither an item nor an end nor an error")
     return reply
 
 
 class ControlClient:
-    """Asks the daemon at `path`; each request has a connection of its own. `on_silence`: see Answer.
+    """Sends requests to the daemon at `path`, each on a new connection.
 
-    `daemon_uid`: whom the daemon runs as, where it is none of those that check_listener() knows.
-    `patience`: see Answer.
+    `daemon_uid`: a further UID that check_listener() accepts. `on_silence`, `patience`: see Answer.
     """
 
     def __init__(
@@ -190,15 +195,15 @@ class ControlClient:
         self._daemon_uid = daemon_uid
 
     def ask(self, name: str, /, *, frames: Iterable[Any] = (), **arguments: Any) -> Answer:
-        """Raises OSError where there is no daemon, ControlError where secrets are not to be handed to it."""
-        check = self._check if name in _HANDS_OVER_SECRETS else None
+        """Send a request; raises OSError without a daemon, ControlError if it must not get secrets."""
+        check = self._check if name in _SECRET_REQUESTS else None
         return Answer(self.path, name, arguments, frames, self._on_silence, check, self._patience)
 
     def _check(self, sock: socket.socket) -> None:
         check_listener(sock, os.fspath(self.path), self._daemon_uid)
 
     def run(self, name: str, /, **arguments: Any) -> dict[str, Any]:
-        """Ask for something that has no items; gives the summary."""
+        """Send a request without items, and return the summary of its reply."""
         answer = self.ask(name, **arguments)
         for _ in answer:
             pass
@@ -206,19 +211,19 @@ class ControlClient:
 
 
 def check_listener(sock: socket.socket, path: str, daemon_uid: int | None = None) -> None:
-    """Raise ControlError unless the listener behind the connected socket may be given secrets.
+    """Raise ControlError unless the listener of the connected socket may get secrets.
 
-    It must run as root (systemd does), as the user `pykcm`, as `daemon_uid` or as the calling user. Otherwise
-    the socket must be root's, and only root may have been able to put it there.
+    It must run as root (as systemd does), as the user `pykcm`, as `daemon_uid` or as the calling user.
+    Otherwise the socket must belong to root, and only root may be able to replace it.
     """
     pid, uid = listener_of(sock)
     if uid in {ROOT, os.geteuid(), daemon_uid, uid_of(_DAEMON_USER)} or _is_roots(path):
         return
-    process = f"process {pid}" if pid else "a process that cannot be seen from here"
+    process = f"process {pid}" if pid else "a process outside of this container"
     raise ControlError(
         ErrorCode.PERMISSION,
-        f"{process} of UID {uid} listens at {escape_path(path)}, and that is neither root nor the user "
-        f"{_DAEMON_USER} nor you: nothing was sent. If the daemon runs as that user, give --daemon-user",
+        f"{process} of UID {uid} listens at {escape_path(path)}; this user is neither root nor "
+        f"{_DAEMON_USER} nor you, and nothing was sent. If the daemon runs as this user, give --daemon-user",
     )
 
 

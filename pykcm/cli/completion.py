@@ -113,8 +113,9 @@ click.shell_completion.add_completion_class(_Bash)
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion_command(context: click.Context, shell: str) -> None:
-    """Print a shell script that completes commands, options, users and ccaches.
+    """Print a completion script for a shell.
 
+    The script completes commands, options, users and ccaches.
     For bash: pykcmctl completion bash >/etc/bash_completion.d/pykcmctl
     """
     root = context.find_root()

@@ -88,12 +88,13 @@ def import_command(
     as_json: bool,
     **options: bool,
 ) -> None:
-    """Import ccaches from SOURCE: an export (`-` is stdin), FILE:, DIR: or KCM: with a path.
+    """Import ccaches from SOURCE.
 
-    An export is checked completely first: a damaged one changes nothing. Unreadable files in a folder are
-    reported, and the others are imported. Each ccache is imported completely or not at all. An existing one
-    is replaced only by a newer one of the same principal, unless --replace is given. A KCM: path is the
-    socket of another KCM server.
+    SOURCE is an export (`-` is stdin), or FILE:, DIR: or KCM: with a path. An export is checked
+    completely first: a damaged one changes nothing. Unreadable files in a folder are reported, and the
+    others are imported. Each ccache is imported completely or not at all. An existing one is replaced
+    only by a newer one of the same principal, unless --replace is given. A KCM: path is the socket of
+    another KCM server.
     """
     arguments = ImportOptions(**options)
     kind, colon, path = source.partition(":")

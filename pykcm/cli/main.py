@@ -51,7 +51,7 @@ _CODES = {ErrorCode.PERMISSION: EXIT_PERMISSION, ErrorCode.NOT_FOUND: EXIT_NOT_F
 @click.version_option(__version__, message="pykcmctl %(version)s")
 @click.pass_context
 def cli(context: click.Context, path: str, daemon_uid: int | None) -> None:
-    """Administer pykcm, the server for Kerberos credential caches (KCM:). For root.
+    """Administer pykcm, the server for Kerberos ccaches (KCM:). For root.
 
     Every command has --help. Commands that show something have --json.
     """
@@ -127,7 +127,7 @@ def _report_os_error(error: OSError) -> int:
         return EXIT_FAILED
     if isinstance(error, ConnectionError) and error.errno in {errno.ECONNRESET, None}:
         print_line(
-            "pykcmctl: the connection ended in the middle of the answer. Changes made until then remain: see "
+            "pykcmctl: the connection ended before the end of the reply. Changes made until then remain: see "
             "`pykcmctl list` and `journalctl -u pykcm.service`. Or the process that listens is not pykcmd",
             err=True,
         )

@@ -43,7 +43,7 @@ class DurationType(click.ParamType):  # type: ignore[type-arg]
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def stats_command(client: ControlClient, interval: float | None, *, as_json: bool) -> None:
-    """Show the number and the duration of requests, and the daemon's queues and caches."""
+    """Show the daemon's requests, durations, queues and caches."""
     stats = _ask(client)
     seconds = stats["time"] - stats["started"]
     if interval is not None:
@@ -94,9 +94,9 @@ class ListenType(click.ParamType):  # type: ignore[type-arg]
 )
 @click.pass_obj
 def metrics_command(client: ControlClient, listen: str | None) -> None:
-    """Print the same numbers as OpenMetrics text, or serve them over HTTP.
+    """Print the statistics as OpenMetrics text, or serve them.
 
-    Where systemd passes sockets (pykcm-metrics.socket), these are served, and no address is needed.
+    They are served over HTTP with --listen, or on the sockets that systemd passes (pykcm-metrics.socket).
     """
     if (listen is None and "LISTEN_FDS" not in os.environ) or not _serve(client, listen):
         print_text(openmetrics(_ask(client)).removesuffix("\n"))

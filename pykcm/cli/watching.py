@@ -46,7 +46,7 @@ def watch_command(client: ControlClient, uid: int | None, *, as_json: bool, reco
 @_reconnect
 @click.pass_obj
 def trace_command(client: ControlClient, uid: int | None, *, as_json: bool, reconnect: bool) -> None:
-    """Show each request of a Kerberos client and its reply, until Ctrl-C.
+    """Show the requests and replies of clients, until Ctrl-C.
 
     A line has time, user, process, operation, result, duration, sizes, ccache, request and reply. Keys and
     tickets are never shown: the daemon does not send them.

@@ -16,11 +16,11 @@ from tests.full_queue import LIMIT, connect_to_full_queue, full_queue
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (b"\xff" * 4, "no pykcmd"),
-        (bytes(4), "no pykcmd"),
-        (b"\0\0\0\4\x81\xa1\xff\0", "of another version|no pykcmd"),
-        (b"\0\0\0\1\xc1", "no pykcmd"),
-        (b"\0\1\0\0\x81\xa4item" + b"\x91" * (65536 - 6), "no pykcmd"),
+        (b"\xff" * 4, "is not pykcmd"),
+        (bytes(4), "is not pykcmd"),
+        (b"\0\0\0\4\x81\xa1\xff\0", "of another version|is not pykcmd"),
+        (b"\0\0\0\1\xc1", "is not pykcmd"),
+        (b"\0\1\0\0\x81\xa4item" + b"\x91" * (65536 - 6), "is not pykcmd"),
         (encode([1]), "of another version"),
         (encode({"item": [bytes(1 << 20)]}), "of another version"),
         (encode({"item": {"credential": [0] * (1 << 20)}}), "of another version"),

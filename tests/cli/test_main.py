@@ -1,10 +1,13 @@
-"""Errors of the connection to the daemon: their messages and exit statuses."""
+"""The command line as a whole: its help, and the messages and exit statuses of connection errors."""
 
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+
+from pykcm.cli.main import cli
 
 
 def run_list(path: str) -> tuple[int, str]:
@@ -17,6 +20,14 @@ def run_list(path: str) -> tuple[int, str]:
     )
     assert done.stdout == ""
     return done.returncode, done.stderr
+
+
+def test_help_shows_the_whole_summary_of_each_command() -> None:
+    """On a terminal of 80 columns, the summary of no command is cut."""
+    printed = CliRunner().invoke(cli, ["--help"], terminal_width=80).output
+    summaries = printed.partition("\nCommands:\n")[2].partition("\n\n")[0].splitlines()
+    assert len(summaries) == len(cli.commands)
+    assert [line for line in summaries if not line.endswith(".") or line.endswith("...")] == []
 
 
 @pytest.mark.parametrize(

@@ -227,7 +227,7 @@ def test_connection_that_ends_is_reported(folder: Path) -> None:
             accepted.recv(1000)
             accepted.close()
             assert process.stderr is not None
-            assert "ended in the middle" in process.stderr.read()
+            assert "ended before the end of the reply" in process.stderr.read()
     assert process.returncode == 3
 
 

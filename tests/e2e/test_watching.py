@@ -164,7 +164,7 @@ def test_watch_ends_or_reconnects_with_daemon(pykcmd: Pykcmd, ctl: Pykcmctl, mit
     with Followed(ctl, "watch") as once, Followed(ctl, "watch", "--json", "--reconnect") as again:
         assert pykcmd.stop() == 0
         assert once.process.wait(LIMIT) == 3
-        assert "ended in the middle" in once.error()
+        assert "ended before the end of the reply" in once.error()
         assert "waiting" in again.error()
         pykcmd.start()
         assert "connected again" in again.error()

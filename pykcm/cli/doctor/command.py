@@ -47,10 +47,10 @@ def all_checks() -> "tuple[Check, ...]":
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def doctor_command(context: click.Context, config_file: Path | None, *, as_json: bool) -> None:
-    """Check for common problems, and print the commands that solve them.
+    """Check for common problems, and print their solutions.
 
-    Any user may run it; checks that need root are skipped then. The exit status is 1 if a check has failed.
-    Warnings and skipped checks do not count.
+    A solution is a list of commands. Any user may run it; checks that need root are skipped then. The
+    exit status is 1 if a check has failed. Warnings and skipped checks do not count.
     """
     # Imported late: no other command needs them.
     from pykcm.cli.doctor.environment import Environment  # noqa: PLC0415
