@@ -129,12 +129,8 @@ def measure_variation(folder: Path, variation: Variation, seconds: float) -> Wai
     """Run one variation on one event loop; raises BenchError."""
     server = AttackedPykcm(folder, variation)
     with server.running():
-        with contextlib.ExitStack() as at_end:
-            uid = FIRST_ATTACKER
-            for attack in variation.attacks:
-                at_end.enter_context(attacking(attack, server, uid))
-                uid += 0 if attack.as_root else attack.uids
-            administration = at_end.enter_context(_Administration(server, variation.administration))
+        with attacking(variation.attacks, server), contextlib.ExitStack() as at_end:
+            administration = at_end.enter_context(_Administration(server, variation.administration, seconds))
             log = at_end.enter_context(_LogRate(server))
             result = _run_victim(server, seconds, administration)
         size = server.greatest_size
@@ -151,23 +147,40 @@ def measure_variation(folder: Path, variation: Variation, seconds: float) -> Wai
 
 
 @contextlib.contextmanager
-def attacking(attack: Attack, server: Server, first_uid: int) -> Iterator[None]:
-    """Run the attack's programs within `with`, after all of them have begun; raises BenchError."""
+def attacking(attacks: Sequence[Attack], server: Server) -> Iterator[None]:
+    """Run the attacks' programs within `with`, after all of them have begun; raises BenchError."""
+    uid = FIRST_ATTACKER
+    commands: dict[bool, list[list[str]]] = {True: [], False: []}
+    for attack in attacks:
+        commands[attack.has_preparation] += attack.commands(server.socket_path, uid, _ATTACK_SECONDS)
+        uid += 0 if attack.as_root else attack.uids
     running: list[subprocess.Popen[str]] = []
     try:
-        running.extend(map(_start, attack.commands(server.socket_path, first_uid, _ATTACK_SECONDS)))
-        for process in running:
-            assert process.stdout is not None
-            process.stdout.readline()
+        # All preparations are done together, before anything attacks.
+        for has_preparation in (True, False):
+            started = [_start(command) for command in commands[has_preparation]]
+            running += started
+            for process in started:
+                assert process.stdout is not None
+                process.stdout.readline()
+        for process in running[: len(commands[True])]:
+            assert process.stdin is not None
+            # A program that has ended already is reported below.
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.write("\n")
+                process.stdin.flush()
         yield
         for process in running:
             if process.poll() is not None:
                 assert process.stderr is not None
-                errors = process.stderr.read().strip()
-                raise BenchError(f"{attack.program} ended before the measurement did:\n{errors}")
+                words = " ".join(process.args) if isinstance(process.args, list) else ""
+                raise BenchError(
+                    f"{words}: ended before the measurement did:\n{process.stderr.read().strip()}"
+                )
     finally:
         for process in running:
             process.kill()
+        for process in running:
             process.communicate()
 
 
@@ -217,9 +230,9 @@ class _LogRate(_InThread):
 
 
 class _Administration(_InThread):
-    """Runs commands of pykcmctl within `with`, one after the other, again and again."""
+    """Runs pykcmctl commands within `with`, in turn, for `seconds` and until each has run once."""
 
-    def __init__(self, server: AttackedPykcm, commands: Sequence[Sequence[str]]) -> None:
+    def __init__(self, server: AttackedPykcm, commands: Sequence[Sequence[str]], seconds: float) -> None:
         super().__init__()
         self.done: Counter[str] = Counter()
         self.uncompleted: list[str] = []
@@ -227,8 +240,10 @@ class _Administration(_InThread):
         self.ran_once = threading.Event()
         self._server = server
         self._commands = commands
+        self._seconds = seconds
 
     def _run(self) -> None:
+        end = time.monotonic() + self._seconds
         try:
             for command in cycle(self._commands):
                 words = [word.format(folder=self._server.folder) for word in command]
@@ -242,7 +257,7 @@ class _Administration(_InThread):
                     self.done[command[0]] += 1
                 if command == self._commands[-1]:
                     self.ran_once.set()
-                if self._ended.is_set():
+                if self._ended.is_set() or (self.ran_once.is_set() and time.monotonic() >= end):
                     return
         finally:
             self.ran_once.set()

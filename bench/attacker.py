@@ -2,8 +2,8 @@
 
     python attacker.py -k KIND -u UID SOCKET
 
-It is started as root and changes to the UID. It prints a line when the preparation is done and the attack
-begins, and goes on until it is killed. If the daemon closes the connection, it connects again.
+It is started as root and changes to the UID. It prints a line when the preparation is done, waits for a line,
+and attacks until it is killed. If the daemon closes the connection, it connects again.
 """
 
 import argparse
@@ -33,6 +33,7 @@ _TGS = Principal(0, b"R", (b"krbtgt", b"R"))
 _LAST_SECOND = 2**32 - 1
 _STORED_SIZE = 60_000
 _STORED_CCACHES = 4
+_REPLACED_WITH_TICKETS = 64  # in each ccache, first
 _STORED_AT_THE_QUOTA = (16 << 20) // _STORED_SIZE
 
 # The daemon accepts principals of at most 8 KiB.
@@ -196,13 +197,16 @@ def _keep(user: Attacker) -> Iterator[None]:
 
 def _write(user: Attacker) -> Iterator[None]:
     """Store tickets of 60,000 bytes at the quota of the UID, so that each evicts an older one."""
-    ccaches = range(_STORED_CCACHES)
-    for number in ccaches:
-        user.kcm.initialize(user.name(number), _NOBODY)
-    for number in count():
-        user.kcm.store(
-            user.name(number % _STORED_CCACHES), credential(number % 2**16, ticket=os.urandom(_STORED_SIZE))
-        )
+
+    def stored(number: int) -> bytes:
+        return credential(number % 2**16, ticket=os.urandom(_STORED_SIZE))
+
+    replaced = _REPLACED_WITH_TICKETS * _STORED_CCACHES
+    for ccache in range(_STORED_CCACHES):
+        numbers = range(ccache, replaced, _STORED_CCACHES)
+        user.kcm.replace(user.name(ccache), 0, _NOBODY, list(map(stored, numbers)))
+    for number in count(replaced):
+        user.kcm.store(user.name(number % _STORED_CCACHES), stored(number))
         if number >= _STORED_AT_THE_QUOTA:
             yield
 
@@ -248,8 +252,9 @@ def main() -> None:
             for _ in KINDS[options.kind](Attacker(kcm, options.uid)):
                 if not has_begun:
                     has_begun = True
-                    sys.stdout.write("attacking\n")
+                    sys.stdout.write("prepared\n")
                     sys.stdout.flush()
+                    sys.stdin.readline()
 
 
 if __name__ == "__main__":

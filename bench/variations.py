@@ -19,7 +19,8 @@ _ROOT = 0
 class Attack:
     """A program of `bench` and its options, started once for each of `uids` UIDs, or once as root.
 
-    A program whose name ends in .py is a Python program. Every other one is a C program.
+    A program whose name ends in .py is a Python program. Every other one is a C program. Each prints a line:
+    a Python program when it is prepared, and it attacks when it gets a line; a C program when it attacks.
     """
 
     program: str
@@ -27,15 +28,19 @@ class Attack:
     uids: int = 1
     as_root: bool = False
 
+    @property
+    def has_preparation(self) -> bool:
+        return self.program.endswith(".py")
+
     def commands(self, socket_path: Path, first_uid: int, seconds: float) -> list[list[str]]:
-        """Return one command for each UID. Its program prints a line when it has begun."""
+        """Return one command for each UID."""
         return [
             [*self._program(seconds), *map(str, ("-u", uid, *self.options)), str(socket_path)]
             for uid in ([_ROOT] if self.as_root else range(first_uid, first_uid + self.uids))
         ]
 
     def _program(self, seconds: float) -> list[str]:
-        if self.program.endswith(".py"):
+        if self.has_preparation:
             return [sys.executable, str(_ATTACKER.with_name(self.program))]
         return [str(build(self.program)), "-t", str(seconds)]
 
@@ -95,7 +100,7 @@ _REKEY = ("rekey",)
 _REAPING = "reap_interval = 1\nexpired_retention = 0\n"
 
 
-# One attack of each kind, each from another UID. Attacks with a long preparation start first.
+# One attack of each kind, each from another UID.
 _ALL_KINDS = (
     _costly("store-largest"),
     _costly("read-full"),
