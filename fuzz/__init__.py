@@ -1,1 +1,1 @@
-"""Fuzzing: targets that anything may be thrown at, the inputs that are kept, and the run by atheris."""
+"""Fuzzing: the targets, the corpus of inputs, and the runs by atheris."""

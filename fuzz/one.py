@@ -1,4 +1,4 @@
-"""Fuzzes one target with atheris, in a process of its own.
+"""Fuzzes one target with atheris, in its own process.
 
 Usage: python -m fuzz.one TARGET [libFuzzer's options and corpus folders]
 """
@@ -13,7 +13,7 @@ with atheris.instrument_imports(include=["pykcm", "fuzz"]):
 
 if __name__ == "__main__":
     name, *options = sys.argv[1:]
-    # To merge, libFuzzer starts itself again, by the shell and by this.
+    # To merge, libFuzzer starts this program again through the shell.
     command = f"{shlex.quote(sys.executable)} -m fuzz.one {name}"
     atheris.Setup([command, *options], TARGETS[name].attempt)
     atheris.Fuzz()

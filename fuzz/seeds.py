@@ -1,11 +1,11 @@
-"""Makes the corpus's first entries out of the recorded exchanges: `python -m fuzz.seeds`.
+"""Makes the seeds of the corpus from the recorded exchanges: `python -m fuzz.seeds`.
 
-What is there stays; the recorded entries are named `seed-…`.
+The seeds are named `seed-…`. Other entries of the corpus are kept.
 """
 
 from itertools import chain
 
-from fuzz.state import CCACHE, PEERS, PLACES, SECRET
+from fuzz.state import CCACHE, CONTAINERS, PEERS, SECRET
 from fuzz.targets import CORPUS, TARGETS
 from pykcm.protocol.codes import Code
 from pykcm.protocol.credential import Credential
@@ -18,29 +18,29 @@ from pykcm.protocol.wire import U32
 from pykcm.store import documents, tree
 from tests.vectors import Exchange, load_all
 
-# In bytes; what is longer teaches nothing more.
+# In bytes; longer inputs reach no further code.
 _LONGEST = 4000
 _ENTRIES = 12
 
 
 def _pick(inputs: list[bytes]) -> list[bytes]:
-    """A handful of different ones, spread over all."""
+    """Return at most _ENTRIES different inputs of different sizes."""
     different = sorted({data for data in inputs if len(data) <= _LONGEST}, key=len)
     return different[:: -(-len(different) // _ENTRIES)]
 
 
 def _seeds() -> dict[str, list[bytes]]:
-    stock = load_all()
-    exchanges = list(chain.from_iterable(stocked.exchanges for stocked in stock))
-    streams = [b"".join(exchange.request for exchange in stocked.exchanges) for stocked in stock]
+    recordings = load_all()
+    exchanges = list(chain.from_iterable(recording.exchanges for recording in recordings))
+    streams = [b"".join(exchange.request for exchange in recording.exchanges) for recording in recordings]
     decoded = [
         (exchange, read_arguments(ARGUMENTS[Opcode[exchange.opcode]], exchange.request[4:]))
         for exchange in exchanges
         if Opcode[exchange.opcode] in ARGUMENTS
     ]
-    given = [value for _, values in decoded for value in values]
-    blobs = [value.blob for value in given if isinstance(value, Credential)]
-    principals = [value for value in given if isinstance(value, Principal)]
+    arguments = [value for _, values in decoded for value in values]
+    blobs = [value.blob for value in arguments if isinstance(value, Credential)]
+    principals = [value for value in arguments if isinstance(value, Principal)]
     ccaches = [
         documents.encode(documents.CCacheDocument(1, offset, documents.to_principal_document(each), label))
         for each, offset, label in zip(
@@ -56,8 +56,8 @@ def _seeds() -> dict[str, list[bytes]]:
         "requests": _of_each_operation(exchanges),
         "credentials": blobs,
         "tags": [
-            U32.pack(match_flags) + values[2].pack() + pack_blobs(blobs[at : at + 3])
-            for at, (exchange, values) in enumerate(decoded)
+            U32.pack(match_flags) + values[2].pack() + pack_blobs(blobs[number : number + 3])
+            for number, (exchange, values) in enumerate(decoded)
             if exchange.opcode in {"RETRIEVE", "REMOVE_CRED"}
             for match_flags in (
                 values[1],
@@ -68,12 +68,12 @@ def _seeds() -> dict[str, list[bytes]]:
         "ccache_documents": ccaches,
         "default_documents": defaults,
         "names": [
-            *(place.encode() for place in PLACES),
+            *(container.encode() for container in CONTAINERS),
             *(tree.ccache_name(bytes(16), name).encode() for name in (b"1000", b"1000:\xff/%", b"")),
         ],
         "restore": [
             _secret(0, CCACHE.rpartition("/")[2], ccaches[number])
-            + b"".join(_secret(1, f"{at:032x}", blob) for at, blob in enumerate(some))
+            + b"".join(_secret(1, f"{uuid:032x}", blob) for uuid, blob in enumerate(some))
             + _secret(2, tree.DEFAULT, default)
             for number, default in enumerate(defaults)
             for some in (blobs[:1], blobs[1:3], [blobs[0][:-1]])
@@ -96,7 +96,7 @@ def _secret(place: int, name: str, value: bytes) -> bytes:
 
 
 def main() -> None:
-    """Write them."""
+    """Write the seeds of all targets."""
     for name, inputs in _seeds().items():
         folder = CORPUS / name
         folder.mkdir(parents=True, exist_ok=True)

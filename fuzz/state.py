@@ -1,4 +1,4 @@
-"""The targets that have a state: a collection read from secrets, and a service that is asked."""
+"""The targets with a state: a collection restored from secrets, and a dispatcher that answers requests."""
 
 import asyncio
 import errno
@@ -35,25 +35,30 @@ PEERS = (Peer(UID, UID, 4711, None), Peer(0, 0, 4712, None), Peer(2000, 2000, 47
 _LARGEST_FRAME = 4096
 _QUOTAS = Quotas(max_ccaches=8, max_uid_ccaches=4, max_ccache_size=4096, max_uid_size=8192)
 
-# Where a secret is, and how long its name and value are.
+# The head of a secret: the number of its container, and the lengths of its name and value.
 SECRET = Struct(">BBH")
 _REPLY = Struct(">IIi")
 
 CCACHE = tree.ccache_container(UID, bytes(UUID_SIZE), b"1000")
-PLACES = (tree.ccaches_container(UID), CCACHE, tree.uid_container(UID), tree.uid_container(UID) + "/else")
+CONTAINERS = (
+    tree.ccaches_container(UID),
+    CCACHE,
+    tree.uid_container(UID),
+    tree.uid_container(UID) + "/else",
+)
 
 
 def restore_secrets(data: bytes) -> None:
-    """Secrets one after the other: whatever they are, they become a collection in good order."""
+    """Any sequence of secrets must give a consistent collection."""
     collection = Collection(UID, time.time)
-    with _logs_read():
+    with _strict_logging():
         restore(collection, _secrets(data))
     listed = list(collection)
     assert {id(collection.get(ccache.name)) for ccache in listed} == set(map(id, listed))
     assert all(collection.by_uuid(ccache.uuid) is ccache for ccache in listed)
     assert collection.size == sum(ccache.size for ccache in listed)
     assert not collection.take_changes()
-    # What was understood is written and read again.
+    # The collection is written and restored again.
     changes: list[Change] = [DefaultChanged(Defaults(collection.default_name), NOTHING_CHOSEN)]
     for ccache in listed:
         changes.append(CCacheCreated(ccache))
@@ -62,7 +67,7 @@ def restore_secrets(data: bytes) -> None:
     puts = [change for change in secret_changes(UID, changes) if isinstance(change, tree.Put)]
     restore(again, [tree.Secret(*put) for put in puts])
     assert _contents(again) == _contents(collection)
-    # And every credential can be taken out.
+    # Every credential can be removed.
     for ccache in listed:
         for uuid in list(ccache.credentials.uuids()):
             ccache.credentials.remove(uuid)
@@ -72,16 +77,16 @@ def restore_secrets(data: bytes) -> None:
 
 
 def _secrets(data: bytes) -> list[tree.Secret]:
-    # A container has one of each name.
+    # Names are unique within a container.
     secrets: dict[tuple[str, str], tree.Secret] = {}
-    at = 0
-    while at + SECRET.size <= len(data):
-        place, name_size, size = SECRET.unpack_from(data, at)
-        begin = at + SECRET.size
-        at = begin + name_size + size
+    offset = 0
+    while offset + SECRET.size <= len(data):
+        number, name_size, size = SECRET.unpack_from(data, offset)
+        begin = offset + SECRET.size
+        offset = begin + name_size + size
         name = data[begin : begin + name_size].decode("utf-8", "replace")
-        container = PLACES[place % len(PLACES)]
-        secrets[container, name] = tree.Secret(container, name, data[begin + name_size : at])
+        container = CONTAINERS[number % len(CONTAINERS)]
+        secrets[container, name] = tree.Secret(container, name, data[begin + name_size : offset])
     return list(secrets.values())
 
 
@@ -96,20 +101,20 @@ def _contents(collection: Collection) -> list[Any]:
 
 
 def run_service(data: bytes) -> None:
-    """The first byte says who asks, the rest is a stream of requests: each has a reply, none an accident."""
+    """Each request of a stream must get a valid reply; the first byte selects the client."""
     if not data:
         return
     peer = PEERS[(data[0] & 0x7F) % len(PEERS)]
     try:
-        asked = all_frames(FrameReader(_LARGEST_FRAME), data[1:])
+        requests = all_frames(FrameReader(_LARGEST_FRAME), data[1:])
     except FramingError:
         return
     store = MemoryStore()
     collection_cache = CollectionCache(store, _QUOTAS)
-    with _logs_read(), asyncio.Runner() as runner:
+    with _strict_logging(), asyncio.Runner() as runner:
         engine = Engine(store, collection_cache)
         dispatcher = Dispatcher(engine, Access(root_lists_all=bool(data[0] & 0x80)))
-        for frame in asked:
+        for frame in requests:
             reply = dispatcher.answer(peer, frame)
             if isinstance(reply, Coroutine):
                 reply = runner.run(reply)
@@ -140,7 +145,7 @@ def _check_reply(opcode: int, reply: Sendable) -> None:
 
 
 class _Strict(logging.Handler):
-    """Makes the text of every line and keeps none; an accident that is logged is raised again."""
+    """Log handler that formats each line, and raises the exception of a line that has one."""
 
     def emit(self, record: logging.LogRecord) -> None:
         assert record.getMessage().isprintable()
@@ -149,7 +154,7 @@ class _Strict(logging.Handler):
 
 
 @contextmanager
-def _logs_read() -> Iterator[None]:
+def _strict_logging() -> Iterator[None]:
     logger = logging.getLogger("pykcm")
     before = logger.level, logger.propagate, logger.handlers[:]
     logger.setLevel(logging.DEBUG)

@@ -1,6 +1,6 @@
-"""What is fuzzed: functions of bytes, and the exceptions that they may raise; any other one is a crash.
+"""The targets: functions of bytes, and the exceptions that they may raise. Any other exception is a crash.
 
-A target checks more than that nothing breaks: what it accepts must survive being written and read again.
+Targets also check that values which they accept are the same after being written and read again.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from pykcm.store.documents import UnreadableSecretError
 
 CORPUS = Path(__file__).parent / "corpus"
 
-# In bytes: small, so that what the state of a stream depends on comes often.
+# In bytes. It is small, so that the limits of the reader are reached often.
 _LARGEST_FRAME = 4096
 
 _OPCODES = sorted(ARGUMENTS)
@@ -35,7 +35,7 @@ class Target(NamedTuple):
     allowed: tuple[type[Exception], ...] = ()
 
     def attempt(self, data: bytes) -> bool:
-        """Whether the bytes are accepted; what is a crash is raised."""
+        """Run the target; returns whether it accepts the bytes, and raises the exception of a crash."""
         try:
             self.run(data)
         except self.allowed:
@@ -44,14 +44,14 @@ class Target(NamedTuple):
 
 
 def frames(data: bytes) -> None:
-    """The first byte says how the rest is cut into pieces: the same frames must come out, or none."""
+    """The same stream must give the same frames in one piece and in several; the first byte is their size."""
     step, stream = data[0] + 1 if data else 1, data[1:]
     pieces = [stream[at : at + step] for at in range(0, len(stream), step)]
     try:
         found = all_frames(FrameReader(_LARGEST_FRAME), stream)
     except FramingError:
         _feed(pieces)
-        raise AssertionError("refused in one piece, accepted in several") from None
+        raise AssertionError("the stream is refused in one piece, and accepted in several") from None
     assert _feed(pieces) == found
     read = b"".join([U32.pack(len(frame.message)) + frame.message for frame in found])
     assert stream.startswith(read)
@@ -67,32 +67,32 @@ def _feed(pieces: list[bytes]) -> list[Frame]:
 
 
 def requests(data: bytes) -> None:
-    """A message with its header; the operation's number counts modulo the known ones, to waste no input."""
+    """A request with its header. An unknown opcode stands for a known one, so that no input is wasted."""
     opcode = int.from_bytes(data[2:HEADER_SIZE])
     if opcode not in ARGUMENTS:
         opcode = _OPCODES[opcode % len(_OPCODES)]
     fields = ARGUMENTS[opcode]
     message = data[:HEADER_SIZE].ljust(HEADER_SIZE) + data[HEADER_SIZE:]
     arguments = read_arguments(fields, message)
-    packed = pack_arguments(fields, tuple(map(_as_given, arguments)))
+    packed = pack_arguments(fields, tuple(map(_to_argument, arguments)))
     if TAG in fields:
-        # A tag's key, ticket and addresses are not kept.
+        # The key, the ticket and the addresses of a tag are not kept.
         assert read_arguments(fields, message[:HEADER_SIZE] + packed) == arguments
     else:
-        # Bytes behind the last field are left unread.
+        # Bytes after the last field are ignored.
         assert message[HEADER_SIZE:].startswith(packed)
 
 
-def _as_given(value: object) -> object:
+def _to_argument(value: object) -> object:
     if isinstance(value, Credential):
         return value.blob
     if isinstance(value, list):
-        return [_as_given(each) for each in value]
+        return [_to_argument(each) for each in value]
     return value
 
 
 def credentials(data: bytes) -> None:
-    """A credential: its fields can be read, and its text can be shown."""
+    """All fields of an accepted credential can be read, and its representation is printable."""
     credential = parse_credential(data)
     assert credential.blob == data
     assert credential == parse_credential(bytes(bytearray(data)))
@@ -107,13 +107,13 @@ def credentials(data: bytes) -> None:
 
 
 def tags(data: bytes) -> None:
-    """A flag word, a tag, and credentials to look among: an index must not change what is found."""
+    """The index must find the same credentials as a search; the bytes are flags, a tag, and credentials."""
     reader = Reader(data)
-    match_flags, tag, among = (field.read(reader) for field in (FLAGS, TAG, CREDENTIALS))
+    match_flags, tag, candidates = (field.read(reader) for field in (FLAGS, TAG, CREDENTIALS))
     packed: bytes = tag.pack()
     assert read_tag(Reader(packed)) == tag
     stored = Credentials()
-    for number, credential in enumerate(among):
+    for number, credential in enumerate(candidates):
         stored.put(stored.uuid_of_equal(credential) or number.to_bytes(UUID_SIZE), credential)
     matching = [uuid for uuid, credential in stored.items() if tag.matches(credential, match_flags)]
     assert stored.find_all(tag, match_flags) == matching
@@ -126,7 +126,7 @@ def tags(data: bytes) -> None:
 
 
 def ccache_documents(data: bytes) -> None:
-    """The JSON of a ccache."""
+    """An accepted ccache document is the same after being written and read again."""
     document = documents.read_ccache(data)
     assert documents.read_ccache(documents.encode(document)) == document
     principal = documents.from_principal_document(document.principal)
@@ -139,11 +139,11 @@ def _packed_and_read(principal: Principal) -> Principal | None:
     try:
         return read_principal(Reader(principal.pack()))
     except FormatError:
-        return principal  # more components than a client may send
+        return principal  # it has more components than a client may send
 
 
 def default_documents(data: bytes) -> None:
-    """The JSON of a default."""
+    """An accepted default document is the same after being written and read again."""
     document = documents.read_default(data)
     assert documents.read_default(documents.encode(document)) == document
     name = documents.from_text(document.name)
@@ -152,7 +152,7 @@ def default_documents(data: bytes) -> None:
 
 
 def names(data: bytes) -> None:
-    """Secrets' names and containers' paths, as text."""
+    """Accepted names of secrets and paths of containers can be made again from their parts."""
     text = data.decode("utf-8")
     uid = tree.uid_of_container(text)
     if uid is not None:

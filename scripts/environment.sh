@@ -1,10 +1,10 @@
 # shellcheck shell=bash
-# The environment that every script here starts with, and what several of them
-# need; sourced, not run.
+# The environment of all scripts in this folder, and functions that several of
+# them use. It is sourced, not run.
 #
-# A variable such as PYTHONUNBUFFERED or PYTHONPATH changes how Python behaves, so
-# a test that passes with it may fail on another machine. Only PYTHON, which names
-# the interpreter for scripts/bootstrap, is kept.
+# A variable such as PYTHONUNBUFFERED or PYTHONPATH changes Python's behaviour: a
+# test that passes with it may fail on another machine. Only PYTHON is kept, which
+# names the interpreter for scripts/bootstrap.
 
 for variable in "${!PYTHON@}"; do
     [[ $variable == PYTHON ]] || unset "$variable"
@@ -13,7 +13,7 @@ unset variable
 
 export LC_ALL=C.UTF-8
 
-# Whether the arguments for pytest name tests, and not only options.
+# Succeeds if the arguments for pytest name tests, and not only options.
 names_tests() {
     local argument
     for argument; do

@@ -1,4 +1,4 @@
-"""The kept inputs go through their targets, and the targets find what they are there for."""
+"""The corpus runs without a crash, and each target finds a mistake in the code that it tests."""
 
 import subprocess
 from pathlib import Path
@@ -31,37 +31,37 @@ def test_every_folder_has_a_target() -> None:
 
 
 @every_target
-def test_the_corpus(name: str) -> None:
-    """No kept input crashes, and some are accepted."""
+def test_no_input_of_the_corpus_crashes(name: str) -> None:
+    """No input of the corpus crashes, and some are accepted."""
     accepted = [TARGETS[name].attempt(path.read_bytes()) for path in entries(name)]
     assert sum(accepted) >= 2
 
 
 @every_target
-def test_the_corpus_is_small(name: str) -> None:
-    """A kept input is short enough to be looked at."""
+def test_inputs_of_the_corpus_are_small(name: str) -> None:
+    """Inputs are short enough to be read by a person."""
     assert 0 < max(path.stat().st_size for path in entries(name)) <= LARGEST_ENTRY
 
 
 @every_target
-def test_every_beginning(name: str) -> None:
-    """Nor does an input that ends early, or that has another byte in one place."""
+def test_truncated_and_changed_inputs_do_not_crash(name: str) -> None:
+    """An input that is cut, or that has another byte in one place, does not crash."""
     target = TARGETS[name]
     data = min((path.read_bytes() for path in entries(name)), key=lambda entry: abs(len(entry) - 300))
-    for at in range(0, len(data), 1 + len(data) // 200):
-        target.attempt(data[:at])
-        target.attempt(data[:at] + bytes([data[at] ^ 0x81]) + data[at + 1 :])
+    for place in range(0, len(data), 1 + len(data) // 200):
+        target.attempt(data[:place])
+        target.attempt(data[:place] + bytes([data[place] ^ 0x81]) + data[place + 1 :])
 
 
-def test_requests_of_every_operation() -> None:
-    """Every operation with arguments has a kept request that is accepted."""
+def test_corpus_has_a_request_of_every_operation() -> None:
+    """Every operation with arguments has a request in the corpus that is accepted."""
     target = TARGETS["requests"]
     kept = [path.read_bytes() for path in entries("requests")]
     accepted = {int.from_bytes(data[2:4]) for data in kept if target.attempt(data)}
     assert accepted >= {opcode for opcode, fields in messages.ARGUMENTS.items() if fields}
 
 
-# A target that finds nothing is no use: each must find a mistake
+# Mistakes that the targets must find
 
 
 def _frames_lost(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,7 +100,7 @@ def _wrong_uid(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tree, "uid_of_container", lambda _: 7)
 
 
-def _accident(monkeypatch: pytest.MonkeyPatch) -> None:
+def _failing_operation(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> bytes:
         raise ZeroDivisionError
 
@@ -117,13 +117,13 @@ MISTAKES = {
     "default_documents": _text_misread,
     "names": _wrong_uid,
     "restore": _offset_lost,
-    "service": _accident,
+    "service": _failing_operation,
 }
 
 
 @every_target
-def test_a_mistake_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a mistake in what a target is about, one of its kept inputs crashes."""
+def test_target_finds_a_mistake(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a mistake in the code that a target tests, one of its inputs in the corpus crashes."""
     MISTAKES[name](monkeypatch)
     crashed = []
     for path in entries(name):
@@ -138,38 +138,40 @@ def test_a_mistake_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 # The command
 
 
-def test_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """--again runs one input for the target that its folder is named after, and tells what came of it."""
+def test_again_runs_one_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """--again runs one input for the target that its folder is named after, and prints the result."""
     accepted = entries("credentials")[0]
     assert main(["--again", str(accepted)]) == 0
-    assert "credentials: accepted" in capsys.readouterr().out
+    assert "credentials: the input is accepted" in capsys.readouterr().out
     broken = tmp_path / "credentials" / "crash-1"
     broken.parent.mkdir()
     broken.write_bytes(accepted.read_bytes()[:-1])
     assert main(["--again", str(broken)]) == 0
-    assert "credentials: refused" in capsys.readouterr().out
+    assert "credentials: the input is refused" in capsys.readouterr().out
     assert main(["--again", str(tmp_path / "crash-1")]) == 2
     assert "frames, requests" in capsys.readouterr().out
 
 
 def test_again_shows_a_crash(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What crashes does so again, with its traceback."""
+    """An input that crashes raises its exception."""
     _other_exception(monkeypatch)
     with pytest.raises(IndexError):
         main(["--again", str(entries("credentials")[0])])
 
 
-def test_without_atheris(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Where there is no atheris, the command says so and does not pretend to have run."""
+def test_missing_atheris_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without atheris the command prints this, and its exit status is 3."""
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     assert main(["1"]) == 3
     assert "atheris is not installed" in capsys.readouterr().out
 
 
-def test_a_crash_is_told(
+def test_crash_is_reported_with_a_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What crashes is told with the command that repeats it; the other targets run all the same."""
+    """A crash is reported with the command that repeats it, and the other targets still run."""
     crashes = tmp_path / "crashes folder"
     ran: list[str] = []
 
@@ -184,21 +186,21 @@ def test_a_crash_is_told(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
     assert main(["9", "--found", str(tmp_path / "found"), "--crashes", str(crashes)]) == 1
     assert ran == list(TARGETS)
-    said = capsys.readouterr().out
-    assert "IndexError: it was here" in said
-    assert f"scripts/fuzz --again '{crashes}/tags/crash-1'" in said
-    assert "fuzz: service: 42 inputs, nothing crashed" in said
-    assert said.endswith("fuzz: crashed: tags\n")
+    output = capsys.readouterr().out
+    assert "IndexError: it was here" in output
+    assert f"scripts/fuzz --again '{crashes}/tags/crash-1'" in output
+    assert "fuzz: service: 42 inputs, nothing crashed" in output
+    assert output.endswith("fuzz: crashed: tags\n")
 
 
 @pytest.mark.parametrize("options", [[], ["--runs", "1", "1"], ["--target", "nothing", "1"], ["soon"]])
-def test_wrong_options(options: list[str]) -> None:
-    """Options that make no sense end with status 2."""
+def test_wrong_options_are_usage_errors(options: list[str]) -> None:
+    """Wrong options end with status 2."""
     with pytest.raises(SystemExit) as ended:
         main(options)
     assert ended.value.code == 2
 
 
-def test_format_errors_are_the_only_ones() -> None:
-    """What a request decoder may raise is a format error and nothing wider."""
+def test_requests_may_only_raise_format_errors() -> None:
+    """The decoder of requests may raise FormatError, and no other exception."""
     assert TARGETS["requests"].allowed == (FormatError,)

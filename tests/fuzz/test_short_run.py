@@ -27,7 +27,7 @@ def fuzz(*options: str) -> "subprocess.CompletedProcess[str]":
 
 
 def test_every_target_runs(tmp_path: Path) -> None:
-    """Every target takes hundreds of made-up inputs, nothing crashes, and the corpus stays as it was."""
+    """Every target runs hundreds of generated inputs without a crash, and the corpus does not change."""
     found, crashes = tmp_path / "found", tmp_path / "crashes"
     before = sorted(CORPUS.rglob("*"))
     ran = fuzz("--found", str(found), "--crashes", str(crashes), "--runs", str(RUNS))
@@ -43,8 +43,8 @@ def test_every_target_runs(tmp_path: Path) -> None:
     assert sorted(CORPUS.rglob("*")) == before
 
 
-def test_what_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With --keep, inputs that reach new code are in the corpus afterwards, and crash nothing."""
+def test_keep_adds_inputs_to_the_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--keep adds inputs that reach new code to the corpus, and they do not crash."""
     kept = tmp_path / "corpus" / "requests"
     kept.mkdir(parents=True)
     (kept / "seed").write_bytes(bytes(8))

@@ -1,4 +1,4 @@
-"""The man pages: man renders them without a warning, and nothing is missing in them, nor in README."""
+"""The man pages and README's tables: they are complete, and man renders the pages without a warning."""
 
 import os
 import re
@@ -26,7 +26,7 @@ WITH_JSON = sorted(
 
 @pytest.fixture(scope="session")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder with the pages, made as scripts/man makes them."""
+    """The folder with the pages, made in the same way as by scripts/man."""
     folder = tmp_path_factory.mktemp("man")
     subprocess.run(
         [
@@ -42,9 +42,9 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def rendered(page: Path, *options: str) -> tuple[str, str]:
-    """What man shows, in lines of any length, and what it complains of."""
+    """Return man's output, in lines of any length, and its warnings."""
     if shutil.which("man") is None:
-        pytest.skip("man-db is not here")
+        pytest.skip("man-db is not installed")
     done = subprocess.run(
         ["man", "--warnings", *options, "--local-file", str(page)],
         capture_output=True,
@@ -68,30 +68,30 @@ def text_of(page: Path) -> str:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_a_page_is_rendered(pages: Path, page: str) -> None:
-    """Every page is there, and man renders it without a warning."""
-    text, complaints = rendered(pages / page)
-    assert complaints == ""
+def test_page_is_rendered_without_warnings(pages: Path, page: str) -> None:
+    """Every page exists, and man renders it without a warning."""
+    text, warnings = rendered(pages / page)
+    assert warnings == ""
     name = page.rpartition("/")[2].rpartition(".")[0]
     assert re.search(rf"^NAME\n +{re.escape(name)} - \w", text, re.MULTILINE)
 
 
-def test_no_other_page(pages: Path) -> None:
-    """There are no pages that this does not know."""
-    there = [str(path.relative_to(pages)) for path in pages.rglob("*") if path.is_file()]
-    assert sorted(there) == sorted(PAGES)
+def test_no_further_pages_are_made(pages: Path) -> None:
+    """The tests know all pages."""
+    made = [str(path.relative_to(pages)) for path in pages.rglob("*") if path.is_file()]
+    assert sorted(made) == sorted(PAGES)
 
 
-def test_a_warning_is_seen(pages: Path, tmp_path: Path) -> None:
-    """What man would complain of is found by the test of it."""
+def test_warnings_of_man_are_noticed(pages: Path, tmp_path: Path) -> None:
+    """The function that renders a page returns man's warnings."""
     page = tmp_path / "wrong.8"
     page.write_text((pages / PAGES[0]).read_text() + ".nonsense\n\\[nonsense]\n")
     assert rendered(page)[1]
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))
-def test_every_command(pages: Path, name: str) -> None:
-    """Every command stands in pykcmctl(8) with all of its options."""
+def test_pykcmctl_page_has_every_command(pages: Path, name: str) -> None:
+    """Every command is in pykcmctl(8) with all of its options."""
     text = text_of(pages / "man8/pykcmctl.8")
     found = re.search(rf"^   {name}\n(.*?)(?=^   \S|^\S)", text, re.MULTILINE | re.DOTALL)
     assert found is not None
@@ -100,34 +100,34 @@ def test_every_command(pages: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", WITH_JSON)
-def test_the_json_of_every_command(name: str) -> None:
-    """Whatever prints JSON has it described, in a file of the command's name."""
+def test_json_of_every_command_is_described(name: str) -> None:
+    """A command that prints JSON has a file that describes it."""
     assert (ROOT / "man/commands" / f"{name}.rst").exists()
 
 
-def test_no_text_of_a_command_that_is_gone() -> None:
-    """There are no texts for commands that are not there."""
+def test_removed_commands_have_no_text() -> None:
+    """There are no texts for commands that do not exist."""
     assert {path.stem for path in (ROOT / "man/commands").iterdir()} <= set(COMMANDS)
 
 
-def test_exit_statuses(pages: Path) -> None:
-    """Every exit status of pykcmctl is explained."""
+def test_pykcmctl_page_has_every_exit_status(pages: Path) -> None:
+    """Every exit status of pykcmctl is in pykcmctl(8)."""
     statuses = {value for name, value in vars(main).items() if name.startswith("EXIT_")} | {0}
     found = re.search(r"^EXIT STATUS\n(.*?)^\S", text_of(pages / "man8/pykcmctl.8"), re.MULTILINE | re.DOTALL)
     assert found is not None
     assert {int(number) for number in re.findall(r"^ {7}(\d+) ", found[1], re.MULTILINE)} == statuses
 
 
-def test_options_of_the_daemon(pages: Path) -> None:
-    """Every option of pykcmd stands in pykcmd(8)."""
+def test_pykcmd_page_has_every_option(pages: Path) -> None:
+    """Every option of pykcmd is in pykcmd(8)."""
     text = text_of(pages / "man8/pykcmd.8")
     options = [opt for action in parser()._actions for opt in action.option_strings]
     assert "--config" in options
     assert [opt for opt in options if not re.search(rf"^ +(.*, )?{opt}\b", text, re.MULTILINE)] == []
 
 
-def test_options_of_the_configuration(pages: Path) -> None:
-    """Every option stands in pykcm.toml(5), with its default and what it takes."""
+def test_configuration_page_has_every_option(pages: Path) -> None:
+    """Every option is in pykcm.toml(5), with its default and its valid values."""
     text = text_of(pages / "man5/pykcm.toml.5")
     for option in (row[0].strip("`") for row in readme_table("option")):
         found = re.search(rf"^ {{7}}{option}\b(.*?)(?=^ {{7}}\S|^\S)", text, re.MULTILINE | re.DOTALL)
@@ -140,7 +140,7 @@ def test_options_of_the_configuration(pages: Path) -> None:
 
 
 def readme_table(head: str) -> list[list[str]]:
-    """The cells of the table whose first heading this is."""
+    """Return the cells of the table with this first heading."""
     text = (ROOT / "README.md").read_text()
     found = re.search(rf"^\| {head} \|.*\n\|[-|]+\n((?:\|.*\n)+)", text, re.MULTILINE)
     assert found is not None
@@ -148,24 +148,24 @@ def readme_table(head: str) -> list[list[str]]:
 
 
 def test_readme_has_every_command() -> None:
-    """README's table of commands has every one, and no other."""
+    """README's table has exactly the commands of pykcmctl."""
     names = [name for row in readme_table("pykcmctl") for name in re.findall(r"`([a-z]+)[^`]*`", row[0])]
     assert sorted(names) == sorted(COMMANDS)
 
 
-# Their defaults depend on others.
-WORDS: dict[str, Any] = {"key_file": None, "control_socket_path": None}
+# Options whose defaults depend on other options.
+DEPENDENT: dict[str, Any] = {"key_file": None, "control_socket_path": None}
 
 
 def test_readme_has_the_defaults(tmp_path: Path) -> None:
-    """README's defaults are the program's, and they are what could be written into the file."""
-    rows = [row for row in readme_table("option") if row[0].strip("`") not in WORDS]
+    """README has the defaults of the program, in the format of the configuration file."""
+    rows = [row for row in readme_table("option") if row[0].strip("`") not in DEPENDENT]
     file = tmp_path / "pykcm.toml"
     file.write_text("".join(f"{row[0].strip('`')} = {row[1].strip('`')}\n" for row in rows))
     assert load_config(file) == Config()
 
 
-def test_names_of_ccaches_are_no_links(pages: Path) -> None:
-    """What begins with FILE: looks like a URL to docutils."""
+def test_ccache_names_are_not_links(pages: Path) -> None:
+    """A ccache name that begins with FILE: looks like a URL to docutils."""
     text, _ = rendered(pages / "man8/pykcmctl.8")
     assert "FILE:/run/user/%{uid}/krb5cc" in text
