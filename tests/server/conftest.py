@@ -10,6 +10,7 @@ import pytest
 
 from pykcm.sockets.event_loop import EventLoop
 from pykcm.store.interface import Store
+from tests.builders import ALICE, HTTP, TGS, credential_bytes
 from tests.peer.mcs import CONTAINER_1, CONTAINER_2, HOST
 from tests.server.asking import Asking, Server
 from tests.server.listening import Listen, Listening
@@ -90,6 +91,22 @@ def two(server: Server) -> Asking:
 def host(server: Server) -> Asking:
     """The requests of UID 1000 outside of containers, without constraints."""
     return server.ask_as(1000, HOST)
+
+
+@pytest.fixture
+def filled(alice: Asking) -> Asking:
+    """UID 1000 with the ccache `1000`, which has a ticket of TGS and one of HTTP."""
+    alice.initialize(b"1000", ALICE)
+    alice.store(b"1000", credential_bytes(TGS))
+    alice.store(b"1000", credential_bytes(HTTP))
+    alice.set_kdc_offset(b"1000", -7)
+    return alice
+
+
+@pytest.fixture(params=["in memory", "read again"])
+def reader(request: pytest.FixtureRequest, server: Server, filled: Asking) -> Asking:
+    """The same ccache, in memory, and as a restart reads it."""
+    return filled if request.param == "in memory" else server.restarted().ask_as(1000)
 
 
 @pytest.fixture

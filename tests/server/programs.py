@@ -1,4 +1,4 @@
-"""What the clients' programs ask for, in their order."""
+"""The requests of the clients' programs, in their order."""
 
 from pykcm.protocol.codes import Code
 from pykcm.protocol.opcodes import Opcode
@@ -13,7 +13,7 @@ def listed(asking: Asking) -> list[bytes]:
 
 
 def kinit(asking: Asking) -> bytes:
-    """MIT's kinit for alice, with plain KCM: and the default free; gives the ccache's name."""
+    """MIT's kinit for alice with plain KCM: and a free default; return the ccache's name."""
     name = asking.get_default_cache()
     code, _ = asking.answer(Opcode.GET_PRINCIPAL, name + b"\0")
     assert code == Code.FCC_NOFILE, "kinit would make another ccache"
@@ -23,7 +23,7 @@ def kinit(asking: Asking) -> bytes:
 
 
 def kinit_another(asking: Asking) -> bytes:
-    """MIT's kinit for bob, when the default is alice's: a new ccache, and the default moves."""
+    """MIT's kinit for bob when the default is alice's: a new ccache, which becomes the default."""
     name = asking.gen_new()
     asking.initialize(name, BOB)
     asking.store(name, credential_bytes(TGS, BOB))
@@ -32,6 +32,20 @@ def kinit_another(asking: Asking) -> bytes:
 
 
 def klist(asking: Asking) -> tuple[bytes, Principal]:
-    """MIT's klist with plain KCM:, the default's name and whose it is; raises KcmError."""
+    """MIT's klist with plain KCM:; return the default's name and principal. Raises KcmError."""
     name = asking.get_default_cache()
     return name, asking.get_principal(name)
+
+
+def kdestroy(asking: Asking) -> bytes:
+    """MIT's kdestroy with plain KCM:; return the ccache's name."""
+    name = asking.get_default_cache()
+    asking.destroy(name)
+    return name
+
+
+def fill(asking: Asking, name: bytes, *tickets: bytes) -> None:
+    """Create the ccache for alice, with these tickets."""
+    asking.initialize(name, ALICE)
+    for each in tickets:
+        asking.store(name, each)
