@@ -1,8 +1,11 @@
-"""How many lines a user can cause, what becomes of the others, and what a line can hold."""
+"""The log: the limit on lines that a user can cause, the format of lines, and their destination."""
 
 import io
 import logging
+import os
+import sys
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,7 +16,7 @@ LOG = logging.getLogger("pykcm.tests")
 
 
 class FakeTime:
-    """A clock and an event loop's call_later that go on when a test says so."""
+    """A clock and an event loop's call_later, whose time a test controls."""
 
     def __init__(self) -> None:
         self.now = 5000.0
@@ -44,7 +47,7 @@ def fake_time() -> FakeTime:
 def counts(
     fake_time: FakeTime, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> LineCounts:
-    """The counts that every LimitedLog goes by, with a fake clock."""
+    """The counts of all LimitedLogs, with a fake clock."""
     caplog.set_level(logging.INFO)
     counts = LineCounts(fake_time.clock)
     monkeypatch.setattr(logs, "LINE_COUNTS", counts)
@@ -53,13 +56,13 @@ def counts(
 
 @pytest.fixture
 def running(counts: LineCounts, fake_time: FakeTime) -> Iterator[LineCounts]:
-    """The same as the daemon has them while it runs."""
+    """The counts of a running daemon, which writes summaries in time."""
     with counts.scheduled(fake_time.call_later):
         yield counts
 
 
 def write(lines: LimitedLog, about: int | str | None, number: int = 1) -> int:
-    """How many of the lines were logged."""
+    """Write lines, and return the number of logged ones."""
     return sum(lines.write(logging.INFO, about, "a line about %s", about) for _ in range(number))
 
 
@@ -69,7 +72,7 @@ def summary(about: str, number: int, seconds: int, kind: str = "lines of a test"
 
 @pytest.mark.usefixtures("counts")
 def test_each_uid_and_kind_has_its_own_limit(caplog: pytest.LogCaptureFixture) -> None:
-    """A user who causes many lines takes none from another user, nor from another kind of line."""
+    """Many lines about one user reduce neither another user's lines nor those of another kind."""
     lines, others = LimitedLog(LOG, "lines of a test", 3), LimitedLog(LOG, "others", 2)
     assert write(lines, 1000, 50) == 3
     assert write(lines, 2000, 50) == 3
@@ -78,10 +81,10 @@ def test_each_uid_and_kind_has_its_own_limit(caplog: pytest.LogCaptureFixture) -
 
 
 @pytest.mark.usefixtures("running")
-def test_summary_is_written_although_the_user_stops(
+def test_summary_is_written_without_a_further_line(
     fake_time: FakeTime, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """When the minute is over a summary tells how many lines were left out, though no further one comes."""
+    """After the minute, a summary has the number of suppressed lines, even if no further line comes."""
     lines = LimitedLog(LOG, "lines of a test", 2, {"KCM_REASON": "a quota"})
     write(lines, 1000, 12)
     fake_time.pass_by(59)
@@ -98,7 +101,7 @@ def test_summary_is_written_although_the_user_stops(
 
 @pytest.mark.usefixtures("running")
 def test_summary_for_every_minute_of_a_flood(fake_time: FakeTime, caplog: pytest.LogCaptureFixture) -> None:
-    """A flood that goes on is the limit's lines and one summary in each minute, and each line is counted."""
+    """In each minute of a flood, the allowed lines and one summary are written, and each line is counted."""
     lines = LimitedLog(LOG, "lines of a test", 2)
     logged = 0
     for _ in range(300):
@@ -111,10 +114,8 @@ def test_summary_for_every_minute_of_a_flood(fake_time: FakeTime, caplog: pytest
 
 
 @pytest.mark.usefixtures("running")
-def test_summaries_of_several_users_come_each_in_its_time(
-    fake_time: FakeTime, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Each user's minute begins with that user's first line."""
+def test_each_user_has_its_own_minute(fake_time: FakeTime, caplog: pytest.LogCaptureFixture) -> None:
+    """The minute of a user begins with the first line about that user."""
     lines = LimitedLog(LOG, "lines of a test", 1)
     write(lines, 1000, 3)
     fake_time.pass_by(20)
@@ -128,7 +129,7 @@ def test_summaries_of_several_users_come_each_in_its_time(
 
 @pytest.mark.usefixtures("counts")
 def test_next_line_brings_a_late_summary(fake_time: FakeTime, caplog: pytest.LogCaptureFixture) -> None:
-    """Without an event loop the summary comes ahead of the next line of any user."""
+    """Without an event loop, the summary is written before the next line about any user."""
     lines = LimitedLog(LOG, "lines of a test", 1)
     write(lines, "u:r:t:s0", 2)
     fake_time.pass_by(90)
@@ -139,7 +140,7 @@ def test_next_line_brings_a_late_summary(fake_time: FakeTime, caplog: pytest.Log
 def test_last_summaries_are_written_at_the_end(
     counts: LineCounts, fake_time: FakeTime, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The daemon does not end with lines that are left out and not told of."""
+    """At the daemon's end, the summaries of all suppressed lines are written."""
     with counts.scheduled(fake_time.call_later):
         write(LimitedLog(LOG, "lines of a test", 1), 1000, 5)
         fake_time.pass_by(7)
@@ -150,7 +151,7 @@ def test_last_summaries_are_written_at_the_end(
 def test_many_uids_are_counted_together(
     counts: LineCounts, fake_time: FakeTime, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A range of subordinate UIDs has neither the memory nor the lines of so many users."""
+    """The UIDs of a large subordinate range share a count: memory and lines stay few."""
     lines = LimitedLog(LOG, "lines of a test", 2)
     logged = sum(write(lines, uid, 2) for uid in range(100_000, 165_536))
     assert len(counts) < 600
@@ -174,7 +175,7 @@ def test_summary_has_the_level_of_its_lines(caplog: pytest.LogCaptureFixture) ->
 
 @pytest.fixture
 def stderr(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
-    """What the log writes, set up as the daemon sets it up."""
+    """The output of the log, with the daemon's settings."""
     root = logging.getLogger()
     before = (root.handlers[:], root.level, logging.logThreads, logging.logMultiprocessing)
     stderr = io.StringIO()
@@ -185,7 +186,7 @@ def stderr(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
 
 
 def test_lines_of_libraries_are_limited(stderr: io.StringIO, counts: LineCounts) -> None:
-    """Lines of asyncio (a failing accept(), for example) are limited; those of pykcm are not dropped here."""
+    """Lines of libraries such as asyncio are limited; other lines of pykcm are not."""
     for _ in range(500):
         logging.getLogger("asyncio").error("socket.accept() out of system resource")
     for _ in range(500):
@@ -197,8 +198,8 @@ def test_lines_of_libraries_are_limited(stderr: io.StringIO, counts: LineCounts)
     assert "440 further lines" in text
 
 
-def test_no_text_from_outside_makes_a_line(stderr: io.StringIO) -> None:
-    """Whatever a message or an exception holds, it forges no line and does nothing to a terminal."""
+def test_hostile_text_cannot_forge_a_line(stderr: io.StringIO) -> None:
+    """Text in messages and exceptions can neither begin a line nor control a terminal."""
     hostile = "a\npykcmd: info: forged \x1b[2J \x9b31m \u202e \u2028 \udcff"
     LOG.warning("%s", hostile)
     try:
@@ -213,3 +214,63 @@ def test_no_text_from_outside_makes_a_line(stderr: io.StringIO) -> None:
         r"pykcmd: warning: a\x0apykcmd: info: forged \x1b[2J \xc2\x9b31m \xe2\x80\xae \xe2\x80\xa8 \xff"
     )
     assert "  Traceback (most recent call last):" in lines
+
+
+# The destination of the log
+
+
+@pytest.fixture
+def restored_logging() -> Iterator[None]:
+    """Restore the settings of the log after the test."""
+    root = logging.getLogger()
+    before = (root.handlers[:], root.level, logging.logThreads, logging.logMultiprocessing)
+    yield
+    root.handlers[:], root.level, logging.logThreads, logging.logMultiprocessing = before
+
+
+class FakeJournalHandler(logging.Handler):
+    """A replacement for the handler of systemd-python."""
+
+    def __init__(self, **fields: str) -> None:
+        super().__init__()
+        self.fields = fields
+
+
+def this_stderr() -> str:
+    """Return the JOURNAL_STREAM of a stderr that is connected to the journal."""
+    status = os.fstat(sys.stderr.fileno())
+    return f"{status.st_dev}:{status.st_ino}"
+
+
+@pytest.mark.usefixtures("restored_logging", "capfd")
+def test_log_goes_to_the_journal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If stderr is connected to the journal, lines go there with fields, under the command's name."""
+    journal = SimpleNamespace(JournalHandler=FakeJournalHandler)
+    monkeypatch.setitem(sys.modules, "systemd", SimpleNamespace(journal=journal))
+    monkeypatch.setenv("JOURNAL_STREAM", this_stderr())
+    logs.set_up_logging()
+    (handler,) = logging.getLogger().handlers
+    assert isinstance(handler, FakeJournalHandler)
+    assert handler.fields == {"SYSLOG_IDENTIFIER": "pykcmd"}
+
+
+@pytest.mark.usefixtures("restored_logging")
+@pytest.mark.parametrize("reason", ["no library", "another stream", "no stream"])
+def test_log_goes_to_stderr_without_a_journal(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, reason: str
+) -> None:
+    """Without a journal or systemd-python, lines of the set level and above go to stderr as plain text."""
+    match reason:
+        case "no library":
+            monkeypatch.setitem(sys.modules, "systemd", None)
+            monkeypatch.setenv("JOURNAL_STREAM", this_stderr())
+        case "another stream":
+            monkeypatch.setenv("JOURNAL_STREAM", "1:2")
+        case "no stream":
+            monkeypatch.delenv("JOURNAL_STREAM", raising=False)
+    logs.set_up_logging()
+    logging.getLogger("pykcm").debug("not shown")
+    logging.getLogger("pykcm").info("shown")
+    logs.set_level("error")
+    logging.getLogger("pykcm").warning("not shown any more")
+    assert capfd.readouterr().err == "pykcmd: info: shown\n"
