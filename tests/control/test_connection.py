@@ -134,7 +134,7 @@ async def test_finish_ends_requests_in_order(listening: Listening) -> None:
 async def test_closed_connection_ends_its_request(listening: Listening) -> None:
     """A closed connection is noticed, also after a shutdown for writing."""
     for says_so in (False, True):
-        reader, writer = await listening.begin()
+        _, writer = await listening.begin()
         if says_so:
             writer.write_eof()
         writer.close()

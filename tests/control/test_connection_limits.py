@@ -81,7 +81,7 @@ async def test_untaken_frames_of_all_clients_are_bounded(
 
 async def test_administrator_keeps_an_idle_daemon_running(listening: Listening) -> None:
     """The daemon does not end for idleness while an administrator is connected."""
-    reader, writer = await listening.begin()
+    _, writer = await listening.begin()
     listening.connections.start_timer()
     for _ in range(20):
         await asyncio.sleep(0.001)
