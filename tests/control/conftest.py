@@ -2,27 +2,20 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
 
 from pykcm.control.connection import ControlConnection
 from pykcm.peer.identity import Kernel
-from pykcm.sockets.event_loop import EventLoop
 from pykcm.store.memory import MemoryStore
 from tests.control.controlling import Controlling
 from tests.control.listening import Administration, Listening
 from tests.e2e.conftest import public_folder
 from tests.server.asking import Server
 from tests.server.conftest import runner, server
+from tests.sockets.conftest import anyio_backend
 
-__all__ = ["runner", "server"]
-
-
-@pytest.fixture
-def anyio_backend() -> Any:
-    """The daemon's event loop."""
-    return "asyncio", {"loop_factory": EventLoop}
+__all__ = ["anyio_backend", "runner", "server"]
 
 
 @pytest.fixture

@@ -35,8 +35,6 @@ async def test_other_user_is_refused(listening: Listening, caplog: pytest.LogCap
 
 
 METRICS_USER = 20004
-
-
 STATS = encode(request("stats", {}))
 
 

@@ -1,8 +1,7 @@
-"""Group commit: what one turn of the loop brings is one transaction; each is told what became of its part."""
+"""Group commit: entries of one iteration of the event loop are one transaction, each with its own outcome."""
 
 import asyncio
 import errno
-from collections.abc import Coroutine
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ from pykcm.engine.committer import Committer
 from pykcm.store.interface import Committed, Entry, Refused, StoreError, Unknown
 from pykcm.store.memory import MemoryStore
 from pykcm.store.sqlcipher.store import SQLCipherStore
-from pykcm.store.tree import Put, Secret, SecretChange, uid_container
+from pykcm.store.tree import Put, SecretChange, uid_container
 from tests.server.asking import ScriptedStore
 from tests.server.waiting import settle, until
 from tests.storing import secrets_of
@@ -23,81 +22,61 @@ def change(number: int, uid: int = 1000) -> Put:
 
 @pytest.fixture
 def store() -> ScriptedStore:
-    """A memory store that tells what it was told."""
+    """A memory store that records its commits."""
     return ScriptedStore(MemoryStore())
 
 
-def run(scenario: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(scenario)
+async def stored(store: Any) -> list[str]:
+    """The names of the stored secrets."""
+    return [secret.name for secret in await secrets_of(store, 1000)]
 
 
-def stored(store: ScriptedStore) -> list[str]:
-    secrets: list[Secret] = asyncio.run(secrets_of(store, 1000))
-    return [secret.name for secret in secrets]
-
-
-def test_one_turn_is_one_transaction(store: ScriptedStore) -> None:
-    """What comes in one turn of the loop is one commit, in the order in which it came."""
-
-    async def scenario() -> None:
-        committer = Committer(store)
-        await asyncio.gather(
-            *[committer.commit(Entry([change(number), change(number + 10)])) for number in range(3)]
-        )
-
-    run(scenario())
+async def test_entries_of_one_iteration_are_one_transaction(store: ScriptedStore) -> None:
+    """Entries of one iteration of the event loop are one commit, in their order."""
+    committer = Committer(store)
+    await asyncio.gather(
+        *[committer.commit(Entry([change(number), change(number + 10)])) for number in range(3)]
+    )
     assert store.commits == [[change(number) for number in (0, 10, 1, 11, 2, 12)]]
 
 
-def test_not_before_it_is_durable(store: ScriptedStore) -> None:
+async def test_commit_returns_when_the_store_has_the_changes(store: ScriptedStore) -> None:
     """`commit` returns when the store has the changes, and not before."""
-
-    async def scenario() -> None:
-        store.gate = asyncio.Event()
-        committer = Committer(store)
-        task = asyncio.ensure_future(committer.commit(Entry([change(1)])))
-        await until(lambda: store.commits)
-        await settle()
-        assert not task.done()
-        store.gate.set()
-        await task
-
-    run(scenario())
-    assert stored(store) == ["1"]
+    store.gate = asyncio.Event()
+    committer = Committer(store)
+    task = asyncio.ensure_future(committer.commit(Entry([change(1)])))
+    await until(lambda: store.commits)
+    await settle()
+    assert not task.done()
+    store.gate.set()
+    await task
+    assert await stored(store) == ["1"]
 
 
-def test_what_comes_meanwhile_is_the_next(store: ScriptedStore) -> None:
-    """What comes while a commit is under way is one transaction after it: never two at a time."""
-
-    async def scenario() -> None:
-        store.gate = asyncio.Event()
-        committer = Committer(store)
-        tasks = [asyncio.ensure_future(committer.commit(Entry([change(1)])))]
-        await until(lambda: store.commits)
-        tasks += [asyncio.ensure_future(committer.commit(Entry([change(number)]))) for number in (2, 3)]
-        await settle()
-        assert store.commits == [[change(1)]]
-        store.gate.set()
-        await asyncio.gather(*tasks)
-        # And a later turn finds it ready again.
-        await committer.commit(Entry([change(4)]))
-
-    run(scenario())
+async def test_entries_during_a_commit_are_the_next_transaction(store: ScriptedStore) -> None:
+    """Entries that come during a commit are one transaction after it: never two at a time."""
+    store.gate = asyncio.Event()
+    committer = Committer(store)
+    tasks = [asyncio.ensure_future(committer.commit(Entry([change(1)])))]
+    await until(lambda: store.commits)
+    tasks += [asyncio.ensure_future(committer.commit(Entry([change(number)]))) for number in (2, 3)]
+    await settle()
+    assert store.commits == [[change(1)]]
+    store.gate.set()
+    await asyncio.gather(*tasks)
+    # A later iteration finds it ready again.
+    await committer.commit(Entry([change(4)]))
     assert store.commits == [[change(1)], [change(2), change(3)], [change(4)]]
 
 
-def test_large_changes_are_committed_apart(store: ScriptedStore) -> None:
-    """Small changes wait for one large commit and not for all; large ones are committed few at a time."""
+async def test_large_entries_are_committed_separately(store: ScriptedStore) -> None:
+    """Small entries wait for one large commit and not for all; few large ones are committed together."""
     mib = 1024 * 1024
-
-    async def scenario() -> None:
-        committer = Committer(store)
-        large = [committer.commit(Entry([change(number)], size=4 * mib)) for number in range(10, 13)]
-        middle = [committer.commit(Entry([change(number)], size=400 * 1024)) for number in range(20, 24)]
-        small = [committer.commit(Entry([change(number)], size=1000)) for number in range(30, 33)]
-        await asyncio.gather(*large, *middle, *small)
-
-    run(scenario())
+    committer = Committer(store)
+    large = [committer.commit(Entry([change(number)], size=4 * mib)) for number in range(10, 13)]
+    middle = [committer.commit(Entry([change(number)], size=400 * 1024)) for number in range(20, 24)]
+    small = [committer.commit(Entry([change(number)], size=1000)) for number in range(30, 33)]
+    await asyncio.gather(*large, *middle, *small)
     assert store.commits == [
         [change(30), change(31), change(32)],
         [change(20), change(21)],
@@ -108,23 +87,18 @@ def test_large_changes_are_committed_apart(store: ScriptedStore) -> None:
     ]
 
 
-def test_small_changes_that_come_meanwhile_are_next(store: ScriptedStore) -> None:
-    """Small changes that come during a large commit are committed before the next large one."""
-
-    async def scenario() -> None:
-        committer = Committer(store)
-        store.gate = asyncio.Event()
-        large = [
-            asyncio.ensure_future(committer.commit(Entry([change(number)], size=2**22)))
-            for number in range(3)
-        ]
-        await until(lambda: store.commits)
-        small = asyncio.ensure_future(committer.commit(Entry([change(9)], size=10)))
-        await settle()
-        store.gate.set()
-        await asyncio.gather(small, *large)
-
-    run(scenario())
+async def test_small_entries_during_a_large_commit_are_next(store: ScriptedStore) -> None:
+    """Small entries that come during a large commit are committed before the next large one."""
+    committer = Committer(store)
+    store.gate = asyncio.Event()
+    large = [
+        asyncio.ensure_future(committer.commit(Entry([change(number)], size=2**22))) for number in range(3)
+    ]
+    await until(lambda: store.commits)
+    small = asyncio.ensure_future(committer.commit(Entry([change(9)], size=10)))
+    await settle()
+    store.gate.set()
+    await asyncio.gather(small, *large)
     assert store.commits == [[change(0)], [change(9)], [change(1)], [change(2)]]
 
 
@@ -137,130 +111,102 @@ def refuses(number: int, error: Exception) -> Any:
     return refusal
 
 
-def test_a_failing_member(store: ScriptedStore) -> None:
-    """One whose changes cannot be made is told so, and does not take the others with it."""
+async def test_refused_entry_does_not_affect_the_others(store: ScriptedStore) -> None:
+    """An entry that the store refuses is Refused, and the others of the transaction are committed."""
     store.refusal = refuses(2, StoreError("no", errno.ENOSPC))
-
-    async def scenario() -> None:
-        committer = Committer(store)
-        results = await asyncio.gather(*[committer.commit(Entry([change(number)])) for number in (1, 2, 3)])
-        assert [type(result) for result in results] == [Committed, Refused, Committed]
-        assert isinstance(results[1], Refused)
-        assert results[1].error.code == errno.ENOSPC
-        store.refusal = lambda _: None
-        await committer.commit(Entry([change(4)]))
-
-    run(scenario())
-    assert stored(store) == ["1", "3", "4"]
+    committer = Committer(store)
+    results = await asyncio.gather(*[committer.commit(Entry([change(number)])) for number in (1, 2, 3)])
+    assert [type(result) for result in results] == [Committed, Refused, Committed]
+    assert isinstance(results[1], Refused)
+    assert results[1].error.code == errno.ENOSPC
+    store.refusal = lambda _: None
+    await committer.commit(Entry([change(4)]))
+    assert await stored(store) == ["1", "3", "4"]
 
 
-def test_a_failing_store(store: ScriptedStore) -> None:
-    """Where nothing can be committed each is told so; afterwards the next can be."""
+async def test_failing_store_refuses_every_entry(store: ScriptedStore) -> None:
+    """A store that fails refuses every entry; the next entries can be committed when it works again."""
     store.refusal = lambda _: StoreError("disk on fire")
-
-    async def scenario() -> None:
-        committer = Committer(store)
-        for count in (1, 3):
-            results = await asyncio.gather(
-                *[committer.commit(Entry([change(number)])) for number in range(count)],
-            )
-            assert [type(result) for result in results] == [Refused] * count
-        store.refusal = lambda _: None
-        await committer.commit(Entry([change(7)]))
-
-    run(scenario())
-    assert stored(store) == ["7"]
+    committer = Committer(store)
+    for count in (1, 3):
+        results = await asyncio.gather(
+            *[committer.commit(Entry([change(number)])) for number in range(count)],
+        )
+        assert [type(result) for result in results] == [Refused] * count
+    store.refusal = lambda _: None
+    await committer.commit(Entry([change(7)]))
+    assert await stored(store) == ["7"]
 
 
-def test_a_bug_in_the_store(store: ScriptedStore) -> None:
-    """After an exception of the store's the outcome is unknown to all, and nobody waits for ever."""
+async def test_exception_in_the_store_leaves_outcomes_unknown(store: ScriptedStore) -> None:
+    """After an exception in the store the outcome of each entry is Unknown, and no caller waits for ever."""
     store.refusal = refuses(1, ZeroDivisionError())
-
-    async def scenario() -> None:
-        committer = Committer(store)
-        results = await asyncio.gather(*[committer.commit(Entry([change(number)])) for number in (1, 2)])
-        assert [type(result) for result in results] == [Unknown, Unknown]
-
-    run(scenario())
+    committer = Committer(store)
+    results = await asyncio.gather(*[committer.commit(Entry([change(number)])) for number in (1, 2)])
+    assert [type(result) for result in results] == [Unknown, Unknown]
 
 
-def test_one_that_does_not_wait_any_more(store: ScriptedStore) -> None:
-    """One that was cancelled while its changes were under way hinders nobody."""
-
-    async def scenario() -> None:
-        store.gate = asyncio.Event()
-        committer = Committer(store)
-        gone, here = (asyncio.ensure_future(committer.commit(Entry([change(number)]))) for number in (1, 2))
-        await until(lambda: store.commits)
-        gone.cancel()
-        await asyncio.wait([gone])
-        store.gate.set()
-        await here
-        await committer.commit(Entry([change(3)]))
-
-    run(scenario())
-    assert stored(store) == ["1", "2", "3"]
+async def test_cancelled_caller_does_not_affect_the_others(store: ScriptedStore) -> None:
+    """The entry of a caller that is cancelled during the commit is committed with the others."""
+    store.gate = asyncio.Event()
+    committer = Committer(store)
+    gone, here = (asyncio.ensure_future(committer.commit(Entry([change(number)]))) for number in (1, 2))
+    await until(lambda: store.commits)
+    gone.cancel()
+    await asyncio.wait([gone])
+    store.gate.set()
+    await here
+    await committer.commit(Entry([change(3)]))
+    assert await stored(store) == ["1", "2", "3"]
 
 
-def test_an_error_in_counting_keeps_nobody_waiting(
+async def test_error_in_counting_does_not_keep_callers_waiting(
     store: ScriptedStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where commits cannot be counted, those who wait for them are told all the same, now and later."""
+    """If commits cannot be counted, callers get their outcomes all the same."""
 
     def fail(*_: object) -> None:
         raise RuntimeError("cannot be counted")
 
     monkeypatch.setattr(Committer, "_count", fail)
-
-    async def scenario() -> None:
-        asyncio.get_running_loop().set_exception_handler(lambda *_: None)
-        committer = Committer(store)
-        for first in (1, 3):
-            together = asyncio.gather(
-                *(committer.commit(Entry([change(number)])) for number in (first, first + 1))
-            )
-            await asyncio.wait_for(together, 20)
-        await asyncio.wait_for(committer.commit(Entry([change(5)])), 20)
-
-    run(scenario())
-    assert stored(store) == ["1", "2", "3", "4", "5"]
+    asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+    committer = Committer(store)
+    for first in (1, 3):
+        together = asyncio.gather(
+            *(committer.commit(Entry([change(number)])) for number in (first, first + 1))
+        )
+        await asyncio.wait_for(together, 20)
+    await asyncio.wait_for(committer.commit(Entry([change(5)])), 20)
+    assert await stored(store) == ["1", "2", "3", "4", "5"]
 
 
-def test_on_sqlcipher(open_sqlcipher: Any) -> None:
-    """On the real store, too, a change that cannot be made undoes its own operation's and no other's."""
+async def test_refused_entry_is_undone_alone_on_sqlcipher(open_sqlcipher: Any) -> None:
+    """On the SQLCipher store, an entry that cannot be made undoes its own changes and no others."""
     store: SQLCipherStore = open_sqlcipher()
     impossible: Any = object()
-
-    async def scenario() -> None:
-        committer = Committer(store)
-        results = await asyncio.gather(
-            committer.commit(Entry([change(1)])),
-            committer.commit(Entry([change(2), Put(uid_container(1000), "x", impossible)])),
-            committer.commit(Entry([change(3)])),
-        )
-        assert [type(result) for result in results] == [Committed, Refused, Committed]
-
-    run(scenario())
-    assert [secret.name for secret in asyncio.run(secrets_of(store, 1000))] == ["1", "3"]
+    committer = Committer(store)
+    results = await asyncio.gather(
+        committer.commit(Entry([change(1)])),
+        committer.commit(Entry([change(2), Put(uid_container(1000), "x", impossible)])),
+        committer.commit(Entry([change(3)])),
+    )
+    assert [type(result) for result in results] == [Committed, Refused, Committed]
+    assert await stored(store) == ["1", "3"]
 
 
-def test_an_interrupted_commit_is_told_to_all(store: ScriptedStore) -> None:
-    """All that wait for a commit that ends by no ordinary exception are refused; the next one is made."""
-
-    async def scenario() -> None:
-        asyncio.get_running_loop().set_exception_handler(lambda _, __: None)
-        committer = Committer(store)
-        store.gate = asyncio.Event()
-        store.refusal = lambda _: asyncio.CancelledError()
-        tasks = [asyncio.ensure_future(committer.commit(Entry([change(number)]))) for number in (1, 2)]
-        await until(lambda: store.commits)
-        tasks.append(asyncio.ensure_future(committer.commit(Entry([change(3)]))))
-        await settle()
-        store.gate.set()
-        told = await asyncio.gather(*tasks)
-        assert [type(each) for each in told] == [Unknown, Unknown, Refused]
-        store.refusal = lambda _: None
-        await committer.commit(Entry([change(4)]))
-
-    run(scenario())
-    assert stored(store) == ["4"]
+async def test_interrupted_commit_is_answered_to_all(store: ScriptedStore) -> None:
+    """All callers get an outcome if a commit is interrupted, and the next commit is made."""
+    asyncio.get_running_loop().set_exception_handler(lambda _, __: None)
+    committer = Committer(store)
+    store.gate = asyncio.Event()
+    store.refusal = lambda _: asyncio.CancelledError()
+    tasks = [asyncio.ensure_future(committer.commit(Entry([change(number)]))) for number in (1, 2)]
+    await until(lambda: store.commits)
+    tasks.append(asyncio.ensure_future(committer.commit(Entry([change(3)]))))
+    await settle()
+    store.gate.set()
+    outcomes = await asyncio.gather(*tasks)
+    assert [type(each) for each in outcomes] == [Unknown, Unknown, Refused]
+    store.refusal = lambda _: None
+    await committer.commit(Entry([change(4)]))
+    assert await stored(store) == ["4"]

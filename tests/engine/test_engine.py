@@ -26,7 +26,7 @@ def host(store: SharedStore) -> Engine:
 
 
 def creating(name: bytes, uid: int = UID) -> Callable[[Collections], None]:
-    """A change that makes a ccache; FCC_PERM where there is one of this name."""
+    """A change that creates a ccache; it raises FCC_PERM if the name is taken."""
 
     def create(collections: Collections) -> None:
         if collections[uid].has(name):
@@ -40,84 +40,68 @@ def names(engine: Engine, uid: int = UID) -> Callable[[Collections], list[bytes]
     return lambda collections: [ccache.name for ccache in collections[uid]]
 
 
-def test_conflict_runs_the_function_again() -> None:
-    """After a conflict the function gets the collection as the other host left it, and its change counts."""
+async def test_conflict_runs_the_function_again() -> None:
+    """After a conflict the function gets the collection as the other host changed it."""
     store = SharedStore()
     one, two = host(store), host(store)
-
-    async def scenario() -> None:
-        await one.change((UID,), creating(b"1000:a"), keep=True)
-        await two.change((UID,), creating(b"1000:b"), keep=True)
-        # The first host has not seen the other's change.
-        await one.change((UID,), creating(b"1000:c"), keep=True)
-        assert await one.read((UID,), names(one)) == [b"1000:a", b"1000:b", b"1000:c"]
-
-    asyncio.run(scenario())
+    await one.change((UID,), creating(b"1000:a"), keep=True)
+    await two.change((UID,), creating(b"1000:b"), keep=True)
+    # The first host has not seen the other's change.
+    await one.change((UID,), creating(b"1000:c"), keep=True)
+    assert await one.read((UID,), names(one)) == [b"1000:a", b"1000:b", b"1000:c"]
     assert store.seen == {"Committed": 3, "Conflict": 1}
 
 
-def test_conflict_can_change_the_answer() -> None:
-    """A function that may no longer do what it did raises when it is called again, and nothing changes."""
+async def test_function_may_raise_when_called_again() -> None:
+    """A function that raises when it is called again after a conflict changes nothing."""
     store = SharedStore()
     one, two = host(store), host(store)
-
-    async def scenario() -> None:
-        await one.change((UID,), names(one), keep=True)
-        await two.change((UID,), creating(b"1000:a"))
-        with pytest.raises(KcmError) as raised:
-            await one.change((UID,), creating(b"1000:a"), keep=True)
-        assert raised.value.code == Code.FCC_PERM
-        assert await one.read((UID,), names(one)) == [b"1000:a"]
-
-    asyncio.run(scenario())
+    await one.change((UID,), names(one), keep=True)
+    await two.change((UID,), creating(b"1000:a"))
+    with pytest.raises(KcmError) as raised:
+        await one.change((UID,), creating(b"1000:a"), keep=True)
+    assert raised.value.code == Code.FCC_PERM
+    assert await one.read((UID,), names(one)) == [b"1000:a"]
 
 
-def test_conflict_is_reported_to_nobody() -> None:
-    """Those who watch are told of a change once, when it counts."""
+async def test_change_after_a_conflict_is_reported_once() -> None:
+    """Watchers get one event for a change that was made again after a conflict."""
     store = SharedStore()
     one, two = host(store), host(store)
     reported: list[Kind] = []
-
-    async def scenario() -> None:
-        await one.change((UID,), names(one), keep=True)
-        await two.change((UID,), creating(b"1000:a"))
-        one.watchers.append(
-            Watch(lambda event: reported.append(event.kind), lambda collection: collection.default_name)
-        )
-        await one.change((UID,), creating(b"1000:b"), keep=True)
-
-    asyncio.run(scenario())
+    await one.change((UID,), names(one), keep=True)
+    await two.change((UID,), creating(b"1000:a"))
+    one.watchers.append(
+        Watch(lambda event: reported.append(event.kind), lambda collection: collection.default_name)
+    )
+    await one.change((UID,), creating(b"1000:b"), keep=True)
     assert reported == [Kind.CREATED]
 
 
-def test_endless_conflicts_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A UID that others change all the time is answered EAGAIN, and keeps its queue free for the next."""
+async def test_endless_conflicts_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request with too many conflicts gets EAGAIN, and its UID's queue is free for the next one."""
     store = SharedStore()
     one, two = host(store), host(store)
+    number = 0
+    commit = store.commit
 
-    async def scenario() -> None:
-        number = 0
-        commit = store.commit
-
-        async def after_others(entries: object) -> object:
-            nonlocal number
-            number += 1
-            monkeypatch.setattr(store, "commit", commit)
-            await two.change((UID,), creating(b"1000:%d" % number))
-            monkeypatch.setattr(store, "commit", after_others)
-            return await commit(entries)  # type: ignore[arg-type]
-
-        monkeypatch.setattr(store, "commit", after_others)
-        with pytest.raises(StoreError) as raised:
-            await one.change((UID,), creating(b"1000:a"), keep=True)
-        assert raised.value.code == errno.EAGAIN
+    async def after_others(entries: object) -> object:
+        nonlocal number
+        number += 1
         monkeypatch.setattr(store, "commit", commit)
+        await two.change((UID,), creating(b"1000:%d" % number))
+        monkeypatch.setattr(store, "commit", after_others)
+        return await commit(entries)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(store, "commit", after_others)
+    with pytest.raises(StoreError) as raised:
         await one.change((UID,), creating(b"1000:a"), keep=True)
+    assert raised.value.code == errno.EAGAIN
+    monkeypatch.setattr(store, "commit", commit)
+    await one.change((UID,), creating(b"1000:a"), keep=True)
 
-    asyncio.run(scenario())
 
-
-def test_two_uids_in_one_change() -> None:
+async def test_change_of_two_collections_is_atomic() -> None:
     """A change of two collections is made as a whole, also after a conflict in one of them."""
     store = SharedStore()
     one, two = host(store), host(store)
@@ -126,17 +110,14 @@ def test_two_uids_in_one_change() -> None:
         for uid, collection in collections.items():
             collection.initialize(b"%d:both" % uid, BOB, None)
 
-    async def scenario() -> None:
-        await one.change((2000, UID), names(one), keep=True)
-        await two.change((2000,), creating(b"2000:a", 2000))
-        await one.change((2000, UID), create_both, keep=True)
-        assert await two.read((2000,), names(two, 2000)) == [b"2000:a", b"2000:both"]
-        assert await two.read((UID,), names(two)) == [b"1000:both"]
-
-    asyncio.run(scenario())
+    await one.change((2000, UID), names(one), keep=True)
+    await two.change((2000,), creating(b"2000:a", 2000))
+    await one.change((2000, UID), create_both, keep=True)
+    assert await two.read((2000,), names(two, 2000)) == [b"2000:a", b"2000:both"]
+    assert await two.read((UID,), names(two)) == [b"1000:both"]
 
 
-def test_needed_collection_comes_with_the_next_call() -> None:
+async def test_needed_collection_comes_with_the_next_call() -> None:
     """A function that needs another UID's collection is called again with it."""
     engine = host(SharedStore())
 
@@ -145,30 +126,23 @@ def test_needed_collection_comes_with_the_next_call() -> None:
             raise CollectionNeededError(2000)
         return sorted(collections)
 
-    async def scenario() -> None:
-        assert await engine.read((UID,), both) == [UID, 2000]
-        assert not engine.uid_queues.occupied
-
-    asyncio.run(scenario())
+    assert await engine.read((UID,), both) == [UID, 2000]
+    assert not engine.uid_queues.occupied
 
 
-def test_read_that_changes_something_is_refused() -> None:
-    """A function that is handed to `read` and changes something is an error; nothing is committed."""
+async def test_read_refuses_a_function_that_changes() -> None:
+    """`read` raises an exception if its function changes something; nothing is committed."""
     store = SharedStore()
     engine = host(store)
-
-    async def scenario() -> None:
-        with pytest.raises(RuntimeError):
-            await engine.read((UID,), creating(b"1000:a"))
-        assert await engine.read((UID,), names(engine)) == []
-
-    asyncio.run(scenario())
+    with pytest.raises(RuntimeError):
+        await engine.read((UID,), creating(b"1000:a"))
+    assert await engine.read((UID,), names(engine)) == []
     assert not store.seen
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_hosts_at_random(seed: int) -> None:
-    """On whatever host: a change that succeeded is there once, and one that was refused is not."""
+async def test_random_outcomes_on_several_hosts_lose_no_change(seed: int) -> None:
+    """Each successful change is stored once, and no refused change is stored."""
     chance = random.Random(seed)
     store = SharedStore(chance)
     hosts = [host(store) for _ in range(3)]
@@ -188,16 +162,13 @@ def test_hosts_at_random(seed: int) -> None:
         else:
             made.add(name)
 
-    async def scenario() -> set[bytes]:
-        for start in range(0, 240, 12):
-            numbers = range(start, start + 12)
-            await asyncio.gather(
-                *[change(b"%d:%d" % (uid, number), uid) for number in numbers for uid in (UID, 2000)]
-            )
-        fresh = host(store)
-        return {name for uid in (UID, 2000) for name in await fresh.read((uid,), names(fresh, uid))}
-
-    there = asyncio.run(scenario())
+    for start in range(0, 240, 12):
+        numbers = range(start, start + 12)
+        await asyncio.gather(
+            *[change(b"%d:%d" % (uid, number), uid) for number in numbers for uid in (UID, 2000)]
+        )
+    fresh = host(store)
+    there = {name for uid in (UID, 2000) for name in await fresh.read((uid,), names(fresh, uid))}
     assert there - undecided == made, f"seed {seed}"
     assert not there & refused, f"seed {seed}"
     assert {"Committed", "Conflict", "Refused", "Unknown", "undecided"} <= set(store.seen), store.seen

@@ -1,4 +1,4 @@
-"""Long work gives turns to others, and to other long work."""
+"""Long work runs in slices, which alternate with requests and with other long work."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -10,19 +10,16 @@ from pykcm.engine.slices import Slices, Work
 Job = Callable[[Work], Awaitable[None]]
 
 
-def run_together(runner: asyncio.Runner, slices: Slices, *jobs: Job) -> None:
-    async def one(job: Job) -> None:
+async def run_together(slices: Slices, *jobs: Job) -> None:
+    async def run(job: Job) -> None:
         async with slices.work() as work:
             await job(work)
 
-    async def together() -> None:
-        await asyncio.gather(*map(one, jobs))
-
-    runner.run(together())
+    await asyncio.gather(*map(run, jobs))
 
 
-def test_one_slice_of_all_work_in_each_iteration(runner: asyncio.Runner) -> None:
-    """Two pieces of work take turns, and in each iteration of the event loop only one of them goes on."""
+async def test_one_slice_of_all_work_in_each_iteration() -> None:
+    """Two pieces of work alternate: each iteration of the event loop runs one slice."""
     slices = Slices()
     went_on: list[tuple[str, int]] = []
     iterations = 0
@@ -41,13 +38,13 @@ def test_one_slice_of_all_work_in_each_iteration(runner: asyncio.Runner) -> None
             iterations += 1
             await asyncio.sleep(0)
 
-    run_together(runner, slices, job("a"), job("b"), count)
+    await run_together(slices, job("a"), job("b"), count)
     assert "".join(name for name, _ in went_on) == "abababab"
     assert len({iteration for _, iteration in went_on}) == 8
 
 
-def test_work_of_one_slice_waits_for_nobody(runner: asyncio.Runner) -> None:
-    """Work that never pauses is done at once, however much other work waits."""
+async def test_work_of_one_slice_does_not_wait() -> None:
+    """Work that never pauses is done at once, even if much other work waits."""
     slices = Slices()
     ended: list[str] = []
 
@@ -59,12 +56,12 @@ def test_work_of_one_slice_waits_for_nobody(runner: asyncio.Runner) -> None:
     async def short(work: Work) -> None:
         ended.append("short")
 
-    run_together(runner, slices, *[long] * 8, short)
+    await run_together(slices, *[long] * 8, short)
     assert ended == ["short"] + ["long"] * 8
 
 
-def test_few_pieces_of_work_at_once(runner: asyncio.Runner) -> None:
-    """Two pieces of work go on at once; another one begins when one of them is done or has failed."""
+async def test_two_pieces_of_work_run_concurrently() -> None:
+    """A third piece of work begins when one of two is done or has failed."""
     slices = Slices()
     going_on: set[int] = set()
     most = done = 0
@@ -88,27 +85,23 @@ def test_few_pieces_of_work_at_once(runner: asyncio.Runner) -> None:
             async with slices.work() as another:
                 await job(1)(another)
 
-    run_together(runner, slices, job(0), tolerant, *[job(number) for number in range(2, 7)])
+    await run_together(slices, job(0), tolerant, *[job(number) for number in range(2, 7)])
     assert most == 2
     assert done == 7
 
 
 @pytest.mark.parametrize("handed_over", [False, True])
-def test_work_that_is_cancelled_while_it_waits(runner: asyncio.Runner, *, handed_over: bool) -> None:
-    """Work that is cancelled before its turn takes nobody's place."""
+async def test_cancelled_work_gives_its_place_back(*, handed_over: bool) -> None:
+    """Work that is cancelled before it begins takes no place."""
     slices = Slices()
-
-    async def play() -> None:
-        await slices.begin()
-        await slices.begin()
-        waiting = asyncio.ensure_future(slices.begin())
-        await asyncio.sleep(0)
-        if handed_over:
-            slices.end()
-        waiting.cancel()
-        await asyncio.wait([waiting])
-        if not handed_over:
-            slices.end()
-        await slices.begin()
-
-    runner.run(play())
+    await slices.begin()
+    await slices.begin()
+    waiting = asyncio.ensure_future(slices.begin())
+    await asyncio.sleep(0)
+    if handed_over:
+        slices.end()
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    if not handed_over:
+        slices.end()
+    await slices.begin()
