@@ -219,9 +219,9 @@ def _open_store(config: Config, at_end: ExitStack) -> tuple[Store, Copies | None
         clock_keeper = open_clock()
     else:
         # Imported here, because the memory store needs neither the library nor the folder.
+        from pykcm.store.disk import DATABASE, KEY  # noqa: PLC0415
         from pykcm.store.folder import StateFolder  # noqa: PLC0415
         from pykcm.store.keys import load_key  # noqa: PLC0415
-        from pykcm.store.names import DATABASE, KEY  # noqa: PLC0415
         from pykcm.store.sqlcipher.database import has_tickets  # noqa: PLC0415
         from pykcm.store.sqlcipher.store import SQLCipherStore  # noqa: PLC0415
 

@@ -38,7 +38,7 @@ ALLOWED: dict[str, set[str]] = {
         *COMMON,
     },
     "cli": {
-        *("client", "config", "control", "peer", "protocol", "sockets", "store.disk", "store.names"),
+        *("client", "config", "control", "peer", "protocol", "sockets", "store.disk"),
         *COMMON,
     },
     "client": {"protocol", "sockets.connecting"},

@@ -17,7 +17,7 @@ from pykcm.cli import files
 from pykcm.cli.client import ControlClient
 from pykcm.cli.output import format_size, print_json, print_line, print_text, shell_quote
 from pykcm.control.messages import ControlError, ErrorCode
-from pykcm.store.names import CREDENTIAL, KEY_SIZE
+from pykcm.store.disk import CREDENTIAL, KEY_SIZE
 
 # The path for a new key that rekey and doctor suggest.
 NEW_KEY = f"/root/{CREDENTIAL}"

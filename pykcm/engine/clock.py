@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from pykcm.ccaches.collection import Clock
-from pykcm.store.names import CLOCK, DATABASE, WAL
-from pykcm.store.sighting import last_written, read_sighting, write_sighting
+from pykcm.store.disk import DATABASE, WAL
+from pykcm.store.sighting import CLOCK, last_written, read_sighting, write_sighting
 
 log = logging.getLogger(__name__)
 

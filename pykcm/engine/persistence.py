@@ -202,8 +202,10 @@ def _limit_empty(ccaches: Iterable[CCache], now: float) -> None:
 
 
 def _defaults(document: documents.DefaultDocument) -> Defaults:
-    by_range = tuple((range_, documents.from_text(each)) for range_, each in document.own.items())
-    destroyed: set[str | None] = {range_ for range_ in document.own_destroyed if range_ in document.own}
+    by_range = tuple((range_, documents.from_text(each)) for range_, each in document.by_range.items())
+    destroyed: set[str | None] = {
+        range_ for range_ in document.destroyed_ranges if range_ in document.by_range
+    }
     if document.destroyed:
         destroyed.add(None)
     return Defaults(documents.from_text(document.name), by_range, frozenset(destroyed))

@@ -1,6 +1,6 @@
-"""Copies of a store in use, for stores that have them: backups, and the change of keys.
+"""Copies of a store in use: backups, and the change of keys.
 
-They are a capability of their own: a store that is elsewhere, or in memory, has neither key file nor backup.
+Not every store can be copied: one on another host or in memory has neither a key file nor a backup.
 """
 
 from collections.abc import AsyncGenerator, Callable
@@ -10,15 +10,15 @@ from typing import NamedTuple, Protocol
 
 
 class StoreBusyError(Exception):
-    """A backup or a change of keys is under way already; the message says what to do."""
+    """Another backup or change of keys is under way; the message says what to do."""
 
 
 class UnsupportedError(Exception):
-    """The store cannot do this, or not so; the message says what to do instead."""
+    """The store cannot do this, or not in this way; the message says what to do instead."""
 
 
 class Copied(NamedTuple):
-    """The progress of a copy, in bytes; `slowed`: the UIDs whose commits have had to wait for it."""
+    """The progress of a copy, in bytes; `slowed`: the UIDs whose commits have waited for it."""
 
     done: int
     size: int
@@ -28,9 +28,9 @@ class Copied(NamedTuple):
 class Rekeyed(NamedTuple):
     """The end of a change of keys.
 
-    `key`: the file that holds the new key. If `is_pending`, the new key still has to be put into `place`,
-    where the old one came from; until the start with it either key works. `is_credential`: whether `place` is
-    a systemd credential. `pause`: seconds in which nothing else was served.
+    `key`: the file that holds the new key. If `is_pending`, the administrator has to put the new key into
+    `place`, where the old one came from. Until a start with the new key both work. `is_credential`: whether
+    `place` is a systemd credential. `pause`: seconds in which nothing else was served.
     """
 
     key: Path
@@ -41,11 +41,11 @@ class Rekeyed(NamedTuple):
 
 
 class Backup(Protocol):
-    """A copy of all that is committed, encrypted with the store's key, which is not in it.
+    """A copy of all committed secrets, encrypted with the store's key. The copy does not hold the key.
 
-    `size`: in bytes. `key`: the file that holds the key. If `is_pending`, it is the one that rekey was given
-    last, and is not in its place yet. `sha256`: of all pieces, after the last one. `slowed`: the UIDs whose
-    commits have had to wait for it.
+    `size`: in bytes. `key`: the file that holds the key. If `is_pending`, it is the key of the last rekey,
+    which is not in its place yet. `sha256`: the digest of all pieces, after the last one. `slowed`: the UIDs
+    whose commits have waited for the copy.
     """
 
     size: int
@@ -59,7 +59,7 @@ class Backup(Protocol):
     def sha256(self) -> bytes: ...
 
     def pieces(self) -> AsyncGenerator[bytes, None]:
-        """The copy, checked when the last piece has been given; raises StoreError."""
+        """Yield the copy in pieces, and check it before the end; raises StoreError."""
 
 
 class Copies(NamedTuple):
@@ -67,9 +67,9 @@ class Copies(NamedTuple):
 
     `backup` raises StoreError, StoreBusyError.
 
-    `rekey` encrypts everything with another key, the given one or a new one; it gives the progress and the
-    end. At each moment the old key or the new one opens the store at the next start. Closed before its end it
-    changes nothing. It raises StoreError, StoreBusyError, UnsupportedError.
+    `rekey` encrypts everything with the given key or a new one, and yields its progress and the end. At each
+    moment the old key or the new one opens the store at the next start. If it is closed early, it changes
+    nothing. It raises StoreError, StoreBusyError, UnsupportedError.
     """
 
     backup: Callable[[], AbstractAsyncContextManager[Backup]]

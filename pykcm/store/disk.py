@@ -1,17 +1,31 @@
-"""Operations on the disk that SQLite does not do."""
+"""The files of a state folder: their names, and operations on the disk that SQLite does not do.
+
+This module is small, because pykcmctl imports it without a store.
+"""
 
 import errno
 import os
 from pathlib import Path
 
+DATABASE = "pykcm.db"
+WAL = f"{DATABASE}-wal"
+
+# The daemon's own key, in raw bytes, and the systemd credential that may replace it.
+KEY = "key"
+KEY_SIZE = 32
+CREDENTIAL = "pykcm.key"
+
+# The new key during a change of keys, until it is in the place of the old one.
+PENDING_KEY = "key.next"
+
 _BLOCK = bytes(4096)
 
-# EDQUOT is another's answer: to its user it says that a limit of pykcm's is reached.
+# To users EDQUOT means that a quota of pykcm is reached.
 _ANSWERS = {errno.ENOSPC: errno.ENOSPC, errno.EDQUOT: errno.ENOSPC, errno.EROFS: errno.EROFS}
 
 
 def sync_folder(path: Path) -> None:
-    """Make durable which files the folder has; raises OSError."""
+    """Make the folder's list of files durable; raises OSError."""
     folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(folder)
@@ -20,7 +34,7 @@ def sync_folder(path: Path) -> None:
 
 
 def sync_file(path: Path) -> None:
-    """Make durable what was written to the file; raises OSError."""
+    """Make the file's contents durable; raises OSError."""
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         os.fsync(fd)
@@ -29,9 +43,9 @@ def sync_file(path: Path) -> None:
 
 
 def why_refused(folder: Path) -> int:
-    """ENOSPC, EROFS or else EIO: why the disk has refused a write.
+    """Return why the disk has refused a write: ENOSPC, EROFS, else EIO.
 
-    SQLite tells EIO alone, and so the disk is asked again, with a file that never gets a name.
+    SQLite reports only EIO. Therefore this writes again, to a file that never gets a name.
     """
     try:
         fd = os.open(folder, os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o600)

@@ -1,6 +1,6 @@
 """The JSON of the secrets: typed, validated, versioned.
 
-Credentials have none: theirs is the client's blob as it came, and their name is their UUID.
+Credentials have no JSON: the secret is the blob that the client sent, and its name is the UUID.
 """
 
 from typing import Annotated, Any
@@ -13,11 +13,11 @@ VERSION = 1
 
 
 class UnreadableSecretError(Exception):
-    """A secret's JSON is not what it should be; the message says how, and holds nothing of the secret."""
+    """A secret's JSON is invalid; the message says why, and holds nothing of the secret."""
 
 
 class Bytes(msgspec.Struct, frozen=True):
-    """Bytes that are no UTF-8, where text is the rule."""
+    """Bytes that are not UTF-8, in place of a text."""
 
     base64: bytes
 
@@ -26,7 +26,7 @@ Text = str | Bytes
 
 
 class PrincipalDocument(msgspec.Struct, frozen=True):
-    """A principal, as the KCM design page lays it out."""
+    """A principal."""
 
     type: Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
     realm: Text
@@ -34,7 +34,7 @@ class PrincipalDocument(msgspec.Struct, frozen=True):
 
 
 class CCacheDocument(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A ccache without its credentials; `kdc_offset` in seconds, `label` is its creator's."""
+    """A ccache without its credentials; `kdc_offset` in seconds, `label` of the client that created it."""
 
     version: int
     kdc_offset: Annotated[int, msgspec.Meta(ge=-(2**31), lt=2**31)]
@@ -43,17 +43,17 @@ class CCacheDocument(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class DefaultDocument(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The default: a name, because it may name a ccache that does not exist (yet, or any more).
+    """The default ccache: its name, which no ccache needs to have.
 
-    `own`: the names of those that peers have of their own, by their SELinux range. `destroyed`: whether its
-    user has destroyed it, so that no other ccache takes its place; `own_destroyed`: the same by range.
+    `by_range`: the names of the defaults of single SELinux ranges. `destroyed`: the user has destroyed the
+    default, and no other ccache takes its place. `destroyed_ranges`: the ranges whose default is destroyed.
     """
 
     version: int
     name: Text
-    own: dict[str, Text] = {}
+    by_range: dict[str, Text] = msgspec.field(default_factory=dict, name="own")
     destroyed: bool = False
-    own_destroyed: list[str] = []
+    destroyed_ranges: list[str] = msgspec.field(default_factory=list, name="own_destroyed")
 
 
 encode = msgspec.json.Encoder().encode
@@ -76,7 +76,7 @@ def _read(decode: Any, value: bytes) -> Any:
         document = decode(value)
     # RecursionError: JSON nested deeper than the interpreter's stack.
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise UnreadableSecretError(f"not the JSON it should be: {type(error).__name__}") from None
+        raise UnreadableSecretError(f"invalid JSON: {type(error).__name__}") from None
     version = getattr(document, "version", VERSION)
     if version != VERSION:
         raise UnreadableSecretError(f"version {version} (only {VERSION} is known)")

@@ -1,4 +1,4 @@
-"""The state folder: private, and one daemon's at a time."""
+"""The state folder: private, and used by one daemon at a time."""
 
 import contextlib
 import fcntl
@@ -12,7 +12,7 @@ from pykcm.store.interface import StoreUnusableError
 
 
 class StateFolder:
-    """Holds the folder for this process until `close`; raises StoreUnusableError."""
+    """Locks the folder for this process until `close`; raises StoreUnusableError."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -41,7 +41,7 @@ class StateFolder:
             raise StoreUnusableError(
                 f"{path}: {holder} has this state folder; stop it first, or choose another state_dir"
             ) from None
-        # The lock holds without it: on a full disk, the others are not told by whom.
+        # The lock works without this. On a full disk other daemons do not learn who holds it.
         with contextlib.suppress(OSError):
             os.ftruncate(self._lock, 0)
             os.pwrite(self._lock, b"%d\n" % os.getpid(), 0)
@@ -53,32 +53,32 @@ class StateFolder:
 def _make(path: Path) -> None:
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # A folder that a loss of power takes away takes what is in it along.
+    # If a loss of power removed a new folder, everything in it would be lost.
     for folder in missing:
         sync_folder(folder.parent)
 
 
 def _holder(lock: int) -> str:
-    """The process that holds the lock: by the kernel, else by the file, which the holder has written."""
+    """Describe the process that holds the lock, as the kernel knows it, else as the lock's file names it."""
     pid = _pid_of_holder(os.fstat(lock))
     if pid is not None:
         return describe_process(pid)
-    said = os.pread(lock, 32, 0).strip()
-    if said.isdigit():
-        # Its number means another process here, or none.
-        return f"a pykcmd that is out of sight (in a container?), process {said.decode()} there,"
+    written = os.pread(lock, 32, 0).strip()
+    if written.isdigit():
+        # In this PID namespace the number is another process's, or nobody's.
+        return f"a pykcmd that is out of sight (in a container?), process {written.decode()} there,"
     return "another pykcmd (unknown which)"
 
 
 def _pid_of_holder(status: os.stat_result) -> int | None:
-    """None where the kernel does not tell, or the process is not in this PID namespace."""
+    """Return the holder's PID; None if the kernel does not show it, or it is in another PID namespace."""
     device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
     try:
         locks = Path("/proc/locks").read_text(encoding="ascii", errors="replace")
     except OSError:
         return None
     for line in locks.splitlines():
-        # Like `7: FLOCK  ADVISORY  WRITE 4711 fd:01:131090 0 EOF`; one that waits has an arrow more.
+        # Like `7: FLOCK  ADVISORY  WRITE 4711 fd:01:131090 0 EOF`. Lines of waiting processes have an arrow.
         fields = line.split()
         if fields[1:2] == ["FLOCK"] and fields[5:6] == [device] and int(fields[4]) > 0:
             return int(fields[4])

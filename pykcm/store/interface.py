@@ -1,4 +1,4 @@
-"""The interface of all stores. It is asynchronous: a store may be on another host, or wait for its disk."""
+"""The interface of all stores. It is asynchronous, because a store may wait for its disk or another host."""
 
 import errno
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -8,33 +8,33 @@ from typing import NamedTuple, Protocol
 from pykcm.protocol.codes import KcmError
 from pykcm.store.tree import Expired, Secret, SecretChange
 
-# Lets others have their turn.
+# Lets other tasks run.
 Pause = Callable[[], Awaitable[None]]
 
 
 class StoreError(KcmError):
-    """A store could not read or write; `code` is a system errno."""
+    """The store could not read or write; `code` is a system errno."""
 
     def __init__(self, reason: str, code: int = errno.EIO) -> None:
         super().__init__(code, reason)
 
 
 class StoreUnusableError(Exception):
-    """A store cannot be opened; the message names the file, the cause and the way out."""
+    """The store cannot be opened; the message names the file and the cause, and says what to do."""
 
 
 class Loaded(NamedTuple):
-    """A UID's secrets in stored order, and the version that they make up."""
+    """A UID's secrets in stored order, and their version."""
 
     version: int
     secrets: list[Secret]
 
 
 class Entry(NamedTuple):
-    """Changes that are all made, in this order, or none of them.
+    """Changes of which all are made, in this order, or none.
 
-    `bases`: for each UID whose secrets they change, the version that they are based on. `size`: the bytes
-    that they write and delete, about. `id`: unique among all entries of all processes that use the store.
+    `bases`: for each UID whose secrets they change, the version that they are based on. `size`: about how
+    many bytes they write and delete. `id`: unique among all entries of all processes that use the store.
     """
 
     changes: Sequence[SecretChange]
@@ -44,25 +44,25 @@ class Entry(NamedTuple):
 
 
 class Committed(NamedTuple):
-    """The changes are durable; `versions` are the new ones of the UIDs in the entry's `bases`."""
+    """The changes are durable; `versions` has the new version of each UID in the entry's `bases`."""
 
     versions: Mapping[int, int] = MappingProxyType({})
 
 
 class Conflict(NamedTuple):
-    """Nothing was changed: these UIDs have other versions than the entry is based on."""
+    """The store made no change: these UIDs have other versions than those in the entry's `bases`."""
 
     uids: tuple[int, ...]
 
 
 class Refused(NamedTuple):
-    """Nothing was changed, and will not be: the store could not."""
+    """The store made no change and will make none, because of this error."""
 
     error: StoreError
 
 
 class Unknown(NamedTuple):
-    """The changes may have been made, or may not; Store.outcome tells."""
+    """It is unknown whether the store made the changes; Store.outcome finds out."""
 
     error: StoreError
 
@@ -73,66 +73,66 @@ Outcome = Committed | Conflict | Refused | Unknown
 class Store(Protocol):
     """Secrets in containers.
 
-    Each UID's secrets have a version, which each commit that changes them increases. A store of one host is
-    opened by one process at a time, and its commits never conflict.
-    `persistent`: whether what was committed outlives the process. `needs_task`: whether `commit` has to be
-    called in a task; without one it is faster.
+    Each UID's secrets have a version, which each commit that changes them increases. One process at a time
+    opens a store of one host, and its commits never conflict.
+    `persistent`: whether committed secrets outlive the process. `needs_task`: whether `commit` must be called
+    in a task, which is slower.
     """
 
     persistent: bool
     needs_task: bool
 
     async def load(self, uid: int, pause: Pause | None = None) -> Loaded:
-        """All secrets in the UID's container and below; raises StoreError.
+        """Return all secrets in the UID's container and below; raises StoreError.
 
-        `pause` is awaited between slices of what takes longer than a few milliseconds: meanwhile others may
-        commit, but nobody may change what is loaded.
+        A load of more than a few milliseconds awaits `pause` between its slices. Meanwhile others may commit,
+        but nobody may change the secrets being loaded.
         """
 
     def delay(self, changes: Sequence[SecretChange], size: int = 0) -> Awaitable[None] | None:
-        """The wait before a commit of these changes, and nearly always None.
+        """Return the wait before a commit of these changes; nearly always None: there is no wait.
 
-        `size`: bytes that they write and delete, about.
-        While the store is copied, those who write most wait, so that the copy comes to its end.
+        `size`: about how many bytes they write and delete. During a copy of the store, the UIDs that write
+        most wait, so that the copy comes to its end.
         """
 
     async def commit(self, entries: Sequence[Entry]) -> list[Outcome]:
-        """Commit entries together; gives the outcome of each, which does not depend on that of the others.
+        """Commit entries together; returns each outcome, which does not depend on the other entries.
 
-        Returns when those that are Committed are durable. Called by one caller at a time.
+        It returns when the committed entries are durable. Only one call at a time is allowed.
         """
 
     async def outcome(self, entry: Entry) -> Committed | None:
-        """The end of an entry whose outcome was Unknown: None if it was not made, and will not be.
+        """Find out about an entry whose outcome is Unknown; None: it was not committed, and will not be.
 
-        Raises StoreError while that cannot be found out.
+        Raises StoreError while the answer is unknown.
         """
 
     async def uids(self) -> list[int]:
-        """The UIDs that have ccaches, ascending; raises StoreError.
+        """Return the UIDs that have ccaches, ascending; raises StoreError.
 
-        Others have their turn meanwhile, and may commit.
+        Meanwhile other tasks run, and may commit.
         """
 
     async def expired(self, until: int, after: Expired | None, limit: int) -> list[Expired]:
-        """Secrets that expired at `until`, in seconds since the epoch, or before; raises StoreError.
+        """Return secrets that have expired by `until`, in seconds since the epoch; raises StoreError.
 
-        In their order, at most `limit` of them, beginning behind `after`. The work does not grow with
-        secrets that are not told of.
+        Returns at most `limit` secrets in their order, beginning after `after`. The work does not grow with
+        the number of other secrets.
         """
 
     async def uids_without_expiry(self, after: int) -> tuple[list[int], int | None]:
-        """UIDs that have a ccache which never expires, in one part of the store; raises StoreError.
+        """Return UIDs that have a ccache which never expires, in one part of the store; raises StoreError.
 
-        `after` is 0 for the first part, else the second value of the answer before; that is None where no
-        part is left. The work for one part is bounded.
+        `after` is 0 for the first part, else the second value of the previous answer, which is None after the
+        last part. The work for one part is bounded.
         """
 
     async def count_ccaches(self) -> int:
-        """How many ccaches there are of all UIDs; raises StoreError, also where the store cannot be read.
+        """Return the number of ccaches of all UIDs; raises StoreError, also if the store cannot be read.
 
-        The number is kept. Only the first call may count, and then others have their turn meanwhile.
+        The store keeps the number. Only the first call counts, and then other tasks run meanwhile.
         """
 
     def close(self) -> None:
-        """Let go of everything; what was committed stays."""
+        """Close all files; committed secrets stay."""

@@ -1,6 +1,6 @@
-"""The store's key: 32 raw bytes, from a systemd credential, else from a file made at first start.
+"""The store's key: 32 raw bytes, from a systemd credential, else from a file created at the first start.
 
-A key beside the data protects copies and backups that do not hold it, and nothing else.
+A key beside the data protects only copies and backups that do not include it.
 """
 
 import os
@@ -8,13 +8,12 @@ import stat
 from pathlib import Path
 from typing import NamedTuple
 
-from pykcm.store.disk import sync_folder
+from pykcm.store.disk import CREDENTIAL, KEY_SIZE, sync_folder
 from pykcm.store.interface import StoreUnusableError
-from pykcm.store.names import CREDENTIAL, KEY_SIZE
 
 
 class Key(NamedTuple):
-    """`source` is the file it came from, for messages; `is_new`: it was made just now."""
+    """A key and its file, `source`; `is_new`: this start has created the key."""
 
     raw: bytes
     source: Path
@@ -25,9 +24,9 @@ class Key(NamedTuple):
 
 
 def load_key(key_file: Path, *, may_create: bool) -> Key:
-    """The key of the systemd credential `pykcm.key` where the service has one, else that of `key_file`.
+    """Load the systemd credential `pykcm.key` if the service has it, else `key_file`.
 
-    With `may_create` (there is no database yet) a missing key file is made. Raises StoreUnusableError.
+    With `may_create` (there is no database yet) a missing key file is created. Raises StoreUnusableError.
     """
     credentials = os.environ.get("CREDENTIALS_DIRECTORY")
     if credentials:
@@ -35,7 +34,7 @@ def load_key(key_file: Path, *, may_create: bool) -> Key:
         try:
             is_there = credential.exists()
         except OSError as error:
-            # Which key is right cannot be known then.
+            # The key in the key file may be another one.
             raise StoreUnusableError(f"{credential}: {error.strerror}") from error
         if is_there:
             return Key(_read(credential, private=False), credential)
@@ -44,18 +43,18 @@ def load_key(key_file: Path, *, may_create: bool) -> Key:
         if is_new:
             write_key(key_file, os.urandom(KEY_SIZE))
     except OSError as error:
-        raise StoreUnusableError(f"{key_file}: cannot be made: {error.strerror}") from error
+        raise StoreUnusableError(f"{key_file}: cannot be created: {error.strerror}") from error
     return Key(_read(key_file, private=True), key_file, is_new)
 
 
 def is_credential(key: Key) -> bool:
-    """Whether it is systemd's, which only the administrator can replace."""
+    """Whether the key is a systemd credential, which only the administrator can replace."""
     credentials = os.environ.get("CREDENTIALS_DIRECTORY")
     return bool(credentials) and key.source == Path(credentials or "", CREDENTIAL)
 
 
 def is_replaceable(key: Key) -> bool:
-    """Whether another key can be put where this one came from."""
+    """Whether the daemon can write another key to the file that this one came from."""
     return not is_credential(key) and os.access(key.source.resolve().parent, os.W_OK)
 
 
@@ -69,8 +68,8 @@ def remove_unfinished_key(path: Path) -> None:
 
 
 def write_key(path: Path, raw: bytes) -> None:
-    """Make the key file, or another of it, private and durable; raises OSError."""
-    # Written whole and durable under another name first: a key file that is there is a good one.
+    """Create or replace the key file, private and durable; raises OSError."""
+    # The file is completed under another name first. Therefore every key file is a good one.
     path = path.resolve()
     remove_unfinished_key(path)
     unfinished = _unfinished_of(path)
@@ -85,8 +84,8 @@ def write_key(path: Path, raw: bytes) -> None:
 
 def _check_private(path: Path, status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
-        raise StoreUnusableError(f"{path}: is no regular file, and so no key")
-    # Where there is an access control list, the group's bits are the most that it gives to anybody.
+        raise StoreUnusableError(f"{path}: is not a regular file, and therefore not a key")
+    # With an access control list, the group's bits are the most that it gives to anybody.
     if stat.S_IMODE(status.st_mode) & 0o077:
         raise StoreUnusableError(
             f"{path}: others than its owner have access to the key "
@@ -101,7 +100,7 @@ def _check_private(path: Path, status: os.stat_result) -> None:
 
 def _read(path: Path, *, private: bool) -> bytes:
     try:
-        # The opened file is the one that is checked and read; a pipe does not block.
+        # The same descriptor is checked and read. O_NONBLOCK: a pipe must not block.
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             if private:

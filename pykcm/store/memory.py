@@ -1,4 +1,4 @@
-"""The store that forgets: tickets never touch a disk, and end with the process."""
+"""The store in memory: tickets never touch a disk, and end with the process."""
 
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Sequence
@@ -26,11 +26,11 @@ class MemoryStore:
     needs_task = False
 
     def __init__(self) -> None:
-        # By UID, so that loading one does not look at the others; then by container and name.
+        # Secrets by UID, so that `load` does not look at other UIDs; then by container and name.
         self._trees: dict[int | None, dict[str, dict[str, Secret]]] = {}
-        # In order, so that what has expired stands at the beginning.
+        # In order: the expired secrets are at the beginning.
         self._expiring: list[Expired] = []
-        # Of those UIDs that have ccaches, ascending.
+        # The UIDs that have ccaches, ascending.
         self._uids: list[int] = []
         self._ccaches = 0
         self._version = 0
@@ -59,7 +59,7 @@ class MemoryStore:
         return Committed(dict.fromkeys(entry.bases, self._version))
 
     async def outcome(self, entry: Entry) -> NoReturn:
-        # After an error in pykcm alone: the store itself always knows.
+        # This happens only after an error in pykcm: the store itself always knows.
         raise StoreError("it is unknown whether a change was committed")
 
     def _apply(self, change: SecretChange, uid: int | None, tree: dict[str, dict[str, Secret]]) -> None:
@@ -113,7 +113,7 @@ class MemoryStore:
                 for secret in secrets.values()
             )
         ]
-        # In one part: a store that is empty at each start has nothing that was written by an older rule.
+        # In one part: the store is empty at each start, so an older version has written nothing in it.
         return sorted(uids), None
 
     async def count_ccaches(self) -> int:

@@ -1,6 +1,6 @@
-"""When the clock was last read, in a file of the state folder.
+"""The last reading of the clock, in a file of the state folder.
 
-It is about this machine's clock and not about the tickets: it is not in the database, nor in a backup of it.
+The reading belongs to this machine's clock and not to the tickets: no backup of the database has it.
 """
 
 import os
@@ -9,7 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from pykcm.store.disk import sync_folder
-from pykcm.store.names import CLOCK
+
+CLOCK = "clock"
 
 # Seconds since the epoch, for 30,000 years.
 _SECONDS = re.compile(rb"(\d{1,12})\n", re.ASCII)
@@ -17,7 +18,7 @@ _SIZE = 13
 
 
 def read_sighting(folder: Path) -> int | None:
-    """Seconds since the epoch; None where there is no such file, or it cannot be read or understood."""
+    """Return the seconds since the epoch; None if the file is missing, unreadable or invalid."""
     with suppress(OSError):
         fd = os.open(folder / CLOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
@@ -29,9 +30,9 @@ def read_sighting(folder: Path) -> int | None:
 
 
 def last_written(*files: Path) -> int | None:
-    """When one of the files was last written, in seconds since the epoch; None where there is none.
+    """Return when one of the files was last written, in seconds since the epoch; None: no file exists.
 
-    The clock was read then as well: it stands in for a reading that was never kept.
+    The clock was read then as well, so the time can replace a reading that was not kept.
     """
     times = []
     for file in files:
@@ -41,10 +42,10 @@ def last_written(*files: Path) -> int | None:
 
 
 def write_sighting(folder: Path, seconds: float) -> None:
-    """Make it durable, in the place of the one before; raises OSError."""
+    """Replace the last reading, and make the new one durable; raises OSError."""
     path = folder / CLOCK
     unfinished = path.with_name(f"{CLOCK}.new")
-    # A link or pipe of this name would lead elsewhere.
+    # A link or a pipe of this name would lead to another place.
     unfinished.unlink(missing_ok=True)
     fd = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:

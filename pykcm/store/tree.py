@@ -1,4 +1,4 @@
-"""The tree of secrets: where each thing that is kept has its place.
+"""The tree of secrets: containers and secrets by path.
 
     /kcm/persistent/<uid>                           container of a UID
         default                                     secret: the default ccache
@@ -7,8 +7,8 @@
             <uuid>-<name>                           container of the same name
                 <uuid>                              secret: a credential, the blob that the client sent
 
-UUIDs are in hexadecimal; a ccache's name may be any bytes and is percent-encoded, so that a path is plain
-text and its slashes are its own.
+UUIDs are in hexadecimal. A ccache's name may be any bytes and is percent-encoded: a path is plain text, and
+its slashes only separate its parts.
 """
 
 import re
@@ -28,9 +28,9 @@ _ENCODED = [chr(byte) if byte in _PLAIN else f"%{byte:02X}" for byte in range(25
 
 
 class Secret(NamedTuple):
-    """A secret as it is kept: a value in the container of this path, under this name.
+    """A stored secret: a value in the container of this path, under this name.
 
-    `expires`, in seconds since the epoch, is beside a ccache's; None: never.
+    `expires`, in seconds since the epoch, is the expiry of a ccache; None: never.
     """
 
     container: str
@@ -43,7 +43,7 @@ class Secret(NamedTuple):
 
 
 class Put(NamedTuple):
-    """Write a secret: at the end of its container, or in place of the one of that name."""
+    """Write a secret at the end of its container, or in place of the one with this name."""
 
     container: str
     name: str
@@ -62,16 +62,16 @@ class Delete(NamedTuple):
 
 
 class DeleteContainer(NamedTuple):
-    """Delete a container with everything in it, the containers below it apart."""
+    """Delete a container with everything in it, except the containers below it."""
 
     container: str
 
 
 class RenameContainer(NamedTuple):
-    """Give a container another path, with everything in it, the containers below it apart.
+    """Give a container with everything in it, except the containers below it, another path.
 
-    There must be no container of that path. One that is missing is none to rename. Both are containers of a
-    ccache's credentials: nothing else is renamed.
+    No container may have the new path. A missing container stays missing. Both paths are those of ccaches'
+    containers of credentials.
     """
 
     container: str
@@ -82,7 +82,7 @@ SecretChange = Put | Delete | DeleteContainer | RenameContainer
 
 
 class Expired(NamedTuple):
-    """A secret that has expired: they are told in the order of these fields."""
+    """A secret that has expired. The order of expired secrets is that of these fields."""
 
     expires: int
     name: str
@@ -98,39 +98,39 @@ def ccaches_container(uid: int) -> str:
 
 
 def ccache_name(uuid: bytes, name: bytes) -> str:
-    """The name of a ccache's secret."""
+    """Return the name of a ccache's secret."""
     return f"{uuid.hex()}-{''.join([_ENCODED[byte] for byte in name])}"
 
 
-@lru_cache(512)  # each credential stored or removed asks for its ccache's
+@lru_cache(512)  # each credential that is stored or removed needs the path of its ccache
 def ccache_container(uid: int, uuid: bytes, name: bytes) -> str:
-    """The path of the container that holds a ccache's credentials."""
+    """Return the path of the container that holds a ccache's credentials."""
     return f"{_ROOT}{uid}{_CCACHES}/{ccache_name(uuid, name)}"
 
 
 def split_ccache_name(secret_name: str) -> tuple[bytes, bytes]:
-    """UUID and name from the name of a ccache's secret; raises ValueError."""
+    """Return UUID and name of a ccache from its secret's name; raises ValueError."""
     match = _CCACHE_NAME.fullmatch(secret_name)
     if match is None:
         raise ValueError("not the name of a ccache's secret")
     first, *others = match[2].split("%")
     name = first.encode() + b"".join(bytes.fromhex(part[:2]) + part[2:].encode() for part in others)
     uuid = bytes.fromhex(match[1])
-    # Written in another way, the container of its credentials would not be found.
+    # With another spelling of the name, the container of its credentials would not be found.
     if ccache_name(uuid, name) != secret_name:
         raise ValueError("not the name of a ccache's secret")
     return uuid, name
 
 
 def credential_uuid(secret_name: str) -> bytes:
-    """The UUID of a credential from its secret's name; raises ValueError."""
+    """Return the UUID of a credential from its secret's name; raises ValueError."""
     if _UUID.fullmatch(secret_name) is None:
         raise ValueError("not the name of a credential's secret")
     return bytes.fromhex(secret_name)
 
 
 def uid_of_container(path: str) -> int | None:
-    """The UID whose container this is or is below; None for any other path."""
+    """Return the UID whose container has this path or is above it; None for any other path."""
     if not path.startswith(_ROOT):
         return None
     digits = path[len(_ROOT) :].partition("/")[0]
@@ -138,5 +138,5 @@ def uid_of_container(path: str) -> int | None:
 
 
 def is_ccaches_container(path: str) -> bool:
-    """Whether the secrets in it are ccaches."""
+    """Whether the container of this path holds ccaches."""
     return path.endswith(_CCACHES)

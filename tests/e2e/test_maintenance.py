@@ -14,9 +14,9 @@ import pytest
 
 from pykcm.cli.client import ControlClient
 from pykcm.client import KcmClient
+from pykcm.store.disk import CREDENTIAL
 from pykcm.store.interface import StoreUnusableError
 from pykcm.store.keys import Key
-from pykcm.store.names import CREDENTIAL
 from pykcm.store.sqlcipher.store import SQLCipherStore
 from tests.builders import ALICE, TGS, credential_bytes, service
 from tests.disk.faults import Call, Faults
@@ -162,7 +162,7 @@ def test_busy_users_wait_and_are_named(crashes: Crashes, ctl: Pykcmctl, number: 
         writing = [pool.submit(write_much, kcm, uid, has_ended) for uid, kcm in clients.items()]
         try:
             # The output is not read until a user has written so much that the copy would fail.
-            wait_until(lambda: "writes much while it is copied" in daemon.log)
+            wait_until(lambda: "writes much while the database is copied" in daemon.log)
             other.initialize(b"%d" % OTHER, ALICE)
             assert other.get_principal(b"%d" % OTHER) == ALICE
             received = list(items)

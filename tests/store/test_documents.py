@@ -51,12 +51,12 @@ def test_any_own_defaults(own: dict[str, bytes]) -> None:
     """Any defaults by range come back in their order, whatever their names' bytes."""
     written = {range_: to_text(name) for range_, name in own.items()}
     document = read_default(encode(DefaultDocument(VERSION, "1000", written)))
-    assert [(range_, from_text(name)) for range_, name in document.own.items()] == list(own.items())
+    assert [(range_, from_text(name)) for range_, name in document.by_range.items()] == list(own.items())
 
 
 def test_a_default_from_before_there_were_own_ones() -> None:
     """A document without them is read, and one without any is written as before."""
-    assert read_default(json.dumps(DEFAULT).encode()).own == {}
+    assert read_default(json.dumps(DEFAULT).encode()).by_range == {}
     assert json.loads(encode(DefaultDocument(VERSION, "1000:a", {}))) == DEFAULT
 
 

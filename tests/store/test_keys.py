@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from pykcm.store.disk import CREDENTIAL, KEY_SIZE
 from pykcm.store.interface import StoreUnusableError
 from pykcm.store.keys import Key, load_key
-from pykcm.store.names import CREDENTIAL, KEY_SIZE
 from tests.acls import let_read
 
 RAW = bytes(range(32))
@@ -132,7 +132,7 @@ def test_wrong_sizes(key_file: Path, size: int) -> None:
 def test_a_pipe_in_its_place(key_file: Path) -> None:
     """A pipe where the key belongs is refused, and nobody waits for what comes out of it."""
     os.mkfifo(key_file, 0o600)
-    assert "no regular file" in refusal(key_file)
+    assert "not a regular file" in refusal(key_file)
 
 
 def test_a_folder_in_its_place(key_file: Path) -> None:

@@ -10,7 +10,7 @@ from pykcm.cli.doctor.systemd import SERVICE
 from pykcm.cli.maintenance import NEW_KEY
 from pykcm.cli.output import shell_quote
 from pykcm.config import Config
-from pykcm.store.names import CREDENTIAL, DATABASE, KEY, KEY_SIZE, PENDING_KEY
+from pykcm.store.disk import CREDENTIAL, DATABASE, KEY, KEY_SIZE, PENDING_KEY
 
 # The folders in which LoadCredentialEncrypted= looks for a credential without a path.
 _CREDENTIAL_STORES = (

@@ -1,1 +1,1 @@
-"""The store in an encrypted SQLite database, and what is done with the database as a whole."""
+"""The store in an encrypted SQLite database, with its backups and changes of keys."""

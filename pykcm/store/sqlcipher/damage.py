@@ -1,6 +1,6 @@
-"""Changes in a write-ahead log that cannot be read: after a crash SQLite leaves them out in silence.
+"""Unreadable commits in a write-ahead log: after a crash SQLite ignores them silently.
 
-The format is that of https://sqlite.org/fileformat2.html#the_write_ahead_log.
+The format is documented in https://sqlite.org/fileformat2.html#the_write_ahead_log.
 """
 
 import logging
@@ -15,49 +15,49 @@ from pykcm.store.sqlcipher.database import wal_of
 
 log = logging.getLogger(__name__)
 
-# Magic number, version, page size, checkpoint's number, two salts, two checksums.
+# Magic number, version, page size, number of the checkpoint, two salts, two checksums of what is before them.
 _HEADER = Struct(">IIIIIIII")
 _CHECKED = 24
 
-# Page's number, pages after a commit (0: no commit frame), two salts, two checksums; then comes the page.
+# Number of the page, pages after a commit (0: not a commit's last frame), two salts, two checksums. The page
+# follows.
 _FRAME = Struct(">IIIIII")
 _PAGE = 4096
 _FRAME_SIZE = _FRAME.size + _PAGE
 
-# The last bit tells the byte order of the words that are summed up.
+# The last bit gives the byte order of the words in the checksums.
 _MAGIC = 0x377F0682
 
-# More than the daemon ever has.
+# More frames than the daemon's log ever has.
 _MOST_FRAMES = 1_000_000
 
 _Sums = tuple[int, int]
 
 
 class Commits(NamedTuple):
-    """The last frames, by their numbers from 1, of the changes that the write-ahead log was written with.
+    """The last frame of each commit in a write-ahead log, as numbers from 1.
 
-    `is_readable`: whether SQLite finds any change in it. It removes a write-ahead log in which it finds none.
+    `is_readable`: whether SQLite finds a commit. It removes a write-ahead log in which it finds none.
     """
 
     frames: list[int]
     is_readable: bool
 
-    def behind(self, last: int) -> int:
-        """How many changes end behind the frame `last`."""
+    def after(self, last: int) -> int:
+        """Return how many commits end after the frame `last`."""
         return sum(frame > last for frame in self.frames)
 
 
 def find_commits(path: Path) -> Commits:
-    """Those in the write-ahead log of the database at `path`, readable or not; raises OSError.
+    """Find the commits, readable or not, in the write-ahead log of the database at `path`; raises OSError.
 
-    Frames that an older generation of the log has left behind its end do not count, nor does a change whose
-    writing was not completed.
+    Frames of an older generation of the log do not count, nor do commits that were not completely written.
     """
     fd = os.open(wal_of(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         header = os.pread(fd, _HEADER.size, 0)
         is_whole = _is_whole(header)
-        # A damaged header may have other salts: those of the first frame do as well.
+        # A damaged header may have wrong salts. The first frame has the same salts.
         salts = header[16:24] if is_whole else os.pread(fd, 8, _HEADER.size + 8)
         frames = []
         for number in range(1, _MOST_FRAMES):
@@ -83,14 +83,14 @@ def _is_whole(header: bytes) -> bool:
 
 
 def _are_whole(fd: int, header: bytes, last: int) -> bool:
-    """Whether the frames up to this one are, behind a header that is."""
+    """Whether the frames up to `last` are complete; `header` is."""
     magic, *_, first, second = _HEADER.unpack(header)
     sums = (first, second)
     for number in range(1, last + 1):
         frame = os.pread(fd, _FRAME_SIZE, _HEADER.size + (number - 1) * _FRAME_SIZE)
         if len(frame) < _FRAME_SIZE or frame[8:16] != header[16:24]:
             return False
-        # Of a frame's header its page's number and the pages after the commit, and then the page.
+        # The checksums cover the first two numbers of the frame's header, and the page.
         sums = _summed(frame[:8] + frame[_FRAME.size :], magic, sums)
         if _FRAME.unpack_from(frame)[4:] != sums:
             return False
@@ -98,7 +98,7 @@ def _are_whole(fd: int, header: bytes, last: int) -> bool:
 
 
 def _summed(data: bytes, magic: int, sums: _Sums) -> _Sums:
-    """The checksums of the format, going on from `sums`."""
+    """Continue the checksums `sums` over `data`."""
     words = iter_unpack((">" if magic & 1 else "<") + "II", data)
     even_sum, odd_sum = sums
     for even, odd in words:
@@ -108,18 +108,17 @@ def _summed(data: bytes, magic: int, sums: _Sums) -> _Sums:
 
 
 def report_damage(path: Path, db: Any, commits: Commits) -> None:
-    """Warn of changes that SQLite, which has opened the database, found no way to read."""
+    """Warn of commits that SQLite could not read when it opened the database."""
     try:
-        # How many frames are valid, SQLite tells when it copies them into the database.
+        # A checkpoint returns the number of valid frames.
         [(_, last, _)] = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
     except sqlcipher.Error as error:
-        log.warning("%s: whether its write-ahead log is whole cannot be told: %s", path, error)
+        log.warning("%s: it is unknown whether its write-ahead log is damaged: %s", path, error)
         return
-    if number := commits.behind(max(last, 0)):
+    if number := commits.after(max(last, 0)):
         log.warning(
-            "%s: its write-ahead log, %s, was damaged: behind the last change in it that can be read there "
-            "are %d more, which are left out, and tickets are as they were before. That is as it should be "
-            "where the disk had refused these changes, or power was lost while the last one was written; "
-            "otherwise see to the disk and the kernel's log",
+            "%s: its write-ahead log, %s, is damaged: after its last readable commit there are %d more, "
+            "which are lost. This is expected if the disk had refused these commits, or if power was lost "
+            "during the last one; otherwise see to the disk and the kernel's log",
             *(path, wal_of(path).name, number),
         )

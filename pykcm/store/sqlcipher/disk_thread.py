@@ -9,10 +9,10 @@ T = TypeVar("T")
 
 
 class DiskThread:
-    """Does one piece of work after the other in a thread, with the connection that writes.
+    """Runs one function after the other in a thread, with the connection that writes.
 
-    `lock`: held by the one coroutine that uses this connection. `is_busy`: the connection is in use by the
-    thread, or has changes that are not committed yet; the event loop must not use it.
+    `lock`: held by the coroutine that uses this connection. `is_busy`: the thread uses the connection, or
+    there are changes that are not committed; the event loop must not use it.
     """
 
     def __init__(self) -> None:
@@ -21,9 +21,9 @@ class DiskThread:
         self._executor: concurrent.futures.ThreadPoolExecutor | None = None
 
     async def run(self, work: Callable[[], T]) -> T:
-        """Do the work in the thread; gives its result, or raises its exception.
+        """Do the work in the thread; returns its result or raises its exception.
 
-        A caller that is cancelled waits for the end of the work and gets its result. Its next `await` raises
+        A cancelled caller still waits for the end of the work and gets its result. Its next `await` raises
         CancelledError.
         """
         was_busy = self.is_busy
@@ -35,16 +35,16 @@ class DiskThread:
             self.is_busy = was_busy
 
     def close(self) -> None:
-        """Wait for the end of the work; what comes later is done by its caller."""
+        """Wait for the end of the work. Later work is done in the caller's thread."""
         if self._executor is not None:
             self._executor.shutdown()
 
     def _submit(self, work: Callable[[], T]) -> "concurrent.futures.Future[T] | None":
-        """None: no thread can be had."""
+        """Pass the work to the thread; returns None if no thread is available."""
         try:
             if self._executor is None:
                 executor = concurrent.futures.ThreadPoolExecutor(1, "pykcm-disk")
-                # Where the thread cannot be started, the executor keeps the work for a later one.
+                # If the thread cannot start, the executor keeps this call for a later thread, and not `work`.
                 executor.submit(int)
                 self._executor = executor
             return self._executor.submit(work)
@@ -58,11 +58,11 @@ async def _end_of(future: "concurrent.futures.Future[T]") -> T:
     is_cancelled = False
     while not done.done():
         try:
-            # Cancelling the future itself would forget work that has not begun.
+            # Without the shield, work that has not begun would be cancelled.
             await asyncio.shield(done)
         except asyncio.CancelledError:
             is_cancelled = True
-            # The second one must not count for a timeout around the caller.
+            # A timeout around the caller must not count this cancellation twice.
             if task is not None and task.cancelling():
                 task.uncancel()
         except Exception:  # noqa: BLE001, S110 - raised below

@@ -1,8 +1,8 @@
-"""The new key while it succeeds the old one: kept beside the database, encrypted with the old key.
+"""The key rotation: the pending key in `key.next`, encrypted with the old key, and the recovery at a start.
 
-Until the database has taken the new key, `key.next` is of no use; from then on until the new key stands where
-the old one came from, whoever has the old key finds the new one there. So at every moment the key that is at
-hand opens the database, and what was interrupted is brought to its end, or taken back, at the next start.
+Until the database has the new key, `key.next` is not needed. From then on the old key opens `key.next`, until
+the new key is in its place. Therefore the key at hand opens the database at every moment, and the next start
+completes or undoes an interrupted rotation.
 """
 
 import logging
@@ -12,21 +12,20 @@ from pathlib import Path
 
 from sqlcipher3 import dbapi2 as sqlcipher
 
-from pykcm.store.disk import sync_folder
+from pykcm.store.disk import PENDING_KEY, sync_folder
 from pykcm.store.keys import Key, is_replaceable, remove_unfinished_key, write_key
-from pykcm.store.names import PENDING_KEY
 from pykcm.store.sqlcipher.database import connect, error_name, has_tickets, size_of, wal_of
 
 log = logging.getLogger(__name__)
 
 
 def pending_key_of(path: Path) -> Path:
-    """Where the new key of the database at `path` is kept."""
+    """Return the file of the pending key of the database at `path`."""
     return path.with_name(PENDING_KEY)
 
 
 def unfinished_of(path: Path) -> Path:
-    """Where a database is made that is to take the name `path`."""
+    """Return the file of an incomplete database that will take the name `path`."""
     return path.with_name(path.name + ".new")
 
 
@@ -35,33 +34,32 @@ def _unfinished_pending_key_of(path: Path) -> Path:
 
 
 def needs_recovery(path: Path) -> bool:
-    """Whether a change of keys has left anything behind."""
+    """Whether a key rotation has left files of the pending key."""
     return pending_key_of(path).exists() or _unfinished_pending_key_of(path).exists()
 
 
 def write_pending_key(path: Path, key: Key, raw: bytes) -> None:
-    """Keep the new key for whoever has the old one; durable. Raises OSError, sqlcipher.Error."""
-    successor = pending_key_of(path)
+    """Write the new key, encrypted with the old one and durable. Raises OSError, sqlcipher.Error."""
     unfinished = _unfinished_pending_key_of(path)
     unfinished.unlink(missing_ok=True)
     with closing(connect(unfinished, key, "rwc")) as db:
         db.execute("PRAGMA journal_mode = OFF")
         db.execute("CREATE TABLE successor (key BLOB NOT NULL)")
         db.execute("INSERT INTO successor VALUES (?)", (raw,))
-    unfinished.rename(successor)
+    unfinished.rename(pending_key_of(path))
     sync_folder(path.parent)
 
 
 def remove_pending_key(path: Path) -> None:
-    """The new key is where it belongs, or nowhere in use; raises OSError."""
-    successor = pending_key_of(path)
+    """Overwrite and remove the pending key, when it is in its place or not used; raises OSError."""
+    pending_key = pending_key_of(path)
     with suppress(FileNotFoundError):
-        # A thief of the old key must not find the new one with it.
-        with successor.open("r+b") as file:
-            file.write(bytes(size_of(successor)))
+        # The old key, if it is stolen, must not give away the new one.
+        with pending_key.open("r+b") as file:
+            file.write(bytes(size_of(pending_key)))
             file.flush()
             os.fsync(file.fileno())
-        successor.unlink()
+        pending_key.unlink()
         sync_folder(path.parent)
 
 
@@ -74,17 +72,17 @@ def remove_unfinished(path: Path) -> None:
 
 
 def finish(path: Path, key: Key, raw: bytes) -> Key:
-    """The database has taken the new key: put it where the old one came from, if the daemon can.
+    """Put the key that the database has now where the old one came from, if the daemon can.
 
-    Gives the new key with the place where it is now; until it is in the other's place, both work.
+    Returns the new key with its present file. Until it is in the place of the old one, both work.
     """
     if is_replaceable(key):
         try:
             write_key(key.source, raw)
         except OSError as error:
             log.error(  # noqa: TRY400
-                "%s: cannot take the new key: %s; the database has it all the same, and both the old key and "
-                "%s open it: mend the cause and start the daemon again",
+                "%s: the new key cannot be written: %s; the database has it nevertheless, and both the old "
+                "key and %s open it: remove the cause and start the daemon again",
                 *(key.source, error.strerror, pending_key_of(path)),
             )
         else:
@@ -104,9 +102,9 @@ def _tidy_up(path: Path) -> None:
 
 
 def recover(path: Path, key: Key) -> Key:
-    """At start: bring a change of keys that was begun to its end, or take it back; gives the key that opens.
+    """Complete or undo an interrupted key rotation at a start; returns the key that opens the database.
 
-    Where neither the key nor its successor does, that is for the start to find.
+    Returns `key` also if neither key opens it; the start then reports that.
     """
     try:
         if not has_tickets(path) or _opens(path, key):
@@ -120,19 +118,19 @@ def recover(path: Path, key: Key) -> Key:
             return key
     except (OSError, sqlcipher.Error) as error:
         log.warning(
-            "%s: a change of keys that was begun cannot be ended or taken back yet: %s; the next start tries "
-            "again, see to the disk",
+            "%s: an interrupted change of keys can be neither completed nor undone yet: %s; the next start "
+            "tries again, see to the disk",
             *(path, error),
         )
         return key
-    settled = finish(path, key, raw)
-    if settled.source == key.source:
-        log.info("%s: the change of keys that was begun has come to its end", path)
+    new = finish(path, key, raw)
+    if new.source == key.source:
+        log.info("%s: an interrupted change of keys was completed", path)
     else:
         log.warning(
             "%s: %s is the key from before the last rekey: put the new one in its place", path, key.source
         )
-    return settled
+    return new
 
 
 def _opens(path: Path, key: Key) -> bool:
@@ -148,7 +146,7 @@ def _opens(path: Path, key: Key) -> bool:
 
 
 def _read_pending_key(path: Path, key: Key) -> bytes | None:
-    """None where the key is not the one that it was written for."""
+    """Read the pending key; returns None if it was not encrypted with `key`."""
     try:
         with closing(connect(pending_key_of(path), key, "ro&immutable=1")) as db:
             [(raw,)] = db.execute("SELECT key FROM successor").fetchall()

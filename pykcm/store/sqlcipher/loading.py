@@ -1,7 +1,7 @@
-"""Reading a UID's secrets from the database: an ordinary collection at once, a big one in slices.
+"""Reading a UID's secrets from the database: an ordinary collection at once, a large one in slices.
 
-Between two slices no cursor is open, because others commit, and the database may even be replaced by its copy
-with another key. Ids stay the same.
+Between two slices other tasks commit, and rekey may even replace the database by its copy. Therefore no
+cursor is open then. Ids stay the same.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from pykcm.store.tree import Secret, uid_container
 _SECRETS_AT_ONCE = 256
 _BYTES_AT_ONCE = 512 * 1024
 
-# Ids alone are read faster: they are all in the index.
+# Reading only ids is faster, because they are in the index.
 _IDS_AT_ONCE = 4096
 
 # In bytes: longer values are read one by one.
@@ -44,7 +44,7 @@ async def _no_pause() -> None:
 
 
 async def load(query: Query, uid: int, pause: Pause | None) -> list[Secret]:
-    """As Store has it; `query` gives all rows of a statement."""
+    """Load as Store does; `query` returns all rows of a statement."""
     container = uid_container(uid)
     rows = query(_FIRST, (container,))
     if len(rows) <= _SECRETS_AT_ONCE and all(row[3] is not None for row in rows):
@@ -74,7 +74,7 @@ async def _load_in_slices(query: Query, container: str, pause: Pause) -> list[Se
 
 
 async def _ids(query: Query, paths: dict[int, str], pause: Pause) -> list[int]:
-    """Of all secrets in these containers, in stored order."""
+    """Return the ids of all secrets in these containers, in stored order."""
     ids: list[int] = []
     read = 0
     for container in paths:
@@ -94,5 +94,5 @@ async def _ids(query: Query, paths: dict[int, str], pause: Pause) -> list[int]:
 
 
 def _filled_up(ids: list[int]) -> tuple[int, ...]:
-    # One statement for any number: it is prepared once.
+    # One statement serves any number of ids, and is prepared once.
     return (*ids, *[ids[-1]] * (_SECRETS_AT_ONCE - len(ids)))

@@ -1,4 +1,4 @@
-"""Copying the database while it is in use: its file stands still, and work on it is done beside the loop."""
+"""Copying the database while it is in use: no checkpoint changes its file, and a thread reads it."""
 
 import asyncio
 import threading
@@ -27,19 +27,20 @@ from pykcm.store.sqlcipher.pacing import WritePacer, weight_of
 from pykcm.store.sqlcipher.wal import WriteAheadLog
 from pykcm.store.tree import SecretChange, uid_of_container
 
-# In bytes: commits made meanwhile stay in the write-ahead log, and for a new key are recorded in memory.
+# In bytes: the most that may be committed meanwhile, in the write-ahead log and, for a new key, in memory.
 _MOST_IN_WAL = 256 * 1024 * 1024
 _MOST_RECORDED = 24 * 1024 * 1024
 
-# The UID that writes most waits from this share of either on: at first, and when the copy is complete. Those
-# that have written less may have as much again.
+# The share of both limits from which the UID that writes most waits: at first, and when the copy is complete.
+# UIDs that have written less share the rest.
 _SHARE_AT_FIRST = 0.125
 _SHARE_IN_THE_END = 0.5
 
-# When the file may be written to again: so many bytes more than then in the write-ahead log, or recorded.
+# In bytes: after the release, the growth of the write-ahead log, or the recorded changes, from which the UID
+# that writes most waits.
 _PRESSED_AFTER = 4 * 1024 * 1024
 
-# Of SQLite, between two looks at whether it is to end.
+# Instructions of SQLite between two looks at whether to stop.
 _STEPS = 100
 
 _MIB = 1024 * 1024
@@ -50,48 +51,48 @@ _PAGE = 4096
 
 
 class CopiedStore(Protocol):
-    """The store that a copy is made of, as far as a copy needs it."""
+    """The part of a store that copying it needs."""
 
     path: Path
     key: Key
     wal: WriteAheadLog
 
     async def attach(self, observer: "HeldCheckpoint") -> None:
-        """Leave the database file as it is, until the write-ahead log is released, and pass on commits.
+        """Hold the database file until the write-ahead log is released, and pass on commits.
 
-        Raises StoreError, and StoreBusyError where another copy is made.
+        Raises StoreError, and StoreBusyError if another copy is being made.
         """
 
     async def detach(self) -> None:
-        """The copy has ended, and has released the write-ahead log."""
+        """Forget the observer: the copy has ended and released the write-ahead log."""
 
     def descriptor(self) -> int:
-        """Of the database file, to read from; raises OSError."""
+        """Return a descriptor for reading the database file; raises OSError."""
 
 
 class HeldCheckpoint:
-    """Within `async with`, the database file is as it was at the beginning, with all that was committed then.
+    """Within `async with`, the database file has all earlier commits and does not change.
 
-    Commits go on, in the write-ahead log. With `records` they are recorded, and can be taken. Those who write
-    most wait for the copy, as far as its progress requires. Raises StoreError, and StoreBusyError where there
-    is one already.
+    Later commits stay in the write-ahead log. With `records` their changes are also recorded, to be taken.
+    The UIDs that write most wait, as the copy's progress requires. Raises StoreError, and StoreBusyError if
+    there is another one.
     """
 
     def __init__(self, store: CopiedStore, *, records: bool = False) -> None:
-        # A byte that is recorded takes up more of what may be than one in the write-ahead log.
+        # A recorded byte takes up more of its limit than a byte in the write-ahead log.
         self._cost = max(1, _MOST_IN_WAL // _MOST_RECORDED) if records else 1
         self.pacer = WritePacer(store.path, self._room, self._cost)
         self._store = store
         self._wal = store.wal
         self._wal_size = 0
-        self._wal_was = 0  # when the file was released
+        self._wal_at_release = 0
         self._records = records
         self._recorded: deque[SecretChange] = deque()
         self._weight = 0
         self._progress = 0.0
         self._is_held = False
-        # Why it was given up.
-        self._broken = ""
+        # Why the copy was given up; "": it was not.
+        self._failure = ""
 
     async def __aenter__(self) -> Self:
         await self._store.attach(self)
@@ -105,24 +106,24 @@ class HeldCheckpoint:
         await self._store.detach()
 
     def release(self) -> None:
-        """Let the file be written to again; what is committed is recorded until the end."""
+        """Allow checkpoints again; commits are recorded until the end."""
         if self._is_held:
             self._is_held = False
-            self._wal_was = self._wal.size
+            self._wal_at_release = self._wal.size
             self._wal.release()
 
     def check(self) -> None:
-        """Raises StoreError where it was given up."""
-        if self._broken:
-            raise StoreError(f"{self._store.path}: {self._broken}")
+        """Raise StoreError if the copy was given up."""
+        if self._failure:
+            raise StoreError(f"{self._store.path}: {self._failure}")
 
     def advance(self, progress: float) -> None:
-        """Take note of the share of the copy that is made, from 0 to 1."""
+        """Set the share of the copy that is complete, from 0 to 1."""
         self._progress = progress
         self.pacer.look()
 
     def take(self) -> SecretChange | None:
-        """The first change that is recorded, which then is not any more."""
+        """Remove and return the first recorded change; None: there is none."""
         if not self._recorded:
             return None
         change = self._recorded.popleft()
@@ -132,7 +133,7 @@ class HeldCheckpoint:
     # Implements CommitObserver
 
     def committed(self, changes: Sequence[SecretChange]) -> None:
-        if self._broken:
+        if self._failure:
             return
         self._charge(changes)
         if self._records:
@@ -140,17 +141,17 @@ class HeldCheckpoint:
             self._weight += sum(map(weight_of, changes))
         if self._fullness() > 1:
             most = self.pacer.most()
-            whose = "" if most is None else f", most of it by UID {most[0]} ({most[1] // _MIB} MiB)"
+            writer = "" if most is None else f", most of it by UID {most[0]} ({most[1] // _MIB} MiB)"
             self._give_up(
-                f"given up: too much was written meanwhile{whose}; try again when there is less to do"
+                f"given up: too much was written meanwhile{writer}; try again when there is less to do"
             )
         self.pacer.look()
 
     def fail(self) -> None:
         self._give_up("given up because of an error in pykcm; its log says more")
 
-    def _give_up(self, why: str) -> None:
-        self._broken = why
+    def _give_up(self, reason: str) -> None:
+        self._failure = reason
         self._recorded.clear()
         self._weight = 0
         self.release()
@@ -171,25 +172,25 @@ class HeldCheckpoint:
                 self.pacer.charge(uid, grown * weight // total)
 
     def _fullness(self, more: int = 0) -> float:
-        """The share of what may be written meanwhile that there is, with so many bytes more."""
+        """Return the used share of the limits, after `more` bytes."""
         recorded = (self._weight + more) / _MOST_RECORDED if self._records else 0.0
         in_wal = (self._wal.size + more) / _MOST_IN_WAL if self._is_held else 0.0
         return max(recorded, in_wal)
 
     def _room(self, more: int) -> float:
-        """As WritePacer has it."""
+        """Return `room` of WritePacer."""
         more //= self._cost
         if self._is_held:
             share = _SHARE_AT_FIRST + (_SHARE_IN_THE_END - _SHARE_AT_FIRST) * self._progress
             return share / max(self._fullness(more), _NOTHING)
-        behind = self._weight + more if self._records else 0
+        pending = self._weight + more if self._records else 0
         if self._wal.is_copying:
-            behind = max(behind, self._wal.size - self._wal_was + more)
-        return _PRESSED_AFTER / max(behind, 1)
+            pending = max(pending, self._wal.size - self._wal_at_release + more)
+        return _PRESSED_AFTER / max(pending, 1)
 
 
 class Progress:
-    """Of what is done beside the loop: `done` bytes; `stop` ends it."""
+    """The progress of a Worker: `done` bytes; `stop` ends it."""
 
     def __init__(self) -> None:
         self.done = 0
@@ -202,15 +203,15 @@ class Progress:
         return self._stopped.is_set()
 
     def check(self) -> None:
-        """Raises StoreError where it is to end."""
+        """Raise StoreError if the work was stopped."""
         if self.is_stopped():
             raise StoreError("the copy was stopped before its end")
 
 
 class Worker:
-    """Within `async with`, work is done in a thread of its own; when that is left early, it is stopped.
+    """Within `async with`, does work in a thread; the end of the block stops unfinished work.
 
-    Leaving takes at most as long as SQLCipher looks at each page's HMAC, which cannot be stopped.
+    Stopping may have to wait until SQLCipher has checked each page's HMAC, which cannot be stopped.
     """
 
     def __init__(self, work: Callable[[Progress], None]) -> None:
@@ -239,7 +240,7 @@ class Worker:
 
 
 def check_file(path: Path, key: Key, progress: Progress) -> None:
-    """Look at every page of a database that stands still; raises StoreError."""
+    """Check every page of a database whose file does not change; raises StoreError."""
     try:
         with closing(_beside_its_owner(path, key)) as db:
             _check(db, path, progress)
@@ -248,23 +249,23 @@ def check_file(path: Path, key: Key, progress: Progress) -> None:
 
 
 def copy_file(path: Path, key: Key, to: Path, new_key: Key, progress: Progress) -> None:
-    """Copy a database that stands still, page by page, to one with another key; raises StoreError.
+    """Copy a database whose file does not change to one with another key, page by page; raises StoreError.
 
-    The copy is looked at whole; its end is not synced.
+    All pages of the copy are checked. Its last pages are not synced.
     """
 
-    def tell(_: int, remaining: int, total: int) -> None:
+    def report(_: int, remaining: int, total: int) -> None:
         progress.check()
         progress.done = (total - remaining) * _PAGE
-        # All at once in the end, it would be in the way of what is committed then.
+        # One sync of the whole file at the end would delay the commits at that time.
         sync_file(to)
 
     try:
         with closing(_beside_its_owner(path, key)) as db, closing(connect(to, new_key, "rwc")) as copy:
-            # The next start or the next copy removes an incomplete one.
+            # No journal is needed: the next start or the next copy removes an incomplete copy.
             copy.execute("PRAGMA journal_mode = OFF")
             copy.execute("PRAGMA synchronous = OFF")
-            db.backup(copy, pages=_PAGES_AT_A_TIME, progress=tell)
+            db.backup(copy, pages=_PAGES_AT_A_TIME, progress=report)
             progress.check()
             _check(copy, to, progress)
     except sqlcipher.Error as error:
@@ -274,7 +275,7 @@ def copy_file(path: Path, key: Key, to: Path, new_key: Key, progress: Progress) 
 
 
 def _beside_its_owner(path: Path, key: Key) -> Any:
-    # SQLite knows of the owner's connection, and lets its locks be.
+    # SQLite knows the owner's connection and keeps its locks.
     return connect(path, key, "ro&immutable=1")
 
 

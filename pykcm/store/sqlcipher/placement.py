@@ -1,4 +1,4 @@
-"""Whether the files of the open database have their names still: without them, changes would be lost."""
+"""The check that the open database's files still have their names: without them, changes would be lost."""
 
 import errno
 import logging
@@ -11,7 +11,7 @@ from pykcm.store.sqlcipher.database import wal_of
 
 log = logging.getLogger(__name__)
 
-# In seconds: they are looked at that often at most.
+# Seconds between two looks at the files.
 _LOOKED_AT_EVERY = 1.0
 
 # Device and inode.
@@ -23,35 +23,35 @@ class Placement:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        # The write-ahead log is made by the first who reads or writes.
+        # The first read or write creates the write-ahead log.
         self._identities: dict[Path, _Identity | None] = {path: _identity(path), wal_of(path): None}
         self._next_look = 0.0
-        # The fault that was found.
-        self._trouble = ""
+        # The fault that the last look found; "": none.
+        self._fault = ""
 
     def check(self, *, at_once: bool = False) -> None:
-        """Raise StoreError unless both are where they were; looks at them at most once a second."""
+        """Raise StoreError unless both files are in their places; looks at them at most once a second."""
         now = time.monotonic()
         if at_once or now >= self._next_look:
             self._next_look = now + _LOOKED_AT_EVERY
             self._look()
-        if self._trouble:
-            raise StoreError(f"{self._trouble}: changes are refused, because nothing would be left of them")
+        if self._fault:
+            raise StoreError(f"{self._fault}: changes are refused, because nothing would be left of them")
 
     def _look(self) -> None:
-        trouble = next(filter(None, map(self._trouble_with, self._identities)), "")
-        if trouble and not self._trouble:
+        fault = next(filter(None, map(self._fault_of, self._identities)), "")
+        if fault and not self._fault:
             log.critical(
                 "%s: changes are refused from now on, because nothing would be left of them at the next "
                 "start; reads go on. Put the file back where it was, or save the tickets with pykcmctl "
                 "export and restart the daemon",
-                trouble,
+                fault,
             )
-        elif self._trouble and not trouble:
-            log.warning("%s: is where it was: changes are made again", self._path)
-        self._trouble = trouble
+        elif self._fault and not fault:
+            log.warning("%s: is in its place again: changes are accepted", self._path)
+        self._fault = fault
 
-    def _trouble_with(self, file: Path) -> str:
+    def _fault_of(self, file: Path) -> str:
         try:
             found = _identity(file)
         except FileNotFoundError:
@@ -67,6 +67,6 @@ class Placement:
 
 
 def _identity(path: Path) -> _Identity:
-    # By way of symbolic links: another folder may take the place of the one that they lead to.
+    # This follows symbolic links, because the folder that they lead to may be replaced.
     status = os.stat(path)  # noqa: PTH116 - the fastest way
     return status.st_dev, status.st_ino

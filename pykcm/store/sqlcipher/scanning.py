@@ -1,7 +1,7 @@
-"""Going over everybody's containers in slices: how many ccaches there are, and which UIDs have some.
+"""Scans of all containers in slices: the number of ccaches, and the UIDs that have some.
 
-Between two slices no cursor is open, because others commit, and the database may even be replaced by its copy
-with another key.
+Between two slices other tasks commit, and rekey may even replace the database by its copy. Therefore no
+cursor is open then.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from pykcm.store.tree import (
     uid_of_container,
 )
 
-# Containers that are looked at and ccaches that are counted in one slice: 1 ms at most.
+# Containers and ccaches in one slice, which takes at most 1 ms.
 _AT_ONCE = 64
 
 # In the order of the index of paths.
@@ -33,15 +33,15 @@ _COUNT = """
     )
 """
 
-# Greater than every path, and than every name of a ccache's secret.
-_BEHIND_ALL = "\x7f"
+# Greater than every path and every name of a ccache's secret.
+_AFTER_ALL = "\x7f"
 
 Query = Callable[[str, tuple[Any, ...]], list[Any]]
 
 
 async def uids_with_ccaches(query: Query) -> list[int]:
-    """As Store has it; `query` gives all rows of a statement."""
-    # Paths of UIDs with equally many digits come in the order of the UIDs.
+    """Return the UIDs as Store does; `query` returns all rows of a statement."""
+    # Among UIDs with equally many digits, the order of paths is that of the UIDs.
     by_length: dict[int, list[int]] = {}
     last = ""
     while True:
@@ -61,10 +61,9 @@ async def uids_with_ccaches(query: Query) -> list[int]:
 
 
 class CCacheCounter:
-    """Knows how many ccaches the database has: it counts them once, and then follows what is committed.
+    """Counts the ccaches in the database once, and then follows the commits.
 
-    `query` gives all rows of a statement, and raises StoreError. Nothing is committed while the caller has
-    `lock`.
+    `query` returns all rows of a statement, and raises StoreError. There is no commit while `lock` is held.
     """
 
     def __init__(self, query: Query, lock: asyncio.Lock) -> None:
@@ -73,18 +72,18 @@ class CCacheCounter:
         self._counting: asyncio.Task[None] | None = None
         self._is_complete = False
         self._total = 0
-        # Counted are the containers before this path, and of the one that has it the names up to this one.
+        # The containers before this path have been counted, and the names up to this one in its container.
         self._path = ""
         self._name = ""
         self._of_path = 0
 
     async def count(self) -> int:
-        """The number of ccaches; raises StoreError."""
+        """Return the number of ccaches; raises StoreError."""
         while not self._is_complete:
             if self._counting is None or self._counting.done():
                 if not self._lock.locked() and self._advance():
                     break
-                # One for all who ask: in each iteration of the event loop there is one slice.
+                # One task for all callers: each iteration of the event loop has one slice.
                 self._counting = asyncio.get_running_loop().create_task(self._count_on())
             await asyncio.shield(self._counting)
         return self._total
@@ -93,12 +92,12 @@ class CCacheCounter:
         is_complete = False
         while not is_complete:
             await asyncio.sleep(0)
-            # A commit that is under way is perhaps visible already, and would be counted twice.
+            # The changes of an unfinished commit may be visible already, and would be counted twice.
             async with self._lock:
                 is_complete = self._advance()
 
     def committed(self, change: SecretChange, more: int) -> None:
-        """A change is durable that made `more` ccaches, or less where that is negative."""
+        """Count a durable change that added `more` ccaches; negative: it removed some."""
         path = change.container
         if path < self._path:
             self._total += more
@@ -110,7 +109,7 @@ class CCacheCounter:
                     self._add(more)
 
     def _advance(self) -> bool:
-        """Count the next slice; tells whether it was the last one."""
+        """Count the next slice; returns whether it was the last one."""
         left = self._count_in_container(_AT_ONCE)
         if not left:
             return False
@@ -122,18 +121,18 @@ class CCacheCounter:
             if not left:
                 return False
         if not has_more:
-            self._path = _BEHIND_ALL
+            self._path = _AFTER_ALL
             self._is_complete = True
         return self._is_complete
 
     def _count_in_container(self, most: int) -> int:
-        """Count at most so many ccaches where the last slice ended; gives how many more might be counted."""
-        if not most or self._name == _BEHIND_ALL or not is_ccaches_container(self._path):
+        """Continue in this container, up to `most` ccaches; returns how many are left of `most`."""
+        if not most or self._name == _AFTER_ALL or not is_ccaches_container(self._path):
             return most
         count: int
         [(count, last)] = self._query(_COUNT, (self._path, self._name, most))
         self._add(count)
-        self._name = last if count == most else _BEHIND_ALL
+        self._name = last if count == most else _AFTER_ALL
         return most - count
 
     def _add(self, more: int) -> None:

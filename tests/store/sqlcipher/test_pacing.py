@@ -94,7 +94,7 @@ def test_only_a_uid_that_has_written_much_waits(caplog: pytest.LogCaptureFixture
 
     play(scenario)
     (line,) = caplog.messages
-    assert line.startswith("pykcm.db: UID 1000 writes much while it is copied")
+    assert line.startswith("pykcm.db: UID 1000 writes much while the database is copied")
 
 
 def test_a_first_change_that_is_large_waits_too() -> None:
@@ -310,7 +310,7 @@ def test_a_rekey_ends_although_somebody_writes_all_the_time(
         async for step in change_key(store, None):
             if isinstance(step, Copied):
                 slowed = step.slowed
-                await until(lambda: "writes much while it is copied" in caplog.text)
+                await until(lambda: "writes much while the database is copied" in caplog.text)
                 await writers.write_a_little()
             else:
                 return step, slowed
@@ -330,5 +330,5 @@ def test_a_rekey_ends_although_somebody_writes_all_the_time(
             assert len(await secrets_of(store, uid)) == 3
 
     asyncio.run(run())
-    named = {uid for uid in uids if f"UID {uid} writes much while it is copied" in caplog.text}
+    named = {uid for uid in uids if f"UID {uid} writes much while the database is copied" in caplog.text}
     assert named

@@ -144,7 +144,7 @@ def test_back_in_its_place_changes_are_made_again(
         asyncio.run(commit_changes(store, [put(2)]))
     (state.parent / "elsewhere").rename(really)
     asyncio.run(commit_changes(store, [put(3)]))
-    assert "is where it was: changes are made again" in caplog.text
+    assert "is in its place again: changes are accepted" in caplog.text
     store.close()
     again = SQLCipherStore(store.path, store.key)
     assert [secret.name for secret in asyncio.run(secrets_of(again, UID))] == ["1", "3"]

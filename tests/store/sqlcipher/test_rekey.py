@@ -16,9 +16,9 @@ import pytest
 
 from pykcm.engine.committer import Committer
 from pykcm.store.copies import Copied, Rekeyed, StoreBusyError, UnsupportedError
+from pykcm.store.disk import CREDENTIAL
 from pykcm.store.interface import Entry, StoreError, StoreUnusableError
 from pykcm.store.keys import Key, load_key
-from pykcm.store.names import CREDENTIAL
 from pykcm.store.sqlcipher import rekey as rekey_module
 from pykcm.store.sqlcipher.backup import backup
 from pykcm.store.sqlcipher.database import connect_to_write, set_pragma
@@ -541,7 +541,7 @@ def test_a_successor_that_cannot_be_removed(
         patched.setattr("pykcm.store.sqlcipher.key_rotation.remove_pending_key", refuse)
         rekeyed = asyncio.run(rekey(state, NEW))
     assert (rekeyed.key, rekeyed.is_pending) == (state / "key", False)
-    assert "cannot take the new key" not in caplog.text
+    assert "the new key cannot be written" not in caplog.text
     assert "key.next: cannot be removed" in caplog.text
     assert files(state) == {"key", DATABASE, "key.next"}
     assert (state / "key").read_bytes() == NEW
