@@ -20,12 +20,14 @@ from tests.server.programs import listed
 from tests.server.waiting import until
 
 HOUR, DAY = 3600, 86400
+
+
 # Of the year 2027.
 NOW = 1_800_000_000
 
 
 class Machine:
-    """A clock that can be set, beside one that nobody sets."""
+    """A clock that can be set, and one that nobody sets."""
 
     def __init__(self, now: float = NOW) -> None:
         self.wall = Clock(now)
@@ -53,10 +55,10 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 @pytest.mark.parametrize("last", [None, NOW - DAY, NOW + DAY, NOW])
-def test_a_clock_that_moved_by_a_day_at_most_is_believed_at_start(
+def test_clock_that_moved_by_at_most_a_day_is_believed_at_start(
     machine: Machine, caplog: pytest.LogCaptureFixture, last: float | None
 ) -> None:
-    """Nothing is stored yet, or the last reading was at most a day ago, or ahead: that is the time."""
+    """A clock is believed if nothing is stored yet, or the last reading is at most a day away."""
     clock = machine.started(last)
     assert clock.is_believed()
     assert clock.doubt() is None
@@ -69,10 +71,10 @@ def test_a_clock_that_moved_by_a_day_at_most_is_believed_at_start(
     [(NOW - DAY - 1, DAY + 1, NOW - DAY - 1), (NOW + 3 * DAY, -3 * DAY, NOW), (UNKNOWN, None, 0)],
     ids=["ahead", "back", "unknown"],
 )
-def test_a_clock_that_moved_by_days_is_in_doubt_for_an_hour(
+def test_clock_that_moved_by_days_is_in_doubt_for_an_hour(
     machine: Machine, last: float, moved: int | None, removal_time: float
 ) -> None:
-    """Until it has run on for an hour, the earlier one of both times decides; then the clock does."""
+    """For an hour the earlier of both times counts, then the clock's."""
     clock = machine.started(last)
     assert not clock.is_believed()
     assert clock.doubt() == (moved, HOUR)
@@ -86,10 +88,10 @@ def test_a_clock_that_moved_by_days_is_in_doubt_for_an_hour(
 
 
 @pytest.mark.parametrize("days", [3, -3])
-def test_a_clock_that_is_set_while_the_daemon_runs_is_in_doubt(
+def test_clock_that_is_set_while_the_daemon_runs_is_in_doubt(
     machine: Machine, caplog: pytest.LogCaptureFixture, days: int
 ) -> None:
-    """It is compared with a clock that nobody sets, whenever that was asked last; the log says so once."""
+    """The clock is compared with one that nobody sets, and the log has one line."""
     clock = machine.started(NOW)
     machine.run(10 * DAY)
     assert clock.is_believed()
@@ -107,7 +109,7 @@ def test_a_clock_that_is_set_while_the_daemon_runs_is_in_doubt(
 
 
 def test_steps_within_an_hour_are_added_up(machine: Machine) -> None:
-    """A clock that is set by less than a day, and soon again, is compared with where it was before both."""
+    """Two steps of less than a day within an hour are compared with the time before both."""
     clock = machine.started(NOW)
     for _ in range(2):
         assert clock.is_believed()
@@ -117,8 +119,8 @@ def test_steps_within_an_hour_are_added_up(machine: Machine) -> None:
     assert clock.removal_time() == NOW + 2
 
 
-def test_a_clock_that_is_set_right_is_believed_at_once(machine: Machine) -> None:
-    """A clock that comes back to where it was is as good as before."""
+def test_clock_that_is_set_right_is_believed_at_once(machine: Machine) -> None:
+    """A clock that returns to the time before is believed."""
     clock = machine.started(NOW)
     machine.set(3 * DAY)
     assert not clock.is_believed()
@@ -128,8 +130,8 @@ def test_a_clock_that_is_set_right_is_believed_at_once(machine: Machine) -> None
     assert clock.removal_time() == NOW + 600
 
 
-def test_a_clock_that_is_set_again_runs_an_hour_from_then(machine: Machine) -> None:
-    """The hour begins anew when a clock in doubt moves by more than a day again."""
+def test_second_move_starts_the_hour_again(machine: Machine) -> None:
+    """The hour begins again when a clock in doubt moves by more than a day."""
     clock = machine.started(NOW)
     machine.set(3 * DAY)
     assert not clock.is_believed()
@@ -142,8 +144,8 @@ def test_a_clock_that_is_set_again_runs_an_hour_from_then(machine: Machine) -> N
     assert clock.is_believed()
 
 
-def test_an_administrator_may_say_that_it_is_right(machine: Machine) -> None:
-    """It is believed at once, and what comes after is compared with it."""
+def test_administrator_can_confirm_the_clock(machine: Machine) -> None:
+    """A confirmed clock is believed at once, and later readings are compared with it."""
     clock = machine.started(NOW - 9 * DAY)
     clock.believe()
     assert clock.is_believed()
@@ -152,19 +154,14 @@ def test_an_administrator_may_say_that_it_is_right(machine: Machine) -> None:
     assert not clock.is_believed()
 
 
-# From one run to the next
-
-
-def test_a_wrong_clock_of_a_short_run_is_not_kept(
-    machine: Machine, tmp_path: Path, runner: asyncio.Runner
-) -> None:
-    """Short runs with a wrong clock do not add up, and a next run with the right one is fine."""
-    runner.run(ClockKeeper(machine.started(None), tmp_path).keep())
+async def test_reading_of_a_doubted_clock_is_not_stored(machine: Machine, tmp_path: Path) -> None:
+    """Short runs with a wrong clock store no reading, and a run with the right one is not in doubt."""
+    await ClockKeeper(machine.started(None), tmp_path).keep()
     for _ in range(3):
         machine.set(3 * DAY)
         keeper = ClockKeeper(machine.started(read_sighting(tmp_path)), tmp_path)
         machine.run(HOUR / 2)
-        runner.run(keeper.keep())
+        await keeper.keep()
         assert not keeper.clock.is_believed()
         assert read_sighting(tmp_path) == NOW
         machine.set(-3 * DAY)
@@ -172,7 +169,7 @@ def test_a_wrong_clock_of_a_short_run_is_not_kept(
 
 
 class Sleep:
-    """Lets the time of a machine pass where there is a sleep."""
+    """Each sleep lets the machine's time pass."""
 
     def __init__(self, machine: Machine) -> None:
         self.slept: list[float] = []
@@ -185,49 +182,43 @@ class Sleep:
             await asyncio.Event().wait()
 
 
-def test_readings_are_kept_every_hour_and_at_the_end(
-    machine: Machine, tmp_path: Path, runner: asyncio.Runner
-) -> None:
-    """Soon after the start, then every hour, and when the daemon ends."""
+async def test_readings_are_stored_every_hour_and_at_the_end(machine: Machine, tmp_path: Path) -> None:
+    """A reading is stored soon after the start, every hour, and when the daemon ends."""
     sleep = Sleep(machine)
-
-    async def scenario() -> None:
-        task = asyncio.create_task(ClockKeeper(machine.started(None), tmp_path).run(sleep))
-        await until(lambda: len(sleep.slept) == 4)
-        assert read_sighting(tmp_path) == NOW + 1 + 2 * HOUR
-        assert sleep.slept == [1, HOUR, HOUR, HOUR]
-        task.cancel()
-        await asyncio.wait([task])
-
-    runner.run(scenario())
+    task = asyncio.create_task(ClockKeeper(machine.started(None), tmp_path).run(sleep))
+    await until(lambda: len(sleep.slept) == 4)
+    assert read_sighting(tmp_path) == NOW + 1 + 2 * HOUR
+    assert sleep.slept == [1, HOUR, HOUR, HOUR]
+    task.cancel()
+    await asyncio.wait([task])
     assert read_sighting(tmp_path) == NOW + 1 + 3 * HOUR
 
 
-def test_a_disk_that_fails_is_told_once_and_hinders_nothing(
-    machine: Machine, tmp_path: Path, runner: asyncio.Runner, caplog: pytest.LogCaptureFixture
+async def test_failing_disk_is_logged_once(
+    machine: Machine, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The log names the file; when the disk works again the reading is kept."""
+    """The log names the file once; when the disk works again, the reading is stored."""
     folder = tmp_path / "state"
     keeper = ClockKeeper(machine.started(None), folder)
     for _ in range(3):
-        runner.run(keeper.keep())
+        await keeper.keep()
     (warning,) = warnings(caplog)
     assert str(folder / "clock") in warning
     folder.mkdir()
-    runner.run(keeper.keep())
+    await keeper.keep()
     assert read_sighting(folder) == NOW
     assert len(warnings(caplog)) == 1
 
 
-def test_a_memory_store_has_no_reading_of_an_earlier_run(runner: asyncio.Runner) -> None:
-    """Its tickets are of this run, and nothing is kept."""
+async def test_clock_of_a_memory_store_is_believed() -> None:
+    """Tickets in memory are of this run, and no reading is stored."""
     keeper = open_clock()
-    runner.run(keeper.keep())
+    await keeper.keep()
     assert keeper.clock.is_believed()
 
 
-def test_a_database_without_a_reading_is_of_unknown_age(tmp_path: Path) -> None:
-    """Nothing in it has expired for an hour, unless its files tell when they were last written."""
+def test_database_without_a_reading_uses_its_last_change(tmp_path: Path) -> None:
+    """Without a reading the last change of the database's files counts; without that nothing has expired."""
     assert open_clock(tmp_path, is_new=False).clock.removal_time() < HOUR
     assert open_clock(tmp_path, is_new=True).clock.is_believed()
     for name in ("pykcm.db", "pykcm.db-wal"):
@@ -241,8 +232,8 @@ def test_a_database_without_a_reading_is_of_unknown_age(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content", [b"", b"x\n", b"-5\n", b"1800000000", b"9" * 13 + b"\n", b"1800000000\nmore", b"1e9\n"]
 )
-def test_a_file_that_is_no_reading_is_none(tmp_path: Path, content: bytes) -> None:
-    """What cannot be understood is as good as missing."""
+def test_invalid_reading_counts_as_missing(tmp_path: Path, content: bytes) -> None:
+    """A file with other contents than a reading counts as missing."""
     (tmp_path / "clock").write_bytes(content)
     assert read_sighting(tmp_path) is None
     assert not open_clock(tmp_path, is_new=False).clock.is_believed()
@@ -254,14 +245,14 @@ def _link(path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [_link, os.mkfifo, Path.mkdir], ids=["link", "pipe", "folder"])
-def test_what_is_no_file_is_not_read(tmp_path: Path, make: Callable[[Path], None]) -> None:
-    """Nothing but a plain file is, and nothing is waited for."""
+def test_only_a_plain_file_is_read_as_reading(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    """A link, a pipe and a folder are not read, and not waited for."""
     make(tmp_path / "clock")
     assert read_sighting(tmp_path) is None
 
 
-def test_a_reading_is_private_and_nothing_else_is_left(tmp_path: Path) -> None:
-    """A file for the daemon alone, also over what an interrupted write has left."""
+def test_reading_is_stored_in_a_private_file(tmp_path: Path) -> None:
+    """Only the daemon can read the file, which also replaces the rest of an interrupted write."""
     (tmp_path / "clock.new").symlink_to("elsewhere")
     write_sighting(tmp_path, NOW + 0.9)
     assert [path.name for path in tmp_path.iterdir()] == ["clock"]
@@ -269,14 +260,16 @@ def test_a_reading_is_private_and_nothing_else_is_left(tmp_path: Path) -> None:
     assert read_sighting(tmp_path) == NOW
 
 
-# What it decides
-
 SOON = ticket(ends=NOW + DAY).blob
+
+
 PAST = ticket(ends=NOW - 10).blob
 
 
-def test_the_reaper_and_the_clock(runner: asyncio.Runner, store: Store, machine: Machine) -> None:
-    """In doubt, what is valid by the time before stays, and what had expired goes; after an hour both do."""
+def test_reaper_keeps_valid_ccaches_while_the_clock_is_in_doubt(
+    runner: asyncio.Runner, store: Store, machine: Machine
+) -> None:
+    """During a doubt the reaper keeps ccaches that are valid by the time before."""
     server = Server(runner, store, clock=machine.wall, steady=machine.steady)
     server.ask_as(1000).replace(b"1000:valid", 0, ALICE, [SOON])
     server.ask_as(1000).replace(b"1000:past", 0, ALICE, [PAST])
@@ -292,10 +285,10 @@ def test_the_reaper_and_the_clock(runner: asyncio.Runner, store: Store, machine:
 @pytest.mark.parametrize(
     "quotas", [Quotas(max_uid_ccaches=2), Quotas(max_ccaches=2), Quotas(max_uid_size=50_000)], ids=repr
 )
-def test_eviction_and_the_clock(
+def test_eviction_keeps_valid_ccaches_while_the_clock_is_in_doubt(
     runner: asyncio.Runner, store: Store, machine: Machine, quotas: Quotas
 ) -> None:
-    """A quota takes no ccache for expired that is valid by the time before; in doubt it refuses instead."""
+    """During a doubt a quota refuses instead of evicting a ccache that is valid by the time before."""
     server = Server(runner, store, quotas=quotas, clock=machine.wall, steady=machine.steady)
     alice = server.ask_as(1000)
     half = ticket(ends=NOW + DAY, size=20_000).blob

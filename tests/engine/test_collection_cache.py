@@ -1,4 +1,4 @@
-"""Collections in memory: read once, forgotten when in doubt; and the count of all ccaches."""
+"""The cache of collections: what is read, kept and dropped; and the count of all ccaches."""
 
 import asyncio
 import errno
@@ -10,6 +10,7 @@ import pytest
 
 from pykcm.ccaches.quotas import Quotas
 from pykcm.engine.collection_cache import CollectionCache
+from pykcm.protocol.credential import parse_credential
 from pykcm.protocol.opcodes import Opcode
 from pykcm.store.interface import Loaded, Pause, Store, StoreError
 from pykcm.store.keys import Key
@@ -29,23 +30,23 @@ def sqlcipher_store(tmp_path: Path) -> Iterator[SQLCipherStore]:
     store.close()
 
 
-def test_read_once(runner: asyncio.Runner, store: Store) -> None:
-    """A collection is read when it is first asked for, and is the same one from then on."""
+async def test_collection_is_read_once(store: Store) -> None:
+    """A collection is read when it is first needed, and again only after it was dropped."""
     scripted = ScriptedStore(store)
     collection_cache = CollectionCache(scripted, Quotas())
     assert collection_cache.present(1000) is None
-    collection = runner.run(collection_cache.get(1000))
+    collection = await collection_cache.get(1000)
     assert collection_cache.present(1000) is collection
-    assert runner.run(collection_cache.get(1000)) is collection
+    assert await collection_cache.get(1000) is collection
     assert scripted.loads == [1000]
     collection_cache.drop(1000)
     assert collection_cache.present(1000) is None
-    assert runner.run(collection_cache.get(1000)) is not collection
+    assert await collection_cache.get(1000) is not collection
     assert scripted.loads == [1000, 1000]
 
 
-def test_a_store_that_cannot_be_read(runner: asyncio.Runner, store: Store) -> None:
-    """A collection that cannot be read is not there: the next who asks tries again."""
+async def test_failed_read_is_not_cached(store: Store) -> None:
+    """A collection that cannot be read is not cached: the next caller reads again."""
     scripted = ScriptedStore(store)
     collection_cache = CollectionCache(scripted, Quotas())
 
@@ -55,18 +56,18 @@ def test_a_store_that_cannot_be_read(runner: asyncio.Runner, store: Store) -> No
     read = scripted.load
     scripted.load = failing  # type: ignore[method-assign,assignment]
     with pytest.raises(StoreError):
-        runner.run(collection_cache.get(1000))
+        await collection_cache.get(1000)
     assert collection_cache.present(1000) is None
     scripted.load = read  # type: ignore[method-assign]
-    assert runner.run(collection_cache.get(1000)).uid == 1000
+    assert (await collection_cache.get(1000)).uid == 1000
 
 
 def limited(runner: asyncio.Runner, store: Store, limit: int) -> Server:
     return Server(runner, store, quotas=Quotas(max_ccaches=limit))
 
 
-def test_all_count_after_a_restart(runner: asyncio.Runner, store: Store) -> None:
-    """max_ccaches counts what is in the store, whoever has asked so far."""
+def test_max_ccaches_counts_stored_ccaches_after_a_restart(runner: asyncio.Runner, store: Store) -> None:
+    """max_ccaches counts all ccaches in the store, also those not read yet."""
     limited(runner, store, 2).ask_as(1000).initialize(b"1000", ALICE)
     again = limited(runner, store, 2)
     again.ask_as(2000).initialize(b"2000", ALICE)
@@ -76,8 +77,8 @@ def test_all_count_after_a_restart(runner: asyncio.Runner, store: Store) -> None
     again.ask_as(3000).initialize(b"3000", ALICE)
 
 
-def test_unreadable_ccaches_count(runner: asyncio.Runner, store: Store) -> None:
-    """A ccache that cannot be read counts until it is destroyed, before and after it was noticed."""
+def test_unreadable_ccache_counts_until_it_is_destroyed(runner: asyncio.Runner, store: Store) -> None:
+    """A ccache that cannot be read counts until it is destroyed, whether or not it was read."""
     name = ccache_name(bytes(16), b"1000")
     runner.run(commit_changes(store, [Put(ccaches_container(1000), name, b"?")]))
     server = limited(runner, store, 1)
@@ -89,8 +90,8 @@ def test_unreadable_ccaches_count(runner: asyncio.Runner, store: Store) -> None:
     server.ask_as(2000).initialize(b"2000", ALICE)
 
 
-def test_refused_ones_do_not_count(runner: asyncio.Runner, store: Store) -> None:
-    """A ccache whose creation was refused by another quota takes no place."""
+def test_refused_creation_does_not_count(runner: asyncio.Runner, store: Store) -> None:
+    """A ccache whose creation another quota refused does not count."""
     server = Server(runner, store, quotas=Quotas(max_ccaches=1, max_ccache_size=2200))
     long = ALICE._replace(realm=b"R" * 100)
     for _ in range(3):
@@ -100,8 +101,8 @@ def test_refused_ones_do_not_count(runner: asyncio.Runner, store: Store) -> None
 
 
 @pytest.mark.parametrize("uid", [1000, 2000], ids=["the same UID", "another UID"])
-def test_the_limit_holds_after_a_failed_commit(runner: asyncio.Runner, store: Store, uid: int) -> None:
-    """A commit that failed changes nothing about the count, nor lets anyone past the limit."""
+def test_count_is_right_after_a_failed_commit(runner: asyncio.Runner, store: Store, uid: int) -> None:
+    """After failed commits the count is that of the store, and the limit holds."""
     server = limited(runner, store, 3)
     for other in (1000, 2000):
         server.ask_as(other).initialize(b"%d" % other, ALICE)
@@ -118,8 +119,10 @@ def test_the_limit_holds_after_a_failed_commit(runner: asyncio.Runner, store: St
     assert runner.run(store.count_ccaches()) == 3
 
 
-def test_a_failed_commit_leaves_the_count_of_others_alone(runner: asyncio.Runner, store: Store) -> None:
-    """While one user's ccache waits for its commit, another's that failed does not make it uncounted."""
+async def test_failed_commit_does_not_affect_the_count_of_other_uids(
+    runner: asyncio.Runner, store: Store
+) -> None:
+    """A ccache that waits for its commit stays counted when another UID's commit fails."""
     server = limited(runner, store, 2)
 
     def create(uid: int) -> asyncio.Future[Any]:
@@ -128,31 +131,28 @@ def test_a_failed_commit_leaves_the_count_of_others_alone(runner: asyncio.Runner
             answer(server.dispatcher, peer(uid), frame(Opcode.INITIALIZE, arguments))
         )
 
-    async def scenario() -> list[int]:
-        first, second = asyncio.Event(), asyncio.Event()
-        server.store.gate = first
-        server.store.refusal = lambda changes: (
-            StoreError("full", errno.ENOSPC) if changes[0].container == ccaches_container(1000) else None
-        )
-        failing = create(1000)
-        await until(lambda: len(server.store.commits) == 1)
-        waiting = create(2000)
-        server.store.gate = second
-        first.set()
-        replies = [await failing]
-        await until(lambda: len(server.store.commits) == 2)
-        others = [create(3000), create(4000)]
-        await settle()
-        second.set()
-        replies += [await each for each in (waiting, *others)]
-        return [unpack(reply)[0] for reply in replies]
-
-    assert runner.run(scenario()) == [errno.ENOSPC, 0, 0, errno.EDQUOT]
-    assert runner.run(store.count_ccaches()) == 2
+    first, second = asyncio.Event(), asyncio.Event()
+    server.store.gate = first
+    server.store.refusal = lambda changes: (
+        StoreError("full", errno.ENOSPC) if changes[0].container == ccaches_container(1000) else None
+    )
+    failing = create(1000)
+    await until(lambda: len(server.store.commits) == 1)
+    waiting = create(2000)
+    server.store.gate = second
+    first.set()
+    replies = [await failing]
+    await until(lambda: len(server.store.commits) == 2)
+    others = [create(3000), create(4000)]
+    await settle()
+    second.set()
+    replies += [await each for each in (waiting, *others)]
+    assert [unpack(reply)[0] for reply in replies] == [errno.ENOSPC, 0, 0, errno.EDQUOT]
+    assert await store.count_ccaches() == 2
 
 
-def test_without_the_limit_nothing_is_counted(runner: asyncio.Runner, store: Store) -> None:
-    """Without max_ccaches the store is not asked to count."""
+def test_store_is_not_counted_without_max_ccaches(runner: asyncio.Runner, store: Store) -> None:
+    """Without max_ccaches the store's ccaches are not counted."""
     server = Server(runner, store)
 
     async def counting() -> int:
@@ -162,9 +162,9 @@ def test_without_the_limit_nothing_is_counted(runner: asyncio.Runner, store: Sto
     server.ask_as(1000).initialize(b"1000", ALICE)
 
 
-def filled(collection_cache: CollectionCache, runner: asyncio.Runner, uids: Sequence[int]) -> None:
+async def filled(collection_cache: CollectionCache, uids: Sequence[int]) -> None:
     for uid in uids:
-        collection = runner.run(collection_cache.get(uid))
+        collection = await collection_cache.get(uid)
         collection.initialize(b"%d" % uid, ALICE, None)
         collection.take_changes()
         collection_cache.weigh(collection)
@@ -176,61 +176,61 @@ def present(collection_cache: CollectionCache) -> set[int]:
 
 
 @pytest.fixture
-def footprint(runner: asyncio.Runner) -> int:
-    """Of a collection with one empty ccache."""
+async def footprint() -> int:
+    """The footprint of a collection with one empty ccache."""
     collection_cache = CollectionCache(MemoryStore(), Quotas())
-    filled(collection_cache, runner, [1000])
-    return runner.run(collection_cache.get(1000)).footprint
+    await filled(collection_cache, [1000])
+    return (await collection_cache.get(1000)).footprint
 
 
-def test_the_least_recently_used_goes(runner: asyncio.Runner, store: Store, footprint: int) -> None:
-    """What does not fit is forgotten, beginning with what was used longest ago."""
+async def test_least_recently_used_collection_is_dropped(store: Store, footprint: int) -> None:
+    """If the cache is full, the least recently used collection is dropped."""
     collection_cache = CollectionCache(store, Quotas(), cache_size=3 * footprint)
-    filled(collection_cache, runner, [1000, 2000, 3000])
+    await filled(collection_cache, [1000, 2000, 3000])
     collection_cache.make_room(lambda _: True)
     assert present(collection_cache) == {1000, 2000, 3000}
     collection_cache.present(1000)
-    filled(collection_cache, runner, [4000])
+    await filled(collection_cache, [4000])
     collection_cache.make_room(lambda _: True)
     assert present(collection_cache) == {1000, 3000, 4000}
 
 
-def test_in_turn(runner: asyncio.Runner, store: Store, footprint: int) -> None:
-    """What is in somebody's turn stays, and so does what was used last, however large."""
+async def test_collections_in_use_are_not_dropped(store: Store, footprint: int) -> None:
+    """A collection in use stays, and so does the most recently used one, of any size."""
     collection_cache = CollectionCache(store, Quotas(), cache_size=1)
-    filled(collection_cache, runner, [1000, 2000, 3000])
+    await filled(collection_cache, [1000, 2000, 3000])
     collection_cache.make_room(lambda uid: uid != 1000)
     assert present(collection_cache) == {1000, 3000}
     collection_cache.make_room(lambda _: True)
     assert present(collection_cache) == {3000}
 
 
-def test_without_limit(runner: asyncio.Runner, store: Store) -> None:
-    """A cache size of 0 is no limit."""
+async def test_cache_size_0_is_no_limit(store: Store) -> None:
+    """With cache_size 0 no collection is dropped."""
     collection_cache = CollectionCache(store, Quotas())
-    filled(collection_cache, runner, range(1000, 1100))
+    await filled(collection_cache, range(1000, 1100))
     collection_cache.make_room(lambda _: True)
     assert len(present(collection_cache)) == 100
 
 
-def test_dropping_gives_room(runner: asyncio.Runner, store: Store, footprint: int) -> None:
-    """What was dropped after a failure counts no longer, and what shrank counts less."""
+async def test_dropped_and_shrunk_collections_leave_room(store: Store, footprint: int) -> None:
+    """A dropped collection does not count, and one that shrank counts less."""
     collection_cache = CollectionCache(store, Quotas(), cache_size=5 * footprint // 2)
-    filled(collection_cache, runner, [1000, 2000])
+    await filled(collection_cache, [1000, 2000])
     collection_cache.drop(1000)
-    filled(collection_cache, runner, [3000])
+    await filled(collection_cache, [3000])
     collection_cache.make_room(lambda _: True)
     assert present(collection_cache) == {2000, 3000}
-    shrunk = runner.run(collection_cache.get(2000))
+    shrunk = await collection_cache.get(2000)
     shrunk.destroy(b"2000")
     collection_cache.weigh(shrunk)
-    filled(collection_cache, runner, [4000])
+    await filled(collection_cache, [4000])
     collection_cache.make_room(lambda _: True)
     assert present(collection_cache) == {2000, 3000, 4000}
 
 
-def test_read_again(runner: asyncio.Runner, store: Store) -> None:
-    """What fell out of memory is read again when it is asked for, with everything that was stored."""
+def test_dropped_collection_is_read_again(runner: asyncio.Runner, store: Store) -> None:
+    """A dropped collection is read again when it is needed, with everything stored."""
     server = Server(runner, store, cache_size=1)
     for uid in (1000, 2000, 3000):
         asking = server.ask_as(uid)
@@ -242,8 +242,8 @@ def test_read_again(runner: asyncio.Runner, store: Store) -> None:
     assert server.store.loads == [1000, 2000, 3000, 1000]
 
 
-def test_listing_everyone(runner: asyncio.Runner, store: Store) -> None:
-    """Root's list of everyone's ccaches needs all of them at once, and leaves memory as small as before."""
+def test_list_of_all_users_keeps_one_collection(runner: asyncio.Runner, store: Store) -> None:
+    """Root's list of all users' ccaches leaves no more collections in the cache than before."""
     server = Server(runner, store, cache_size=1, root_lists_all=True)
     for uid in (1000, 2000, 3000):
         server.ask_as(uid).initialize(b"%d" % uid, ALICE)
@@ -251,39 +251,40 @@ def test_listing_everyone(runner: asyncio.Runner, store: Store) -> None:
     assert len(present(server.collection_cache)) == 1
 
 
-def test_large_collections_go_first(runner: asyncio.Runner, store: Store, footprint: int) -> None:
-    """A large collection goes before small ones that were used longer ago, the least recent one first."""
+async def test_large_collections_are_dropped_first(store: Store, footprint: int) -> None:
+    """A large collection is dropped before small ones that were used earlier; the least recent one first."""
     collection_cache = CollectionCache(store, Quotas(), cache_size=200 * footprint)
-    filled(collection_cache, runner, range(1000, 1050))
+    await filled(collection_cache, range(1000, 1050))
     for uid in (1, 2, 3):
-        collection = runner.run(collection_cache.get(uid))
+        collection = await collection_cache.get(uid)
         for number in range(130):
             collection.initialize(b"%d:%d" % (uid, number), ALICE, None)
         collection_cache.weigh(collection)
         collection_cache.make_room(lambda _: True)
     assert present(collection_cache) == {2, 3, *range(1000, 1050)}
     collection_cache.present(2)
-    filled(collection_cache, runner, range(2000, 2060))
+    await filled(collection_cache, range(2000, 2060))
     collection_cache.make_room(lambda _: True)
     assert present(collection_cache) == {2, *range(1000, 1050), *range(2000, 2060)}
     # One that has shrunk is like the others.
-    shrunk = runner.run(collection_cache.get(2))
+    shrunk = await collection_cache.get(2)
     for number in range(129):
         shrunk.destroy(b"2:%d" % number)
     collection_cache.weigh(shrunk)
-    filled(collection_cache, runner, range(3000, 3160))
+    await filled(collection_cache, range(3000, 3160))
     collection_cache.make_room(lambda _: True)
     assert 1000 not in present(collection_cache)
     assert 2 in present(collection_cache)
 
 
-def test_others_are_served_while_a_big_collection_is_read(
+async def test_others_are_served_while_a_large_collection_is_read(
     runner: asyncio.Runner, sqlcipher_store: SQLCipherStore
 ) -> None:
-    """A UID whose collection is read in slices keeps nobody else waiting, only its own requests."""
+    """While a large collection is read in slices, only requests of its UID wait."""
     server = Server(runner, sqlcipher_store)
-    server.ask_as(1000).replace(b"1000", 0, ALICE, [credential_bytes(service(n)) for n in range(1000)])
-    server.ask_as(2000).initialize(b"2000", ALICE)
+    credentials = [parse_credential(credential_bytes(service(number))) for number in range(1000)]
+    await server.change(1000, lambda each: each.replace(b"1000", ALICE, 0, credentials, None))
+    await server.change(2000, lambda each: each.initialize(b"2000", ALICE, None))
     again = server.restarted()
     answered: list[int] = []
 
@@ -291,16 +292,13 @@ def test_others_are_served_while_a_big_collection_is_read(
         await answer(again.dispatcher, peer(uid), frame(Opcode.GET_PRINCIPAL, b"%d\0" % uid))
         answered.append(uid)
 
-    async def all_at_once() -> None:
-        await asyncio.gather(*[ask(uid) for uid in (1000, 1000, 2000, 2000)])
-
-    runner.run(all_at_once())
+    await asyncio.gather(*[ask(uid) for uid in (1000, 1000, 2000, 2000)])
     assert answered == [2000, 2000, 1000, 1000]
     assert again.store.loads == [1000, 2000]
 
 
-def test_listing_everyone_holds_one_collection(runner: asyncio.Runner, store: Store) -> None:
-    """Root's list of everyone's ccaches has one UID's turn at a time, and nobody waits for another's."""
+def test_list_of_all_users_holds_one_queue_at_a_time(runner: asyncio.Runner, store: Store) -> None:
+    """Root's list of all users' ccaches occupies one UID's queue at a time."""
     server = Server(runner, store, root_lists_all=True)
     for uid in (1000, 2000, 3000):
         server.ask_as(uid).initialize(b"%d" % uid, ALICE)
@@ -317,20 +315,16 @@ def test_listing_everyone_holds_one_collection(runner: asyncio.Runner, store: St
     assert occupied == [(1, 0)] * 4
 
 
-def test_listing_everyone_lets_others_have_their_turn(runner: asyncio.Runner, store: Store) -> None:
-    """Root's list of everyone's ccaches gives way to other requests after each UID."""
+async def test_list_of_all_users_yields_after_each_uid(runner: asyncio.Runner, store: Store) -> None:
+    """Root's list of all users' ccaches yields to the event loop after each UID."""
     server = Server(runner, store, root_lists_all=True)
     for uid in range(1000, 1050):
-        server.ask_as(uid).initialize(b"%d" % uid, ALICE)
-
-    async def scenario() -> int:
-        listing = asyncio.ensure_future(
-            answer(server.dispatcher, peer(0), frame(Opcode.GET_CACHE_UUID_LIST, b""))
-        )
-        turns = 0
-        while not listing.done():
-            turns += 1
-            await asyncio.sleep(0)
-        return turns
-
-    assert runner.run(scenario()) >= 50
+        await server.change(uid, lambda each: each.initialize(b"%d" % each.uid, ALICE, None))
+    listing = asyncio.ensure_future(
+        answer(server.dispatcher, peer(0), frame(Opcode.GET_CACHE_UUID_LIST, b""))
+    )
+    turns = 0
+    while not listing.done():
+        turns += 1
+        await asyncio.sleep(0)
+    assert turns >= 50
