@@ -261,8 +261,6 @@ def test_reading_is_stored_in_a_private_file(tmp_path: Path) -> None:
 
 
 SOON = ticket(ends=NOW + DAY).blob
-
-
 PAST = ticket(ends=NOW - 10).blob
 
 
