@@ -12,10 +12,10 @@ from tests.control.controlling import Controlling
 from tests.control.listening import Administration, Listening
 from tests.e2e.conftest import public_folder
 from tests.server.asking import Server
-from tests.server.conftest import runner, server
+from tests.server.conftest import alice, runner, server
 from tests.sockets.conftest import anyio_backend
 
-__all__ = ["anyio_backend", "runner", "server"]
+__all__ = ["alice", "anyio_backend", "runner", "server"]
 
 
 @pytest.fixture

@@ -40,12 +40,6 @@ def bare(item: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in item.items() if key not in {"time", "duration"}}
 
 
-@pytest.fixture
-def alice(server: Server) -> Asking:
-    """The requests of UID 1000."""
-    return server.ask_as(1000)
-
-
 def test_watch(server: Server, control: Controlling, alice: Asking) -> None:
     """First that it has begun, then each event as it happens; when the client has gone, nobody watches."""
     following = Following(server, control, "watch")
