@@ -1,4 +1,4 @@
-"""Access control lists on files, as setfacl would set them."""
+"""Access control lists of files, in the format of setfacl."""
 
 import os
 from pathlib import Path
@@ -13,7 +13,7 @@ _READ, _READ_WRITE = 4, 6
 
 
 def let_read(path: Path, uid: int) -> None:
-    """Let another user read the file, beside its owner; the test is skipped where there are no such lists."""
+    """Let another user read the file; the test is skipped if the file system has no such lists."""
     entries = [
         (_OWNER, _READ_WRITE, _NO_ID),
         (_USER, _READ, uid),

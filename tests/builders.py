@@ -20,7 +20,7 @@ REALM = b"PYKCM.TEST"
 
 
 class Clock:
-    """A clock that stands at `now`, in seconds since the epoch, until a test puts it on."""
+    """A clock that shows `now`, in seconds since the epoch; tests change it."""
 
     def __init__(self, now: float = 1500) -> None:
         self.now = now
@@ -33,14 +33,14 @@ TypedList = Sequence[tuple[int, bytes]]
 
 
 def principal(text: str, name_type: int = 1) -> Principal:
-    """`host/www@REALM`; without `@`, of the realm PYKCM.TEST."""
+    """Return the principal of a text such as `host/www@REALM`; the default realm is PYKCM.TEST."""
     components, at, realm = text.partition("@")
     return Principal(name_type, realm.encode() if at else REALM, tuple(components.encode().split(b"/")))
 
 
 ALICE = principal("alice")
 BOB = principal("bob")
-# The latest time that a ticket can name: one that ends then is not reaped while a test runs.
+# The latest endtime of a ticket: the reaper does not remove it during a test.
 LAST_SECOND = 2**32 - 1
 
 TGS = principal("krbtgt/PYKCM.TEST", name_type=2)
@@ -57,7 +57,7 @@ def principal_bytes(value: Principal) -> bytes:
 
 
 def typed_list(entries: TypedList) -> bytes:
-    """An address or authdata list."""
+    """Encode a list of addresses or authdata."""
     return pack(">I", len(entries)) + b"".join(pack(">H", kind) + data(value) for kind, value in entries)
 
 
@@ -105,7 +105,7 @@ def credential(
 
 
 def credential_of_size(size: int, server: Principal = TGS) -> Credential:
-    """A credential of so many bytes."""
+    """Return a credential of this number of bytes."""
     smallest = len(credential_bytes(server, ticket=b""))
     return credential(server, ticket=bytes(size - smallest))
 
@@ -113,29 +113,29 @@ def credential_of_size(size: int, server: Principal = TGS) -> Credential:
 def ticket(
     server: Principal = TGS, *, ends: int = 2000, issued: int = 1000, size: int = 200, authtime: int = 1000
 ) -> Credential:
-    """A ticket of so many bytes; `issued` is its starttime, 0 where that is not to be set."""
+    """Return a ticket of this number of bytes; `issued` is its starttime, or 0."""
     times = (authtime, issued, ends, 0)
     smallest = len(credential_bytes(server, times=times, ticket=b""))
     return parse_credential(credential_bytes(server, times=times, ticket=bytes(size - smallest)))
 
 
 def service(number: int) -> Principal:
-    """The principal of one of many services."""
+    """Return the principal of one of many services."""
     return principal(f"host/h{number}.pykcm.test", name_type=3)
 
 
 def tgs(number: int) -> Principal:
-    """The ticket-granting service of one of many other realms."""
+    """Return the ticket-granting service of one of many other realms."""
     return principal(f"krbtgt/R{number}.TEST", name_type=2)
 
 
 def tag_for(server: Principal) -> Tag:
-    """Looks for the credentials of this server, whoever the client."""
+    """Return a tag that matches the credentials of this server, for any client."""
     return Tag(server=server)
 
 
 def configuration(key: bytes, value: bytes) -> Credential:
-    """libkrb5's configuration of a ccache: endtime 0, and the value where a ticket would be."""
+    """Return a configuration entry of libkrb5: endtime 0, and the value in place of the ticket."""
     server = Principal(0, b"X-CACHECONF:", (b"krb5_ccache_conf_data", key))
     return parse_credential(
         credential_bytes(server, enctype=0, key=b"", times=(0, 0, 0, 0), flags=0, ticket=value)
@@ -148,7 +148,7 @@ def peer(uid: int) -> Peer:
 
 @contextmanager
 def refused(code: int) -> Iterator[None]:
-    """What is done inside must be answered with this code."""
+    """Check that the `with` block raises KcmError with this code."""
     with pytest.raises(KcmError) as caught:
         yield
     assert name_of(caught.value.code) == name_of(code)

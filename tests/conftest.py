@@ -1,4 +1,4 @@
-"""For all tests: a clean environment, hypothesis that finds the same each time, and stores to try."""
+"""Fixtures and settings of all tests: a clean environment, deterministic hypothesis, and stores."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -43,13 +43,13 @@ def anyio_backend() -> str:
 
 @pytest.fixture(autouse=True)
 def _no_lines_counted() -> None:
-    """Which lines are logged does not depend on the tests before."""
+    """Reset the counts of log lines, so that tests do not depend on earlier tests."""
     LINE_COUNTS.clear()
 
 
 @pytest.fixture(scope="module")
 def bytes_alone() -> Iterator[None]:
-    """Sizes are those of the bytes, without the memory that objects take: for tests that add them up."""
+    """Let sizes be numbers of bytes without the memory of objects, for tests that add them up."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Credential, "size", property(lambda credential: len(credential.blob)))
         patch.setattr(
@@ -60,13 +60,13 @@ def bytes_alone() -> Iterator[None]:
 
 @pytest.fixture
 def key(tmp_path: Path) -> Key:
-    """A key that is always the same."""
+    """A constant key."""
     return Key(bytes(range(32)), tmp_path / "key")
 
 
 @pytest.fixture
 def open_sqlcipher(tmp_path: Path, key: Key) -> Iterator[Callable[[], SQLCipherStore]]:
-    """Opens the database of this test, again after a close; one that is left open is closed at the end."""
+    """A function that opens the test's database, also again after a close; it is closed at the end."""
     opened: list[SQLCipherStore] = []
 
     def open_it() -> SQLCipherStore:
@@ -87,5 +87,5 @@ def store(request: pytest.FixtureRequest, open_sqlcipher: Callable[[], SQLCipher
 
 @pytest.fixture(scope="session")
 def faults_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What makes the calls of a process on its files fail; compiled once."""
+    """The library that makes a process's calls on files fail; compiled once."""
     return compile_faults(tmp_path_factory.mktemp("faults"))

@@ -64,7 +64,7 @@ def _open_lock(path: Path) -> int:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_report_to_serializable() -> Generator[None, object, object]:
-    """Escape in a worker's report what is not UTF-8: pytest-xdist cannot send it."""
+    """Escape bytes that are not UTF-8 in a worker's report: pytest-xdist cannot send them."""
     return _escape((yield))
 
 

@@ -1,4 +1,4 @@
-"""Other processes for the tests: children that end in a way that a test cannot."""
+"""Processes of the tests: a clean environment, and functions that run in a child process."""
 
 import os
 import signal
@@ -9,16 +9,16 @@ from collections.abc import Callable
 
 
 def clean_environment() -> None:
-    """Give this process, and so each one that it starts, an environment without this machine's own choices.
+    """Remove the machine's settings from the environment of this process and of its children.
 
-    A variable such as PYTHONUNBUFFERED changes how Python behaves, and may hide a fault of the program; a
-    signal that is ignored ends no program.
+    A variable such as PYTHONUNBUFFERED changes Python's behaviour, and may hide a fault of the program. An
+    ignored signal does not end a program.
     """
     for name in [name for name in os.environ if name.startswith("PYTHON")]:
         del os.environ[name]
     os.environ |= {"LC_ALL": "C.UTF-8", "TZ": "UTC"}
     time.tzset()
-    # A shell ignores signals in what it starts in the background, and so does nohup; children inherit that.
+    # A shell starts background commands with ignored signals, as nohup does; children inherit this.
     for number, default in (
         (signal.SIGINT, signal.default_int_handler),
         (signal.SIGHUP, signal.SIG_DFL),
@@ -30,9 +30,9 @@ def clean_environment() -> None:
 
 
 def in_child(function: Callable[[], object]) -> None:
-    """Run `function` in a forked child that then ends at once: what it returns is not closed any more.
+    """Run `function` in a forked child, which then ends without closing the returned object.
 
-    What it raises fails the test.
+    An exception of the function fails the test.
     """
     pid = os.fork()
     if pid == 0:
@@ -40,7 +40,7 @@ def in_child(function: Callable[[], object]) -> None:
         try:
             _left_open = function()
             status = 0
-        except BaseException:  # noqa: BLE001 - a child must never go on as a second pytest
+        except BaseException:  # noqa: BLE001 - the child must not continue as a second pytest
             traceback.print_exc()
             sys.stderr.flush()
         finally:

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-# Starts another one, as a test does, and says what that one sees.
+# Starts another program, as a test does, which prints its environment.
 _PROGRAM = """
 import subprocess, sys
 from tests.processes import clean_environment
@@ -20,7 +20,7 @@ subprocess.run([sys.executable, "-c", seen], check=True)
 
 
 def test_programs_start_in_a_clean_environment() -> None:
-    """Neither variables for Python, nor the machine's time zone, nor ignored signals reach a program."""
+    """A program gets neither Python's variables, nor the machine's time zone, nor ignored signals."""
     of_machine = {"PYTHONUNBUFFERED": "1", "PYTHONOPTIMIZE": "2", "TZ": "Asia/Kolkata", "LC_ALL": "C"}
     printed = subprocess.run(
         ["/bin/sh", "-c", "trap '' INT HUP; exec \"$@\"", "sh", sys.executable, "-c", _PROGRAM],
@@ -34,6 +34,6 @@ def test_programs_start_in_a_clean_environment() -> None:
 
 
 def test_this_process_has_a_clean_environment() -> None:
-    """The tests themselves run in it, however they were started."""
+    """The tests run in a clean environment, even if they were started in another one."""
     assert [name for name in os.environ if name.startswith("PYTHON")] == []
     assert os.environ["TZ"] == "UTC"

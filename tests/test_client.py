@@ -70,18 +70,18 @@ def path(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def kcm(path: Path) -> Iterator[KcmClient]:
-    """A client of it."""
+    """A client of the server."""
     with KcmClient(path) as client:
         yield client
 
 
 def test_every_operation_has_a_method() -> None:
-    """Each operation that the server supports is a method named as its opcode."""
+    """Each operation of the server is a method with the name of its opcode."""
     assert all(callable(getattr(KcmClient, Opcode(opcode).name.lower())) for opcode in ARGUMENTS)
 
 
-def test_every_method(kcm: KcmClient) -> None:
-    """Every method sends what the server understands and understands what it answers."""
+def test_methods_send_requests_and_decode_replies(kcm: KcmClient) -> None:
+    """Each method sends a valid request, and decodes the reply."""
     own = kcm.get_default_cache()
     kcm.noop()
     kcm.resolve(own)
@@ -130,8 +130,8 @@ def test_every_method(kcm: KcmClient) -> None:
         (Tag(server=HTTP._replace(realm=b"")), Match.SRV_NAMEONLY),
     ],
 )
-def test_tags(kcm: KcmClient, tag: Tag, match_flags: int) -> None:
-    """Each field of a tag arrives as it was meant."""
+def test_fields_of_a_tag_reach_the_server(kcm: KcmClient, tag: Tag, match_flags: int) -> None:
+    """The server gets each field of a tag unchanged."""
     own = kcm.get_default_cache()
     kcm.initialize(own, ALICE)
     wanted = credential_bytes(HTTP, second_ticket=b"second", authdata=[(7, b"x")])
@@ -140,8 +140,8 @@ def test_tags(kcm: KcmClient, tag: Tag, match_flags: int) -> None:
     assert kcm.retrieve(own, match_flags, tag) == wanted
 
 
-def test_refusals(kcm: KcmClient) -> None:
-    """What the server refuses is raised with its code; the connection goes on to work."""
+def test_errors_of_the_server_are_raised(kcm: KcmClient) -> None:
+    """An error is raised with the server's code, and the connection remains usable."""
     with refused(Code.FCC_NOFILE):
         kcm.get_principal(kcm.get_default_cache())
     with refused(Code.CC_END):
@@ -151,23 +151,23 @@ def test_refusals(kcm: KcmClient) -> None:
     kcm.noop()
 
 
-def test_names_with_a_nul(kcm: KcmClient) -> None:
-    """A name that cannot go over the wire is refused before anything is sent."""
+def test_name_with_a_nul_is_refused(kcm: KcmClient) -> None:
+    """A name that cannot be encoded is refused before anything is sent."""
     with refused(Code.CC_FORMAT):
         kcm.get_principal(b"1000\0x")
     kcm.noop()
 
 
-def test_large_credentials(kcm: KcmClient) -> None:
-    """Requests and replies may be far larger than a socket holds."""
+def test_messages_larger_than_the_socket_buffer(kcm: KcmClient) -> None:
+    """Requests and replies may be much larger than the socket's buffer."""
     own = kcm.get_default_cache()
     large = [credential_of_size(4 << 20, server).blob for server in (TGS, HTTP)]
     kcm.replace(own, 0, ALICE, large)
     assert kcm.get_cred_list(own) == large
 
 
-def test_several_clients(path: Path, kcm: KcmClient) -> None:
-    """What one client stored another finds."""
+def test_clients_share_ccaches(path: Path, kcm: KcmClient) -> None:
+    """A client finds the ccache that another client of the UID has stored."""
     own = kcm.get_default_cache()
     kcm.initialize(own, ALICE)
     with KcmClient(str(path)) as other:
@@ -175,8 +175,8 @@ def test_several_clients(path: Path, kcm: KcmClient) -> None:
     assert kcm.get_principal(own) == ALICE
 
 
-def test_no_server(tmp_path: Path) -> None:
-    """Where there is no server, or a dead one's socket, OSError is raised."""
+def test_missing_server_is_an_os_error(tmp_path: Path) -> None:
+    """Without a socket, or with the socket of an ended server, OSError is raised."""
     path = tmp_path / "kcm.sock"
     with pytest.raises(FileNotFoundError):
         KcmClient(path)
@@ -188,7 +188,7 @@ def test_no_server(tmp_path: Path) -> None:
 
 @contextmanager
 def connected(folder: Path) -> Iterator[tuple[KcmClient, socket.socket]]:
-    """A client, and the other end of its connection."""
+    """Connect a client; yields it and the other end of its connection."""
     path = folder / "kcm.sock"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
@@ -202,8 +202,8 @@ def connected(folder: Path) -> Iterator[tuple[KcmClient, socket.socket]]:
 @pytest.mark.parametrize(
     "answer", [b"", b"\0\0\0\4\0\0", b"\0\0\0\x08\0\0\0\0\0\0\0\0\0\0", b"\0\0\0\3\0\0\0\0\0\0\0"]
 )
-def test_a_server_that_closes(tmp_path: Path, answer: bytes) -> None:
-    """A connection that closes before a reply is whole, or whose reply has no code, is a ConnectionError."""
+def test_incomplete_reply_is_a_connection_error(tmp_path: Path, answer: bytes) -> None:
+    """A connection that ends before a complete reply, or a reply without a code, is a ConnectionError."""
     with connected(tmp_path) as (client, accepted):
         accepted.send(answer)
         accepted.shutdown(socket.SHUT_WR)
@@ -211,16 +211,16 @@ def test_a_server_that_closes(tmp_path: Path, answer: bytes) -> None:
             client.noop()
 
 
-def test_a_reply_that_is_too_long(tmp_path: Path) -> None:
-    """What is announced as longer than any client takes is refused before it is waited for."""
+def test_too_long_reply_is_refused(tmp_path: Path) -> None:
+    """A reply above the maximum length is refused when its length is known."""
     with connected(tmp_path) as (client, accepted):
         accepted.sendall((MAX_REPLY_SIZE + 1).to_bytes(4) + bytes(100))
         with pytest.raises(ConnectionError, match=str(MAX_REPLY_SIZE + 1)):
             client.noop()
 
 
-def test_a_reply_that_is_as_long_as_may_be(tmp_path: Path) -> None:
-    """One byte less is taken."""
+def test_reply_of_the_maximum_length_is_accepted(tmp_path: Path) -> None:
+    """A reply of the maximum length is accepted."""
     with connected(tmp_path) as (client, accepted):
         reply = MAX_REPLY_SIZE.to_bytes(4) + bytes(4 + MAX_REPLY_SIZE)
         sending = threading.Thread(target=accepted.sendall, args=(reply,))
@@ -229,8 +229,8 @@ def test_a_reply_that_is_as_long_as_may_be(tmp_path: Path) -> None:
         sending.join(20)
 
 
-def test_a_server_that_does_not_answer(tmp_path: Path) -> None:
-    """A server that does not answer in time is a TimeoutError."""
+def test_silent_server_is_a_timeout(tmp_path: Path) -> None:
+    """If the server does not reply in time, TimeoutError is raised."""
     path = tmp_path / "kcm.sock"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))

@@ -1,4 +1,4 @@
-"""The configuration: every option, the merging of files, and mistakes told by file and option."""
+"""The configuration: its options, the merging of files, and the messages about mistakes."""
 
 import re
 from pathlib import Path
@@ -39,7 +39,7 @@ README = Path(__file__).parents[1] / "README.md"
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """Where the main file belongs; it is not there yet."""
+    """The path of the main file, which does not exist yet."""
     return tmp_path / "pykcm.toml"
 
 
@@ -67,8 +67,8 @@ def documented() -> set[str]:
     return set(re.findall(r"^\| `([a-z_]+)` \| `", README.read_text(), re.MULTILINE))
 
 
-def test_an_option_is_everywhere_or_nowhere() -> None:
-    """Each option has a default, values, a refused value and a hint here, and a row in README's table."""
+def test_every_option_is_in_all_tables() -> None:
+    """Each option is in Config, in README's table, and in each table of this file."""
     places = {
         "pykcm.config.Config": set(OPTIONS),
         "README.md": documented(),
@@ -131,8 +131,8 @@ VALUES: list[tuple[str, str, object]] = [
 
 
 @pytest.mark.parametrize(("option", "toml", "value"), VALUES)
-def test_values(file: Path, option: str, toml: str, value: object) -> None:
-    """Each option takes its values; the others keep their defaults."""
+def test_valid_values_are_accepted(file: Path, option: str, toml: str, value: object) -> None:
+    """Each option accepts its valid values, and the other options keep their defaults."""
     config = load(file, f"{option} = {toml}\n")
     assert config == msgspec.structs.replace(Config(), **{option: value})
 
@@ -237,8 +237,8 @@ WRONG_VALUES = [
 
 
 @pytest.mark.parametrize(("option", "toml"), WRONG_VALUES)
-def test_wrong_values(file: Path, option: str, toml: str) -> None:
-    """A wrong type or an impossible value is one line that names file and option, and tells what is right."""
+def test_wrong_values_are_refused(file: Path, option: str, toml: str) -> None:
+    """The message about a wrong value is one line with the file, the option and the valid values."""
     message = refusal(file, f"{option} = {toml}\n")
     assert str(file) in message
     assert f"option {option}:" in message
@@ -256,8 +256,8 @@ def test_wrong_values(file: Path, option: str, toml: str) -> None:
         ("idle_timeout", "responder_idle_timeout"),
     ],
 )
-def test_unknown_options(file: Path, option: str, suggestion: str) -> None:
-    """An unknown option is an error that names file and option, and the one that may have been meant."""
+def test_unknown_option_is_refused_with_a_suggestion(file: Path, option: str, suggestion: str) -> None:
+    """The message about an unknown option names the file, the option and the most similar option."""
     message = refusal(file, f"{option} = 1\n")
     assert str(file) in message
     assert option in message
@@ -265,8 +265,8 @@ def test_unknown_options(file: Path, option: str, suggestion: str) -> None:
 
 
 @pytest.mark.parametrize("value", ['""', '"unix:/run/m.sock"', '"127.0.0.1:9464"', "false"])
-def test_a_removed_option_says_what_to_do_instead(file: Path, value: str) -> None:
-    """A file of an earlier version gets one line with the file, the option and the way out."""
+def test_removed_option_is_refused_with_the_alternative(file: Path, value: str) -> None:
+    """The message about a removed option is one line with the file, the option and its replacement."""
     message = refusal(file, f"max_ccaches = 7\nmetrics_listen = {value}\n")
     assert message.startswith(f"{file}: option metrics_listen: removed")
     assert "systemctl enable --now pykcm-metrics.socket" in message
@@ -274,15 +274,15 @@ def test_a_removed_option_says_what_to_do_instead(file: Path, value: str) -> Non
 
 
 @pytest.mark.parametrize("text", ["xyzzy = 1", "[kcm]\nmax_ccaches = 1", "[[store]]", "a.b = 1", '"" = 1'])
-def test_nothing_like_an_option(file: Path, text: str) -> None:
-    """What resembles no option is an error that tells where it stands; options are at the top level."""
+def test_unknown_option_without_a_similar_one_is_refused(file: Path, text: str) -> None:
+    """Options are at the top level; the message about any other name has the file and the name."""
     message = refusal(file, text)
     assert str(file) in message
     assert "option" in message
 
 
-def test_several_mistakes(file: Path) -> None:
-    """Of several mistakes one is told; which one does not change from start to start."""
+def test_same_one_of_several_mistakes_is_reported(file: Path) -> None:
+    """If there are several mistakes, each start reports the same one."""
     text = "max_ccaches = -1\nstore = 7\nmax_uid_size = true\n"
     assert len({refusal(file, text) for _ in range(5)}) == 1
 
@@ -290,29 +290,29 @@ def test_several_mistakes(file: Path) -> None:
 @pytest.mark.parametrize(
     "content", [b"store", b"store = ", b"\xff\xfe", b"store = 'memory'\nstore = 'memory'\n"]
 )
-def test_no_toml(file: Path, content: bytes) -> None:
-    """A file that is no TOML is an error that names it."""
+def test_file_that_is_not_toml_is_refused(file: Path, content: bytes) -> None:
+    """The message names the file."""
     file.write_bytes(content)
     message = refusal(file)
     assert str(file) in message
     assert "TOML" in message
 
 
-def test_missing_file(file: Path) -> None:
-    """A file that was asked for by name must be there."""
+def test_missing_file_is_refused(file: Path) -> None:
+    """A file that the command line names must exist."""
     message = refusal(file)
     assert str(file) in message
     assert "No such file or directory" in message
 
 
-def test_a_folder(file: Path) -> None:
-    """A folder in the file's place is an error that names it."""
+def test_folder_instead_of_file_is_refused(file: Path) -> None:
+    """The message names the folder."""
     file.mkdir()
     assert str(file) in refusal(file)
 
 
-def test_the_default_file_may_be_missing(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the default file all options have their defaults; conf.d beside it is read all the same."""
+def test_default_file_may_be_missing(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the default file all options have their defaults, and conf.d next to it is still read."""
     monkeypatch.setattr("pykcm.config.DEFAULT_FILE", file)
     assert load_config() == Config()
     conf_d(file, "local.toml", 'store = "memory"')
@@ -322,7 +322,7 @@ def test_the_default_file_may_be_missing(file: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_conf_d_is_merged_in_order(file: Path) -> None:
-    """Files in conf.d come after the main one, in the order of their names; the last value counts."""
+    """Files in conf.d are read after the main file, in the order of their names; the last value wins."""
     conf_d(file, "20-later.toml", "max_ccaches = 20\nmax_uid_size = 20")
     conf_d(file, "10-earlier.toml", "max_ccaches = 10\nmax_ccache_size = 10")
     conf_d(file, "9-last.toml", "max_uid_ccaches = 9")
@@ -331,15 +331,15 @@ def test_conf_d_is_merged_in_order(file: Path) -> None:
     assert config.max_uid_ccaches == 9
 
 
-def test_other_files_in_conf_d(file: Path) -> None:
-    """What does not end in `.toml` is left unread: editors' and packagers' leftovers."""
+def test_conf_d_ignores_other_file_names(file: Path) -> None:
+    """Files that do not end in `.toml`, such as backups of editors and packagers, are ignored."""
     for name in ("a.toml~", "b.toml.rpmsave", "c.txt", "README"):
         conf_d(file, name, "nonsense")
     assert load(file, "max_ccaches = 1").max_ccaches == 1
 
 
-def test_editors_files_in_conf_d(file: Path) -> None:
-    """Hidden files in conf.d are left alone, also a link that leads nowhere."""
+def test_conf_d_ignores_hidden_files(file: Path) -> None:
+    """Hidden files in conf.d are ignored, also links to missing files."""
     folder = file.parent / "conf.d"
     folder.mkdir(exist_ok=True)
     (folder / ".hidden.toml").write_text("nonsense = 1")
@@ -348,8 +348,8 @@ def test_editors_files_in_conf_d(file: Path) -> None:
     assert load_config(file) == Config()
 
 
-def test_mistakes_in_conf_d(file: Path) -> None:
-    """A mistake in a file of conf.d is told with that file's name, even where a later file has it right."""
+def test_mistake_in_conf_d_is_reported_with_its_file(file: Path) -> None:
+    """The message names the file in conf.d, even if a later file has a valid value."""
     first = conf_d(file, "10.toml", "max_ccaches = true")
     conf_d(file, "20.toml", "max_ccaches = 1")
     message = refusal(file, "max_ccaches = 1")
@@ -357,14 +357,14 @@ def test_mistakes_in_conf_d(file: Path) -> None:
     assert "option max_ccaches:" in message
 
 
-def test_a_file_in_conf_ds_place(file: Path) -> None:
-    """Something else of the name `conf.d` has no options in it."""
+def test_file_named_conf_d_is_ignored(file: Path) -> None:
+    """If `conf.d` is a file, it is not read."""
     (file.parent / "conf.d").write_text("max_ccaches = 7")
     assert load(file, "").max_ccaches == 0
 
 
-def test_overrides(file: Path) -> None:
-    """The command line has precedence over all files; what was not given there changes nothing."""
+def test_command_line_overrides_files(file: Path) -> None:
+    """Options on the command line override all files; options that are not given there change nothing."""
     file.write_text('store = "sqlcipher"\nlog_level = "error"')
     conf_d(file, "a.toml", 'state_dir = "/srv/kcm"')
     config = load_config(file, {"store": "memory", "log_level": None, "state_dir": None, "socket_path": "/x"})
@@ -372,14 +372,14 @@ def test_overrides(file: Path) -> None:
     assert (config.state_dir, config.socket_path) == ("/srv/kcm", "/x")
 
 
-def test_mistakes_on_the_command_line(file: Path) -> None:
-    """A mistake on the command line is told as such."""
+def test_mistake_on_the_command_line_is_reported(file: Path) -> None:
+    """The message says that the option is from the command line."""
     message = refusal(file, "", {"socket_path": "/" + "x" * 200})
     assert "command line" in message
     assert "socket_path" in message
 
 
-def test_frozen() -> None:
-    """The configuration does not change any more."""
+def test_configuration_is_immutable() -> None:
+    """Options cannot be changed."""
     with pytest.raises(AttributeError):
         Config().store = "memory"  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""What pip may install beside pykcm."""
+"""The versions of dependencies that pip may install."""
 
 import tomllib
 from pathlib import Path
@@ -21,7 +21,7 @@ PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
 def test_versions_with_known_faults_are_not_installed(
     name: str, taken: list[str], refused: list[str]
 ) -> None:
-    """Except that of a distribution whose faults cannot be reached through pykcm."""
+    """Vulnerable versions are excluded, except one of a distribution whose faults pykcm cannot reach."""
     declared = map(Requirement, tomllib.loads(PYPROJECT.read_text())["project"]["dependencies"])
     (specifier,) = (each.specifier for each in declared if each.name == name)
     assert [version for version in taken if version not in specifier] == []

@@ -1,4 +1,4 @@
-"""Nothing copies the daemon's memory: no core dump, and no other process of its user."""
+"""Processes: core dumps are forbidden."""
 
 import ctypes
 import os
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def crash(folder: Path, *, first: str) -> bool:
-    """Whether Python, doing this first and then crashing, leaves a core, where any size is allowed."""
+    """Run Python code and then crash, with the largest allowed core size; returns whether there is a core."""
     program = f"{first}\nimport os, signal; os.kill(os.getpid(), signal.SIGSEGV)"
     process = subprocess.Popen(
         ["sh", "-c", 'ulimit -S -c "$(ulimit -H -c)" && exec "$@"', "sh", sys.executable, "-c", program],
@@ -33,13 +33,13 @@ def crash(folder: Path, *, first: str) -> bool:
     return os.WCOREDUMP(status) or bool(list(folder.iterdir()))
 
 
-def test_a_crash_leaves_no_core(tmp_path: Path) -> None:
-    """A process that has forbidden dumps leaves no core, however large a one may be."""
+def test_no_core_after_forbid_dumps(tmp_path: Path) -> None:
+    """A process that has forbidden dumps leaves no core, whatever its size limit is."""
     assert not crash(tmp_path, first="from pykcm.processes import forbid_dumps; forbid_dumps()")
 
 
-def test_a_crash_would_leave_one(tmp_path: Path) -> None:
-    """Otherwise it does: or the test above would prove nothing."""
+def test_core_without_forbid_dumps(tmp_path: Path) -> None:
+    """A process that has not forbidden dumps leaves a core, so that the test above can fail."""
     pattern = Path("/proc/sys/kernel/core_pattern").read_text(encoding="ascii").strip()
     if pattern.startswith("|") or "/" in pattern or resource.getrlimit(resource.RLIMIT_CORE)[1] == 0:
         pytest.skip("a core would not be left in the working directory")
@@ -47,8 +47,8 @@ def test_a_crash_would_leave_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("limited", [False, True], ids=["kernel", "limit"])
-def test_each_by_itself(limited: bool) -> None:
-    """The process is not dumpable, and the limit on a core's size is 0, for good."""
+def test_process_is_not_dumpable_and_core_size_is_0(limited: bool) -> None:
+    """The process is not dumpable, and its core size limit is 0."""
 
     def check() -> None:
         forbid_dumps()
@@ -60,24 +60,24 @@ def test_each_by_itself(limited: bool) -> None:
     in_child(check)
 
 
-def test_not_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the kernel refuses, that is an error and not silence."""
+def test_refusal_of_the_kernel_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the kernel refuses, DumpsError is raised."""
     monkeypatch.setattr(processes, "_prctl", lambda *_: -1)
     monkeypatch.setattr(resource, "setrlimit", lambda *_: None)
     with pytest.raises(DumpsError, match="PR_SET_DUMPABLE"):
         forbid_dumps()
 
 
-def test_a_python_without_ctypes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So it is with a Python that has no way to ask the kernel."""
+def test_python_without_ctypes_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If Python has no ctypes, DumpsError is raised."""
     monkeypatch.setitem(sys.modules, "_ctypes", None)
     monkeypatch.setattr(resource, "setrlimit", lambda *_: None)
     with pytest.raises(DumpsError, match="core dumps cannot be forbidden"):
         forbid_dumps()
 
 
-def test_the_daemon_forbids_them_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The daemon forbids dumps before it reads anything, and ends with status 1 where that fails."""
+def test_daemon_forbids_dumps_before_reading_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The daemon forbids dumps before it reads its configuration; if that fails, the exit status is 1."""
 
     def refuse() -> None:
         raise DumpsError("refused")

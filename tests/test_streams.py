@@ -1,4 +1,4 @@
-"""Standard streams that are closed, full or without a reader, with and without Python's own buffers."""
+"""Standard streams that are closed, full or without a reader, with and without buffers of Python."""
 
 import fcntl
 import os
@@ -26,8 +26,8 @@ PRINTING = [
     [*PYKCMCTL, "completion", "bash"],
 ]
 
-# Commands that only have something to say, and their exit statuses.
-SAYING = [
+# Commands that print only messages, and their exit statuses.
+PRINTING_MESSAGES = [
     ([*PYKCMD, "--wrong"], 2),
     ([*PYKCMD, "--config", "/nonexistent/pykcm.toml"], 1),
     (PYKCM_AUDIT, 1),
@@ -38,7 +38,7 @@ SAYING = [
 ]
 
 CLOSED, FULL, NO_READER = "closed", "full", "no reader"
-COMPLAINTS = {CLOSED: "Bad file descriptor", FULL: "No space left on device", NO_READER: None}
+ERRORS = {CLOSED: "Bad file descriptor", FULL: "No space left on device", NO_READER: None}
 
 buffers = pytest.mark.parametrize(
     "variables", [{}, {"PYTHONUNBUFFERED": "1"}], ids=["buffered", "unbuffered"]
@@ -47,7 +47,7 @@ buffers = pytest.mark.parametrize(
 
 @contextmanager
 def opened(kind: str) -> Iterator[int]:
-    """A descriptor to which nothing can be written; one that is closed has to be closed by a shell."""
+    """Open a descriptor to which nothing can be written; for CLOSED, the shell closes it."""
     if kind == NO_READER:
         reading, writing = os.pipe()
         os.close(reading)
@@ -62,7 +62,7 @@ def opened(kind: str) -> Iterator[int]:
 def run(
     command: list[str], variables: dict[str, str], *, stdout: str | None = None, stderr: str | None = None
 ) -> tuple[int, str]:
-    """Exit status and messages of a command with such streams."""
+    """Run a command with such streams; returns its exit status and its messages."""
     closing = f"{'>&-' if stdout == CLOSED else ''} {'2>&-' if stderr == CLOSED else ''}"
     with opened(stdout or CLOSED) as out, opened(stderr or CLOSED) as err:
         done = subprocess.run(
@@ -81,26 +81,26 @@ def run(
 @buffers
 @pytest.mark.parametrize("kind", [CLOSED, FULL, NO_READER])
 @pytest.mark.parametrize("command", PRINTING, ids=lambda command: " ".join(command[2:]))
-def test_output_that_cannot_be_written_fails_the_command(
-    command: list[str], kind: str, variables: dict[str, str]
-) -> None:
-    """The exit status is 1, and one line tells why, except where a reader has gone."""
+def test_failing_stdout_fails_the_command(command: list[str], kind: str, variables: dict[str, str]) -> None:
+    """The exit status is 1, and a message gives the reason, except if the reader has closed the pipe."""
     program = "pykcmd" if command[2] == "pykcm" else "pykcmctl"
-    complaint = COMPLAINTS[kind]
-    said = "" if complaint is None else f"{program}: cannot write to stdout: {complaint}\n"
-    assert run(command, variables, stdout=kind) == (1, said)
+    error = ERRORS[kind]
+    message = "" if error is None else f"{program}: cannot write to stdout: {error}\n"
+    assert run(command, variables, stdout=kind) == (1, message)
     assert run(command, variables, stdout=kind, stderr=kind) == (1, "")
 
 
 @buffers
 @pytest.mark.parametrize("kind", [CLOSED, FULL, NO_READER])
 @pytest.mark.parametrize(
-    ("command", "status"), SAYING, ids=lambda value: " ".join(value[2:]) if isinstance(value, list) else ""
+    ("command", "status"),
+    PRINTING_MESSAGES,
+    ids=lambda value: " ".join(value[2:]) if isinstance(value, list) else "",
 )
-def test_message_that_cannot_be_written_leaves_the_exit_status(
+def test_failing_stderr_does_not_change_the_exit_status(
     command: list[str], status: int, kind: str, variables: dict[str, str]
 ) -> None:
-    """Nor does it matter what stdout is, to which nothing is written."""
+    """A failing stderr does not change the exit status, nor does a failing stdout without output."""
     assert run(command, variables, stderr=kind)[0] == status
     assert run(command, variables, stdout=kind)[0] == status
     assert run(command, variables, stdout=kind, stderr=kind)[0] == status
@@ -115,8 +115,8 @@ sys.exit(not end_output("test"))
 """
 
 
-def test_pipe_that_does_not_block_is_waited_for() -> None:
-    """A pipe that another process made non-blocking gets all output, as its reader takes it."""
+def test_nonblocking_pipe_gets_all_output() -> None:
+    """A pipe that another process made nonblocking gets all output, as fast as its reader reads."""
     reading, writing = os.pipe()
     room = fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
     os.set_blocking(writing, False)
@@ -125,16 +125,16 @@ def test_pipe_that_does_not_block_is_waited_for() -> None:
     ) as process:
         os.close(writing)
         with os.fdopen(reading, "rb") as pipe:
-            # Each time it is full the program has more to write than there is room for.
+            # While the pipe is full, the program has more to write.
             while fill_level(pipe.fileno()) < room and process.poll() is None:
                 pass
             taken = pipe.read()
         assert process.stderr is not None
-        said = process.stderr.read()
-    assert (process.returncode, said, len(taken)) == (0, b"", 1_000_000)
+        message = process.stderr.read()
+    assert (process.returncode, message, len(taken)) == (0, b"", 1_000_000)
 
 
 def fill_level(pipe: int) -> int:
-    """Bytes that wait in it."""
+    """Return the number of bytes in the pipe."""
     waiting = fcntl.ioctl(pipe, termios.FIONREAD, bytes(4))
     return int.from_bytes(waiting, sys.byteorder)

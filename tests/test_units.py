@@ -16,8 +16,8 @@ def test_every_unit_is_in_the_wheel() -> None:
     assert {name: place for name, place in shared.items() if name.startswith("systemd/")} == wanted
 
 
-def test_every_program_of_a_unit_has_its_drop_in_in_readme() -> None:
-    """A virtual environment has its programs elsewhere; the arguments are those of the unit."""
+def test_readme_has_a_drop_in_for_each_program() -> None:
+    """For programs in a virtual environment, README has a drop-in for each unit, with the same arguments."""
     readme = (ROOT / "README.md").read_text()
     for unit in UNITS:
         for program in re.findall(r"^ExecStart=/usr/bin/(.*)$", unit.read_text(), re.MULTILINE):
@@ -25,7 +25,7 @@ def test_every_program_of_a_unit_has_its_drop_in_in_readme() -> None:
 
 
 def test_every_user_of_a_unit_is_created() -> None:
-    """By pykcm.sysusers, unless systemd makes one for the unit."""
+    """Each user of a unit is in pykcm.sysusers, unless systemd makes it for the unit."""
     created = set(re.findall(r"^u +(\S+)", (ROOT / "systemd" / "pykcm.sysusers").read_text(), re.MULTILINE))
     for unit in UNITS:
         text = unit.read_text()
