@@ -9,6 +9,8 @@ from struct import Struct
 from sys import getsizeof
 from typing import NamedTuple
 
+import msgspec
+
 from pykcm.protocol.wire import U32
 
 MAJOR = 2
@@ -26,7 +28,7 @@ _unpack_head = _LENGTH_AND_VERSION.unpack_from
 _SMALLEST = _LENGTH_AND_VERSION.size
 
 
-class Frame(NamedTuple):
+class Frame(msgspec.Struct, frozen=True, gc=False):
     """One complete request; its packed arguments begin at `HEADER_SIZE` of `message`."""
 
     opcode: int
@@ -45,68 +47,69 @@ class FrameReader:
     """Cuts frames out of a stream, one at a time, whatever pieces the stream arrives in.
 
     Bytes stay as they are until their frame is requested. A length that is only announced costs no memory.
-    `max_size`: the greatest accepted length, in bytes.
+    `max_size`: the greatest accepted length, in bytes. `unread`: the received bytes that are in no frame yet;
+    None: there are none.
     """
 
-    __slots__ = ("_max_size", "_unread")
+    __slots__ = ("_max_size", "unread")
 
     def __init__(self, max_size: int) -> None:
         self._max_size = max_size
-        self._unread: bytearray | None = None
+        self.unread: bytearray | None = None
 
     @property
     def size(self) -> int:
         """Received bytes that are in no frame yet."""
-        return 0 if self._unread is None else len(self._unread)
+        return 0 if self.unread is None else len(self.unread)
 
     @property
     def memory(self) -> int:
         """Bytes of memory that they take up."""
-        return 0 if self._unread is None else getsizeof(self._unread)
+        return 0 if self.unread is None else getsizeof(self.unread)
 
     @property
     def missing(self) -> int:
         """Bytes that the unfinished frame lacks, as far as this is known."""
-        if self._unread is None or len(self._unread) < U32.size:
+        if self.unread is None or len(self.unread) < U32.size:
             return 0
-        return max(0, U32.size + int(U32.unpack_from(self._unread)[0]) - len(self._unread))
+        return max(0, U32.size + int(U32.unpack_from(self.unread)[0]) - len(self.unread))
 
     @property
     def has_next(self) -> bool:
         """Whether `next_frame` has a frame, or an error to raise."""
-        if self._unread is None:
+        if self.unread is None:
             return False
         try:
-            return self._measure(self._unread) > 0
+            return self._measure(self.unread) > 0
         except FramingError:
             return True
 
-    def take(self, data: bytes | memoryview) -> Frame | None:
+    def take(self, data: bytes) -> Frame | None:
         """Add bytes; return the first frame if it is complete now. Raises FramingError."""
-        if self._unread is None:
+        if self.unread is None:
             size = len(data)
             if size >= _SMALLEST:
                 # Nearly always the data is exactly one frame.
                 length, major, _, opcode = _unpack_head(data)
                 if length == size - 4 <= self._max_size and major == MAJOR:
-                    return Frame(opcode, bytes(data[4:]))
+                    return Frame(opcode, data[4:])
             elif not size:
                 return None
-            self._unread = bytearray(data)
+            self.unread = bytearray(data)
         else:
-            self._unread += data
+            self.unread += data
         return self.next_frame()
 
     def next_frame(self) -> Frame | None:
         """Return the first frame if it is complete. Raises FramingError, and then the stream is unusable."""
-        unread = self._unread
+        unread = self.unread
         if unread is None or not (end := self._measure(unread)):
             return None
         opcode = _LENGTH_AND_VERSION.unpack_from(unread)[3]
         with memoryview(unread) as view:
             message = bytes(view[U32.size : end])
         if end == len(unread):
-            self._unread = None
+            self.unread = None
         else:
             # A bytearray moves the rest only now and then when its front is deleted.
             del unread[:end]

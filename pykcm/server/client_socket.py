@@ -47,9 +47,6 @@ _PATIENCE_WITH_A_READER = 30.0
 
 _INT = Struct("i")
 
-# One buffer for all connections: its content is used before the next connection reads.
-_BUFFER = memoryview(bytearray(_LARGEST_READ))
-
 # Looked up at each request.
 _IDLE, _RECEIVING, _REQUESTED, _SENDING, _CLOSED = (
     State.IDLE,
@@ -155,6 +152,13 @@ class ClientSocket:
                 return
             if frame is not None:
                 self._serve(frame)
+                if (
+                    connection.state is _IDLE
+                    and self._is_watched_for_bytes
+                    and not (self._held or self._owed)
+                ):
+                    # Nearly always: the request came complete, and its reply has left.
+                    return
         self._settle()
 
     def _settle(self) -> None:
@@ -163,9 +167,6 @@ class ClientSocket:
         if state is _IDLE:
             if not self._is_watched_for_bytes:
                 self._watch_for_bytes()
-            if not (self._held or self._owed):
-                # Nearly always: the request came complete, and its reply has left.
-                return
         elif state is _RECEIVING:
             self._parts.deadlines.begin(self)
             self._watch_for_bytes()
@@ -205,16 +206,16 @@ class ClientSocket:
         requests = self._parts.connections.requests
         had_begun = connection.state is _RECEIVING
         try:
-            size = self._socket.recv_into(_BUFFER, self._read_size() if requests.total else _READ_SIZE)
+            data = self._socket.recv(self._read_size() if requests.total else _READ_SIZE)
         except BlockingIOError:
             return None
         except OSError:
-            size = 0
-        if not size:
+            data = b""
+        if not data:
             # The client has closed its end, and all its requests are answered.
             self.abort()
             return None
-        frame = connection.receive(_BUFFER[:size])
+        frame = connection.receive(data)
         if frame is not None and had_begun:
             # If the next request has begun already, it has a deadline of its own.
             self._parts.deadlines.end(self)

@@ -57,7 +57,7 @@ class Connection:
         """Bytes that an incomplete request still lacks, as far as known."""
         return self._reader.missing
 
-    def receive(self, data: bytes | memoryview) -> Frame | None:
+    def receive(self, data: bytes) -> Frame | None:
         """Take bytes; return the next request if it is complete. Raises FramingError."""
         frame = self._reader.take(data)
         if frame is not None:
@@ -78,7 +78,7 @@ class Connection:
     def replied(self, unsent: int) -> None:
         """Note that the request is answered; `unsent` bytes of the reply wait for the client to take them."""
         self._serving = 0
-        if unsent or self._reader.size:
+        if unsent or self._reader.unread is not None:
             self.sent(unsent)
         else:
             self.state = _IDLE

@@ -19,6 +19,10 @@ from pykcm.peer.identity import ROOT, Peer
 from pykcm.server.sessions import Session
 
 
+class ChangeNeededError(Exception):
+    """The operation is called again as one that changes the collection."""
+
+
 class _Chosen(NamedTuple):
     """A chosen default, of a range or (None) the shared one."""
 
@@ -29,10 +33,20 @@ class _Chosen(NamedTuple):
 class PeerDefault:
     """The default of one peer in its UID's collection, during one operation.
 
-    `others`: further collections by UID, because root's default may be a ccache of another UID.
+    `others`: further collections by UID, because root's default may be a ccache of another UID. If not
+    `may_change`, `give` raises ChangeNeededError before it keeps a new name.
     """
 
-    __slots__ = ("_access", "_collection", "_new_name", "_others", "_peer", "_range", "_session")
+    __slots__ = (
+        "_access",
+        "_collection",
+        "_may_change",
+        "_new_name",
+        "_others",
+        "_peer",
+        "_range",
+        "_session",
+    )
 
     def __init__(
         self,
@@ -41,12 +55,15 @@ class PeerDefault:
         session: Session,
         collection: Collection,
         others: Mapping[int, Collection],
+        *,
+        may_change: bool,
     ) -> None:
         self._access = access
         self._peer = peer
         self._session = session
         self._collection = collection
         self._others = others
+        self._may_change = may_change
         self._range = access.range_of(peer)
         # An unused name, which `give` makes the default.
         self._new_name: bytes | None = None
@@ -56,7 +73,9 @@ class PeerDefault:
 
         Raises CollectionNeededError.
         """
-        chosen = self._chosen()
+        return self._name_of(self._chosen())
+
+    def _name_of(self, chosen: _Chosen | None) -> bytes:
         if chosen is None:
             other = self._collection.default_substitute(self._may_use)
             return self._draw() if other is None else other.name
@@ -65,12 +84,18 @@ class PeerDefault:
         return self._collection.current_default(chosen.name, chosen.range, self._may_use)
 
     def give(self) -> bytes:
-        """GET_DEFAULT_CACHE: return the default's name, and note that the peer knows it."""
-        name = self.name()
-        if self._new_name is not None:
-            self._collection.set_default(self._new_name, self._range)
-        self._session.given_default = name
+        """GET_DEFAULT_CACHE: return the default's name, and note that the peer knows it.
+
+        Raises ChangeNeededError, and CollectionNeededError.
+        """
         chosen = self._chosen()
+        name = self._name_of(chosen)
+        if self._new_name is not None:
+            if not self._may_change:
+                raise ChangeNeededError
+            self._collection.set_default(self._new_name, self._range)
+            chosen = self._chosen()
+        self._session.given_default = name
         if chosen is not None and chosen.name == name:
             self._session.chose(name, exists=self._exists(name))
         return name

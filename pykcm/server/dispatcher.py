@@ -6,6 +6,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from time import perf_counter_ns
@@ -19,9 +20,11 @@ from pykcm.peer.access import Access
 from pykcm.peer.identity import Peer
 from pykcm.protocol.codes import Code, KcmError, name_of
 from pykcm.protocol.framing import Frame, Sendable, pack_reply
-from pykcm.protocol.messages import NAME, read_arguments
+from pykcm.protocol.messages import NAME
 from pykcm.protocol.text import escape
-from pykcm.server.operations import EVERYONE, OPERATIONS, Context, Operation
+from pykcm.server.context import Context
+from pykcm.server.defaults import ChangeNeededError
+from pykcm.server.operations import EVERYONE, OPERATIONS, Operation
 from pykcm.server.sessions import Session, Sessions
 from pykcm.store.interface import StoreError
 
@@ -72,20 +75,22 @@ class Exchange(NamedTuple):
     duration: int
 
 
+@dataclass(slots=True)
 class _Request:
-    """A request in progress. `session_before`: the session's state before the first call of the operation."""
+    """A request that waits.
 
-    __slots__ = ("arguments", "begun", "frame", "operation", "peer", "session", "session_before", "uids")
+    `begun`: when it came, in nanoseconds of perf_counter_ns. `session_before`: the session's state before the
+    first call of the operation.
+    """
 
-    def __init__(self, peer: Peer, frame: Frame, session: Session, operation: Operation) -> None:
-        self.begun = perf_counter_ns()
-        self.peer = peer
-        self.frame = frame
-        self.session = session
-        self.operation = operation
-        self.arguments: list[Any] = []
-        self.uids: tuple[int, ...] = ()
-        self.session_before: tuple[Any, ...] | None = None
+    peer: Peer
+    frame: Frame
+    session: Session
+    operation: Operation
+    begun: int
+    arguments: list[Any]
+    uids: tuple[int, ...]
+    session_before: tuple[Any, ...] | None = None
 
 
 class Dispatcher:
@@ -113,34 +118,39 @@ class Dispatcher:
         operation = OPERATIONS.get(frame.opcode)
         if operation is None:
             return self._answer_unknown(peer, frame)
-        request = _Request(peer, frame, session or Session(), operation)
+        begun = perf_counter_ns()
+        session = session or Session()
+        arguments: list[Any] = []
         try:
-            request.arguments = read_arguments(operation.arguments, frame.message)
-            request.uids = operation.scope(self._access, peer, *request.arguments)
-            changes = operation.changes if peer.label is None else operation.changes_by_label
-            collections = None if changes else self._engine.cached(request.uids)
+            arguments = operation.read_arguments(frame.message)
+            uids = operation.scope(self._access, peer, *arguments)
+            collections = None if operation.changes else self._engine.cached(uids)
             if collections is not None:
-                return self._finish(request, self._call(request, collections))
-        except CollectionNeededError:
-            changes = False
+                context = Context(peer, session, self._access, uids, collections, may_change=False)
+                payload = self._call(operation, context, arguments)
+                return self._finish(peer, frame, operation, begun, arguments, payload)
+        except (CollectionNeededError, ChangeNeededError):
+            pass
         except Exception as error:  # noqa: BLE001 - answered, and logged if need be
-            return self._fail(request, error)
+            return self._fail(peer, frame, operation, begun, arguments, error)
         if not self.tracers:
             # The arguments are copies, therefore a waiting request does not keep its frame. A trace that
             # begins meanwhile leaves the request out.
-            request.frame = Frame(frame.opcode, b"")
-        return self._answer_later(request, changes=changes)
+            frame = Frame(frame.opcode, b"")
+        return self._answer_later(_Request(peer, frame, session, operation, begun, arguments, uids))
 
-    async def _answer_later(self, request: _Request, *, changes: bool) -> Sendable:
+    async def _answer_later(self, request: _Request) -> Sendable:
+        operation = request.operation
         try:
             if request.uids is EVERYONE:
                 payload: Sendable = await self._list_everyone(request)
             else:
+                changes = operation.changes if request.peer.label is None else operation.changes_by_label
                 run = self._engine.change if changes else self._engine.read
                 payload = await run(request.uids, partial(self._call_in_queue, request), keep=True)
         except Exception as error:  # noqa: BLE001 - answered, and logged if need be
-            return self._fail(request, error)
-        return self._finish(request, payload)
+            return self._fail(*_exchanged(request), error)
+        return self._finish(*_exchanged(request), payload)
 
     async def _list_everyone(self, request: _Request) -> bytes:
         """Return the payloads of all UIDs, joined, the peer's own first.
@@ -154,7 +164,7 @@ class Dispatcher:
             if payloads and uid == peer_uid:
                 continue
             request.uids = (uid,)
-            payload = await self._engine.read((uid,), partial(self._call, request))
+            payload = await self._engine.read((uid,), partial(self._call_on, request))
             payloads.append(cast("bytes", payload))
             await asyncio.sleep(0)
         return b"".join(payloads)
@@ -166,17 +176,13 @@ class Dispatcher:
             request.session_before = session.state
         else:
             session.state = request.session_before
-        return self._call(request, collections)
+        return self._call_on(request, collections)
 
-    def _call(self, request: _Request, collections: Collections) -> Sendable:
-        operation, arguments = request.operation, request.arguments
-        context = Context(
-            request.peer,
-            request.session,
-            self._access,
-            [collections[uid] for uid in request.uids],
-            collections,
-        )
+    def _call_on(self, request: _Request, collections: Collections) -> Sendable:
+        context = Context(request.peer, request.session, self._access, request.uids, collections)
+        return self._call(request.operation, context, request.arguments)
+
+    def _call(self, operation: Operation, context: Context, arguments: list[Any]) -> Sendable:
         if b"" in arguments:
             arguments = self._name_default(operation, context, arguments)
         return operation.run(context, *arguments)
@@ -207,12 +213,19 @@ class Dispatcher:
             )
         return _UNKNOWN
 
-    def _fail(self, request: _Request, error: Exception) -> Sendable:
+    def _fail(
+        self,
+        peer: Peer,
+        frame: Frame,
+        operation: Operation,
+        begun: int,
+        arguments: list[Any],
+        error: Exception,
+    ) -> Sendable:
         """Count and report a request that raised an exception; return the reply."""
-        operation, peer, arguments = request.operation, request.peer, request.arguments
         if isinstance(error, KcmError):
             self._report(operation, peer, arguments, error)
-            return self._finish(request, b"", error.code, error.reason)
+            return self._finish(peer, frame, operation, begun, arguments, b"", error.code, error.reason)
         _FAULTS.write(
             logging.ERROR,
             peer.uid,
@@ -222,13 +235,23 @@ class Dispatcher:
             fields=_fields(operation, peer, arguments, errno.EIO),
             with_traceback=True,
         )
-        return self._finish(request, b"", errno.EIO, "an error in pykcm")
+        return self._finish(peer, frame, operation, begun, arguments, b"", errno.EIO, "an error in pykcm")
 
-    def _finish(self, request: _Request, payload: Sendable, code: int = 0, reason: str = "") -> Sendable:
+    def _finish(
+        self,
+        peer: Peer,
+        frame: Frame,
+        operation: Operation,
+        begun: int,
+        arguments: list[Any],
+        payload: Sendable,
+        code: int = 0,
+        reason: str = "",
+    ) -> Sendable:
         """Count and trace a request; return the reply."""
-        duration = perf_counter_ns() - request.begun
+        duration = perf_counter_ns() - begun
         # Durations.add, inlined: the call would double the cost.
-        counted = self._counted[request.frame.opcode]
+        counted = self._counted[frame.opcode]
         counted.buckets[duration.bit_length()] += 1
         counted.total += duration
         if duration > counted.longest:  # noqa: PLR1730 - so does max, at three times the cost
@@ -236,14 +259,9 @@ class Dispatcher:
         if code:
             counted.errors[code] += 1
         if self._traces:
-            self._trace(request.operation, request.peer, request.arguments, code, reason, duration)
-        if self.tracers and request.frame.message:
-            self._tell_tracers(
-                Exchange(
-                    *(request.peer, request.frame, request.operation, request.arguments),
-                    *(code, reason, payload, duration),
-                )
-            )
+            self._trace(operation, peer, arguments, code, reason, duration)
+        if self.tracers and frame.message:
+            self._tell_tracers(Exchange(peer, frame, operation, arguments, code, reason, payload, duration))
         return pack_reply(code, payload)
 
     def _report(self, operation: Operation, peer: Peer, arguments: list[Any], error: KcmError) -> None:
@@ -294,6 +312,10 @@ class Dispatcher:
             duration / 1e3,
             extra=fields,
         )
+
+
+def _exchanged(request: _Request) -> tuple[Peer, Frame, Operation, int, list[Any]]:
+    return request.peer, request.frame, request.operation, request.begun, request.arguments
 
 
 def _ccache_of(operation: Operation, arguments: list[Any]) -> bytes:

@@ -4,104 +4,25 @@ A function gets the context and the request's arguments, and returns the payload
 errors as KcmError. It neither waits nor knows the store: the collection records its changes.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, NamedTuple, NoReturn
 
-from pykcm.ccaches.ccache import CCache, uid_in
-from pykcm.ccaches.collection import Collection, move
+from pykcm.ccaches.ccache import uid_in
+from pykcm.ccaches.collection import move
 from pykcm.peer.access import Access
 from pykcm.peer.identity import Peer
 from pykcm.protocol.codes import Code, KcmError
 from pykcm.protocol.credential import Credential
 from pykcm.protocol.framing import MAX_REPLY_SIZE, Pieces, Sendable
-from pykcm.protocol.messages import ARGUMENTS, NAME, Field
+from pykcm.protocol.messages import ARGUMENTS, NAME, Field, arguments_reader
 from pykcm.protocol.opcodes import Opcode
 from pykcm.protocol.principal import Principal, has_pseudo_realm
 from pykcm.protocol.tag import Tag
 from pykcm.protocol.wire import I32, pack_name
-from pykcm.server.defaults import PeerDefault
-from pykcm.server.sessions import Session
+from pykcm.server.context import Context
 
 NOTHING = b""
-
-
-class Context:
-    """The context of one operation: the peer, the session of its connection, and the collections.
-
-    The first collection is the one that the operation is about. `others`: further collections by UID, which
-    the operation turned out to need.
-    """
-
-    __slots__ = ("_default", "_others", "access", "collections", "peer", "session")
-
-    def __init__(
-        self,
-        peer: Peer,
-        session: Session,
-        access: Access,
-        collections: list[Collection],
-        others: Mapping[int, Collection],
-    ) -> None:
-        self.peer = peer
-        self.session = session
-        self.collections = collections
-        self.access = access
-        self._others = others
-        self._default: PeerDefault | None = None
-
-    @property
-    def collection(self) -> Collection:
-        return self.collections[0]
-
-    def default(self, collection: Collection) -> PeerDefault:
-        """The peer's default ccache; `collection` is that of the peer's UID."""
-        if self._default is None:
-            self._default = PeerDefault(self.access, self.peer, self.session, collection, self._others)
-        return self._default
-
-    def may_read(self, ccache: CCache) -> bool:
-        return self.access.may_read(self.peer, ccache.label)
-
-    def readable(self, name: bytes) -> CCache:
-        """The ccache of this name; FCC_NOFILE if there is none for this peer, EIO if it is damaged."""
-        collection = self.collection
-        try:
-            ccache = collection.get(name)
-        except KcmError:
-            if not self.access.may_read(self.peer, collection.label_of(name)):
-                raise KcmError(Code.FCC_NOFILE) from None
-            raise
-        if ccache is None or not self.access.may_read(self.peer, ccache.label):
-            raise KcmError(Code.FCC_NOFILE)
-        return ccache
-
-    def changeable(self, name: bytes) -> CCache:
-        """Like `readable`, for a change; FCC_PERM if the peer may only read the ccache."""
-        ccache = self.readable(name)
-        if not self.access.may_change(self.peer, ccache.label):
-            raise KcmError(Code.FCC_PERM)
-        return ccache
-
-    def check_destroyable(self, name: bytes) -> None:
-        """Raise as `changeable` does, except that a damaged ccache may be destroyed."""
-        collection = self.collection
-        if not collection.has(name) or not self.access.may_read(self.peer, collection.label_of(name)):
-            raise KcmError(Code.FCC_NOFILE)
-        if not self.access.may_change(self.peer, collection.label_of(name)):
-            raise KcmError(Code.FCC_PERM)
-
-    def check_creatable(self, name: bytes, collection: Collection) -> None:
-        """FCC_PERM if the name is taken by a ccache that the peer may not change."""
-        if collection.has(name) and not self.access.may_use(self.peer, collection.label_of(name)):
-            raise KcmError(Code.FCC_PERM)
-
-    def note_filled(self, ccache: CCache, collection: Collection, contents_label: str | None) -> None:
-        """Note that the peer has created or overwritten the ccache with contents of this label."""
-        collection.relabel(ccache, self.access.label_after_write(self.peer, ccache.label, contents_label))
-        self.session.filled(ccache.name)
-        if self.peer.label is not None and collection.uid == self.peer.uid:
-            self.default(collection).filled(ccache.name)
 
 
 # Names and the collection
@@ -327,7 +248,8 @@ class Operation(NamedTuple):
     """The implementation of an opcode.
 
     `scope`: checks the name, and returns the UIDs whose collections the operation needs. `changes`: whether
-    it may change something. `changes_by_label`: the same for peers with an SELinux label.
+    it may change something. `changes_by_label`: the same for peers with an SELinux label. `read_arguments`:
+    reads `arguments` from a message.
     """
 
     name: str
@@ -336,6 +258,7 @@ class Operation(NamedTuple):
     run: Callable[..., Sendable]
     changes: bool
     changes_by_label: bool
+    read_arguments: Callable[[bytes], list[Any]]
 
     @property
     def names_ccache(self) -> bool:
@@ -353,6 +276,7 @@ def _table(rows: Iterable[tuple[Opcode, Scope, Callable[..., Sendable], bool]]) 
             changes,
             # A peer with a label may be given a new default of its range, which is stored.
             changes_by_label=changes or opcode == Opcode.GET_DEFAULT_CACHE,
+            read_arguments=arguments_reader(ARGUMENTS.get(opcode, ())),
         )
         for opcode, scope, run, changes in rows
     }

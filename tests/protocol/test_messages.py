@@ -1,5 +1,6 @@
 """The layouts of requests and replies."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import pytest
@@ -20,6 +21,7 @@ from pykcm.protocol.messages import (
     UUID,
     UUIDS,
     Field,
+    arguments_reader,
     pack_arguments,
     pack_blobs,
     read_arguments,
@@ -340,6 +342,18 @@ def test_name_without_a_nul_is_malformed(opcode: Opcode) -> None:
     """A request whose name does not end is malformed."""
     assert_refused(as_decoder(opcode), b"20001:work")
     assert_refused(as_decoder(opcode), b"\xff" * 2000)
+
+
+@given(st.binary(max_size=40))
+def test_name_alone_is_read_as_any_name(rest: bytes) -> None:
+    """The shorter way to read a request of one name gives the same name, or the same error."""
+    message = bytes(HEADER_SIZE) + rest
+    if 0 in rest:
+        assert arguments_reader((NAME,))(message) == read_arguments((NAME,), message)
+        return
+    for read in (arguments_reader((NAME,)), partial(read_arguments, (NAME,))):
+        with pytest.raises(FormatError, match="name without NUL"):
+            read(message)
 
 
 def test_second_name_without_a_nul_is_malformed() -> None:

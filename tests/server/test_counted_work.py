@@ -1,8 +1,12 @@
 """How much work an operation makes: statements of the database and comparisons, which no clock disturbs."""
 
 import asyncio
-from collections.abc import Iterator
+import socket
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import FrameType
+from typing import Any, cast
 
 import pytest
 
@@ -10,6 +14,10 @@ from pykcm.protocol.codes import Code
 from pykcm.protocol.credential import Credential
 from pykcm.protocol.opcodes import Opcode
 from pykcm.protocol.tag import Tag
+from pykcm.server.client_socket import ClientSocket, Parts
+from pykcm.server.connections import Connections
+from pykcm.server.deadlines import Deadlines
+from pykcm.server.fair_queue import FairQueue
 from pykcm.store.keys import Key
 from pykcm.store.sqlcipher.store import SQLCipherStore
 from tests.builders import (
@@ -17,13 +25,16 @@ from tests.builders import (
     HTTP,
     TGS,
     credential_bytes,
+    peer,
     principal_bytes,
     refused,
     service,
     tag_for,
     ticket,
 )
+from tests.peer.mcs import CONTAINER_1, CONTAINER_2, Mcs
 from tests.server.asking import Asking, Server
+from tests.server.listening import request
 
 NAME = b"1000"
 MANY = 1000
@@ -168,3 +179,100 @@ def test_a_look_up_does_not_grow(user: Asking, monkeypatch: pytest.MonkeyPatch) 
     assert len(compared) == 2
     user.store(NAME, credential_bytes(service(MANY // 2)))
     assert len(compared) == 2
+
+
+class OneClient:
+    """A client socket of UID 1000, whose event loop is the test."""
+
+    def __init__(self, server: Server) -> None:
+        self.client, own = socket.socketpair()
+        own.setblocking(False)
+        self.added = 0
+        self.connections = Connections(0, lambda: None)
+        # Its clock stands still: no request has to wait.
+        fair_queue = FairQueue(lambda: 0.0)
+        parts = Parts(
+            *(cast("asyncio.AbstractEventLoop", self), server.dispatcher, self.connections, fair_queue),
+            *(Deadlines(30.0), 1 << 20),
+        )
+        self.socket = ClientSocket(parts, own, peer(1000))
+        self.connections.add(self.socket)
+        self.socket.begin()
+
+    def add_reader(self, fd: int, reader: Callable[[], object]) -> None:
+        self.added += 1
+        self.read = reader
+
+    def remove_reader(self, fd: int) -> None:
+        pass
+
+    def calls_for(self, opcode: int, arguments: bytes = b"") -> int:
+        """The number of calls of Python functions for one request, which must succeed."""
+        self.client.sendall(request(opcode, arguments))
+        calls = 0
+
+        def count(frame: FrameType, event: str, _: object) -> None:
+            nonlocal calls
+            calls += event == "call"
+
+        sys.setprofile(count)
+        try:
+            self.read()
+        finally:
+            sys.setprofile(None)
+        assert self.client.recv(1 << 16)[8:12] == bytes(4)
+        return calls
+
+    def close(self) -> None:
+        self.socket.abort()
+        self.client.close()
+
+
+@pytest.fixture
+def one_client(sqlcipher_server: Server, user: Asking) -> Iterator[OneClient]:
+    client = OneClient(sqlcipher_server)
+    yield client
+    client.close()
+
+
+@pytest.mark.parametrize(
+    ("opcode", "arguments", "most"),
+    [
+        (Opcode.NOOP, b"", 24),
+        (Opcode.GET_PRINCIPAL, NAME + b"\0", 30),
+        (Opcode.GET_CRED_LIST, NAME + b"\0", 32),
+        (Opcode.GET_DEFAULT_CACHE, b"", 56),
+        (Opcode.RETRIEVE, NAME + b"\0\0\0\0\1" + tag_for(TGS).pack(), 50),
+    ],
+    ids=["NOOP", "GET_PRINCIPAL", "GET_CRED_LIST", "GET_DEFAULT_CACHE", "RETRIEVE"],
+)
+def test_cached_request_is_few_calls(one_client: OneClient, opcode: int, arguments: bytes, most: int) -> None:
+    """A request that is answered from memory is few function calls, and watches no descriptor again."""
+    one_client.calls_for(opcode, arguments)
+    assert one_client.calls_for(opcode, arguments) <= most
+    assert one_client.added == 1
+
+
+def test_default_of_a_labelled_peer_is_read_from_memory(
+    runner: asyncio.Runner, sqlcipher_store: SQLCipherStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GET_DEFAULT_CACHE of a peer with a label enters the queue of changes only if it changes the default."""
+    server = Server(runner, sqlcipher_store, policy=Mcs())
+    changed_uids: list[Sequence[int]] = []
+    change = server.engine.change
+
+    async def noted(uids: Sequence[int], *arguments: Any, **options: Any) -> Any:
+        changed_uids.append(uids)
+        return await change(uids, *arguments, **options)
+
+    monkeypatch.setattr(server.engine, "change", noted)
+    one, two = server.ask_as(1000, CONTAINER_1), server.ask_as(1000, CONTAINER_2)
+    one.initialize(NAME, ALICE)
+    changed_uids.clear()
+    assert one.get_default_cache() == NAME
+    assert changed_uids == []
+    # The shared default is hidden from it: it gets an unused name, which is kept.
+    name = two.get_default_cache()
+    assert changed_uids == [(1000,)]
+    assert two.get_default_cache() == name != NAME
+    assert changed_uids == [(1000,)]

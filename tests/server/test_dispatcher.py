@@ -17,6 +17,7 @@ from pykcm.protocol.opcodes import Opcode
 from pykcm.protocol.principal import Principal
 from pykcm.server import dispatcher as service
 from pykcm.server import operations
+from pykcm.server.context import Context
 from pykcm.server.operations import OPERATIONS
 from pykcm.store.interface import Pause, Store, StoreError
 from tests.builders import ALICE, BOB, HTTP, TGS, credential_bytes, data, peer, principal_bytes, refused
@@ -228,10 +229,10 @@ def test_a_store_that_cannot_be_read(server: Server, alice: Asking, caplog: pyte
 def with_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
     """NOOP raises what no operation may; STORE does, after it has changed something."""
 
-    def noop(turn: operations.Context) -> bytes:
+    def noop(turn: Context) -> bytes:
         raise ZeroDivisionError
 
-    def store(turn: operations.Context, *arguments: object) -> bytes:
+    def store(turn: Context, *arguments: object) -> bytes:
         operations.store(turn, *arguments)  # type: ignore[arg-type]
         raise ZeroDivisionError
 
