@@ -19,9 +19,10 @@ from .control import Pykcmctl
 from .daemon import Pykcmd, effective_uid
 from .exports import AgeKey
 
-OPERATIONS = 200_000
+# After the first ones, the users have about as many tickets as they will ever have in this test.
 SETTLED = 20_000
-UIDS = range(2_000_001, 2_000_501)
+OPERATIONS = 60_000
+UIDS = range(2_000_001, 2_000_101)
 OPEN_AT_ONCE = 40
 CALLS_OF_A_CONNECTION = 25  # on average
 
@@ -104,9 +105,12 @@ def _operate(daemon: Pykcmd, count: int, chance: random.Random) -> None:
                 kind(kcm, chance.choice(_names(uid)), chance)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(300)
 def test_memory_does_not_grow_with_operations(several_uids: None, stopped_pykcmd: Pykcmd) -> None:
-    """After 200,000 operations for 500 UIDs the daemon is hardly larger than after 20,000."""
+    """After 60,000 operations for 100 UIDs the daemon is hardly larger than after 20,000.
+
+    The limit is twice to three times the measured growth. A leak of 32 bytes for each operation exceeds it.
+    """
     stopped_pykcmd.configure('durability = "normal"\n')
     # At debug level, each operation would write a line.
     stopped_pykcmd.start("--log-level", "warning")
@@ -115,7 +119,7 @@ def test_memory_does_not_grow_with_operations(several_uids: None, stopped_pykcmd
     settled = stopped_pykcmd.resident_size
     _operate(stopped_pykcmd, OPERATIONS - SETTLED, chance)
     grown = stopped_pykcmd.resident_size
-    assert grown <= settled * 1.1, f"{settled} bytes after {SETTLED} operations, {grown} at the end"
+    assert grown <= settled * 1.04, f"{settled} bytes after {SETTLED} operations, {grown} at the end"
     assert stopped_pykcmd.stop() == 0, stopped_pykcmd.log
 
 
