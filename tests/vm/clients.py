@@ -1,4 +1,4 @@
-"""MIT's clients at a SELinux level of their own."""
+"""MIT's clients at their own SELinux level."""
 
 from dataclasses import dataclass
 

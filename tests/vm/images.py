@@ -1,4 +1,4 @@
-"""Images for podman where there is no registry to pull from: the machine's own /usr, in configured roots."""
+"""Images for podman without a registry: the machine's own /usr, in configured root folders."""
 
 import io
 import shutil

@@ -1,4 +1,4 @@
-"""Installs pykcm in the virtual machine, its policy module as well, by the commands of the documents."""
+"""Installs pykcm and its policy module in the virtual machine, by the commands of the documents."""
 
 from pathlib import Path
 

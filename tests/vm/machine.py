@@ -1,4 +1,4 @@
-"""The virtual machine: its commands, its systemd units, its journal."""
+"""The virtual machine: its commands, its systemd units, and its journal."""
 
 import json
 import subprocess
@@ -13,35 +13,35 @@ STATE = Path("/var/lib/pykcm")
 SERVICE = "pykcm.service"
 SOCKET_UNIT = "pykcm.socket"
 
-# What of a unit is here does not outlive the machine.
+# Drop-ins here are lost when the machine ends.
 _DROP_INS = Path("/run/systemd/system")
 
 _CONFIG = Path("/etc/pykcm/pykcm.toml")
 _CGROUP = Path("/sys/fs/cgroup/system.slice", SERVICE, "cgroup.procs")
 
-# Seconds for whatever is waited for: everything here is ten times as slow as on a real machine.
+# In seconds, for each wait: the emulated machine is ten times as slow as a real one.
 PATIENCE = 120
 
-# Where the journal was when the test started afresh.
+# The time of the last start_afresh().
 _begin_of_test = 0.0
 
 
 def attempt(*command: str) -> subprocess.CompletedProcess[str]:
-    """A command that has ended, with all that it printed as its stdout."""
+    """Run a command to its end; its stdout has all of its output."""
     return subprocess.run(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=PATIENCE
     )
 
 
 def run(*command: str) -> str:
-    """What a command prints, which must succeed."""
+    """Run a command that must succeed, and return its output."""
     done = attempt(*command)
     assert done.returncode == 0, f"{' '.join(command)}: exit code {done.returncode}\n{done.stdout}"
     return done.stdout
 
 
 def shell(script: str) -> str:
-    """What commands print, all of which must succeed."""
+    """Run shell commands that must all succeed, and return their output."""
     return run("bash", "-euo", "pipefail", "-c", script)
 
 
@@ -53,7 +53,7 @@ def wait_until(holds: Callable[[], object], what: str) -> None:
 
 
 def property_of(unit: str, name: str) -> str:
-    """One property of a unit, as systemctl shows it."""
+    """Return one property of a unit from systemctl."""
     return run("systemctl", "show", "--value", f"--property={name}", unit).strip()
 
 
@@ -62,12 +62,12 @@ def is_active(unit: str) -> bool:
 
 
 def main_pid() -> int:
-    """The daemon's PID, 0 while it does not run."""
+    """Return the daemon's PID, or 0 while it does not run."""
     return int(property_of(SERVICE, "MainPID"))
 
 
 def journal(*matches: str) -> str:
-    """The lines of pykcm's service since the test started afresh."""
+    """Return the lines of pykcm's service since start_afresh()."""
     run("journalctl", "--sync")
     # Not by a cursor: together with a match, journalctl leaves out the first line behind it.
     begin = f"--since=@{_begin_of_test:.6f}"
@@ -95,7 +95,7 @@ def doctor(*wrapper: str) -> dict[str, dict[str, Any]]:
 
 
 def drop_in(unit: str, text: str) -> None:
-    """Changes a unit until the next test starts afresh."""
+    """Change a unit until the next start_afresh()."""
     folder = _DROP_INS / f"{unit}.d"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "test.conf").write_text(text)
@@ -104,7 +104,7 @@ def drop_in(unit: str, text: str) -> None:
 
 @contextmanager
 def permissive() -> Iterator[None]:
-    """Has SELinux log what it would deny, and allow it."""
+    """Make SELinux permissive: it logs denials and allows the access."""
     run("setenforce", "0")
     try:
         yield
@@ -113,7 +113,7 @@ def permissive() -> Iterator[None]:
 
 
 def start_afresh() -> None:
-    """Nothing stored, no drop-ins, the socket listening and the service not running."""
+    """Remove all stored data and drop-ins; the socket listens, and the service does not run."""
     run("systemctl", "stop", SOCKET_UNIT, SERVICE)
     shell(f"rm -rf {STATE}/* /etc/pykcm {_DROP_INS}/pykcm*.d /etc/credstore.encrypted/pykcm.key")
     run("systemctl", "daemon-reload")
@@ -124,7 +124,7 @@ def start_afresh() -> None:
 
 
 def configure(toml: str) -> None:
-    """The configuration of the next start, until the next test starts afresh."""
+    """Write the configuration for the next start, until the next start_afresh()."""
     _CONFIG.parent.mkdir(exist_ok=True)
     _CONFIG.write_text(toml)
 
@@ -138,7 +138,7 @@ def processes() -> list[int]:
 
 
 def status_of(pid: int) -> dict[str, list[str]]:
-    """/proc/PID/status: the words of each line by its name."""
+    """Return the words of each line of /proc/PID/status, by the line's name."""
     lines = (line.partition(":") for line in Path(f"/proc/{pid}/status").read_text().splitlines())
     return {name: words.split() for name, _, words in lines}
 

@@ -1,4 +1,4 @@
-"""The commands that a document tells its reader to run."""
+"""The commands in a document."""
 
 import re
 import textwrap
@@ -9,7 +9,7 @@ _BLOCK = re.compile(r"(?<=\n\n)((?: {4,}\S.*\n)(?: {4,}.*\n|\n(?= {4}))*)")
 
 
 def commands_of(document: Path, section: str) -> list[str]:
-    """The indented blocks of a section, without its subsections, in their order: all of them are commands."""
+    """Return the indented blocks of a section without its subsections, in order: all of them are commands."""
     text = document.read_text(encoding="utf-8")
     found = re.search(rf"^#+ {re.escape(section)}\n(.*?)(?=^#)", text + "#", re.MULTILINE | re.DOTALL)
     assert found is not None, f"{document} has no section {section}"

@@ -1,4 +1,4 @@
-"""A user's ccache, spoken to with pykcm's own client: what is stored, and what is there."""
+"""A user's ccache, through pykcm's own client."""
 
 from contextlib import AbstractContextManager
 
@@ -14,7 +14,7 @@ NAME = b"%d" % USER
 
 
 def connected(uid: int = USER) -> AbstractContextManager[KcmClient]:
-    """A connection of that user."""
+    """Connect as the user."""
     with effective_uid(uid):
         return KcmClient(machine.SOCKET, timeout=machine.PATIENCE)
 

@@ -1,4 +1,4 @@
-"""Denials of the SELinux policy in the journal and the audit log, of a daemon without capabilities."""
+"""Denials of the SELinux policy, in the journal and in the audit log, from a daemon without capabilities."""
 
 import os
 from collections.abc import Callable
@@ -16,7 +16,7 @@ UNIT = "pykcm-audit.service"
 AUDIT_SOCKET = Path("/run/pykcm-audit.sock")
 
 USER = 1000
-# In no other test's records.
+# Levels that no other test uses.
 OWNER, OTHER = "s0:c501,c502", "s0:c503,c504"
 
 CAP_AUDIT_WRITE = 1 << 29
@@ -41,8 +41,10 @@ def status_of(pid: int) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("is_permissive", [False, True], ids=["enforcing", "permissive"])
-def test_a_denial(client_as: Callable[..., LabelledClient], is_permissive: bool) -> None:
-    """A denial is in the journal and in the audit log, with the mode; when permissive, access is allowed."""
+def test_denial_is_in_the_journal_and_the_audit_log(
+    client_as: Callable[..., LabelledClient], is_permissive: bool
+) -> None:
+    """A denial is logged in both with the mode; in permissive mode, the access is allowed."""
     client_as(USER, OWNER).kinit("alice")
     with machine.permissive() if is_permissive else nullcontext():
         listed = client_as(USER, OTHER).klist_all()
@@ -53,8 +55,8 @@ def test_a_denial(client_as: Callable[..., LabelledClient], is_permissive: bool)
     assert [line for line in machine.journal("KCM_AVC=denied").splitlines() if line in record]
 
 
-def test_capabilities(client_as: Callable[..., LabelledClient]) -> None:
-    """The daemon has no capability and is not root; who writes records has that one capability, and ends."""
+def test_only_pykcm_audit_has_a_capability(client_as: Callable[..., LabelledClient]) -> None:
+    """The daemon has no capability and is not root; pykcm-audit has one capability, and ends."""
     client_as(USER, OWNER).kinit("alice")
     daemon = status_of(machine.main_pid())
     assert [int(daemon[name], 16) for name in CAPABILITIES] == [0] * len(CAPABILITIES)
@@ -70,8 +72,8 @@ def test_capabilities(client_as: Callable[..., LabelledClient]) -> None:
     assert machine.property_of(UNIT, "Result") == "success"
 
 
-def test_who_may_send(client_as: Callable[..., LabelledClient]) -> None:
-    """No other user may send anything to be written to the audit log."""
+def test_other_users_cannot_send_to_the_audit_socket(client_as: Callable[..., LabelledClient]) -> None:
+    """Only the daemon may send messages for the audit log."""
     client_as(USER, OWNER).kinit("alice")
     status = AUDIT_SOCKET.stat()
     assert status.st_mode & 0o777 == 0o600
@@ -79,8 +81,8 @@ def test_who_may_send(client_as: Callable[..., LabelledClient]) -> None:
     assert status.st_uid != os.getuid()
 
 
-def test_without_the_socket(client_as: Callable[..., LabelledClient]) -> None:
-    """Where nobody takes denials for the audit log, all else works, and the log says what is missing."""
+def test_daemon_works_without_the_audit_socket(client_as: Callable[..., LabelledClient]) -> None:
+    """Without the socket the daemon works, and its log says that denials are missing in the audit log."""
     client_as(USER, OWNER).kinit("alice")
     machine.run("systemctl", "stop", "pykcm-audit.socket")
     assert client_as(USER, OTHER).klist_all() == []

@@ -1,4 +1,4 @@
-"""Containers by podman: the recipes of docs/containers.md as they stand there, and what it says of them."""
+"""Containers with podman: the recipes and the statements of docs/containers.md."""
 
 import subprocess
 from collections.abc import Callable, Iterator
@@ -34,7 +34,7 @@ def made_images(kdc: Kdc) -> None:
 
 @pytest.fixture
 def podman(made_images: None) -> Iterator[None]:
-    """podman, without containers and volumes in the end."""
+    """podman; containers and volumes are removed at the end."""
     yield
     print(machine.shell("podman logs kcm || true"))  # noqa: T201 - shown by pytest where the test failed
     machine.run("podman", "rm", "--all", "--force", "--time=0")
@@ -42,14 +42,14 @@ def podman(made_images: None) -> Iterator[None]:
 
 
 def start(name: str, *options: str, base: int = BASE, level: str = LEVEL, socket: str = "/run/kcm") -> None:
-    """Another container with the socket's folder."""
+    """Start another container with the socket's folder."""
     common = (f"--name={name}", f"--uidmap=0:{base}:65536", f"--security-opt=label=level:{level}")
     volume = f"--volume={socket}:/run/kcm:ro"
     machine.run("podman", "run", "--detach", *common, volume, *options, "localhost/app", "sleep", "infinity")
 
 
 def run_in(name: str, script: str, user: int = 0) -> tuple[int, str]:
-    """The exit code and output of commands in a container."""
+    """Run commands in a container; returns the exit status and the output."""
     done = subprocess.run(
         ["podman", "exec", f"--user={user}", name, "sh", "-c", script],
         stdout=subprocess.PIPE,
@@ -79,10 +79,10 @@ def listening_for_containers(pykcm: None) -> Iterator[list[str]]:
     machine.run("systemctl", "daemon-reload")
 
 
-def test_daemon_on_the_host(
+def test_recipe_of_a_daemon_on_the_host(
     listening_for_containers: list[str], podman: None, client_as: Callable[..., LabelledClient]
 ) -> None:
-    """The recipe works, and says the truth about who has which tickets."""
+    """The recipe works, and each container sees the tickets that the document says."""
     run_apps, kinit, klist_outside = listening_for_containers
     machine.shell(run_apps)
     assert says(machine.shell(kinit), f"KCM:{BASE}")
@@ -116,7 +116,7 @@ def test_daemon_on_the_host(
 
 @pytest.fixture
 def recipe(podman: None) -> list[str]:
-    """The recipe's daemon runs; these are the commands that follow."""
+    """Start the daemon of the recipe; yields the commands that follow."""
     run_daemon, *more = commands_of(_DOCUMENT, "podman with two volumes")
     machine.shell(run_daemon)
     wait_until_serving()
@@ -133,7 +133,7 @@ def log_of_daemon() -> str:
 
 @pytest.fixture
 def on_host(recipe: list[str], kdc: Kdc, tmp_path: Path) -> Iterator[Callable[..., LabelledClient]]:
-    """Clients outside of all containers that have the daemon's socket."""
+    """Clients outside of the containers that have the daemon's socket."""
     volume = machine.run("podman", "volume", "inspect", "--format={{.Mountpoint}}", "kcm-socket").strip()
     folder = Path("/run/of-kcm")
     folder.mkdir()
@@ -157,8 +157,8 @@ def let_others_reach(path: Path) -> None:
         folder.chmod(folder.stat().st_mode | 0o111)
 
 
-def test_daemon_in_a_container(recipe: list[str], on_host: Callable[..., LabelledClient]) -> None:
-    """The recipe works; users of the host are who they are in the daemon's namespace, or refused."""
+def test_recipe_of_a_daemon_in_a_container(recipe: list[str], on_host: Callable[..., LabelledClient]) -> None:
+    """The recipe works; users of the host have their UIDs of the daemon's namespace, or are refused."""
     run_apps, restart, klist, _ = recipe
     assert says(machine.shell(run_apps), "KCM:0")
     machine.shell(restart)
@@ -182,8 +182,8 @@ def test_daemon_in_a_container(recipe: list[str], on_host: Callable[..., Labelle
     assert log_of_daemon().count(refused) == log_of_daemon().count("connection refused") == 1
 
 
-def test_daemon_in_a_container_with_the_policy(podman: None) -> None:
-    """By the recipe, a daemon in a container keeps containers of one UID apart by their levels."""
+def test_daemon_in_a_container_separates_levels(podman: None) -> None:
+    """With the recipe for SELinux, containers of one UID at different levels do not share ccaches."""
     *_, run_daemon = commands_of(_DOCUMENT, "podman with two volumes")
     machine.shell(run_daemon)
     wait_until_serving()

@@ -31,23 +31,23 @@ def listed(output: str) -> list[tuple[str, str]]:
     return sorted((each["principal"], each["label"].partition(":container_t:")[2]) for each in ccaches)
 
 
-def test_the_socket() -> None:
-    """It is root's alone, of a type that no confined domain may use."""
+def test_control_socket_is_only_for_root() -> None:
+    """The socket belongs to root, and its type is not available to confined domains."""
     status = CONTROL.stat()
     assert (status.st_uid, status.st_mode & 0o777) == (0, 0o600)
     assert machine.run("stat", "--format=%C", str(CONTROL)).split(":")[2] == "pykcm_control_runtime_t"
     assert machine.run("systemctl", "is-enabled", CONTROL_UNIT) == "enabled\n"
 
 
-def test_it_starts_the_service() -> None:
-    """A daemon that has ended for idleness is started by pykcmctl as it is by a client."""
+def test_pykcmctl_starts_an_idle_daemon() -> None:
+    """A daemon that has ended for idleness is started by pykcmctl, as by a client."""
     assert machine.main_pid() == 0
     assert json.loads(machine.run(PYKCMCTL, "list", "--json")) == []
     assert machine.main_pid()
 
 
-def test_levels(client_as: ClientAs) -> None:
-    """The machine's root is told of all with their labels, root at a level of those that it may read."""
+def test_list_shows_the_ccaches_of_readable_levels(client_as: ClientAs) -> None:
+    """The machine's root lists all ccaches with labels; root at a level lists those that it may read."""
     for level, principal in ((ONE, "alice"), (TWO, "bob")):
         client_as(USER, level).kinit(principal)
     assert listed(machine.run(PYKCMCTL, "list", "--json")) == [
@@ -62,15 +62,15 @@ def test_levels(client_as: ClientAs) -> None:
     assert listed(machine.run(PYKCMCTL, "list", "--json")) == [("alice@PYKCM.TEST", ONE)]
 
 
-def test_others(client_as: ClientAs) -> None:
-    """A user who is not root is told so."""
+def test_other_users_are_refused(client_as: ClientAs) -> None:
+    """The message says that only root may use the control socket."""
     refused = client_as(USER).run(PYKCMCTL, "list")
     assert refused.code == 4
     assert "only root" in refused.output
 
 
-def test_doctor(client_as: ClientAs) -> None:
-    """On a machine that was set up as README says, nothing is found."""
+def test_doctor_finds_nothing_after_an_installation(client_as: ClientAs) -> None:
+    """On a machine that was set up as in README, all checks are good."""
     client_as(USER).kinit("alice")
     checks = json.loads(machine.run(PYKCMCTL, "doctor", "--json"))
     assert [each for each in checks if each["outcome"] not in {"ok", "skipped"}] == []

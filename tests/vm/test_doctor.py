@@ -1,4 +1,4 @@
-"""pykcmctl doctor with a real systemd and SELinux: what it finds, and that its remedies mend it."""
+"""pykcmctl doctor with a real systemd and SELinux: its findings, and its remedies."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,8 +39,8 @@ def sssd_kcm() -> Iterator[None]:
     machine.run("systemctl", "daemon-reload")
 
 
-def test_as_installed(kdc: Kdc, pykcm: None) -> None:
-    """What README's commands have installed is right in every point, and labels count."""
+def test_installation_is_good(kdc: Kdc, pykcm: None) -> None:
+    """After README's commands all checks are good, and labels are used."""
     checks = doctor()
     assert "systemd listens for pykcm.socket" in checks["socket"]["text"]
     # Its round trip has started the daemon.
@@ -51,8 +51,8 @@ def test_as_installed(kdc: Kdc, pykcm: None) -> None:
     assert checks["default_ccache_name"]["text"].startswith("KCM: (/etc/krb5.conf.d/kcm_default_ccache:")
 
 
-def test_an_ordinary_user(kdc: Kdc, pykcm: None) -> None:
-    """For a user nothing is wrong, and what takes root is skipped."""
+def test_ordinary_user_skips_checks_for_root(kdc: Kdc, pykcm: None) -> None:
+    """For an ordinary user no check fails, and those that need root are skipped."""
     doctor()
     checks = doctor("setpriv", "--reuid=1000", "--regid=1000", "--clear-groups")
     assert checks["round trip"]["outcome"] == "ok"
@@ -62,8 +62,8 @@ def test_an_ordinary_user(kdc: Kdc, pykcm: None) -> None:
     assert set(outcomes(checks).values()) == {"ok", "skipped"}, checks
 
 
-def test_a_socket_that_is_stopped(kdc: Kdc, pykcm: None) -> None:
-    """A stopped and disabled socket is started and enabled by the remedy."""
+def test_stopped_socket_is_remedied(kdc: Kdc, pykcm: None) -> None:
+    """The remedy for a stopped and disabled socket starts and enables it."""
     machine.run("systemctl", "disable", "--now", machine.SOCKET_UNIT)
     machine.run("systemctl", "stop", machine.SERVICE)
     checks = doctor()
@@ -75,8 +75,8 @@ def test_a_socket_that_is_stopped(kdc: Kdc, pykcm: None) -> None:
     assert outcomes(checks)["socket"] == "ok"
 
 
-def test_another_server(kdc: Kdc, pykcm: None, sssd_kcm: None) -> None:
-    """An enabled sssd-kcm.socket is a warning, a running one a failure; the remedy puts pykcm in place."""
+def test_other_server_is_remedied(kdc: Kdc, pykcm: None, sssd_kcm: None) -> None:
+    """An enabled sssd-kcm.socket is a warning, a running one a failure; the remedy replaces it by pykcm."""
     assert outcomes(doctor())["other KCM servers"] == "warning"
     machine.run("systemctl", "stop", machine.SERVICE)
     machine.run("systemctl", "start", _SSSD.name)
@@ -89,8 +89,8 @@ def test_another_server(kdc: Kdc, pykcm: None, sssd_kcm: None) -> None:
     assert outcomes(checks)["socket"] == "ok"
 
 
-def test_a_service_that_gives_up(kdc: Kdc, pykcm: None) -> None:
-    """A configuration that the daemon does not take is named, and so is the service that has failed."""
+def test_failed_service_is_reported(kdc: Kdc, pykcm: None) -> None:
+    """An invalid configuration is reported, and so is the service that has failed because of it."""
     machine.configure("max_ccache = 1\n")
     # Each attempt takes this machine so long that there are never enough of them within a minute.
     machine.drop_in(machine.SERVICE, "[Unit]\nStartLimitIntervalSec=1h\nStartLimitBurst=2\n")

@@ -1,4 +1,4 @@
-"""The end for idleness: nobody notices."""
+"""The daemon's exit when idle, which clients do not notice."""
 
 import time
 from collections import Counter
@@ -14,8 +14,8 @@ ROUNDS = 100
 _TIMEOUT = 0.3
 
 
-def test_ends_and_starts_again(client_as: Callable[..., LabelledClient]) -> None:
-    """After responder_idle_timeout the daemon ends, and the next client starts it again, with all there."""
+def test_client_starts_the_daemon_after_an_idle_exit(client_as: Callable[..., LabelledClient]) -> None:
+    """The daemon ends after responder_idle_timeout; the next client starts it, and all tickets are there."""
     machine.configure('responder_idle_timeout = "2s"\n')
     user = client_as(1000)
     user.kinit("alice")
@@ -60,8 +60,8 @@ class _Aim:
             self._decided += 0.01 if is_same else -0.01
 
 
-def test_a_client_as_the_daemon_ends(client_as: Callable[..., LabelledClient]) -> None:
-    """A hundred clients that come shortly before, during and after the end have no error and lose nothing."""
+def test_clients_during_an_idle_exit_lose_nothing(client_as: Callable[..., LabelledClient]) -> None:
+    """A hundred clients that connect around the time of the exit get no error and lose nothing."""
     machine.configure(f"responder_idle_timeout = {_TIMEOUT}\n")
     machine.drop_in(machine.SERVICE, "[Unit]\nStartLimitBurst=1000\n")
     stored.begin()

@@ -1,4 +1,4 @@
-"""pykcm as installed by README's commands: what runs, as whom, and what it could do."""
+"""pykcm, installed by README's commands: its processes, users and privileges."""
 
 import pwd
 import re
@@ -8,8 +8,8 @@ from . import machine
 from .clients import LabelledClient
 
 
-def test_the_first_kinit_starts_the_service(client_as: Callable[..., LabelledClient]) -> None:
-    """The socket is there before the service; the first client starts it, and has a ticket."""
+def test_first_kinit_starts_the_service(client_as: Callable[..., LabelledClient]) -> None:
+    """The socket exists before the service runs; the first client starts it, and gets a ticket."""
     assert machine.SOCKET.is_socket()
     assert machine.main_pid() == 0
     user = client_as(1000)
@@ -18,15 +18,15 @@ def test_the_first_kinit_starts_the_service(client_as: Callable[..., LabelledCli
     assert user.klist().ccache == "KCM:1000"
 
 
-def test_the_socket(pykcm: None) -> None:
-    """README's commands have enabled it for each boot; it is root's, and for everyone to connect to."""
+def test_socket_is_enabled_and_for_everyone(pykcm: None) -> None:
+    """README's commands have enabled the socket for each boot; everyone may connect to it."""
     assert machine.run("systemctl", "is-enabled", machine.SOCKET_UNIT) == "enabled\n"
     status = machine.SOCKET.stat()
     assert (status.st_uid, status.st_gid, status.st_mode & 0o7777) == (0, 0, 0o666)
 
 
-def test_no_privileges(client_as: Callable[..., LabelledClient]) -> None:
-    """The daemon is a user of its own, without capabilities, new privileges or unlisted system calls."""
+def test_daemon_has_no_privileges(client_as: Callable[..., LabelledClient]) -> None:
+    """The daemon has its own user, no capabilities, no new privileges, and a filter of system calls."""
     client_as(1000).kinit("alice")
     user = pwd.getpwnam("pykcm")
     status = machine.status_of(machine.main_pid())
@@ -46,8 +46,8 @@ def test_no_privileges(client_as: Callable[..., LabelledClient]) -> None:
         assert path.stat().st_mode & 0o077 == 0, path
 
 
-def test_exposure(pykcm: None) -> None:
-    """systemd, asked about the unit as it is loaded, finds little that the service could do."""
+def test_exposure_of_the_service_is_low(pykcm: None) -> None:
+    """systemd-analyze gives the loaded unit a low exposure."""
     table = machine.run("systemd-analyze", "security", "--no-pager", machine.SERVICE)
     found = re.search(r"Overall exposure level for pykcm\.service: (\d+\.\d)", table)
     assert found, table

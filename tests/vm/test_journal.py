@@ -1,4 +1,4 @@
-"""What the journal can be asked, and what is not in it."""
+"""Queries of the journal, and the absence of secrets in it."""
 
 import json
 import secrets
@@ -53,8 +53,8 @@ def test_what_a_user_did(client_as: Callable[..., LabelledClient]) -> None:
     assert "1000:nothing" in machine.shell(command)
 
 
-def test_no_ticket(pykcm: None) -> None:
-    """With log_level debug neither session keys nor tickets are in the journal, in whatever form."""
+def test_journal_has_no_tickets(pykcm: None) -> None:
+    """With log_level debug, the journal has neither session keys nor tickets in any encoding."""
     machine.configure('log_level = "debug"\n')
     hidden = {
         name: name.encode() + b"'\"\\\n\0\xc3\xa9\xff" + secrets.token_bytes(24) for name in ("key", "ticket")

@@ -1,4 +1,4 @@
-"""The key as README has it: a credential that systemd decrypts, and what happens without the right one."""
+"""The key by README's commands: a credential that systemd decrypts, also without the right one."""
 
 import shutil
 from collections.abc import Callable
@@ -45,7 +45,7 @@ def _start_anyway() -> None:
     machine.shell(commands_of(_README, "When it does not start")[1])
 
 
-def test_a_credential_from_the_beginning(user: LabelledClient) -> None:
+def test_credential_at_the_first_start(user: LabelledClient) -> None:
     """With a credential there is no key file, and the next daemon opens the database with it."""
     _make_credential()
     user.kinit("alice")
@@ -57,8 +57,8 @@ def test_a_credential_from_the_beginning(user: LabelledClient) -> None:
     assert _CREDENTIAL.stat().st_size > 32
 
 
-def test_a_key_file_becomes_a_credential(user: LabelledClient) -> None:
-    """By README's commands the key moves; tickets are there, and the file is not."""
+def test_key_file_becomes_a_credential(user: LabelledClient) -> None:
+    """README's commands move the key into a credential; the tickets remain, and the file is removed."""
     user.kinit("alice")
     listed = user.klist()
     key = _KEY_FILE.read_bytes()
@@ -70,8 +70,8 @@ def test_a_key_file_becomes_a_credential(user: LabelledClient) -> None:
     assert key not in _CREDENTIAL.read_bytes()
 
 
-def test_the_credential_is_gone(user: LabelledClient) -> None:
-    """The daemon refuses, says why and makes no other key; with the credential back all is there."""
+def test_missing_credential_is_refused(user: LabelledClient) -> None:
+    """The daemon does not start, logs why, and makes no new key; later all tickets are there."""
     _make_credential()
     user.kinit("alice")
     listed = user.klist()
@@ -85,8 +85,8 @@ def test_the_credential_is_gone(user: LabelledClient) -> None:
     assert user.klist() == listed
 
 
-def test_another_credential(user: LabelledClient) -> None:
-    """The daemon refuses, says why and leaves the database alone; README's commands begin a new one."""
+def test_wrong_credential_is_refused(user: LabelledClient) -> None:
+    """The daemon does not start, logs why, and keeps the database; README's commands begin a new one."""
     _make_credential()
     user.kinit("alice")
     machine.run("systemctl", "stop", machine.SERVICE)

@@ -1,4 +1,4 @@
-"""Another key, and a backup, by README's commands: with the service's sandbox, and the policy's module."""
+"""A new key, and a backup, by README's commands: with the service's sandbox and the policy module."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -25,8 +25,8 @@ def user(client_as: Callable[..., LabelledClient]) -> Iterator[LabelledClient]:
     assert machine.denials("--comm", "pykcmd") == ""
 
 
-def test_another_key(user: LabelledClient) -> None:
-    """The daemon replaces its key file while it serves, and the old one opens nothing any more."""
+def test_rekey_replaces_the_key_file(user: LabelledClient) -> None:
+    """The daemon replaces its key file while it serves, and the old key opens nothing."""
     user.kinit("alice")
     listed = user.klist()
     pid = machine.main_pid()
@@ -41,8 +41,8 @@ def test_another_key(user: LabelledClient) -> None:
     assert user.klist() == listed
 
 
-def test_another_credential(user: LabelledClient) -> None:
-    """The old credential works until the new one is in its place, and from then on the new one."""
+def test_rekey_with_a_credential(user: LabelledClient) -> None:
+    """The old credential works until the new one replaces it; then only the new one works."""
     machine.shell(commands_of(_README, "The key")[0])
     user.kinit("alice")
     listed = user.klist()
@@ -57,8 +57,8 @@ def test_another_credential(user: LabelledClient) -> None:
     assert not _KEY_FILE.exists()
 
 
-def test_a_backup(user: LabelledClient, tmp_path: Path) -> None:
-    """What was there at its moment is there again when it is restored, and nothing that came later."""
+def test_restored_backup_has_its_tickets(user: LabelledClient, tmp_path: Path) -> None:
+    """A restored backup has the tickets of its time, and no later ones."""
     user.kinit("alice")
     listed = user.klist_all()
     file = tmp_path / "backup"

@@ -1,4 +1,4 @@
-"""docs/metrics.md as it stands: metrics over HTTP, by a sandboxed service of a user of its own."""
+"""The commands of docs/metrics.md: metrics over HTTP, from a sandboxed service with its own user."""
 
 import socket
 from collections.abc import Callable, Iterator
@@ -66,7 +66,7 @@ def check_pages(connect: Callable[[], socket.socket]) -> None:
 
 
 def test_metrics_at_a_unix_socket(at_socket: Callable[[], socket.socket]) -> None:
-    """The service has its own user and no network, and the daemon is denied nothing."""
+    """The service has its own user and no network, and the policy denies the daemon nothing."""
     check_pages(at_socket)
     assert Path(_HTTP_SOCKET).stat().st_mode & 0o777 == 0o660
     assert machine.property_of(_SERVICE, "User") == "pykcm-metrics"
@@ -75,8 +75,8 @@ def test_metrics_at_a_unix_socket(at_socket: Callable[[], socket.socket]) -> Non
     assert machine.denials("--comm", "pykcmd") == ""
 
 
-def test_a_scrape_does_not_start_the_daemon(at_socket: Callable[[], socket.socket]) -> None:
-    """While it does not run the pages are 503, and they are there again when a client has started it."""
+def test_scrape_does_not_start_the_daemon(at_socket: Callable[[], socket.socket]) -> None:
+    """While the daemon does not run, the pages have status 503, until a client starts it."""
     machine.run("systemctl", "stop", machine.SERVICE)
     for path in ("/metrics", "/health"):
         status, text = page(at_socket(), path)
@@ -86,8 +86,8 @@ def test_a_scrape_does_not_start_the_daemon(at_socket: Callable[[], socket.socke
     check_pages(at_socket)
 
 
-def test_the_metrics_user_may_ask_for_statistics_alone(scraped: None) -> None:
-    """The daemon refuses its other requests; without the daemon's group it cannot connect."""
+def test_metrics_user_may_only_request_statistics(scraped: None) -> None:
+    """The daemon refuses the user's other requests; without the daemon's group it cannot connect."""
     control = Path(_CONTROL)
     assert control.stat().st_mode & 0o777 == 0o660
     assert control.parent.stat().st_mode & 0o777 == 0o750

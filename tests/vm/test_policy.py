@@ -1,4 +1,4 @@
-"""The policy module: a domain of its own for the daemon, and clients of every domain."""
+"""The policy module: the daemon's own domain, and clients of every domain."""
 
 import os
 import shlex
@@ -17,7 +17,7 @@ from .clients import LabelledClient
 
 USER = 1000
 DAEMON = "system_u:system_r:pykcm_t:s0"
-# What hands denials to the audit log.
+# The domain of pykcm-audit.
 AUDIT = "system_u:system_r:pykcm_audit_t:s0"
 CONFINED = "user_u:user_r:user_t:s0"
 TGT = "krbtgt/PYKCM.TEST"
@@ -63,8 +63,8 @@ def label_of_daemon() -> str:
     return Path(f"/proc/{machine.main_pid()}/attr/current").read_text().rstrip("\0\n")
 
 
-def test_labels(client_as: ClientAs) -> None:
-    """The daemon that the socket starts is in its own domain, and all of its files have their labels."""
+def test_daemon_and_its_files_have_their_labels(client_as: ClientAs) -> None:
+    """The daemon that the socket starts runs in its domain, and all of its files have their labels."""
     CONFIG.parent.mkdir()
     CONFIG.write_text("max_ccaches = 0\n")
     client_as(USER).kinit("alice")
@@ -87,8 +87,8 @@ def cron_shell() -> Iterator[Path]:
     shell.unlink()
 
 
-def test_a_confined_user(client_as: ClientAs, cron_shell: Path) -> None:
-    """The programs of a confined user, started as cron starts them, get tickets, use and destroy them."""
+def test_confined_user_gets_tickets(client_as: ClientAs, cron_shell: Path) -> None:
+    """The programs of a confined user, started as by cron, get tickets, use and destroy them."""
     output = Path("/tmp/pykcm-test-output")
     job = f"""
         exec >{output} 2>&1
@@ -128,7 +128,7 @@ def test_a_confined_user(client_as: ClientAs, cron_shell: Path) -> None:
     ],
 )
 def test_every_domain_may_connect(source: str) -> None:
-    """Users, services and containers at any level reach the daemon, by both places of its socket."""
+    """Users, services and containers at any level can connect, at both paths of the socket."""
     for asked in (
         Asked(type_of_file("var_run_t"), "dir", "search", source),
         Asked(type_of_file("var_run_t"), "lnk_file", "read", source),
@@ -154,8 +154,8 @@ def test_every_domain_may_connect(source: str) -> None:
         Asked(AUDIT, "netlink_audit_socket", "create bind read write nlmsg_relay", AUDIT),
     ],
 )
-def test_what_the_daemon_may_do(asked: Asked) -> None:
-    """What the service takes is allowed to the daemon's domain, tried in the other tests or not."""
+def test_daemon_is_allowed_its_operations(asked: Asked) -> None:
+    """The policy allows the daemon's domain everything that the service needs."""
     assert asked.allowed() == asked.permissions.split()
 
 
@@ -198,13 +198,13 @@ def test_what_the_daemon_may_do(asked: Asked) -> None:
         Asked(AUDIT, "capability", "dac_override setuid sys_admin", AUDIT),
     ],
 )
-def test_what_is_denied(asked: Asked) -> None:
-    """The daemon has no way to the files of others, the network, programs or privileges, nor they to it."""
+def test_other_access_is_denied(asked: Asked) -> None:
+    """The daemon has no access to other files, the network, programs or privileges; nor have others to it."""
     assert asked.allowed() == []
 
 
-def test_no_denials(client_as: ClientAs) -> None:
-    """Starting for the first time and again, serving, idling out and stopping meet no denial."""
+def test_operation_meets_no_denials(client_as: ClientAs) -> None:
+    """The first start, further starts, serving, an idle exit and a stop meet no denial."""
     one, two = client_as(USER, "s0:c1,c2"), client_as(USER, "s0:c3,c4")
     one.kinit("alice")
     two.kinit("bob")

@@ -1,4 +1,4 @@
-"""`systemctl restart`, a crash and a stop: what was acknowledged is there, and clients get through."""
+"""`systemctl restart`, a crash and a stop: no acknowledged ticket is lost, and clients are served again."""
 
 import multiprocessing
 import os
@@ -17,7 +17,7 @@ from .clients import LabelledClient
 STORING = 3
 # With the first start they are fewer than systemd allows in a minute.
 RESTARTS = 8
-# So many credentials are stored before each of them.
+# Credentials that are stored before each restart.
 _LOAD = 20
 
 
@@ -71,8 +71,8 @@ def _use_on(user: LabelledClient, is_over: Event) -> int:
     return times
 
 
-def test_restarts_under_load(client_as: Callable[..., LabelledClient]) -> None:
-    """Under load a restart loses no acknowledged STORE and refuses nobody; libkrb5 makes up for the rest."""
+def test_restarts_under_load_lose_nothing(client_as: Callable[..., LabelledClient]) -> None:
+    """Restarts under load lose no acknowledged STORE and refuse no client; libkrb5 repeats the rest."""
     machine.configure("max_ccache_size = 0\nmax_uid_size = 0\n")
     stored.begin()
     fork = multiprocessing.get_context("fork")
@@ -117,8 +117,8 @@ def _wait_for_load(shared: _Shared, running: list[Future[tuple[list[str], int]] 
     machine.wait_until(is_loaded, "credentials are stored")
 
 
-def test_a_crash(client_as: Callable[..., LabelledClient]) -> None:
-    """After a SIGSEGV systemd starts the daemon again, tickets are there, and no core is left."""
+def test_crash_leaves_no_core(client_as: Callable[..., LabelledClient]) -> None:
+    """After a SIGSEGV systemd starts the daemon again; the tickets are there, and there is no core."""
     user = client_as(1000)
     user.kinit("alice")
     user.kvno("host/server.pykcm.test")
@@ -132,8 +132,8 @@ def test_a_crash(client_as: Callable[..., LabelledClient]) -> None:
     assert "code=killed, status=11/SEGV" in machine.journal()
 
 
-def test_stopped(client_as: Callable[..., LabelledClient]) -> None:
-    """Without the socket unit there is no socket, and no daemon; started again, all is there."""
+def test_stopped_socket_unit_removes_the_socket(client_as: Callable[..., LabelledClient]) -> None:
+    """Without the socket unit there is neither socket nor daemon; after a start, all tickets are there."""
     user = client_as(1000)
     user.kinit("alice")
     listed = user.klist()

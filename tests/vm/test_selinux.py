@@ -1,4 +1,4 @@
-"""What an enforcing policy keeps apart: clients of one UID at levels of their own, and the real daemon."""
+"""An enforcing policy: clients of one UID at different levels, and the real daemon."""
 
 import json
 import sys
@@ -17,7 +17,7 @@ ONE, TWO, ALL = "s0:c1,c2", "s0:c3,c4", "s0-s0:c0.c1023"
 TGT = "krbtgt/PYKCM.TEST"
 SERVICE = "host/server.pykcm.test"
 
-# What is done to a ccache of another level, and what comes of it.
+# By operation on a ccache of another level: the result.
 REFUSED = {
     "GET_CACHE_BY_UUID": "CC_END",
     "GET_PRINCIPAL": "FCC_NOFILE",
@@ -40,13 +40,13 @@ ClientAs = Callable[..., LabelledClient]
 
 @pytest.fixture
 def one(client_as: ClientAs) -> LabelledClient:
-    """A container of the UID, with alice's TGT."""
+    """A container of the UID, with a TGT of alice."""
     return with_ticket(client_as(USER, ONE), "alice")
 
 
 @pytest.fixture
 def two(client_as: ClientAs, one: LabelledClient) -> LabelledClient:
-    """Another one with other categories, and bob's TGT."""
+    """A container with other categories, and a TGT of bob."""
     return with_ticket(client_as(USER, TWO), "bob")
 
 
@@ -84,13 +84,13 @@ with KcmClient(sys.argv[1]) as client:
 """
 
 
-def test_the_machine_enforces() -> None:
-    """All of this is worth nothing otherwise."""
+def test_machine_enforces_the_policy() -> None:
+    """The other tests prove nothing in permissive mode."""
     assert machine.run("getenforce") == "Enforcing\n"
 
 
-def test_plain_kcm(one: LabelledClient, two: LabelledClient) -> None:
-    """Each of two containers of one UID works with plain KCM: and has its own tickets and nothing else."""
+def test_containers_of_one_uid_have_their_own_tickets(one: LabelledClient, two: LabelledClient) -> None:
+    """Each of two containers of one UID uses KCM:, and sees only its own tickets."""
     for client, principal in ((one, "alice"), (two, "bob")):
         client.kvno(SERVICE)
         (listed,) = client.klist_all()
@@ -99,16 +99,16 @@ def test_plain_kcm(one: LabelledClient, two: LabelledClient) -> None:
         assert client.klist_l() == [(listed.principal, listed.ccache)]
 
 
-def test_the_other_ones(one: LabelledClient, two: LabelledClient) -> None:
-    """Neither can do anything to the other's ccache by name or UUID, and it is as it was afterwards."""
+def test_ccache_of_another_level_cannot_be_accessed(one: LabelledClient, two: LabelledClient) -> None:
+    """Neither container can access the other's ccache by name or UUID, and the ccache does not change."""
     for client, other in ((one, two), (two, one)):
         before = other.klist()
         assert try_all(client, known(other)) == REFUSED
         assert other.klist_all() == [before]
 
 
-def test_the_other_ones_with_the_real_programs(one: LabelledClient, two: LabelledClient) -> None:
-    """To klist and kdestroy the other's is one that is not there; kinit into it is refused."""
+def test_programs_do_not_find_the_ccache_of_another_level(one: LabelledClient, two: LabelledClient) -> None:
+    """For klist and kdestroy the other's ccache does not exist; kinit into it is refused."""
     for client, other in ((one, two), (two, one)):
         before = other.klist()
         for program in ("klist", "kdestroy"):
@@ -128,8 +128,10 @@ def test_the_other_ones_with_the_real_programs(one: LabelledClient, two: Labelle
         client.kinit("carol")
 
 
-def test_all_categories(one: LabelledClient, two: LabelledClient, client_as: ClientAs) -> None:
-    """A client with all categories sees both, and so do the machine's own processes; others see none."""
+def test_all_categories_see_all_ccaches(
+    one: LabelledClient, two: LabelledClient, client_as: ClientAs
+) -> None:
+    """A client with all categories and the machine's own processes see both ccaches; others see none."""
     for level in (ALL, "s0:c1.c4", None):
         assert sorted(principals(client_as(USER, level))) == ["alice", "bob"]
     for level in ("s0:c1,c3", "s0:c1", "s0"):
@@ -137,8 +139,10 @@ def test_all_categories(one: LabelledClient, two: LabelledClient, client_as: Cli
     assert principals(client_as(USER + 1, ALL)) == []
 
 
-def test_after_a_restart(one: LabelledClient, two: LabelledClient, client_as: ClientAs) -> None:
-    """The daemon, started again, keeps them apart as before."""
+def test_levels_are_separated_after_a_restart(
+    one: LabelledClient, two: LabelledClient, client_as: ClientAs
+) -> None:
+    """After a restart, the daemon separates the levels as before."""
     before = [client.klist_all() for client in (one, two)]
     machine.run("systemctl", "restart", machine.SERVICE)
     assert [client.klist_all() for client in (one, two)] == before
@@ -147,8 +151,8 @@ def test_after_a_restart(one: LabelledClient, two: LabelledClient, client_as: Cl
     assert sorted(principals(client_as(USER, ALL))) == ["alice", "bob"]
 
 
-def test_root(client_as: ClientAs) -> None:
-    """Root in a container is under the same rules, by whatever name; the machine's root sees all."""
+def test_root_in_a_container_is_restricted_by_its_level(client_as: ClientAs) -> None:
+    """Root in a container has the same restrictions, for all names; the machine's root sees all."""
     user = with_ticket(client_as(USER, ONE), "alice")
     inside, outside = client_as(0, TWO), client_as(0)
     assert inside.run("klist", ccache="KCM:1000").code == 1
@@ -159,8 +163,8 @@ def test_root(client_as: ClientAs) -> None:
     assert principals(outside) == ["bob"]
 
 
-def test_the_hosts_root(client_as: ClientAs) -> None:
-    """What a login shell of root has no container can reach, each has a default of its own beside it."""
+def test_containers_cannot_access_ccaches_of_a_root_login(client_as: ClientAs) -> None:
+    """No container can access the ccache of a root login, and each has its own default."""
     host, container = client_as(0, ALL), client_as(0, ONE)
     with_ticket(host, "alice")
     assert principals(container) == []
@@ -172,8 +176,8 @@ def test_the_hosts_root(client_as: ClientAs) -> None:
 
 
 @pytest.mark.parametrize("name", ["KCM:1000", "KCM:1000:trap"])
-def test_a_trap(client_as: ClientAs, name: str) -> None:
-    """A ccache that a container has laid out under a principal's name does not get it the host's ticket."""
+def test_prepared_ccache_does_not_get_the_hosts_ticket(client_as: ClientAs, name: str) -> None:
+    """A ccache that a container has prepared for a principal's name does not get the host's ticket."""
     container, host = client_as(USER, ONE), client_as(USER, ALL)
     container.ok(sys.executable, "-c", _TRAP, str(machine.SOCKET), name.removeprefix("KCM:"))
     host.kinit("alice")
@@ -193,15 +197,15 @@ with KcmClient(sys.argv[1]) as client:
 """
 
 
-def test_a_service_at_the_lowest_level(client_as: ClientAs) -> None:
-    """What a process at s0 creates every level of the UID reads."""
+def test_ccache_of_the_lowest_level_is_readable_at_every_level(client_as: ClientAs) -> None:
+    """Every level of the UID reads a ccache that a process at s0 created."""
     with_ticket(client_as(USER), "alice")
     for level in (ONE, TWO, ALL, "s0"):
         assert principals(client_as(USER, level)) == ["alice"]
 
 
-def test_a_user_without_categories(client_as: ClientAs) -> None:
-    """A confined user reads what sshd, at all categories, has stored, and nothing of a container's."""
+def test_user_without_categories_reads_tickets_of_sshd(client_as: ClientAs) -> None:
+    """A confined user reads the ccache that sshd has stored at all categories, and no container's."""
     container = with_ticket(client_as(USER, ONE), "alice")
     hidden = known(container)
     confined = "user_u:user_r:user_t:s0"
@@ -215,8 +219,8 @@ def test_a_user_without_categories(client_as: ClientAs) -> None:
     assert tried["GET_PRINCIPAL"] is tried["GET_CRED_BY_UUID"] is tried["REMOVE_CRED"] is None
 
 
-def test_permissive(one: LabelledClient, two: LabelledClient) -> None:
-    """In permissive mode everything of the UID is seen, and from the moment of enforcing no more."""
+def test_permissive_mode_shows_all_ccaches(one: LabelledClient, two: LabelledClient) -> None:
+    """In permissive mode all ccaches of the UID are visible; in enforcing mode they are hidden again."""
     with machine.permissive():
         assert sorted(principals(one)) == sorted(principals(two)) == ["alice", "bob"]
     assert (principals(one), principals(two)) == (["alice"], ["bob"])

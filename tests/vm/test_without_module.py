@@ -1,4 +1,4 @@
-"""A policy that changes, and at last loses pykcm's module. The last tests: the machine stays so."""
+"""A policy that changes, and then loses pykcm's module. These tests run last, and do not undo this."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ from .readme import commands_of
 
 _DOCUMENT = Path(__file__).parents[2] / "docs" / "selinux.md"
 
-# Counts the ccaches of its UID for each line that it is told.
+# Prints the number of its ccaches for each input line.
 _COUNTING = """
 import sys
 from pykcm.client import KcmClient
@@ -22,8 +22,8 @@ for _ in sys.stdin:
 """
 
 
-def test_a_policy_that_changes(client_as: Callable[..., LabelledClient], tmp_path: Path) -> None:
-    """What a new policy takes away is taken from the clients of the daemon that runs, at once."""
+def test_changed_policy_applies_immediately(client_as: Callable[..., LabelledClient], tmp_path: Path) -> None:
+    """A new policy takes access from the clients of a running daemon immediately."""
     user = client_as(1000)
     keytab = str(user.keytab)
     user.ok("runcon", "--range=s0:c1,c2", "--", "kinit", "-k", "-t", keytab, "alice")
@@ -49,8 +49,8 @@ def test_a_policy_that_changes(client_as: Callable[..., LabelledClient], tmp_pat
     assert machine.main_pid() == daemon
 
 
-def test_the_module_is_removed(client_as: Callable[..., LabelledClient]) -> None:
-    """The daemon has a domain of the distribution's, everything is as it was, and nothing is denied to it."""
+def test_daemon_works_without_the_module(client_as: Callable[..., LabelledClient]) -> None:
+    """Without the module the daemon runs in a domain of the distribution, and nothing is denied to it."""
     user = client_as(1000)
     user.kinit("alice")
     listed = user.klist()

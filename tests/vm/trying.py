@@ -1,4 +1,4 @@
-"""A program: everything that a client can do to a ccache that it knows by name and UUIDs.
+"""A program that tries all operations on a ccache that it knows by name and UUIDs.
 
     trying.py [--as LABEL] SOCKET NAME CCACHE_UUID CREDENTIAL_UUID
 
