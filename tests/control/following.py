@@ -1,4 +1,4 @@
-"""A request that goes on, followed item by item without a socket."""
+"""The requests watch and trace, item by item, without a socket."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -15,7 +15,7 @@ from tests.server.asking import Server
 
 
 class Following:
-    """Has begun to follow when it is made, as root of this label."""
+    """A request of root with this label, which has begun."""
 
     def __init__(
         self, server: Server, control: Controlling, request: str, label: str | None = None, **arguments: Any
@@ -35,8 +35,11 @@ class Following:
             return cast("dict[str, Any]", as_sent(await anext(self._items)))
 
     def take(self, count: int) -> list[dict[str, Any]]:
-        return [self.next() for _ in range(count)]
+        return self._runner.run(self._take(count))
+
+    async def _take(self, count: int) -> list[dict[str, Any]]:
+        return [await self._next() for _ in range(count)]
 
     def close(self) -> None:
-        """As the daemon does when the client has gone."""
+        """End the request, as the daemon does for a closed connection."""
         self._runner.run(self._items.aclose())

@@ -24,7 +24,10 @@ from pykcm.control.requests import REQUESTS
 
 BLOB = FrameType(bytes, LARGEST_FRAME)
 
+
 plain = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False)
+
+
 values = st.recursive(
     plain | st.binary(max_size=40) | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
@@ -38,7 +41,7 @@ def key(text: str) -> bytes:
 
 @given(messages=st.lists(values, max_size=4), cuts=st.lists(st.integers(0, 400), max_size=5))
 def test_frames_survive_any_cuts_of_the_stream(messages: list[Any], cuts: list[int]) -> None:
-    """Messages are the same again, whatever pieces the stream comes in."""
+    """Decoded messages equal the sent ones, in any pieces of the stream."""
     stream = b"".join(map(encode, messages))
     ends = sorted({0, *(min(cut, len(stream)) for cut in cuts), len(stream)})
     reader = FrameReader(100_000)
@@ -52,7 +55,7 @@ def test_frames_survive_any_cuts_of_the_stream(messages: list[Any], cuts: list[i
 
 
 def test_length_is_refused_when_it_is_announced() -> None:
-    """Nothing of a frame that is too long needs to come, and one of exactly the limit is accepted."""
+    """A frame that is too long is refused at its length; one of exactly the limit is accepted."""
     reader = FrameReader(1000)
     reader.feed((1000).to_bytes(4) + bytes(1000) + b"\0\0\3")
     assert reader.take() == bytes(1000)
@@ -67,7 +70,7 @@ def test_length_is_refused_when_it_is_announced() -> None:
 
 
 def test_only_byte_strings_are_credentials() -> None:
-    """The first byte of a frame tells a credential from the header of the next ccache."""
+    """The first byte of a frame distinguishes a credential from the next ccache's header."""
     assert all(is_credential(encode(bytes(size))[4:]) for size in (0, 255, 256, 65_536))
     others: list[Any] = ["text", {}, [], 0, 2**63, None, 1.5]
     assert not any(is_credential(encode(each)[4:]) for each in others)
@@ -113,7 +116,7 @@ def decoding_time(decode: Any) -> float:
 
 @pytest.mark.parametrize("body", HOSTILE_HEADERS.values(), ids=HOSTILE_HEADERS)
 def test_no_header_takes_long_to_decode(body: bytes) -> None:
-    """The largest header, whatever it holds, is refused or decoded within 50 ms."""
+    """The largest header, with any contents, is refused or decoded within 50 ms."""
     assert len(body) <= LARGEST_MESSAGE
     with pytest.raises((FrameError, FrameTypeError)):
         HEADER.decode(body)
@@ -145,15 +148,15 @@ def test_the_largest_credential_is_decoded_quickly() -> None:
     assert decoding_time(lambda: BLOB.decode(body)) < 0.05
 
 
-def test_a_type_has_a_largest_size() -> None:
-    """A header in a frame that is long enough for a credential is refused."""
+def test_frame_type_has_a_largest_size() -> None:
+    """A header in a frame that may hold a credential is refused by its type's limit."""
     with pytest.raises(FrameError, match="larger than 1048576"):
         HEADER.decode(bytes(LARGEST_MESSAGE + 1))
 
 
 @given(body=st.binary(min_size=1, max_size=200))
 def test_any_bytes_are_decoded_or_refused(body: bytes) -> None:
-    """No other exception is ever raised."""
+    """Any bytes are decoded, or raise one of two exceptions."""
     for decode in (HEADER.decode, BLOB.decode):
         with suppress(FrameError, FrameTypeError):
             decode(body)

@@ -19,8 +19,13 @@ from tests.storing import commit_changes, secrets_of
 
 pytestmark = pytest.mark.usefixtures("bytes_alone")
 
+
 CONFIGURATION = Principal(1, b"X-CACHECONF:", (b"krb5_ccache_conf_data", b"fast_avail"))
+
+
 GSSPROXY = Principal(1, b"X-GSSPROXY:", (b"Encrypted", b"Credentials", b"v1"))
+
+
 NO_TIMES = (0, 0, 0, 0)
 
 
@@ -32,14 +37,14 @@ def names(control: Controlling, **arguments: Any) -> list[bytes]:
     return [row["name"] for row in rows(control, **arguments)]
 
 
-def test_nothing(control: Controlling) -> None:
-    """Of nobody there is nothing to tell."""
+def test_list_of_an_empty_store_has_no_rows(control: Controlling) -> None:
+    """An empty store has no rows."""
     assert control.ask("list") == []
     assert control.summary == {"users": 0, "ccaches": 0, "size": 0}
 
 
-def test_one_row(server: Server, control: Controlling) -> None:
-    """A row has the owner, the ccache, what is in it, and until when its TGT is good."""
+def test_row_describes_a_ccache(server: Server, control: Controlling) -> None:
+    """A row has the UID, the ccache, its tickets, and the end of its TGT."""
     client = server.ask_as(1000)
     client.initialize(b"1000:a", ALICE)
     tgt = credential_bytes(TGS, times=(1000, 1200, 5000, 9000))
@@ -67,7 +72,7 @@ def test_one_row(server: Server, control: Controlling) -> None:
 
 
 def test_long_principals_are_short_text(server: Server, control: Controlling) -> None:
-    """Text is bounded on the control socket: of a very long principal the length is told."""
+    """The text of a very long principal is its length."""
     client = server.ask_as(1000)
     longest, too_long = (Principal(1, b"R" * 24, (b"\xff" * size,)) for size in (1000, 1001))
     for name, client_principal in ((b"1000:a", longest), (b"1000:b", too_long)):
@@ -87,10 +92,10 @@ def test_long_principals_are_short_text(server: Server, control: Controlling) ->
         ((1000, 1001, 0, 9000), (None, 9000, 1001)),
     ],
 )
-def test_times(
+def test_times_of_a_row_are_those_of_the_tgt(
     server: Server, control: Controlling, times: tuple[int, int, int, int], wanted: tuple[int | None, ...]
 ) -> None:
-    """Times that are not set are none; a ticket that begins after its authtime has been renewed then."""
+    """Times that are not set are null; a TGT that begins after its authtime was renewed then."""
     client = server.ask_as(1000)
     client.initialize(b"1000", ALICE)
     client.store(b"1000", credential_bytes(TGS, times=times))
@@ -98,8 +103,8 @@ def test_times(
     assert (row["tgt_expires"], row["renew_till"], row["last_renewal"]) == wanted
 
 
-def test_the_own_realms_tgt(server: Server, control: Controlling) -> None:
-    """Of several TGTs that of the principal's realm counts; without any, there is no time."""
+def test_tgt_of_the_principals_realm_counts(server: Server, control: Controlling) -> None:
+    """Of several TGTs that of the principal's realm counts; without a TGT there are no times."""
     client = server.ask_as(1000)
     client.initialize(b"1000", ALICE)
     assert rows(control)[0]["tgt_expires"] is None
@@ -110,8 +115,8 @@ def test_the_own_realms_tgt(server: Server, control: Controlling) -> None:
     assert rows(control)[0]["tgt_expires"] == 6000
 
 
-def test_everybodys_in_order(server: Server, control: Controlling) -> None:
-    """By UID, within it as the collection has them; after each UID what it uses, and totals at the end."""
+def test_list_is_ordered_by_uid_with_use_and_totals(server: Server, control: Controlling) -> None:
+    """Rows are by UID and in the collection's order; the use follows each UID, and totals the end."""
     for uid, name in ((2000, b"2000"), (0, b"backup"), (1000, b"1000:b"), (1000, b"1000:a")):
         server.ask_as(uid).initialize(name, BOB)
     items = control.ask("list")
@@ -133,8 +138,8 @@ def test_everybodys_in_order(server: Server, control: Controlling) -> None:
     assert names(control, uid=3000) == []
 
 
-def test_the_default_is_marked(server: Server, control: Controlling) -> None:
-    """The ccache that the UID's default names, which may be none."""
+def test_chosen_default_is_marked(server: Server, control: Controlling) -> None:
+    """The ccache that the UID's chosen default names is marked."""
     client = server.ask_as(1000)
     for name in (b"1000:a", b"1000:b"):
         client.initialize(name, ALICE)
@@ -143,7 +148,7 @@ def test_the_default_is_marked(server: Server, control: Controlling) -> None:
     assert [row["default"] for row in rows(control)] == [False, True]
 
 
-def test_the_current_default_is_marked(server: Server, control: Controlling) -> None:
+def test_current_default_is_marked(server: Server, control: Controlling) -> None:
     """The ccache that clients get as the default is marked, whether or not it was chosen."""
     client = server.ask_as(1000)
     for name, ends in ((b"1000:a", 3000), (b"1000:b", 4000), (b"1000:c", 2000)):
@@ -160,8 +165,8 @@ def test_the_current_default_is_marked(server: Server, control: Controlling) -> 
     assert escape["ccache"]["current_default"]
 
 
-def test_roots_choice_of_another_uids_ccache(server: Server, control: Controlling) -> None:
-    """Root's own ccache is marked as the current default only once the one that root chose is gone."""
+def test_ccache_of_another_user_can_be_roots_current_default(server: Server, control: Controlling) -> None:
+    """Root's own ccache is the current default only if the chosen one does not exist."""
     server.ask_as(0).replace(b"0:own", 0, ALICE, [ticket().blob])
     server.ask_as(1000).initialize(b"1000:x", BOB)
     server.ask_as(0).set_default_cache(b"1000:x")
@@ -172,8 +177,8 @@ def test_roots_choice_of_another_uids_ccache(server: Server, control: Controllin
     assert escape["ccache"]["current_default"]
 
 
-def test_expired(server: Server, control: Controlling) -> None:
-    """Only those whose tickets have all ended, when they are asked for."""
+def test_list_of_expired_ccaches_has_no_others(server: Server, control: Controlling) -> None:
+    """With `expired`, only ccaches whose tickets have all ended are listed."""
     client = server.ask_as(1000)
     for name, end in ((b"1000:old", 1400), (b"1000:new", 1600), (b"1000:now", 1500)):
         client.initialize(name, ALICE)
@@ -182,8 +187,8 @@ def test_expired(server: Server, control: Controlling) -> None:
     assert names(control, expired=True) == [b"1000:old", b"1000:now"]
 
 
-def test_labels(runner: asyncio.Runner, store: Store) -> None:
-    """Root is told of what its label may read, and each row has the creator's label."""
+def test_list_has_only_ccaches_that_the_peer_may_read(runner: asyncio.Runner, store: Store) -> None:
+    """Root gets the ccaches that its label may read, each with its label."""
     server = Server(runner, store, policy=Mcs())
     control = Controlling(server)
     server.ask_as(1000, CONTAINER_1).initialize(b"1000:one", ALICE)
@@ -199,8 +204,8 @@ def test_labels(runner: asyncio.Runner, store: Store) -> None:
         control.ask("show", name=b"1000:one", label=CONTAINER_2)
 
 
-def test_listing_keeps_nothing_in_memory(server: Server, control: Controlling) -> None:
-    """Collections that nobody has asked for lately are not kept because an administrator looks at them."""
+def test_list_leaves_no_collection_in_the_cache(server: Server, control: Controlling) -> None:
+    """Collections that only an administrator reads do not stay in the cache."""
     for uid in (1000, 2000):
         server.ask_as(uid).initialize(b"%d" % uid, ALICE)
     server.collection_cache.release(1000)
@@ -219,8 +224,8 @@ def damage(server: Server) -> None:
     server.collection_cache.release(1000)
 
 
-def test_a_damaged_one(server: Server, control: Controlling) -> None:
-    """One that cannot be read is in the list, without what is not known; to show it is an I/O error."""
+def test_damaged_ccache_is_listed(server: Server, control: Controlling) -> None:
+    """A damaged ccache is in the list, without unknown values; `show` of it is an I/O error."""
     client = server.ask_as(1000)
     client.initialize(b"1000", ALICE)
     client.store(b"1000", credential_bytes(TGS))
@@ -235,8 +240,8 @@ def test_a_damaged_one(server: Server, control: Controlling) -> None:
 
 
 @pytest.mark.parametrize("offset", [-10800, 10800, 40 * 86400, -40 * 86400, 5])
-def test_times_are_by_this_machines_clock(server: Server, control: Controlling, offset: int) -> None:
-    """The times of a row are what they are by this machine's clock, whichever way the KDC's is off."""
+def test_times_are_corrected_by_the_kdc_offset(server: Server, control: Controlling, offset: int) -> None:
+    """The times of a row are by this machine's clock, for a KDC's clock that is ahead or behind."""
     tgt = credential_bytes(TGS, times=(10**9, 10**9 + 10, 10**9 + 20, 10**9 + 30))
     server.ask_as(1000).replace(b"1000", offset, ALICE, [tgt])
     (row,) = rows(control)
@@ -244,8 +249,8 @@ def test_times_are_by_this_machines_clock(server: Server, control: Controlling, 
     assert times == tuple(10**9 + later - offset for later in (10, 20, 30))
 
 
-def test_show(server: Server, control: Controlling) -> None:
-    """The ccache, then its credentials in stored order, configuration marked; bytes only where asked for."""
+def test_show_has_ccache_and_credentials(server: Server, control: Controlling) -> None:
+    """The ccache, then its credentials in stored order; configuration is marked, payloads are optional."""
     client = server.ask_as(1000)
     client.initialize(b"1000", ALICE)
     client.set_kdc_offset(b"1000", -5)
@@ -275,15 +280,15 @@ def test_show(server: Server, control: Controlling) -> None:
 
 
 @pytest.mark.parametrize("name", [b"1000:missing", b"backup", b"99999999999"])
-def test_show_of_none(control: Controlling, name: bytes) -> None:
-    """A name that no ccache has is an error that says so."""
+def test_show_of_a_missing_ccache_is_not_found(control: Controlling, name: bytes) -> None:
+    """A name without a ccache is not found."""
     with pytest.raises(ControlError) as caught:
         control.ask("show", name=name)
     assert caught.value.code == ErrorCode.NOT_FOUND
 
 
-def test_list_and_show_are_as_of_one_moment(server: Server, control: Controlling) -> None:
-    """Rows are made one by one, and all the same show the collection as it was when its turn came."""
+def test_list_and_show_are_snapshots(server: Server, control: Controlling) -> None:
+    """Rows are made one by one, but all show the collection as it was at one moment."""
     client = server.ask_as(1000)
     for name in (b"1000:a", b"1000:b"):
         client.replace(name, 0, ALICE, [credential_bytes(TGS), credential_bytes(HTTP)])

@@ -26,8 +26,8 @@ def is_in_memory(store: Store) -> bool:
     return isinstance(store, MemoryStore)
 
 
-def test_backup(control: Controlling, *, is_in_memory: bool) -> None:
-    """First the size, then as many bytes; the end has their SHA-256 and where the key is."""
+def test_backup_sends_size_data_and_checksum(control: Controlling, *, is_in_memory: bool) -> None:
+    """The size, then as many bytes; the end has their SHA-256 and the place of the key."""
     if is_in_memory:
         assert trouble(control, "backup") == ErrorCode.UNSUPPORTED
         return
@@ -38,8 +38,8 @@ def test_backup(control: Controlling, *, is_in_memory: bool) -> None:
     assert control.summary["size"] == len(content)
 
 
-def test_rekey(control: Controlling, *, is_in_memory: bool) -> None:
-    """The end says where the key is that was given."""
+def test_rekey_reports_the_place_of_the_key(control: Controlling, *, is_in_memory: bool) -> None:
+    """The end has the place of the given key."""
     if is_in_memory:
         assert trouble(control, "rekey") == ErrorCode.UNSUPPORTED
         return
@@ -49,8 +49,8 @@ def test_rekey(control: Controlling, *, is_in_memory: bool) -> None:
     assert control.summary == {"key": place, "place": place, "credential": False, "pending": False}
 
 
-def test_the_same_again(control: Controlling, *, is_in_memory: bool) -> None:
-    """A key that the database has, and one of a wrong size, are no new keys."""
+def test_rekey_refuses_invalid_keys(control: Controlling, *, is_in_memory: bool) -> None:
+    """The present key, and a key of a wrong size, are refused."""
     if is_in_memory:
         return
     control.ask("rekey", key=KEY)
@@ -59,8 +59,10 @@ def test_the_same_again(control: Controlling, *, is_in_memory: bool) -> None:
 
 
 @pytest.mark.parametrize("request_", ["backup", "rekey"])
-def test_confined(store: Store, *, request_: str, is_in_memory: bool) -> None:
-    """A root that the policy keeps from some categories can neither copy all ccaches nor change their key."""
+def test_confined_root_may_neither_back_up_nor_rekey(
+    store: Store, *, request_: str, is_in_memory: bool
+) -> None:
+    """Root without some categories may neither copy all ccaches nor change the key."""
     if is_in_memory:
         return
     with asyncio.Runner() as runner:

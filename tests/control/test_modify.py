@@ -26,8 +26,8 @@ def filled(server: Server) -> Server:
     return server
 
 
-def test_destroy_one(filled: Server, control: Controlling) -> None:
-    """It is gone, also from the store, and no other is."""
+def test_destroy_removes_one_ccache(filled: Server, control: Controlling) -> None:
+    """The ccache is removed, also from the store, and no other is."""
     assert control.ask("destroy", name=b"1000:new") == [{"uid": 1000, "name": b"1000:new"}]
     filled.collection_cache.release(1000)
     assert listed(filled.ask_as(1000)) == [b"1000:old"]
@@ -36,16 +36,16 @@ def test_destroy_one(filled: Server, control: Controlling) -> None:
         control.ask("destroy", name=b"1000:new")
 
 
-def test_destroy_all_of_one(filled: Server, control: Controlling) -> None:
-    """All ccaches of one UID, and none of another's."""
+def test_destroy_removes_all_ccaches_of_a_uid(filled: Server, control: Controlling) -> None:
+    """All ccaches of one UID are removed, and no other UID's."""
     assert [each["name"] for each in control.ask("destroy", uid=1000)] == [b"1000:old", b"1000:new"]
     assert listed(filled.ask_as(1000)) == []
     assert listed(filled.ask_as(2000)) == [b"2000"]
     assert control.ask("destroy", uid=1000) == []
 
 
-def test_destroy_expired(filled: Server, control: Controlling) -> None:
-    """Everybody's ccaches whose tickets have all ended, however long ago."""
+def test_destroy_removes_expired_ccaches_of_all_uids(filled: Server, control: Controlling) -> None:
+    """All ccaches whose tickets have all ended are removed."""
     assert [each["name"] for each in control.ask("destroy", expired=True)] == [b"1000:old", b"2000"]
     assert listed(filled.ask_as(1000)) == [b"1000:new"]
 
@@ -54,18 +54,18 @@ def test_destroy_expired(filled: Server, control: Controlling) -> None:
     "arguments",
     [{}, {"name": b"1000", "uid": 1000}, {"uid": 1000, "expired": True}, {"uid": -1}, {"uid": 2**32}],
 )
-def test_destroy_of_nothing_or_too_much(
+def test_destroy_needs_exactly_one_argument(
     filled: Server, control: Controlling, arguments: dict[str, Any]
 ) -> None:
-    """What to destroy must be said once; otherwise nothing is."""
+    """One argument says what to destroy; without it, or with more, nothing is destroyed."""
     with pytest.raises(ControlError) as caught:
         control.ask("destroy", **arguments)
     assert caught.value.code == ErrorCode.ARGUMENTS
     assert len(listed(filled.ask_as(1000))) == 2
 
 
-def test_destroy_that_cannot_be_stored(filled: Server, control: Controlling) -> None:
-    """When the store refuses, the ccache is still there."""
+def test_destroy_that_the_store_refuses_changes_nothing(filled: Server, control: Controlling) -> None:
+    """If the store refuses, the ccache is still there."""
     filled.store.refusal = lambda _: StoreError("no space")
     with pytest.raises(StoreError):
         control.ask("destroy", name=b"1000:new")
@@ -73,8 +73,8 @@ def test_destroy_that_cannot_be_stored(filled: Server, control: Controlling) -> 
     assert b"1000:new" in listed(filled.ask_as(1000))
 
 
-def test_destroy_by_label(runner: asyncio.Runner, store: Store) -> None:
-    """Root destroys only what its label may change; of the others it is not told."""
+def test_destroy_removes_only_ccaches_that_the_peer_may_change(runner: asyncio.Runner, store: Store) -> None:
+    """Root destroys what its label may change, and does not learn of other ccaches."""
     server = Server(runner, store, policy=Mcs(CONTAINER_2))
     control = Controlling(server)
     server.ask_as(1000, CONTAINER_1).initialize(b"1000:one", ALICE)
@@ -87,8 +87,8 @@ def test_destroy_by_label(runner: asyncio.Runner, store: Store) -> None:
     assert len(control.ask("destroy", uid=1000, label=HOST)) == 2
 
 
-def test_reap(filled: Server, control: Controlling) -> None:
-    """What the daemon would remove by itself: with the retention of the configuration."""
+def test_reap_removes_what_the_reaper_would(filled: Server, control: Controlling) -> None:
+    """`reap` removes the ccaches that the reaper would remove, with the configured retention."""
     control.ask("reap")
     assert control.summary == {"ccaches": 0}
     filled.clock.now = 1400 + 86400
@@ -122,23 +122,23 @@ def doubted(runner: asyncio.Runner, store: Store) -> Doubted:
 DOUBT = {"moved": 3 * DAY, "left": 3600}
 
 
-def test_reap_in_doubt(doubted: Doubted) -> None:
-    """A clock in doubt removes nothing that is valid by the time before, and the summary says so."""
+def test_reap_reports_a_doubted_clock(doubted: Doubted) -> None:
+    """During a doubt ccaches that are valid by the time before are kept, and the summary says so."""
     doubted.control.ask("reap")
     assert doubted.control.summary == {"ccaches": 1, "clock_doubt": DOUBT}
     assert listed(doubted.server.ask_as(1000)) == [b"1000:new"]
 
 
-def test_reap_with_a_clock_that_is_right(doubted: Doubted) -> None:
-    """An administrator who says that the clock is right ends the doubt."""
+def test_reap_with_trust_clock_ends_the_doubt(doubted: Doubted) -> None:
+    """An administrator can confirm the clock, which ends the doubt."""
     doubted.control.ask("reap", trust_clock=True)
     assert doubted.control.summary == {"ccaches": 2}
     assert listed(doubted.server.ask_as(1000)) == []
     assert doubted.server.checked_clock.is_believed()
 
 
-def test_destroy_expired_in_doubt(doubted: Doubted) -> None:
-    """So does destroying all that have expired; what is listed as expired is the same."""
+def test_destroy_expired_reports_a_doubted_clock(doubted: Doubted) -> None:
+    """Destroying expired ccaches reports a doubt as well, and agrees with the list of expired ones."""
     (row, _) = doubted.control.ask("list", expired=True)
     assert row["ccache"]["name"] == b"1000:old"
     assert doubted.control.ask("destroy", expired=True) == [{"uid": 1000, "name": b"1000:old"}]
@@ -149,15 +149,15 @@ def test_destroy_expired_in_doubt(doubted: Doubted) -> None:
     assert doubted.control.summary == {}
 
 
-def test_switch(filled: Server, control: Controlling) -> None:
-    """The UID's default is another one, durably."""
+def test_switch_moves_the_default(filled: Server, control: Controlling) -> None:
+    """The UID's default is another one, also in the store."""
     control.ask("switch", uid=1000, name=b"1000:new")
     filled.collection_cache.release(1000)
     assert filled.ask_as(1000).get_default_cache() == b"1000:new"
 
 
-def test_for_everybody_by_label(runner: asyncio.Runner, store: Store) -> None:
-    """Neither the default that all share nor reaping is for a root in some categories."""
+def test_confined_root_may_neither_switch_nor_reap(runner: asyncio.Runner, store: Store) -> None:
+    """Root in some categories may neither move the shared default nor reap."""
     server = Server(runner, store, policy=Mcs())
     host = server.ask_as(1000, HOST)
     host.initialize(b"1000:host", ALICE)
@@ -179,8 +179,10 @@ def test_for_everybody_by_label(runner: asyncio.Runner, store: Store) -> None:
     ("uid", "name", "code"),
     [(1000, b"2000", ErrorCode.ARGUMENTS), (1000, b"1000:missing", ErrorCode.NOT_FOUND)],
 )
-def test_switch_to_none(filled: Server, control: Controlling, uid: int, name: bytes, code: ErrorCode) -> None:
-    """Only to a ccache that is there, and of that UID."""
+def test_switch_needs_an_existing_ccache_of_the_uid(
+    filled: Server, control: Controlling, uid: int, name: bytes, code: ErrorCode
+) -> None:
+    """The new default must be an existing ccache of the UID."""
     with pytest.raises(ControlError) as caught:
         control.ask("switch", uid=uid, name=name)
     assert caught.value.code == code
@@ -193,8 +195,8 @@ def large(number: int) -> bytes:
     return credential_bytes(TGS, ticket=bytes([number]) * (3 << 19), times=(1, 1, 9000, 0))
 
 
-def test_destroy_all_commits_bounded_pieces(server: Server, control: Controlling) -> None:
-    """Large ccaches are destroyed in commits of at most 4 MiB, so that others are served in between."""
+def test_destroy_of_large_ccaches_takes_several_commits(server: Server, control: Controlling) -> None:
+    """One commit destroys at most 4 MiB, and others are served in between."""
     client = server.ask_as(1000)
     names = [b"1000:%d" % number for number in range(5)]
     for number, name in enumerate(names):
@@ -205,8 +207,8 @@ def test_destroy_all_commits_bounded_pieces(server: Server, control: Controlling
     assert listed(client) == []
 
 
-def test_destroy_all_spares_ccaches_created_meanwhile(server: Server, control: Controlling) -> None:
-    """A ccache that is created while others of its UID are being destroyed stays, also under an old name."""
+def test_destroy_keeps_ccaches_created_meanwhile(server: Server, control: Controlling) -> None:
+    """A ccache that is created during the request stays, also under an old name."""
     client = server.ask_as(1000)
     for number in range(4):
         client.replace(b"1000:%d" % number, 0, ALICE, [large(number)])
@@ -221,8 +223,8 @@ def test_destroy_all_spares_ccaches_created_meanwhile(server: Server, control: C
     assert listed(client) == [b"1000:2", b"1000:new"]
 
 
-def test_destroy_expired_spares_what_is_renewed_meanwhile(server: Server, control: Controlling) -> None:
-    """Whether a ccache has expired is asked at the moment when it would be destroyed."""
+def test_destroy_expired_keeps_ccaches_renewed_meanwhile(server: Server, control: Controlling) -> None:
+    """A ccache is checked for expiry at the moment it would be destroyed."""
     client = server.ask_as(1000)
     for number in range(3):
         ticket = credential_bytes(TGS, ticket=bytes(3 << 19), times=(1, 1, 1400, 0))

@@ -1,4 +1,4 @@
-"""watch and trace: what an administrator is told of what happens and of what is asked."""
+"""The requests watch and trace: events of ccaches, and requests with their replies."""
 
 import asyncio
 import base64
@@ -36,12 +36,12 @@ ENDS = 1_800_000_000
 
 
 def bare(item: dict[str, Any]) -> dict[str, Any]:
-    """Without what no test can foresee."""
+    """The item without its times."""
     return {key: value for key, value in item.items() if key not in {"time", "duration"}}
 
 
-def test_watch(server: Server, control: Controlling, alice: Asking) -> None:
-    """First that it has begun, then each event as it happens; when the client has gone, nobody watches."""
+def test_watch_reports_each_event(server: Server, control: Controlling, alice: Asking) -> None:
+    """The first item says that it has begun, then each event follows; closing it removes the watcher."""
     following = Following(server, control, "watch")
     assert following.first == {"watching": True}
     alice.initialize(b"1000", ALICE)
@@ -60,13 +60,13 @@ def test_watch(server: Server, control: Controlling, alice: Asking) -> None:
 
 
 @pytest.mark.parametrize("request_", ["watch", "trace"])
-def test_following_ends_with_an_error_in_pykcm(
+def test_watch_and_trace_end_with_an_internal_error(
     server: Server, control: Controlling, alice: Asking, monkeypatch: pytest.MonkeyPatch, request_: str
 ) -> None:
-    """Whoever follows gets an error, and not silence, when an item cannot be made; requests go on."""
+    """If an item cannot be made, watch and trace end with an error, and requests go on."""
 
     def fail(*_: object) -> None:
-        raise RuntimeError("cannot be told")
+        raise RuntimeError("no item")
 
     for name in ("event_item", "exchange_item"):
         monkeypatch.setattr(f"pykcm.control.trace_format.{name}", fail)
@@ -79,8 +79,8 @@ def test_following_ends_with_an_error_in_pykcm(
     assert (server.engine.watchers, server.dispatcher.tracers) == ([], [])
 
 
-def test_watch_one_user(server: Server, control: Controlling, alice: Asking) -> None:
-    """With `uid` nothing is told of others."""
+def test_watch_with_uid_has_no_events_of_others(server: Server, control: Controlling, alice: Asking) -> None:
+    """With `uid` there are no events of other UIDs."""
     following = Following(server, control, "watch", uid=2000)
     bob = server.ask_as(2000)
     alice.initialize(b"1000", ALICE)
@@ -99,8 +99,10 @@ def test_watch_one_user(server: Server, control: Controlling, alice: Asking) -> 
     }
 
 
-def test_many(server: Server, control: Controlling, monkeypatch: pytest.MonkeyPatch) -> None:
-    """There are connections left for those who do not follow for ever."""
+def test_number_of_watch_and_trace_is_limited(
+    server: Server, control: Controlling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some connections are left for requests that end."""
     monkeypatch.setattr("pykcm.control.watching._MOST_FOLLOWERS", 2)
     first, second = Following(server, control, "watch"), Following(server, control, "trace")
     for request in ("watch", "trace"):
@@ -112,8 +114,8 @@ def test_many(server: Server, control: Controlling, monkeypatch: pytest.MonkeyPa
     assert second.first == third.first == {"tracing": True}
 
 
-def test_labels(runner: asyncio.Runner) -> None:
-    """Who may not read a ccache is told nothing of it, root or not, and nothing of requests about it."""
+def test_hidden_ccaches_are_neither_watched_nor_traced(runner: asyncio.Runner) -> None:
+    """A peer that may not read a ccache gets neither its events nor requests about it."""
     server = Server(runner, MemoryStore(), policy=Mcs())
     control = Controlling(server)
     events = Following(server, control, "watch", CONTAINER_2)
@@ -134,8 +136,10 @@ def test_labels(runner: asyncio.Runner) -> None:
     ]
 
 
-def test_trace(server: Server, control: Controlling, alice: Asking) -> None:
-    """Each request with its reply, in words; when the client has gone, nobody traces."""
+def test_trace_reports_each_request_with_its_reply(
+    server: Server, control: Controlling, alice: Asking
+) -> None:
+    """Each request with its reply is an item; closing it removes the tracer."""
     following = Following(server, control, "trace")
     assert following.first == {"tracing": True}
     alice.initialize(b"1000", ALICE)
@@ -179,8 +183,8 @@ def test_trace(server: Server, control: Controlling, alice: Asking) -> None:
     assert server.dispatcher.tracers == []
 
 
-def test_every_operation_is_told(server: Server, control: Controlling, alice: Asking) -> None:
-    """What each operation asks and answers has a word."""
+def test_trace_has_the_fields_of_every_operation(server: Server, control: Controlling, alice: Asking) -> None:
+    """The fields of each request and reply have names."""
     following = Following(server, control, "trace")
     alice.replace(b"1000", 7, ALICE, [credential_bytes(TGS), credential_bytes(HTTP)])
     alice.get_cred_list(b"1000")
@@ -196,7 +200,7 @@ def test_every_operation_is_told(server: Server, control: Controlling, alice: As
     alice.answer(Opcode.CHMOD)
     alice.answer(Opcode.STORE, b"no end")
     alice.move_cache(b"1000", b"1000:moved")
-    told = [
+    traced = [
         (each["operation"], each.get("asked"), each.get("answered"), each["code"])
         for each in following.take(14)
     ]
@@ -207,7 +211,7 @@ def test_every_operation_is_told(server: Server, control: Controlling, alice: As
         "ticket_flags": 0x40E10000,
         "endtime": 2**32 - 1,
     }
-    assert told == [
+    assert traced == [
         ("REPLACE", {"kdc_offset": 7, "principal": "alice@PYKCM.TEST", "credentials": 2}, None, "OK"),
         ("GET_CRED_LIST", None, {"credentials": 2}, "OK"),
         ("GET_CRED_UUID_LIST", None, {"uuids": 2}, "OK"),
@@ -225,8 +229,10 @@ def test_every_operation_is_told(server: Server, control: Controlling, alice: As
     ]
 
 
-def test_trace_one_user(server: Server, control: Controlling, alice: Asking) -> None:
-    """With `uid` the requests of others are not told."""
+def test_trace_with_uid_has_no_requests_of_others(
+    server: Server, control: Controlling, alice: Asking
+) -> None:
+    """With `uid` there are no requests of other UIDs."""
     following = Following(server, control, "trace", uid=2000)
     alice.gen_new()
     server.ask_as(2000).noop()
@@ -243,8 +249,8 @@ def traces_of(secret: bytes) -> list[bytes]:
     return [*pieces, *[piece.hex().encode() for piece in pieces], *[each[:12] for each in encoded]]
 
 
-def test_no_secret_is_told(server: Server, control: Controlling, alice: Asking) -> None:
-    """Of keys, tickets, second tickets, authdata and configuration values nothing appears, in no form."""
+def test_trace_and_watch_contain_no_secret(server: Server, control: Controlling, alice: Asking) -> None:
+    """Keys, tickets, second tickets, authdata and configuration values do not appear in any form."""
     following = Following(server, control, "trace")
     events = Following(server, control, "watch")
     blob = credential_bytes(
@@ -280,8 +286,8 @@ def test_no_secret_is_told(server: Server, control: Controlling, alice: Asking) 
         assert any(trace in form for trace in traces_of(CANARY))
 
 
-def test_what_is_told_is_bounded(server: Server, control: Controlling, alice: Asking) -> None:
-    """Names may be as long as a request, and principals long: of those too long only that is told."""
+def test_items_of_trace_are_bounded(server: Server, control: Controlling, alice: Asking) -> None:
+    """Long names are cut, and of long principals there is only the length."""
     following = Following(server, control, "trace")
     huge = Principal(1, b"R", (b"x" * 5000,))
     assert alice.answer(Opcode.INITIALIZE, b"1000:" + b"y" * 1_000_000 + b"\0" + principal_bytes(huge))[0]
@@ -291,17 +297,18 @@ def test_what_is_told_is_bounded(server: Server, control: Controlling, alice: As
     assert len(encode(item)) < 4 * _LONGEST
 
 
-def test_slow_clients(server: Server, control: Controlling, alice: Asking) -> None:
-    """Who takes nothing loses what is too much and is told how much; nothing else remembers it."""
+def test_slow_client_loses_items_and_gets_their_number(
+    server: Server, control: Controlling, alice: Asking
+) -> None:
+    """A client that reads nothing loses items beyond the limit, and gets their number."""
     following = Following(server, control, "trace")
-    for _ in range(10_005):
-        alice.noop()
+    server.answers([(1000, Opcode.NOOP, b"")] * 10_005)
     assert len(following.take(10_000)) == 10_000
     assert following.next() == {"lost": 5}
 
 
-def test_lines() -> None:
-    """Lines for readers have what there is, and JSON the names as klist has them."""
+def test_lines_and_json_of_items() -> None:
+    """Lines for people have all fields, and JSON has names as klist shows them."""
     event = {
         "time": 0.25,
         "event": "evicted",

@@ -1,4 +1,4 @@
-"""One operation at a time for each UID, in the order in which they came."""
+"""One request of a UID at a time, in order."""
 
 import asyncio
 
@@ -7,7 +7,7 @@ from tests.server.waiting import settle
 
 
 async def pass_through(uid_queues: UidQueues, uid: int, name: str, log: list[str], turns: int = 3) -> None:
-    """Enter, stay for some turns of the loop, leave."""
+    """Enter, stay for some iterations of the event loop, leave."""
     await uid_queues.enter(uid)
     log.append(f"{name} in")
     for _ in range(turns):
@@ -16,8 +16,8 @@ async def pass_through(uid_queues: UidQueues, uid: int, name: str, log: list[str
     uid_queues.leave(uid)
 
 
-def test_a_free_queue_is_entered_at_once() -> None:
-    """Whoever finds the queue free has it without waiting; afterwards nothing is left of it."""
+def test_free_queue_is_entered_without_waiting() -> None:
+    """A free queue is entered without waiting; when it is left, it is free again."""
     uid_queues = UidQueues()
     assert uid_queues.is_free(1000)
     assert list(uid_queues.enter(1000).__await__()) == []
@@ -29,8 +29,8 @@ def test_a_free_queue_is_entered_at_once() -> None:
     assert uid_queues._queues == {}
 
 
-async def test_one_at_a_time_in_order() -> None:
-    """Those who wait get the queue one after the other, in the order in which they came."""
+async def test_callers_enter_one_at_a_time_in_order() -> None:
+    """Waiting callers enter the queue one after another, in their order."""
     uid_queues = UidQueues()
     log: list[str] = []
     await asyncio.gather(*[pass_through(uid_queues, 1000, name, log) for name in "abcd"])
@@ -38,8 +38,8 @@ async def test_one_at_a_time_in_order() -> None:
     assert not uid_queues.occupied
 
 
-async def test_handed_over_and_not_freed() -> None:
-    """Between two in a row the queue is never free: nobody who comes then can slip in."""
+async def test_queue_is_not_free_between_two_waiting_callers() -> None:
+    """Between two waiting callers the queue is never free: a new caller cannot overtake."""
     uid_queues = UidQueues()
     log: list[str] = []
     await uid_queues.enter(1000)
@@ -54,7 +54,7 @@ async def test_handed_over_and_not_freed() -> None:
 
 
 async def test_queues_of_different_uids_are_independent() -> None:
-    """A UID does not wait for another."""
+    """A UID does not wait for another one."""
     uid_queues = UidQueues()
     log: list[str] = []
     await uid_queues.enter(1000)
@@ -66,8 +66,8 @@ async def test_queues_of_different_uids_are_independent() -> None:
     assert not uid_queues.occupied
 
 
-async def test_one_that_gives_up() -> None:
-    """One that is cancelled while it waits is passed over; the next gets the queue."""
+async def test_cancelled_caller_is_skipped() -> None:
+    """A caller that is cancelled while it waits is skipped; the next one enters."""
     uid_queues = UidQueues()
     log: list[str] = []
     await uid_queues.enter(1000)
@@ -82,8 +82,8 @@ async def test_one_that_gives_up() -> None:
     assert not uid_queues.occupied
 
 
-async def test_only_one_that_gives_up() -> None:
-    """The queue is free again when all who waited have given up."""
+async def test_queue_is_free_after_all_callers_are_cancelled() -> None:
+    """The queue is free when all waiting callers are cancelled."""
     uid_queues = UidQueues()
     await uid_queues.enter(1000)
     task = asyncio.create_task(pass_through(uid_queues, 1000, "a", []))
@@ -94,8 +94,8 @@ async def test_only_one_that_gives_up() -> None:
     assert not uid_queues.occupied
 
 
-async def test_one_that_gives_up_when_it_is_its_turn() -> None:
-    """One that is cancelled in the very moment of the hand-over does not keep the queue for ever."""
+async def test_caller_cancelled_at_the_hand_over_passes_the_queue_on() -> None:
+    """A caller that is cancelled at the moment of the hand-over does not keep the queue."""
     uid_queues = UidQueues()
     log: list[str] = []
     await uid_queues.enter(1000)

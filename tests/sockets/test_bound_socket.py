@@ -195,10 +195,10 @@ def test_anothers_is_not_removed(path: Path) -> None:
     bound = BoundSocket(path)
     aside = path.with_name("aside")
     path.rename(aside)
-    successor = BoundSocket(path)
+    second = BoundSocket(path)
     bound.close()
     assert is_served(path)
-    successor.close()
+    second.close()
 
 
 def test_longest_path(tmp_path: Path) -> None:
