@@ -1,4 +1,4 @@
-"""A service asked without a socket: each request goes in as its bytes and comes out as its reply's."""
+"""A server without a socket: requests go in as bytes, and replies come out as bytes."""
 
 import asyncio
 import struct
@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 
 class Asking(KcmClient):
-    """The client's methods on one connection to a service, which runs until each request is answered.
+    """One connection to a server, which runs until each request is answered.
 
     Without a `session` it is the only connection of a process of its own.
     """
@@ -65,7 +65,7 @@ class Asking(KcmClient):
 
 
 async def answer(dispatcher: Dispatcher, who: Peer, asked: Frame, session: Session | None = None) -> Sendable:
-    """The reply to a request, whether it comes at once or later."""
+    """Return the reply to a request, whether it comes at once or later."""
     answered = dispatcher.answer(who, asked, session)
     return await answered if isinstance(answered, Coroutine) else answered
 
@@ -75,7 +75,7 @@ def frame(opcode: int, arguments: bytes = b"") -> Frame:
 
 
 def unpack(reply: Sendable) -> tuple[int, bytes]:
-    """Code and payload of one packed reply."""
+    """Return the code and the payload of one packed reply."""
     if not isinstance(reply, bytes):
         reply = b"".join(reply.pieces)
     length, outer, code = struct.unpack_from(">IIi", reply)
@@ -85,10 +85,10 @@ def unpack(reply: Sendable) -> tuple[int, bytes]:
 
 
 class ScriptedStore:
-    """A store that does what another does, remembers what it was told, and can be slow or fail.
+    """A store around another one that remembers its calls, and can be slow or fail.
 
-    `gate`, `load_gate`: a commit or a load waits until it is open. `refusal`: gives the exception that a
-    commit is to raise. `load_error`: each load raises it.
+    `gate`, `load_gate`: a commit or a load waits until it is set. `refusal`: returns the exception that a
+    commit raises. `load_error`: each load raises it.
     """
 
     def __init__(self, inner: Store) -> None:
@@ -147,7 +147,7 @@ class ScriptedStore:
 
 
 class Server:
-    """A service with its parts in reach."""
+    """A server without sockets, and its parts."""
 
     def __init__(
         self,
@@ -167,7 +167,7 @@ class Server:
         self._root_lists_all = root_lists_all
         self.clock = clock or Clock()
         self.store = ScriptedStore(store)
-        # Without a steady clock of its own, putting the clock on lets time pass, and does not set the clock.
+        # With one clock for both, moving it on is time that passes; otherwise the wall clock is set.
         self._steady = steady
         self.checked_clock = CheckedClock(wall=self.clock, steady=steady or self.clock)
         removal_time = self.checked_clock.removal_time
@@ -189,20 +189,22 @@ class Server:
         """As Engine.change, for one UID."""
         return await self.engine.change((uid,), lambda collections: function(collections[uid]))
 
+    def begin(self, uid: int, opcode: int, arguments: bytes = b"") -> asyncio.Task[tuple[int, bytes]]:
+        """Begin a request; its answer comes when the runner runs."""
+
+        async def answered() -> tuple[int, bytes]:
+            return unpack(await answer(self.dispatcher, peer(uid), frame(opcode, arguments)))
+
+        return self.runner.get_loop().create_task(answered())
+
     def answers(self, requests: Sequence[tuple[int, int, bytes]]) -> list[tuple[int, bytes]]:
-        """The answers to requests (UID, opcode, arguments) that come in one turn of the loop."""
-
-        async def all_at_once() -> list[Sendable]:
-            performed = [
-                answer(self.dispatcher, peer(uid), frame(opcode, arguments))
-                for uid, opcode, arguments in requests
-            ]
-            return await asyncio.gather(*performed)
-
-        return [unpack(reply) for reply in self.runner.run(all_at_once())]
+        """The answers to requests (UID, opcode, arguments) of one iteration of the event loop."""
+        tasks = [self.begin(*each) for each in requests]
+        self.runner.run(asyncio.wait(tasks))
+        return [task.result() for task in tasks]
 
     def restarted(self) -> "Server":
-        """Another service on the same store, which has to read everything again."""
+        """Another server on the same store, which reads everything again."""
         return Server(
             self.runner,
             self.store.inner,

@@ -1,14 +1,13 @@
-"""A service on each store in turn, asked without a socket."""
+"""Servers without sockets, on each store in turn, their clients, and a server that listens."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
 
-from pykcm.sockets.event_loop import EventLoop
 from pykcm.store.interface import Store
 from tests.builders import ALICE, HTTP, TGS, credential_bytes
 from tests.peer.mcs import CONTAINER_1, CONTAINER_2, HOST
@@ -17,14 +16,6 @@ from tests.server.listening import Listen, Listening
 from tests.sockets.conftest import anyio_backend
 
 __all__ = ["anyio_backend"]
-
-Scenario = Callable[[Listening], Coroutine[Any, Any, None]]
-
-
-class Play(Protocol):
-    """Plays a scenario against a server; `options` are those of Listening."""
-
-    def __call__(self, scenario: Scenario, **options: Any) -> None: ...
 
 
 @pytest.fixture
@@ -107,21 +98,3 @@ def filled(alice: Asking) -> Asking:
 def reader(request: pytest.FixtureRequest, server: Server, filled: Asking) -> Asking:
     """The same ccache, in memory, and as a restart reads it."""
     return filled if request.param == "in memory" else server.restarted().ask_as(1000)
-
-
-@pytest.fixture
-def loop_runner() -> Iterator[asyncio.Runner]:
-    """The daemon's event loop."""
-    with asyncio.Runner(loop_factory=EventLoop) as runner:
-        yield runner
-
-
-@pytest.fixture
-def play(loop_runner: asyncio.Runner, tmp_path: Path) -> Play:
-    """Plays a scenario against a listening server, on the daemon's event loop."""
-
-    async def played(scenario: Scenario, options: dict[str, Any]) -> None:
-        async with Listening(tmp_path / "kcm.sock", **options) as listening:
-            await scenario(listening)
-
-    return lambda scenario, **options: loop_runner.run(played(scenario, options))

@@ -1,4 +1,4 @@
-"""A process without descriptors, for as long as a test needs it."""
+"""A process without free descriptors."""
 
 import contextlib
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def no_descriptor_left() -> Iterator[list[int]]:
-    """The process may open nothing more; gives at least three descriptors, which were taken for that."""
+    """In this context no descriptor is free; yields at least three descriptors that were opened for that."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     highest = max(int(path.name) for path in Path("/proc/self/fd").iterdir())
     resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 4, before[1]))

@@ -1,4 +1,4 @@
-"""A connection without I/O: bytes in, requests out one at a time, and what happens next."""
+"""A connection without I/O: bytes go in, requests come out one at a time, and its states."""
 
 import random
 import struct
@@ -20,18 +20,18 @@ def frame(opcode: int, arguments: bytes = b"") -> Frame:
 
 
 def state(connection: Connection) -> State:
-    """Its state now: a type checker remembers what was asserted of the attribute."""
+    """The current state. A type checker would remember an earlier assertion about the attribute."""
     return connection.state
 
 
 @pytest.fixture
 def connection() -> Connection:
-    """A connection on which nothing has come yet."""
+    """A connection on which no byte has come yet."""
     return Connection(MAX_REQUEST)
 
 
-def test_a_request_that_comes_whole(connection: Connection) -> None:
-    """A request that comes whole is carried out, and when its reply is sent nothing is left."""
+def test_complete_request_is_returned(connection: Connection) -> None:
+    """A complete request is returned at once; when its reply is sent, no memory is held."""
     assert state(connection) is State.IDLE
     assert connection.receive(request(7, b"abc")) == frame(7, b"abc")
     assert state(connection) is State.SERVING
@@ -41,8 +41,8 @@ def test_a_request_that_comes_whole(connection: Connection) -> None:
     assert connection.memory == 0
 
 
-def test_a_request_in_pieces(connection: Connection) -> None:
-    """A request that comes in pieces is carried out when its last byte has come."""
+def test_request_in_pieces_is_returned_with_its_last_byte(connection: Connection) -> None:
+    """A request that comes in pieces is returned when its last byte has come."""
     whole = request(7, b"abc")
     for at in range(len(whole) - 1):
         assert connection.receive(whole[at : at + 1]) is None
@@ -53,8 +53,8 @@ def test_a_request_in_pieces(connection: Connection) -> None:
     assert not connection.takes_bytes
 
 
-def test_requests_that_come_together(connection: Connection) -> None:
-    """Requests that come together are given one after the other, each when the one before is answered."""
+def test_pipelined_requests_are_returned_one_at_a_time(connection: Connection) -> None:
+    """Of requests that come together, each is returned when the one before is answered."""
     assert connection.receive(request(1) + request(2) + request(3)[:6]) == frame(1)
     connection.replied(0)
     assert state(connection) is State.REQUESTED
@@ -66,8 +66,8 @@ def test_requests_that_come_together(connection: Connection) -> None:
     assert connection.receive(request(3)[6:]) == frame(3)
 
 
-def test_a_reply_that_is_not_taken(connection: Connection) -> None:
-    """Until a reply is taken nothing else happens; afterwards the next request is there."""
+def test_next_request_waits_until_the_reply_is_taken(connection: Connection) -> None:
+    """Until a reply is taken, no bytes are taken; then the next request is ready."""
     connection.receive(request(1) + request(2))
     connection.replied(100)
     for unsent in (100, 50, 1):
@@ -79,14 +79,14 @@ def test_a_reply_that_is_not_taken(connection: Connection) -> None:
     assert state(connection) is State.REQUESTED
 
 
-def test_what_is_missing(connection: Connection) -> None:
-    """How much of a request is missing is known when its length has come."""
+def test_missing_bytes_are_known_from_the_length(connection: Connection) -> None:
+    """The number of missing bytes is known when the length of the request has come."""
     connection.receive(request(1, bytes(1000))[:100])
     assert connection.missing == 1008 - 100
 
 
-def test_an_error_behind_requests(connection: Connection) -> None:
-    """Requests before what is none are carried out first."""
+def test_requests_before_a_framing_error_are_returned(connection: Connection) -> None:
+    """Requests before a bad frame are returned first."""
     assert connection.receive(request(1) + request(2) + bytes(4)) == frame(1)
     connection.replied(0)
     assert connection.next_request() == frame(2)
@@ -96,14 +96,14 @@ def test_an_error_behind_requests(connection: Connection) -> None:
         connection.next_request()
 
 
-def test_an_error_at_once(connection: Connection) -> None:
-    """What cannot become a request is an error as soon as its length or its version has come."""
+def test_too_long_request_is_an_error_at_once(connection: Connection) -> None:
+    """A request that is too long is an error as soon as its length has come."""
     with pytest.raises(FramingError):
         connection.receive(struct.pack(">I", MAX_REQUEST + 1))
 
 
-def test_memory_is_what_waits(connection: Connection) -> None:
-    """Thousands of tiny requests that wait take as many bytes as they have, and a little."""
+def test_memory_of_waiting_requests_is_counted(connection: Connection) -> None:
+    """Thousands of tiny waiting requests take their own size in memory, and at most 1 KiB more."""
     count = 2000
     connection.receive(request(0) * count)
     assert 8 * (count - 1) <= connection.memory <= 8 * count + 1024
@@ -114,8 +114,8 @@ def test_memory_is_what_waits(connection: Connection) -> None:
     assert connection.memory == 0
 
 
-def test_closing(connection: Connection) -> None:
-    """A connection that is closed has nothing any more."""
+def test_closed_connection_holds_nothing(connection: Connection) -> None:
+    """A closed connection holds no memory and takes no bytes."""
     connection.receive(request(1) + request(2))
     connection.replied(10)
     connection.close()
@@ -125,8 +125,8 @@ def test_closing(connection: Connection) -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_any_pieces(connection: Connection, seed: int) -> None:
-    """Wherever the pieces end, and however slowly replies are taken, all requests come out in their order."""
+def test_requests_survive_any_pieces(connection: Connection, seed: int) -> None:
+    """All requests come out in order, however they are cut and however slowly replies are taken."""
     chosen = random.Random(seed)
     expected = [(chosen.randrange(100), chosen.randbytes(chosen.randrange(60))) for _ in range(200)]
     stream = b"".join(request(*each) for each in expected)

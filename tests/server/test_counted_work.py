@@ -1,10 +1,9 @@
-"""How much work an operation makes: statements of the database and comparisons, which no clock disturbs."""
+"""Numbers of database statements, comparisons and calls that an operation needs."""
 
 import asyncio
 import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from types import FrameType
 from typing import Any, cast
 
@@ -18,7 +17,6 @@ from pykcm.server.client_socket import ClientSocket, Parts
 from pykcm.server.connections import Connections
 from pykcm.server.deadlines import Deadlines
 from pykcm.server.fair_queue import FairQueue
-from pykcm.store.keys import Key
 from pykcm.store.sqlcipher.store import SQLCipherStore
 from tests.builders import (
     ALICE,
@@ -36,12 +34,14 @@ from tests.peer.mcs import CONTAINER_1, CONTAINER_2, Mcs
 from tests.server.asking import Asking, Server
 from tests.server.listening import request
 
+pytestmark = pytest.mark.parametrize("store", ["sqlcipher"], indirect=True)
+
 NAME = b"1000"
 MANY = 1000
 
 
 class Statements:
-    """What the database was told to do since `clear`, by the first word of each statement."""
+    """The first words of the statements that the database has executed since `clear`."""
 
     def __init__(self, store: SQLCipherStore) -> None:
         self.said: list[str] = []
@@ -52,29 +52,17 @@ class Statements:
 
 
 @pytest.fixture
-def sqlcipher_store(tmp_path: Path) -> Iterator[SQLCipherStore]:
-    store = SQLCipherStore(tmp_path / "pykcm.db", Key(bytes(32), tmp_path))
-    yield store
-    store.close()
-
-
-@pytest.fixture
-def sqlcipher_server(runner: asyncio.Runner, sqlcipher_store: SQLCipherStore) -> Server:
-    return Server(runner, sqlcipher_store)
-
-
-@pytest.fixture
-def user(sqlcipher_server: Server) -> Asking:
+def user(alice: Asking) -> Asking:
     """UID 1000, with a ccache of one ticket."""
-    asking = sqlcipher_server.ask_as(1000)
-    asking.initialize(NAME, ALICE)
-    asking.store(NAME, credential_bytes(TGS))
-    return asking
+    alice.initialize(NAME, ALICE)
+    alice.store(NAME, credential_bytes(TGS))
+    return alice
 
 
 @pytest.fixture
-def statements(sqlcipher_store: SQLCipherStore, user: Asking) -> Statements:
-    return Statements(sqlcipher_store)
+def statements(store: SQLCipherStore, user: Asking) -> Statements:
+    """The statements executed after `user` is set up."""
+    return Statements(store)
 
 
 def test_store_is_one_insert(user: Asking, statements: Statements) -> None:
@@ -89,8 +77,8 @@ def test_store_is_one_insert(user: Asking, statements: Statements) -> None:
     assert statements.said == ["BEGIN", "INSERT", "COMMIT"]
 
 
-def test_the_expiry_is_written_when_it_changes(user: Asking, statements: Statements) -> None:
-    """Only a STORE that changes when the ccache expires writes the ccache, too, in the same transaction."""
+def test_expiry_is_written_only_when_it_changes(user: Asking, statements: Statements) -> None:
+    """Only a STORE that changes the ccache's expiry writes the ccache, in the same transaction."""
     user.replace(NAME, 0, ALICE, [ticket(TGS, ends=2000).blob])
     written = ["INSERT", "INSERT", "UPDATE"]
     for ends, expected in [(2001, written), (2001, ["INSERT"]), (1999, ["INSERT"])]:
@@ -99,8 +87,8 @@ def test_the_expiry_is_written_when_it_changes(user: Asking, statements: Stateme
         assert statements.said == ["BEGIN", *expected, "COMMIT"]
 
 
-def test_replace_writes_over(user: Asking, statements: Statements) -> None:
-    """REPLACE is two statements for the ccache and one for each credential, and deletes nothing in vain."""
+def test_replace_overwrites_without_deleting(user: Asking, statements: Statements) -> None:
+    """REPLACE is two statements for the ccache and one for each credential, without a DELETE."""
     ten = [credential_bytes(service(number)) for number in range(10)]
     user.replace(NAME, 0, ALICE, ten)
     statements.clear()
@@ -109,11 +97,9 @@ def test_replace_writes_over(user: Asking, statements: Statements) -> None:
 
 
 @pytest.mark.parametrize("target", [b"1000:new", b"1000:there", b"2000"])
-def test_move_cache_writes_no_credential(
-    sqlcipher_server: Server, statements: Statements, target: bytes
-) -> None:
-    """MOVE_CACHE renames: it neither writes nor reads credentials, also for root to another UID's ccache."""
-    root = sqlcipher_server.ask_as(0)
+def test_move_cache_writes_no_credential(server: Server, statements: Statements, target: bytes) -> None:
+    """MOVE_CACHE neither reads nor writes credentials, also if root moves to another UID."""
+    root = server.ask_as(0)
     for name in (NAME, b"1000:there"):
         root.replace(name, 0, ALICE, [credential_bytes(service(number)) for number in range(100)])
     root.initialize(b"2000:other", ALICE)
@@ -121,16 +107,16 @@ def test_move_cache_writes_no_credential(
     statements.clear()
     root.move_cache(NAME, target)
     assert len(statements.said) <= 12
-    # The ccache, and the default, which follows it.
+    # The ccache, and the default, which moves along.
     assert statements.said.count("INSERT") <= 3
-    # The container, and the ccache where there is one.
+    # The container, and the ccache if the target exists.
     assert statements.said.count("UPDATE") == 1 + (target == b"1000:there")
-    again = sqlcipher_server.restarted().ask_as(0)
+    again = server.restarted().ask_as(0)
     assert len(again.get_cred_list(target)) == 100
 
 
-def test_what_changes_nothing_writes_nothing(user: Asking, statements: Statements) -> None:
-    """Neither reading nor setting what is set already touches the database."""
+def test_request_without_a_change_writes_nothing(user: Asking, statements: Statements) -> None:
+    """Reading, and setting a value that is already set, does not touch the database."""
     user.get_principal(NAME)
     user.get_cred_list(NAME)
     user.retrieve(NAME, 0, tag_for(TGS))
@@ -142,19 +128,19 @@ def test_what_changes_nothing_writes_nothing(user: Asking, statements: Statement
     assert statements.said == []
 
 
-def test_a_turn_of_the_loop_is_one_transaction(sqlcipher_server: Server, statements: Statements) -> None:
-    """What sixteen UIDs change in one turn of the loop is begun and committed once."""
+def test_changes_of_one_iteration_are_one_transaction(server: Server, statements: Statements) -> None:
+    """Changes of sixteen UIDs in one iteration of the event loop are one transaction."""
     names = [(uid, b"%d\0" % uid) for uid in range(2000, 2016)]
-    sqlcipher_server.answers([(uid, Opcode.INITIALIZE, name + principal_bytes(ALICE)) for uid, name in names])
+    server.answers([(uid, Opcode.INITIALIZE, name + principal_bytes(ALICE)) for uid, name in names])
     statements.clear()
-    sqlcipher_server.answers([(uid, Opcode.STORE, name + credential_bytes(TGS)) for uid, name in names])
+    server.answers([(uid, Opcode.STORE, name + credential_bytes(TGS)) for uid, name in names])
     assert statements.said.count("BEGIN") == 1
     assert statements.said.count("COMMIT") == 1
 
 
-def test_a_collection_is_read_once(sqlcipher_server: Server, user: Asking, statements: Statements) -> None:
-    """The first request of a UID reads its collection, the others read memory."""
-    again = sqlcipher_server.restarted().ask_as(1000)
+def test_collection_is_read_once(server: Server, user: Asking, statements: Statements) -> None:
+    """The first request of a UID reads its collection; later ones read memory."""
+    again = server.restarted().ask_as(1000)
     statements.clear()
     for _ in range(5):
         again.get_principal(NAME)
@@ -162,7 +148,7 @@ def test_a_collection_is_read_once(sqlcipher_server: Server, user: Asking, state
     assert statements.said == ["SELECT"]
 
 
-def test_a_look_up_does_not_grow(user: Asking, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lookup_compares_one_credential_of_many(user: Asking, monkeypatch: pytest.MonkeyPatch) -> None:
     """RETRIEVE and REMOVE_CRED compare one credential of many, and STORE compares none."""
     user.replace(NAME, 0, ALICE, [credential_bytes(service(number)) for number in range(MANY)])
     compared: list[Credential] = []
@@ -229,8 +215,8 @@ class OneClient:
 
 
 @pytest.fixture
-def one_client(sqlcipher_server: Server, user: Asking) -> Iterator[OneClient]:
-    client = OneClient(sqlcipher_server)
+def one_client(server: Server, user: Asking) -> Iterator[OneClient]:
+    client = OneClient(server)
     yield client
     client.close()
 
@@ -254,10 +240,10 @@ def test_cached_request_is_few_calls(one_client: OneClient, opcode: int, argumen
 
 
 def test_default_of_a_labelled_peer_is_read_from_memory(
-    runner: asyncio.Runner, sqlcipher_store: SQLCipherStore, monkeypatch: pytest.MonkeyPatch
+    runner: asyncio.Runner, store: SQLCipherStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """GET_DEFAULT_CACHE of a peer with a label enters the queue of changes only if it changes the default."""
-    server = Server(runner, sqlcipher_store, policy=Mcs())
+    server = Server(runner, store, policy=Mcs())
     changed_uids: list[Sequence[int]] = []
     change = server.engine.change
 

@@ -1,4 +1,4 @@
-"""The way of a request: in turn for its UID, durable before its reply; what fails, fails alone."""
+"""Requests: served in order for each UID, durable before the reply; one that fails affects no other."""
 
 import asyncio
 import errno
@@ -22,7 +22,7 @@ from pykcm.server.operations import OPERATIONS
 from pykcm.store.interface import Pause, Store, StoreError
 from tests.builders import ALICE, BOB, HTTP, TGS, credential_bytes, data, peer, principal_bytes, refused
 from tests.ccaches.contents import contents
-from tests.server.asking import Asking, Server, answer, frame, unpack
+from tests.server.asking import Asking, Server, frame, unpack
 from tests.server.waiting import settle, until
 
 TICKET = credential_bytes(TGS)
@@ -37,11 +37,11 @@ def store_ticket(uid: int, ticket: bytes = TICKET) -> tuple[int, int, bytes]:
     return uid, Opcode.STORE, b"%d\0" % uid + ticket
 
 
-# One transaction for one turn of the loop
+# One transaction for one iteration of the event loop
 
 
-def test_several_uids_share_a_commit(server: Server) -> None:
-    """What different UIDs change in one turn of the loop is one commit."""
+def test_changes_of_several_uids_share_a_commit(server: Server) -> None:
+    """Changes of different UIDs in one iteration of the event loop are one commit."""
     uids = [1000, 2000, 3000]
     server.answers([(uid, Opcode.GET_DEFAULT_CACHE, b"") for uid in uids])
     replies = server.answers([initialize(uid) for uid in uids])
@@ -49,8 +49,8 @@ def test_several_uids_share_a_commit(server: Server) -> None:
     assert len(server.store.commits) == 1
 
 
-def test_in_turn_for_each_uid(server: Server) -> None:
-    """Requests of one UID that come together are done in their order, each on what the one before left."""
+def test_requests_of_one_uid_are_served_in_order(server: Server) -> None:
+    """Requests of one UID that come together are served in order, each on the result of the one before."""
     name = b"1000\0"
     replies = server.answers(
         [
@@ -76,32 +76,26 @@ def test_in_turn_for_each_uid(server: Server) -> None:
     ]
 
 
-def test_nothing_is_seen_before_it_is_durable(server: Server, alice: Asking) -> None:
-    """A reply goes out, and a change is seen by others, only when it is in the store."""
+def test_change_is_not_seen_before_it_is_durable(server: Server, alice: Asking, bob: Asking) -> None:
+    """A reply is sent, and a change is seen by others, only when the change is in the store."""
     alice.initialize(b"1000", ALICE)
-
-    async def scenario() -> None:
-        server.store.commits.clear()
-        server.store.gate = asyncio.Event()
-        storing = asyncio.create_task(answer(server.dispatcher, peer(1000), frame(*store_ticket(1000)[1:])))
-        await until(lambda: server.store.commits)
-        reading = asyncio.create_task(
-            answer(server.dispatcher, peer(1000), frame(Opcode.GET_CRED_LIST, b"1000\0"))
-        )
-        other = await answer(server.dispatcher, peer(2000), frame(Opcode.GET_CACHE_UUID_LIST))
-        assert unpack(other) == (0, b"")
-        await settle()
-        assert not storing.done()
-        assert not reading.done()
-        server.store.gate.set()
-        assert unpack(await storing) == (0, b"")
-        assert unpack(await reading) == (0, b"\0\0\0\1" + data(TICKET))
-
-    server.runner.run(scenario())
+    server.store.commits.clear()
+    server.store.gate = asyncio.Event()
+    storing = server.begin(*store_ticket(1000))
+    server.runner.run(until(lambda: server.store.commits))
+    reading = server.begin(1000, Opcode.GET_CRED_LIST, b"1000\0")
+    assert bob.get_cache_uuid_list() == []
+    server.runner.run(settle())
+    assert not storing.done()
+    assert not reading.done()
+    server.store.gate.set()
+    server.runner.run(until(reading.done))
+    assert storing.result() == (0, b"")
+    assert reading.result() == (0, b"\0\0\0\1" + data(TICKET))
 
 
-def test_root_and_a_user_take_turns(server: Server, root: Asking, alice: Asking) -> None:
-    """Operations on two collections at once wait for both, and never for each other without end."""
+def test_operations_on_two_collections_do_not_deadlock(server: Server, root: Asking, alice: Asking) -> None:
+    """Operations on two collections wait for both queues, and not for each other for ever."""
     for uid in (1000, 2000):
         root.initialize(b"%d" % uid, ALICE)
     move = [b"1000\0" + b"2000:x\0", b"2000:x\0" + b"1000\0"]
@@ -141,15 +135,15 @@ CHANGES = [
 
 
 @pytest.mark.parametrize(("opcode", "arguments"), CHANGES)
-def test_a_failed_commit(failing: Server, alice: Asking, opcode: int, arguments: bytes) -> None:
-    """The operation answers the store's error; memory then is what the store is, as it was before."""
+def test_failed_commit_changes_nothing(failing: Server, alice: Asking, opcode: int, arguments: bytes) -> None:
+    """The operation answers the store's error; memory and store are as they were before."""
     before = contents(failing.runner.run(failing.collection_cache.get(1000)))
     assert alice.answer(opcode, arguments) == (errno.ENOSPC, b"")
     assert alice.get_cred_list(b"1000") == [TICKET]
     assert alice.get_kdc_offset(b"1000") == 3
     assert alice.get_default_cache() == b"1000"
     assert contents(failing.runner.run(failing.collection_cache.get(1000))) == before
-    # And when there is room again:
+    # When the disk has room again, the same request succeeds.
     failing.store.refusal = lambda _: None
     assert alice.answer(opcode, arguments) == (0, b"")
     again = failing.restarted()
@@ -158,8 +152,8 @@ def test_a_failed_commit(failing: Server, alice: Asking, opcode: int, arguments:
     )
 
 
-def test_those_who_wait_see_what_is_stored(failing: Server) -> None:
-    """An operation that waited for one whose commit failed works on what is stored."""
+def test_requests_behind_a_failed_commit_see_stored_data(failing: Server) -> None:
+    """A request that waited for one whose commit failed works on the stored data."""
     replies = failing.answers(
         [
             (1000, Opcode.DESTROY, b"1000\0"),
@@ -172,8 +166,8 @@ def test_those_who_wait_see_what_is_stored(failing: Server) -> None:
     assert replies == [(errno.ENOSPC, b""), unchanged, (errno.ENOSPC, b""), unchanged]
 
 
-def test_others_in_the_same_turn(server: Server) -> None:
-    """One UID's changes that cannot be made do not take those of other UIDs with them."""
+def test_refused_change_of_one_uid_affects_no_other(server: Server) -> None:
+    """If one UID's change is refused, other UIDs' changes of the same iteration are made."""
     server.store.refusal = lambda changes: (
         StoreError("no", errno.EIO) if any("/1000/" in change.container for change in changes) else None
     )
@@ -183,8 +177,8 @@ def test_others_in_the_same_turn(server: Server) -> None:
     assert [len(again.ask_as(uid).get_cache_uuid_list()) for uid in (500, 1000, 2000)] == [1, 0, 1]
 
 
-def test_a_failed_move_between_users(server: Server, root: Asking) -> None:
-    """A MOVE_CACHE between two users that cannot be stored has happened for neither."""
+def test_failed_move_changes_neither_user(server: Server, root: Asking) -> None:
+    """A MOVE_CACHE between two users that cannot be stored changes neither collection."""
     root.initialize(b"1000", ALICE)
     root.initialize(b"2000", BOB)
     server.store.refusal = lambda _: StoreError("no", errno.EIO)
@@ -197,16 +191,18 @@ def test_a_failed_move_between_users(server: Server, root: Asking) -> None:
 @pytest.mark.parametrize(
     "error", [StoreError("full", errno.ENOSPC), StoreError("damaged"), ZeroDivisionError()], ids=repr
 )
-def test_errors_are_no_reason_to_fall_back(failing: Server, alice: Asking, error: Exception) -> None:
-    """No failure is answered with a code that MIT takes for "this server lacks the operation"."""
+def test_no_error_makes_mits_client_fall_back(failing: Server, alice: Asking, error: Exception) -> None:
+    """No failure has a code that MIT's client takes for "this server lacks the operation"."""
     failing.store.refusal = lambda _: error
     for opcode, arguments in CHANGES:
         code, _ = alice.answer(opcode, arguments)
         assert code == (error.code if isinstance(error, StoreError) else errno.EIO)
 
 
-def test_a_store_that_cannot_be_read(server: Server, alice: Asking, caplog: pytest.LogCaptureFixture) -> None:
-    """Where the store cannot be read the answer is its error; when it can be, all is there."""
+def test_request_is_served_once_the_store_can_be_read(
+    server: Server, alice: Asking, caplog: pytest.LogCaptureFixture
+) -> None:
+    """If the store cannot be read, its error is the answer; once it can be, requests are served."""
     alice.initialize(b"1000", ALICE)
     again = server.restarted()
     read = again.store.load
@@ -222,18 +218,18 @@ def test_a_store_that_cannot_be_read(server: Server, alice: Asking, caplog: pyte
     assert again.ask_as(1000).get_principal(b"1000") == ALICE
 
 
-# Bugs
+# Errors in pykcm
 
 
 @pytest.fixture
 def with_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
-    """NOOP raises what no operation may; STORE does, after it has changed something."""
+    """NOOP raises an exception that is no KcmError; STORE raises it after its change."""
 
-    def noop(turn: Context) -> bytes:
+    def noop(context: Context) -> bytes:
         raise ZeroDivisionError
 
-    def store(turn: Context, *arguments: object) -> bytes:
-        operations.store(turn, *arguments)  # type: ignore[arg-type]
+    def store(context: Context, *arguments: object) -> bytes:
+        operations.store(context, *arguments)  # type: ignore[arg-type]
         raise ZeroDivisionError
 
     for opcode, function in [(Opcode.NOOP, noop), (Opcode.STORE, store)]:
@@ -241,8 +237,10 @@ def with_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("with_a_bug")
-def test_a_bug(server: Server, alice: Asking, caplog: pytest.LogCaptureFixture) -> None:
-    """An exception that is no KcmError is logged with its traceback, answered as EIO, and closes nothing."""
+def test_error_in_pykcm_is_answered_and_logged(
+    server: Server, alice: Asking, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An exception that is no KcmError is answered as EIO, and logged with its traceback."""
     assert alice.answer(Opcode.NOOP) == (errno.EIO, b"")
     (record,) = caplog.records
     assert record.levelno == logging.ERROR
@@ -252,8 +250,10 @@ def test_a_bug(server: Server, alice: Asking, caplog: pytest.LogCaptureFixture) 
 
 
 @pytest.mark.usefixtures("with_a_bug")
-def test_a_bug_after_a_change(server: Server, alice: Asking, caplog: pytest.LogCaptureFixture) -> None:
-    """What an operation changed before it failed is neither in memory nor in the store afterwards."""
+def test_error_in_pykcm_after_a_change_undoes_it(
+    server: Server, alice: Asking, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A change made before the operation failed is neither in memory nor in the store."""
     alice.initialize(b"1000", ALICE)
     server.store.commits.clear()
     assert alice.answer(*store_ticket(1000)[1:]) == (errno.EIO, b"")
@@ -280,8 +280,10 @@ MIB = 1 << 20
     ],
     ids=["client", "server", "authdata", "second ticket", "ticket"],
 )
-def test_what_was_refused_is_forgotten(alice: Asking, fields: Callable[[bytes], dict[str, Any]]) -> None:
-    """Requests that are refused leave nothing behind in memory, however long their parts are."""
+def test_refused_requests_leave_nothing_in_memory(
+    alice: Asking, fields: Callable[[bytes], dict[str, Any]]
+) -> None:
+    """Refused requests leave nothing in memory, however long their parts are."""
     tracemalloc.start()
     try:
         for number in range(10):
@@ -296,18 +298,14 @@ def test_what_was_refused_is_forgotten(alice: Asking, fields: Callable[[bytes], 
     assert held < MIB
 
 
-def test_a_waiting_request_takes_its_bytes_once(server: Server) -> None:
-    """While a STORE waits for its UID's queue, nothing keeps its message beside its credential."""
+def test_waiting_request_is_in_memory_once(server: Server) -> None:
+    """While a STORE waits for its UID's queue, only its credential is kept, not its message."""
     asked = frame(Opcode.STORE, b"1000\0" + credential_bytes(ticket=bytes(MIB)))
     references = sys.getrefcount(asked)
-
-    async def ask() -> None:
-        waiting = server.dispatcher.answer(peer(1000), asked)
-        assert isinstance(waiting, Coroutine)
-        assert sys.getrefcount(asked) == references
-        assert unpack(await waiting) == (Code.FCC_NOFILE, b"")
-
-    server.runner.run(ask())
+    waiting = server.dispatcher.answer(peer(1000), asked)
+    assert isinstance(waiting, Coroutine)
+    assert sys.getrefcount(asked) == references
+    assert unpack(server.runner.run(waiting)) == (Code.FCC_NOFILE, b"")
 
 
 # The log
@@ -317,10 +315,10 @@ def quota_warnings(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
     return [record for record in caplog.records if record.levelno == logging.WARNING]
 
 
-def test_quota_is_logged_once(
+def test_refusals_by_a_quota_are_logged_once(
     runner: asyncio.Runner, store: Store, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A user at a quota is told to the administrator once in a while, with option, user and ccache."""
+    """Refusals of a UID by a quota are logged once in a while, with option, UID and ccache."""
     now = 1000.0
     monkeypatch.setattr(LINE_COUNTS, "clock", lambda: now)
     server = Server(runner, store, quotas=Quotas(max_uid_ccaches=1))
@@ -347,8 +345,8 @@ def test_quota_is_logged_once(
     assert "max_uid_ccaches" in last
 
 
-def test_store_errors_are_logged(failing: Server, alice: Asking, caplog: pytest.LogCaptureFixture) -> None:
-    """An error of the store is logged with its cause, the operation and the user."""
+def test_store_error_is_logged(failing: Server, alice: Asking, caplog: pytest.LogCaptureFixture) -> None:
+    """An error of the store is logged with its cause, the operation and the UID."""
     alice.answer(*store_ticket(1000)[1:])
     (record,) = caplog.records
     assert record.levelno == logging.ERROR
@@ -358,10 +356,10 @@ def test_store_errors_are_logged(failing: Server, alice: Asking, caplog: pytest.
     assert record.__dict__["KCM_PID"] == peer(1000).pid
 
 
-def test_what_was_not_found_is_not_logged(
+def test_missing_ccache_is_not_logged(
     server: Server, alice: Asking, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What merely was not found or not allowed is nobody's business."""
+    """A request for a missing or forbidden ccache is not logged."""
     caplog.set_level(logging.INFO)
     for name in (b"1000", b"2000", b"foobar"):
         alice.answer(Opcode.GET_PRINCIPAL, name + b"\0")
@@ -370,10 +368,10 @@ def test_what_was_not_found_is_not_logged(
     assert caplog.records == []
 
 
-def test_traces_hold_no_secrets(
+def test_debug_log_has_no_secrets(
     runner: asyncio.Runner, store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """With log level debug each request is a line with its result, and no key or ticket in it."""
+    """At log level debug each request is a line with its result, without key or ticket."""
     caplog.set_level(logging.DEBUG)
     asking = Server(runner, store).ask_as(1000)
     asking.initialize(b"1000:\x1b[2J", ALICE)

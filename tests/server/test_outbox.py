@@ -1,4 +1,4 @@
-"""Bytes on their way to a socket that takes only so many at a time."""
+"""Replies that the kernel takes in parts."""
 
 import random
 import socket
@@ -25,8 +25,8 @@ def in_pieces(pieces: list[bytes]) -> Pieces:
     return Pieces(sum(map(len, pieces)), pieces)
 
 
-def test_a_short_reply(ends: tuple[socket.socket, socket.socket]) -> None:
-    """A reply that the kernel takes at once leaves nothing."""
+def test_short_reply_is_sent_at_once(ends: tuple[socket.socket, socket.socket]) -> None:
+    """A reply that the kernel takes at once leaves nothing in the outbox."""
     outbox = Outbox(ends[0])
     assert outbox.send(b"a reply") == 0
     assert (outbox.size, outbox.memory) == (0, 0)
@@ -35,8 +35,10 @@ def test_a_short_reply(ends: tuple[socket.socket, socket.socket]) -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("is_joined", [True, False], ids=["joined", "pieces"])
-def test_all_arrives(ends: tuple[socket.socket, socket.socket], seed: int, is_joined: bool) -> None:
-    """However little is taken at a time, all arrives in order; what is left is counted exactly."""
+def test_reply_is_sent_completely_in_parts(
+    ends: tuple[socket.socket, socket.socket], seed: int, is_joined: bool
+) -> None:
+    """However little is taken at a time, all bytes arrive in order, and the rest is counted exactly."""
     chosen = random.Random(seed)
     pieces = [chosen.randbytes(chosen.choice([1, 4, 1200, 70_000])) for _ in range(1500 if seed else 3)]
     whole = b"".join(pieces)
@@ -53,8 +55,8 @@ def test_all_arrives(ends: tuple[socket.socket, socket.socket], seed: int, is_jo
     assert (outbox.size, outbox.memory) == (0, 0)
 
 
-def test_nothing_is_taken(ends: tuple[socket.socket, socket.socket]) -> None:
-    """Where the kernel takes nothing, all is left."""
+def test_reply_stays_while_the_kernel_takes_nothing(ends: tuple[socket.socket, socket.socket]) -> None:
+    """If the kernel takes nothing, the whole reply is left."""
     outbox = Outbox(ends[0])
     with suppress(BlockingIOError):
         while True:
@@ -64,22 +66,22 @@ def test_nothing_is_taken(ends: tuple[socket.socket, socket.socket]) -> None:
 
 
 def test_long_pieces_are_not_copied(ends: tuple[socket.socket, socket.socket]) -> None:
-    """What is left of a long reply is the credentials' own memory."""
+    """The rest of a long reply is the credentials' own memory."""
     piece = bytes(10 << 20)
     outbox = Outbox(ends[0])
     outbox.send(in_pieces([b"header", piece]))
     assert any(isinstance(each, memoryview) and each.obj is piece for each in outbox._pieces)
 
 
-def test_the_client_has_gone(ends: tuple[socket.socket, socket.socket]) -> None:
-    """A client that has gone is an error."""
+def test_client_that_has_gone_is_an_error(ends: tuple[socket.socket, socket.socket]) -> None:
+    """Sending to a client that has gone raises OSError."""
     ends[1].close()
     with pytest.raises(OSError, match="Broken pipe"):
         Outbox(ends[0]).send(b"a reply")
 
 
-def test_forgetting(ends: tuple[socket.socket, socket.socket]) -> None:
-    """What is forgotten takes no memory."""
+def test_cleared_outbox_holds_nothing(ends: tuple[socket.socket, socket.socket]) -> None:
+    """After `clear` the outbox holds no memory."""
     outbox = Outbox(ends[0])
     outbox.send(bytes(1 << 20))
     outbox.clear()
