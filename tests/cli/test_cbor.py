@@ -1,4 +1,4 @@
-"""CBOR items cut out of a stream."""
+"""CBOR sequences read from a stream."""
 
 from contextlib import suppress
 from itertools import pairwise
@@ -21,8 +21,8 @@ values = st.recursive(
 
 
 @given(items=st.lists(values, max_size=4), cuts=st.lists(st.integers(0, 400), max_size=5))
-def test_items_come_out_as_they_went_in(items: list[Any], cuts: list[int]) -> None:
-    """Whatever pieces the stream comes in."""
+def test_items_are_decoded_from_any_pieces(items: list[Any], cuts: list[int]) -> None:
+    """Items are decoded unchanged, for every division of the stream into pieces."""
     stream = b"".join(map(encode, items))
     ends = sorted({0, *(min(cut, len(stream)) for cut in cuts), len(stream)})
     reader = ItemReader(100_000)
@@ -36,7 +36,7 @@ def test_items_come_out_as_they_went_in(items: list[Any], cuts: list[int]) -> No
 @pytest.mark.parametrize(
     "stream",
     [
-        b"\x5a\x00\x00\x03\xe4",  # a string that would end just behind the most
+        b"\x5a\x00\x00\x03\xe4",  # a string that ends just above the limit
         b"\x5b" + b"\xff" * 8,
         b"\x9b" + b"\xff" * 8,
         b"\xbb" + b"\xff" * 8,
@@ -44,28 +44,28 @@ def test_items_come_out_as_they_went_in(items: list[Any], cuts: list[int]) -> No
         b"\x82\x59\x03\xe0" + bytes(992) + b"\x44abcd",
     ],
 )
-def test_too_large(stream: bytes) -> None:
-    """A length that cannot fit is refused as soon as it is read, before what it announces."""
+def test_too_large_item_is_refused(stream: bytes) -> None:
+    """A length above the limit is refused as soon as it is read, before its content."""
     with pytest.raises(ItemsError, match="larger than 1000"):
         ItemReader(LARGEST).feed(stream)
 
 
-def test_as_large_as_may_be() -> None:
-    """An item of exactly the most bytes is taken."""
+def test_item_of_the_maximum_size_is_accepted() -> None:
+    """An item of exactly the maximum size is accepted."""
     value = bytes(LARGEST - 3)
     assert ItemReader(LARGEST).feed(encode(value)) == [value]
 
 
 @pytest.mark.parametrize("lead", [b"\x81", b"\xa1\x00"])
-def test_too_deep(lead: bytes) -> None:
-    """Sixteen arrays and maps within each other are taken, and no more."""
+def test_too_deep_item_is_refused(lead: bytes) -> None:
+    """Sixteen nested arrays and maps are accepted, and no more."""
     assert len(ItemReader(LARGEST).feed(lead * 16 + b"\x00")) == 1
     with pytest.raises(ItemsError, match="deeper"):
         ItemReader(LARGEST).feed(lead * 17)
 
 
-def test_too_many_elements() -> None:
-    """So many as would take gigabytes when decoded are refused as soon as they are announced."""
+def test_too_many_elements_are_refused() -> None:
+    """A number of elements that would take gigabytes of memory is refused when it is read."""
     largest = 64 << 20
     most = b"\x9a\x00\x10\x00\x00" + bytes(1 << 20)
     assert len(ItemReader(largest).feed(most * 2)) == 2
@@ -74,16 +74,16 @@ def test_too_many_elements() -> None:
             ItemReader(largest).feed(head)
 
 
-def test_fewer_elements() -> None:
-    """A reader may be told to take fewer elements."""
+def test_allowed_number_of_elements_is_accepted() -> None:
+    """The maximum number of elements can be lowered."""
     reader = ItemReader(LARGEST, most_elements=3)
     assert reader.feed(b"\x83\x00\x00\x00") == [[0, 0, 0]]
     with pytest.raises(ItemsError, match="more than 3 elements"):
         reader.feed(b"\x84")
 
 
-def test_long_text() -> None:
-    """Text of 65,536 bytes is taken; longer text is refused when its length is read. Bytes may be longer."""
+def test_long_text_is_refused() -> None:
+    """Text of 65,536 bytes is accepted, longer text is refused when its length is read. Bytes may be longer."""
     largest = 1 << 20
     for character in ("a", "é", "日", "𝄞"):
         for lead in ("", "a", "aa", "aaa"):
@@ -98,21 +98,21 @@ def test_long_text() -> None:
 @pytest.mark.parametrize(
     "stream", [b"\xc2\x41\x01", b"\xd8\x1c\x80", b"\x5f", b"\x9f", b"\xbf", b"\xff", b"\x1c", b"\xfc"]
 )
-def test_tags_and_indefinite_lengths(stream: bytes) -> None:
-    """Neither is accepted: no value that is sent needs them."""
+def test_tags_and_indefinite_lengths_are_refused(stream: bytes) -> None:
+    """Tags and indefinite lengths are refused: exports have none."""
     with pytest.raises(ItemsError, match="tag or an indefinite"):
         ItemReader(LARGEST).feed(stream)
 
 
 @pytest.mark.parametrize("stream", [b"\x61\xff", b"\xa1\x80\x00", b"\xf8\x10"])
-def test_no_cbor(stream: bytes) -> None:
-    """What is cut out well and is no CBOR is refused, or is some value: never another exception."""
+def test_bytes_that_are_not_cbor_are_refused(stream: bytes) -> None:
+    """A complete item that is not valid CBOR raises ItemsError or is decoded, and raises nothing else."""
     with suppress(ItemsError):
         ItemReader(LARGEST).feed(stream)
 
 
 @given(stream=st.binary(max_size=200))
-def test_any_bytes(stream: bytes) -> None:
-    """Nothing but ItemsError is ever raised."""
+def test_random_bytes_are_refused_or_decoded(stream: bytes) -> None:
+    """Random bytes raise ItemsError or are decoded, and raise nothing else."""
     with suppress(ItemsError):
         ItemReader(LARGEST).feed(stream)
