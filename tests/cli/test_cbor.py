@@ -83,7 +83,7 @@ def test_allowed_number_of_elements_is_accepted() -> None:
 
 
 def test_long_text_is_refused() -> None:
-    """Text of 65,536 bytes is accepted, longer text is refused when its length is read. Bytes may be longer."""
+    """Text of 65,536 bytes is accepted; longer text is refused when its length is read."""
     largest = 1 << 20
     for character in ("a", "é", "日", "𝄞"):
         for lead in ("", "a", "aa", "aaa"):
