@@ -1,1 +1,1 @@
-"""Disks that fail when a test wants it, and what a loss of power leaves on one."""
+"""Disks that fail on demand, and the states of a disk after a loss of power."""

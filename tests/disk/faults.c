@@ -1,8 +1,8 @@
-/* Preloaded into a process, makes its calls on files below one folder fail, or take longer.
+/* Preloaded into a process, lets its calls on the files of one folder fail or wait.
  *
- * DISK_FAULTS is a file of one `struct fault` for each kind of call, mapped by the process and by the test, which
- * therefore sees and changes what happens at once; DISK_FAULTS_FOLDER is the folder, an absolute path without
- * symbolic links. tests/disk/faults.py is the other side.
+ * DISK_FAULTS is a file with one `struct fault` for each kind of call. The process and the test map it, therefore
+ * the test sees and changes the faults immediately. DISK_FAULTS_FOLDER is the folder, an absolute path without
+ * symbolic links. tests/disk/faults.py is the test's side.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -20,18 +20,18 @@
 #include <unistd.h>
 
 enum call { READ, WRITE, SYNC, TRUNCATE, OPEN, UNLINK, CALLS };
-enum file { ANY, JOURNAL, DATABASE, FOLDER };
+enum file { ANY, WAL, DATABASE, FOLDER };
 
 struct fault {
-    int32_t error; /* the errno; 0: nothing fails; below 0: the signal that ends the process, negative */
-    int32_t file;  /* on which file */
-    int32_t skip;  /* so many calls go well before */
-    int32_t times; /* so many fail; below 0: all */
-    int32_t hits;  /* so many have failed */
-    int32_t delay; /* each call waits so many microseconds; below 0: until that is 0. On any file. */
-    int32_t calls; /* so many were delayed, those that still wait included */
-    int32_t waiting; /* so many wait */
-    int32_t passes; /* 1: the one that waits goes on */
+    int32_t error; /* an errno; 0: no call fails; negative: the signal that ends the process */
+    int32_t file;  /* the file whose calls fail */
+    int32_t skip;  /* the number of calls that succeed first */
+    int32_t times; /* the number of calls that fail; negative: all */
+    int32_t hits;  /* the number of calls that have failed */
+    int32_t delay; /* in microseconds, for calls on any file; negative: until it is 0 */
+    int32_t calls; /* the number of delayed calls, including those that still wait */
+    int32_t waiting; /* the number of calls that wait */
+    int32_t passes; /* 1: the only waiting call continues */
 };
 
 static struct fault *faults;
@@ -60,14 +60,14 @@ static int ends_with(const char *text, const char *end)
     return length >= wanted && strcmp(text + length - wanted, end) == 0;
 }
 
-static int is_meant(enum file file, const char *path)
+static int concerns(enum file file, const char *path)
 {
     size_t length = strlen(folder);
 
     if (strncmp(path, folder, length) != 0 || (path[length] != '/' && path[length] != '\0'))
         return 0;
     switch (file) {
-    case JOURNAL: return ends_with(path, "-wal");
+    case WAL: return ends_with(path, "-wal");
     case DATABASE: return ends_with(path, ".db");
     case FOLDER: return path[length] == '\0';
     default: return 1;
@@ -97,19 +97,19 @@ static void wait_for(struct fault *fault)
     while (load(&fault->delay) < 0 && (passes = load(&fault->passes)) == 0)
         usleep(500);
     add(&fault->waiting, -1);
-    /* Last: then the test goes on. */
+    /* Set last: the test waits for it. */
     add(&fault->passes, -passes);
 }
 
-/* Whether this call is to fail; errno is set then. */
+/* Whether this call must fail; sets errno then. */
 static int fails(enum call call, const char *path)
 {
     struct fault *fault = faults + call;
 
-    if (!is_meant(ANY, path))
+    if (!concerns(ANY, path))
         return 0;
     wait_for(fault);
-    if (!fault->error || !is_meant(fault->file, path))
+    if (!fault->error || !concerns(fault->file, path))
         return 0;
     if (fault->skip > 0) {
         fault->skip--;

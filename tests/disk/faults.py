@@ -1,6 +1,6 @@
-"""Makes the calls of a process on files below one folder fail or wait, while it runs and as a test says.
+"""Lets calls of a running process on the files of one folder fail or wait.
 
-The process has `faults.c` preloaded, and shares with the test a file that says which calls fail.
+`faults.c` is preloaded into the process. The process and the test share a file that names the calls.
 """
 
 import mmap
@@ -23,7 +23,7 @@ _NUMBER = struct.Struct("=i")
 
 
 class Call(IntEnum):
-    """What can fail."""
+    """The calls that can fail or wait."""
 
     READ = 0
     WRITE = 1
@@ -34,16 +34,16 @@ class Call(IntEnum):
 
 
 class File(IntEnum):
-    """On which file."""
+    """The files whose calls can fail."""
 
     ANY = 0
-    JOURNAL = 1
+    WAL = 1
     DATABASE = 2
     FOLDER = 3
 
 
 def compile_faults(folder: Path) -> Path:
-    """The library, made in `folder`; the test is skipped where there is no compiler."""
+    """Compile the library into `folder`; without a compiler, skip the test."""
     library = folder / "faults.so"
     if not library.exists():
         compiler = shutil.which("cc")
@@ -54,7 +54,7 @@ def compile_faults(folder: Path) -> Path:
 
 
 class Faults:
-    """The faults of one folder; `environment` is for the process."""
+    """The faults of one folder; `environment` is that of the process."""
 
     def __init__(self, library: Path, folder: Path, control: Path) -> None:
         control.write_bytes(bytes(len(Call) * _FAULT.size))
@@ -70,44 +70,44 @@ class Faults:
     def fail(
         self, call: Call, code: int, file: File = File.ANY, *, skip: int = 0, times: int | None = None
     ) -> None:
-        """Let such calls fail with this errno, after `skip` that go well; all of them, or so many `times`."""
+        """Let these calls fail with an errno, after `skip` that succeed: all of them, or only `times`."""
         count = -1 if times is None else times
         _FAILURE.pack_into(self._shared, call * _FAULT.size, code, file, skip, count, 0)
 
     def kill(self, call: Call, file: File = File.ANY, *, skip: int = 0) -> None:
-        """Let the process be killed when it comes to such a call, after `skip` that go well."""
+        """Kill the process at the begin of such a call, after `skip` that succeed."""
         self.fail(call, -signal.SIGKILL, file, skip=skip, times=1)
 
     def fail_all(self, code: int) -> None:
-        """Let nothing be changed on the disk any more; it can be read."""
+        """Let all changes of the disk fail with an errno; reads succeed."""
         for call in (Call.WRITE, Call.SYNC, Call.TRUNCATE, Call.UNLINK):
             self.fail(call, code)
 
     def hits(self, call: Call) -> int:
-        """How many such calls have failed since this was asked for."""
+        """The number of these calls that have failed since `fail` or `kill`."""
         count: int = _FAULT.unpack_from(self._shared, call * _FAULT.size)[4]
         return count
 
     def slow_down(self, call: Call, seconds: float) -> None:
-        """Let each such call, on whatever file, take so much longer; nothing does at 0."""
+        """Delay each such call on any file; 0 ends the delay."""
         self._set_delay(call, int(seconds * 1_000_000))
 
     def hold(self, call: Call) -> None:
-        """Let each such call wait until it is let go on."""
+        """Let each such call wait, until `let_one_go` or `let_go`."""
         self._set_delay(call, -1)
 
     def let_one_go(self, call: Call) -> None:
-        """Let the one such call that waits go on; returns when it does."""
+        """Let the only waiting call continue; returns when it does."""
         passes = (call + 1) * _FAULT.size - _NUMBER.size
         _NUMBER.pack_into(self._shared, passes, 1)
         wait_until(lambda: _NUMBER.unpack_from(self._shared, passes) == (0,))
 
     def let_go(self, call: Call) -> None:
-        """Let none wait any longer."""
+        """Let all waiting and later calls continue."""
         _NUMBER.pack_into(self._shared, call * _FAULT.size + _FAILURE.size, 0)
 
     def delayed(self, call: Call) -> tuple[int, int]:
-        """How many such calls were delayed since that was asked for, and how many of them still wait."""
+        """The numbers of calls delayed since `slow_down` or `hold`, and of those that still wait."""
         _, calls, waiting, _ = _DELAY.unpack_from(self._shared, call * _FAULT.size + _FAILURE.size)
         return calls, waiting
 
@@ -115,7 +115,7 @@ class Faults:
         _DELAY.pack_into(self._shared, call * _FAULT.size + _FAILURE.size, delay, 0, 0, 0)
 
     def mend(self) -> None:
-        """Let nothing fail any more."""
+        """Let no call fail any more."""
         for call in Call:
             _FAILURE.pack_into(self._shared, call * _FAULT.size, 0, 0, 0, 0, 0)
 

@@ -1,8 +1,8 @@
-"""What a ccache may hold, by what was asked of the server and what it answered."""
+"""The possible contents of a ccache, after the requests of a client and the answers."""
 
 from pykcm.protocol.opcodes import Opcode
 
-# The credentials in stored order; None: there is no such ccache.
+# The credentials in stored order; None without such a ccache.
 Contents = tuple[bytes, ...] | None
 
 
@@ -11,39 +11,39 @@ class History:
 
     def __init__(self) -> None:
         self.acknowledged: Contents = None
-        # All that it ever was, for where what was acknowledged may be lost.
+        # All earlier contents: with normal durability, acknowledged changes may be lost.
         self.earlier: list[Contents] = [None]
         self._asked: tuple[Contents, ...] = ()
 
     def ask(self, opcode: int, blobs: tuple[bytes, ...]) -> None:
-        """A request was sent, with these credentials."""
+        """Add a request that was sent, with its credentials."""
         assert not self._asked
         self._asked = (_after(self.acknowledged, opcode, blobs),)
 
     def acknowledge(self) -> None:
-        """It was answered with 0: the change is there for good."""
+        """The answer was 0: the change must stay."""
         (self.acknowledged,) = self._asked
         self.earlier.append(self.acknowledged)
         self._asked = ()
 
     def refuse(self) -> None:
-        """It was answered with an error: the change must never be seen."""
+        """The answer was an error: the change must never be seen."""
         self._asked = ()
 
     @property
     def possible(self) -> tuple[Contents, ...]:
-        """What may be found: what was acknowledged, or that with the one change that was asked for."""
+        """The acknowledged contents, and those with the change that was not answered."""
         return (self.acknowledged, *self._asked)
 
     def settle(self, found: Contents) -> None:
-        """Go on from what was found after a crash."""
+        """Continue with the contents found after a crash, which must be possible."""
         assert found in self.possible, _difference(found, self.possible)
         self.acknowledged = found
         self._asked = ()
 
 
 def _after(before: Contents, opcode: int, blobs: tuple[bytes, ...]) -> Contents:
-    """The contents after a change; a STORE is of a credential that was not there."""
+    """The contents after a change. A STORE always stores a new credential."""
     match opcode:
         case Opcode.INITIALIZE | Opcode.REPLACE:
             return blobs

@@ -13,21 +13,21 @@ import pytest
 
 _KIB = 1024
 
-# Where ext4 keeps what it knows of its files, in KiB; the rest of the disk takes room as it is written.
+# The part of the disk with ext4's own data, in KiB. The rest takes memory only when it is written.
 _METADATA = 4096
 
 
 class SmallDisk(Protocol):
-    """A disk that can be filled; `folder` is where it is mounted, `refusals` what it says when it is full."""
+    """A disk that can be filled. `folder`: the mount point; `refusals`: the errnos of a full disk."""
 
     folder: Path
     refusals: set[int]
 
     def fill(self, leave: int) -> None:
-        """Take all room but so many KiB."""
+        """Fill the disk, except for this many KiB."""
 
     def free(self) -> None:
-        """Give it back."""
+        """Free the space again."""
 
 
 class MemoryDisk:
@@ -49,13 +49,13 @@ class MemoryDisk:
 class ThinDisk:
     """An ext4 larger than the memory behind it.
 
-    When that is full, writes go well, being cached, and it is the sync that fails. (What then is behind it
-    tells nothing: a loop device takes a write that was cut short for a whole one.)
+    When the memory is full, writes still succeed, because they are cached, and the sync fails. The image
+    then proves nothing: a loop device treats a short write as complete.
     """
 
     def __init__(self, folder: Path, *options: str) -> None:
         self.folder = folder
-        # By the time that it is asked why, it may have had the room for an answer.
+        # The errno depends on the space that is left when the daemon asks for the cause.
         self.refusals = {errno.ENOSPC, errno.EIO}
         self._options = ",".join(("loop", *options))
         self._behind = folder.with_name("behind")
@@ -76,12 +76,12 @@ class ThinDisk:
         (self._behind / "ballast").unlink()
 
     def mount_again(self) -> None:
-        """Forget what memory has of it: only what reached the disk counts. No file may be open."""
+        """Drop the page cache, so that only the data on the disk counts. No file may be open."""
         _run("umount", str(self.folder))
         self._mount()
 
     def fail(self) -> None:
-        """Let ext4 find an error, and do what its options say."""
+        """Let ext4 find an error and react as its mount options say."""
         device = subprocess.check_output(["findmnt", "-no", "SOURCE", self.folder], text=True).strip()
         trigger = Path("/sys/fs/ext4", Path(device).name, "trigger_fs_error")
         if not trigger.exists():
@@ -94,7 +94,7 @@ class ThinDisk:
 
 @contextmanager
 def mount_point(folder: Path) -> Iterator[Path]:
-    """A new folder to mount a disk at; whatever is mounted then, there and behind it, is gone at the end."""
+    """A new folder for a mount. At the end, its file systems are unmounted."""
     folder.mkdir()
     try:
         yield folder

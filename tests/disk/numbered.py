@@ -1,4 +1,4 @@
-"""Changes of one ccache without end, whose every credential has a number of its own."""
+"""An endless sequence of changes of one ccache. Each credential has its own number."""
 
 import random
 from collections.abc import Iterator
@@ -8,19 +8,19 @@ from pykcm.client import KcmClient
 from pykcm.protocol.opcodes import Opcode
 from tests.builders import ALICE, credential_bytes, service
 
-# More than a ccache may have by default is refused, and not stored.
+# Fewer credentials than a ccache may have by default.
 _MOST = 1500
 
 
 class Change(NamedTuple):
-    """A request: its opcode, and its credentials as the first number and how many they are."""
+    """A request: its opcode, the number of its first credential, and the count of credentials."""
 
     opcode: int
     first: int
     size: int
 
     def blobs(self, owner: int) -> tuple[bytes, ...]:
-        """The credentials, which are nobody else's and no other change's."""
+        """The credentials. No other owner and no other change has the same ones."""
         return tuple(_blob(owner, number) for number in range(self.first, self.first + self.size))
 
     def send(self, kcm: KcmClient, name: bytes, owner: int) -> None:
@@ -37,7 +37,7 @@ class Change(NamedTuple):
 
 
 def changes(seed: int, first: int, *, is_there: bool) -> Iterator[Change]:
-    """Mostly STOREs; no number is below `first`, and none comes twice. `is_there`: whether the ccache is."""
+    """Yield changes, mostly STOREs, with numbers from `first` on. `is_there`: the ccache exists already."""
     rng = random.Random(seed)
     number = first
     stored = _MOST

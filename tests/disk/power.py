@@ -1,7 +1,7 @@
-"""What a loss of power may leave of a folder whose file operations are known.
+"""The contents of a folder that a loss of power may leave, computed from its file operations.
 
-What was synced is there. Of what was not, anything may be: of each sector of 512 bytes any of the states that
-it went through, any size that a file had, and any of the names that came and went.
+Synced data are left. Of other data, each sector of 512 bytes has any of its states since the last sync, each
+file any of its sizes, and each name any of its files.
 """
 
 import random
@@ -24,22 +24,22 @@ from tests.disk.record import (
 
 SECTOR = 512
 
-# Picks which of so many states, from the oldest to the newest, is left.
+# Returns the index of the state that is left; the argument is the number of states, oldest first.
 Choice = Callable[[int], int]
 
 
 def oldest(states: int) -> int:
-    """Nothing is left that was not synced."""
+    """Choose the oldest state: no unsynced data are left."""
     return 0
 
 
 def newest(states: int) -> int:
-    """Everything is left, as if it had been synced."""
+    """Choose the newest state: all data are left, as after a sync."""
     return states - 1
 
 
 def torn(seed: int) -> Choice:
-    """Any state of each sector, size and name, in no order."""
+    """Choose the state of each sector, size and name at random."""
     return random.Random(seed).randrange
 
 
@@ -48,17 +48,17 @@ V = TypeVar("V")
 
 
 class States(dict[K, list[V]]):
-    """For each key what it has been since it was durable, oldest first; of a key that is durable nothing."""
+    """For each key that is not durable: its states since it was durable, oldest first."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._begun: dict[str, dict[K, int]] = {}  # for each sync: how many states it covers
+        self._begun: dict[str, dict[K, int]] = {}  # the number of states that each sync covers
 
     def begin_sync(self, thread: str) -> None:
         self._begun[thread] = {key: len(states) for key, states in self.items()}
 
     def end_sync(self, thread: str) -> None:
-        """The last state that the sync covers is durable: those before it cannot be left any more."""
+        """Make the last state that the sync covers durable, and forget those before it."""
         if thread not in self._begun:
             self.begin_sync(thread)
         for key, covered in self._begun.pop(thread).items():
@@ -74,15 +74,15 @@ class States(dict[K, list[V]]):
 
 
 class DiskFile:
-    """A file: each sector's states since the last sync, the sizes it had, and what it is now."""
+    """A file: its contents now, and its sectors' states and its sizes since the last sync."""
 
     def __init__(self) -> None:
         self.now = bytearray()
         self.sectors = States[int, bytes]()
         self._sizes = States[None, int]()
         self.written = 0  # writes so far
-        self.durable = 0  # those of them that a sync has covered
-        self._covered: dict[str, int] = {}  # those of them that a sync will have covered, by its thread
+        self.durable = 0  # writes that a sync has covered
+        self._covered: dict[str, int] = {}  # writes that a running sync covers, by its thread
 
     @property
     def is_synced(self) -> bool:
@@ -140,23 +140,23 @@ class DiskFile:
 
 
 class DiskFolder:
-    """A folder that was empty, and is changed by the events of a record."""
+    """A folder that was empty at first, and is changed by the events of a record."""
 
     def __init__(self) -> None:
         self.names: dict[str, DiskFile] = {}
-        # For each name that has changed since the folder was synced, what it stood for, oldest first.
+        # For each name that has changed since the last sync of the folder: its files, oldest first.
         self._names_before = States[str, DiskFile | None]()
         self._open: dict[int, DiskFile | None] = {}
 
     def is_durable(self, name: str) -> bool:
-        """Whether a loss of power leaves the file as it is now."""
+        """Whether a loss of power leaves the file unchanged."""
         return self.has_durable_name(name) and self.names[name].is_synced
 
     def has_durable_name(self, name: str) -> bool:
         return name in self.names and name not in self._names_before
 
     def is_being_written(self, name: str) -> bool:
-        """Whether the file has something that is not synced."""
+        """Whether the file has unsynced data."""
         return name in self.names and not self.names[name].is_synced
 
     def apply(self, event: Event) -> None:
@@ -195,14 +195,14 @@ class DiskFolder:
             self.names[name] = file
 
     def left(self, choose: Choice) -> dict[str, bytes]:
-        """The files that a loss of power may leave."""
+        """Return the files that a loss of power may leave."""
         kept: dict[str, DiskFile | None] = dict(self.names)
         for name, files in self._names_before.items():
             kept[name] = files[choose(len(files))]
         return {name: file.left(choose) for name, file in kept.items() if file is not None}
 
     def write_left(self, folder: Path, choose: Choice) -> None:
-        """Make a folder of them."""
+        """Write these files to a new folder."""
         folder.mkdir(mode=0o700)
         for name, content in self.left(choose).items():
             path = folder / name

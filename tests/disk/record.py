@@ -1,4 +1,4 @@
-"""A record of what a daemon asked of the disk and said to its clients, in order, made by strace."""
+"""A record of a daemon's file operations and of its clients' requests and replies, made by strace."""
 
 import os
 import re
@@ -20,7 +20,7 @@ _CALLS = (
 )
 
 _LINE = re.compile(r"^\d+ +(\w+)\((.*)\) += (-?\d+)", re.DOTALL)
-# Calls that another thread's came between are cut in two.
+# strace writes a call in two parts if calls of other threads interrupt it.
 _BEGUN = re.compile(r"^(\d+ .*) <unfinished \.\.\.>$", re.DOTALL)
 _SYNC = re.compile(r"^\d+ +(?:fsync|fdatasync)\((\d+)")
 _RESUMED = re.compile(r"^\d+ +<\.\.\. \w+ resumed>(.*)", re.DOTALL)
@@ -28,7 +28,7 @@ _BYTES = re.compile(r'"((?:\\x[0-9a-f]{2})*)"')
 
 
 class Opened(NamedTuple):
-    """A file of the folder was opened, and made where `may_make` and it was not there."""
+    """A file of the folder was opened; with `may_make`, a missing one was created."""
 
     fd: int
     name: str
@@ -54,7 +54,7 @@ class Syncing(NamedTuple):
 
 
 class Synced(NamedTuple):
-    """A sync has ended. It covers what was written before it began, and nothing later for certain."""
+    """A sync has ended. It covers the writes before its begin; later ones are uncertain."""
 
     fd: int
     thread: str
@@ -78,7 +78,7 @@ class Accepted(NamedTuple):
 
 
 class Received(NamedTuple):
-    """Bytes of a client's."""
+    """Bytes from a client."""
 
     fd: int
     data: bytes
@@ -99,7 +99,7 @@ FOLDER = ""
 
 
 def strace(record: Path) -> list[str]:
-    """A wrapper for the daemon's command; it stays the child of whoever starts it."""
+    """A wrapper for the daemon's command. The daemon stays a child of the process that starts it."""
     program = shutil.which("strace")
     if program is None:
         pytest.skip("strace is not installed")
@@ -113,7 +113,7 @@ def strace(record: Path) -> list[str]:
 
 
 def wait_for(record: Path) -> None:
-    """Until the record is complete, after the daemon has ended."""
+    """Wait until the record is complete, after the daemon has ended."""
     deadline = time.monotonic() + LIMIT
     while True:
         with record.open("rb") as file:
@@ -124,9 +124,9 @@ def wait_for(record: Path) -> None:
 
 
 def read_record(record: Path, folder: Path) -> Iterator[Event]:
-    """What succeeded, as far as it is about the files of `folder` or about connections, in order of its end.
+    """Yield the successful calls on connections and on files of `folder`, in the order of their ends.
 
-    A sync that other calls interrupt has an event for its begin as well.
+    A sync that other calls interrupt also has an event for its begin.
     """
     reader = _Reader(folder)
     begun: dict[str, str] = {}  # by thread
@@ -151,10 +151,10 @@ class _Reader:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._connections: set[int] = set()
-        self._offsets: dict[int, int] = {}  # of the folder's files, for what is written without saying where
+        self._offsets: dict[int, int] = {}  # of the folder's files, for writes without an offset
 
     def file_of_sync(self, begun: str) -> int | None:
-        """Return the descriptor of a file of the folder, or of itself, if this begins a sync of it."""
+        """Return the descriptor if this begins a sync of the folder or of one of its files."""
         match = _SYNC.match(begun)
         return int(match[1]) if match is not None and int(match[1]) in self._offsets else None
 
@@ -211,7 +211,7 @@ class _Reader:
         return None
 
     def _name(self, path: bytes) -> str | None:
-        """A file's name in the folder, FOLDER for the folder itself; None for what is elsewhere."""
+        """A file's name in the folder; FOLDER for the folder, None for any other path."""
         whole = Path(os.fsdecode(path))
         if whole == self._folder:
             return FOLDER

@@ -1,11 +1,11 @@
-"""Changes of keys in processes of their own, into whose calls faults can be put, and which can be killed.
+"""Key changes in their own processes, which can be killed and whose calls can fail.
 
     python -m tests.disk.rekeying
 
-reads lines with a state folder each. For each it forks a process that gives the store there another key, and
-commits secrets while the copy is made; then it answers with a line of the process's exit status. What is
-acknowledged is in the file `acknowledged` beside the database: a byte for each secret, in order. With PREPARE
-in the environment the store is made first.
+reads the paths of state folders, one a line. For each it forks a process that changes the key of the store,
+and commits secrets while the copy is made. Then it prints the process's exit status. The file `acknowledged`
+next to the database has a byte for each acknowledged secret, in order. With PREPARE in the environment, the
+process creates the store first.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ from tests.storing import commit_changes, secrets_of
 UID = 1000
 DATABASE = "pykcm.db"
 
-# So many are there before, so many more are committed during it: more than are done again in one turn.
+# The numbers of secrets committed before and during the key change: more than one turn copies again.
 BEFORE = 8
 DURING = 130
 
@@ -41,12 +41,12 @@ def open_store(folder: Path) -> SQLCipherStore:
 
 
 def put(number: int) -> Put:
-    """Secret `number`, of more than one page where it is one of the first."""
+    """Secret `number`; one of the first ones has more than a page."""
     return Put(uid_container(UID), f"{number}", b"%d " % number * (1500 if number < BEFORE else 20))
 
 
 async def prepare(folder: Path) -> None:
-    """A store with the secrets that are there before."""
+    """Create a store with the first secrets."""
     store = open_store(folder)
     await commit_changes(store, [put(number) for number in range(BEFORE)])
     (folder / "acknowledged").write_bytes(bytes(BEFORE))
@@ -54,7 +54,7 @@ async def prepare(folder: Path) -> None:
 
 
 async def secrets(folder: Path) -> list[int]:
-    """The secrets that a start finds, each of them whole; the store takes another one."""
+    """The secrets that a start finds, which must be complete; the store must accept another one."""
     store = open_store(folder)
     try:
         found = [int(secret.name) for secret in await secrets_of(store, UID)]
@@ -75,14 +75,14 @@ async def rekey(folder: Path, raw: bytes | None = None) -> Rekeyed:
     acknowledged = os.open(folder / "acknowledged", os.O_WRONLY)
 
     async def commit_meanwhile() -> None:
-        # Few commits of many: each takes its time.
+        # A few large commits, because each one takes time.
         for first in range(BEFORE, BEFORE + DURING, 26):
             numbers = range(first, first + 26)
             await commit_changes(store, [put(number) for number in numbers])
             os.pwrite(acknowledged, bytes(len(numbers)), first)
 
     def copy(*arguments: object) -> None:
-        # In the thread of the copy, which waits: what happens is the same each time.
+        # In the thread of the copy, which waits, so that each run is the same.
         copy_file(*arguments)  # type: ignore[arg-type]
         asyncio.run_coroutine_threadsafe(commit_meanwhile(), loop).result()
 
@@ -97,13 +97,13 @@ async def rekey(folder: Path, raw: bytes | None = None) -> Rekeyed:
 
 
 class Rekeying:
-    """The process that forks, seen from a test."""
+    """The process that forks."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
 
     def run(self, folder: Path) -> int:
-        """Change the key of the store in this folder; gives the exit status, negative for a signal."""
+        """Change the key of the store in this folder; returns the exit status, negative for a signal."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         print(folder, file=self._process.stdin, flush=True)

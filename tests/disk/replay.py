@@ -1,4 +1,4 @@
-"""A record played again: the disk at each moment, and what each client had asked and been told by then."""
+"""Replays a record: the state of the disk, and the requests and replies of each client, at each moment."""
 
 import struct
 from collections import deque
@@ -22,10 +22,10 @@ _WAL = "pykcm.db-wal"
 
 
 class _Connection:
-    """A client's.
+    """A client's connection.
 
-    `asked`: the ccaches of the changes that are not answered yet, with how many writes to the write-ahead
-    log there had been by then; None for a request that changes nothing.
+    `asked`: for each unanswered change, its ccache and the number of writes to the write-ahead log before it;
+    None for a request that changes nothing.
     """
 
     def __init__(self) -> None:
@@ -35,10 +35,10 @@ class _Connection:
 
 
 class Replay:
-    """Events are applied one by one.
+    """The state after the events so far.
 
-    `histories`: of each ccache that is to be followed. `answered`: how many changes were; `early`: how many
-    of these before a write to the write-ahead log that came after the request was durable.
+    `histories`: the history of each ccache. `answered`: the number of answered changes; `early`: those that
+    were answered before a later write to the write-ahead log was durable.
     """
 
     def __init__(self, names: list[bytes]) -> None:
@@ -62,7 +62,7 @@ class Replay:
                 self.disk.apply(event)
 
     def killed(self) -> None:
-        """The process is gone; what it wrote is not."""
+        """The process was killed; its writes remain."""
         self._connections.clear()
 
     def _receive(self, connection: _Connection, data: bytes) -> None:

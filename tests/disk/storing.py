@@ -1,4 +1,4 @@
-"""A store in a process of its own, which faults can be put into and which can be killed.
+"""A store in its own process, which can be killed and whose calls can fail.
 
     python -m tests.disk.storing DATABASE DURABILITY MODE
 
@@ -22,7 +22,7 @@ from pykcm.store.sqlcipher.store import SQLCipherStore
 from pykcm.store.tree import Put, uid_container
 from tests.storing import commit_changes, secrets_of
 
-# How the store commits, whatever the disk is like: settings of its module.
+# Settings of its module that fix the way of the commit, on any disk.
 MODES: dict[str, dict[str, float]] = {
     "in the event loop": {"_LARGE": math.inf, "_SLOW_ONES": math.inf},
     "in the thread": {"_LARGE": math.inf, "_SLOW_ONES": -1},
@@ -38,24 +38,24 @@ def key_for(database: Path) -> Key:
 
 
 def value_of(number: int) -> bytes:
-    """What secret `number` holds: more than one page."""
+    """The value of secret `number`: more than one page."""
     return b"%d " % number * 1500
 
 
 class Storing:
-    """The process, seen from a test; each method is answered before it returns."""
+    """The process. Each method waits for its answer."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
         assert self._ask("numbers") is not None
 
     def put(self, *numbers: int) -> int:
-        """Commit these secrets together; 0 or the errno that was answered."""
+        """Commit these secrets together; returns 0 or the errno."""
         code: int = self._ask("put", *numbers)
         return code
 
     def numbers(self) -> list[int]:
-        """The secrets that are there, in order, each of them whole; the errno, negative, if refused."""
+        """The stored secrets in order, each of them complete; the negative errno if refused."""
         numbers: list[int] = self._ask("numbers")
         return numbers
 
@@ -85,7 +85,7 @@ def storing(
     durability: str = "full",
     mode: str = "in the event loop",
 ) -> Iterator[Storing]:
-    """A process that has the store open; killed at the end if it still runs."""
+    """A process with the open store; it is killed at the end if it still runs."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.disk.storing", str(database), durability, mode],
         stdin=subprocess.PIPE,
@@ -108,7 +108,7 @@ async def _serve(database: str, durability: str, mode: str) -> None:
     store = SQLCipherStore(path, key_for(path), durability)
     loop = asyncio.get_running_loop()
     lines = asyncio.StreamReader()
-    # Between the lines the loop turns, as a daemon's does.
+    # The event loop runs between the lines, as in the daemon.
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
     while line := await lines.readline():
         command, *words = line.decode().split()

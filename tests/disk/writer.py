@@ -1,6 +1,6 @@
-"""A client in a process of its own that changes a ccache as fast as it can, until the server is gone.
+"""A client in its own process that changes a ccache as fast as it can, until the server is gone.
 
-What it asks and what it is answered it reports over a pipe, before and after, to who started it.
+It reports each request and each reply over a pipe.
 """
 
 import os
@@ -15,13 +15,13 @@ from pykcm.protocol.codes import KcmError
 from tests.disk.history import History
 from tests.disk.numbered import Change
 
-# A change, or a code and nothing else.
+# A change, or a code and zeros.
 _REPORT = struct.Struct("=Biii")
 _ASKED, _ANSWERED = 0, 1
 
 
 class Writer:
-    """The process, which runs from the start on as the UID of the ccache's owner."""
+    """The process. It runs as the UID of the ccache's owner."""
 
     def __init__(self, socket_path: Path, name: bytes, owner: int, stream: Iterator[Change]) -> None:
         self._owner = owner
@@ -42,9 +42,9 @@ class Writer:
         os.close(reports)
 
     def end(self, history: History) -> tuple[int, set[int]]:
-        """Once the server is gone: add to the history of the ccache.
+        """After the end of the server, add the reports to the history of the ccache.
 
-        Gives the first number that is still free, and the codes of what was refused.
+        Returns the first unused number, and the codes of refused changes.
         """
         with os.fdopen(self._reports, "rb") as file:
             reports = file.read()

@@ -68,8 +68,8 @@ def test_kill_at_any_moment_loses_nothing(crashes: Crashes, durability: str) -> 
 
 
 WOUNDS = [
-    (Call.WRITE, File.JOURNAL, 40),  # within a commit
-    (Call.SYNC, File.JOURNAL, 20),  # before it is durable
+    (Call.WRITE, File.WAL, 40),  # within a commit
+    (Call.SYNC, File.WAL, 20),  # before it is durable
     (Call.WRITE, File.DATABASE, 200),  # during a checkpoint
     (Call.TRUNCATE, File.DATABASE, 1),
     (Call.SYNC, File.DATABASE, 1),

@@ -131,7 +131,7 @@ def test_failed_group_commit_answers_each_change(stopped_pykcmd: Pykcmd, faults:
     clients = [KcmClient(daemon.socket_path) for _ in names]
     for client, name in zip(clients, names, strict=True):
         client.initialize(name, ALICE)
-    faults.fail(Call.SYNC, errno.EIO, File.JOURNAL, times=times)
+    faults.fail(Call.SYNC, errno.EIO, File.WAL, times=times)
     daemon.process.send_signal(signal.SIGSTOP)
     for client, name in zip(clients, names, strict=True):
         client._socket.sendall(request(Opcode.STORE, name + b"\0" + TICKETS[0]))
@@ -151,9 +151,9 @@ def test_failed_group_commit_answers_each_change(stopped_pykcmd: Pykcmd, faults:
 
 STORMS = [
     (Call.WRITE, errno.ENOSPC, File.ANY),
-    (Call.WRITE, errno.EIO, File.JOURNAL),
+    (Call.WRITE, errno.EIO, File.WAL),
     (Call.WRITE, errno.EIO, File.DATABASE),
-    (Call.SYNC, errno.EIO, File.JOURNAL),
+    (Call.SYNC, errno.EIO, File.WAL),
     (Call.SYNC, errno.EIO, File.DATABASE),
 ]
 ROUNDS = 4

@@ -48,7 +48,7 @@ def disk(request: pytest.FixtureRequest, tmp_path: Path, faults_library: Path) -
 
 
 def commit_fails(faults: Faults) -> None:
-    faults.fail(Call.SYNC, errno.EIO, File.JOURNAL, times=1)
+    faults.fail(Call.SYNC, errno.EIO, File.WAL, times=1)
 
 
 def all_syncs_fail(faults: Faults) -> None:
@@ -101,7 +101,7 @@ def test_a_commit_refused_half_way(disk: Disk, wrote: int) -> None:
     """So it is wherever among its writes the commit is refused, and the next one is kept."""
     with disk.storing() as store:
         assert store.put(1) == 0
-        disk.faults.fail(Call.WRITE, errno.EIO, File.JOURNAL, skip=wrote, times=1)
+        disk.faults.fail(Call.WRITE, errno.EIO, File.WAL, skip=wrote, times=1)
         refused = store.put(2, 3)
         assert refused == (errno.EIO if disk.faults.hits(Call.WRITE) else 0)
         assert store.put(4) == 0
@@ -118,7 +118,7 @@ def test_the_first_commit_of_a_journal(disk: Disk, times: int) -> None:
     with disk.storing() as store:
         assert store.put(*first) == 0
         size = disk.journal.stat().st_size
-        disk.faults.fail(Call.SYNC, errno.EIO, File.JOURNAL, times=times)
+        disk.faults.fail(Call.SYNC, errno.EIO, File.WAL, times=times)
         refusals = 0
         while (answer := store.put(-1, -2)) != 0:
             assert answer == errno.EIO
@@ -170,8 +170,8 @@ def refused_and_not_covered(disk: Disk, tmp_path: Path, faults_library: Path) ->
         writes = 2 * ((twin.journal.stat().st_size - size) // PAGE)
     with disk.storing() as store:
         assert store.put(1) == 0
-        disk.faults.fail(Call.SYNC, errno.EIO, File.JOURNAL)
-        disk.faults.fail(Call.WRITE, errno.EIO, File.JOURNAL, skip=writes)
+        disk.faults.fail(Call.SYNC, errno.EIO, File.WAL)
+        disk.faults.fail(Call.WRITE, errno.EIO, File.WAL, skip=writes)
         assert store.put(2) == errno.EIO
         assert (disk.faults.hits(Call.SYNC), disk.faults.hits(Call.WRITE)) == (1, 1)
         assert store.numbers() == [1]
