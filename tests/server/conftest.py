@@ -44,43 +44,43 @@ def runner() -> Iterator[asyncio.Runner]:
 
 @pytest.fixture
 def server(runner: asyncio.Runner, store: Store) -> Server:
-    """A service without quotas on an empty store, of each kind in turn."""
+    """A server without quotas on an empty store, of each kind in turn."""
     return Server(runner, store)
 
 
 @pytest.fixture
 def alice(server: Server) -> Asking:
-    """The requests of UID 1000."""
+    """Makes requests of UID 1000."""
     return server.ask_as(1000)
 
 
 @pytest.fixture
 def bob(server: Server) -> Asking:
-    """The requests of UID 2000."""
+    """Makes requests of UID 2000."""
     return server.ask_as(2000)
 
 
 @pytest.fixture
 def root(server: Server) -> Asking:
-    """The requests of root."""
+    """Makes requests of root."""
     return server.ask_as(0)
 
 
 @pytest.fixture
 def one(server: Server) -> Asking:
-    """The requests of UID 1000 in a container."""
+    """Makes requests of UID 1000 in a container."""
     return server.ask_as(1000, CONTAINER_1)
 
 
 @pytest.fixture
 def two(server: Server) -> Asking:
-    """The requests of UID 1000 in another container."""
+    """Makes requests of UID 1000 in another container."""
     return server.ask_as(1000, CONTAINER_2)
 
 
 @pytest.fixture
 def host(server: Server) -> Asking:
-    """The requests of UID 1000 outside of containers, without constraints."""
+    """Makes requests of UID 1000 outside containers, without constraints."""
     return server.ask_as(1000, HOST)
 
 

@@ -1,4 +1,4 @@
-"""How connections end: by the client, in the middle of a request, and at the end of the daemon."""
+"""Ends of connections: by the client, in the middle of a request, and at the end of the daemon."""
 
 import asyncio
 import socket

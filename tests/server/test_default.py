@@ -300,7 +300,7 @@ def test_finding_the_default_scans_no_credentials(server: Server, monkeypatch: p
     assert asking.get_default_cache() == b"1000:a"
 
 
-# What is stored
+# The stored default
 
 
 def test_default_of_an_older_version_is_read(runner: asyncio.Runner, store: Store) -> None:

@@ -1,4 +1,4 @@
-"""Who may use which name in the whole service: ordinary users, root, and root that lists all."""
+"""Access by names and UUIDs: of ordinary users, of root, and of root that lists all."""
 
 import asyncio
 
@@ -14,7 +14,7 @@ from tests.server.asking import Asking, Server
 TICKET = credential_bytes(TGS)
 TAG = Tag().pack()
 
-# What follows the name in each operation that names a ccache.
+# The arguments after the name, of each operation that names a ccache.
 READS = {
     Opcode.GET_NAME: b"",
     Opcode.RETRIEVE: bytes(4) + TAG,

@@ -1,4 +1,4 @@
-"""Room before refusal, as clients and the administrator see it: on each store, and after a restart."""
+"""Removals that make room at a quota, as clients and the log show them: on each store, after a restart."""
 
 import asyncio
 import errno
@@ -11,7 +11,8 @@ from pykcm.engine import removals
 from pykcm.store.interface import Store, StoreError
 from tests.builders import ALICE, BOB, HTTP, TGS, Clock, principal_bytes, refused, service, tag_for, ticket
 from tests.ccaches.contents import contents
-from tests.server.asking import Asking, Server
+from tests.server.asking import Server
+from tests.server.programs import listed
 
 pytestmark = pytest.mark.usefixtures("bytes_alone")
 
@@ -24,12 +25,8 @@ def limited(runner: asyncio.Runner, store: Store, **quotas: int) -> Server:
     return Server(runner, store, quotas=Quotas(**quotas))
 
 
-def listed(asking: Asking) -> list[bytes]:
-    return [asking.get_cache_by_uuid(uuid) for uuid in asking.get_cache_uuid_list()]
-
-
-def told(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str, str, int]]:
-    """Message, and the fields reason, ccache and UID, of each line about what went."""
+def removal_lines(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str, str, int]]:
+    """Message, and the fields reason, ccache and UID, of each log line about a removal."""
     return [
         (
             record.getMessage(),
@@ -48,14 +45,14 @@ def told(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str, str, int]]:
 def test_expired_ccaches_make_room(
     runner: asyncio.Runner, store: Store, caplog: pytest.LogCaptureFixture, option: str, limit: int
 ) -> None:
-    """A new ccache is taken where an expired one can go; it is gone for good, and the log tells why."""
+    """An expired ccache is removed for a new one, also from the store, and the log says why."""
     caplog.set_level(logging.INFO)
     server = limited(runner, store, **{option: limit})
     alice = server.ask_as(1000)
     for name, blob in [(b"1000:e", EXPIRED), (b"1000:l\n", LONG_EXPIRED), (b"1000:v", VALID)]:
         alice.replace(name, 0, ALICE, [blob])
     alice.replace(b"1000", 0, BOB, [VALID])
-    assert told(caplog) == [
+    assert removal_lines(caplog) == [
         (f"UID 1000: expired ccache 1000:l\\x0a removed ({option})", option, "1000:l\\x0a", 1000)
     ]
     for asking in (alice, server.restarted().ask_as(1000)):
@@ -64,13 +61,13 @@ def test_expired_ccaches_make_room(
     with refused(errno.EDQUOT):
         alice.replace(b"1000:b", 0, ALICE, [VALID])
     assert listed(server.restarted().ask_as(1000)) == [b"1000:v", b"1000", b"1000:a"]
-    assert len(told(caplog)) == 2
+    assert len(removal_lines(caplog)) == 2
 
 
 def test_abandoned_logins_make_room_after_a_restart(
     runner: asyncio.Runner, store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Ccaches without tickets keep nobody out for longer than a minute, also after a restart."""
+    """Ccaches without tickets refuse a login for a minute at most, also after a restart."""
     caplog.set_level(logging.INFO)
     server = limited(runner, store, max_uid_ccaches=64)
     alice = server.ask_as(1000)
@@ -80,7 +77,7 @@ def test_abandoned_logins_make_room_after_a_restart(
         alice.initialize(b"1000:late", ALICE)
     restarted = Server(runner, store, quotas=Quotas(max_uid_ccaches=64), clock=Clock(server.clock.now + 61))
     restarted.ask_as(1000).replace(b"1000:late", 0, ALICE, [VALID])
-    assert told(caplog) == [
+    assert removal_lines(caplog) == [
         (
             "UID 1000: ccache 1000:0, which has no tickets, removed (max_uid_ccaches)",
             "max_uid_ccaches",
@@ -95,7 +92,7 @@ def test_abandoned_logins_make_room_after_a_restart(
 def test_service_tickets_make_room(
     runner: asyncio.Runner, store: Store, caplog: pytest.LogCaptureFixture, option: str
 ) -> None:
-    """A STORE is taken where service tickets of the ccache can go; they are gone for good, and told once."""
+    """Service tickets of the ccache are removed for a STORE, also from the store; one line in the log."""
     caplog.set_level(logging.INFO)
     server = limited(runner, store, **{option: P + 600})
     alice = server.ask_as(1000)
@@ -103,19 +100,19 @@ def test_service_tickets_make_room(
     new = ticket(HTTP, size=400).blob
     alice.store(b"1000", new)
     message = f"UID 1000: 2 of the oldest service tickets removed from ccache 1000 ({option})"
-    assert told(caplog) == [(message, option, "1000", 1000)]
+    assert removal_lines(caplog) == [(message, option, "1000", 1000)]
     for asking in (alice, server.restarted().ask_as(1000)):
         assert asking.get_cred_list(b"1000") == [VALID, new]
     with refused(errno.EDQUOT):
         alice.store(b"1000", ticket(HTTP, size=401).blob)
     assert server.restarted().ask_as(1000).get_cred_list(b"1000") == [VALID, new]
-    assert len(told(caplog)) == 1
+    assert len(removal_lines(caplog)) == 1
 
 
-def test_a_refused_replace_leaves_all(
+def test_refused_replace_removes_nothing(
     runner: asyncio.Runner, store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """REPLACE at a quota is all or nothing: refused, it has removed nothing, expired ccaches included."""
+    """A REPLACE that is refused at a quota removes nothing, not even expired ccaches."""
     caplog.set_level(logging.INFO)
     server = limited(runner, store, max_uid_size=2 * P + 800)
     alice = server.ask_as(1000)
@@ -130,13 +127,15 @@ def test_a_refused_replace_leaves_all(
     assert server.store.commits == []
     assert contents(runner.run(server.collection_cache.get(1000))) == before
     assert contents(runner.run(server.restarted().collection_cache.get(1000))) == before
-    assert told(caplog) == []
+    assert removal_lines(caplog) == []
     alice.replace(b"1000", 7, BOB, [VALID, OLD, OLDER, ticket(HTTP, size=200 + P).blob])
     assert listed(alice) == [b"1000"]
 
 
-def test_a_commit_that_fails(runner: asyncio.Runner, store: Store, caplog: pytest.LogCaptureFixture) -> None:
-    """Room is made in the transaction that needs it: where that fails nothing has gone, and none is told."""
+def test_failed_commit_removes_nothing(
+    runner: asyncio.Runner, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    """If the transaction that needs room fails, nothing is removed or logged."""
     caplog.set_level(logging.INFO)
     server = limited(runner, store, max_ccaches=2, max_ccache_size=P + 400)
     alice = server.ask_as(1000)
@@ -150,18 +149,18 @@ def test_a_commit_that_fails(runner: asyncio.Runner, store: Store, caplog: pytes
         alice.replace(b"1000:new", 0, ALICE, [VALID])
     server.store.refusal = lambda _: None
     assert contents(runner.run(server.collection_cache.get(1000))) == before
-    assert told(caplog) == []
+    assert removal_lines(caplog) == []
     alice.store(b"1000", OLDER)
     alice.replace(b"1000:new", 0, ALICE, [VALID])
     assert listed(alice) == [b"1000", b"1000:new"]
     assert alice.get_cred_list(b"1000") == [VALID, OLDER]
-    assert len(told(caplog)) == 2
+    assert len(removal_lines(caplog)) == 2
 
 
-def test_root_makes_room_in_anothers_collection(
+def test_removal_is_logged_with_the_owners_uid(
     runner: asyncio.Runner, store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What goes is told with the UID that it belonged to, and not with root's who asked."""
+    """If a request of root makes room, the log line has the UID that the ccache belonged to."""
     caplog.set_level(logging.INFO)
     server = limited(runner, store, max_uid_ccaches=1)
     server.ask_as(1000).replace(b"1000", 0, ALICE, [EXPIRED])
@@ -169,12 +168,12 @@ def test_root_makes_room_in_anothers_collection(
     root.replace(b"backup", 0, ALICE, [VALID])
     root.move_cache(b"backup", b"1000:a")
     assert listed(server.ask_as(1000)) == [b"1000:a"]
-    assert told(caplog) == [
+    assert removal_lines(caplog) == [
         ("UID 1000: expired ccache 1000 removed (max_uid_ccaches)", "max_uid_ccaches", "1000", 1000)
     ]
 
 
-def test_the_label_plays_no_part(runner: asyncio.Runner, store: Store) -> None:
+def test_removal_does_not_depend_on_the_label(runner: asyncio.Runner, store: Store) -> None:
     """An expired ccache makes room whatever its SELinux label."""
     server = limited(runner, store, max_uid_ccaches=1)
     server.ask_as(1000, label="u:r:t:s0:c1").replace(b"1000", 0, ALICE, [EXPIRED])
@@ -182,8 +181,8 @@ def test_the_label_plays_no_part(runner: asyncio.Runner, store: Store) -> None:
     assert listed(server.ask_as(1000)) == [b"1000:a"]
 
 
-def test_the_default_after_room_was_made(runner: asyncio.Runner, store: Store) -> None:
-    """Another ccache takes the place of the default that went; its name is still the chosen one."""
+def test_removed_default_is_replaced_and_stays_chosen(runner: asyncio.Runner, store: Store) -> None:
+    """Another ccache takes the place of a removed default, whose name stays the chosen one."""
     server = limited(runner, store, max_uid_ccaches=1)
     alice = server.ask_as(1000)
     alice.replace(b"1000:e", 0, ALICE, [EXPIRED])
@@ -196,8 +195,8 @@ def test_the_default_after_room_was_made(runner: asyncio.Runner, store: Store) -
         assert asking.get_default_cache() == b"1000:e"
 
 
-def test_the_expiry_after_a_restart(runner: asyncio.Runner, store: Store) -> None:
-    """What a ccache expires at is the same after a restart, whether it has tickets, had some, or none yet."""
+def test_expiry_survives_a_restart(runner: asyncio.Runner, store: Store) -> None:
+    """A ccache expires at the same time after a restart, whether it has tickets, had some, or has none."""
     server = Server(runner, store)
     alice = server.ask_as(1000)
     alice.initialize(b"1000", ALICE)

@@ -1,5 +1,7 @@
 """Sessions: the default that a process chose, while its connections are open."""
 
+import socket
+
 import pytest
 
 from pykcm.protocol.opcodes import Opcode
@@ -113,10 +115,10 @@ def test_existing_default_is_not_awaited(sessions: Sessions) -> None:
     assert not session.awaits(NAME)
 
 
-async def test_memory_is_bounded_by_open_connections(listening: Listening) -> None:
-    """A session ends when the client closes, sends no more, or is cut off."""
+async def test_session_ends_with_its_connection(listening: Listening) -> None:
+    """A session ends when its client closes the connection or its side, or is cut off."""
     sessions = listening.dispatcher.sessions
-    # All of them are this process's.
+    # All are connections of this test's process.
     clients = [await listening.connected() for _ in range(3)]
     for client in clients:
         assert await client.ask(NOOP) == (0, b"")
@@ -124,7 +126,7 @@ async def test_memory_is_bounded_by_open_connections(listening: Listening) -> No
     assert key[0] == UID
     assert len(sessions._processes[key].sessions) == 3
     clients[0].close()
-    clients[1].socket.shutdown(1)
+    clients[1].socket.shutdown(socket.SHUT_WR)
     await until(lambda: len(sessions._processes[key].sessions) == 1)
     await clients[2].send(b"\xff" * 8)
     await until(lambda: not sessions._processes)
@@ -134,7 +136,7 @@ async def test_half_closed_client_still_gets_its_replies(listening: Listening) -
     """The session of a client that sends no more ends at once, and its requests are answered."""
     client = await listening.connected()
     await client.send(NOOP + INITIALIZE + NOOP)
-    client.socket.shutdown(1)
+    client.socket.shutdown(socket.SHUT_WR)
     assert [await client.reply() for _ in range(3)] == [(0, b"")] * 3
     assert await client.is_closed()
     assert len(listening.dispatcher.sessions) == 0

@@ -1,4 +1,4 @@
-"""What is counted while requests are served."""
+"""Counts of requests, commits, removals, queues and connections."""
 
 import asyncio
 import errno
@@ -36,7 +36,7 @@ def count(server: Server, opcode: Opcode) -> int:
     return sum(server.dispatcher.statistics.operations[opcode].buckets)
 
 
-def test_durations() -> None:
+def test_durations_are_counted_by_powers_of_two() -> None:
     """Each duration is counted below the next power of two; the sum and the longest are kept."""
     durations = Durations()
     for duration in (0, 1, 1023, 1024, 3_000_000_000):
@@ -52,8 +52,8 @@ def test_durations() -> None:
     assert durations.longest == 3_000_000_000
 
 
-def test_operations(server: Server, alice: Asking, bob: Asking) -> None:
-    """Each request is counted once with its operation, and what it was answered other than success."""
+def test_requests_are_counted_by_operation_and_error(server: Server, alice: Asking, bob: Asking) -> None:
+    """Each request is counted once with its operation, and with the error that it was answered with."""
     alice.initialize(b"1000", ALICE)
     for _ in range(3):
         alice.get_principal(b"1000")
@@ -71,16 +71,16 @@ def test_operations(server: Server, alice: Asking, bob: Asking) -> None:
     assert 0 < longest == statistics.operations[Opcode.INITIALIZE].total
 
 
-def test_unreadable_and_unknown_requests(server: Server, alice: Asking) -> None:
-    """A request that cannot be read counts as an error of its operation; an unknown one by itself."""
+def test_unreadable_and_unknown_requests_are_counted(server: Server, alice: Asking) -> None:
+    """An unreadable request counts as an error of its operation; unknown ones have their own count."""
     assert alice.answer(Opcode.GET_PRINCIPAL, b"no end")[0] == Code.CC_FORMAT
     assert alice.answer(999)[0] == Code.FCC_INTERNAL
     assert server.dispatcher.statistics.operations[Opcode.GET_PRINCIPAL].errors == {Code.CC_FORMAT: 1}
     assert server.dispatcher.statistics.unknown_operations == 1
 
 
-def test_the_store_fails(server: Server, alice: Asking) -> None:
-    """A request that fails in the store is counted, and the commit; the next one that works mends it."""
+def test_failed_commits_are_counted(server: Server, alice: Asking) -> None:
+    """A request that fails in the store is counted, and its commit, until the next successful one."""
     server.store.refusal = lambda _: StoreError("no space left", errno.ENOSPC)
     with refused(errno.ENOSPC):
         alice.initialize(b"1000", ALICE)
@@ -92,8 +92,8 @@ def test_the_store_fails(server: Server, alice: Asking) -> None:
     assert (committer.failures, committer.is_failing, sum(committer.commits.buckets)) == (1, False, 1)
 
 
-def test_batches(server: Server) -> None:
-    """A commit is counted with the number of operations that it made durable."""
+def test_commits_are_counted_by_the_size_of_their_batch(server: Server) -> None:
+    """A commit is counted by the number of operations that it made durable."""
     requests = [(uid, Opcode.INITIALIZE, b"%d\0" % uid + principal_bytes(ALICE)) for uid in (1, 2, 3, 4, 5)]
     server.answers(requests)
     server.answers(requests[:1])
@@ -103,16 +103,16 @@ def test_batches(server: Server) -> None:
     assert {number: each for number, each in enumerate(committer.batches) if each} == {1: 1, 3: 1}
 
 
-def test_what_changes_nothing_is_no_commit(server: Server, alice: Asking) -> None:
-    """Neither reading nor setting what is set already commits anything."""
+def test_requests_without_a_change_are_no_commits(server: Server, alice: Asking) -> None:
+    """Reading, and setting a value that is already set, commits nothing."""
     alice.initialize(b"1000", ALICE)
     alice.set_kdc_offset(b"1000", 0)
     alice.get_principal(b"1000")
     assert sum(server.engine.committer.commits.buckets) == 1
 
 
-def test_cache(runner: asyncio.Runner) -> None:
-    """A request is a hit where the collection was in memory and otherwise a miss, and never both."""
+def test_cache_hits_and_misses_are_counted(runner: asyncio.Runner) -> None:
+    """A request is a hit if the collection was in memory, otherwise a miss."""
     server = Server(runner, MemoryStore(), cache_size=1)
     alice, bob = server.ask_as(1000), server.ask_as(2000)
     collection_cache = server.collection_cache
@@ -136,8 +136,8 @@ def test_cache(runner: asyncio.Runner) -> None:
     ) == (2, 2, 1, 1)
 
 
-def test_removals(runner: asyncio.Runner) -> None:
-    """Ccaches and tickets that make room are counted by the option that demanded it."""
+def test_removals_are_counted_by_option(runner: asyncio.Runner) -> None:
+    """Ccaches and tickets that made room are counted by the option that demanded it."""
     quotas = Quotas(max_uid_ccaches=1, max_ccache_size=6000)
     server = Server(runner, MemoryStore(), quotas=quotas)
     alice = server.ask_as(1000)
@@ -150,8 +150,8 @@ def test_removals(runner: asyncio.Runner) -> None:
     assert server.engine.removals.tickets == {"max_ccache_size": 1}
 
 
-def test_expired(server: Server, alice: Asking) -> None:
-    """What the reaper removes counts as removed, too."""
+def test_reaped_ccaches_are_counted(server: Server, alice: Asking) -> None:
+    """A ccache that the reaper removes is counted as removed."""
     alice.initialize(b"1000", ALICE)
     alice.store(b"1000", ticket(HTTP, ends=1400).blob)
     (uuid,) = alice.get_cache_uuid_list()
@@ -177,8 +177,8 @@ async def test_occupied_queues_and_waiting_requests_are_counted() -> None:
     assert (uid_queues.occupied, uid_queues.waiting) == (0, 0)
 
 
-async def test_connections(listen: Listen) -> None:
-    """Connections are counted when they are taken, when they give way, and when there is no room for them."""
+async def test_accepted_evicted_and_refused_connections_are_counted(listen: Listen) -> None:
+    """Connections are counted when they are accepted, give way, or are refused for want of room."""
     listening = await listen(limits=Limits(uid_connections=2))
     connections = listening.connections
     first, second = await listening.connected(), await listening.connected()
@@ -203,8 +203,10 @@ async def test_connections(listen: Listen) -> None:
         (NOOP[:5], "late"),
     ],
 )
-async def test_broken_off(listen: Listen, sent: bytes, limit: str) -> None:
-    """A connection that is closed for what its client does is counted by what that was."""
+async def test_connections_closed_at_a_limit_are_counted_by_limit(
+    listen: Listen, sent: bytes, limit: str
+) -> None:
+    """A connection that is closed because its client exceeds a limit is counted by this limit."""
     listening = await listen(limits=Limits(uid_bytes=17_000), patience=0.05 if limit == "late" else 20.0)
     client = await listening.connected()
     await client.send(sent)

@@ -27,7 +27,7 @@ TAG = Tag().pack()
 HIDDEN, MISSING, OWN = b"1000:hidden", b"1000:nobody", b"1000:own"
 
 
-# What follows the name in each operation that names a ccache.
+# The arguments after the name, of each operation that names a ccache.
 ABOUT_ONE = {
     Opcode.GET_NAME: b"",
     Opcode.RESOLVE: b"",
