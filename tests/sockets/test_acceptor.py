@@ -213,7 +213,7 @@ def test_connections_of_a_uid_are_limited_in_a_window() -> None:
 
 
 def test_connections_are_not_limited_with_an_empty_backlog() -> None:
-    """Nothing is counted while the backlog is emptied again and again."""
+    """While the backlog is emptied again and again, no rate is counted."""
     rates = AcceptRates(100, Clock())
     for _ in range(20):
         assert not any(rates.count(1) for _ in range(64))

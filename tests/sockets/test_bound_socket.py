@@ -1,4 +1,4 @@
-"""The daemon's own socket: what it replaces, what it leaves alone, and what it leaves behind."""
+"""The socket that the daemon binds itself: files that it replaces or leaves alone, and its removal."""
 
 import fcntl
 import os
@@ -17,20 +17,20 @@ from tests.processes import in_child
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Where the socket belongs; nothing is there yet."""
+    """The path of the socket, at which no file exists."""
     return tmp_path / "kcm.sock"
 
 
 @pytest.fixture
 def bound(path: Path) -> Iterator[BoundSocket]:
-    """The socket."""
+    """A listening socket at the path."""
     bound = BoundSocket(path)
     yield bound
     bound.close()
 
 
 def is_served(path: Path) -> bool:
-    """Whether somebody listens there."""
+    """Whether a server listens there."""
     with socket.socket(socket.AF_UNIX) as client:
         try:
             client.connect(str(path))
@@ -50,8 +50,8 @@ def open_descriptors() -> int:
 
 
 @pytest.mark.parametrize("umask", [0o077, 0o777, 0])
-def test_for_everyone(path: Path, umask: int) -> None:
-    """The socket has mode 0666 whatever the umask, which is as it was afterwards; and it listens."""
+def test_every_user_may_connect(path: Path, umask: int) -> None:
+    """The socket listens and has mode 0666, whatever the umask, which stays as it was."""
     before = os.umask(umask)
     try:
         bound = BoundSocket(path)
@@ -64,15 +64,15 @@ def test_for_everyone(path: Path, umask: int) -> None:
     bound.close()
 
 
-def test_removed_at_the_end(path: Path) -> None:
-    """The socket is gone when it is closed, and nothing else is left in its folder."""
+def test_closed_socket_is_removed(path: Path) -> None:
+    """The socket is removed when it is closed, and no other file is left in its folder."""
     bound = BoundSocket(path)
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
     bound.close()
     assert list(path.parent.iterdir()) == []
 
 
-def test_a_stale_one_is_replaced(path: Path) -> None:
+def test_stale_socket_is_replaced(path: Path) -> None:
     """A socket that a killed server left behind is replaced."""
     in_child(lambda: BoundSocket(path))
     assert path.exists()
@@ -83,8 +83,8 @@ def test_a_stale_one_is_replaced(path: Path) -> None:
     assert not path.exists()
 
 
-def test_a_live_one_is_left_alone(path: Path, bound: BoundSocket) -> None:
-    """A socket that another server listens on is refused and goes on to be served."""
+def test_socket_of_a_running_server_is_left_alone(path: Path, bound: BoundSocket) -> None:
+    """If another server listens on the socket, the start is refused, and the other server goes on."""
     message = refusal(path)
     assert str(path) in message
     assert f"process {os.getpid()} (" in message
@@ -93,8 +93,8 @@ def test_a_live_one_is_left_alone(path: Path, bound: BoundSocket) -> None:
     assert bound.socket.fileno() >= 0
 
 
-def test_a_busy_one_is_left_alone(path: Path) -> None:
-    """So is one whose server is too busy to take connections: it is not waited for."""
+def test_socket_of_a_busy_server_is_left_alone(path: Path) -> None:
+    """The same holds for a server that is too busy to accept; the start does not wait for it."""
     with socket.socket(socket.AF_UNIX) as busy:
         busy.bind(str(path))
         busy.listen(0)
@@ -109,8 +109,8 @@ def test_a_busy_one_is_left_alone(path: Path) -> None:
             client.close()
 
 
-def test_one_after_the_other(path: Path) -> None:
-    """Two that start at once do so in turn: the second sees the first one's socket, and that it is served."""
+def test_servers_that_start_together_take_turns(path: Path) -> None:
+    """Of two servers that start together, the second one sees that the first one listens."""
     in_child(lambda: BoundSocket(path))
     folder = os.open(path.parent, os.O_RDONLY)
     fcntl.flock(folder, fcntl.LOCK_EX)
@@ -129,8 +129,8 @@ def test_one_after_the_other(path: Path) -> None:
             future.result().close()
 
 
-def test_a_lock_that_is_never_let_go_of(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever may read the folder may lock it: that keeps nobody from starting."""
+def test_held_lock_does_not_prevent_a_start(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lock on the folder that a user never releases delays a start for a moment only."""
     monkeypatch.setattr("pykcm.sockets.bound_socket._PATIENCE", 0.05)
     folder = os.open(path.parent, os.O_RDONLY)
     fcntl.flock(folder, fcntl.LOCK_EX)
@@ -140,22 +140,22 @@ def test_a_lock_that_is_never_let_go_of(path: Path, monkeypatch: pytest.MonkeyPa
     os.close(folder)
 
 
-def test_a_file_is_left_alone(path: Path) -> None:
-    """What is no socket is refused and not touched."""
+def test_file_is_left_alone(path: Path) -> None:
+    """A file that is no socket is refused and not touched."""
     path.write_text("precious")
     assert str(path) in refusal(path)
     assert path.read_text() == "precious"
 
 
-def test_a_folder_is_left_alone(path: Path) -> None:
-    """A folder is refused as well."""
+def test_folder_is_left_alone(path: Path) -> None:
+    """A folder is refused and not touched."""
     path.mkdir()
     assert str(path) in refusal(path)
     assert path.is_dir()
 
 
-def test_a_link_is_left_alone(path: Path) -> None:
-    """A symbolic link is refused and not followed, wherever it leads."""
+def test_symbolic_link_is_left_alone(path: Path) -> None:
+    """A symbolic link is refused and not followed, whether or not its target exists."""
     target = path.with_name("target")
     for make in (target.touch, target.unlink):
         make()
@@ -165,8 +165,8 @@ def test_a_link_is_left_alone(path: Path) -> None:
         path.unlink()
 
 
-def test_another_kind_of_socket(path: Path) -> None:
-    """A datagram socket, such as a log's, is refused and goes on to work."""
+def test_datagram_socket_is_left_alone(path: Path) -> None:
+    """A datagram socket, such as that of a log, is refused and still works."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
         other.bind(str(path))
         assert str(path) in refusal(path)
@@ -175,23 +175,23 @@ def test_another_kind_of_socket(path: Path) -> None:
         assert other.recv(1) == b"x"
 
 
-def test_no_folder(tmp_path: Path) -> None:
-    """A folder that is missing is no reason to make one: the message names the path."""
+def test_missing_folder_is_refused(tmp_path: Path) -> None:
+    """A missing folder is not created; the message names the path."""
     path = tmp_path / "missing" / "kcm.sock"
     message = refusal(path)
     assert str(path) in message
     assert "No such file or directory" in message
 
 
-def test_removed_by_somebody_else(path: Path) -> None:
-    """A socket that is gone already is no error at the end."""
+def test_socket_that_was_removed_is_no_error(path: Path) -> None:
+    """Closing a socket that another process has removed is no error."""
     bound = BoundSocket(path)
     path.unlink()
     bound.close()
 
 
-def test_anothers_is_not_removed(path: Path) -> None:
-    """What has taken the socket's place meanwhile is not removed at the end."""
+def test_socket_of_another_server_is_not_removed(path: Path) -> None:
+    """A socket that has taken the path meanwhile is not removed at the end."""
     bound = BoundSocket(path)
     aside = path.with_name("aside")
     path.rename(aside)
@@ -201,8 +201,8 @@ def test_anothers_is_not_removed(path: Path) -> None:
     second.close()
 
 
-def test_longest_path(tmp_path: Path) -> None:
-    """A path of the kernel's 107 bytes can be listened on; a longer one is refused."""
+def test_path_may_have_107_bytes(tmp_path: Path) -> None:
+    """A path may have 107 bytes, the kernel's limit; a longer one is refused."""
     path = tmp_path / ("s" * (107 - len(bytes(tmp_path)) - 1))
     bound = BoundSocket(path)
     assert is_served(path)
@@ -211,8 +211,8 @@ def test_longest_path(tmp_path: Path) -> None:
     assert str(longer) in refusal(longer)
 
 
-def test_no_descriptor_is_left_open(path: Path) -> None:
-    """A refused start leaves no descriptor behind."""
+def test_refused_start_leaves_no_descriptor_open(path: Path) -> None:
+    """A refused start closes its descriptors."""
     path.write_text("precious")
     before = open_descriptors()
     for _ in range(5):

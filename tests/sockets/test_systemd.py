@@ -87,7 +87,7 @@ def test_listening_sockets_are_used_and_not_inherited(tmp_path: Path) -> None:
     assert lines == [f"{wanted} []", "b'one'", "b'two'"]
 
 
-def test_the_socket_named_control_is_for_pykcmctl(tmp_path: Path) -> None:
+def test_socket_named_control_is_for_pykcmctl(tmp_path: Path) -> None:
     """Only the socket that its unit names `control` is the control socket."""
     with (
         listening(tmp_path / "one") as one,
@@ -107,7 +107,7 @@ def test_descriptors_for_another_process_are_ignored(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["not listening", "datagram", "internet", "file"])
-def test_a_descriptor_that_is_no_listening_unix_stream_is_refused(tmp_path: Path, kind: str) -> None:
+def test_descriptor_that_is_no_listening_unix_stream_is_refused(tmp_path: Path, kind: str) -> None:
     """The message has the descriptor's number."""
     if kind == "internet":
         sock = socket.socket(socket.AF_INET)
@@ -126,7 +126,7 @@ def test_a_descriptor_that_is_no_listening_unix_stream_is_refused(tmp_path: Path
     assert "descriptor 3" in line
 
 
-def test_a_wrong_control_socket_does_not_stop_the_daemon(tmp_path: Path) -> None:
+def test_wrong_control_socket_does_not_stop_the_daemon(tmp_path: Path) -> None:
     """A control socket that does not listen is closed, and the socket for tickets is used."""
     with listening(tmp_path / "kcm") as kcm, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as control:
         control.bind(str(tmp_path / "control"))
@@ -138,7 +138,7 @@ def test_a_wrong_control_socket_does_not_stop_the_daemon(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("number", ["1", "99999", "abc", "-1", "0", "", "1 ", "\u0661", "9" * 5000])
-def test_an_impossible_listen_fds_is_refused(number: str) -> None:
+def test_impossible_listen_fds_is_refused(number: str) -> None:
     """The message quotes a LISTEN_FDS that gives no sockets."""
     done = subprocess.run(
         [sys.executable, "-c", REPORT, "mine"],
@@ -153,7 +153,7 @@ def test_an_impossible_listen_fds_is_refused(number: str) -> None:
 
 
 def test_without_listen_fds_there_are_no_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same with the LISTEN_PID of another process, in whose place the variables stay."""
+    """Without LISTEN_FDS, or with the LISTEN_PID of another process, there are no sockets."""
     monkeypatch.delenv("LISTEN_PID", raising=False)
     monkeypatch.delenv("LISTEN_FDS", raising=False)
     assert activated_sockets() == Activated([], [])
@@ -171,7 +171,7 @@ def test_names_for_another_number_of_descriptors_are_refused(tmp_path: Path, nam
 
 
 def test_without_notify_socket_nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A daemon that was started by hand has nobody to notify."""
+    """A daemon that was started by hand sends no notification."""
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     notifier = Notifier()
     notifier.ready("ready")
@@ -208,7 +208,7 @@ def test_readiness_and_stopping_are_sent(notify_socket: socket.socket) -> None:
 
 
 @pytest.mark.parametrize("path", ["/tmp/a\nMAINPID=1", "/tmp/\udcff"])
-def test_a_path_in_the_status_is_one_printable_line(
+def test_path_in_the_status_is_one_printable_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
     """A path cannot add a variable to the message, and need not be UTF-8."""
@@ -223,10 +223,10 @@ def test_a_path_in_the_status_is_one_printable_line(
 @pytest.mark.parametrize(
     "path", ["nowhere/notify", "/nowhere/notify", "@pykcm-nobody", "vsock:2:1", "/" * 200]
 )
-def test_a_notification_that_cannot_be_sent_is_a_warning(
+def test_notification_that_cannot_be_sent_is_a_warning(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, path: str
 ) -> None:
-    """The warning names NOTIFY_SOCKET and what was not sent; the daemon goes on."""
+    """The warning names NOTIFY_SOCKET and the notification; the daemon goes on."""
     monkeypatch.setenv("NOTIFY_SOCKET", path)
     Notifier().ready("Serving")
     (record,) = caplog.records
@@ -234,10 +234,10 @@ def test_a_notification_that_cannot_be_sent_is_a_warning(
     assert "None" not in record.getMessage()
 
 
-def test_a_full_queue_of_notifications_does_not_block_for_ever(
+def test_full_queue_of_notifications_does_not_block_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Where nobody reads NOTIFY_SOCKET, the daemon goes on after a while, with a warning."""
+    """If no process reads NOTIFY_SOCKET, the daemon goes on after a while, with a warning."""
     monkeypatch.setattr("pykcm.sockets.systemd._PATIENCE", 0.01)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiving:
         receiving.bind(str(tmp_path / "notify"))
