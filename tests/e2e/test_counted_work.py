@@ -83,6 +83,29 @@ def test_cached_request_is_three_system_calls(quiet: Pykcmd, folder: Path) -> No
     assert not [line for line in lines if any(sync in line for sync in SYNCS)]
 
 
+def test_new_connection_is_few_system_calls(quiet: Pykcmd, folder: Path) -> None:
+    """A connection with one request costs its own calls, and none that finds nothing or fails."""
+    with KcmClient(quiet.socket_path) as kcm:
+        kcm.initialize(NAME, ALICE)
+    trace = Trace(quiet, folder / "trace")
+    for _ in range(ROUNDS):
+        with KcmClient(quiet.socket_path) as kcm:
+            kcm.get_principal(NAME)
+    lines = trace.end()
+    counted = calls(lines)
+    del counted["getpid"]
+    once = ("accept4", "getsockname", "getsockopt", "ioctl", "poll", "sendto", "close")
+    twice = ("epoll_ctl", "recvfrom")
+    for call in once:
+        assert counted.pop(call) <= ROUNDS + 1, call
+    for call in twice:
+        assert counted.pop(call) <= 2 * ROUNDS + 2, call
+    # For the connection, the request and the end, some of them together.
+    assert counted.pop("epoll_wait") <= 3 * ROUNDS + 3
+    assert sum(counted.values()) <= 0.1 * ROUNDS, counted
+    assert sum("= -1 " in line for line in lines) <= 0.1 * ROUNDS
+
+
 def test_store_is_one_sync(quiet: Pykcmd, folder: Path) -> None:
     """A STORE syncs once and writes a few pages, however many credentials there are."""
     written = []
