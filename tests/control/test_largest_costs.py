@@ -79,13 +79,16 @@ def full(runner: asyncio.Runner, store: SQLCipherStore) -> Server:
 
 
 def frames_of_import() -> list[bytes]:
-    """As many ccaches of one UID as it may have, over those that are there, with the smallest credentials."""
+    """More ccaches of one UID than are imported together, over the existing ones.
+
+    Two of them are full: one change has to leave the second one to the next change.
+    """
     number = CONFIG.max_ccache_credentials
     blobs = [packb(smallest(each + 10_000)) for each in range(number)]
     principal = {"type": 1, "realm": ALICE.realm, "components": list(ALICE.components)}
     frames = []
     for ccache in range(80):
-        within = blobs if ccache < FULL_CCACHES else []
+        within = blobs if ccache < 2 else []
         header = {"uid": UID, "principal": principal, "credentials": len(within), "name": b"1000:%d" % ccache}
         frames += [packb(header), *within]
     return frames
