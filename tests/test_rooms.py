@@ -51,7 +51,8 @@ ALLOWED: dict[str, set[str]] = {
 # The names before the rooms were made: of classes and variables, and of modules.
 OLD_NAMES = {
     *("Residents", "Lanes", "Rota", "Census", "Turn", "Standstill", "Beside", "Taker", "Incoming"),
-    *("IncomingError", "Trouble", "succession", "befores", "keeping", "changing"),
+    *("IncomingError", "Trouble", "succession", "successor", "befores", "keeping", "changing"),
+    *("how", "shown", "meant", "told", "whose", "beside"),
 }
 OLD_MODULES = {"admin", "beside", "changing", "feed", "keeping", "rota", "succession", "words"}
 
@@ -140,10 +141,12 @@ def names_in(tree: ast.Module) -> Iterator[str]:
 @pytest.mark.parametrize("folder", ["pykcm", "tests", "bench", "fuzz", "man"])
 def test_no_old_name_is_left(folder: str) -> None:
     """No class, variable or module has a name that the field has a better word for."""
+    # The tests' settle() is about event loops, and not about a pending key.
+    old = OLD_NAMES | {"settle"} if folder == "pykcm" else OLD_NAMES
     found = [
         f"{path.relative_to(ROOT)}: {name}"
         for path in (ROOT / folder).rglob("*.py")
-        for name in sorted({*names_in(ast.parse(path.read_text()))} & OLD_NAMES)
+        for name in sorted({*names_in(ast.parse(path.read_text()))} & old)
         if path != Path(__file__)
     ]
     modules = [path for path in (ROOT / folder).rglob("*") if path.stem.removeprefix("test_") in OLD_MODULES]

@@ -213,7 +213,7 @@ def import_ccaches(
         print_json_array(results)
     else:
         shows_all = shows_all or not is_terminal()
-        shown = (each for each in results if shows_all or each["result"] not in _GOOD_RESULTS)
+        printed = (each for each in results if shows_all or each["result"] not in _GOOD_RESULTS)
         print_rows(
             [
                 Column("Result"),
@@ -223,7 +223,7 @@ def import_ccaches(
                 Column("Principal"),
                 Column("Reason"),
             ],
-            map(_row, shown),
+            map(_row, printed),
         )
     counts = ", ".join(f"{count} {result}" for result, count in sorted(totals.items())) or "nothing found"
     print_line(f"{'dry run, nothing has changed: ' if options.dry_run else ''}{counts}", err=True)

@@ -59,12 +59,12 @@ def test_move_takes_defaults_of_ranges_along(collection: Collection, others: lis
 def test_only_following_defaults_move(collection: Collection) -> None:
     """A default that named the old ccache stays if it does not follow the move."""
     collection.initialize(b"1000", ALICE, None)
-    for whose in (C1, C2):
-        collection.set_default(b"1000", whose)
-    move(collection, b"1000", collection, b"1000:new", lambda whose: whose == C2)
+    for range_ in (C1, C2):
+        collection.set_default(b"1000", range_)
+    move(collection, b"1000", collection, b"1000:new", lambda range_: range_ == C2)
     assert collection.default_name == b"1000"
     assert collection.defaults.by_range == ((C1, b"1000"), (C2, b"1000:new"))
-    move(collection, b"1000:new", collection, b"1000", lambda whose: whose is None)
+    move(collection, b"1000:new", collection, b"1000", lambda range_: range_ is None)
     assert collection.defaults.by_range == ((C1, b"1000"), (C2, b"1000:new"))
 
 

@@ -269,8 +269,8 @@ def test_expired_ccaches_are_removed(collection: Collection) -> None:
     asked = [uuids[name] for name in (b"1000", b"1000:a", b"1000:b", b"1000:c")]
     collection.remove_expired([bytes(16), *asked], 1000)
     assert names(collection) == [b"1000:a", b"1000:b", b"1000:d"]
-    told = [Removal(name, "expired_retention") for name in (b"1000", b"1000:c")]
-    assert removals_in(collection.take_changes()) == told
+    removals = [Removal(name, "expired_retention") for name in (b"1000", b"1000:c")]
+    assert removals_in(collection.take_changes()) == removals
     assert removals_in(collection.take_changes()) == []
 
 

@@ -61,7 +61,7 @@ class Bash:
             start_new_session=True,
         )
         os.close(theirs)
-        self.shown = ""
+        self.screen = ""
 
     def __enter__(self) -> Self:
         self._read_until("ready> ")
@@ -76,19 +76,19 @@ class Bash:
 
     def words(self, typed: str) -> list[str]:
         """The words of the command line after these keys, as bash splits them."""
-        self.shown = ""
+        self.screen = ""
         # At the line's beginning, replace the completed command by one that prints its words.
         os.write(self._ours, f"{typed}\x01printf '<%s>' \x05 end\n".encode())
         self._read_until("<end>")
-        line = self.shown.splitlines()[-1]
+        line = self.screen.splitlines()[-1]
         return re.findall("<([^>]*)>", line[line.index("<pykcmctl>") :])[1:-1]
 
     def _read_until(self, text: str) -> None:
         deadline = time.monotonic() + LIMIT
-        while text not in self.shown:
+        while text not in self.screen:
             readable, _, _ = select.select([self._ours], [], [], max(0, deadline - time.monotonic()))
-            assert readable, f"bash shows {self.shown!r}, and not {text!r}"
-            self.shown += os.read(self._ours, 65536).decode(errors="replace")
+            assert readable, f"bash shows {self.screen!r}, and not {text!r}"
+            self.screen += os.read(self._ours, 65536).decode(errors="replace")
 
 
 @pytest.fixture
@@ -163,8 +163,8 @@ def test_missing_daemon_completes_nothing(pykcmd: Pykcmd, bash: Bash) -> None:
     """No message is printed."""
     pykcmd.stop()
     assert bash.words("pykcmctl show KCM:\t") == ["show", "KCM:"]
-    assert "no daemon" not in bash.shown
-    assert "Traceback" not in bash.shown
+    assert "no daemon" not in bash.screen
+    assert "Traceback" not in bash.screen
 
 
 def test_silent_daemon_has_a_timeout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -196,11 +196,11 @@ def test_closed_watcher_is_forgotten(ctl: Pykcmctl) -> None:
 def test_stats_of_real_clients(ctl: Pykcmctl, mit: MitClient) -> None:
     """Counts and durations of operations, since the start or for an interval."""
     mit.kinit("alice")
-    told = ctl.json("stats")
-    replace = told["operations"]["REPLACE"]
+    stats = ctl.json("stats")
+    replace = stats["operations"]["REPLACE"]
     assert replace["count"] == 1
     assert 0 < replace["p50"] <= replace["p99"] <= replace["longest"]
-    assert (told["failing"], told["ccaches"], told["commits"]["count"]) == ("", 1, 1)
+    assert (stats["failing"], stats["ccaches"], stats["commits"]["count"]) == ("", 1, 1)
     (line,) = [line for line in ctl.ok("stats").splitlines() if line.startswith("REPLACE")]
     assert line.split("\t")[1:3] == ["1", "0"]
     over = ctl.json("stats", "--interval", "10ms")

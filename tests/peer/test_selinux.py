@@ -325,8 +325,8 @@ def test_denial_hidden_by_dontaudit_is_reported_once(
     binding: Binding, decision: tuple[int, int, int], enforcing: int, permissive: int | None
 ) -> None:
     """A denial that a dontaudit rule hides is reported once, in libselinux's words."""
-    told: list[tuple[int, bytes]] = []
-    policy = SELinuxPolicy(binding, lambda kind, message: told.append((kind, message)))
+    messages: list[tuple[int, bytes]] = []
+    policy = SELinuxPolicy(binding, lambda kind, message: messages.append((kind, message)))
     binding.decision, binding.enforcing = decision, enforcing
     if permissive == 0:
         binding.answer = error(errno.EACCES)
@@ -335,7 +335,7 @@ def test_denial_hidden_by_dontaudit_is_reported_once(
     text = (
         f"avc:  denied  {{ read }} for  scontext={PEER} tcontext={TARGET} tclass=file permissive={permissive}"
     )
-    assert told == ([] if permissive is None else [(3, text.encode())])
+    assert messages == ([] if permissive is None else [(3, text.encode())])
 
 
 @pytest.mark.parametrize("failure", [error(errno.EINVAL), TypeError()])

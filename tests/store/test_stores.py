@@ -315,8 +315,8 @@ def test_what_has_expired_is_told(store: Store) -> None:
     """What expired at the moment asked for or before is told, the oldest first, of whichever UID."""
     puts = {expires: put_expiring(uid, 1, expires) for uid, expires in [(3, 30), (1, 31), (2, 10), (4, 32)]}
     commit(store, *puts.values(), put_expiring(5, 1, None))
-    told = [Expired(10, puts[10].name, 2), Expired(30, puts[30].name, 3), Expired(31, puts[31].name, 1)]
-    assert expired(store, 31) == told
+    found = [Expired(10, puts[10].name, 2), Expired(30, puts[30].name, 3), Expired(31, puts[31].name, 1)]
+    assert expired(store, 31) == found
     assert expired(store, 9) == []
     assert len(expired(store, 2**40)) == 4
 

@@ -46,7 +46,7 @@ class _Wrong(NamedTuple):
     def __str__(self) -> str:
         return (
             f"UID {self.asker.uid}, connection {self.asker.connection}: {self.operation.description}: "
-            f"{shown(self.operation, self.answer)} instead of {shown(self.operation, self.expected)}"
+            f"{describe(self.operation, self.answer)} instead of {describe(self.operation, self.expected)}"
         )
 
 
@@ -154,7 +154,7 @@ def _divergence(wrong: list[_Wrong]) -> DivergenceError:
 _SECRET = {Opcode.RETRIEVE, Opcode.GET_CRED_LIST, Opcode.GET_CRED_BY_UUID}
 
 
-def shown(operation: Operation, answer: Answer) -> str:
+def describe(operation: Operation, answer: Answer) -> str:
     """An answer without the secrets that it may hold."""
     code, payload = answer
     is_short = operation.opcode not in _SECRET and len(payload) <= 64

@@ -13,7 +13,7 @@ from struct import pack, unpack
 from tests.e2e.daemon import NotStartedError, Pykcmd
 
 from .collections_model import Answer, Model
-from .comparison import Comparison, DivergenceError, Sent, shown
+from .comparison import Comparison, DivergenceError, Sent, describe
 from .operations import Operation, Operations
 from .processes import ConnectingProcess, Connection
 
@@ -269,7 +269,7 @@ class Driver:
                     lines.append(
                         f"    UID {sent.asker.uid}, process {sent.asker.process}, connection "
                         f"{sent.asker.connection}: {operation.description}: "
-                        + ("no answer" if answer is None else shown(operation, answer))
+                        + ("no answer" if answer is None else describe(operation, answer))
                     )
         return "\n".join(lines)
 

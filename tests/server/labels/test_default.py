@@ -170,9 +170,9 @@ def test_empty_name_with_a_hidden_default(ask: Ask, label: str) -> None:
         assert ask(label).answer(opcode, b"\0" + rest) == (Code.FCC_NOFILE, b"")
     ask(label).initialize(b"", BOB)
     ask(label).store(b"", TICKET)
-    name, whose = klist(ask(label))
+    name, principal = klist(ask(label))
     assert FREE_NAME.fullmatch(name)
-    assert whose == BOB
+    assert principal == BOB
     assert ask(label).get_principal(b"") == BOB
     assert klist(ask(CONTAINER_1)) == (b"1000", ALICE)
 
