@@ -122,8 +122,8 @@ ALLOWED = {name: _meta(type_).description or "" for name, type_ in _TYPES.items(
 # Options of earlier versions, and what to do instead.
 REMOVED = {
     "metrics_listen": (
-        "removed: the daemon serves no HTTP any more. Delete the option; pykcm-metrics.socket serves the "
-        "metrics instead (`systemctl enable --now pykcm-metrics.socket`, see docs/metrics.md)"
+        "removed: the daemon does not serve HTTP. Delete the option; pykcm-metrics.socket serves the metrics "
+        "instead (`systemctl enable --now pykcm-metrics.socket`, see docs/metrics.md)"
     ),
 }
 

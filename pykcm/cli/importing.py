@@ -102,7 +102,7 @@ def import_command(
         if identities or passphrase_file:
             raise click.UsageError("only exports are encrypted: leave out --identity and --passphrase-file")
         if not path:
-            raise click.UsageError(f"write a path behind {kind}:")
+            raise click.UsageError(f"{kind}: needs a path: write {kind}:PATH")
     if colon and kind == "FILE":
         try:
             record = from_file(path, uid, LOCK_TIMEOUT)

@@ -225,11 +225,12 @@ def _check_owner(location: str, owner: int, uid: int | None, folder: Folder) -> 
             location, uid, f"the file belongs to UID {owner}: it cannot become a ccache of UID {uid}"
         )
     if not folder.is_trusted:
-        # A user may have moved a file of root's there.
+        # A user may have moved root's file into the folder.
         raise SourceError(
             location,
             uid,
-            f"the file is root's, but others can put files there: it cannot become a ccache of UID {uid}",
+            "the file belongs to root, but others can put files into its folder: it cannot become a ccache "
+            f"of UID {uid}",
         )
 
 

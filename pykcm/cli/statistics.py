@@ -30,7 +30,7 @@ class DurationType(click.ParamType):  # type: ignore[type-arg]
             return value
         match = _DURATION.fullmatch(value)
         if match is None or not float(match[1]):
-            self.fail(f"{value!r} is no duration such as 2s, 500ms or 1m", param, ctx)
+            self.fail(f"{value!r} is not a duration: give for example 2s, 500ms or 1m", param, ctx)
         return float(match[1]) * _UNITS[match[2] or ""]
 
 
@@ -103,7 +103,7 @@ def metrics_command(client: ControlClient, listen: str | None) -> None:
 
 
 def _serve(client: ControlClient, listen: str | None) -> bool:
-    """Serve metrics over HTTP until a signal ends it. Returns False where there is no socket to serve."""
+    """Serve metrics over HTTP until a signal ends it. Returns False if there is no socket to serve."""
     # Only this form of the command needs them.
     from pykcm.cli import metrics_server  # noqa: PLC0415
     from pykcm.logs import set_up_logging  # noqa: PLC0415

@@ -49,10 +49,10 @@ def folder_with_ccache(path: Path, owner: int = 0, mode: int = 0o755) -> Path:
 def test_file_of_root_in_open_folder_is_not_given_away(top: Path, owner: int, mode: int) -> None:
     """Another user may have moved the file there."""
     path = folder_with_ccache(top / "d", owner, mode)
-    assert "others can put files there" in refusal(path / "tkt")
+    assert "others can put files into its folder" in refusal(path / "tkt")
     (refused,) = from_folder(str(path), USER)
     assert isinstance(refused, SourceError)
-    assert "others can put files there" in refused.reason
+    assert "others can put files into its folder" in refused.reason
     assert from_file(str(path / "tkt")).uid == 0
 
 
@@ -63,7 +63,7 @@ def test_file_of_root_moved_to_sticky_folder_is_not_given_away(top: Path, users:
     with effective_uid(USER):
         (users / "roots").rename(sticky / "cc")
     assert (sticky / "cc").stat().st_uid == 0
-    assert "others can put files there" in refusal(sticky / "cc")
+    assert "others can put files into its folder" in refusal(sticky / "cc")
 
 
 def test_folder_of_root_in_users_folder_is_not_given_away(users: Path) -> None:
@@ -71,7 +71,7 @@ def test_folder_of_root_in_users_folder_is_not_given_away(users: Path) -> None:
     folder_with_ccache(users / "one")
     with effective_uid(USER):
         (users / "one").rename(users / "other")
-    assert "others can put files there" in refusal(users / "other" / "tkt")
+    assert "others can put files into its folder" in refusal(users / "other" / "tkt")
 
 
 def test_users_link_in_path_is_refused(top: Path, users: Path) -> None:

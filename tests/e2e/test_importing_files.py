@@ -119,7 +119,7 @@ def test_source_without_path_is_wrong_usage(ctl: Pykcmctl) -> None:
     for kind in ("FILE", "DIR", "KCM"):
         said = ctl.run("import", f"{kind}:")
         assert said.status == 2
-        assert f"write a path behind {kind}:" in said.errors
+        assert f"{kind}: needs a path: write {kind}:PATH" in said.errors
 
 
 def test_migrate_imports_files_of_all_users(

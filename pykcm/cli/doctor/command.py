@@ -23,14 +23,14 @@ _WIDTH = len("default_ccache_name")
 def all_checks() -> "tuple[Check, ...]":
     """All checks, in the order of the report: a check comes after those that it depends on."""
     # Imported late: no other command needs them.
-    from pykcm.cli.doctor import clients, configuration, round_trip, selinux, sockets, storage, units  # noqa: PLC0415
+    from pykcm.cli.doctor import clients, configuration, round_trip, sockets, storage, units  # noqa: PLC0415
 
     return (
         *configuration.CHECKS,
         *units.CHECKS,
         *sockets.CHECKS,
         *clients.CHECKS,
-        *selinux.CHECKS,
+        *configuration.SELINUX_CHECKS,
         *storage.CHECKS,
         *round_trip.CHECKS,
     )

@@ -1,13 +1,17 @@
-"""Check of the daemon's configuration."""
+"""Checks of the configuration: that of the daemon, and that of SELinux."""
 
 import os
 import stat
 
-from pykcm.cli.doctor.environment import Environment
+from pykcm.cli.doctor.environment import SELINUX_MODE, Environment
 from pykcm.cli.doctor.results import Check, Result, failed, ok, skipped, warning
 from pykcm.cli.doctor.systemd import KCM_SOCKET
 from pykcm.cli.output import shell_quote
 from pykcm.config import Config, ConfigError
+from pykcm.peer.selinux import PolicyUnusableError
+
+# The daemon's context, if pykcm's policy module is installed.
+_DAEMON = "system_u:system_r:pykcm_t:s0"
 
 
 def configuration(environment: Environment) -> Result:
@@ -59,4 +63,28 @@ def _unused_path(environment: Environment, config: Config) -> Result | None:
     )
 
 
+def selinux(environment: Environment) -> Result:
+    """Check libselinux's binding, for the Python that runs this, and pykcm's policy module."""
+    if not environment.has_selinux:
+        return ok("the kernel has no SELinux: labels are not used")
+    if not environment.daemon_is_here:
+        return skipped("pykcm is not installed here")
+    try:
+        policy = environment.load_policy()
+    except PolicyUnusableError as error:
+        return failed(
+            f"{error}: the daemon refuses to start",
+            "apt-get install python3-selinux || dnf install python3-libselinux",
+        )
+    is_enforcing = environment.path(SELINUX_MODE).read_text(encoding="ascii").strip() == "1"
+    mode = "enforcing" if is_enforcing else "permissive"
+    if not policy.has_context(_DAEMON):
+        return warning(
+            f"{mode}, and pykcm's policy module is not installed: the daemon is not confined, and confined "
+            "users and services may not connect; docs/selinux.md says how to install the module"
+        )
+    return ok(f"{mode}, with pykcm's policy module, and libselinux can query the policy")
+
+
 CHECKS = (Check("configuration", configuration),)
+SELINUX_CHECKS = (Check("SELinux", selinux),)

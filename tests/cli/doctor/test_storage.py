@@ -1,4 +1,4 @@
-"""The doctor's checks of the state folder, the key, the disk and SELinux."""
+"""The doctor's checks of the state folder, the key and the disk."""
 
 import json
 import os
@@ -6,10 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from pykcm.cli.doctor import selinux, storage
+from pykcm.cli.doctor import storage
 from pykcm.cli.doctor.results import Level
-from pykcm.peer.selinux import Policy, PolicyUnusableError
-from tests.peer.mcs import Mcs
 
 from .machine import ODD, Machine, words
 
@@ -19,13 +17,6 @@ CREDENTIAL = "/etc/credstore.encrypted/pykcm.key"
 ALL = [storage.state_folder, storage.key_source, storage.pending_rekey, storage.disk_space]
 
 only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
-
-
-class WithoutModule(Mcs):
-    """A policy without pykcm's policy module."""
-
-    def has_context(self, context: str) -> bool:
-        return ":pykcm_t:" not in context
 
 
 @pytest.fixture
@@ -216,30 +207,3 @@ def test_chown_remedies_quote_paths(machine: Machine) -> None:
     os.chown(folder, 990, 990)
     os.chown(database, 991, 991)
     assert words(storage.state_folder(machine.environment())) == [["chown", "-R", "pykcm:", state]]
-
-
-def test_without_selinux_nothing_is_needed(machine: Machine) -> None:
-
-    def never() -> Policy:
-        raise AssertionError
-
-    assert selinux.selinux(machine.environment(load_policy=never)).level is Level.OK
-
-
-def test_selinux_mode_and_module_are_reported(machine: Machine) -> None:
-    """The binding of libselinux must be able to query the policy."""
-    machine.write("/sys/fs/selinux/enforce", "1")
-    result = selinux.selinux(machine.environment(load_policy=Mcs))
-    assert result.level is Level.OK
-    assert result.text.startswith("enforcing")
-    machine.write("/sys/fs/selinux/enforce", "0")
-    result = selinux.selinux(machine.environment(load_policy=WithoutModule))
-    assert result.level is Level.WARNING
-    assert result.text.startswith("permissive, and pykcm's policy module is not installed")
-
-    def refuse() -> Policy:
-        raise PolicyUnusableError("SELinux is enabled, but Python's module selinux cannot be loaded")
-
-    result = selinux.selinux(machine.environment(load_policy=refuse))
-    assert result.level is Level.FAILED
-    assert "cannot be loaded" in result.text

@@ -1,4 +1,4 @@
-"""The doctor's checks of systemd's units and of the daemon's configuration."""
+"""The doctor's checks of systemd's units, of the daemon's configuration and of SELinux."""
 
 import json
 import subprocess
@@ -10,6 +10,8 @@ from pykcm.cli.doctor import configuration, units
 from pykcm.cli.doctor.environment import Environment
 from pykcm.cli.doctor.results import Level, Result
 from pykcm.config import DEFAULT_SOCKET
+from pykcm.peer.selinux import Policy, PolicyUnusableError
+from tests.peer.mcs import Mcs
 
 from .machine import ODD, Machine, words
 
@@ -186,3 +188,41 @@ def test_remedies_quote_configuration_files(machine: Machine) -> None:
     assert words(configuration.configuration(machine.environment())) == [["chmod", "o+r", str(odd)]]
     odd.write_text("nonsense")
     assert words(configuration.configuration(machine.environment()))[0][1:] == [str(odd)]
+
+
+# SELinux
+
+
+class WithoutModule(Mcs):
+    """A policy without pykcm's policy module."""
+
+    def has_context(self, context: str) -> bool:
+        return ":pykcm_t:" not in context
+
+
+def test_kernel_without_selinux_is_ok(machine: Machine) -> None:
+    """The policy is not queried."""
+
+    def never() -> Policy:
+        raise AssertionError
+
+    assert configuration.selinux(machine.environment(load_policy=never)).level is Level.OK
+
+
+def test_selinux_mode_and_module_are_reported(machine: Machine) -> None:
+    """The binding of libselinux must be able to query the policy."""
+    machine.write("/sys/fs/selinux/enforce", "1")
+    result = configuration.selinux(machine.environment(load_policy=Mcs))
+    assert result.level is Level.OK
+    assert result.text.startswith("enforcing")
+    machine.write("/sys/fs/selinux/enforce", "0")
+    result = configuration.selinux(machine.environment(load_policy=WithoutModule))
+    assert result.level is Level.WARNING
+    assert result.text.startswith("permissive, and pykcm's policy module is not installed")
+
+    def refuse() -> Policy:
+        raise PolicyUnusableError("SELinux is enabled, but Python's module selinux cannot be loaded")
+
+    result = configuration.selinux(machine.environment(load_policy=refuse))
+    assert result.level is Level.FAILED
+    assert "cannot be loaded" in result.text
