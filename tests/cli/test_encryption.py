@@ -154,8 +154,9 @@ def test_export_with_large_work_factor_is_not_written(
     encrypted_with_passphrase: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a machine for which age chooses a larger work factor than import accepts, export fails."""
-    factor = re.search(rb"-> scrypt \S+ (\d+)", encrypted_with_passphrase)
-    assert factor is not None
+    # The key as age encrypted it, because another encryption would take seconds.
+    line, _, rest = encrypted_with_passphrase.partition(b"\n")
+    monkeypatch.setattr(pyrage.passphrase, "encrypt", lambda *_: rest[: int(line.split()[-1])])
     monkeypatch.setattr(encryption, "LARGEST_WORK_FACTOR", 1)
     out = io.BytesIO()
     with pytest.raises(EncryptionError, match="--recipient"):

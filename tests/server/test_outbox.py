@@ -40,7 +40,7 @@ def test_reply_is_sent_completely_in_parts(
 ) -> None:
     """However little is taken at a time, all bytes arrive in order, and the rest is counted exactly."""
     chosen = random.Random(seed)
-    pieces = [chosen.randbytes(chosen.choice([1, 4, 1200, 70_000])) for _ in range(1500 if seed else 3)]
+    pieces = [chosen.randbytes(chosen.choice([1, 4, 1200, 70_000])) for _ in range(600 if seed else 3)]
     whole = b"".join(pieces)
     outbox = Outbox(ends[0])
     left = outbox.send(whole if is_joined else in_pieces(pieces))
