@@ -1,4 +1,4 @@
-"""The client against a real server on a real socket: every method once, and what it does when that fails."""
+"""KcmClient with a real server on a real socket: each method, and errors."""
 
 import asyncio
 import socket

@@ -25,7 +25,7 @@ SUMMARY = {"size": len(CONTENT), "sha256": hashlib.sha256(CONTENT).digest(), "ke
 
 @contextmanager
 def answering(path: Path, *messages: object, at_end: bool = False) -> Iterator[ControlClient]:
-    """A client whose daemon answers one request with these messages, at once or after all items."""
+    """A client whose daemon answers one request with these messages, immediately or after all items."""
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(path))
         listening.listen()

@@ -51,7 +51,7 @@ async def test_oldest_idle_connection_gives_way(pages: Pages) -> None:
 
 
 async def test_connection_with_a_request_does_not_give_way(pages: Pages) -> None:
-    """If all sixteen connections have sent a request and wait, a new one is closed at once."""
+    """If all sixteen connections have sent a request and wait, a new one is closed immediately."""
     pages.daemon.may_answer.clear()
     asking = [asyncio.ensure_future(pages.get("/health")) for _ in range(16)]
     await pages.until_asked(16)

@@ -7,7 +7,7 @@ from tests.e2e.clients import MitClient
 
 @dataclass(frozen=True)
 class LabelledClient(MitClient):
-    """Runs commands as a container of `level` does, or as the machine's own processes where it is None."""
+    """Runs commands at the level of a container; without a `level`, as the machine's own processes."""
 
     level: str | None = None
 

@@ -36,7 +36,7 @@ def kdc() -> Iterator[Kdc]:
 
 @pytest.fixture
 def pykcm() -> Iterator[None]:
-    """Nothing stored, the socket listening, the service not running."""
+    """The service without stored data: its socket listens, and it does not run."""
     machine.start_afresh()
     yield
     print(machine.journal())  # noqa: T201 - shown by pytest where the test failed
@@ -44,7 +44,7 @@ def pykcm() -> Iterator[None]:
 
 @pytest.fixture
 def client_as(kdc: Kdc, pykcm: None, tmp_path: Path) -> Callable[..., LabelledClient]:
-    """MIT's clients as the UID given; as a container of the level given, otherwise as the machine's own."""
+    """A function that returns MIT's clients of a UID, at the level of a container or of the machine."""
     trace = tmp_path / "krb5.trace"
     trace.touch()
     trace.chmod(0o666)

@@ -31,7 +31,7 @@ _FOLDERS = (("tmp", 0o1777, 0), ("run/kcm", 0o755, DAEMON_UID), ("var/lib/pykcm"
 
 
 def make_images(krb5_conf: str, keytab: Path) -> None:
-    """`localhost/app` and `localhost/pykcm`, as docs/containers.md describes them."""
+    """Make the images `localhost/app` and `localhost/pykcm` of docs/containers.md."""
     shutil.copy(_PROGRAM, _UNLABELLED_PROGRAM)
     machine.run("chcon", "--type=bin_t", _UNLABELLED_PROGRAM)
     Path("/etc/containers/containers.conf").write_text(_CONTAINERS_CONF)

@@ -45,10 +45,10 @@ def shell(script: str) -> str:
     return run("bash", "-euo", "pipefail", "-c", script)
 
 
-def wait_until(holds: Callable[[], object], what: str) -> None:
+def wait_until(holds: Callable[[], object], condition: str) -> None:
     deadline = time.monotonic() + PATIENCE
     while not holds():
-        assert time.monotonic() < deadline, f"waited in vain: {what}"
+        assert time.monotonic() < deadline, f"waited in vain: {condition}"
         time.sleep(0.05)
 
 
@@ -74,10 +74,10 @@ def journal(*matches: str) -> str:
     return run("journalctl", begin, "--quiet", "--output=cat", f"--unit={SERVICE}", *matches)
 
 
-def denials(*what: str) -> str:
-    """What the policy has denied since the machine was booted, by ausearch's options."""
+def denials(*options: str) -> str:
+    """Return the policy's denials since the boot that match the options of ausearch."""
     found = subprocess.run(
-        ["ausearch", "--input-logs", "--message", "AVC,SELINUX_ERR", *what, "--start", "boot"],
+        ["ausearch", "--input-logs", "--message", "AVC,SELINUX_ERR", *options, "--start", "boot"],
         capture_output=True,
         text=True,
         check=False,
@@ -87,7 +87,7 @@ def denials(*what: str) -> str:
 
 
 def doctor(*wrapper: str) -> dict[str, dict[str, Any]]:
-    """What pykcmctl doctor says: its checks by name."""
+    """Run pykcmctl doctor, and return its results by the name of the check."""
     done = attempt(*wrapper, "/opt/pykcm/bin/pykcmctl", "doctor", "--json")
     checks = {each["check"]: each for each in json.loads(done.stdout)}
     assert done.returncode == any(each["outcome"] == "failed" for each in checks.values())
@@ -130,7 +130,7 @@ def configure(toml: str) -> None:
 
 
 def processes() -> list[int]:
-    """The PIDs of the service, the main one first; quicker to be had than `main_pid`."""
+    """Return the PIDs of the service, the main one first; it is faster than `main_pid`."""
     try:
         return [int(pid) for pid in _CGROUP.read_text().split()]
     except OSError:
@@ -144,6 +144,6 @@ def status_of(pid: int) -> dict[str, list[str]]:
 
 
 def wait_for_the_end() -> None:
-    """Until the service has ended in order."""
+    """Wait until the service has ended in order."""
     wait_until(lambda: property_of(SERVICE, "ActiveState") == "inactive", "the service ends")
     assert property_of(SERVICE, "Result") == "success"

@@ -4,7 +4,7 @@ import re
 import textwrap
 from pathlib import Path
 
-# A paragraph, or a list's item, and what is indented by four more than it.
+# Blocks that are indented by at least four more than the paragraph or list item before them.
 _BLOCK = re.compile(r"(?<=\n\n)((?: {4,}\S.*\n)(?: {4,}.*\n|\n(?= {4}))*)")
 
 

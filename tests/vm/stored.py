@@ -20,7 +20,7 @@ def connected(uid: int = USER) -> AbstractContextManager[KcmClient]:
 
 
 def begin() -> None:
-    """An empty ccache."""
+    """Make an empty ccache."""
     with connected() as kcm:
         kcm.initialize(NAME, ALICE)
 
@@ -30,6 +30,6 @@ def ticket_for(server: str) -> bytes:
 
 
 def servers() -> list[str]:
-    """Whom the ccache has tickets for, in order."""
+    """Return the servers of the ccache's tickets, in order."""
     with connected() as kcm:
         return [server_of(credential) for credential in parse_all(kcm.get_cred_list(NAME))]

@@ -24,7 +24,7 @@ CAPABILITIES = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
 
 
 def records(level: str, is_permissive: bool) -> list[str]:
-    """The records of reading that the policy denies to processes of this level, in one mode or the other."""
+    """Return the audit records of read access that the policy denied to this level, by the mode."""
     # ausearch finds the program in a record; of a label it reads no further than to a comma.
     found = machine.shell("ausearch --input-logs -m USER_AVC -x pykcm-audit || true")
     parts = (

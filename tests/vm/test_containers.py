@@ -26,7 +26,7 @@ NOT_FOUND = "klist: Credentials cache 'KCM:{}' not found\n"
 
 @pytest.fixture(scope="module")
 def made_images(kdc: Kdc) -> None:
-    """`localhost/app` and `localhost/pykcm`."""
+    """The images `localhost/app` and `localhost/pykcm`."""
     images.make_images(
         kdc.krb5_conf("default_ccache_name = KCM:", "kcm_socket = /run/kcm/kcm.sock"), kdc.keytab
     )
@@ -71,7 +71,7 @@ def says(output: str, ccache: str) -> bool:
 
 @pytest.fixture
 def listening_for_containers(pykcm: None) -> Iterator[list[str]]:
-    """The socket unit listens in /run/kcm, too, by the recipe's commands; gives those that follow."""
+    """Let the socket unit also listen in /run/kcm, by the recipe; yields the commands that follow."""
     listen, *more = commands_of(_DOCUMENT, "podman on the host")
     machine.shell(listen)
     yield more
@@ -94,7 +94,7 @@ def test_recipe_of_a_daemon_on_the_host(
     assert run_in("app2", "kvno host/server.pykcm.test")[0] == 0
     assert "host/server.pykcm.test" in run_in("app1", "klist")[1]
 
-    # An ordinary user, and the container's root who is none to the daemon.
+    # An ordinary user, and the container's root, which is not root for the daemon.
     assert run_in("app1", "kinit -k bob", user=1000) == (0, "")
     assert root.klist(ccache=f"KCM:{BASE + 1000}").principal == f"bob@{REALM}"
     assert run_in("app1", f"klist KCM:{BASE + 1000}") == (1, NOT_FOUND.format(BASE + 1000))

@@ -21,12 +21,12 @@ ClientAs = Callable[..., LabelledClient]
 
 @pytest.fixture(autouse=True)
 def control(pykcm: None) -> None:
-    """The control socket, made anew."""
+    """Restart the unit of the control socket."""
     machine.run("systemctl", "restart", CONTROL_UNIT)
 
 
 def listed(output: str) -> list[tuple[str, str]]:
-    """Principals and labels."""
+    """Return the principals and labels of a list."""
     ccaches: list[dict[str, Any]] = json.loads(output)
     return sorted((each["principal"], each["label"].partition(":container_t:")[2]) for each in ccaches)
 

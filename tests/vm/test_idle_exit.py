@@ -30,7 +30,7 @@ def test_client_starts_the_daemon_after_an_idle_exit(client_as: Callable[..., La
 
 
 class _Aim:
-    """When to connect, in seconds after the last connection's end: steered by where the last ones hit.
+    """The time to connect, in seconds after the end of the last connection; it follows the last hits.
 
     One third of the rounds each: around the moment in which the daemon decides to end; from there to when
     its process is gone; right after that.
@@ -42,7 +42,7 @@ class _Aim:
         self.hits: Counter[str] = Counter()
 
     def wait(self, number: int, since: float, pid: int) -> None:
-        """Until it is time to connect; no wait of a test for something, but the race itself."""
+        """Wait until the time to connect: the wait is the race that is tested, and not for a condition."""
         process = Path(f"/proc/{pid}")
         if number % 3 == 2:
             while process.exists():

@@ -17,7 +17,7 @@ _README = Path(__file__).parents[2] / "README.md"
 
 
 def _found(*matches: str) -> list[dict[str, str]]:
-    """The entries with these fields."""
+    """Return the entries with these fields."""
     lines = machine.run(
         "journalctl", "--boot", "--quiet", "--output=json", f"--unit={machine.SERVICE}", *matches
     )

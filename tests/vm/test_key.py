@@ -24,13 +24,13 @@ def user(client_as: Callable[..., LabelledClient]) -> LabelledClient:
 
 
 def _make_credential() -> None:
-    """Before the first start."""
+    """Make the credential by README's commands, before the first start."""
     machine.shell(commands_of(_README, "The key")[0])
 
 
-def _restart_in_vain() -> None:
-    """Until systemd has given up."""
-    # Sooner than as installed: on an emulated machine a start may take ten times as long as it should.
+def _restart_until_given_up() -> None:
+    """Restart the service, and wait until systemd has given up."""
+    # Fewer starts than in the installed unit: on an emulated machine a start takes ten times as long.
     machine.drop_in(machine.SERVICE, "[Unit]\nStartLimitBurst=4\nStartLimitIntervalSec=1h\n")
     restarted = machine.attempt("systemctl", "restart", machine.SERVICE)
     assert restarted.returncode != 0
@@ -40,8 +40,8 @@ def _restart_in_vain() -> None:
     assert machine.property_of(machine.SOCKET_UNIT, "Result") == "service-start-limit-hit"
 
 
-def _start_anyway() -> None:
-    """What README says once the cause is gone."""
+def _start_again() -> None:
+    """Run README's commands for the time after the cause was removed."""
     machine.shell(commands_of(_README, "When it does not start")[1])
 
 
@@ -76,12 +76,12 @@ def test_missing_credential_is_refused(user: LabelledClient) -> None:
     user.kinit("alice")
     listed = user.klist()
     away = _CREDENTIAL.rename(_CREDENTIAL.with_name("away"))
-    _restart_in_vain()
+    _restart_until_given_up()
     assert "there is a database, but no key" in machine.journal()
     assert user.run("klist")[1:] == (1, _NO_SERVER)
     assert not _KEY_FILE.exists()
     away.rename(_CREDENTIAL)
-    _start_anyway()
+    _start_again()
     assert user.klist() == listed
 
 
@@ -93,12 +93,12 @@ def test_wrong_credential_is_refused(user: LabelledClient) -> None:
     database = machine.STATE / "pykcm.db"
     before = database.read_bytes()
     _make_credential()
-    _restart_in_vain()
+    _restart_until_given_up()
     assert f"{database}: " in machine.journal()
     assert user.run("klist")[1:] == (1, _NO_SERVER)
     assert database.read_bytes() == before
     machine.shell(commands_of(_README, "When it does not start")[0])
-    _start_anyway()
+    _start_again()
     assert user.klist_all() == []
     user.kinit("alice")
     assert user.klist().principal.startswith("alice@")

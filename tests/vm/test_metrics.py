@@ -35,7 +35,7 @@ def scraped(client_as: Callable[..., LabelledClient]) -> Iterator[None]:
 
 @pytest.fixture
 def at_socket(scraped: None) -> Callable[[], socket.socket]:
-    """The document's drop-in for a Unix socket, and what connects there."""
+    """Install the document's drop-in for a Unix socket; returns a function that connects to it."""
     machine.drop_in(_SOCKET_UNIT, _DROP_IN)
     machine.shell(_ENABLE)
 
@@ -48,7 +48,7 @@ def at_socket(scraped: None) -> Callable[[], socket.socket]:
 
 
 def page(sock: socket.socket, path: str) -> tuple[int, str]:
-    """The status and text of a page."""
+    """Return the status and the text of a page."""
     with sock:
         sock.settimeout(machine.PATIENCE)
         sock.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
@@ -108,7 +108,7 @@ def test_metrics_user_may_only_request_statistics(scraped: None) -> None:
 
 
 def test_metrics_at_a_port(scraped: None) -> None:
-    """The unit as it is serves the loopback address.
+    """The unchanged unit serves the loopback address.
 
     Permissive: what systemd may listen on for a service without a domain of its own is up to Debian's policy.
     """

@@ -31,7 +31,7 @@ ClientAs = Callable[..., LabelledClient]
 
 
 class Asked(NamedTuple):
-    """What the policy is asked about: what a domain, here the daemon's, does to something."""
+    """A query of the policy: the permissions of a domain, by default the daemon's, on an object."""
 
     target: str
     kind: str
@@ -185,7 +185,7 @@ def test_daemon_is_allowed_its_operations(asked: Asked) -> None:
         Asked(DAEMON, "packet_socket", "create"),
         Asked(CONFINED, "process", "ptrace signal sigkill"),
         Asked("system_u:object_r:security_t:s0", "security", "setenforce load_policy setbool"),
-        # Nor may others get at what it has.
+        # Other domains have no access to its files.
         Asked(type_of_file("pykcm_var_lib_t"), "file", "read write", CONFINED),
         Asked(type_of_file("pykcm_conf_t"), "file", "read", CONFINED),
         Asked(DAEMON, "process", "ptrace signal sigkill", CONFINED),

@@ -22,7 +22,7 @@ _LOAD = 20
 
 
 class _Shared(NamedTuple):
-    """Between the test and the processes that store; `acknowledged` by all of them."""
+    """Shared by the test and the processes that store; `acknowledged` counts the STOREs of all of them."""
 
     is_over: Event
     acknowledged: "Synchronized[int]"
@@ -40,7 +40,7 @@ def _become_user(shared: _Shared) -> None:
 
 
 def _store_on(label: str) -> tuple[list[str], int]:
-    """Store one credential after the other; who was acknowledged, and how many operations were not.
+    """Store credentials; returns the servers of the acknowledged ones, and the number of others.
 
     A connection may be closed, but not refused.
     """
@@ -61,7 +61,7 @@ def _store_on(label: str) -> tuple[list[str], int]:
 
 
 def _use_on(user: LabelledClient, is_over: Event) -> int:
-    """Get tickets and look at them; how often."""
+    """Get tickets and list them in a loop; returns the number of rounds."""
     times = 0
     while not is_over.is_set():
         user.kinit("bob")

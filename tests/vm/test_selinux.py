@@ -60,7 +60,7 @@ def principals(client: LabelledClient) -> list[str]:
 
 
 def try_all(client: LabelledClient, target: tuple[str, str, str]) -> dict[str, str | None]:
-    """What comes of all that a client can do to a ccache, by name and UUIDs."""
+    """Return the results of all operations of a client on a ccache, by name and UUIDs."""
     program = str(Path(__file__).with_name("trying.py"))
     output = client.ok(sys.executable, program, str(machine.SOCKET), *target)
     results: dict[str, str | None] = json.loads(output)
@@ -68,7 +68,7 @@ def try_all(client: LabelledClient, target: tuple[str, str, str]) -> dict[str, s
 
 
 def known(client: LabelledClient) -> tuple[str, str, str]:
-    """Name, UUID and one credential's UUID of the client's default ccache, as somebody might betray them."""
+    """Return the name, the UUID and a credential's UUID of the client's default ccache."""
     name = client.klist().ccache.removeprefix("KCM:")
     ccache, credential = client.ok(sys.executable, "-c", _UUIDS_OF, str(machine.SOCKET), name).split()
     return name, ccache, credential
