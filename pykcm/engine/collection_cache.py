@@ -139,6 +139,12 @@ class CollectionCache:
         else:
             self._large.pop(collection.uid, None)
 
+    def weigh_if_present(self, uid: int) -> None:
+        """Note the size of a collection that was changed, if it is in the cache."""
+        collection = self._collections.get(uid)
+        if collection is not None:
+            self.weigh(collection)
+
     def make_room(self, is_free: Callable[[int], bool]) -> None:
         """Remove collections in their order until the others fit; never the most recently used one.
 

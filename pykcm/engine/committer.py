@@ -1,6 +1,6 @@
-"""Group commit: entries of one iteration of the event loop are one transaction and share one sync.
+"""Group commit: changes of one iteration of the event loop are one transaction and share one sync.
 
-Large entries are committed separately: a small one waits for one of them, and never for all.
+Large ones are committed separately: a small one waits for one of them, and never for all.
 """
 
 import asyncio
@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Awaitable
 from itertools import chain
 from time import perf_counter_ns
-from typing import NamedTuple
+from typing import Protocol
 
 from pykcm.engine.stepping import step
 from pykcm.logs import LimitedLog
@@ -24,13 +24,56 @@ _FAULTS = LimitedLog(log, "commits that ended without an outcome", 10)
 _BUCKETS = 64
 
 
-class _Waiting(NamedTuple):
-    entry: Entry
-    outcome: asyncio.Future[Outcome]
+class Changes(Protocol):
+    """Changes that wait for their commit. More may be added until they are taken.
+
+    `size`: bytes of the first of them, about, which decide what they are committed with. `operations`: how
+    many operations have made those that were taken.
+    """
+
+    size: int
+    operations: int
+
+    def take(self) -> Entry:
+        """The changes to commit now; called once."""
+
+    def end(self, outcome: Outcome) -> None:
+        """The outcome of what was taken. It must not raise."""
 
 
-# In bytes. Entries up to the first size (nearly all) are committed together. There is a queue of larger
-# entries for each further size, so that an entry of 100 KiB does not wait for all entries of 4 MiB.
+class _Single:
+    """One entry, whose outcome somebody waits for."""
+
+    operations = 1
+
+    def __init__(self, entry: Entry, outcome: asyncio.Future[Outcome]) -> None:
+        self.size = entry.size
+        self.outcome = outcome
+        self._entry = entry
+
+    def take(self) -> Entry:
+        return self._entry
+
+    def end(self, outcome: Outcome) -> None:
+        if not self.outcome.done():
+            self.outcome.set_result(outcome)
+
+
+class _Delayed:
+    """Changes that were taken and had to wait for a copy of the store."""
+
+    def __init__(self, changes: Changes, entry: Entry) -> None:
+        self.size = entry.size
+        self.operations = changes.operations
+        self.end = changes.end
+        self._entry = entry
+
+    def take(self) -> Entry:
+        return self._entry
+
+
+# In bytes. Changes up to the first size (nearly all) are committed together. There is a queue of larger
+# changes for each further size, so that one of 100 KiB does not wait for all of 4 MiB.
 _SIZES = (16 * 1024, 128 * 1024, 1024 * 1024)
 
 # In bytes: at most so much of one queue is committed together. A larger entry is committed alone.
@@ -58,10 +101,13 @@ class Durations:
 
 
 class Committer:
-    """Collects entries and commits them together.
+    """Collects changes and commits them together.
 
-    `commits`: durations of successful commits. `operations`: entries that are durable. `batches[n]`: commits
-    of at least 2**(n-1) and less than 2**n entries. `failures`: failed commits and refused entries.
+    Never two entries of one UID are in the store at a time: the next changes of a UID are submitted when the
+    outcome of its last ones is known. No commit thus depends on another one that is not durable.
+
+    `commits`: durations of successful commits. `operations`: those that are durable. `batches[n]`: commits of
+    at least 2**(n-1) and less than 2**n operations. `failures`: failed commits and refused entries.
     `is_failing`: whether the last commit failed.
     """
 
@@ -72,64 +118,118 @@ class Committer:
         self.operations = 0
         self.failures = 0
         self.is_failing = False
-        self._small: list[_Waiting] = []
-        self._large: list[deque[_Waiting]] = [deque() for _ in _SIZES]
+        self._small: list[Changes] = []
+        self._large: list[deque[Changes]] = [deque() for _ in _SIZES]
         self._task: asyncio.Task[None] | None = None  # kept, because an event loop holds tasks weakly
+        self._delays: set[asyncio.Task[None]] = set()
         self._is_running = False
+        # Operations submitted since the last commit, and those of the last commit.
+        self.submitted = 0
+        self._expected = 0
 
-    def commit(self, entry: Entry) -> Awaitable[Outcome]:
+    def commit(self, entry: Entry) -> asyncio.Future[Outcome]:
         """Commit the entry together with others; the result is its outcome."""
-        delay = self._store.delay(entry.changes, entry.size)
-        return self._enqueue(entry) if delay is None else self._enqueue_after(delay, entry)
+        single = _Single(entry, asyncio.get_running_loop().create_future())
+        self.submit(single)
+        return single.outcome
 
-    async def _enqueue_after(self, delay: Awaitable[None], entry: Entry) -> Outcome:
-        await delay
-        return await self._enqueue(entry)
-
-    def _enqueue(self, entry: Entry) -> asyncio.Future[Outcome]:
-        loop = asyncio.get_running_loop()
-        waiting = _Waiting(entry, loop.create_future())
-        if entry.size <= _SIZES[0]:
-            self._small.append(waiting)
+    def submit(self, changes: Changes) -> None:
+        """Commit the changes with others, as soon as this iteration of the event loop is over."""
+        self.submitted += 1
+        if changes.size <= _SIZES[0]:
+            self._small.append(changes)
         else:
-            self._large[sum(entry.size > limit for limit in _SIZES[1:])].append(waiting)
+            self._large[sum(changes.size > limit for limit in _SIZES[1:])].append(changes)
         if not self._is_running:
             self._is_running = True
-            # The commit begins when this iteration of the event loop has brought all its entries.
+            loop = asyncio.get_running_loop()
+            # The commit begins when this iteration of the event loop has brought all its changes.
             if self._store.needs_task:
                 self._task = loop.create_task(self._commit_waiting())
             else:
                 loop.call_soon(self._start)
-        return waiting.outcome
+
+    async def _gather(self) -> None:
+        """Wait for as many operations as were committed together last: their clients send the next ones now.
+
+        Without that the first of them would have a sync of its own, and the others the next one. It ends when
+        an iteration of the event loop brings no operation.
+        """
+        before = -1
+        while before < self.submitted < self._expected:
+            before = self.submitted
+            await asyncio.sleep(0)
 
     def _start(self) -> None:
-        # If it fails, it has answered all waiting entries.
+        # If it fails, it has answered all waiting changes.
         step(self._commit_waiting(), lambda _: None, lambda: None)
 
     async def _commit_waiting(self) -> None:
         try:
             while self._small or any(self._large):
+                if self._expected > 1:
+                    await self._gather()
                 for queue in self._large:
                     if self._small:
                         batch, self._small = self._small, []
                         await self._commit(batch)
+                        if self._small:
+                            # UIDs with more than is committed at a time. Others send requests meanwhile.
+                            await asyncio.sleep(0)
                     if queue:
                         await self._commit(_some_of(queue))
                         # Requests that have come meanwhile are next.
                         await asyncio.sleep(0)
         except BaseException:
-            _give_up(list(chain(self._small, *self._large)), Refused)
+            waiting = list(chain(self._small, *self._large))
             self._small.clear()
             for queue in self._large:
                 queue.clear()
+            _give_up(waiting, Refused)
             raise
         finally:
             self._is_running = False
 
-    async def _commit(self, batch: list[_Waiting]) -> None:
-        begun = perf_counter_ns()
+    def _take(self, waiting: list[Changes]) -> tuple[list[Changes], list[Entry]]:
+        """Take the changes that are committed now, with their entries."""
+        batch: list[Changes] = []
+        entries: list[Entry] = []
+        for changes in waiting:
+            try:
+                entry = changes.take()
+            except Exception:  # noqa: BLE001 - logged with its traceback
+                _FAULTS.write(
+                    logging.ERROR, None, "changes not committed, by an error in pykcm", with_traceback=True
+                )
+                changes.end(Refused(StoreError("an error in pykcm")))
+                continue
+            # Those that have waited do not wait again.
+            delay = None if type(changes) is _Delayed else self._store.delay(entry.changes, entry.size)
+            if delay is None:
+                batch.append(changes)
+                entries.append(entry)
+            else:
+                task = asyncio.ensure_future(self._submit_after(delay, _Delayed(changes, entry)))
+                self._delays.add(task)
+                task.add_done_callback(self._delays.discard)
+        return batch, entries
+
+    async def _submit_after(self, delay: Awaitable[None], changes: Changes) -> None:
         try:
-            outcomes = await self._store.commit([waiting.entry for waiting in batch])
+            await delay
+        except BaseException:
+            _give_up([changes], Refused)
+            raise
+        self.submit(changes)
+
+    async def _commit(self, waiting: list[Changes]) -> None:
+        begun = perf_counter_ns()
+        self.submitted = 0
+        batch, entries = self._take(waiting)
+        if not entries:
+            return
+        try:
+            outcomes = await self._store.commit(entries)
         except BaseException as error:
             self._count_failures(1)
             _give_up(batch, Unknown)
@@ -142,18 +242,19 @@ class Committer:
                 )
                 return
             raise
-        # Waiting entries are answered first: an error in counting must not affect them.
-        for waiting, outcome in zip(batch, outcomes, strict=True):
-            _answer(waiting, outcome)
-        self._count(begun, outcomes)
+        # Waiting callers are answered first: an error in counting must not affect them.
+        for changes, outcome in zip(batch, outcomes, strict=True):
+            changes.end(outcome)
+        self._count(begun, batch, outcomes)
 
-    def _count(self, begun: int, outcomes: list[Outcome]) -> None:
+    def _count(self, begun: int, batch: list[Changes], outcomes: list[Outcome]) -> None:
         committed = refused = 0
-        for outcome in outcomes:
+        for changes, outcome in zip(batch, outcomes, strict=True):
             if type(outcome) is Committed:
-                committed += 1
+                committed += changes.operations
             elif type(outcome) is not Conflict:
                 refused += 1
+        self._expected = committed
         if committed:
             self.is_failing = False
             self.commits.add(perf_counter_ns() - begun)
@@ -167,20 +268,15 @@ class Committer:
         self.is_failing = True
 
 
-def _some_of(queue: deque[_Waiting]) -> list[_Waiting]:
-    """Remove the first entries from the queue, as many as are committed together."""
-    batch = [queue.popleft()]
-    size = batch[0].entry.size
-    while queue and (size := size + queue[0].entry.size) <= _TOGETHER:
-        batch.append(queue.popleft())
-    return batch
+def _some_of(queue: deque[Changes]) -> list[Changes]:
+    """Remove the first changes from the queue, as many as are committed together."""
+    some = [queue.popleft()]
+    size = some[0].size
+    while queue and (size := size + queue[0].size) <= _TOGETHER:
+        some.append(queue.popleft())
+    return some
 
 
-def _give_up(batch: list[_Waiting], outcome: type[Refused | Unknown]) -> None:
-    for waiting in batch:
-        _answer(waiting, outcome(StoreError("the commit was interrupted")))
-
-
-def _answer(waiting: _Waiting, outcome: Outcome) -> None:
-    if not waiting.outcome.done():
-        waiting.outcome.set_result(outcome)
+def _give_up(batch: list[Changes], outcome: type[Refused | Unknown]) -> None:
+    for changes in batch:
+        changes.end(outcome(StoreError("the commit was interrupted")))

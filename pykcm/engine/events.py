@@ -82,15 +82,25 @@ class Watch:
         """The defaults of collections that a request may change, by UID."""
         return {collection.uid: self._default_of(collection) for collection in collections}
 
-    def committed(self, changed: Iterable[Changed], defaults_before: dict[int, bytes]) -> None:
-        """Report the changes of these collections."""
+    def events(self, changed: Iterable[Changed], defaults_before: dict[int, bytes]) -> list[Event]:
+        """Return what has happened to these collections, to be reported once it is durable.
+
+        Other requests may change a ccache before that: an event shows it as the request has left it.
+        """
         now = time.time()
+        events: list[Event] = []
         for collection, changes in changed:
-            for event in events_of(now, collection, changes):
-                self._report(event)
+            events += events_of(now, collection, changes)
             default = self._default_of(collection)
             if default != defaults_before[collection.uid]:
-                self._report(_default_event(now, collection, None, default))
+                events.append(_default_event(now, collection, None, default))
+        return events
+
+    def committed(self, events: Iterable[Event]) -> None:
+        """Report events of changes that are durable now."""
+        now = time.time()
+        for event in events:
+            self._report(event._replace(time=now))
 
     def refused(self, uid: int, label: str | None, name: bytes, error: KcmError) -> None:
         """Report a request that was refused for a quota or a permission; other errors are not reported."""

@@ -99,6 +99,7 @@ class Store(Protocol):
     async def commit(self, entries: Sequence[Entry]) -> list[Outcome]:
         """Commit entries together; returns each outcome, which does not depend on the other entries.
 
+        No UID is in the bases of two entries, and the outcome of each UID's last entry is known.
         It returns when the committed entries are durable. Only one call at a time is allowed.
         """
 

@@ -147,6 +147,7 @@ async def test_random_outcomes_on_several_hosts_lose_no_change(seed: int) -> Non
     store = SharedStore(chance)
     hosts = [host(store) for _ in range(3)]
     made: set[bytes] = set()
+    seen: dict[int, list[list[bytes]]] = {UID: [], 2000: []}
     undecided: set[bytes] = set()
     refused: set[bytes] = set()
 
@@ -162,15 +163,27 @@ async def test_random_outcomes_on_several_hosts_lose_no_change(seed: int) -> Non
         else:
             made.add(name)
 
+    async def read(uid: int) -> None:
+        engine = chance.choice(hosts)
+        seen[uid].append(await engine.read((uid,), names(engine, uid), keep=chance.random() < 0.5))
+
     for start in range(0, 240, 12):
-        numbers = range(start, start + 12)
+        # On each host several requests of each UID are in flight.
         await asyncio.gather(
-            *[change(b"%d:%d" % (uid, number), uid) for number in numbers for uid in (UID, 2000)]
+            *[
+                change(b"%d:%d" % (uid, number), uid) if number % 4 else read(uid)
+                for number in range(start, start + 12)
+                for uid in (UID, 2000)
+            ]
         )
     fresh = host(store)
-    there = {name for uid in (UID, 2000) for name in await fresh.read((uid,), names(fresh, uid))}
+    stored = {uid: await fresh.read((uid,), names(fresh, uid)) for uid in (UID, 2000)}
+    there = {name for uid in stored for name in stored[uid]}
     assert there - undecided == made, f"seed {seed}"
     assert not there & refused, f"seed {seed}"
+    for uid, reads in seen.items():
+        # The order of ccaches is the order of the changes: a read has seen a beginning of it.
+        assert all(read == stored[uid][: len(read)] for read in reads), f"seed {seed}"
     assert {"Committed", "Conflict", "Refused", "Unknown", "undecided"} <= set(store.seen), store.seen
     for engine in hosts:
         assert not engine.uid_queues.occupied

@@ -265,7 +265,7 @@ def test_events_have_the_label_of_their_ccache(runner: asyncio.Runner) -> None:
     [
         "pykcm.engine.collection_cache.CollectionCache.weigh",
         "pykcm.engine.collection_cache.CollectionCache.make_room",
-        "pykcm.engine.engine.log_removals",
+        "pykcm.engine.commits.log_removals",
         "pykcm.engine.removals.RemovalCounts.add",
     ],
 )
@@ -281,7 +281,7 @@ def test_error_in_bookkeeping_does_not_fail_a_durable_change(
     with monkeypatch.context() as patched:
         patched.setattr(part, fail)
         removals = [Removal(b"1000:gone", "max_uid_size", 1)]
-        patched.setattr("pykcm.engine.engine.removals_in", lambda _: removals)
+        patched.setattr("pykcm.engine.commits.removals_in", lambda _: removals)
         alice.initialize(b"1000:other", BOB)
     assert alice.get_principal(b"1000:other") == BOB
     assert server.restarted().ask_as(1000).get_principal(b"1000:other") == BOB

@@ -8,22 +8,24 @@ from tests.server.waiting import settle
 
 async def pass_through(uid_queues: UidQueues, uid: int, name: str, log: list[str], turns: int = 3) -> None:
     """Enter, stay for some iterations of the event loop, leave."""
-    await uid_queues.enter(uid)
+    queue = await uid_queues.enter(uid)
     log.append(f"{name} in")
     for _ in range(turns):
         await asyncio.sleep(0)
     log.append(f"{name} out")
-    uid_queues.leave(uid)
+    uid_queues.leave(queue)
 
 
 def test_free_queue_is_entered_without_waiting() -> None:
     """A free queue is entered without waiting; when it is left, it is free again."""
     uid_queues = UidQueues()
     assert uid_queues.is_free(1000)
-    assert list(uid_queues.enter(1000).__await__()) == []
+    queue = uid_queues.enter_if_open(1000)
+    assert queue is not None
+    assert uid_queues.enter_if_open(1000) is None
     assert not uid_queues.is_free(1000)
     assert uid_queues.is_free(2000)
-    uid_queues.leave(1000)
+    uid_queues.leave(queue)
     assert uid_queues.is_free(1000)
     assert not uid_queues.occupied
     assert uid_queues._queues == {}
@@ -42,10 +44,10 @@ async def test_queue_is_not_free_between_two_waiting_callers() -> None:
     """Between two waiting callers the queue is never free: a new caller cannot overtake."""
     uid_queues = UidQueues()
     log: list[str] = []
-    await uid_queues.enter(1000)
+    queue = await uid_queues.enter(1000)
     second = asyncio.create_task(pass_through(uid_queues, 1000, "second", log))
     await settle()
-    uid_queues.leave(1000)
+    uid_queues.leave(queue)
     assert not uid_queues.is_free(1000)
     assert log == []
     third = asyncio.create_task(pass_through(uid_queues, 1000, "third", log))
@@ -57,11 +59,11 @@ async def test_queues_of_different_uids_are_independent() -> None:
     """A UID does not wait for another one."""
     uid_queues = UidQueues()
     log: list[str] = []
-    await uid_queues.enter(1000)
+    queue = await uid_queues.enter(1000)
     waiting = asyncio.create_task(pass_through(uid_queues, 1000, "waiting", log))
     await pass_through(uid_queues, 2000, "other", log)
     assert log == ["other in", "other out"]
-    uid_queues.leave(1000)
+    uid_queues.leave(queue)
     await waiting
     assert not uid_queues.occupied
 
@@ -70,13 +72,13 @@ async def test_cancelled_caller_is_skipped() -> None:
     """A caller that is cancelled while it waits is skipped; the next one enters."""
     uid_queues = UidQueues()
     log: list[str] = []
-    await uid_queues.enter(1000)
+    queue = await uid_queues.enter(1000)
     tasks = [asyncio.create_task(pass_through(uid_queues, 1000, name, log)) for name in "abc"]
     await settle()
     for gives_up in (tasks[0], tasks[1]):
         gives_up.cancel()
     await asyncio.wait(tasks[:2])
-    uid_queues.leave(1000)
+    uid_queues.leave(queue)
     await tasks[2]
     assert log == ["c in", "c out"]
     assert not uid_queues.occupied
@@ -85,12 +87,12 @@ async def test_cancelled_caller_is_skipped() -> None:
 async def test_queue_is_free_after_all_callers_are_cancelled() -> None:
     """The queue is free when all waiting callers are cancelled."""
     uid_queues = UidQueues()
-    await uid_queues.enter(1000)
+    queue = await uid_queues.enter(1000)
     task = asyncio.create_task(pass_through(uid_queues, 1000, "a", []))
     await settle()
     task.cancel()
     await asyncio.wait([task])
-    uid_queues.leave(1000)
+    uid_queues.leave(queue)
     assert not uid_queues.occupied
 
 
@@ -98,11 +100,11 @@ async def test_caller_cancelled_at_the_hand_over_passes_the_queue_on() -> None:
     """A caller that is cancelled at the moment of the hand-over does not keep the queue."""
     uid_queues = UidQueues()
     log: list[str] = []
-    await uid_queues.enter(1000)
+    queue = await uid_queues.enter(1000)
     first = asyncio.create_task(pass_through(uid_queues, 1000, "first", log))
     second = asyncio.create_task(pass_through(uid_queues, 1000, "second", log))
     await settle()
-    uid_queues.leave(1000)
+    uid_queues.leave(queue)
     first.cancel()
     await asyncio.wait([first])
     await settle()

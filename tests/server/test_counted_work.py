@@ -77,6 +77,35 @@ def test_store_is_one_insert(user: Asking, statements: Statements) -> None:
     assert statements.said == ["BEGIN", "INSERT", "COMMIT"]
 
 
+def test_stores_of_one_uid_share_a_commit(server: Server, statements: Statements) -> None:
+    """STOREs over 16 connections into 16 ccaches of one UID are one transaction with one sync."""
+    names = [b"1000:%d" % number for number in range(16)]
+    for name in names:
+        server.ask_as(1000).initialize(name, ALICE)
+    statements.clear()
+    committed = server.engine.committer.operations
+    requests = [(1000, int(Opcode.STORE), name + b"\0" + credential_bytes(HTTP)) for name in names]
+    assert server.answers(requests) == [(0, b"")] * 16
+    assert statements.said.count("COMMIT") == 1
+    assert server.engine.committer.operations == committed + 16
+    again = server.restarted().ask_as(1000)
+    assert all(again.get_cred_list(name) == [credential_bytes(HTTP)] for name in names)
+
+
+def test_kinit_syncs_only_for_replies_that_promise_a_change(server: Server, statements: Statements) -> None:
+    """Of kinit's requests those are committed that change something: a KDC offset of 0 is there already."""
+    user = server.ask_as(1000)
+    user.get_default_cache()
+    name = user.gen_new()
+    statements.clear()
+    user.initialize(name, ALICE)
+    user.set_kdc_offset(name, 0)
+    user.store(name, credential_bytes(TGS))
+    user.set_default_cache(name)
+    user.set_default_cache(name)
+    assert statements.said.count("COMMIT") == 3
+
+
 def test_expiry_is_written_only_when_it_changes(user: Asking, statements: Statements) -> None:
     """Only a STORE that changes the ccache's expiry writes the ccache, in the same transaction."""
     user.replace(NAME, 0, ALICE, [ticket(TGS, ends=2000).blob])

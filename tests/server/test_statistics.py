@@ -165,15 +165,14 @@ def test_reaped_ccaches_are_counted(server: Server, alice: Asking) -> None:
 async def test_occupied_queues_and_waiting_requests_are_counted() -> None:
     """The queues by UID say how many are occupied, and how many requests wait for one."""
     uid_queues = UidQueues()
-    await uid_queues.enter(1000)
+    queue = await uid_queues.enter(1000)
     waiting = asyncio.ensure_future(uid_queues.enter(1000))
-    await uid_queues.enter(2000)
+    other = await uid_queues.enter(2000)
     await asyncio.sleep(0)
     assert (uid_queues.occupied, uid_queues.waiting) == (2, 1)
-    uid_queues.leave(1000)
-    uid_queues.leave(2000)
-    await waiting
-    uid_queues.leave(1000)
+    uid_queues.leave(queue)
+    uid_queues.leave(other)
+    uid_queues.leave(await waiting)
     assert (uid_queues.occupied, uid_queues.waiting) == (0, 0)
 
 

@@ -1,0 +1,148 @@
+"""Entries for the store, functions that run by themselves until they count, and all that follows a commit."""
+
+import errno
+import logging
+import os
+from collections.abc import Callable, Iterable, Sequence
+from itertools import count
+from typing import TypeVar
+
+from pykcm.ccaches.changes import Change, added_ccaches, removals_in, written_size
+from pykcm.engine.collection_cache import CollectionCache
+from pykcm.engine.committer import Committer
+from pykcm.engine.events import Changed, Event, Watch
+from pykcm.engine.observers import Observers
+from pykcm.engine.persistence import secret_changes
+from pykcm.engine.removals import RemovalCounts, log_removals
+from pykcm.engine.uid_queues import Collections
+from pykcm.logs import LimitedLog
+from pykcm.store.interface import Committed, Entry, Outcome, Refused, Store, StoreError, Unknown
+from pykcm.store.tree import SecretChange
+
+log = logging.getLogger(__name__)
+
+_FAULTS = LimitedLog(log, "errors in pykcm after a commit", 10)
+
+T = TypeVar("T")
+
+# A function fails after so many conflicts: others change the UID's ccaches all the time.
+_MOST_ATTEMPTS = 20
+
+_ID_SIZE = 8
+
+
+class Commits:
+    """Commits changes of collections in the cache, and notes what is durable.
+
+    `watchers` get the changes of ccaches when these are durable. There are rarely any.
+    """
+
+    def __init__(self, store: Store, collection_cache: CollectionCache) -> None:
+        self.committer = Committer(store)
+        self.removals = RemovalCounts()
+        self.watchers: Observers[Watch] = Observers()
+        self._store = store
+        self._collection_cache = collection_cache
+        # Unique among all processes that use the store.
+        self._id_prefix = os.urandom(_ID_SIZE)
+        self._numbers = count()
+
+    async def run_alone(self, uids: Sequence[int], function: Callable[[Collections], T], keep: bool) -> T:
+        """Run the function until it counts. Nothing of these UIDs is uncommitted, and no other one runs."""
+        for _ in range(_MOST_ATTEMPTS):
+            collections = {uid: await self._collection_cache.get(uid, is_wanted=keep) for uid in uids}
+            before = self.before(collections) if self.watchers else []
+            try:
+                result = function(collections)
+            except BaseException:
+                self._drop(_changed(collections))
+                raise
+            changed = _changed(collections)
+            if not changed or await self._commit(changed, before):
+                return result
+        raise StoreError("other hosts change these ccaches all the time", errno.EAGAIN)
+
+    async def _commit(self, changed: Sequence[Changed], before: list[tuple[Watch, dict[int, bytes]]]) -> bool:
+        """Make the changes durable; returns False after a conflict. Raises StoreError."""
+        is_committed = False
+        try:
+            events = self.events(before, changed) if before else []
+            secrets = [
+                secret for each in changed for secret in secret_changes(each.collection.uid, each.changes)
+            ]
+            size = sum(written_size(each.changes) for each in changed)
+            entry = self.entry(secrets, [each.collection.uid for each in changed], size)
+            outcome: Outcome | None = await self.committer.commit(entry)
+            if type(outcome) is Unknown:
+                outcome = await self._store.outcome(entry)
+            if type(outcome) is Refused:
+                raise outcome.error
+            if type(outcome) is Committed:
+                is_committed = True
+                self._collection_cache.note_versions(outcome.versions)
+        finally:
+            if not is_committed:
+                self._drop(changed)
+        if is_committed:
+            uids = list(entry.bases)
+            if not self.note_durable(uids, [(each.collection.uid, each.changes) for each in changed], events):
+                for uid in uids:
+                    self._collection_cache.drop(uid)
+        return is_committed
+
+    def _drop(self, changed: Sequence[Changed]) -> None:
+        """Drop collections from the cache that differ from the store."""
+        for collection, changes in changed:
+            self._collection_cache.drop(collection.uid)
+            self._collection_cache.take_back(added_ccaches(changes))
+
+    def entry(self, secrets: Sequence[SecretChange], uids: Iterable[int], size: int) -> Entry:
+        """An entry of these changes, based on what is stored of the UIDs."""
+        bases = {uid: self._collection_cache.version(uid) for uid in uids}
+        return Entry(secrets, bases, size, self._id_prefix + next(self._numbers).to_bytes(_ID_SIZE))
+
+    def before(self, collections: Collections) -> list[tuple[Watch, dict[int, bytes]]]:
+        return self.watchers.each(lambda watcher: watcher.before(collections.values()))
+
+    def events(
+        self, before: list[tuple[Watch, dict[int, bytes]]], changed: Sequence[Changed]
+    ) -> list[tuple[Watch, list[Event]]]:
+        """What each watcher reports once the changes are durable."""
+        defaults = {id(watcher): each for watcher, each in before}
+        return self.watchers.each(lambda watcher: watcher.events(changed, defaults[id(watcher)]))
+
+    def note_durable(
+        self,
+        uids: Iterable[int],
+        changes: Iterable[tuple[int, Sequence[Change]]],
+        events: Iterable[tuple[Watch, list[Event]]],
+    ) -> bool:
+        """Weigh, log, count and report changes. They are durable: nothing here may fail the request.
+
+        Returns whether that was possible.
+        """
+        uid = None
+        try:
+            for uid in uids:
+                self._collection_cache.weigh_if_present(uid)
+            for uid, each in changes:
+                if removals := removals_in(each):
+                    log_removals(uid, removals)
+                    self.removals.add(removals)
+            for watcher, reported in events:
+                self.watchers.call(watcher, watcher.committed, reported)
+        except Exception:  # noqa: BLE001 - logged with its traceback
+            _FAULTS.write(
+                logging.ERROR,
+                uid,
+                "UID %d: a change is durable, but was not counted, logged or reported, by an error in pykcm",
+                uid,
+                fields={"KCM_UID": uid},
+                with_traceback=True,
+            )
+            return False
+        return True
+
+
+def _changed(collections: Collections) -> list[Changed]:
+    return [Changed(each, each.take_changes()) for each in collections.values() if each.has_changed]
