@@ -53,7 +53,8 @@ class Principal(NamedTuple):
 
 
 def read_principal(reader: Reader) -> Principal:
-    return Principal(*_read(reader))
+    # See read_tag.
+    return tuple.__new__(Principal, _read(reader))
 
 
 def read_identity(reader: Reader) -> Identity:

@@ -13,7 +13,7 @@ from pykcm.protocol.credential import (
     Credential,
     Times,
 )
-from pykcm.protocol.principal import Identity, Principal, read_principal
+from pykcm.protocol.principal import Principal, read_principal
 from pykcm.protocol.wire import U32, Reader, pack_data
 
 
@@ -86,17 +86,23 @@ class Tag(NamedTuple):
 
     def matches(self, credential: Credential, match_flags: int) -> bool:
         """Whether the credential matches; `match_flags` as in Match."""
-        return (
-            _principal_matches(
-                self.server, credential.equality.server, any_realm=match_flags & _SRV_ANY_REALM
-            )
-            and _principal_matches(
-                self.client, credential.equality.client, any_realm=match_flags & _CLIENT_ANY_REALM
-            )
-            # Without IS_SKEY a user-to-user ticket never matches: it does not work as an ordinary ticket.
-            and credential.equality.is_skey == (self.is_skey if match_flags & _IS_SKEY else False)
-            and (not match_flags & _RARE or self._matches_rare_fields(credential, match_flags))
-        )
+        server, client, equality = self.server, self.client, credential.equality
+        if server is not None:
+            realm, components = equality.server
+            if server.components != components:
+                return False
+            if server.realm != realm and not match_flags & _SRV_ANY_REALM:
+                return False
+        if client is not None:
+            realm, components = equality.client
+            if client.components != components:
+                return False
+            if client.realm != realm and not match_flags & _CLIENT_ANY_REALM:
+                return False
+        # Without IS_SKEY a user-to-user ticket never matches: it does not work as an ordinary ticket.
+        if equality.is_skey != (self.is_skey if match_flags & _IS_SKEY else False):
+            return False
+        return not match_flags & _RARE or self._matches_rare_fields(credential, match_flags)
 
     def _matches_rare_fields(self, credential: Credential, match_flags: int) -> bool:
         return (
@@ -135,13 +141,6 @@ class Tag(NamedTuple):
         return U32.pack(header) + b"".join(fields)
 
 
-def _principal_matches(wanted: Principal | None, stored: Identity, *, any_realm: int) -> bool:
-    if wanted is None:
-        return True
-    realm, components = stored
-    return wanted.components == components and (bool(any_realm) or wanted.realm == realm)
-
-
 def read_tag(reader: Reader) -> Tag:
     """Read a tag; bytes after it are left unread."""
     header = reader.u32()
@@ -151,20 +150,24 @@ def read_tag(reader: Reader) -> Tag:
     if header & _HAS_KEYBLOCK:
         (enctype,) = reader.unpack(ENCTYPE)
         reader.skip_data()
-    authtime, starttime, endtime, renew_till, is_skey, flags = reader.unpack(TIMES_AND_FLAGS)
+    times_and_flags = reader.unpack(TIMES_AND_FLAGS)
     if header & _HAS_ADDRESSES:
         reader.typed_list()
     authdata = reader.typed_list() if header & _HAS_AUTHDATA else NO_AUTHDATA
     if header & _HAS_TICKET:
         reader.skip_data()
     second_ticket = reader.data() if header & _HAS_SECOND_TICKET else b""
-    return Tag(
-        client,
-        server,
-        enctype,
-        Times(authtime, starttime, endtime, renew_till),
-        bool(is_skey),
-        flags,
-        authdata,
-        second_ticket,
+    # The __new__ of a NamedTuple is a function in Python: without it, RETRIEVE takes 4 % less CPU time.
+    return tuple.__new__(
+        Tag,
+        (
+            client,
+            server,
+            enctype,
+            tuple.__new__(Times, times_and_flags[:4]),
+            bool(times_and_flags[4]),
+            times_and_flags[5],
+            authdata,
+            second_ticket,
+        ),
     )
