@@ -1,4 +1,4 @@
-"""Users who try to stop everybody else: a short form of what `scripts/bench fairness` measures, and more."""
+"""Users who try to stop all others: a short form of `scripts/bench fairness`, and more."""
 
 import signal
 import time
@@ -64,7 +64,7 @@ def test_another_user_is_served(folder: Path, variation: Variation) -> None:
 
 
 def test_time_while_the_daemon_was_stopped_does_not_count(stopped_pykcmd: Pykcmd) -> None:
-    """A request is answered if its second half came while the daemon was stopped, for however long."""
+    """A request is answered if its second half came while the daemon was stopped for any time."""
     patience = 0.5
     stopped_pykcmd.command = (
         *stopped_pykcmd.command[:1],

@@ -215,8 +215,8 @@ def test_bytes_after_last_field_are_accepted(connection: RawConnection) -> None:
     assert connection.ask(5, NAME + b"behind") == 0
 
 
-def test_a_large_request_that_is_only_announced(connection: RawConnection, pykcmd: Pykcmd) -> None:
-    """A length that is allowed but never sent costs no memory and holds nobody up."""
+def test_announced_request_needs_no_memory(connection: RawConnection, pykcmd: Pykcmd) -> None:
+    """A length that is allowed but never sent costs no memory and delays nobody."""
     with ExitStack() as held:
         for _ in range(50):
             announcing = held.enter_context(RawConnection(pykcmd.socket_path, USER))
@@ -225,8 +225,10 @@ def test_a_large_request_that_is_only_announced(connection: RawConnection, pykcm
         assert pykcmd.resident_size < 100_000_000
 
 
-def test_a_client_that_does_not_read(connection: RawConnection, pykcmd: Pykcmd, mit: MitClient) -> None:
-    """A client that asks for much and reads nothing does not hold up the others."""
+def test_client_that_does_not_read_delays_nobody(
+    connection: RawConnection, pykcmd: Pykcmd, mit: MitClient
+) -> None:
+    """A client that requests many replies and reads none does not delay the others."""
     mit.kvno("host/server.pykcm.test", "HTTP/www.pykcm.test")
     with RawConnection(pykcmd.socket_path, USER) as deaf:
         # The requests fit into the socket's buffer, their replies do not.
@@ -236,8 +238,8 @@ def test_a_client_that_does_not_read(connection: RawConnection, pykcmd: Pykcmd, 
         mit.kinit("alice")
 
 
-def test_every_operation_with_noise(connection: RawConnection) -> None:
-    """Whatever bytes follow any opcode, there is one answer, and the connection stays."""
+def test_noise_after_any_opcode_gets_one_answer(connection: RawConnection) -> None:
+    """Any bytes after any opcode get one answer, and the connection stays open."""
     noise = (
         b"",
         b"\0",

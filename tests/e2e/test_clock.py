@@ -23,14 +23,14 @@ MOVED = "the clock moved forward by 3.0 days"
 
 
 def _reap(daemon: Pykcmd, *options: str) -> tuple[str, str]:
-    """Reap now, after which everything is gone that goes."""
+    """Run `pykcmctl reap`; returns its output and its messages."""
     said = Pykcmctl(daemon.control_path).run("reap", *options)
     assert said.status == 0, said
     return said.output, said.errors
 
 
-def test_a_run_with_a_clock_ahead_removes_nothing(stopped_pykcmd: Pykcmd, mit: MitClient) -> None:
-    """Neither the first run nor another one removes a valid ccache, and the log says so once in each run."""
+def test_start_with_clock_ahead_removes_nothing(stopped_pykcmd: Pykcmd, mit: MitClient) -> None:
+    """Neither the first nor a later start removes a valid ccache, and the log has one line for each."""
     daemon = stopped_pykcmd
     daemon.configure(AT_ONCE)
     with started(daemon):
@@ -53,8 +53,8 @@ def test_a_run_with_a_clock_ahead_removes_nothing(stopped_pykcmd: Pykcmd, mit: M
         assert "the clock" not in daemon.log[logged:]
 
 
-def test_a_clock_that_is_right_removes_what_has_expired(stopped_pykcmd: Pykcmd, mit: MitClient) -> None:
-    """After days without the daemon an administrator may say so; what that tells holds for the next run."""
+def test_trusted_clock_removes_expired_ccaches(stopped_pykcmd: Pykcmd, mit: MitClient) -> None:
+    """After days without the daemon, `reap --trust-clock` removes expired ccaches, also at the next start."""
     daemon = stopped_pykcmd
     daemon.configure("expired_retention = 0\nreap_interval = 0\n")
     with started(daemon):
@@ -70,10 +70,10 @@ def test_a_clock_that_is_right_removes_what_has_expired(stopped_pykcmd: Pykcmd, 
         assert MOVED not in daemon.log[logged:]
 
 
-def test_a_clock_that_is_set_while_the_daemon_runs(
+def test_clock_set_forward_while_running_removes_nothing(
     stopped_pykcmd: Pykcmd, mit: MitClient, folder: Path
 ) -> None:
-    """Set forward by days, it removes nothing that was valid before, also not at a quota."""
+    """Neither the reaper nor a quota removes a ccache that was valid before."""
     daemon = stopped_pykcmd
     daemon.configure(f"{AT_ONCE}max_uid_ccaches = 1\n")
     clock = folder / "faketime"
@@ -98,8 +98,10 @@ def test_a_clock_that_is_set_while_the_daemon_runs(
     assert daemon.stop() == 0
 
 
-def test_a_database_of_an_older_version(stopped_pykcmd: Pykcmd, mit: MitClient) -> None:
-    """Where no reading of the clock was kept, the clock is compared with the database's last change."""
+def test_clock_is_compared_with_the_last_change_of_an_older_database(
+    stopped_pykcmd: Pykcmd, mit: MitClient
+) -> None:
+    """Without a stored reading of the clock, the daemon uses the time of the database's last change."""
     daemon = stopped_pykcmd
     daemon.configure(AT_ONCE)
     with started(daemon):
@@ -116,13 +118,13 @@ def test_a_database_of_an_older_version(stopped_pykcmd: Pykcmd, mit: MitClient) 
         assert _reap(daemon) == ("0 expired ccaches removed\n", "")
 
 
-def test_a_folder_that_cannot_be_written_to_hinders_nothing(stopped_pykcmd: Pykcmd, mit: MitClient) -> None:
-    """Tickets are served and removed; the log names the file once."""
+def test_unwritable_clock_file_stops_nothing(stopped_pykcmd: Pykcmd, mit: MitClient) -> None:
+    """Tickets are served and reaped, and the log names the file once."""
     daemon = stopped_pykcmd
     daemon.configure(AT_ONCE)
     with started(daemon):
         mit.kinit("alice")
-        # A folder cannot be replaced by a file.
+        # The daemon cannot replace a folder by its file.
         in_the_way = daemon.state_dir / "clock"
         assert daemon.stop() == 0
         in_the_way.unlink()
@@ -137,10 +139,10 @@ def test_a_folder_that_cannot_be_written_to_hinders_nothing(stopped_pykcmd: Pykc
         assert daemon.log.count(f"{in_the_way}: not written: ") == 1
 
 
-def test_a_daemon_in_doubt_does_not_end_when_idle(
+def test_daemon_that_doubts_the_clock_does_not_end_when_idle(
     stopped_pykcmd: Pykcmd, mit: MitClient, folder: Path
 ) -> None:
-    """Else a clock would stay in doubt where each run is short: it ends when idle once it is believed."""
+    """It ends when idle as soon as it trusts the clock; short runs would never come to that."""
     daemon = stopped_pykcmd
     daemon.configure("responder_idle_timeout = 1\n")
     daemon.start()

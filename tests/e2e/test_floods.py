@@ -56,7 +56,7 @@ def test_another_users_clients_work_during_a_flood(
     assert pykcmd.stop() == 0
 
 
-def test_the_longest_idle_connection_is_closed_at_max_uid_connections(stopped_pykcmd: Pykcmd) -> None:
+def test_longest_idle_connection_is_closed_at_max_uid_connections(stopped_pykcmd: Pykcmd) -> None:
     """At max_uid_connections the longest idle connection is closed, and none with a request in progress."""
     stopped_pykcmd.configure("max_uid_connections = 3\n")
     with started(stopped_pykcmd) as pykcmd:

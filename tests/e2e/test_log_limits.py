@@ -8,7 +8,7 @@ from .control import Pykcmctl
 from .daemon import Pykcmd, effective_uid
 from .following import Followed
 
-TIMES = 120
+TIMES = 60
 
 
 def _store_expired(daemon: Pykcmd, uid: int, times: int) -> None:

@@ -109,7 +109,7 @@ def _operate(daemon: Pykcmd, count: int, chance: random.Random) -> None:
 def test_memory_does_not_grow_with_operations(several_uids: None, stopped_pykcmd: Pykcmd) -> None:
     """After 60,000 operations for 100 UIDs the daemon is hardly larger than after 20,000.
 
-    The limit is twice to three times the measured growth. A leak of 32 bytes for each operation exceeds it.
+    The limit is about three times the measured growth. A leak of 24 bytes for each operation exceeds it.
     """
     stopped_pykcmd.configure('durability = "normal"\n')
     # At debug level, each operation would write a line.

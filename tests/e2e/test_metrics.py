@@ -1,4 +1,4 @@
-"""`pykcmctl metrics`: printed, and served over HTTP by a process of its own, also as systemd starts it."""
+"""`pykcmctl metrics`: printed, and served over HTTP by its own process, also under systemd."""
 
 import errno
 import os
@@ -23,6 +23,7 @@ from .control import Pykcmctl
 from .daemon import LIMIT, ROOT, Pykcmd
 from .kdc import free_port
 from .sandbox import only_unix_sockets
+from .waiting import wait_until
 
 Address = str | tuple[str, int]
 
@@ -91,15 +92,15 @@ def ctl(stopped_pykcmd: Pykcmd) -> Pykcmctl:
 
 
 def test_printed_metrics_are_openmetrics(pykcmd: Pykcmd, ctl: Pykcmctl, mit: MitClient) -> None:
-    """Prometheus's parser takes what is printed."""
+    """Prometheus's parser accepts the output."""
     mit.kinit("alice")
     names = {family.name for family in parsed(ctl.ok("metrics"))}
     assert {"pykcm_request_duration_seconds", "pykcm_ccaches"} <= names
 
 
 @pytest.mark.parametrize("where", ["unix", "tcp"])
-def test_metrics_over_http(pykcmd: Pykcmd, ctl: Pykcmctl, where: str) -> None:
-    """Each scrape is of the daemon that runs now. At the end nothing is left."""
+def test_metrics_are_served_over_http(pykcmd: Pykcmd, ctl: Pykcmctl, where: str) -> None:
+    """Each scrape asks the daemon that runs now. At the end, the socket is removed."""
     path = pykcmd.folder / "metrics.sock"
     port = free_port()
     listen = f"unix:{path}" if where == "unix" else f"127.0.0.1:{port}"
@@ -128,8 +129,8 @@ def test_metrics_over_http(pykcmd: Pykcmd, ctl: Pykcmctl, where: str) -> None:
     assert not path.exists()
 
 
-def test_a_stopped_daemon_keeps_no_scrape_waiting(pykcmd: Pykcmd, ctl: Pykcmctl) -> None:
-    """A daemon that does not answer is 503 in time, and answers again when it goes on."""
+def test_scrape_of_a_stopped_daemon_has_a_timeout(pykcmd: Pykcmd, ctl: Pykcmctl) -> None:
+    """Without an answer of the daemon the status is 503, and 200 when the daemon continues."""
     address = str(pykcmd.folder / "metrics.sock")
     with serving(pykcmd.folder, ctl.argv("metrics", "--listen", f"unix:{address}")):
         assert pykcmd.process is not None
@@ -148,7 +149,7 @@ def test_a_stopped_daemon_keeps_no_scrape_waiting(pykcmd: Pykcmd, ctl: Pykcmctl)
 def test_a_socket_from_systemd_is_served(
     pykcmd: Pykcmd, ctl: Pykcmctl, kind: str, arguments: tuple[str, ...]
 ) -> None:
-    """It is served instead of an address, and stays where it is."""
+    """It is used instead of `--listen`, and is not removed."""
     path = pykcmd.folder / "metrics.sock"
     with socket.socket(socket.AF_UNIX if kind == "unix" else socket.AF_INET) as sock:
         sock.bind(str(path) if kind == "unix" else ("127.0.0.1", 0))
@@ -169,7 +170,7 @@ def test_a_socket_from_systemd_is_served(
     ids=["every address", "datagram", "does not listen"],
 )
 def test_another_socket_from_systemd_is_refused(ctl: Pykcmctl, make: Callable[[], socket.socket]) -> None:
-    """Nobody else's machine may connect, however the socket came."""
+    """Other machines must not be able to connect, also to a socket of systemd."""
     with make() as sock:
         done = subprocess.run(
             [sys.executable, "-c", _PASS_SOCKET, str(sock.fileno()), *ctl.argv("metrics")],
@@ -188,7 +189,7 @@ def test_another_socket_from_systemd_is_refused(ctl: Pykcmctl, make: Callable[[]
 
 
 def test_sockets_for_another_process_are_not_served(pykcmd: Pykcmd, ctl: Pykcmctl) -> None:
-    """Then the metrics are printed, as without them."""
+    """The metrics are printed, as without LISTEN_FDS."""
     said = ctl.run("metrics", environment={"LISTEN_PID": "1", "LISTEN_FDS": "1"})
     assert (said.status, said.output[-6:]) == (0, "# EOF\n")
 
@@ -206,7 +207,7 @@ def _no_socket(folder: Path) -> str:
 
 
 def _too_long_in_bytes(folder: Path) -> str:
-    # 107 characters are allowed, which are more bytes.
+    # At most 107 bytes are allowed; these characters have more than one.
     return f"unix:{folder}/".ljust(100, "\N{LATIN SMALL LETTER U WITH DIAERESIS}")
 
 
@@ -223,10 +224,10 @@ def _kcm_socket(folder: Path) -> str:
         (_kcm_socket, "listens there"),
     ],
 )
-def test_a_path_where_no_socket_can_be_is_an_error(
+def test_unusable_path_is_an_error(
     pykcmd: Pykcmd, ctl: Pykcmctl, where: Callable[[Path], str], why: str
 ) -> None:
-    """It says why, and what to do."""
+    """The message has the reason, and what to do."""
     said = ctl.run("metrics", "--listen", where(pykcmd.folder))
     assert said.status == 1
     assert why in said.errors
@@ -235,8 +236,8 @@ def test_a_path_where_no_socket_can_be_is_an_error(
 
 
 @pytest.mark.parametrize("backlog", [0, None], ids=["listening", "bound"])
-def test_a_port_that_is_taken_is_an_error(ctl: Pykcmctl, backlog: int | None) -> None:
-    """Also where the other program does not listen yet."""
+def test_used_port_is_an_error(ctl: Pykcmctl, backlog: int | None) -> None:
+    """Also if the other program does not listen yet."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as taken:
         taken.bind(("127.0.0.1", 0))
         if backlog is not None:
@@ -265,8 +266,8 @@ def test_without_a_network_the_error_names_the_socket_unit(ctl: Pykcmctl, code: 
     assert "let pykcm-metrics.socket listen" in done.stderr
 
 
-def test_an_address_of_another_machine_is_wrong_usage(ctl: Pykcmctl) -> None:
-    """The message has the addresses that are right."""
+def test_address_that_is_not_loopback_is_wrong_usage(ctl: Pykcmctl) -> None:
+    """The message has the right addresses."""
     said = ctl.run("metrics", "--listen", "0.0.0.0:9464")
     assert said.status == 2
     assert '"127.0.0.1:PORT"' in said.errors
@@ -277,16 +278,16 @@ def test_an_address_of_another_machine_is_wrong_usage(ctl: Pykcmctl) -> None:
 
 @pytest.fixture
 def metrics_folder(stopped_pykcmd: Pykcmd) -> Path:
-    """The folder that RuntimeDirectory= makes, here open to every user."""
+    """The folder of RuntimeDirectory=, here open to every user."""
     folder = stopped_pykcmd.folder / "pykcm-metrics"
     folder.mkdir()
     return folder
 
 
-def test_the_metrics_user_may_ask_for_stats_alone(
+def test_metrics_user_may_only_request_stats(
     several_uids: None, stopped_pykcmd: Pykcmd, metrics_folder: Path
 ) -> None:
-    """By the socket for pykcm-metrics.service, and as nobody but that user and root."""
+    """Only that user and root may use the socket for pykcm-metrics.service."""
     stopped_pykcmd.command = (sys.executable, "-c", _WITH_USER)
     path = metrics_folder / "control.sock"
     with started_with(stopped_pykcmd, metrics_folder):
@@ -314,7 +315,7 @@ def test_the_metrics_user_may_ask_for_stats_alone(
 
 
 def ask(arguments: list[str]) -> None:
-    """Ask the daemon as this UID, which this process becomes when it has imported all."""
+    """Make a request as the given UID; the process changes to it after its imports."""
     from pykcm.cli.client import ControlClient
     from pykcm.control.messages import ControlError
 
@@ -339,26 +340,29 @@ def started_with(daemon: Pykcmd, metrics_folder: Path) -> Iterator[None]:
 def test_scrapes_neither_keep_an_idle_daemon_running_nor_start_it(
     several_uids: None, stopped_pykcmd: Pykcmd, metrics_folder: Path
 ) -> None:
-    """The daemon ends, however often it is scraped, and its metrics are 503 from then on."""
+    """The daemon ends although it is scraped all the time; then the status is 503."""
     path = metrics_folder / "control.sock"
     stopped_pykcmd.command = (sys.executable, "-c", _WITH_USER)
     stopped_pykcmd.configure("responder_idle_timeout = 1\n")
     program = "import sys; from tests.e2e.test_metrics import scrape; scrape(sys.argv[1])"
-    with listening(stopped_pykcmd.socket_path) as listener:
-        launch_with(stopped_pykcmd, [listener], environment={"RUNTIME_DIRECTORY": str(metrics_folder)})
-        deadline = time.monotonic() + LIMIT
-        while not path.exists():
-            assert time.monotonic() < deadline
-        path.chmod(0o666)
-        done = subprocess.run(
+    with (
+        listening(stopped_pykcmd.socket_path) as listener,
+        subprocess.Popen(
             [sys.executable, "-c", program, str(path)],
-            capture_output=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
             text=True,
-            check=True,
             cwd=ROOT,
-            timeout=LIMIT,
-        )
-        assert int(done.stdout) > 0
+        ) as scraper,
+    ):
+        # Its imports may take longer than the daemon's idle time.
+        assert scraper.stdout is not None
+        assert scraper.stdout.readline() == "ready\n"
+        launch_with(stopped_pykcmd, [listener], environment={"RUNTIME_DIRECTORY": str(metrics_folder)})
+        wait_until(path.exists)
+        path.chmod(0o666)
+        answers, _ = scraper.communicate("\n", timeout=LIMIT)
+        assert int(answers) > 0
         assert stopped_pykcmd.wait() == 0
         with serving(stopped_pykcmd.folder, Pykcmctl(path).argv("metrics", "--listen", f"unix:{path}-http")):
             status, text = get(f"{path}-http", "/metrics")
@@ -367,12 +371,17 @@ def test_scrapes_neither_keep_an_idle_daemon_running_nor_start_it(
 
 
 def scrape(path: str) -> None:
-    """Ask the daemon as pykcm-metrics until it has ended; print how often it has answered."""
+    """Ask the daemon as pykcm-metrics until it has ended, and print the number of answers.
+
+    It begins when it gets a line.
+    """
     from pykcm.cli.client import ControlClient
 
     os.setgroups([])
     os.setgid(OTHER)
     os.setuid(OTHER)
+    print("ready", flush=True)  # noqa: T201
+    sys.stdin.readline()
     answers = 0
     try:
         while list(ControlClient(path).ask("stats")):
@@ -381,9 +390,9 @@ def scrape(path: str) -> None:
         print(answers)  # noqa: T201
 
 
-def test_a_daemon_started_by_hand_is_administered_by_its_own_user(
+def test_user_of_a_daemon_started_by_hand_may_make_every_request(
     stopped_pykcmd: Pykcmd, metrics_folder: Path
 ) -> None:
-    """Whoever starts it may make every request, without being root."""
+    """The user who has started it need not be root."""
     with started(stopped_pykcmd):
         assert Pykcmctl(stopped_pykcmd.control_path).json("list") == []

@@ -107,7 +107,7 @@ def memory() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def test_power_cut(recorded: tuple[str, list[list[Event]]], memory: Path) -> None:
+def test_power_cut_leaves_a_sound_database(recorded: tuple[str, list[list[Event]]], memory: Path) -> None:
     """After a loss of power at any moment the database is sound, whichever unsynced writes the disk keeps.
 
     With full durability it has all acknowledged changes; with normal durability each ccache is as it was at

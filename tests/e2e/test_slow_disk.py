@@ -1,4 +1,4 @@
-"""A disk whose syncs take long: those who write wait for it, and nobody else does."""
+"""A disk whose syncs take long: only users who write wait for them."""
 
 import os
 import select
@@ -22,7 +22,7 @@ from .waiting import wait_until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be several UIDs")
 
-# UIDs whose collections are read for the first time while the disk is waited for.
+# UIDs whose collections are first read during a sync.
 UNREAD = range(20010, 20030)
 CREDENTIALS = [credential_bytes(service(number)) for number in range(3)]
 
@@ -83,7 +83,7 @@ class SlowDisk:
         assert all(blob in credentials for blob in CREDENTIALS)
 
     def read_all(self) -> None:
-        """What is in memory, over an open connection, and what is not, over a new one."""
+        """Read a collection in memory over an open connection, and another one over a new connection."""
         assert self._reader is not None
         for _ in range(READS):
             self.read(self._reader, OTHER)
@@ -92,9 +92,9 @@ class SlowDisk:
             self.read(client, uid)
 
     def read_until_all_syncs_are_done(self, has_ended: Callable[[], bool]) -> int:
-        """Let the daemon do one sync after the other, and read during each; gives the number of syncs.
+        """Let the daemon do one sync after the other, and read during each; returns the number of syncs.
 
-        `has_ended`: whether whoever waits for them has its answer.
+        `has_ended`: whether the writer has its answer.
         """
         syncs = 0
         while True:
@@ -144,7 +144,7 @@ def test_others_read_during_each_sync_of_a_change(
 
 
 def test_others_read_during_each_sync_of_a_fast_disk_that_becomes_slow(disk: SlowDisk) -> None:
-    """On a disk that was fast so far, at most two changes are waited for by all: then it counts as slow."""
+    """All users wait for at most two changes on such a disk; then the daemon treats it as slow."""
     disk.start("full")
     with disk.connect(USER) as writer:
         for number in range(1, 43):
@@ -159,7 +159,7 @@ def test_others_read_during_each_sync_of_a_fast_disk_that_becomes_slow(disk: Slo
 
 
 def test_others_read_during_each_sync_of_a_backup(disk: SlowDisk) -> None:
-    """A backup that begins and ends, and its syncs, are waited for by nobody who reads."""
+    """Nobody who reads waits for a backup, its begin, its syncs or its end."""
     disk.start("full")
     with disk.connect(USER) as writer:
         writer.send(LARGE)
