@@ -17,7 +17,7 @@ MOST_LINES = 400
 # Small modules that know nothing of the rooms above protocol.
 COMMON = {"logs", "processes", "streams"}
 
-# What each room may import, besides its own modules. A name stands for the module and everything below it.
+# The modules that each room may import, besides its own. A name includes everything below it.
 # Rooms that handle credentials without opcodes and replies need only some modules of protocol.
 ALLOWED: dict[str, set[str]] = {
     "protocol": set(),

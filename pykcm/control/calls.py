@@ -68,7 +68,7 @@ class Call:
     async def change(self, uid: int, function: Callable[[Collection], T]) -> T:
         """Return the function's result for the UID's collection, once its changes are durable.
 
-        See Engine.change. When the client goes meanwhile, the change is still completed.
+        See Engine.change. The change is completed even if the client closes the connection.
         """
         return await to_the_end(
             self.administration.engine.change((uid,), lambda collections: function(collections[uid]))

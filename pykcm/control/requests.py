@@ -23,7 +23,7 @@ class Request(NamedTuple):
     takes_frames: bool = False
 
 
-# Root may make every request. Where a request names other users, they may make it as well.
+# Root may make every request. Other users may make the requests that name them.
 REQUESTS = {
     "list": Request(listing.ListArguments, listing.list_ccaches),
     "show": Request(listing.ShowArguments, listing.show_ccache),

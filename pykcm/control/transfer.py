@@ -25,12 +25,12 @@ from pykcm.control.records import LARGEST_RECORD, CCacheHeader, PrincipalRecord,
 from pykcm.control.snapshots import CCacheSnapshot, take_snapshot
 from pykcm.protocol.codes import KcmError
 
-# So many ccaches, or ccaches of so many bytes of memory, are read before they are imported.
+# Ccaches are read up to this number, or this many bytes of memory, before they are imported.
 _TOGETHER = 64
 _TOGETHER_SIZE = 4 * 1024 * 1024
 
-# So many ccaches of one UID, or bytes that they write and overwrite, become durable together: a larger change
-# would keep others waiting.
+# One change imports at most this many ccaches of one UID, or this many bytes written and overwritten. Other
+# requests would wait for a larger change.
 _IN_ONE_CHANGE = 16
 _SIZE_OF_ONE_CHANGE = 1024 * 1024
 

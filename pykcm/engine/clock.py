@@ -208,6 +208,6 @@ class ClockKeeper:
             self._is_failing = False
 
     def _write(self, folder: Path, seconds: float) -> None:
-        # The thread of a call that was cancelled goes on.
+        # The thread of a cancelled call goes on.
         with self._writing:
             write_sighting(folder, seconds)

@@ -9,8 +9,8 @@ from collections import deque
 from types import TracebackType
 from typing import Self
 
-# So many pieces of work run concurrently, the others wait. Each may hold a whole collection in memory, which
-# the cache does not count yet.
+# The most pieces of work that run concurrently. Each may hold a whole collection in memory, which the cache
+# does not count yet.
 _AT_ONCE = 2
 
 

@@ -103,7 +103,7 @@ def _is_stale(path: Path) -> bool:
     except FileNotFoundError:
         return False
     if not stat.S_ISSOCK(mode):
-        raise ListenError(f"{path}: is there and is no socket; it is left alone")
+        raise ListenError(f"{path}: exists and is not a socket; it is left as it is")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         try:

@@ -26,7 +26,7 @@ from tests.server.asking import Server
 
 
 class Controlling:
-    """Asks the service of `server`, as root of this label; `summary` is the last request's."""
+    """Makes requests to `server` as root; `summary` is that of the last request."""
 
     def __init__(self, server: Server, config: Config | None = None) -> None:
         self._server = server
@@ -47,7 +47,7 @@ class Controlling:
         self.summary: dict[str, Any] = {}
 
     def ask(self, request: str, /, *items: Any, label: str | None = None, **arguments: Any) -> list[Any]:
-        """The items that answer it."""
+        """The items of the answer."""
         return self._server.runner.run(self._ask(request, items, label, arguments))
 
     async def _ask(
@@ -77,7 +77,7 @@ def as_sent(item: Any) -> Any:
 
 
 def split(item: Any) -> list[Any]:
-    """What an import sends for a ccache: a header with the number of credentials, and the credentials."""
+    """The frames of a ccache in an import: a header with the number of credentials, and the credentials."""
     if not isinstance(item, dict) or not isinstance(item.get("credentials"), list):
         return [item]
     credentials = item["credentials"]

@@ -68,7 +68,7 @@ class StepCounter(CostCounter):
 
 @pytest.fixture
 def full(runner: asyncio.Runner, store: SQLCipherStore) -> Server:
-    """A server on which a UID has as many ccaches and credentials as it may have, beside many other UIDs."""
+    """A server on which a UID has as many ccaches and credentials as it may have, and many other UIDs."""
     server = Server(runner, store, quotas=QUOTAS)
     fill(server, UID, CONFIG.max_uid_ccaches)
     fill(server, EXPIRED_UID, FULL_CCACHES, end=1)

@@ -1,4 +1,4 @@
-"""list and show: what an administrator is told of everybody's ccaches."""
+"""The requests list and show."""
 
 import asyncio
 from typing import Any

@@ -144,7 +144,7 @@ def test_destroy_expired_reports_a_doubted_clock(doubted: Doubted) -> None:
     assert doubted.control.ask("destroy", expired=True) == [{"uid": 1000, "name": b"1000:old"}]
     assert doubted.control.summary == {"clock_doubt": DOUBT}
     assert listed(doubted.server.ask_as(1000)) == [b"1000:new"]
-    # What is named is destroyed, whatever the clock says.
+    # A named ccache is destroyed, whatever the clock says.
     assert len(doubted.control.ask("destroy", uid=1000)) == 1
     assert doubted.control.summary == {}
 

@@ -157,7 +157,7 @@ def test_prometheus_parses_the_text(server: Server, control: Controlling) -> Non
 
 
 def test_the_text_of_a_fresh_daemon_is_valid(server: Server, control: Controlling) -> None:
-    """So is that of a daemon whose store cannot be read: it has no number of ccaches."""
+    """The text is valid with a number of ccaches, and without it if the store cannot be read."""
     answer = stats(control)
     assert samples(openmetrics(answer))["pykcm_ccaches"] == {(): 0}
     read = samples(openmetrics(answer | {"failing": "store", "ccaches": None}))

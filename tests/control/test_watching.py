@@ -281,7 +281,7 @@ def test_trace_and_watch_contain_no_secret(server: Server, control: Controlling,
     assert said.count(b"RETRIEVE") == 3
     for trace in traces_of(CANARY):
         assert trace not in said
-    # What is looked for would be found.
+    # The search would find a secret.
     for form in (CANARY, CANARY.hex().encode(), base64.b64encode(b"x" + CANARY)):
         assert any(trace in form for trace in traces_of(CANARY))
 

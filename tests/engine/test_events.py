@@ -37,7 +37,7 @@ from tests.storing import commit_changes, secrets_of
 
 @pytest.fixture
 def events(server: Server) -> EventLog:
-    """What one who watches is events."""
+    """A watcher of the server."""
     return EventLog(server)
 
 

@@ -95,7 +95,7 @@ def test_only_collections_with_due_ccaches_are_read(server: Server) -> None:
 
 @pytest.fixture
 def statements(open_sqlcipher: Callable[[], SQLCipherStore]) -> Iterator[tuple[SQLCipherStore, list[str]]]:
-    """A database, and what it is told to do."""
+    """A database, and the statements that it executes."""
     store = open_sqlcipher()
     said: list[str] = []
     store._db.set_trace_callback(said.append)
