@@ -1,6 +1,6 @@
 """A server on each store in turn, asked without a socket: the engine is tested by what its users see."""
 
-from tests.server.conftest import alice, bob, host, listen, one, root, runner, server, two
+from tests.server.conftest import alice, bob, listen, root, runner, server
 from tests.sockets.conftest import anyio_backend
 
-__all__ = ["alice", "anyio_backend", "bob", "host", "listen", "one", "root", "runner", "server", "two"]
+__all__ = ["alice", "anyio_backend", "bob", "listen", "root", "runner", "server"]

@@ -10,7 +10,6 @@ import pytest
 
 from pykcm.store.interface import Store
 from tests.builders import ALICE, HTTP, TGS, credential_bytes
-from tests.peer.mcs import CONTAINER_1, CONTAINER_2, HOST
 from tests.server.asking import Asking, Server
 from tests.server.listening import Listen, Listening
 from tests.sockets.conftest import anyio_backend
@@ -64,24 +63,6 @@ def bob(server: Server) -> Asking:
 def root(server: Server) -> Asking:
     """Makes requests of root."""
     return server.ask_as(0)
-
-
-@pytest.fixture
-def one(server: Server) -> Asking:
-    """Makes requests of UID 1000 in a container."""
-    return server.ask_as(1000, CONTAINER_1)
-
-
-@pytest.fixture
-def two(server: Server) -> Asking:
-    """Makes requests of UID 1000 in another container."""
-    return server.ask_as(1000, CONTAINER_2)
-
-
-@pytest.fixture
-def host(server: Server) -> Asking:
-    """Makes requests of UID 1000 outside containers, without constraints."""
-    return server.ask_as(1000, HOST)
 
 
 @pytest.fixture
