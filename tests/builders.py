@@ -142,6 +142,24 @@ def configuration(key: bytes, value: bytes) -> Credential:
     )
 
 
+def file_bytes(
+    *credentials: bytes, version: int = 4, tags: bytes = b"", principal: Principal = ALICE
+) -> bytes:
+    """A ccache file of this format version; `tags`: of the header that only version 4 has."""
+    header = pack(">H", len(tags)) + tags if version == 4 else b""
+    return bytes([5, version]) + header + principal_bytes(principal) + b"".join(credentials)
+
+
+def file_tag(number: int, value: bytes) -> bytes:
+    """A tag in the header of a ccache file."""
+    return pack(">HH", number, len(value)) + value
+
+
+def offset_tag(seconds: int) -> bytes:
+    """The header tag of a KDC offset."""
+    return file_tag(1, pack(">ii", seconds, 250_000))
+
+
 def peer(uid: int) -> Peer:
     return Peer(uid=uid, gid=uid, pid=4711, label=None)
 

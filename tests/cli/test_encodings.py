@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_files import answering
-from tests.cli.test_hostile_names import TEXTS, list_answer
+from tests.cli.answers import TEXTS, answering, list_answer
 from tests.e2e.daemon import ROOT
 
 NAME = "é € 日本 \udcff"

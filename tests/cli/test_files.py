@@ -3,10 +3,7 @@
 import errno
 import hashlib
 import os
-import socket
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,38 +14,10 @@ from click.testing import CliRunner, Result
 from pykcm.cli import exporting, files
 from pykcm.cli.client import ControlClient
 from pykcm.cli.maintenance import backup_command, rekey_command
-from pykcm.control.frames import encode
+from tests.cli.answers import answering
 
 CONTENT = b"a database" * 1000
 SUMMARY = {"size": len(CONTENT), "sha256": hashlib.sha256(CONTENT).digest(), "key": "/key", "pending": False}
-
-
-@contextmanager
-def answering(path: Path, *messages: object, at_end: bool = False) -> Iterator[ControlClient]:
-    """A client whose daemon answers one request with these messages, immediately or after all items."""
-    with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind(str(path))
-        listening.listen()
-
-        def answer() -> None:
-            accepted, _ = listening.accept()
-            # The client may have closed the connection, or never connected.
-            with accepted, suppress(OSError):
-                while at_end and accepted.recv(1 << 16):
-                    pass
-                accepted.sendall(b"".join(map(encode, messages)))
-                while accepted.recv(1 << 16):
-                    pass
-
-        thread = threading.Thread(target=answer)
-        thread.start()
-        try:
-            yield ControlClient(path)
-        finally:
-            with socket.socket(socket.AF_UNIX) as last:
-                last.connect(str(path))
-            thread.join(20)
-            path.unlink()
 
 
 @pytest.fixture

@@ -9,10 +9,9 @@ from pykcm.cli import folders, migration
 from pykcm.cli.folders import Folder, open_folder
 from pykcm.cli.sources import SourceError, from_file, from_folder
 from pykcm.control.records import CCacheRecord
-from tests.builders import ALICE
+from tests.builders import ALICE, file_bytes
 from tests.cli.owned import USER, folder
 from tests.e2e.daemon import effective_uid
-from tests.protocol.test_ccache_file import file_bytes
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to others")
 

@@ -16,21 +16,7 @@ from pykcm.cli import output
 from pykcm.cli.doctor.results import Check, Level, Result
 from pykcm.cli.main import main
 from pykcm.protocol.text import escape, escape_path, excerpt, is_visible, printable
-from tests.cli.test_files import answering
-
-# Names that act on a terminal, table or reader: escape sequences in 7 and 8 bits, newlines, tabs, changes
-# of direction, invisible characters, invalid UTF-8, and markup of rich.
-HOSTILE = [
-    b"\x1b]0;title\x07\x1b[2J",
-    b"\xc2\x9b31m \xc2\x85",
-    b"a\nimported\troot\t0\r",
-    "\u202e\u2066desrever\u2069 \u200b\u2028\u2029\u3164".encode(),
-    b"\xff\xfe\x00\x7f",
-    b"\xed\xa0\x80 \xf4\x90\x80\x80",
-    b"[red]x[/red] [link=http://example.test]y[/link] :smile:",
-    b"\\x1b[31m \\n %s {0}",
-]
-TEXTS = [name.decode("utf-8", "surrogateescape") for name in HOSTILE] + ["\ud800 \udfff"]
+from tests.cli.answers import TEXTS, answering, items, list_answer, sendable
 
 hostile_text = pytest.mark.parametrize("text", TEXTS, ids=ascii)
 
@@ -76,38 +62,6 @@ class Run:
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     return Run(tmp_path, monkeypatch, capsys)
-
-
-def items(*values: object, **summary: object) -> list[object]:
-    return [*({"item": value} for value in values), {"end": summary}]
-
-
-def sendable(text: str) -> str:
-    """The text as the daemon can send it: lone surrogates are replaced."""
-    return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
-
-
-def list_answer(*texts: str) -> list[object]:
-    """The answer to `list` with two ccaches for each text."""
-    rows = [{"ccache": _row(text)} for text in texts for _ in range(2)]
-    return items(*rows, ccaches=len(rows), users=1, size=20)
-
-
-def _row(text: str) -> dict[str, object]:
-    return {
-        "uid": 4_000_000_000,
-        "name": text.encode("utf-8", "surrogatepass"),
-        "uuid": bytes(16),
-        "principal": sendable(text),
-        "default": False,
-        "current_default": False,
-        "tickets": 1,
-        "size": 10,
-        "tgt_expires": 1,
-        "renew_till": None,
-        "label": sendable(text),
-        "last_renewal": None,
-    }
 
 
 @hostile_text

@@ -12,8 +12,7 @@ from pykcm.cli.files import LOCK_TIMEOUT, RETRY_INTERVAL
 from pykcm.cli.folders import match_files
 from pykcm.cli.sources import SourceError, from_folder, retry_locked
 from pykcm.control.records import CCacheRecord
-from tests.cli.owned import folder
-from tests.cli.test_sources import ccache
+from tests.cli.owned import ccache, folder
 
 MANY, FEW = 20001, 20002
 

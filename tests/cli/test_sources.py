@@ -12,17 +12,11 @@ from pykcm.cli import files, migration, sources
 from pykcm.cli.sources import SourceError, from_file, from_folder
 from pykcm.control.records import CCacheRecord
 from tests.builders import ALICE, BOB, TGS, credential_bytes
-from tests.protocol.test_ccache_file import file_bytes, offset
+from tests.cli.owned import ccache
 
 USER, OTHER = 20001, 20002
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to others")
-
-
-def ccache(path: Path, owner: int = os.geteuid(), **more: object) -> Path:
-    path.write_bytes(file_bytes(credential_bytes(TGS), tags=offset(-3), **more))  # type: ignore[arg-type]
-    os.chown(path, owner, owner)
-    return path
 
 
 def refused(path: Path, uid: int | None = None) -> str:

@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pykcm.protocol.ccache_file import CCacheFile, parse_ccache_file
-from pykcm.protocol.principal import Principal
 from pykcm.protocol.wire import FormatError
 from tests.builders import (
     ALICE,
@@ -17,6 +16,9 @@ from tests.builders import (
     configuration,
     credential_bytes,
     data,
+    file_bytes,
+    file_tag,
+    offset_tag,
     principal_bytes,
     typed_list,
 )
@@ -28,28 +30,13 @@ TICKETS = [
 ]
 
 
-def file_bytes(
-    *credentials: bytes, version: int = 4, tags: bytes = b"", principal: Principal = ALICE
-) -> bytes:
-    header = struct.pack(">H", len(tags)) + tags if version == 4 else b""
-    return bytes([5, version]) + header + principal_bytes(principal) + b"".join(credentials)
-
-
-def tag(number: int, value: bytes) -> bytes:
-    return struct.pack(">HH", number, len(value)) + value
-
-
-def offset(seconds: int) -> bytes:
-    return tag(1, struct.pack(">ii", seconds, 250_000))
-
-
 @pytest.mark.parametrize(
     ("tags", "kdc_offset"),
     [
         (b"", 0),
-        (offset(-90), -90),
-        (tag(77, b"from the future") + offset(5), 5),
-        (tag(77, b""), 0),
+        (offset_tag(-90), -90),
+        (file_tag(77, b"from the future") + offset_tag(5), 5),
+        (file_tag(77, b""), 0),
     ],
 )
 def test_format_4_is_read(tags: bytes, kdc_offset: int) -> None:
@@ -91,7 +78,7 @@ def test_removed_credentials_are_left_out() -> None:
         (b"\5\1" + bytes(64), "format 1"),
         (b"\5\2" + bytes(64), "format 2"),
         (file_bytes(tags=b"\0"), "ends early"),
-        (file_bytes(tags=tag(1, b"\0")), "ends early"),
+        (file_bytes(tags=file_tag(1, b"\0")), "ends early"),
         (file_bytes() + bytes(3), "ends early"),
         (b"\5\4\0\0" + struct.pack(">III", 1, 2**31, 0), "components"),
     ],
@@ -104,7 +91,7 @@ def test_bad_files_are_refused_with_the_reason(content: bytes, reason: str) -> N
 
 def test_file_must_end_after_a_credential() -> None:
     """A file is only accepted if it ends after a credential."""
-    whole = file_bytes(*TICKETS, tags=offset(1))
+    whole = file_bytes(*TICKETS, tags=offset_tag(1))
     ends = {len(whole) - len(b"".join(TICKETS[kept:])) for kept in range(len(TICKETS) + 1)}
     for cut in range(len(whole)):
         if cut in ends:
@@ -126,7 +113,7 @@ def test_random_file_raises_only_format_errors(content: bytes, version: int) -> 
 @given(at=st.integers(0, 2000), byte=st.integers(0, 255))
 def test_damaged_file_raises_only_format_errors(at: int, byte: int) -> None:
     """A file with a changed byte is refused, or read as it then is: never another exception."""
-    whole = bytearray(file_bytes(*TICKETS, tags=offset(1)))
+    whole = bytearray(file_bytes(*TICKETS, tags=offset_tag(1)))
     whole[at % len(whole)] = byte
     with suppress(FormatError):
         parse_ccache_file(bytes(whole))
