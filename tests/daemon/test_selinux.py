@@ -12,7 +12,7 @@ import sys
 from types import SimpleNamespace
 import pykcm.daemon
 from pykcm.peer.identity import Kernel
-from tests.peer.test_selinux import Binding
+from tests.peer.binding import Binding
 binding = {binding}
 sys.modules["selinux"] = binding
 pykcm.daemon.read_kernel = lambda: Kernel(has_selinux={has_selinux})
