@@ -21,11 +21,7 @@ pytestmark = pytest.mark.usefixtures("bytes_alone")
 
 
 CONFIGURATION = Principal(1, b"X-CACHECONF:", (b"krb5_ccache_conf_data", b"fast_avail"))
-
-
 GSSPROXY = Principal(1, b"X-GSSPROXY:", (b"Encrypted", b"Credentials", b"v1"))
-
-
 NO_TIMES = (0, 0, 0, 0)
 
 
