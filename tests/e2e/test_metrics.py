@@ -219,7 +219,7 @@ def _kcm_socket(folder: Path) -> str:
     ("where", "why"),
     [
         (_no_folder, "No such file or directory"),
-        (_no_socket, "is no socket"),
+        (_no_socket, "is not a socket"),
         (_too_long_in_bytes, "path too long"),
         (_kcm_socket, "listens there"),
     ],

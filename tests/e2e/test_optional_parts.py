@@ -35,7 +35,7 @@ def _no_folder(folder: Path) -> str:
 def _no_socket(folder: Path) -> str:
     folder.mkdir()
     (folder / "control.sock").write_text("precious")
-    return "is no socket"
+    return "is not a socket"
 
 
 @pytest.mark.parametrize("prepare", [_no_folder, _no_socket])
