@@ -155,15 +155,16 @@ class WriteAheadLog:
         executor = concurrent.futures.ThreadPoolExecutor(1)
         try:
             self._copying = executor.submit(copy_wal, self._path, self._key, self._descriptor)
-            await asyncio.wait([asyncio.wrap_future(self._copying)])
+            copying = asyncio.wrap_future(self._copying)
+            await asyncio.wait([copying])
         except RuntimeError:
             # No thread is available.
             return
         finally:
             executor.shutdown(wait=False)
-        # If it has failed, the store's connection tries again.
-        self._copying.exception()
         self._copying = None
+        # If it has failed, the store's connection tries again. The event loop must not log the exception.
+        copying.exception()
 
     def _is_long(self) -> bool:
         try:
