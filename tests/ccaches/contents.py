@@ -1,10 +1,23 @@
-"""Everything that a collection is, as one value that can be compared."""
+"""Collections for the tests, and their contents as one value that can be compared."""
 
+import errno
+from collections.abc import Callable
 from typing import NamedTuple
+
+import pytest
 
 from pykcm.ccaches.ccache import CCache
 from pykcm.ccaches.collection import Collection
+from pykcm.ccaches.quotas import CCacheCount, Quotas
+from pykcm.protocol.codes import KcmError
+from pykcm.protocol.credential import Credential
 from pykcm.protocol.principal import Principal
+from tests.builders import ALICE, Clock, principal_bytes, ticket
+
+PRINCIPAL_SIZE = len(principal_bytes(ALICE))
+
+# The credentials of ccaches at the time 1500.
+VALID, EXPIRED, LONG_EXPIRED = [ticket(ends=2000)], [ticket(ends=1400)], [ticket(ends=1300)]
 
 
 class CCacheContents(NamedTuple):
@@ -65,3 +78,39 @@ def existing(collection: Collection, name: bytes) -> CCache:
     ccache = collection.get(name)
     assert ccache is not None
     return ccache
+
+
+def create(collection: Collection, *wanted: bytes) -> None:
+    """Initialise these ccaches."""
+    for name in wanted:
+        collection.initialize(name, ALICE, None)
+
+
+def collection_of(
+    ccaches: dict[bytes, list[Credential]], quotas: Quotas, total: int | None = None
+) -> Collection:
+    """A collection of UID 1000 with these ccaches, whatever the quotas."""
+    filled = Collection(1000, Clock())
+    for name, credentials in ccaches.items():
+        filled.replace(name, ALICE, 0, credentials, None)
+    collection = Collection(1000, Clock(), quotas, CCacheCount(total))
+    collection.restore(list(filled))
+    return collection
+
+
+def servers(collection: Collection, name: bytes = b"1000") -> list[Principal]:
+    return [credential.server for credential in existing(collection, name).credentials]
+
+
+def assert_refused(
+    collection: Collection, attempt: Callable[[], object], option: str = "", owner: str = ""
+) -> None:
+    """The attempt is EDQUOT, names option and owner, and has changed nothing."""
+    before = contents(collection)
+    with pytest.raises(KcmError) as caught:
+        attempt()
+    assert caught.value.code == errno.EDQUOT
+    assert option in caught.value.reason
+    assert owner in caught.value.reason
+    assert contents(collection) == before
+    assert collection.take_changes() == []
