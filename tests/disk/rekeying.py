@@ -17,8 +17,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import patch
 
+import pytest
+
 from pykcm.store.copies import Rekeyed
-from pykcm.store.keys import load_key
+from pykcm.store.interface import StoreUnusableError
+from pykcm.store.keys import Key, load_key
 from pykcm.store.sqlcipher import rekey as module
 from pykcm.store.sqlcipher.online_copy import copy_file
 from pykcm.store.sqlcipher.rekey import rekey as change_key
@@ -88,12 +91,38 @@ async def rekey(folder: Path, raw: bytes | None = None) -> Rekeyed:
 
     try:
         with patch.object(module, "copy_file", copy):
-            *_, rekeyed = [step async for step in change_key(store, raw)]
+            return await change(store, raw)
     finally:
         os.close(acknowledged)
         store.close()
+
+
+async def change(store: SQLCipherStore, raw: bytes | None = None) -> Rekeyed:
+    """Change the key of an open store."""
+    *_, rekeyed = [step async for step in change_key(store, raw)]
     assert isinstance(rekeyed, Rekeyed)
     return rekeyed
+
+
+async def refusal(store: SQLCipherStore, kind: type[Exception], raw: bytes | None = None) -> str:
+    """Return the message with which a change of keys is refused."""
+    with pytest.raises(kind) as caught:
+        await change(store, raw)
+    return str(caught.value)
+
+
+def files(folder: Path) -> set[str]:
+    """The names of the store's files."""
+    return {path.name for path in folder.iterdir()} - {"acknowledged"}
+
+
+def opens(database: Path, raw: bytes) -> bool:
+    """Whether this key opens the database."""
+    try:
+        SQLCipherStore(database, Key(raw, database.with_name("some"))).close()
+    except StoreUnusableError:
+        return False
+    return True
 
 
 class Rekeying:

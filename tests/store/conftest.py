@@ -1,8 +1,9 @@
-"""File systems so small that they are full when a test wants it, and journals copied when it says so."""
+"""Folders in memory, file systems that are full, and checkpoints that wait until a test lets them run."""
 
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,8 +13,18 @@ from tests.store.sqlcipher.copying import Copying
 
 
 @pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A folder in memory: each sync of a disk takes milliseconds."""
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="pykcm-", dir=memory) as folder:
+        path = Path(folder, "tmp")
+        path.mkdir()
+        yield path
+
+
+@pytest.fixture
 def mount_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
-    """Mounts a private file system of so many KiB; the test is skipped where that cannot be done."""
+    """Mounts a private file system of this many KiB; skips the test if that is impossible."""
     disk = tmp_path / "disk"
 
     def mount(kib: int) -> Path:
@@ -40,7 +51,7 @@ def full_disk(mount_disk: Callable[[int], Path]) -> Path:
 
 @pytest.fixture
 def copying(monkeypatch: pytest.MonkeyPatch) -> Copying:
-    """Even a short journal is copied beside the loop, when the test says so."""
+    """Checkpoints of even a short write-ahead log run in another thread, when the test lets them."""
     copying = Copying()
     monkeypatch.setattr("pykcm.store.sqlcipher.wal._COPIED_AT_ONCE", 0)
     monkeypatch.setattr("pykcm.store.sqlcipher.wal.copy_wal", copying.copy)

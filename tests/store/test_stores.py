@@ -1,6 +1,5 @@
 """What every store does: each test runs on each of them."""
 
-import asyncio
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -41,20 +40,8 @@ NAMES = [
 ]
 
 
-def commit(store: Store, *changes: SecretChange) -> None:
-    asyncio.run(commit_changes(store, changes))
-
-
-def load(store: Store, uid: int) -> list[Secret]:
-    return asyncio.run(secrets_of(store, uid))
-
-
-def uids(store: Store) -> list[int]:
-    return asyncio.run(store.uids())
-
-
-def count(store: Store) -> int:
-    return asyncio.run(store.count_ccaches())
+async def commit(store: Store, *changes: SecretChange) -> None:
+    await commit_changes(store, changes)
 
 
 def put_ccache(uid: int, name: bytes, value: bytes = b"{}") -> Put:
@@ -69,97 +56,103 @@ def values(secrets: Iterable[Secret]) -> list[bytes]:
     return [secret.value for secret in secrets]
 
 
-def test_an_empty_store(store: Store) -> None:
+async def test_an_empty_store(store: Store) -> None:
     """An empty store has no secrets, no UIDs and no ccaches, and an empty commit is right."""
-    commit(store)
-    assert load(store, 1000) == []
-    assert uids(store) == []
-    assert count(store) == 0
+    await commit(store)
+    assert await secrets_of(store, 1000) == []
+    assert await store.uids() == []
+    assert await store.count_ccaches() == 0
 
 
-def test_secrets_come_back_in_order(store: Store) -> None:
+async def test_secrets_come_back_in_order(store: Store) -> None:
     """Secrets come back as they were put, those of a container in the order of their first put."""
     container = ccache_container(1000, UUID, b"1000")
     for name in ("c", "a", "b"):
-        commit(store, Put(container, name, name.encode() * 3))
-    assert load(store, 1000) == [
+        await commit(store, Put(container, name, name.encode() * 3))
+    assert await secrets_of(store, 1000) == [
         Secret(container, "c", b"ccc"),
         Secret(container, "a", b"aaa"),
         Secret(container, "b", b"bbb"),
     ]
 
 
-def test_any_value(store: Store) -> None:
+async def test_any_value(store: Store) -> None:
     """A value is any bytes, none and many included."""
     every_byte = bytes(range(256))
     large = bytes(1 << 20)
-    commit(store, *[Put(uid_container(1), str(n), value) for n, value in enumerate([b"", every_byte, large])])
-    assert values(load(store, 1)) == [b"", every_byte, large]
+    await commit(
+        store, *[Put(uid_container(1), str(n), value) for n, value in enumerate([b"", every_byte, large])]
+    )
+    assert values(await secrets_of(store, 1)) == [b"", every_byte, large]
 
 
-def test_a_replaced_secret_keeps_its_place(store: Store) -> None:
+async def test_a_replaced_secret_keeps_its_place(store: Store) -> None:
     """A put of a secret that is there replaces it where it stands."""
     container = ccache_container(1000, UUID, b"1000")
-    commit(store, *[Put(container, name, b"old") for name in "abc"])
-    commit(store, Put(container, "a", b"new"))
-    commit(store, Put(container, "b", b"first"), Put(container, "b", b"second"))
-    assert values(load(store, 1000)) == [b"new", b"second", b"old"]
+    await commit(store, *[Put(container, name, b"old") for name in "abc"])
+    await commit(store, Put(container, "a", b"new"))
+    await commit(store, Put(container, "b", b"first"), Put(container, "b", b"second"))
+    assert values(await secrets_of(store, 1000)) == [b"new", b"second", b"old"]
 
 
-def test_a_place_is_lost_with_the_secret(store: Store) -> None:
+async def test_a_place_is_lost_with_the_secret(store: Store) -> None:
     """A secret that was deleted and put again stands at the end, also when it was the last before."""
     container = ccache_container(1000, UUID, b"1000")
-    commit(store, *[Put(container, name, name.encode()) for name in "abc"])
-    commit(store, Delete(container, "a"), Put(container, "a", b"again"))
-    assert values(load(store, 1000)) == [b"b", b"c", b"again"]
-    commit(store, Delete(container, "a"), Put(container, "d", b"d"), Put(container, "a", b"a"))
-    assert values(load(store, 1000)) == [b"b", b"c", b"d", b"a"]
+    await commit(store, *[Put(container, name, name.encode()) for name in "abc"])
+    await commit(store, Delete(container, "a"), Put(container, "a", b"again"))
+    assert values(await secrets_of(store, 1000)) == [b"b", b"c", b"again"]
+    await commit(store, Delete(container, "a"), Put(container, "d", b"d"), Put(container, "a", b"a"))
+    assert values(await secrets_of(store, 1000)) == [b"b", b"c", b"d", b"a"]
 
 
-def test_changes_are_made_in_order(store: Store) -> None:
+async def test_changes_are_made_in_order(store: Store) -> None:
     """What is deleted and put in one commit is there, what is put and deleted is not."""
     container = uid_container(1000)
-    commit(store, Put(container, "gone", b""), Delete(container, "gone"))
-    commit(store, Delete(container, "here"), Put(container, "here", b"x"))
-    commit(store, Put(container, "swept", b""), DeleteContainer(container), Put(container, "after", b"y"))
-    assert load(store, 1000) == [Secret(container, "after", b"y")]
+    await commit(store, Put(container, "gone", b""), Delete(container, "gone"))
+    await commit(store, Delete(container, "here"), Put(container, "here", b"x"))
+    await commit(
+        store, Put(container, "swept", b""), DeleteContainer(container), Put(container, "after", b"y")
+    )
+    assert await secrets_of(store, 1000) == [Secret(container, "after", b"y")]
 
 
-def test_deleting_what_is_not_there(store: Store) -> None:
+async def test_deleting_what_is_not_there(store: Store) -> None:
     """Deleting a secret or a container that is not there is right and changes nothing."""
-    commit(store, put_ccache(1000, b"1000"))
-    commit(store, Delete(ccaches_container(1000), "missing"), Delete(uid_container(7), "missing"))
-    commit(store, DeleteContainer(uid_container(7)), DeleteContainer(ccaches_container(1000) + "/missing"))
-    assert len(load(store, 1000)) == 1
-    assert load(store, 7) == []
-    assert uids(store) == [1000]
+    await commit(store, put_ccache(1000, b"1000"))
+    await commit(store, Delete(ccaches_container(1000), "missing"), Delete(uid_container(7), "missing"))
+    await commit(
+        store, DeleteContainer(uid_container(7)), DeleteContainer(ccaches_container(1000) + "/missing")
+    )
+    assert len(await secrets_of(store, 1000)) == 1
+    assert await secrets_of(store, 7) == []
+    assert await store.uids() == [1000]
 
 
-def test_delete_container_spares_those_below(store: Store) -> None:
+async def test_delete_container_spares_those_below(store: Store) -> None:
     """DeleteContainer takes the container's own secrets, and neither those below nor those beside."""
-    commit(
+    await commit(
         store,
         Put(uid_container(1000), "default", b"default"),
         put_ccache(1000, b"1000"),
         put_credential(1000, b"1000", "a", b"credential"),
     )
-    commit(store, DeleteContainer(ccaches_container(1000)))
-    assert sorted(values(load(store, 1000))) == [b"credential", b"default"]
-    commit(store, DeleteContainer(uid_container(1000)))
-    assert values(load(store, 1000)) == [b"credential"]
+    await commit(store, DeleteContainer(ccaches_container(1000)))
+    assert sorted(values(await secrets_of(store, 1000))) == [b"credential", b"default"]
+    await commit(store, DeleteContainer(uid_container(1000)))
+    assert values(await secrets_of(store, 1000)) == [b"credential"]
 
 
-def test_rename_container_takes_all_along(store: Store) -> None:
+async def test_rename_container_takes_all_along(store: Store) -> None:
     """RenameContainer leaves order and values as they are, and the old path can be used again."""
     old, new = (ccache_container(1000, UUID, name) for name in (b"1000:old", b"1000:new"))
-    commit(store, Put(old, "b", b"first"), Put(old, "a", b"second"), Put(old + "/below", "x", b"below"))
-    commit(store, RenameContainer(old, new), Put(old, "b", b"again"), Put(new, "b", b"replaced"))
-    renamed = [secret for secret in load(store, 1000) if secret.container == new]
+    await commit(store, Put(old, "b", b"first"), Put(old, "a", b"second"), Put(old + "/below", "x", b"below"))
+    await commit(store, RenameContainer(old, new), Put(old, "b", b"again"), Put(new, "b", b"replaced"))
+    renamed = [secret for secret in await secrets_of(store, 1000) if secret.container == new]
     assert renamed == [Secret(new, "b", b"replaced"), Secret(new, "a", b"second")]
-    others = [secret for secret in load(store, 1000) if secret.container != new]
+    others = [secret for secret in await secrets_of(store, 1000) if secret.container != new]
     assert others == [Secret(old + "/below", "x", b"below"), Secret(old, "b", b"again")]
-    commit(store, DeleteContainer(new), RenameContainer(old, new), RenameContainer(old, new + "2"))
-    assert sorted(load(store, 1000)) == sorted(
+    await commit(store, DeleteContainer(new), RenameContainer(old, new), RenameContainer(old, new + "2"))
+    assert sorted(await secrets_of(store, 1000)) == sorted(
         [
             Secret(new, "b", b"again"),
             Secret(old + "/below", "x", b"below"),
@@ -167,20 +160,20 @@ def test_rename_container_takes_all_along(store: Store) -> None:
     )
 
 
-def test_rename_container_to_another_uid(store: Store) -> None:
+async def test_rename_container_to_another_uid(store: Store) -> None:
     """RenameContainer moves secrets from one UID's container into another's."""
     old, new = ccache_container(1000, UUID, b"1000"), ccache_container(2000, UUID, b"2000")
-    commit(store, Put(old, "a", b"1"), Put(old, "b", b"2"))
-    commit(store, RenameContainer(old, new))
-    assert load(store, 1000) == []
-    assert load(store, 2000) == [Secret(new, "a", b"1"), Secret(new, "b", b"2")]
+    await commit(store, Put(old, "a", b"1"), Put(old, "b", b"2"))
+    await commit(store, RenameContainer(old, new))
+    assert await secrets_of(store, 1000) == []
+    assert await secrets_of(store, 2000) == [Secret(new, "a", b"1"), Secret(new, "b", b"2")]
 
 
-def test_containers_are_kept_apart(store: Store) -> None:
+async def test_containers_are_kept_apart(store: Store) -> None:
     """A UID's container holds nothing of a UID whose decimal begins alike."""
     everyone = [0, 1, 10, 100, 1000, 11, 2, 2**32 - 2]
     for uid in everyone:
-        commit(
+        await commit(
             store,
             Put(uid_container(uid), "default", b"default %d" % uid),
             put_ccache(uid, b"%d" % uid, b"ccache %d" % uid),
@@ -188,53 +181,53 @@ def test_containers_are_kept_apart(store: Store) -> None:
         )
     for uid in everyone:
         mine = [b"default %d" % uid, b"ccache %d" % uid, b"credential %d" % uid]
-        assert values(load(store, uid)) == mine
-    assert uids(store) == sorted(everyone)
-    assert count(store) == len(everyone)
-    commit(store, DeleteContainer(ccaches_container(1)), DeleteContainer(uid_container(1)))
-    assert values(load(store, 1)) == [b"credential 1"]
-    assert len(load(store, 10)) == len(load(store, 100)) == 3
+        assert values(await secrets_of(store, uid)) == mine
+    assert await store.uids() == sorted(everyone)
+    assert await store.count_ccaches() == len(everyone)
+    await commit(store, DeleteContainer(ccaches_container(1)), DeleteContainer(uid_container(1)))
+    assert values(await secrets_of(store, 1)) == [b"credential 1"]
+    assert len(await secrets_of(store, 10)) == len(await secrets_of(store, 100)) == 3
 
 
 @pytest.mark.parametrize("name", NAMES, ids=lambda name: repr(name[:20]))
-def test_any_name(store: Store, name: bytes) -> None:
+async def test_any_name(store: Store, name: bytes) -> None:
     """A ccache's name may be any bytes but NUL: its secrets are its own and can be deleted again."""
     others = [put_ccache(1000, other, other) for other in NAMES if other != name]
-    commit(store, *others)
-    commit(store, put_ccache(1000, name, b"mine"), put_credential(1000, name, "a", b"credential"))
-    secrets = load(store, 1000)
+    await commit(store, *others)
+    await commit(store, put_ccache(1000, name, b"mine"), put_credential(1000, name, "a", b"credential"))
+    secrets = await secrets_of(store, 1000)
     assert secrets[-2:] == [
         Secret(*put_ccache(1000, name, b"mine")),
         Secret(*put_credential(1000, name, "a", b"credential")),
     ]
-    assert count(store) == len(NAMES)
-    commit(
+    assert await store.count_ccaches() == len(NAMES)
+    await commit(
         store,
         DeleteContainer(ccache_container(1000, UUID, name)),
         Delete(ccaches_container(1000), ccache_name(UUID, name)),
     )
-    assert values(load(store, 1000)) == [put.value for put in others]
+    assert values(await secrets_of(store, 1000)) == [put.value for put in others]
 
 
-def test_uids_are_those_with_ccaches(store: Store) -> None:
+async def test_uids_are_those_with_ccaches(store: Store) -> None:
     """A UID counts while it has a ccache: a default alone is none, and neither are credentials."""
-    commit(store, Put(uid_container(5), "default", b""))
-    commit(store, put_credential(6, b"6", "a", b""))
-    commit(store, put_ccache(1000, b"1000"), put_ccache(1000, b"1000:a"), put_ccache(7, b"7"))
-    assert uids(store) == [7, 1000]
-    assert count(store) == 3
-    commit(store, Delete(ccaches_container(7), ccache_name(UUID, b"7")))
-    commit(store, DeleteContainer(ccaches_container(1000)))
-    assert uids(store) == []
-    assert count(store) == 0
+    await commit(store, Put(uid_container(5), "default", b""))
+    await commit(store, put_credential(6, b"6", "a", b""))
+    await commit(store, put_ccache(1000, b"1000"), put_ccache(1000, b"1000:a"), put_ccache(7, b"7"))
+    assert await store.uids() == [7, 1000]
+    assert await store.count_ccaches() == 3
+    await commit(store, Delete(ccaches_container(7), ccache_name(UUID, b"7")))
+    await commit(store, DeleteContainer(ccaches_container(1000)))
+    assert await store.uids() == []
+    assert await store.count_ccaches() == 0
 
 
-def test_a_ccache_named_as_a_container(store: Store) -> None:
+async def test_a_ccache_named_as_a_container(store: Store) -> None:
     """A ccache whose name ends like a container's path is counted as one, and its credentials are not."""
     name = b"1000:x/ccaches"
-    commit(store, put_ccache(1000, name), put_credential(1000, name, "a", b""))
-    assert count(store) == 1
-    assert uids(store) == [1000]
+    await commit(store, put_ccache(1000, name), put_credential(1000, name, "a", b""))
+    assert await store.count_ccaches() == 1
+    assert await store.uids() == [1000]
 
 
 def test_what_a_store_promises(store: Store) -> None:
@@ -242,19 +235,19 @@ def test_what_a_store_promises(store: Store) -> None:
     assert store.persistent == (not isinstance(store, MemoryStore))
 
 
-def test_memory_forgets() -> None:
+async def test_memory_forgets() -> None:
     """A memory store that was closed holds nothing any more."""
     store = MemoryStore()
-    commit(store, put_ccache(1000, b"1000"))
+    await commit(store, put_ccache(1000, b"1000"))
     store.close()
-    assert load(store, 1000) == []
+    assert await secrets_of(store, 1000) == []
 
 
-def test_memory_of_those_who_are_gone() -> None:
+async def test_memory_of_those_who_are_gone() -> None:
     """Nothing is left of a UID whose last secret and containers are gone."""
     store = MemoryStore()
-    commit(store, put_ccache(1000, b"1000"), put_credential(1000, b"1000", "a", b""))
-    commit(
+    await commit(store, put_ccache(1000, b"1000"), put_credential(1000, b"1000", "a", b""))
+    await commit(
         store,
         DeleteContainer(ccache_container(1000, UUID, b"1000")),
         DeleteContainer(ccaches_container(1000)),
@@ -263,11 +256,11 @@ def test_memory_of_those_who_are_gone() -> None:
     assert store._trees == {}
 
 
-def test_rows_of_those_who_are_gone(open_sqlcipher: Callable[[], SQLCipherStore]) -> None:
+async def test_rows_of_those_who_are_gone(open_sqlcipher: Callable[[], SQLCipherStore]) -> None:
     """The database does not keep their containers either."""
     store = open_sqlcipher()
-    commit(store, put_ccache(1000, b"1000"), put_credential(1000, b"1000", "a", b""))
-    commit(
+    await commit(store, put_ccache(1000, b"1000"), put_credential(1000, b"1000", "a", b""))
+    await commit(
         store,
         DeleteContainer(ccache_container(1000, UUID, b"1000")),
         DeleteContainer(ccaches_container(1000)),
@@ -278,17 +271,17 @@ def test_rows_of_those_who_are_gone(open_sqlcipher: Callable[[], SQLCipherStore]
     ).fetchall() == [(0,)]
 
 
-def test_sqlcipher_keeps(open_sqlcipher: Callable[[], SQLCipherStore]) -> None:
+async def test_sqlcipher_keeps(open_sqlcipher: Callable[[], SQLCipherStore]) -> None:
     """What was committed is there after a close, in its order, and goes on to be changed."""
     store = open_sqlcipher()
     container = ccache_container(1000, UUID, b"1000")
-    commit(store, *[Put(container, name, name.encode()) for name in "bca"])
+    await commit(store, *[Put(container, name, name.encode()) for name in "bca"])
     store.close()
     store = open_sqlcipher()
-    assert values(load(store, 1000)) == [b"b", b"c", b"a"]
-    commit(store, Put(container, "c", b"new"), Put(container, "d", b"d"))
+    assert values(await secrets_of(store, 1000)) == [b"b", b"c", b"a"]
+    await commit(store, Put(container, "c", b"new"), Put(container, "d", b"d"))
     store.close()
-    assert values(load(open_sqlcipher(), 1000)) == [b"b", b"new", b"a", b"d"]
+    assert values(await secrets_of(open_sqlcipher(), 1000)) == [b"b", b"new", b"a", b"d"]
 
 
 # What has expired
@@ -299,62 +292,64 @@ def put_expiring(uid: int, number: int, expires: int | None) -> Put:
     return Put(ccaches_container(uid), ccache_name(uuid, b"%d:%d" % (uid, number)), b"{}", expires)
 
 
-def expired(store: Store, until: int, after: Expired | None = None, limit: int = 100) -> list[Expired]:
-    return asyncio.run(store.expired(until, after, limit))
+async def expired(store: Store, until: int, after: Expired | None = None, limit: int = 100) -> list[Expired]:
+    return await store.expired(until, after, limit)
 
 
-def test_the_expiry_is_kept(store: Store) -> None:
+async def test_the_expiry_is_kept(store: Store) -> None:
     """A secret comes back with the expiry that it was last put with, none and any included."""
     moments = [None, 0, 1, 2**32 - 1, 2**32 + 2**31]
     for expires in moments:
-        commit(store, put_expiring(1000, 1, expires))
-        assert [secret.expires for secret in load(store, 1000)] == [expires]
+        await commit(store, put_expiring(1000, 1, expires))
+        assert [secret.expires for secret in await secrets_of(store, 1000)] == [expires]
 
 
-def test_what_has_expired_is_told(store: Store) -> None:
+async def test_what_has_expired_is_told(store: Store) -> None:
     """What expired at the moment asked for or before is told, the oldest first, of whichever UID."""
     puts = {expires: put_expiring(uid, 1, expires) for uid, expires in [(3, 30), (1, 31), (2, 10), (4, 32)]}
-    commit(store, *puts.values(), put_expiring(5, 1, None))
+    await commit(store, *puts.values(), put_expiring(5, 1, None))
     found = [Expired(10, puts[10].name, 2), Expired(30, puts[30].name, 3), Expired(31, puts[31].name, 1)]
-    assert expired(store, 31) == found
-    assert expired(store, 9) == []
-    assert len(expired(store, 2**40)) == 4
+    assert await expired(store, 31) == found
+    assert await expired(store, 9) == []
+    assert len(await expired(store, 2**40)) == 4
 
 
-def test_what_has_expired_is_told_in_parts(store: Store) -> None:
+async def test_what_has_expired_is_told_in_parts(store: Store) -> None:
     """Told a few at a time, each is told once, also those that expired together and what stays."""
     puts = [put_expiring(uid, number, 10 + number % 2) for uid in (1, 2, 3) for number in range(5)]
-    commit(store, *puts)
-    whole = expired(store, 50)
+    await commit(store, *puts)
+    whole = await expired(store, 50)
     assert len(whole) == 15
     assert whole == sorted(whole)
     parts: list[Expired] = []
-    while part := expired(store, 50, parts[-1] if parts else None, 4):
+    while part := await expired(store, 50, parts[-1] if parts else None, 4):
         parts += part
         if len(parts) == 8:
-            commit(store, Delete(ccaches_container(parts[7].uid), parts[7].name))
+            await commit(store, Delete(ccaches_container(parts[7].uid), parts[7].name))
     assert parts == whole
 
 
-def test_what_is_gone_has_not_expired(store: Store) -> None:
+async def test_what_is_gone_has_not_expired(store: Store) -> None:
     """What was deleted, with its container too, or put anew, is not told by its old expiry."""
-    commit(store, *[put_expiring(1, number, 10) for number in range(3)], put_expiring(2, 1, 10))
-    commit(store, Delete(ccaches_container(1), put_expiring(1, 0, 10).name))
-    commit(store, put_expiring(1, 1, 20), put_expiring(1, 2, None))
-    commit(store, DeleteContainer(ccaches_container(2)))
-    assert [each.expires for each in expired(store, 50)] == [20]
+    await commit(store, *[put_expiring(1, number, 10) for number in range(3)], put_expiring(2, 1, 10))
+    await commit(store, Delete(ccaches_container(1), put_expiring(1, 0, 10).name))
+    await commit(store, put_expiring(1, 1, 20), put_expiring(1, 2, None))
+    await commit(store, DeleteContainer(ccaches_container(2)))
+    assert [each.expires for each in await expired(store, 50)] == [20]
 
 
-def test_uids_without_expiry(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_uids_without_expiry(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """UIDs with a ccache that never expires are told in parts, once each; credentials do not count."""
     monkeypatch.setattr("pykcm.store.sqlcipher.store._CONTAINERS_AT_A_TIME", 3)
     for uid in range(1000, 1010):
         name = ccache_name(UUID, b"%d" % uid)
         inside = ccache_container(uid, UUID, b"%d" % uid)
-        commit(store, Put(ccaches_container(uid), name, b"a", 7), Put(inside, UUID.hex(), b"ticket"))
-        commit(store, Put(uid_container(uid), "default", b"d"))
+        await commit(store, Put(ccaches_container(uid), name, b"a", 7), Put(inside, UUID.hex(), b"ticket"))
+        await commit(store, Put(uid_container(uid), "default", b"d"))
     for uid in (1009, 1003):
-        commit(store, *(Put(ccaches_container(uid), ccache_name(UUID, name), b"b") for name in (b"x", b"y")))
+        await commit(
+            store, *(Put(ccaches_container(uid), ccache_name(UUID, name), b"b") for name in (b"x", b"y"))
+        )
 
     async def all_parts() -> list[int]:
         found = []
@@ -364,7 +359,7 @@ def test_uids_without_expiry(store: Store, monkeypatch: pytest.MonkeyPatch) -> N
             found += uids
         return found
 
-    assert asyncio.run(all_parts()) == [1003, 1009]
+    assert await all_parts() == [1003, 1009]
 
 
 def test_expired_ones_are_found_by_an_index(open_sqlcipher: Callable[[], SQLCipherStore]) -> None:
@@ -376,7 +371,7 @@ def test_expired_ones_are_found_by_an_index(open_sqlcipher: Callable[[], SQLCiph
     assert steps[1] == "SEARCH containers USING INTEGER PRIMARY KEY (rowid=?)"
 
 
-def test_the_same_again_is_not_written(tmp_path: Path) -> None:
+async def test_the_same_again_is_not_written(tmp_path: Path) -> None:
     """A ccache that is put as it is already stored costs no write; another value or expiry does."""
     store = SQLCipherStore(tmp_path / "pykcm.db", Key(bytes(32), tmp_path))
     container = ccaches_container(1000)
@@ -384,7 +379,7 @@ def test_the_same_again_is_not_written(tmp_path: Path) -> None:
     changes = []
     for each in (put, put, put._replace(value=b"other"), put._replace(expires=None), put):
         before = store._db.total_changes
-        asyncio.run(commit_changes(store, [each]))
+        await commit_changes(store, [each])
         changes.append(store._db.total_changes - before)
     store.close()
     assert changes == [2, 0, 1, 1, 1]  # the first one makes the container, too

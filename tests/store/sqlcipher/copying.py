@@ -1,4 +1,4 @@
-"""Journals that are copied beside the loop when a test says so."""
+"""Checkpoints that wait until a test lets them run."""
 
 import threading
 from typing import Any
@@ -8,7 +8,7 @@ from tests.server.waiting import LIMIT
 
 
 class Copying:
-    """The copying, which waits for `may_begin`."""
+    """A checkpoint that waits for `may_begin`."""
 
     def __init__(self) -> None:
         self.is_asked_for = False

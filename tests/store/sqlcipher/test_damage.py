@@ -1,6 +1,5 @@
 """A journal that is damaged after a crash: what is left out is told, and what is as it should be is not."""
 
-import asyncio
 import logging
 import shutil
 from pathlib import Path
@@ -31,13 +30,13 @@ def open_store(state: Path) -> SQLCipherStore:
 
 
 @pytest.fixture
-def crashed(tmp_path: Path) -> Path:
+async def crashed(tmp_path: Path) -> Path:
     """What a crash leaves of a store with five commits in its journal."""
     (tmp_path / "running").mkdir()
     running = open_store(tmp_path / "running")
     running.wal.empty()
     for number in range(COMMITS):
-        asyncio.run(commit_changes(running, [put(number)]))
+        await commit_changes(running, [put(number)])
     shutil.copytree(tmp_path / "running", tmp_path / "crashed")
     running.close()
     return tmp_path / "crashed"
@@ -51,12 +50,12 @@ def ends(state: Path) -> list[int]:
     return found.frames
 
 
-def start(state: Path, caplog: pytest.LogCaptureFixture) -> tuple[list[int], list[str]]:
+async def start(state: Path, caplog: pytest.LogCaptureFixture) -> tuple[list[int], list[str]]:
     """The secrets that the next start finds, and its warnings."""
     caplog.clear()
     store = open_store(state)
-    numbers = [int(secret.name) for secret in asyncio.run(secrets_of(store, UID))]
-    asyncio.run(commit_changes(store, [put(100)]))
+    numbers = [int(secret.name) for secret in await secrets_of(store, UID)]
+    await commit_changes(store, [put(100)])
     store.close()
     return numbers, [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]
 
@@ -75,19 +74,21 @@ def at(frame: int) -> int:
     return HEADER + (frame - 1) * (FRAME + PAGE)
 
 
-def test_a_crash_is_no_damage(crashed: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_crash_is_no_damage(crashed: Path, caplog: pytest.LogCaptureFixture) -> None:
     """After a crash everything is there, and there is nothing to be told."""
-    assert start(crashed, caplog) == ([0, 1, 2, 3, 4], [])
-    assert start(crashed, caplog) == ([0, 1, 2, 3, 4, 100], [])
+    assert await start(crashed, caplog) == ([0, 1, 2, 3, 4], [])
+    assert await start(crashed, caplog) == ([0, 1, 2, 3, 4, 100], [])
 
 
 @pytest.mark.parametrize("where", ["page", "salt", "checksum", "number"])
 @pytest.mark.parametrize("change", range(COMMITS))
-def test_damage_is_told(crashed: Path, caplog: pytest.LogCaptureFixture, change: int, where: str) -> None:
+async def test_damage_is_told(
+    crashed: Path, caplog: pytest.LogCaptureFixture, change: int, where: str
+) -> None:
     """Damage in a frame leaves out its change and those behind it, and the warning says how many."""
     first = [0, *ends(crashed)][change] + 1
     flip(crashed, at(first) + {"number": 0, "salt": 8, "checksum": 16, "page": FRAME + 100}[where])
-    numbers, (warning,) = start(crashed, caplog)
+    numbers, (warning,) = await start(crashed, caplog)
     assert numbers == list(range(change))
     assert f"there are {COMMITS - change} more" in warning
     assert str(crashed / "pykcm.db") in warning
@@ -95,16 +96,16 @@ def test_damage_is_told(crashed: Path, caplog: pytest.LogCaptureFixture, change:
 
 
 @pytest.mark.parametrize("offset", [0, 8, 16, 20, 24, 28])
-def test_a_damaged_header_is_told(crashed: Path, caplog: pytest.LogCaptureFixture, offset: int) -> None:
+async def test_a_damaged_header_is_told(crashed: Path, caplog: pytest.LogCaptureFixture, offset: int) -> None:
     """Without its header the journal is not read at all: all five changes are left out."""
     flip(crashed, offset)
-    numbers, (warning,) = start(crashed, caplog)
+    numbers, (warning,) = await start(crashed, caplog)
     assert numbers == []
     assert f"there are {COMMITS} more" in warning
 
 
 @pytest.mark.parametrize("damaged", ["header", "first frame"])
-def test_a_start_that_is_refused_leaves_a_damaged_journal(
+async def test_a_start_that_is_refused_leaves_a_damaged_journal(
     crashed: Path, caplog: pytest.LogCaptureFixture, damaged: str
 ) -> None:
     """Without the right key nothing is changed; with it, the damage is told."""
@@ -116,12 +117,12 @@ def test_a_start_that_is_refused_leaves_a_damaged_journal(
         open_store(crashed)
     assert (crashed / "pykcm.db-wal").read_bytes() == journal
     (crashed / "key").write_bytes(key)
-    numbers, (warning,) = start(crashed, caplog)
+    numbers, (warning,) = await start(crashed, caplog)
     assert numbers == []
     assert f"there are {COMMITS} more" in warning
 
 
-def test_a_change_that_was_not_written_whole_is_no_damage(
+async def test_a_change_that_was_not_written_whole_is_no_damage(
     crashed: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A change that a kill interrupted, at any of its frames or in one, was not acknowledged: no warning."""
@@ -133,29 +134,29 @@ def test_a_change_that_was_not_written_whole_is_no_damage(
         for more in (0, FRAME, FRAME + 100):
             (crashed / "pykcm.db").write_bytes(database)
             journal.write_bytes(whole[: at(frame) + more])
-            numbers, warnings = start(crashed, caplog)
+            numbers, warnings = await start(crashed, caplog)
             assert numbers == [0, 1, 2, 3]
             # Cut in its last frame, the change is told: nobody knows that it was not acknowledged.
             assert len(warnings) == (frame == last and more > 0)
 
 
-def test_an_older_generation_is_no_damage(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_older_generation_is_no_damage(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """What is left of the journal from before it was begun again does not count."""
     (tmp_path / "running").mkdir()
     running = open_store(tmp_path / "running")
     for number in range(COMMITS):
-        asyncio.run(commit_changes(running, [put(number)]))
+        await commit_changes(running, [put(number)])
     # Copied into the database, but left as it is: the next change begins the journal again.
     running._db.execute("PRAGMA wal_checkpoint(RESTART)")
-    asyncio.run(commit_changes(running, [Put(uid_container(UID), "0", b"short")]))
+    await commit_changes(running, [Put(uid_container(UID), "0", b"short")])
     shutil.copytree(tmp_path / "running", tmp_path / "crashed")
     running.close()
     found = find_commits(tmp_path / "crashed" / "pykcm.db")
     assert (len(found.frames), found.is_readable) == (1, True)
-    assert start(tmp_path / "crashed", caplog) == ([0, 1, 2, 3, 4], [])
+    assert await start(tmp_path / "crashed", caplog) == ([0, 1, 2, 3, 4], [])
 
 
-def test_a_closed_store_has_nothing_to_be_looked_at(
+async def test_a_closed_store_has_nothing_to_be_looked_at(
     crashed: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After an orderly end there is no journal, and a start reads none."""
@@ -165,4 +166,4 @@ def test_a_closed_store_has_nothing_to_be_looked_at(
         raise AssertionError("there is nothing")
 
     monkeypatch.setattr("pykcm.store.sqlcipher.store.find_commits", never)
-    assert start(crashed, caplog) == ([0, 1, 2, 3, 4], [])
+    assert await start(crashed, caplog) == ([0, 1, 2, 3, 4], [])

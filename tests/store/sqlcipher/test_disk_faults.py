@@ -17,7 +17,7 @@ from tests.e2e.daemon import LIMIT
 
 PAGE = 4096
 
-# So many secrets need more pages than the journal may have before it is copied into the database.
+# So many secrets need more pages than the log may have before a checkpoint.
 MANY = 700
 
 
@@ -27,7 +27,7 @@ class Disk:
     def __init__(self, folder: Path, library: Path, mode: str) -> None:
         folder.mkdir()
         self.mode = mode
-        self.journal = folder / "pykcm.db-wal"
+        self.log = folder / "pykcm.db-wal"
         self.faults = Faults(library, folder, folder.with_name("faults"))
         self._database = folder / "pykcm.db"
 
@@ -83,7 +83,7 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(("durability", "fault", "code"), FAULTS)
-def test_a_refused_commit_is_gone(
+def test_refused_commit_does_not_come_back(
     disk: Disk, durability: str, fault: Callable[[Faults], None], code: int
 ) -> None:
     """A commit that the disk refuses answers its errno; a kill does not bring it back."""
@@ -97,8 +97,8 @@ def test_a_refused_commit_is_gone(
 
 
 @pytest.mark.parametrize("wrote", range(0, 12, 2))
-def test_a_commit_refused_half_way(disk: Disk, wrote: int) -> None:
-    """So it is wherever among its writes the commit is refused, and the next one is kept."""
+def test_commit_refused_at_any_write_does_not_come_back(disk: Disk, wrote: int) -> None:
+    """Wherever among its writes a commit is refused, it is gone, and the next one is kept."""
     with disk.storing() as store:
         assert store.put(1) == 0
         disk.faults.fail(Call.WRITE, errno.EIO, File.WAL, skip=wrote, times=1)
@@ -112,12 +112,12 @@ def test_a_commit_refused_half_way(disk: Disk, wrote: int) -> None:
 
 
 @pytest.mark.parametrize("times", [1, 2, 3])
-def test_the_first_commit_of_a_journal(disk: Disk, times: int) -> None:
-    """So it is with the commits that begin the journal anew, once it was copied into the database."""
+def test_refused_commit_that_begins_the_log_again_does_not_come_back(disk: Disk, times: int) -> None:
+    """A refused commit is gone also if it begins the log again, after a checkpoint."""
     first, later = list(range(MANY)), list(range(MANY, 2 * MANY))
     with disk.storing() as store:
         assert store.put(*first) == 0
-        size = disk.journal.stat().st_size
+        size = disk.log.stat().st_size
         disk.faults.fail(Call.SYNC, errno.EIO, File.WAL, times=times)
         refusals = 0
         while (answer := store.put(-1, -2)) != 0:
@@ -125,7 +125,7 @@ def test_the_first_commit_of_a_journal(disk: Disk, times: int) -> None:
             refusals += 1
             assert store.numbers() == first
         assert refusals
-        assert disk.journal.stat().st_size == size, "the journal was not begun anew"
+        assert disk.log.stat().st_size == size, "the log was not begun again"
         store.kill()
     assert disk.numbers_after_the_kill() == [*first, -1, -2]
     with disk.storing() as store:
@@ -142,8 +142,10 @@ def test_the_first_commit_of_a_journal(disk: Disk, times: int) -> None:
     ],
 )
 @pytest.mark.parametrize("mended", [False, True])
-def test_the_journal_cannot_be_copied(disk: Disk, call: Call, code: int, mended: bool) -> None:
-    """Where only the journal can be written, commits go on, and none is lost; the copying is made up for."""
+def test_commits_go_on_while_the_log_cannot_be_copied(
+    disk: Disk, call: Call, code: int, mended: bool
+) -> None:
+    """If only the log can be written, commits go on, and none is lost; later checkpoints make up for it."""
     with disk.storing() as store:
         disk.faults.fail(call, code, File.DATABASE)
         for turn in range(3):
@@ -160,14 +162,14 @@ def test_the_journal_cannot_be_copied(disk: Disk, call: Call, code: int, mended:
 
 @pytest.fixture
 def refused_and_not_covered(disk: Disk, tmp_path: Path, faults_library: Path) -> Iterator[Storing]:
-    """A store whose second commit is whole in the journal, refused, and could not be written over."""
+    """A store whose second commit was refused, is complete in the log, and could not be overwritten."""
     # As many writes, found out with a disk that is like it: two for each page.
     twin = Disk(tmp_path / "twin", faults_library, disk.mode)
     with twin.storing() as store:
         assert store.put(1) == 0
-        size = twin.journal.stat().st_size
+        size = twin.log.stat().st_size
         assert store.put(2) == 0
-        writes = 2 * ((twin.journal.stat().st_size - size) // PAGE)
+        writes = 2 * ((twin.log.stat().st_size - size) // PAGE)
     with disk.storing() as store:
         assert store.put(1) == 0
         disk.faults.fail(Call.SYNC, errno.EIO, File.WAL)
@@ -179,29 +181,33 @@ def refused_and_not_covered(disk: Disk, tmp_path: Path, faults_library: Path) ->
         yield store
 
 
-def test_covered_as_soon_as_it_can_be(disk: Disk, refused_and_not_covered: Storing) -> None:
-    """What a refused commit left in the journal is written over by itself once the disk takes writes.
+def test_refused_commit_is_overwritten_when_the_disk_accepts_writes(
+    disk: Disk, refused_and_not_covered: Storing
+) -> None:
+    """A refused commit in the log is overwritten without a request once the disk accepts writes.
 
-    A commit that changes nothing, and therefore writes nothing, does not do instead.
+    A commit that changes nothing, and therefore writes nothing, is not enough.
     """
-    left = disk.journal.read_bytes()
+    left = disk.log.read_bytes()
     assert refused_and_not_covered.put(1) == 0
     deadline = time.monotonic() + LIMIT
-    while disk.journal.read_bytes() == left:
+    while disk.log.read_bytes() == left:
         assert time.monotonic() < deadline
     refused_and_not_covered.kill()
     assert disk.numbers_after_the_kill() == [1]
 
 
-def test_covered_by_the_next_commit(disk: Disk, refused_and_not_covered: Storing) -> None:
-    """So does the next commit."""
+def test_refused_commit_is_overwritten_by_the_next_one(disk: Disk, refused_and_not_covered: Storing) -> None:
+    """The next commit overwrites a refused one in the log."""
     assert refused_and_not_covered.put(3) == 0
     refused_and_not_covered.kill()
     assert disk.numbers_after_the_kill() == [1, 3]
 
 
-def test_covered_at_the_end(disk: Disk, refused_and_not_covered: Storing) -> None:
-    """So does closing the store, even where it cannot copy the journal into the database."""
+def test_refused_commit_is_overwritten_when_the_store_is_closed(
+    disk: Disk, refused_and_not_covered: Storing
+) -> None:
+    """Closing the store overwrites it, even if the log cannot be copied into the database."""
     disk.faults.fail(Call.WRITE, errno.EIO, File.DATABASE)
     refused_and_not_covered.close()
     assert disk.numbers_after_the_kill() == [1]

@@ -1,6 +1,5 @@
 """A big collection is read in slices, and nothing of it is lost, repeated or out of order."""
 
-import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,21 +48,21 @@ def collection(uid: int, ccaches: int, credentials: int, size: int = 100) -> lis
         (1, 3, 4 * 1024 * 1024),
     ],
 )
-def test_all_in_stored_order(
+async def test_all_in_stored_order(
     sqlcipher_store: SQLCipherStore, ccaches: int, credentials: int, size: int
 ) -> None:
     """All secrets of the UID and no others are there, in stored order, whether it takes slices or not."""
     mine = collection(10, ccaches, credentials, size)
-    asyncio.run(commit_changes(sqlcipher_store, collection(1, 2, 300)))
-    asyncio.run(commit_changes(sqlcipher_store, mine))
-    asyncio.run(commit_changes(sqlcipher_store, collection(100, 2, 300)))
-    assert asyncio.run(secrets_of(sqlcipher_store, 10)) == [Secret(*put) for put in mine]
+    await commit_changes(sqlcipher_store, collection(1, 2, 300))
+    await commit_changes(sqlcipher_store, mine)
+    await commit_changes(sqlcipher_store, collection(100, 2, 300))
+    assert await secrets_of(sqlcipher_store, 10) == [Secret(*put) for put in mine]
 
 
-def test_what_others_commit_meanwhile(sqlcipher_store: SQLCipherStore, tmp_path: Path) -> None:
+async def test_what_others_commit_meanwhile(sqlcipher_store: SQLCipherStore, tmp_path: Path) -> None:
     """Between slices other UIDs' changes are committed or rolled back, and no read transaction is open."""
     mine = collection(10, 3, 5000)
-    asyncio.run(commit_changes(sqlcipher_store, [*collection(9, 2, 3000), *mine, *collection(11, 2, 300)]))
+    await commit_changes(sqlcipher_store, [*collection(9, 2, 3000), *mine, *collection(11, 2, 300)])
     pauses = 0
 
     async def pause() -> None:
@@ -82,12 +81,12 @@ def test_what_others_commit_meanwhile(sqlcipher_store: SQLCipherStore, tmp_path:
         [(is_busy, *_)] = sqlcipher_store._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         assert not is_busy
 
-    loaded = asyncio.run(secrets_of(sqlcipher_store, 10, pause))
+    loaded = await secrets_of(sqlcipher_store, 10, pause)
     assert pauses > 20
     assert loaded == [Secret(*put) for put in mine]
 
 
-def test_a_slice_is_short(sqlcipher_store: SQLCipherStore) -> None:
+async def test_a_slice_is_short(sqlcipher_store: SQLCipherStore) -> None:
     """One slice is a few ten thousand instructions of SQLite, however many secrets there are."""
     steps = [0]
 
@@ -97,36 +96,36 @@ def test_a_slice_is_short(sqlcipher_store: SQLCipherStore) -> None:
     def count() -> None:
         steps[-1] += 1
 
-    asyncio.run(commit_changes(sqlcipher_store, collection(10, 2, 8000)))
+    await commit_changes(sqlcipher_store, collection(10, 2, 8000))
     # Called after each 100 instructions of SQLite's machine.
     sqlcipher_store._db.set_progress_handler(count, 100)
-    asyncio.run(secrets_of(sqlcipher_store, 10, pause))
+    await secrets_of(sqlcipher_store, 10, pause)
     assert len(steps) > 8000 / 256
     # 256 secrets take about 20,000, 4096 ids about 45,000.
     assert max(steps) * 100 < 60_000, max(steps)
 
 
-def test_long_values_are_read_few_at_a_time(sqlcipher_store: SQLCipherStore) -> None:
+async def test_long_values_are_read_few_at_a_time(sqlcipher_store: SQLCipherStore) -> None:
     """Values of 100 kB are read some at a time, and not 256 of them in one slice."""
-    asyncio.run(commit_changes(sqlcipher_store, collection(10, 1, 40, 100_000)))
+    await commit_changes(sqlcipher_store, collection(10, 1, 40, 100_000))
     pauses = 0
 
     async def pause() -> None:
         nonlocal pauses
         pauses += 1
 
-    asyncio.run(secrets_of(sqlcipher_store, 10, pause))
+    await secrets_of(sqlcipher_store, 10, pause)
     assert pauses >= 7
 
 
-def test_a_small_collection_is_one_statement(sqlcipher_store: SQLCipherStore) -> None:
+async def test_a_small_collection_is_one_statement(sqlcipher_store: SQLCipherStore) -> None:
     """A collection of an ordinary user is read by one statement, without a pause."""
-    asyncio.run(commit_changes(sqlcipher_store, collection(10, 5, 200, 1500)))
+    await commit_changes(sqlcipher_store, collection(10, 5, 200, 1500))
     statements: list[str] = []
     sqlcipher_store._db.set_trace_callback(statements.append)
 
     async def pause() -> None:
         raise AssertionError("there is nothing to wait for")
 
-    assert len(asyncio.run(secrets_of(sqlcipher_store, 10, pause))) == 206
+    assert len(await secrets_of(sqlcipher_store, 10, pause)) == 206
     assert len(statements) == 1

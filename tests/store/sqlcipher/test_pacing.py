@@ -4,10 +4,9 @@ import asyncio
 import errno
 import logging
 import os
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -43,10 +42,10 @@ def _little_is_much(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[SQLCipherStore]:
+async def store(tmp_path: Path) -> AsyncIterator[SQLCipherStore]:
     """A store of 4 MB: a backup of sixteen pieces."""
     store = SQLCipherStore(tmp_path / "pykcm.db", load_key(tmp_path / "key", may_create=True))
-    asyncio.run(commit_changes(store, [put(LIGHT, 40_000, str(number)) for number in range(100)]))
+    await commit_changes(store, [put(LIGHT, 40_000, str(number)) for number in range(100)])
     yield store
     store.close()
 
@@ -72,56 +71,44 @@ class Pressed:
         self.written += size
 
 
-def play(scenario: Callable[[Pressed], Coroutine[Any, Any, None]]) -> None:
-    async def run() -> None:
-        await scenario(Pressed())
-
-    asyncio.run(run())
+@pytest.fixture
+def pressed() -> Pressed:
+    return Pressed()
 
 
-def test_only_a_uid_that_has_written_much_waits(caplog: pytest.LogCaptureFixture) -> None:
+async def test_only_a_uid_that_has_written_much_waits(
+    pressed: Pressed, caplog: pytest.LogCaptureFixture
+) -> None:
     """One that has written little is never slowed; the other one waits, and is named once."""
-
-    async def scenario(pressed: Pressed) -> None:
-        pacer = pressed.pacer
-        assert pacer.delay([put(LIGHT)], 0) is None
-        assert pacer.delay([put(3000)], 0) is None
-        assert pacer.delay([], 0) is None
-        assert pacer.delay([put(BUSY), put(LIGHT)], 0) is None
-        for _ in range(2):
-            assert pacer.delay([put(BUSY)], 0) is not None
-        assert list(pacer.slowed) == [BUSY]
-
-    play(scenario)
+    pacer = pressed.pacer
+    assert pacer.delay([put(LIGHT)], 0) is None
+    assert pacer.delay([put(3000)], 0) is None
+    assert pacer.delay([], 0) is None
+    assert pacer.delay([put(BUSY), put(LIGHT)], 0) is None
+    for _ in range(2):
+        assert pacer.delay([put(BUSY)], 0) is not None
+    assert list(pacer.slowed) == [BUSY]
     (line,) = caplog.messages
     assert line.startswith("pykcm.db: UID 1000 writes much while the database is copied")
 
 
-def test_a_first_change_that_is_large_waits_too() -> None:
+async def test_a_first_change_that_is_large_waits_too(pressed: Pressed) -> None:
     """Many UIDs that write one large change each at the same moment cannot prevent a copy either."""
-
-    async def scenario(pressed: Pressed) -> None:
-        assert pressed.pacer.delay([put(3000, FREE)], 0) is not None
-
-    play(scenario)
+    assert pressed.pacer.delay([put(3000, FREE)], 0) is not None
 
 
-def test_what_may_be_written_is_shared_evenly() -> None:
+async def test_what_may_be_written_is_shared_evenly(pressed: Pressed) -> None:
     """A UID that has written less than its share never waits, however much others have written."""
-
-    async def scenario(pressed: Pressed) -> None:
-        pacer = pressed.pacer
-        pressed.room = 9 * FREE
-        pressed.charge(BUSY, 8 * FREE)
-        pressed.charge(LIGHT, FREE)
-        assert pacer.delay([put(BUSY)], 0) is not None
-        # There is room for 9: for 4.5 of each.
-        assert pacer.delay([put(LIGHT, 2 * FREE)], 0) is None
-        pressed.charge(LIGHT, 2 * FREE)
-        assert pacer.delay([put(LIGHT, 2 * FREE)], 0) is not None
-        assert pacer.delay([put(LIGHT, FREE // 2)], 0) is None
-
-    play(scenario)
+    pacer = pressed.pacer
+    pressed.room = 9 * FREE
+    pressed.charge(BUSY, 8 * FREE)
+    pressed.charge(LIGHT, FREE)
+    assert pacer.delay([put(BUSY)], 0) is not None
+    # There is room for 9: for 4.5 of each.
+    assert pacer.delay([put(LIGHT, 2 * FREE)], 0) is None
+    pressed.charge(LIGHT, 2 * FREE)
+    assert pacer.delay([put(LIGHT, 2 * FREE)], 0) is not None
+    assert pacer.delay([put(LIGHT, FREE // 2)], 0) is None
 
 
 @pytest.mark.parametrize(
@@ -140,68 +127,52 @@ def test_share(amounts: list[int], room: float, share: float) -> None:
     assert _share(amounts, room) == share
 
 
-def test_nobody_waits_without_pressure() -> None:
+async def test_nobody_waits_without_pressure(pressed: Pressed) -> None:
     """As long as there is room, a UID may write as much as it likes."""
-
-    async def scenario(pressed: Pressed) -> None:
-        pressed.room = 3 * FREE
-        assert pressed.pacer.delay([put(BUSY)], 0) is None
-        assert not pressed.pacer.slowed
-
-    play(scenario)
+    pressed.room = 3 * FREE
+    assert pressed.pacer.delay([put(BUSY)], 0) is None
+    assert not pressed.pacer.slowed
 
 
-def test_those_who_wait_go_on_in_order_as_there_is_room() -> None:
+async def test_those_who_wait_go_on_in_order_as_there_is_room(pressed: Pressed) -> None:
     """What was let go on counts before it is written, and who has gone is passed over."""
-
-    async def scenario(pressed: Pressed) -> None:
-        pacer = pressed.pacer
-        for uid in range(1, 5):
-            pressed.charge(uid, 2 * FREE)
-        turns = [turn for uid in range(1, 5) if (turn := pacer.delay([put(uid, BIG)], 0)) is not None]
-        pacer.look()
-        assert [turn.done() for turn in turns] == [False] * 4
-        turns[0].cancel()
-        pressed.room = pressed.written + 2 * (BIG + 1000)
-        pacer.look()
-        assert [turn.done() for turn in turns] == [True, True, True, False]
-        pacer.look()
-        assert not turns[3].done()
-        # It was written, or has failed, and the UID's next one is written.
-        pacer.charge(2, 0)
-        pacer.look()
-        assert turns[3].done()
-
-    play(scenario)
+    pacer = pressed.pacer
+    for uid in range(1, 5):
+        pressed.charge(uid, 2 * FREE)
+    turns = [turn for uid in range(1, 5) if (turn := pacer.delay([put(uid, BIG)], 0)) is not None]
+    pacer.look()
+    assert [turn.done() for turn in turns] == [False] * 4
+    turns[0].cancel()
+    pressed.room = pressed.written + 2 * (BIG + 1000)
+    pacer.look()
+    assert [turn.done() for turn in turns] == [True, True, True, False]
+    pacer.look()
+    assert not turns[3].done()
+    # It was written, or has failed, and the UID's next one is written.
+    pacer.charge(2, 0)
+    pacer.look()
+    assert turns[3].done()
 
 
-def test_a_wait_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_wait_is_bounded(pressed: Pressed, monkeypatch: pytest.MonkeyPatch) -> None:
     """However long the pressure lasts, a commit goes on after a while."""
     monkeypatch.setattr("pykcm.store.sqlcipher.pacing._LONGEST_WAIT", 0.01)
-
-    async def scenario(pressed: Pressed) -> None:
-        turn = pressed.pacer.delay([put(BUSY)], 0)
-        assert turn is not None
-        await asyncio.wait_for(turn, 20)
-
-    play(scenario)
+    turn = pressed.pacer.delay([put(BUSY)], 0)
+    assert turn is not None
+    await asyncio.wait_for(turn, 20)
 
 
-def test_at_the_end_nobody_waits() -> None:
+async def test_at_the_end_nobody_waits(pressed: Pressed) -> None:
     """When the copy has ended all go on, though there is no room."""
-
-    async def scenario(pressed: Pressed) -> None:
-        turns = [pressed.pacer.delay([put(BUSY)], 0) for _ in range(3)]
-        pressed.pacer.end()
-        assert all(turn is not None and turn.done() for turn in turns)
-
-    play(scenario)
+    turns = [pressed.pacer.delay([put(BUSY)], 0) for _ in range(3)]
+    pressed.pacer.end()
+    assert all(turn is not None and turn.done() for turn in turns)
 
 
 # Copies
 
 
-def test_an_error_in_pacing_fails_no_commit(
+async def test_an_error_in_pacing_fails_no_commit(
     store: SQLCipherStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Where it cannot be told whether a commit is to wait it does not, and it is made."""
@@ -209,38 +180,31 @@ def test_an_error_in_pacing_fails_no_commit(
     def fail(*_: object) -> None:
         raise OSError(errno.EACCES, os.strerror(errno.EACCES))
 
-    async def run() -> None:
-        committer = Committer(store)
-        async with backup(store) as copy:
-            monkeypatch.setattr(WritePacer, "delay", fail)
-            for _ in range(2):
-                await committer.commit(Entry([put(BUSY)]))
-            async for _ in copy.pieces():
-                pass
-        assert len(await secrets_of(store, BUSY)) == 1
-
-    asyncio.run(run())
+    committer = Committer(store)
+    async with backup(store) as copy:
+        monkeypatch.setattr(WritePacer, "delay", fail)
+        for _ in range(2):
+            await committer.commit(Entry([put(BUSY)]))
+        async for _ in copy.pieces():
+            pass
+    assert len(await secrets_of(store, BUSY)) == 1
     assert caplog.text.count("commits do not wait for its copy because of an error in pykcm") == 1
 
 
-def test_a_delete_is_charged_to_whoever_deletes(
+async def test_a_delete_is_charged_to_whoever_deletes(
     store: SQLCipherStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a large delete writes is not charged to those whose changes share its transaction."""
-
-    async def run() -> None:
-        await commit_changes(store, [put(BUSY, 400_000)])
-        async with backup(store):
-            assert store._pacer is not None
-            deleted: list[SecretChange] = [DeleteContainer(uid_container(BUSY))]
-            assert store.delay(deleted, 400_000) is None
-            assert store.delay([put(LIGHT)], 100) is None
-            await commit_changes(store, [*deleted, put(LIGHT)])
-            written = store._pacer._written
-            assert written[BUSY] > 300_000
-            assert written[LIGHT] < 10_000
-
-    asyncio.run(run())
+    await commit_changes(store, [put(BUSY, 400_000)])
+    async with backup(store):
+        assert store._pacer is not None
+        deleted: list[SecretChange] = [DeleteContainer(uid_container(BUSY))]
+        assert store.delay(deleted, 400_000) is None
+        assert store.delay([put(LIGHT)], 100) is None
+        await commit_changes(store, [*deleted, put(LIGHT)])
+        written = store._pacer._written
+        assert written[BUSY] > 300_000
+        assert written[LIGHT] < 10_000
 
 
 class Writers:
@@ -272,7 +236,9 @@ class Writers:
 
 
 @pytest.mark.parametrize("uids", [range(BUSY, BUSY + 1), EIGHT], ids=["one", "eight"])
-def test_a_backup_ends_although_somebody_writes_all_the_time(store: SQLCipherStore, uids: range) -> None:
+async def test_a_backup_ends_although_somebody_writes_all_the_time(
+    store: SQLCipherStore, uids: range
+) -> None:
     """Those who write most wait for a slow reader's backup, others never, and afterwards nobody does."""
 
     async def back_up(writers: Writers) -> tuple[int, ...]:
@@ -285,21 +251,18 @@ def test_a_backup_ends_although_somebody_writes_all_the_time(store: SQLCipherSto
             assert copy.sha256
             return copy.slowed
 
-    async def run() -> None:
-        writers = Writers(store, uids)
-        slowed = await asyncio.wait_for(back_up(writers), 60)
-        assert set(slowed) <= set(uids)
-        assert slowed
-        before = dict(writers.commits)
-        await until(lambda: all(writers.commits[uid] > before[uid] for uid in uids))
-        assert store._pacer is None
-        await writers.end()
-
-    asyncio.run(run())
+    writers = Writers(store, uids)
+    slowed = await asyncio.wait_for(back_up(writers), 60)
+    assert set(slowed) <= set(uids)
+    assert slowed
+    before = dict(writers.commits)
+    await until(lambda: all(writers.commits[uid] > before[uid] for uid in uids))
+    assert store._pacer is None
+    await writers.end()
 
 
 @pytest.mark.parametrize("uids", [range(BUSY, BUSY + 1), EIGHT], ids=["one", "eight"])
-def test_a_rekey_ends_although_somebody_writes_all_the_time(
+async def test_a_rekey_ends_although_somebody_writes_all_the_time(
     store: SQLCipherStore, uids: range, caplog: pytest.LogCaptureFixture
 ) -> None:
     """So it is with a change of keys; whose commits have waited is told, and nothing of them is lost."""
@@ -316,19 +279,16 @@ def test_a_rekey_ends_although_somebody_writes_all_the_time(
                 return step, slowed
         raise AssertionError("no end")
 
-    async def run() -> None:
-        writers = Writers(store, uids)
-        rekeyed, slowed = await asyncio.wait_for(rekey(writers), 60)
-        assert rekeyed.pause < 1
-        assert set(slowed) <= set(uids)
-        before = dict(writers.commits)
-        # Each goes on, and has written each of its three secrets.
-        await until(lambda: all(writers.commits[uid] > max(before[uid], 2) for uid in uids))
-        assert store._pacer is None
-        await writers.end()
-        for uid in uids:
-            assert len(await secrets_of(store, uid)) == 3
-
-    asyncio.run(run())
+    writers = Writers(store, uids)
+    rekeyed, slowed = await asyncio.wait_for(rekey(writers), 60)
+    assert rekeyed.pause < 1
+    assert set(slowed) <= set(uids)
+    before = dict(writers.commits)
+    # Each goes on, and has written each of its three secrets.
+    await until(lambda: all(writers.commits[uid] > max(before[uid], 2) for uid in uids))
+    assert store._pacer is None
+    await writers.end()
+    for uid in uids:
+        assert len(await secrets_of(store, uid)) == 3
     named = {uid for uid in uids if f"UID {uid} writes much while the database is copied" in caplog.text}
     assert named

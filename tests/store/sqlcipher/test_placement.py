@@ -1,9 +1,8 @@
 """The database is unlinked, moved or replaced beneath the store: changes are refused, reads go on."""
 
-import asyncio
 import errno
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -34,11 +33,11 @@ def state(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def store(state: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SQLCipherStore]:
+async def store(state: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[SQLCipherStore]:
     """A store with one secret, which looks at its files before each commit."""
     monkeypatch.setattr("pykcm.store.sqlcipher.placement._LOOKED_AT_EVERY", 0.0)
     store = SQLCipherStore(state / "pykcm.db", load_key(state / "key", may_create=True))
-    asyncio.run(commit_changes(store, [put(1)]))
+    await commit_changes(store, [put(1)])
     yield store
     store.close()
 
@@ -97,24 +96,24 @@ IDS = [
 
 
 @pytest.mark.parametrize("happens", BENEATH, ids=IDS)
-def test_changes_are_refused_and_reads_go_on(
+async def test_changes_are_refused_and_reads_go_on(
     store: SQLCipherStore, state: Path, caplog: pytest.LogCaptureFixture, happens: Callable[[Path], object]
 ) -> None:
     """Whatever takes the files their names, changes are EIO and say why, once in the log; reads go on."""
     happens(state)
     for _ in range(2):
         with pytest.raises(StoreError, match="changes are refused") as caught:
-            asyncio.run(commit_changes(store, [put(2)]))
+            await commit_changes(store, [put(2)])
         assert caught.value.code == errno.EIO
         assert str(state / "pykcm.db") in caught.value.reason
-        assert [secret.name for secret in asyncio.run(secrets_of(store, UID))] == ["1"]
+        assert [secret.name for secret in await secrets_of(store, UID)] == ["1"]
     (line,) = [record.getMessage() for record in caplog.records if record.levelno == logging.CRITICAL]
     assert line.startswith(str(state / "pykcm.db"))
     assert "pykcmctl export" in line
 
 
 @pytest.mark.parametrize("happens", BENEATH, ids=IDS)
-def test_no_copy_is_made(store: SQLCipherStore, state: Path, happens: Callable[[Path], object]) -> None:
+async def test_no_copy_is_made(store: SQLCipherStore, state: Path, happens: Callable[[Path], object]) -> None:
     """A backup and a change of keys are refused as well, and make no file."""
 
     async def rekey() -> None:
@@ -127,40 +126,36 @@ def test_no_copy_is_made(store: SQLCipherStore, state: Path, happens: Callable[[
 
     happens(state)
     with pytest.raises(StoreError, match="changes are refused"):
-        asyncio.run(back_up())
+        await back_up()
     with pytest.raises(StoreError, match="changes are refused"):
-        asyncio.run(rekey())
+        await rekey()
     assert not list(state.parent.glob("**/*.new"))
     assert not list(state.parent.glob("**/key.next"))
 
 
-def test_back_in_its_place_changes_are_made_again(
+async def test_back_in_its_place_changes_are_made_again(
     store: SQLCipherStore, state: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """When the folder is back where it was the store goes on, and nothing acknowledged is missing."""
     really = state.resolve()
     move_folder(state)
     with pytest.raises(StoreError):
-        asyncio.run(commit_changes(store, [put(2)]))
+        await commit_changes(store, [put(2)])
     (state.parent / "elsewhere").rename(really)
-    asyncio.run(commit_changes(store, [put(3)]))
+    await commit_changes(store, [put(3)])
     assert "is in its place again: changes are accepted" in caplog.text
     store.close()
     again = SQLCipherStore(store.path, store.key)
-    assert [secret.name for secret in asyncio.run(secrets_of(again, UID))] == ["1", "3"]
+    assert [secret.name for secret in await secrets_of(again, UID)] == ["1", "3"]
     again.close()
 
 
-def test_a_rekey_is_not_taken_for_another_file(store: SQLCipherStore) -> None:
+async def test_a_rekey_is_not_taken_for_another_file(store: SQLCipherStore) -> None:
     """The store itself may put another database in the place of the old one."""
-
-    async def rekey() -> None:
-        for number in (2, 3):
-            async for _ in change_key(store, None):
-                pass
-            await commit_changes(store, [put(number)])
-
-    asyncio.run(rekey())
+    for number in (2, 3):
+        async for _ in change_key(store, None):
+            pass
+        await commit_changes(store, [put(number)])
 
 
 def test_the_files_are_looked_at_once_a_second_at_most(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,12 +69,12 @@ def open_store(tmp_path: Path) -> Iterator[Callable[[], SQLCipherStore]]:
 
 
 @pytest.fixture
-def many(open_store: Callable[[], SQLCipherStore]) -> SQLCipherStore:
+async def many(open_store: Callable[[], SQLCipherStore]) -> SQLCipherStore:
     """A store of 1,000 UIDs, of which one has 3,000 ccaches, and which has not counted anything yet."""
     store = open_store()
     changes = [change for uid in range(1, 1001) for change in put_all(uid, uid)]
     changes += [put(500, 10_000 + number) for number in range(2_999)]
-    asyncio.run(commit_changes(store, changes))
+    await commit_changes(store, changes)
     return open_store()
 
 
@@ -96,15 +96,15 @@ async def steps_of_turns(store: SQLCipherStore, work: Any) -> tuple[Any, list[in
 
 
 @pytest.mark.parametrize(("what", "expected"), [("count_ccaches", 3_999), ("uids", list(range(1, 1001)))])
-def test_no_turn_of_the_loop_is_long(many: SQLCipherStore, what: str, expected: object) -> None:
+async def test_no_turn_of_the_loop_is_long(many: SQLCipherStore, what: str, expected: object) -> None:
     """Counting, and finding the UIDs, lets others have their turn after a bounded number of steps."""
-    result, turns = asyncio.run(steps_of_turns(many, getattr(many, what)()))
+    result, turns = await steps_of_turns(many, getattr(many, what)())
     assert result == expected
     assert sum(turns) > MOST_STEPS
     assert max(turns) < MOST_STEPS
 
 
-def test_what_was_counted_is_not_counted_again(many: SQLCipherStore) -> None:
+async def test_what_was_counted_is_not_counted_again(many: SQLCipherStore) -> None:
     """The number costs next to nothing from the second time on, also after changes and failed commits."""
 
     def fail() -> Iterator[SecretChange]:
@@ -112,37 +112,37 @@ def test_what_was_counted_is_not_counted_again(many: SQLCipherStore) -> None:
         yield DeleteContainer(ccaches_container(500))
         raise StoreError("no")
 
-    asyncio.run(many.count_ccaches())
-    asyncio.run(commit_changes(many, [put(1, 2), put(1, 3), Delete(ccaches_container(2), name_of(2))]))
+    await many.count_ccaches()
+    await commit_changes(many, [put(1, 2), put(1, 3), Delete(ccaches_container(2), name_of(2))])
     with pytest.raises(StoreError):
-        asyncio.run(commit_changes(many, fail()))
-    count, turns = asyncio.run(steps_of_turns(many, many.count_ccaches()))
+        await commit_changes(many, fail())
+    count, turns = await steps_of_turns(many, many.count_ccaches())
     assert count == 4_000
     assert sum(turns) < 100
 
 
-def test_all_who_ask_share_one_count(many: SQLCipherStore) -> None:
+async def test_all_who_ask_share_one_count(many: SQLCipherStore) -> None:
     """However many ask for the number at the same time, an iteration of the loop counts one slice."""
 
     async def ask() -> list[int]:
         return await asyncio.gather(*(many.count_ccaches() for _ in range(50)))
 
-    counts, turns = asyncio.run(steps_of_turns(many, ask()))
+    counts, turns = await steps_of_turns(many, ask())
     assert counts == [3_999] * 50
     # Each of them looks whether the database can be read, too.
     assert max(turns) < 2 * MOST_STEPS
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_the_number_is_right_whatever_is_committed_meanwhile(
+async def test_the_number_is_right_whatever_is_committed_meanwhile(
     open_store: Callable[[], SQLCipherStore], seed: int
 ) -> None:
     """Ccaches that come and go while the others are counted are counted once, or not at all."""
     chance = random.Random(seed)
     store = open_store()
     uids = range(1, 40)
-    asyncio.run(commit_changes(store, [change for uid in uids for change in put_all(uid, uid)]))
-    asyncio.run(commit_changes(store, [put(20, number) for number in range(100, 500)]))
+    await commit_changes(store, [change for uid in uids for change in put_all(uid, uid)])
+    await commit_changes(store, [put(20, number) for number in range(100, 500)])
     store = open_store()
 
     def change() -> SecretChange:
@@ -156,65 +156,59 @@ def test_the_number_is_right_whatever_is_committed_meanwhile(
             case _:
                 return put(uid, number, chance.choice([None, 7]))
 
-    async def scenario() -> int:
-        counting = asyncio.ensure_future(store.count_ccaches())
-        commits = 0
-        while not counting.done():
-            await commit_changes(store, [change() for _ in range(chance.randrange(5))])
-            commits += 1
-            await asyncio.sleep(0)
-        assert commits > 3
-        await commit_changes(store, [change() for _ in range(20)])
-        return await store.count_ccaches()
-
-    counted = asyncio.run(scenario())
-    assert [(counted,)] == store._query(_REALLY)
+    counting = asyncio.ensure_future(store.count_ccaches())
+    commits = 0
+    while not counting.done():
+        await commit_changes(store, [change() for _ in range(chance.randrange(5))])
+        commits += 1
+        await asyncio.sleep(0)
+    assert commits > 3
+    await commit_changes(store, [change() for _ in range(20)])
+    assert [(await store.count_ccaches(),)] == store._query(_REALLY)
 
 
-def test_the_number_is_right_after_a_crash(open_store: Callable[[], SQLCipherStore], tmp_path: Path) -> None:
+async def test_the_number_is_right_after_a_crash(
+    open_store: Callable[[], SQLCipherStore], tmp_path: Path
+) -> None:
     """A database that was left in the middle, with its journal, has the ccaches that were committed."""
     store = open_store()
-    asyncio.run(commit_changes(store, [put(1, 1), put(1, 2)]))
-    assert asyncio.run(store.count_ccaches()) == 2
-    asyncio.run(commit_changes(store, [put(2, 1), Delete(ccaches_container(1), name_of(1)), put(3, 1)]))
+    await commit_changes(store, [put(1, 1), put(1, 2)])
+    assert await store.count_ccaches() == 2
+    await commit_changes(store, [put(2, 1), Delete(ccaches_container(1), name_of(1)), put(3, 1)])
     left = tmp_path / "left"
     left.mkdir()
     for file in tmp_path.glob("pykcm.db*"):
         shutil.copy(file, left)
     again = SQLCipherStore(left / "pykcm.db", Key(RAW, tmp_path / "key"))
-    assert asyncio.run(again.count_ccaches()) == asyncio.run(store.count_ccaches()) == 3
+    assert await again.count_ccaches() == await store.count_ccaches() == 3
     again.close()
 
 
 @pytest.mark.parametrize("slices", [0, 3])
-def test_the_number_is_right_after_a_change_of_keys(
+async def test_the_number_is_right_after_a_change_of_keys(
     many: SQLCipherStore, tmp_path: Path, slices: int
 ) -> None:
     """The database that takes the other's place, also amid the counting, is counted as the same one."""
     many.key = Key(RAW, tmp_path / "key")
     (tmp_path / "key").write_bytes(RAW)
-
-    async def scenario() -> None:
-        counting = asyncio.ensure_future(many.count_ccaches()) if slices else None
-        for _ in range(slices):
-            await asyncio.sleep(0)
-        async for _ in change_key(many, None):
-            await commit_changes(many, [put(7, 77)])
-        if counting is not None:
-            await counting
-        assert await many.count_ccaches() == 4_000
-        await commit_changes(many, [DeleteContainer(ccaches_container(500))])
-        assert await many.count_ccaches() == 1_000
-
-    asyncio.run(scenario())
+    counting = asyncio.ensure_future(many.count_ccaches()) if slices else None
+    for _ in range(slices):
+        await asyncio.sleep(0)
+    async for _ in change_key(many, None):
+        await commit_changes(many, [put(7, 77)])
+    if counting is not None:
+        await counting
+    assert await many.count_ccaches() == 4_000
+    await commit_changes(many, [DeleteContainer(ccaches_container(500))])
+    assert await many.count_ccaches() == 1_000
 
 
-def test_uids_come_in_their_order(open_store: Callable[[], SQLCipherStore]) -> None:
+async def test_uids_come_in_their_order(open_store: Callable[[], SQLCipherStore]) -> None:
     """UIDs of any number of digits are ascending, and those without ccaches are left out."""
     store = open_store()
     uids = [0, 2, 9, 10, 11, 99, 100, 1000, 65534, 1_000_000, 4_294_967_294]
     for uid in reversed(uids):
-        asyncio.run(commit_changes(store, put_all(uid, 1)))
-    asyncio.run(commit_changes(store, [*put_all(5, 1), Delete(ccaches_container(5), name_of(1))]))
-    asyncio.run(commit_changes(store, [Put(uid_container(6), "default", b"{}")]))
-    assert asyncio.run(store.uids()) == uids
+        await commit_changes(store, put_all(uid, 1))
+    await commit_changes(store, [*put_all(5, 1), Delete(ccaches_container(5), name_of(1))])
+    await commit_changes(store, [Put(uid_container(6), "default", b"{}")])
+    assert await store.uids() == uids

@@ -3,7 +3,6 @@
 They are decrypted by openssl, so that the free ones are seen, too, which SQLite itself does not show.
 """
 
-import asyncio
 import shutil
 import subprocess
 from pathlib import Path
@@ -45,8 +44,8 @@ def _page(page: bytes, is_first: bool, key: Key) -> bytes:
     ).stdout
 
 
-def commit(store: SQLCipherStore, *changes: SecretChange) -> None:
-    asyncio.run(commit_changes(store, changes))
+async def commit(store: SQLCipherStore, *changes: SecretChange) -> None:
+    await commit_changes(store, changes)
 
 
 def secret(number: int, size: int) -> Put:
@@ -61,14 +60,14 @@ REMOVALS: dict[str, list[SecretChange]] = {
 }
 
 
-def left_behind(store: SQLCipherStore, path: Path, key: Key, match_flags: str, size: int) -> int:
+async def left_behind(store: SQLCipherStore, path: Path, key: Key, match_flags: str, size: int) -> int:
     """How many marks are left of secrets that were removed so."""
-    commit(
+    await commit(
         store, Put(CONTAINER + "/more", "kept", b"KEPT" * 500), *(secret(number, size) for number in range(5))
     )
     store._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     assert decrypted(path, key).count(MARK) >= 5
-    commit(store, *REMOVALS[match_flags])
+    await commit(store, *REMOVALS[match_flags])
     store.close()
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
     pages = decrypted(path, key)
@@ -78,20 +77,20 @@ def left_behind(store: SQLCipherStore, path: Path, key: Key, match_flags: str, s
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("match_flags", REMOVALS)
-def test_nothing_is_left(tmp_path: Path, key: Key, match_flags: str, size: int) -> None:
+async def test_nothing_is_left(tmp_path: Path, key: Key, match_flags: str, size: int) -> None:
     """No byte of a secret that was removed is in any page of the database, the free ones included."""
     path = tmp_path / "state" / "pykcm.db"
     path.parent.mkdir()
     store = SQLCipherStore(path, key)
     assert store._db.execute("PRAGMA secure_delete").fetchall() == [(1,)]
-    assert left_behind(store, path, key, match_flags, size) == 0
+    assert await left_behind(store, path, key, match_flags, size) == 0
 
 
 @pytest.mark.parametrize("match_flags", REMOVALS)
-def test_something_would_be_left(tmp_path: Path, key: Key, match_flags: str) -> None:
+async def test_something_would_be_left(tmp_path: Path, key: Key, match_flags: str) -> None:
     """Without secure_delete it would be there, or the test above would prove nothing."""
     path = tmp_path / "state" / "pykcm.db"
     path.parent.mkdir()
     store = SQLCipherStore(path, key)
     store._db.execute("PRAGMA secure_delete = OFF")
-    assert left_behind(store, path, key, match_flags, 10_000) > 0
+    assert await left_behind(store, path, key, match_flags, 10_000) > 0

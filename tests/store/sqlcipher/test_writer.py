@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +58,10 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def store(path: Path, key: Key) -> Iterator[SQLCipherStore]:
+async def store(path: Path, key: Key) -> AsyncIterator[SQLCipherStore]:
     """With the secret 0, and one ccache."""
     store = SQLCipherStore(path, key)
-    asyncio.run(commit_changes(store, [put(0), put_ccache(0)]))
+    await commit_changes(store, [put(0), put_ccache(0)])
     yield store
     store.close()
 
@@ -83,28 +83,24 @@ def begin(store: SQLCipherStore, *puts: Put) -> "asyncio.Task[None]":
     return asyncio.ensure_future(commit_changes(store, puts))
 
 
-def test_everything_is_read_as_before_while_a_commit_waits_for_its_sync(
+async def test_everything_is_read_as_before_while_a_commit_waits_for_its_sync(
     store: SQLCipherStore, held: HeldCommits
 ) -> None:
     """All kinds of reads are answered meanwhile, and have nothing that is not durable."""
-
-    async def run() -> None:
-        task = begin(store, put(1), put_ccache(1))
-        await until(lambda: held.threads)
-        assert await numbers(store) == [0]
-        assert await store.uids() == [UID]
-        assert [each.expires for each in await store.expired(2000, None, 10)] == [1000]
-        assert await store.uids_without_expiry(0) == ([], None)
-        held.gate.set()
-        await task
-        assert await numbers(store) == [0, 1]
-        assert await store.count_ccaches() == 2
-
-    asyncio.run(run())
+    task = begin(store, put(1), put_ccache(1))
+    await until(lambda: held.threads)
+    assert await numbers(store) == [0]
+    assert await store.uids() == [UID]
+    assert [each.expires for each in await store.expired(2000, None, 10)] == [1000]
+    assert await store.uids_without_expiry(0) == ([], None)
+    held.gate.set()
+    await task
+    assert await numbers(store) == [0, 1]
+    assert await store.count_ccaches() == 2
     assert held.threads != [threading.main_thread()]
 
 
-def test_changes_of_a_large_commit_are_not_seen_before_it_is_made(
+async def test_changes_of_a_large_commit_are_not_seen_before_it_is_made(
     store: SQLCipherStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A large transaction lets others have their turn after each slice, and they see nothing of it."""
@@ -114,177 +110,146 @@ def test_changes_of_a_large_commit_are_not_seen_before_it_is_made(
         DeleteContainer(uid_container(UID)),
         *[put(number) for number in range(1, 50)],
     ]
-
-    async def run() -> None:
-        task = asyncio.ensure_future(commit_changes(store, changes))
-        reads = 0
-        while not task.done():
-            if (found := await numbers(store)) != [0]:
-                # It is durable; its end has not come to this task.
-                await until(task.done)
-                assert found == list(range(1, 50))
-            reads += 1
-            await asyncio.sleep(0)
-        assert reads > 40
-        assert await numbers(store) == list(range(1, 50))
-
-    asyncio.run(run())
+    task = asyncio.ensure_future(commit_changes(store, changes))
+    reads = 0
+    while not task.done():
+        if (found := await numbers(store)) != [0]:
+            # It is durable; its end has not come to this task.
+            await until(task.done)
+            assert found == list(range(1, 50))
+        reads += 1
+        await asyncio.sleep(0)
+    assert reads > 40
+    assert await numbers(store) == list(range(1, 50))
 
 
-def test_ccaches_are_not_counted_twice_while_a_commit_ends(store: SQLCipherStore, held: HeldCommits) -> None:
+async def test_ccaches_are_not_counted_twice_while_a_commit_ends(
+    store: SQLCipherStore, held: HeldCommits
+) -> None:
     """The number of ccaches is right, even if it is asked for when a commit is durable and not answered."""
-
-    async def run() -> None:
-        held.is_made_first = True
-        task = begin(store, put_ccache(1))
-        await until(lambda: held.threads)
-        counting = asyncio.ensure_future(store.count_ccaches())
-        await settle()
-        held.gate.set()
-        await task
-        assert await counting == 2
-        assert await store.count_ccaches() == 2
-
-    asyncio.run(run())
+    held.is_made_first = True
+    task = begin(store, put_ccache(1))
+    await until(lambda: held.threads)
+    counting = asyncio.ensure_future(store.count_ccaches())
+    await settle()
+    held.gate.set()
+    await task
+    assert await counting == 2
+    assert await store.count_ccaches() == 2
 
 
 @pytest.mark.parametrize("times", [1, 3])
-def test_a_cancelled_commit_is_made_and_the_next_one_too(
+async def test_a_cancelled_commit_is_made_and_the_next_one_too(
     store: SQLCipherStore, held: HeldCommits, times: int
 ) -> None:
     """A caller that is cancelled gets CancelledError once its commit is made; others are not disturbed."""
-
-    async def run() -> None:
-        task = begin(store, put(1), put_ccache(1))
-        await until(lambda: held.threads)
-        for _ in range(times):
-            task.cancel()
-            await settle()
-        assert not task.done()
-        other = begin(store, put(2))
-        held.gate.set()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        await other
-        assert await numbers(store) == [0, 1, 2]
-        assert await store.count_ccaches() == 2
-
-    asyncio.run(run())
+    task = begin(store, put(1), put_ccache(1))
+    await until(lambda: held.threads)
+    for _ in range(times):
+        task.cancel()
+        await settle()
+    assert not task.done()
+    other = begin(store, put(2))
+    held.gate.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await other
+    assert await numbers(store) == [0, 1, 2]
+    assert await store.count_ccaches() == 2
 
 
-def test_a_timeout_around_a_commit_is_told_as_a_timeout(store: SQLCipherStore, held: HeldCommits) -> None:
+async def test_a_timeout_around_a_commit_is_told_as_a_timeout(
+    store: SQLCipherStore, held: HeldCommits
+) -> None:
     """The cancellation that is put off still counts as that of the timeout."""
 
-    async def run() -> None:
-        async def open_gate() -> None:
-            await until(lambda: held.threads)
-            await asyncio.sleep(0.01)
-            held.gate.set()
+    async def open_gate() -> None:
+        await until(lambda: held.threads)
+        await asyncio.sleep(0.01)
+        held.gate.set()
 
-        async def commit() -> None:
-            async with asyncio.timeout(0.001):
-                await commit_changes(store, [put(1)])
-                await asyncio.sleep(LIMIT)
+    async def commit() -> None:
+        async with asyncio.timeout(0.001):
+            await commit_changes(store, [put(1)])
+            await asyncio.sleep(LIMIT)
 
-        opening = asyncio.ensure_future(open_gate())
-        with pytest.raises(TimeoutError):
-            await commit()
-        await opening
-        assert await numbers(store) == [0, 1]
-
-    asyncio.run(run())
+    opening = asyncio.ensure_future(open_gate())
+    with pytest.raises(TimeoutError):
+        await commit()
+    await opening
+    assert await numbers(store) == [0, 1]
 
 
-def test_a_large_commit_cancelled_among_its_changes_leaves_nothing(
+async def test_a_large_commit_cancelled_among_its_changes_leaves_nothing(
     store: SQLCipherStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing of it is there, and the next commit is made."""
     monkeypatch.setattr(writer, "_LARGE", 0)
     monkeypatch.setattr(writer, "_SLICE", 0.0)
-
-    async def run() -> None:
-        task = begin(store, *[put(number) for number in range(1, 50)])
-        await settle()
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        assert await numbers(store) == [0]
-        await commit_changes(store, [put(50)])
-        assert await numbers(store) == [0, 50]
-
-    asyncio.run(run())
+    task = begin(store, *[put(number) for number in range(1, 50)])
+    await settle()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await numbers(store) == [0]
+    await commit_changes(store, [put(50)])
+    assert await numbers(store) == [0, 50]
 
 
-def test_the_store_is_closed_when_its_commit_is_made(
+async def test_the_store_is_closed_when_its_commit_is_made(
     store: SQLCipherStore, held: HeldCommits, path: Path, key: Key
 ) -> None:
     """Closing waits for the thread; what it commits is there, and its caller is answered."""
-
-    async def run() -> None:
-        task = begin(store, put(1))
-        await until(lambda: held.threads)
-        threading.Timer(0.01, held.gate.set).start()
-        store.close()
-        assert held.gate.is_set()
-        await task
-
-    asyncio.run(run())
+    task = begin(store, put(1))
+    await until(lambda: held.threads)
+    threading.Timer(0.01, held.gate.set).start()
+    store.close()
+    assert held.gate.is_set()
+    await task
     again = SQLCipherStore(path, key)
-    assert asyncio.run(numbers(again)) == [0, 1]
+    assert await numbers(again) == [0, 1]
     again.close()
 
 
-def test_an_error_in_the_thread_is_the_commits_own(store: SQLCipherStore, held: HeldCommits) -> None:
+async def test_an_error_in_the_thread_is_the_commits_own(store: SQLCipherStore, held: HeldCommits) -> None:
     """A commit that fails in the thread is refused and leaves nothing; the next one is made."""
     held.error = ZeroDivisionError()
     held.gate.set()
-
-    async def run() -> None:
-        (outcome,) = await store.commit([Entry([put(1)])])
-        assert isinstance(outcome, Refused)
-        held.error = None
-        assert await numbers(store) == [0]
-        (outcome,) = await store.commit([Entry([put(2)])])
-        assert isinstance(outcome, Committed)
-        assert await numbers(store) == [0, 2]
-
-    asyncio.run(run())
+    (outcome,) = await store.commit([Entry([put(1)])])
+    assert isinstance(outcome, Refused)
+    held.error = None
+    assert await numbers(store) == [0]
+    (outcome,) = await store.commit([Entry([put(2)])])
+    assert isinstance(outcome, Committed)
+    assert await numbers(store) == [0, 2]
 
 
-def test_entries_that_share_a_failing_commit_share_no_failure(
+async def test_entries_that_share_a_failing_commit_share_no_failure(
     store: SQLCipherStore, held: HeldCommits
 ) -> None:
     """Each gets an attempt of its own, and reads in between see what is durable."""
     held.gate.set()
     impossible: Any = object()
-
-    async def run() -> None:
-        entries = [Entry([put(1)]), Entry([Put(uid_container(UID), "x", impossible)]), Entry([put(2)])]
-        outcomes = await store.commit(entries)
-        assert [type(outcome) for outcome in outcomes] == [Committed, Refused, Committed]
-        assert await numbers(store) == [0, 1, 2]
-
-    asyncio.run(run())
+    entries = [Entry([put(1)]), Entry([Put(uid_container(UID), "x", impossible)]), Entry([put(2)])]
+    outcomes = await store.commit(entries)
+    assert [type(outcome) for outcome in outcomes] == [Committed, Refused, Committed]
+    assert await numbers(store) == [0, 1, 2]
 
 
-def test_commits_are_made_where_no_thread_can_be_had(path: Path, key: Key, monkeypatch: Any) -> None:
+async def test_commits_are_made_where_no_thread_can_be_had(path: Path, key: Key, monkeypatch: Any) -> None:
     """Then the event loop waits for the disk, as it must, and nothing that failed to start comes later."""
 
     def fail(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
     store = SQLCipherStore(path, key)
-
-    async def run() -> None:
-        with monkeypatch.context() as patched:
-            patched.setattr(threading.Thread, "start", fail)
-            await commit_changes(store, [put(0)])
-            await commit_changes(store, [put(1)])
-            assert await numbers(store) == [0, 1]
-        await commit_changes(store, [put(2)])
-        assert await numbers(store) == [0, 1, 2]
-
-    asyncio.run(run())
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", fail)
+        await commit_changes(store, [put(0)])
+        await commit_changes(store, [put(1)])
+        assert await numbers(store) == [0, 1]
+    await commit_changes(store, [put(2)])
+    assert await numbers(store) == [0, 1, 2]
     store.close()
 
 
@@ -302,7 +267,7 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     return made
 
 
-def test_the_event_loop_commits_only_while_the_disk_is_fast(
+async def test_the_event_loop_commits_only_while_the_disk_is_fast(
     path: Path, key: Key, threads: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After 15 fast commits the next ones are made in the event loop, until two of 16 were slow."""
@@ -315,41 +280,34 @@ def test_the_event_loop_commits_only_while_the_disk_is_fast(
             await commit_changes(store, [put(1)])
         return threads
 
-    async def run() -> None:
-        assert await commits(15, LIMIT) == [False] * 15
-        assert await commits(3, LIMIT) == [True] * 3
-        assert await commits(3, NEVER) == [True, True, False]
-        # Both slow ones have to be 16 commits back, except one.
-        assert await commits(15, LIMIT) == [False] * 15
-        assert await commits(1, LIMIT) == [True]
-
-    asyncio.run(run())
+    assert await commits(15, LIMIT) == [False] * 15
+    assert await commits(3, LIMIT) == [True] * 3
+    assert await commits(3, NEVER) == [True, True, False]
+    # Both slow ones have to be 16 commits back, except one.
+    assert await commits(15, LIMIT) == [False] * 15
+    assert await commits(1, LIMIT) == [True]
     store.close()
 
 
-def test_a_large_change_is_never_committed_in_the_event_loop(
+async def test_a_large_change_is_never_committed_in_the_event_loop(
     path: Path, key: Key, threads: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To encrypt and write it takes longer than others may wait."""
     monkeypatch.setattr(writer, "_FAST", LIMIT)
     store = SQLCipherStore(path, key)
-
-    async def run() -> None:
-        for _ in range(20):
-            await commit_changes(store, [put(1)])
-        threads.clear()
-        await store.commit([Entry([put(1, 100_000)], size=100_000)])
-        await store.commit([Entry([put(1, 20_000)], size=20_000)] * 5)
-        await store.commit([Entry([put(1)], size=100)])
-        assert threads == [False, False, True]
-
-    asyncio.run(run())
+    for _ in range(20):
+        await commit_changes(store, [put(1)])
+    threads.clear()
+    await store.commit([Entry([put(1, 100_000)], size=100_000)])
+    await store.commit([Entry([put(1, 20_000)], size=20_000)] * 5)
+    await store.commit([Entry([put(1)], size=100)])
+    assert threads == [False, False, True]
     store.close()
 
 
 @pytest.mark.parametrize("durability", ["full", "normal"])
 @pytest.mark.parametrize("fast", [LIMIT, NEVER])
-def test_the_write_ahead_log_stays_short_among_reads(
+async def test_the_write_ahead_log_stays_short_among_reads(
     path: Path, key: Key, monkeypatch: pytest.MonkeyPatch, durability: str, fast: float
 ) -> None:
     """However many commits and reads there are, it is copied into the database and begun again."""
@@ -362,15 +320,11 @@ def test_the_write_ahead_log_stays_short_among_reads(
             await numbers(store)
             await asyncio.sleep(0)
 
-    async def run() -> None:
-        nonlocal is_done
-        reading = asyncio.ensure_future(read())
-        for turn in range(1500):
-            await store.commit([Entry([Put(uid_container(UID), "0", b"%d " % turn * 1500)])])
-        is_done = True
-        await reading
-
-    asyncio.run(run())
+    reading = asyncio.ensure_future(read())
+    for turn in range(1500):
+        await store.commit([Entry([Put(uid_container(UID), "0", b"%d " % turn * 1500)])])
+    is_done = True
+    await reading
     # 1,000 pages make it long, and the commit that does has some more.
     assert path.with_name("pykcm.db-wal").stat().st_size < 1100 * 4200
     store.close()
