@@ -1,4 +1,4 @@
-"""What the recorded changes say, so that events can be made from them alone."""
+"""The recorded changes have all that events need."""
 
 import pytest
 

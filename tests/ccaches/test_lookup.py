@@ -142,7 +142,7 @@ def test_overwritten_tgt_does_not_count(collection: Collection) -> None:
 
 
 def test_remaining_ccache_takes_the_place_of_a_removed_default(collection: Collection) -> None:
-    """Whatever removes the chosen default, the remaining ccache takes its place."""
+    """However the chosen default is removed, the remaining ccache takes its place."""
     limited = Collection(1000, Clock(), Quotas(max_uid_ccaches=2))
     for each in (collection, limited):
         fill(each, b"1000:a", ticket(ends=1400))

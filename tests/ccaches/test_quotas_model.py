@@ -30,7 +30,7 @@ CREDENTIALS = [credential_of_size(size, server) for size in (150, 200, 250) for 
 
 
 class UnderTightQuotas(RuleBasedStateMachine):
-    """Whatever is tried: what raises changes nothing, and the tallies are those of what is there."""
+    """A change that raises changes nothing, and the amounts are those of the contents."""
 
     collection: Collection
     ccache_count: CCacheCount

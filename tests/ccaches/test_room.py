@@ -175,7 +175,7 @@ def test_only_as_many_as_needed_are_evicted() -> None:
 
 
 def test_refused_change_evicts_nothing() -> None:
-    """Nothing is evicted for one limit if another one refuses the change."""
+    """A change that one limit refuses evicts nothing for another one."""
     quotas = Quotas(max_uid_ccaches=1, max_ccache_size=P + 200)
     collection = collection_of({b"1000": EXPIRED}, quotas)
     assert_refused(collection, lambda: collection.replace(b"1000:a", ALICE, 0, [ticket(size=201)], None))

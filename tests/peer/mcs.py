@@ -29,7 +29,7 @@ class Mcs:
 
 
 def _categories(label: str) -> set[int]:
-    """Those of the high level."""
+    """The categories of the high level."""
     high = (parse_label(label).range or "").rpartition("-")[2]
     numbers: set[int] = set()
     for part in filter(None, high.partition(":")[2].split(",")):

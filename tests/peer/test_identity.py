@@ -160,7 +160,7 @@ def fake_kernel(
     selinux: bool = False,
     knows_selinux: bool = False,
 ) -> Kernel:
-    """What is read from such /proc and /sys."""
+    """The overflow UID that such a /proc and /sys have."""
     proc, sys = folder / "proc", folder / "sys"
     (proc / "self").mkdir(parents=True)
     (proc / "sys/kernel").mkdir(parents=True)

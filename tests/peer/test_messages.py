@@ -29,7 +29,7 @@ LOST = "do not reach the audit log"
 
 @pytest.fixture
 def listener(tmp_path: Path) -> Iterator[socket.socket]:
-    """Where the reporter sends to."""
+    """The socket that the reporter sends to."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(str(tmp_path / "audit.sock"))
         listener.setblocking(False)
@@ -61,7 +61,7 @@ def test_audited_decisions_are_logged_and_sent(
     result: str,
     level: int,
 ) -> None:
-    """What the policy audits is a line of the log with fields, and a datagram of the message alone."""
+    """An audited denial is a line of the log with fields, and a datagram with the message alone."""
     reporter.report(AVC, f"{message}\n".encode())
     (record,) = caplog.records
     assert (record.levelno, record.getMessage()) == (level, message)
@@ -124,9 +124,9 @@ def test_message_of_unknown_form_is_logged_escaped(
 def test_denials_are_logged_without_a_listener(
     reporter: Reporter, tmp_path: Path, caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest
 ) -> None:
-    """Where nobody listens, denials are in the log nevertheless; why they go no further it says once.
+    """Without a listener denials are only in the log, which says once why they go no further.
 
-    As soon as somebody listens they are sent.
+    They are sent as soon as there is a listener.
     """
     for _ in range(3):
         reporter.report(AVC, DENIED.encode())
@@ -226,7 +226,7 @@ def has_libselinux() -> None:
 
 
 def said(script: str) -> list[str]:
-    """What a process prints that takes libselinux's messages, of which none is on its standard error."""
+    """The output of a process that takes libselinux's messages; its standard error has none."""
     done = subprocess.run(
         [sys.executable, "-c", TAKEN + script],
         capture_output=True,

@@ -1,4 +1,4 @@
-"""What a decoder may do with bytes that are not what they should be."""
+"""The answers that a decoder may give to malformed bytes."""
 
 import contextlib
 import tracemalloc

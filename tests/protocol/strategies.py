@@ -1,4 +1,4 @@
-"""What hypothesis makes up for the protocol's tests."""
+"""Hypothesis strategies for the tests of the protocol."""
 
 from hypothesis import settings
 from hypothesis import strategies as st

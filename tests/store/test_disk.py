@@ -1,4 +1,4 @@
-"""What the disk says when it is asked why it refuses."""
+"""The reasons for which a disk refuses writes."""
 
 import errno
 import subprocess
@@ -8,24 +8,24 @@ from pathlib import Path
 from pykcm.store.disk import why_refused
 
 
-def test_a_full_disk(full_disk: Path) -> None:
-    """A disk without room says ENOSPC."""
+def test_full_disk_is_enospc(full_disk: Path) -> None:
+    """A disk without room is ENOSPC."""
     assert why_refused(full_disk) == errno.ENOSPC
 
 
-def test_a_read_only_disk(mount_disk: Callable[[int], Path]) -> None:
-    """A disk that is mounted read-only says EROFS."""
+def test_read_only_disk_is_erofs(mount_disk: Callable[[int], Path]) -> None:
+    """A disk that is mounted read-only is EROFS."""
     disk = mount_disk(64)
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     assert why_refused(disk) == errno.EROFS
 
 
-def test_a_disk_that_has_recovered(tmp_path: Path) -> None:
-    """A disk that takes a write again says nothing better than EIO, and no file is left."""
+def test_disk_that_accepts_writes_again_is_eio(tmp_path: Path) -> None:
+    """A disk that accepts a write again is EIO, and no file is left."""
     assert why_refused(tmp_path) == errno.EIO
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_disk(tmp_path: Path) -> None:
-    """A folder that is gone is EIO, too."""
+def test_missing_folder_is_eio(tmp_path: Path) -> None:
+    """A missing folder is EIO."""
     assert why_refused(tmp_path / "gone") == errno.EIO

@@ -40,33 +40,33 @@ principals = st.builds(
 
 
 @given(texts)
-def test_any_bytes_as_text(value: bytes) -> None:
+def test_any_bytes_round_trip_as_text(value: bytes) -> None:
     """Any bytes come back from the document that they are written into."""
     document = read_default(encode(DefaultDocument(VERSION, to_text(value))))
     assert from_text(document.name) == value
 
 
 @given(st.dictionaries(st.text(max_size=5), texts, max_size=4))
-def test_any_own_defaults(own: dict[str, bytes]) -> None:
-    """Any defaults by range come back in their order, whatever their names' bytes."""
+def test_any_defaults_by_range_round_trip(own: dict[str, bytes]) -> None:
+    """Any defaults by range come back in order, whatever bytes their names have."""
     written = {range_: to_text(name) for range_, name in own.items()}
     document = read_default(encode(DefaultDocument(VERSION, "1000", written)))
     assert [(range_, from_text(name)) for range_, name in document.by_range.items()] == list(own.items())
 
 
-def test_a_default_from_before_there_were_own_ones() -> None:
-    """A document without them is read, and one without any is written as before."""
+def test_default_without_ranges_is_read_and_written_as_before() -> None:
+    """A document without defaults by range has none, and is written like one of an earlier version."""
     assert read_default(json.dumps(DEFAULT).encode()).by_range == {}
     assert json.loads(encode(DefaultDocument(VERSION, "1000:a", {}))) == DEFAULT
 
 
 @pytest.mark.parametrize("own", [None, [], "x", 1, {"s0:c1": None}, {"s0:c1": 7}, {"s0:c1": ["x"]}])
-def test_own_defaults_of_other_types(own: object) -> None:
-    """Defaults by range that are no names make the document unreadable."""
+def test_defaults_by_range_of_other_types_are_unreadable(own: object) -> None:
+    """Defaults by range that are not names make the document unreadable."""
     unreadable(read_default, json.dumps(DEFAULT | {"own": own}).encode())
 
 
-def test_text_is_readable() -> None:
+def test_utf_8_is_written_as_text() -> None:
     """UTF-8 is written as it is; other bytes in base64."""
     assert json.loads(encode(DefaultDocument(VERSION, to_text("Grüße".encode())))) == {
         "version": 1,
@@ -76,7 +76,7 @@ def test_text_is_readable() -> None:
 
 
 @given(principals, st.integers(-(2**31), 2**31 - 1), st.none() | st.text(max_size=10))
-def test_any_ccache(principal: Principal, kdc_offset: int, label: str | None) -> None:
+def test_any_ccache_round_trips(principal: Principal, kdc_offset: int, label: str | None) -> None:
     """Any principal, KDC offset and label come back from a ccache's document."""
     written = CCacheDocument(VERSION, kdc_offset, to_principal_document(principal), label)
     read = read_ccache(encode(written))
@@ -84,8 +84,8 @@ def test_any_ccache(principal: Principal, kdc_offset: int, label: str | None) ->
     assert from_principal_document(read.principal) == principal
 
 
-def test_the_documented_layout() -> None:
-    """The documents have the fields of the design page, by its names."""
+def test_documents_have_the_documented_fields() -> None:
+    """The documents have the documented fields and names."""
     principal = Principal(1, b"PYKCM.TEST", (b"host", b"www"))
     document = CCacheDocument(VERSION, -7, to_principal_document(principal))
     assert json.loads(encode(document)) == {
@@ -95,8 +95,8 @@ def test_the_documented_layout() -> None:
     }
 
 
-def test_an_added_field_is_no_hindrance() -> None:
-    """A field that is not known is left unread: a version of its own says when that is wrong."""
+def test_unknown_field_is_ignored() -> None:
+    """An unknown field is ignored: an incompatible change has another version."""
     assert read_default(json.dumps(DEFAULT | {"comment": "x"}).encode()).name == "1000:a"
 
 
@@ -137,21 +137,21 @@ READERS = [read_ccache, read_default]
     ],
     ids=lambda value: repr(value[:20]) if isinstance(value, bytes) else "",
 )
-def test_what_is_no_document(read: Callable[[bytes], object], value: bytes) -> None:
-    """Whatever is no document is unreadable, and nothing else is raised."""
+def test_other_json_is_unreadable(read: Callable[[bytes], object], value: bytes) -> None:
+    """Other JSON and other bytes are unreadable, and raise nothing else."""
     unreadable(read, value)
 
 
 @pytest.mark.parametrize("read", READERS)
 @given(value=st.binary(max_size=50))
-def test_any_other_bytes(read: Callable[[bytes], object], value: bytes) -> None:
-    """Any bytes that are no document are unreadable, too."""
+def test_random_bytes_are_unreadable(read: Callable[[bytes], object], value: bytes) -> None:
+    """Random bytes are unreadable."""
     unreadable(read, value)
 
 
 @pytest.mark.parametrize(("read", "document"), list(zip(READERS, [CCACHE, DEFAULT], strict=True)))
-def test_whole_documents_only(read: Callable[[bytes], object], document: dict[str, Any]) -> None:
-    """A document that lacks a field, has a null or another type there, or is cut short, is unreadable."""
+def test_incomplete_document_is_unreadable(read: Callable[[bytes], object], document: dict[str, Any]) -> None:
+    """A document is unreadable if it lacks a field, has a null or another type in one, or is truncated."""
     read(json.dumps(document).encode())
     for name in document:
         lacking = {other: value for other, value in document.items() if other != name}
@@ -164,8 +164,8 @@ def test_whole_documents_only(read: Callable[[bytes], object], document: dict[st
 
 
 @pytest.mark.parametrize("version", [0, 2, -1, 2**70, "1", 1.5, None, True])
-def test_other_versions(version: object) -> None:
-    """A document of another version is unreadable, even if it looks alike."""
+def test_other_version_is_unreadable(version: object) -> None:
+    """A document of another version is unreadable, even if it has the same fields."""
     unreadable(read_ccache, json.dumps(CCACHE | {"version": version}).encode())
     unreadable(read_default, json.dumps(DEFAULT | {"version": version}).encode())
 
@@ -184,20 +184,20 @@ def test_other_versions(version: object) -> None:
     ],
     ids=json.dumps,
 )
-def test_wrong_principals(wrong: dict[str, Any]) -> None:
-    """A principal that could not go over the wire is unreadable."""
+def test_wrong_principal_is_unreadable(wrong: dict[str, Any]) -> None:
+    """A principal that cannot be sent is unreadable."""
     document = CCACHE | {"principal": CCACHE["principal"] | wrong}
     unreadable(read_ccache, json.dumps(document).encode())
 
 
 @pytest.mark.parametrize("wrong", [2**31, -(2**31) - 1, 2**70, "0", 0.5, None])
-def test_wrong_offsets(wrong: object) -> None:
-    """A KDC offset that could not go over the wire is unreadable."""
+def test_wrong_kdc_offset_is_unreadable(wrong: object) -> None:
+    """A KDC offset that cannot be sent is unreadable."""
     unreadable(read_ccache, json.dumps(CCACHE | {"kdc_offset": wrong}).encode())
 
 
 def test_messages_hold_no_secrets() -> None:
-    """What is said of an unreadable secret holds nothing of it."""
+    """The message about an unreadable secret holds nothing of it."""
     for read in READERS:
         for value in (b'{"version": 1, "name": 1, "comment": "SECRET!"}', b"SECRET", b'{"SECRET": SECRET}'):
             with pytest.raises(UnreadableSecretError) as caught:

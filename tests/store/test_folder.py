@@ -20,8 +20,8 @@ def refusal(path: Path) -> str:
     return str(caught.value)
 
 
-def test_made_private(tmp_path: Path) -> None:
-    """A missing folder is made, with those above it, and only its owner has access."""
+def test_missing_folder_is_created_private(tmp_path: Path) -> None:
+    """A missing folder is created with its parents, and only its owner has access."""
     path = tmp_path / "var" / "lib" / "pykcm"
     before = os.umask(0)
     try:
@@ -33,8 +33,8 @@ def test_made_private(tmp_path: Path) -> None:
     folder.close()
 
 
-def test_made_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each folder that was made is durable in the one above it; for one that was there nothing is synced."""
+def test_created_folders_are_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each created folder is durable in its parent; for an existing one nothing is synced."""
     synced: list[Path] = []
     monkeypatch.setattr("pykcm.store.folder.sync_folder", synced.append)
     path = tmp_path / "lib" / "pykcm"
@@ -45,8 +45,8 @@ def test_made_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert synced == []
 
 
-def test_taken_as_it_is(tmp_path: Path) -> None:
-    """A private folder is taken as it is, with what is in it."""
+def test_private_folder_is_left_as_it_is(tmp_path: Path) -> None:
+    """A private folder and its files are left as they are."""
     path = tmp_path / "state"
     path.mkdir(0o700)
     (path / "pykcm.db").write_bytes(b"x")
@@ -56,8 +56,8 @@ def test_taken_as_it_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o755, 0o710, 0o701, 0o770, 0o1777])
-def test_modes_that_are_not_private(tmp_path: Path, mode: int) -> None:
-    """A folder that others have any access to is refused as it is, with its mode and the way out."""
+def test_folder_that_others_can_access_is_refused(tmp_path: Path, mode: int) -> None:
+    """The folder is left as it is, and the message has its mode and says what to do."""
     path = tmp_path / "state"
     path.mkdir()
     path.chmod(mode)
@@ -69,8 +69,8 @@ def test_modes_that_are_not_private(tmp_path: Path, mode: int) -> None:
     assert list(path.iterdir()) == []
 
 
-def test_someone_else_on_a_list(tmp_path: Path) -> None:
-    """A folder that an access control list lets another user read is refused like any other open one."""
+def test_folder_with_an_access_control_list_is_refused(tmp_path: Path) -> None:
+    """A folder that an access control list lets another user read is refused."""
     path = tmp_path / "state"
     path.mkdir(0o700)
     let_read(path, 20001)
@@ -79,8 +79,8 @@ def test_someone_else_on_a_list(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give folders away")
-def test_someone_elses_folder(tmp_path: Path) -> None:
-    """A folder of another user is refused: its owner would have the key and the database."""
+def test_folder_of_another_user_is_refused(tmp_path: Path) -> None:
+    """Its owner would have the key and the database."""
     path = tmp_path / "state"
     path.mkdir(0o700)
     os.chown(path, 1000, 1000)
@@ -88,8 +88,8 @@ def test_someone_elses_folder(tmp_path: Path) -> None:
     assert list(path.iterdir()) == []
 
 
-def test_one_at_a_time(tmp_path: Path) -> None:
-    """A second daemon is refused while the first has the folder, and is told which process that is."""
+def test_second_daemon_is_refused(tmp_path: Path) -> None:
+    """While one daemon has the folder another one is refused, and the message names the first."""
     path = tmp_path / "state"
     folder = StateFolder(path)
     program = "import sys; from pathlib import Path; from pykcm.store.folder import StateFolder; "
@@ -111,8 +111,8 @@ def test_one_at_a_time(tmp_path: Path) -> None:
     folder.close()
 
 
-def test_let_go_of(tmp_path: Path) -> None:
-    """A folder that was let go of is the next one's, and so is that of a process that was killed."""
+def test_closed_folder_can_be_locked_again(tmp_path: Path) -> None:
+    """A folder that was closed, or whose process was killed, can be locked again."""
     path = tmp_path / "state"
     StateFolder(path).close()
     in_child(lambda: StateFolder(path))
@@ -121,8 +121,8 @@ def test_let_go_of(tmp_path: Path) -> None:
     folder.close()
 
 
-def test_a_holder_out_of_sight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the kernel does not tell who it is, the number is told that the holder has written."""
+def test_invisible_holder_is_named_by_its_own_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the kernel does not show the holder, the message has the number that the holder has written."""
     path = tmp_path / "state"
     folder = StateFolder(path)
     monkeypatch.setattr("pykcm.store.folder._pid_of_holder", lambda _: None)
@@ -134,8 +134,8 @@ def test_a_holder_out_of_sight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     folder.close()
 
 
-def test_a_holder_before(tmp_path: Path) -> None:
-    """Nothing is left in the lock of a holder before, not even where its number was longer."""
+def test_lock_file_has_only_the_present_holder(tmp_path: Path) -> None:
+    """The lock's file has no digits of an earlier holder, even if its number was longer."""
     path = tmp_path / "state"
     path.mkdir(0o700)
     (path / "lock").write_text("99999999999999999999\n")
@@ -144,8 +144,8 @@ def test_a_holder_before(tmp_path: Path) -> None:
     folder.close()
 
 
-def test_a_holder_that_does_not_say(tmp_path: Path) -> None:
-    """A lock that is held, but does not say by whom, is a refusal all the same."""
+def test_unknown_holder_is_a_refusal_too(tmp_path: Path) -> None:
+    """A lock is a refusal also if its file names nobody."""
     path = tmp_path / "state"
     path.mkdir(0o700)
     with (path / "lock").open("w") as lock:
@@ -155,16 +155,16 @@ def test_a_holder_that_does_not_say(tmp_path: Path) -> None:
         assert "choose another state_dir" in message
 
 
-def test_a_file_in_its_place(tmp_path: Path) -> None:
-    """A file where the folder belongs is refused, and so is one above it."""
+def test_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
+    """A file in place of the folder or of a parent is refused."""
     path = tmp_path / "state"
     path.write_bytes(b"")
     assert str(path) in refusal(path)
     assert str(path) in refusal(path / "below")
 
 
-def test_a_link_in_the_locks_place(tmp_path: Path) -> None:
-    """A symbolic link where the lock belongs is not followed."""
+def test_symbolic_link_in_place_of_the_lock_is_not_followed(tmp_path: Path) -> None:
+    """A symbolic link in place of the lock is refused."""
     path = tmp_path / "state"
     path.mkdir(0o700)
     precious = tmp_path / "precious"
@@ -174,8 +174,8 @@ def test_a_link_in_the_locks_place(tmp_path: Path) -> None:
     assert precious.read_text() == "precious"
 
 
-def test_a_full_disk(full_disk: Path) -> None:
-    """On a disk without room for the lock the folder is had all the same, or refused in plain words."""
+def test_full_disk_is_a_clear_refusal_or_no_hindrance(full_disk: Path) -> None:
+    """On a full disk the folder is locked without a number in the lock, or refused in plain words."""
     try:
         StateFolder(full_disk).close()
     except StoreUnusableError as error:

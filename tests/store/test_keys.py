@@ -20,13 +20,13 @@ def _no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def key_file(tmp_path: Path) -> Path:
-    """Where the key file belongs; it is not there yet."""
+    """The path of the key file, which does not exist yet."""
     return tmp_path / "key"
 
 
 @pytest.fixture
 def credential(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where systemd puts the credential; it is not there yet."""
+    """The path of the credential, which does not exist yet."""
     folder = tmp_path / "credentials"
     folder.mkdir()
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(folder))
@@ -44,8 +44,8 @@ def refusal(key_file: Path, *, may_create: bool = False) -> str:
     return str(caught.value)
 
 
-def test_made_at_first_start(key_file: Path) -> None:
-    """Without a database a missing key is made: 32 bytes, private, and the same at the next start."""
+def test_first_start_creates_a_private_key(key_file: Path) -> None:
+    """Without a database a missing key is created: 32 bytes, private, and the same at the next start."""
     before = os.umask(0)
     try:
         key = load_key(key_file, may_create=True)
@@ -59,22 +59,22 @@ def test_made_at_first_start(key_file: Path) -> None:
         assert load_key(key_file, may_create=may_create) == key._replace(is_new=False)
 
 
-def test_every_key_is_another(tmp_path: Path) -> None:
-    """Two installations have different keys."""
+def test_two_installations_have_different_keys(tmp_path: Path) -> None:
+    """Two created keys differ."""
     one, other = (load_key(tmp_path / name, may_create=True) for name in ("one", "other"))
     assert one.raw != other.raw
 
 
-def test_an_unfinished_key_is_made_anew(key_file: Path) -> None:
-    """What an interrupted first start left behind is neither taken nor in the way."""
+def test_unfinished_key_is_replaced(key_file: Path) -> None:
+    """An incomplete file of an interrupted first start is neither used nor in the way."""
     key_file.with_name("key.new").write_bytes(b"unfinished")
     key = load_key(key_file, may_create=True)
     assert len(key.raw) == KEY_SIZE
     assert [path.name for path in key_file.parent.iterdir()] == ["key"]
 
 
-def test_never_made_beside_a_database(key_file: Path) -> None:
-    """A database without its key is refused, and no new key is made: it could not be the right one."""
+def test_key_is_not_created_beside_a_database(key_file: Path) -> None:
+    """A database without its key is refused, because a new key would be wrong."""
     message = refusal(key_file)
     assert str(key_file) in message
     assert "no key" in message
@@ -82,15 +82,15 @@ def test_never_made_beside_a_database(key_file: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o400])
-def test_private_modes(key_file: Path, mode: int) -> None:
-    """A key that only its owner can read is taken."""
+def test_key_with_a_private_mode_is_read(key_file: Path, mode: int) -> None:
+    """A key that only its owner can read is accepted."""
     write(key_file, mode=mode)
     assert load_key(key_file, may_create=False).raw == RAW
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o666, 0o601])
-def test_modes_that_are_not_private(key_file: Path, mode: int) -> None:
-    """A key that others have any access to is refused, with the mode and the way out."""
+def test_key_that_others_can_access_is_refused(key_file: Path, mode: int) -> None:
+    """The message has the mode and says what to do."""
     write(key_file, mode=mode)
     message = refusal(key_file, may_create=True)
     assert str(key_file) in message
@@ -98,15 +98,15 @@ def test_modes_that_are_not_private(key_file: Path, mode: int) -> None:
     assert "chmod 0600" in message
 
 
-def test_someone_else_on_a_list(key_file: Path) -> None:
-    """A key that an access control list lets another user read is refused like any that others may read."""
+def test_key_with_an_access_control_list_is_refused(key_file: Path) -> None:
+    """A key that an access control list lets another user read is refused."""
     write(key_file)
     let_read(key_file, 20001)
     assert "chmod 0600" in refusal(key_file)
 
 
-def test_a_link_to_it(key_file: Path) -> None:
-    """A symbolic link is followed, and what it leads to must be as private as any key."""
+def test_symbolic_link_to_the_key_is_followed(key_file: Path) -> None:
+    """The file that the link leads to must be private too."""
     elsewhere = key_file.with_name("elsewhere")
     write(elsewhere)
     key_file.symlink_to(elsewhere)
@@ -118,8 +118,8 @@ def test_a_link_to_it(key_file: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, 31, 33, 64, 1 << 20])
-def test_wrong_sizes(key_file: Path, size: int) -> None:
-    """A key of any other size is refused, and nothing of it is shown."""
+def test_key_of_a_wrong_size_is_refused(key_file: Path, size: int) -> None:
+    """The message shows nothing of the key."""
     write(key_file, b"K" * size)
     message = refusal(key_file, may_create=True)
     assert str(key_file) in message
@@ -129,28 +129,28 @@ def test_wrong_sizes(key_file: Path, size: int) -> None:
     assert key_file.stat().st_size == size
 
 
-def test_a_pipe_in_its_place(key_file: Path) -> None:
-    """A pipe where the key belongs is refused, and nobody waits for what comes out of it."""
+def test_pipe_in_place_of_the_key_is_refused(key_file: Path) -> None:
+    """A pipe is refused at once, and is not read."""
     os.mkfifo(key_file, 0o600)
     assert "not a regular file" in refusal(key_file)
 
 
-def test_a_folder_in_its_place(key_file: Path) -> None:
-    """A folder where the key belongs is refused."""
+def test_folder_in_place_of_the_key_is_refused(key_file: Path) -> None:
+    """A folder with the key's name is refused."""
     key_file.mkdir(0o700)
     assert str(key_file) in refusal(key_file)
 
 
-def test_no_folder_to_make_it_in(tmp_path: Path) -> None:
-    """A key that cannot be made is refused for what hinders it, and not for a database that is not there."""
+def test_message_says_why_a_key_cannot_be_created(tmp_path: Path) -> None:
+    """A key that cannot be created is refused for this reason, and not because of a missing database."""
     key_file = tmp_path / "missing" / "key"
     message = refusal(key_file, may_create=True)
     assert str(tmp_path / "missing") in message
     assert "there is a database" not in message
 
 
-def test_a_file_above_it(tmp_path: Path) -> None:
-    """A file where the key's folder should be is refused, with or without a database."""
+def test_file_in_place_of_the_keys_folder_is_refused(tmp_path: Path) -> None:
+    """It is refused with or without a database."""
     (tmp_path / "file").touch()
     for may_create in (True, False):
         message = refusal(tmp_path / "file" / "key", may_create=may_create)
@@ -159,7 +159,7 @@ def test_a_file_above_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
-def test_someone_elses_key(key_file: Path) -> None:
+def test_key_of_another_user_is_refused(key_file: Path) -> None:
     """A key that belongs to another user is refused."""
     write(key_file)
     os.chown(key_file, 20001, 20001)
@@ -169,28 +169,28 @@ def test_someone_elses_key(key_file: Path) -> None:
     assert "chown" in message
 
 
-def test_a_full_disk(full_disk: Path) -> None:
-    """Where a key cannot be written whole, none is there afterwards."""
+def test_full_disk_leaves_no_incomplete_key(full_disk: Path) -> None:
+    """If a key cannot be written completely, there is no key file."""
     message = refusal(full_disk / "key", may_create=True)
     assert "No space left on device" in message
     assert not (full_disk / "key").exists()
 
 
-def test_credential(credential: Path, key_file: Path) -> None:
-    """A credential from systemd is the key; a key file is neither needed nor made."""
+def test_credential_is_the_key(credential: Path, key_file: Path) -> None:
+    """A systemd credential is the key; a key file is neither needed nor created."""
     write(credential, mode=0o440)
     assert load_key(key_file, may_create=True) == Key(RAW, credential)
     assert not key_file.exists()
 
 
-def test_credential_goes_first(credential: Path, key_file: Path) -> None:
-    """A credential from systemd counts where there is a key file as well."""
+def test_credential_precedes_the_key_file(credential: Path, key_file: Path) -> None:
+    """A systemd credential is used even if there is a key file."""
     write(credential)
     write(key_file, bytes(32))
     assert load_key(key_file, may_create=False).raw == RAW
 
 
-def test_another_credential(credential: Path, key_file: Path) -> None:
+def test_key_file_is_used_beside_other_credentials(credential: Path, key_file: Path) -> None:
     """A service with other credentials has its key in the file."""
     write(credential.with_name("another"))
     write(key_file)
@@ -198,21 +198,21 @@ def test_another_credential(credential: Path, key_file: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 31, 33])
-def test_credential_of_wrong_size(credential: Path, key_file: Path, size: int) -> None:
-    """A credential of the wrong size is refused: the key file is no way around it."""
+def test_credential_of_a_wrong_size_is_refused(credential: Path, key_file: Path, size: int) -> None:
+    """The key file does not replace a wrong credential."""
     write(credential, bytes(size))
     write(key_file)
     assert str(credential) in refusal(key_file)
 
 
-def test_a_key_is_not_shown() -> None:
-    """A key says where it came from and nothing of itself."""
+def test_repr_of_a_key_hides_it() -> None:
+    """The text of a key has its source and nothing of the key."""
     key = Key(b"K" * 32, Path("/etc/pykcm/key"))
     assert repr(key) == str(key) == "<Key from /etc/pykcm/key>"
 
 
-def test_a_credential_that_cannot_be_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where it cannot be told whether there is a credential, no other key is taken instead."""
+def test_unreadable_credentials_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the credential may exist but cannot be looked up, no other key is used."""
     credentials = tmp_path / ("x" * 300)
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(credentials))
     with pytest.raises(StoreUnusableError, match="File name too long"):

@@ -1,4 +1,4 @@
-"""What every store does: each test runs on each of them."""
+"""The Store interface: each test runs on each store."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -56,8 +56,8 @@ def values(secrets: Iterable[Secret]) -> list[bytes]:
     return [secret.value for secret in secrets]
 
 
-async def test_an_empty_store(store: Store) -> None:
-    """An empty store has no secrets, no UIDs and no ccaches, and an empty commit is right."""
+async def test_empty_store_has_nothing(store: Store) -> None:
+    """An empty store has no secrets, UIDs or ccaches, and accepts an empty commit."""
     await commit(store)
     assert await secrets_of(store, 1000) == []
     assert await store.uids() == []
@@ -76,8 +76,8 @@ async def test_secrets_come_back_in_order(store: Store) -> None:
     ]
 
 
-async def test_any_value(store: Store) -> None:
-    """A value is any bytes, none and many included."""
+async def test_value_may_be_any_bytes(store: Store) -> None:
+    """A value may be any bytes, none or many."""
     every_byte = bytes(range(256))
     large = bytes(1 << 20)
     await commit(
@@ -86,8 +86,8 @@ async def test_any_value(store: Store) -> None:
     assert values(await secrets_of(store, 1)) == [b"", every_byte, large]
 
 
-async def test_a_replaced_secret_keeps_its_place(store: Store) -> None:
-    """A put of a secret that is there replaces it where it stands."""
+async def test_replaced_secret_keeps_its_place(store: Store) -> None:
+    """A Put of an existing secret replaces it in its place."""
     container = ccache_container(1000, UUID, b"1000")
     await commit(store, *[Put(container, name, b"old") for name in "abc"])
     await commit(store, Put(container, "a", b"new"))
@@ -95,8 +95,8 @@ async def test_a_replaced_secret_keeps_its_place(store: Store) -> None:
     assert values(await secrets_of(store, 1000)) == [b"new", b"second", b"old"]
 
 
-async def test_a_place_is_lost_with_the_secret(store: Store) -> None:
-    """A secret that was deleted and put again stands at the end, also when it was the last before."""
+async def test_secret_put_again_is_at_the_end(store: Store) -> None:
+    """A secret that was deleted and put again is at the end, also if it was the last one before."""
     container = ccache_container(1000, UUID, b"1000")
     await commit(store, *[Put(container, name, name.encode()) for name in "abc"])
     await commit(store, Delete(container, "a"), Put(container, "a", b"again"))
@@ -105,8 +105,8 @@ async def test_a_place_is_lost_with_the_secret(store: Store) -> None:
     assert values(await secrets_of(store, 1000)) == [b"b", b"c", b"d", b"a"]
 
 
-async def test_changes_are_made_in_order(store: Store) -> None:
-    """What is deleted and put in one commit is there, what is put and deleted is not."""
+async def test_changes_of_a_commit_are_made_in_order(store: Store) -> None:
+    """A secret deleted and put in one commit exists; one put and deleted does not."""
     container = uid_container(1000)
     await commit(store, Put(container, "gone", b""), Delete(container, "gone"))
     await commit(store, Delete(container, "here"), Put(container, "here", b"x"))
@@ -116,8 +116,8 @@ async def test_changes_are_made_in_order(store: Store) -> None:
     assert await secrets_of(store, 1000) == [Secret(container, "after", b"y")]
 
 
-async def test_deleting_what_is_not_there(store: Store) -> None:
-    """Deleting a secret or a container that is not there is right and changes nothing."""
+async def test_deleting_a_missing_secret_changes_nothing(store: Store) -> None:
+    """Deleting a missing secret or container is no error."""
     await commit(store, put_ccache(1000, b"1000"))
     await commit(store, Delete(ccaches_container(1000), "missing"), Delete(uid_container(7), "missing"))
     await commit(
@@ -128,8 +128,8 @@ async def test_deleting_what_is_not_there(store: Store) -> None:
     assert await store.uids() == [1000]
 
 
-async def test_delete_container_spares_those_below(store: Store) -> None:
-    """DeleteContainer takes the container's own secrets, and neither those below nor those beside."""
+async def test_delete_container_spares_containers_below(store: Store) -> None:
+    """DeleteContainer deletes the container's own secrets, and none below or beside it."""
     await commit(
         store,
         Put(uid_container(1000), "default", b"default"),
@@ -142,8 +142,8 @@ async def test_delete_container_spares_those_below(store: Store) -> None:
     assert values(await secrets_of(store, 1000)) == [b"credential"]
 
 
-async def test_rename_container_takes_all_along(store: Store) -> None:
-    """RenameContainer leaves order and values as they are, and the old path can be used again."""
+async def test_rename_container_keeps_order_and_values(store: Store) -> None:
+    """After RenameContainer the old path can be used again."""
     old, new = (ccache_container(1000, UUID, name) for name in (b"1000:old", b"1000:new"))
     await commit(store, Put(old, "b", b"first"), Put(old, "a", b"second"), Put(old + "/below", "x", b"below"))
     await commit(store, RenameContainer(old, new), Put(old, "b", b"again"), Put(new, "b", b"replaced"))
@@ -160,8 +160,8 @@ async def test_rename_container_takes_all_along(store: Store) -> None:
     )
 
 
-async def test_rename_container_to_another_uid(store: Store) -> None:
-    """RenameContainer moves secrets from one UID's container into another's."""
+async def test_rename_container_moves_secrets_to_another_uid(store: Store) -> None:
+    """RenameContainer moves secrets from one UID's container to another's."""
     old, new = ccache_container(1000, UUID, b"1000"), ccache_container(2000, UUID, b"2000")
     await commit(store, Put(old, "a", b"1"), Put(old, "b", b"2"))
     await commit(store, RenameContainer(old, new))
@@ -169,7 +169,7 @@ async def test_rename_container_to_another_uid(store: Store) -> None:
     assert await secrets_of(store, 2000) == [Secret(new, "a", b"1"), Secret(new, "b", b"2")]
 
 
-async def test_containers_are_kept_apart(store: Store) -> None:
+async def test_load_spares_uids_with_a_common_prefix(store: Store) -> None:
     """A UID's container holds nothing of a UID whose decimal begins alike."""
     everyone = [0, 1, 10, 100, 1000, 11, 2, 2**32 - 2]
     for uid in everyone:
@@ -190,8 +190,8 @@ async def test_containers_are_kept_apart(store: Store) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES, ids=lambda name: repr(name[:20]))
-async def test_any_name(store: Store, name: bytes) -> None:
-    """A ccache's name may be any bytes but NUL: its secrets are its own and can be deleted again."""
+async def test_ccache_name_may_be_any_bytes(store: Store, name: bytes) -> None:
+    """A ccache's name may be any bytes except NUL: its secrets are its own and can be deleted."""
     others = [put_ccache(1000, other, other) for other in NAMES if other != name]
     await commit(store, *others)
     await commit(store, put_ccache(1000, name, b"mine"), put_credential(1000, name, "a", b"credential"))
@@ -209,8 +209,8 @@ async def test_any_name(store: Store, name: bytes) -> None:
     assert values(await secrets_of(store, 1000)) == [put.value for put in others]
 
 
-async def test_uids_are_those_with_ccaches(store: Store) -> None:
-    """A UID counts while it has a ccache: a default alone is none, and neither are credentials."""
+async def test_uids_have_ccaches(store: Store) -> None:
+    """A UID counts while it has a ccache; a default or credentials alone do not count."""
     await commit(store, Put(uid_container(5), "default", b""))
     await commit(store, put_credential(6, b"6", "a", b""))
     await commit(store, put_ccache(1000, b"1000"), put_ccache(1000, b"1000:a"), put_ccache(7, b"7"))
@@ -222,29 +222,29 @@ async def test_uids_are_those_with_ccaches(store: Store) -> None:
     assert await store.count_ccaches() == 0
 
 
-async def test_a_ccache_named_as_a_container(store: Store) -> None:
-    """A ccache whose name ends like a container's path is counted as one, and its credentials are not."""
+async def test_ccache_named_like_a_container_is_counted(store: Store) -> None:
+    """A ccache whose name ends like a container's path is counted once, and its credentials are not."""
     name = b"1000:x/ccaches"
     await commit(store, put_ccache(1000, name), put_credential(1000, name, "a", b""))
     assert await store.count_ccaches() == 1
     assert await store.uids() == [1000]
 
 
-def test_what_a_store_promises(store: Store) -> None:
-    """The memory store says that it forgets, the other that it does not."""
+def test_store_says_whether_it_is_persistent(store: Store) -> None:
+    """Only the SQLCipher store is persistent."""
     assert store.persistent == (not isinstance(store, MemoryStore))
 
 
-async def test_memory_forgets() -> None:
-    """A memory store that was closed holds nothing any more."""
+async def test_closed_memory_store_is_empty() -> None:
+    """A closed memory store holds no secret."""
     store = MemoryStore()
     await commit(store, put_ccache(1000, b"1000"))
     store.close()
     assert await secrets_of(store, 1000) == []
 
 
-async def test_memory_of_those_who_are_gone() -> None:
-    """Nothing is left of a UID whose last secret and containers are gone."""
+async def test_memory_store_forgets_uids_without_secrets() -> None:
+    """The memory store keeps nothing of a UID whose last secret and containers are deleted."""
     store = MemoryStore()
     await commit(store, put_ccache(1000, b"1000"), put_credential(1000, b"1000", "a", b""))
     await commit(
@@ -256,7 +256,9 @@ async def test_memory_of_those_who_are_gone() -> None:
     assert store._trees == {}
 
 
-async def test_rows_of_those_who_are_gone(open_sqlcipher: Callable[[], SQLCipherStore]) -> None:
+async def test_database_has_no_rows_of_uids_without_secrets(
+    open_sqlcipher: Callable[[], SQLCipherStore],
+) -> None:
     """The database does not keep their containers either."""
     store = open_sqlcipher()
     await commit(store, put_ccache(1000, b"1000"), put_credential(1000, b"1000", "a", b""))
@@ -271,8 +273,10 @@ async def test_rows_of_those_who_are_gone(open_sqlcipher: Callable[[], SQLCipher
     ).fetchall() == [(0,)]
 
 
-async def test_sqlcipher_keeps(open_sqlcipher: Callable[[], SQLCipherStore]) -> None:
-    """What was committed is there after a close, in its order, and goes on to be changed."""
+async def test_sqlcipher_store_keeps_secrets_over_a_restart(
+    open_sqlcipher: Callable[[], SQLCipherStore],
+) -> None:
+    """All committed secrets are there in order after a close, and can be changed."""
     store = open_sqlcipher()
     container = ccache_container(1000, UUID, b"1000")
     await commit(store, *[Put(container, name, name.encode()) for name in "bca"])
@@ -296,16 +300,16 @@ async def expired(store: Store, until: int, after: Expired | None = None, limit:
     return await store.expired(until, after, limit)
 
 
-async def test_the_expiry_is_kept(store: Store) -> None:
-    """A secret comes back with the expiry that it was last put with, none and any included."""
+async def test_expiry_is_kept(store: Store) -> None:
+    """A secret comes back with the expiry of its last Put, also with none."""
     moments = [None, 0, 1, 2**32 - 1, 2**32 + 2**31]
     for expires in moments:
         await commit(store, put_expiring(1000, 1, expires))
         assert [secret.expires for secret in await secrets_of(store, 1000)] == [expires]
 
 
-async def test_what_has_expired_is_told(store: Store) -> None:
-    """What expired at the moment asked for or before is told, the oldest first, of whichever UID."""
+async def test_expired_secrets_are_returned_in_order(store: Store) -> None:
+    """Secrets that expired by this time are returned, the oldest first, of all UIDs."""
     puts = {expires: put_expiring(uid, 1, expires) for uid, expires in [(3, 30), (1, 31), (2, 10), (4, 32)]}
     await commit(store, *puts.values(), put_expiring(5, 1, None))
     found = [Expired(10, puts[10].name, 2), Expired(30, puts[30].name, 3), Expired(31, puts[31].name, 1)]
@@ -314,8 +318,8 @@ async def test_what_has_expired_is_told(store: Store) -> None:
     assert len(await expired(store, 2**40)) == 4
 
 
-async def test_what_has_expired_is_told_in_parts(store: Store) -> None:
-    """Told a few at a time, each is told once, also those that expired together and what stays."""
+async def test_expired_secrets_are_returned_in_parts(store: Store) -> None:
+    """Each one is returned once, also those that expired together or stay."""
     puts = [put_expiring(uid, number, 10 + number % 2) for uid in (1, 2, 3) for number in range(5)]
     await commit(store, *puts)
     whole = await expired(store, 50)
@@ -329,8 +333,8 @@ async def test_what_has_expired_is_told_in_parts(store: Store) -> None:
     assert parts == whole
 
 
-async def test_what_is_gone_has_not_expired(store: Store) -> None:
-    """What was deleted, with its container too, or put anew, is not told by its old expiry."""
+async def test_deleted_secrets_do_not_expire(store: Store) -> None:
+    """A deleted or replaced secret is not returned with its old expiry."""
     await commit(store, *[put_expiring(1, number, 10) for number in range(3)], put_expiring(2, 1, 10))
     await commit(store, Delete(ccaches_container(1), put_expiring(1, 0, 10).name))
     await commit(store, put_expiring(1, 1, 20), put_expiring(1, 2, None))
@@ -338,8 +342,10 @@ async def test_what_is_gone_has_not_expired(store: Store) -> None:
     assert [each.expires for each in await expired(store, 50)] == [20]
 
 
-async def test_uids_without_expiry(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """UIDs with a ccache that never expires are told in parts, once each; credentials do not count."""
+async def test_uids_without_expiry_are_returned_in_parts(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """UIDs with a ccache that never expires are returned once; credentials do not count."""
     monkeypatch.setattr("pykcm.store.sqlcipher.store._CONTAINERS_AT_A_TIME", 3)
     for uid in range(1000, 1010):
         name = ccache_name(UUID, b"%d" % uid)
@@ -362,8 +368,8 @@ async def test_uids_without_expiry(store: Store, monkeypatch: pytest.MonkeyPatch
     assert await all_parts() == [1003, 1009]
 
 
-def test_expired_ones_are_found_by_an_index(open_sqlcipher: Callable[[], SQLCipherStore]) -> None:
-    """The database looks at what has expired alone, and has no need to sort it."""
+def test_expired_secrets_are_found_by_an_index(open_sqlcipher: Callable[[], SQLCipherStore]) -> None:
+    """The database looks only at expired secrets, and does not sort them."""
     plan = open_sqlcipher()._db.execute(f"EXPLAIN QUERY PLAN {_EXPIRED}", (50, 0, "", 10)).fetchall()
     steps = [row[3] for row in plan]
     assert len(steps) == 2
@@ -371,8 +377,8 @@ def test_expired_ones_are_found_by_an_index(open_sqlcipher: Callable[[], SQLCiph
     assert steps[1] == "SEARCH containers USING INTEGER PRIMARY KEY (rowid=?)"
 
 
-async def test_the_same_again_is_not_written(tmp_path: Path) -> None:
-    """A ccache that is put as it is already stored costs no write; another value or expiry does."""
+async def test_equal_ccache_is_not_written_again(tmp_path: Path) -> None:
+    """A Put of an equal ccache writes nothing; another value or expiry is written."""
     store = SQLCipherStore(tmp_path / "pykcm.db", Key(bytes(32), tmp_path))
     container = ccaches_container(1000)
     put = Put(container, ccache_name(bytes(16), b"1000"), b"value", 2000)

@@ -25,8 +25,8 @@ names = st.binary(min_size=1, max_size=30) | st.text(min_size=1, max_size=10).ma
 uids = st.integers(0, 2**32 - 2)
 
 
-def test_the_documented_places() -> None:
-    """Paths and names are those of the design page."""
+def test_paths_are_the_documented_ones() -> None:
+    """Paths and names are the documented ones."""
     assert uid_container(1000) == "/kcm/persistent/1000"
     assert ccaches_container(1000) == "/kcm/persistent/1000/ccaches"
     assert ccache_name(UUID, b"1000:a-b") == f"{HEX}-1000:a-b"
@@ -43,13 +43,13 @@ def test_the_documented_places() -> None:
         (b"1000:krb_cc-x.y@z", "1000:krb_cc-x.y@z"),
     ],
 )
-def test_names_are_encoded(name: bytes, encoded: str) -> None:
-    """What is not plain is percent-encoded, the percent sign and slashes first of all."""
+def test_names_are_percent_encoded(name: bytes, encoded: str) -> None:
+    """All bytes except plain characters are percent-encoded, also the percent sign and slashes."""
     assert ccache_name(UUID, name) == f"{HEX}-{encoded}"
 
 
 @given(uuids, names)
-def test_any_name_comes_back(uuid: bytes, name: bytes) -> None:
+def test_any_name_round_trips(uuid: bytes, name: bytes) -> None:
     """UUID and name come back from the secret's name, which is plain text without slashes."""
     encoded = ccache_name(uuid, name)
     assert encoded.isascii()
@@ -60,14 +60,14 @@ def test_any_name_comes_back(uuid: bytes, name: bytes) -> None:
 
 
 @given(uuids, names, names)
-def test_no_two_names_meet(uuid: bytes, one: bytes, other: bytes) -> None:
+def test_different_names_have_different_secrets(uuid: bytes, one: bytes, other: bytes) -> None:
     """Different names have different secrets."""
     assert (ccache_name(uuid, one) == ccache_name(uuid, other)) == (one == other)
 
 
 @given(uids, uuids, names)
-def test_any_container_tells_its_uid(uid: int, uuid: bytes, name: bytes) -> None:
-    """The UID can be told from each container, and which of them holds ccaches."""
+def test_container_has_its_uid(uid: int, uuid: bytes, name: bytes) -> None:
+    """Each container's path has the UID, and shows whether it holds ccaches."""
     own, ccaches, ccache = uid_container(uid), ccaches_container(uid), ccache_container(uid, uuid, name)
     assert uid_of_container(own) == uid_of_container(ccaches) == uid_of_container(ccache) == uid
     assert [is_ccaches_container(path) for path in (own, ccaches, ccache)] == [False, True, False]
@@ -85,8 +85,8 @@ def test_any_container_tells_its_uid(uid: int, uuid: bytes, name: bytes) -> None
         ),
     ],
 )
-def test_other_containers(path: str) -> None:
-    """Any other path is nobody's."""
+def test_other_paths_have_no_uid(path: str) -> None:
+    """Any other path belongs to no UID."""
     assert uid_of_container(path) is None
 
 
@@ -109,15 +109,15 @@ def test_other_containers(path: str) -> None:
         f"{HEX}-%41",
     ],
 )
-def test_what_is_no_ccaches_name(name: str) -> None:
-    """A secret whose name is not that of a ccache raises ValueError and nothing else."""
+def test_other_names_of_secrets_are_refused(name: str) -> None:
+    """A secret's name that is not a ccache's raises ValueError and nothing else."""
     with pytest.raises(ValueError):  # noqa: PT011 - its message is its caller's
         split_ccache_name(name)
 
 
 @given(st.text(max_size=60) | st.from_regex(r"[0-9a-f ]{32}-[%0-9A-Fz ]{0,6}", fullmatch=True))
-def test_any_other_name(name: str) -> None:
-    """Any text either is the name of a ccache's secret, whole, or raises ValueError."""
+def test_random_name_is_a_ccaches_or_refused(name: str) -> None:
+    """Any text is the complete name of a ccache's secret or raises ValueError."""
     try:
         uuid, ccache = split_ccache_name(name)
     except ValueError:
@@ -126,7 +126,7 @@ def test_any_other_name(name: str) -> None:
     assert ccache_name(uuid, ccache) == name
 
 
-def test_a_credentials_name() -> None:
+def test_name_of_a_credential_is_its_uuid() -> None:
     """A credential's name is its UUID, 32 digits in lower case, and nothing else."""
     assert credential_uuid("0123456789abcdef" * 2) == bytes.fromhex("0123456789abcdef" * 2)
     for other in ("", "00", "0" * 31, "0" * 33, "A" * 32, "0 " * 16, "\u0663" * 32, " " + "0" * 31):
@@ -134,8 +134,8 @@ def test_a_credentials_name() -> None:
             credential_uuid(other)
 
 
-def test_reprs_hold_no_values() -> None:
-    """What a traceback or a failed assertion would print of a secret is its place alone."""
+def test_repr_of_a_secret_hides_its_value() -> None:
+    """A traceback or a failed assertion shows only the place of a secret."""
     for kind in (Put, Secret):
         assert repr(kind("/kcm/persistent/1000", "default", b"SECRET")) == (
             f"<{kind.__name__} /kcm/persistent/1000/default>"

@@ -1,4 +1,4 @@
-"""A journal that is damaged after a crash: what is left out is told, and what is as it should be is not."""
+"""A write-ahead log that is damaged after a crash: the start warns of lost commits, and only of those."""
 
 import logging
 import shutil
@@ -31,7 +31,7 @@ def open_store(state: Path) -> SQLCipherStore:
 
 @pytest.fixture
 async def crashed(tmp_path: Path) -> Path:
-    """What a crash leaves of a store with five commits in its journal."""
+    """The files that a crash leaves of a store with five commits in its log."""
     (tmp_path / "running").mkdir()
     running = open_store(tmp_path / "running")
     running.wal.empty()
@@ -61,7 +61,7 @@ async def start(state: Path, caplog: pytest.LogCaptureFixture) -> tuple[list[int
 
 
 def flip(state: Path, offset: int) -> None:
-    """Damage one byte of the journal."""
+    """Damage one byte of the log."""
     with (state / "pykcm.db-wal").open("r+b") as file:
         file.seek(offset)
         byte = file.read(1)[0]
@@ -70,22 +70,22 @@ def flip(state: Path, offset: int) -> None:
 
 
 def at(frame: int) -> int:
-    """Where a frame begins."""
+    """The offset of a frame."""
     return HEADER + (frame - 1) * (FRAME + PAGE)
 
 
-async def test_a_crash_is_no_damage(crashed: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """After a crash everything is there, and there is nothing to be told."""
+async def test_crash_is_no_damage(crashed: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """After a crash everything is there, without a warning."""
     assert await start(crashed, caplog) == ([0, 1, 2, 3, 4], [])
     assert await start(crashed, caplog) == ([0, 1, 2, 3, 4, 100], [])
 
 
 @pytest.mark.parametrize("where", ["page", "salt", "checksum", "number"])
 @pytest.mark.parametrize("change", range(COMMITS))
-async def test_damage_is_told(
+async def test_warning_counts_the_lost_commits(
     crashed: Path, caplog: pytest.LogCaptureFixture, change: int, where: str
 ) -> None:
-    """Damage in a frame leaves out its change and those behind it, and the warning says how many."""
+    """Damage in a frame loses its commit and all later ones, and the warning says how many."""
     first = [0, *ends(crashed)][change] + 1
     flip(crashed, at(first) + {"number": 0, "salt": 8, "checksum": 16, "page": FRAME + 100}[where])
     numbers, (warning,) = await start(crashed, caplog)
@@ -96,8 +96,10 @@ async def test_damage_is_told(
 
 
 @pytest.mark.parametrize("offset", [0, 8, 16, 20, 24, 28])
-async def test_a_damaged_header_is_told(crashed: Path, caplog: pytest.LogCaptureFixture, offset: int) -> None:
-    """Without its header the journal is not read at all: all five changes are left out."""
+async def test_damaged_header_loses_all_commits(
+    crashed: Path, caplog: pytest.LogCaptureFixture, offset: int
+) -> None:
+    """Without its header the log is not read: all five commits are lost."""
     flip(crashed, offset)
     numbers, (warning,) = await start(crashed, caplog)
     assert numbers == []
@@ -105,48 +107,48 @@ async def test_a_damaged_header_is_told(crashed: Path, caplog: pytest.LogCapture
 
 
 @pytest.mark.parametrize("damaged", ["header", "first frame"])
-async def test_a_start_that_is_refused_leaves_a_damaged_journal(
+async def test_refused_start_leaves_a_damaged_log(
     crashed: Path, caplog: pytest.LogCaptureFixture, damaged: str
 ) -> None:
-    """Without the right key nothing is changed; with it, the damage is told."""
+    """A start without the right key changes nothing; one with it warns of the damage."""
     flip(crashed, 24 if damaged == "header" else at(1) + FRAME + 100)
     key = (crashed / "key").read_bytes()
-    journal = (crashed / "pykcm.db-wal").read_bytes()
+    log_file = (crashed / "pykcm.db-wal").read_bytes()
     (crashed / "key").write_bytes(bytes(32))
     with pytest.raises(StoreUnusableError, match="cannot be decrypted"):
         open_store(crashed)
-    assert (crashed / "pykcm.db-wal").read_bytes() == journal
+    assert (crashed / "pykcm.db-wal").read_bytes() == log_file
     (crashed / "key").write_bytes(key)
     numbers, (warning,) = await start(crashed, caplog)
     assert numbers == []
     assert f"there are {COMMITS} more" in warning
 
 
-async def test_a_change_that_was_not_written_whole_is_no_damage(
-    crashed: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A change that a kill interrupted, at any of its frames or in one, was not acknowledged: no warning."""
-    journal = crashed / "pykcm.db-wal"
-    whole = journal.read_bytes()
+async def test_incomplete_commit_is_no_damage(crashed: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A commit that a kill interrupted, at any of its frames or in one, was not acknowledged: no warning."""
+    log_file = crashed / "pykcm.db-wal"
+    whole = log_file.read_bytes()
     database = (crashed / "pykcm.db").read_bytes()
     *_, before, last = ends(crashed)
     for frame in range(before + 1, last + 1):
         for more in (0, FRAME, FRAME + 100):
             (crashed / "pykcm.db").write_bytes(database)
-            journal.write_bytes(whole[: at(frame) + more])
+            log_file.write_bytes(whole[: at(frame) + more])
             numbers, warnings = await start(crashed, caplog)
             assert numbers == [0, 1, 2, 3]
             # Cut in its last frame, the change is told: nobody knows that it was not acknowledged.
             assert len(warnings) == (frame == last and more > 0)
 
 
-async def test_an_older_generation_is_no_damage(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """What is left of the journal from before it was begun again does not count."""
+async def test_older_generation_of_the_log_is_no_damage(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Frames of the log from before a checkpoint do not count."""
     (tmp_path / "running").mkdir()
     running = open_store(tmp_path / "running")
     for number in range(COMMITS):
         await commit_changes(running, [put(number)])
-    # Copied into the database, but left as it is: the next change begins the journal again.
+    # Copied into the database, but not truncated: the next commit begins the log again.
     running._db.execute("PRAGMA wal_checkpoint(RESTART)")
     await commit_changes(running, [Put(uid_container(UID), "0", b"short")])
     shutil.copytree(tmp_path / "running", tmp_path / "crashed")
@@ -156,10 +158,10 @@ async def test_an_older_generation_is_no_damage(tmp_path: Path, caplog: pytest.L
     assert await start(tmp_path / "crashed", caplog) == ([0, 1, 2, 3, 4], [])
 
 
-async def test_a_closed_store_has_nothing_to_be_looked_at(
+async def test_start_after_a_close_reads_no_log(
     crashed: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After an orderly end there is no journal, and a start reads none."""
+    """After an orderly close there is no log, and a start reads none."""
     open_store(crashed).close()
 
     def never(_: Path) -> None:

@@ -35,7 +35,7 @@ class Disk:
         return storing(self._database, self.faults.environment, durability, self.mode)
 
     def numbers_after_the_kill(self) -> list[int]:
-        """What the next process finds, on a disk that is sound again."""
+        """The secrets that the next process finds, on a disk without faults."""
         self.faults.mend()
         with self.storing() as store:
             return store.numbers()

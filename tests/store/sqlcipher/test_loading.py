@@ -48,10 +48,10 @@ def collection(uid: int, ccaches: int, credentials: int, size: int = 100) -> lis
         (1, 3, 4 * 1024 * 1024),
     ],
 )
-async def test_all_in_stored_order(
+async def test_secrets_are_loaded_in_stored_order(
     sqlcipher_store: SQLCipherStore, ccaches: int, credentials: int, size: int
 ) -> None:
-    """All secrets of the UID and no others are there, in stored order, whether it takes slices or not."""
+    """All secrets of the UID and no others are loaded in stored order, at once or in slices."""
     mine = collection(10, ccaches, credentials, size)
     await commit_changes(sqlcipher_store, collection(1, 2, 300))
     await commit_changes(sqlcipher_store, mine)
@@ -59,7 +59,7 @@ async def test_all_in_stored_order(
     assert await secrets_of(sqlcipher_store, 10) == [Secret(*put) for put in mine]
 
 
-async def test_what_others_commit_meanwhile(sqlcipher_store: SQLCipherStore, tmp_path: Path) -> None:
+async def test_others_commit_between_slices(sqlcipher_store: SQLCipherStore, tmp_path: Path) -> None:
     """Between slices other UIDs' changes are committed or rolled back, and no read transaction is open."""
     mine = collection(10, 3, 5000)
     await commit_changes(sqlcipher_store, [*collection(9, 2, 3000), *mine, *collection(11, 2, 300)])
@@ -86,7 +86,7 @@ async def test_what_others_commit_meanwhile(sqlcipher_store: SQLCipherStore, tmp
     assert loaded == [Secret(*put) for put in mine]
 
 
-async def test_a_slice_is_short(sqlcipher_store: SQLCipherStore) -> None:
+async def test_slice_is_short(sqlcipher_store: SQLCipherStore) -> None:
     """One slice is a few ten thousand instructions of SQLite, however many secrets there are."""
     steps = [0]
 
@@ -118,8 +118,8 @@ async def test_long_values_are_read_few_at_a_time(sqlcipher_store: SQLCipherStor
     assert pauses >= 7
 
 
-async def test_a_small_collection_is_one_statement(sqlcipher_store: SQLCipherStore) -> None:
-    """A collection of an ordinary user is read by one statement, without a pause."""
+async def test_ordinary_collection_is_one_statement(sqlcipher_store: SQLCipherStore) -> None:
+    """One statement reads an ordinary user's collection, without a pause."""
     await commit_changes(sqlcipher_store, collection(10, 5, 200, 1500))
     statements: list[str] = []
     sqlcipher_store._db.set_trace_callback(statements.append)

@@ -79,7 +79,7 @@ def pressed() -> Pressed:
 async def test_only_a_uid_that_has_written_much_waits(
     pressed: Pressed, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One that has written little is never slowed; the other one waits, and is named once."""
+    """A UID that has written little never waits; the other one waits, and the log names it once."""
     pacer = pressed.pacer
     assert pacer.delay([put(LIGHT)], 0) is None
     assert pacer.delay([put(3000)], 0) is None
@@ -92,12 +92,12 @@ async def test_only_a_uid_that_has_written_much_waits(
     assert line.startswith("pykcm.db: UID 1000 writes much while the database is copied")
 
 
-async def test_a_first_change_that_is_large_waits_too(pressed: Pressed) -> None:
+async def test_large_first_change_waits_too(pressed: Pressed) -> None:
     """Many UIDs that write one large change each at the same moment cannot prevent a copy either."""
     assert pressed.pacer.delay([put(3000, FREE)], 0) is not None
 
 
-async def test_what_may_be_written_is_shared_evenly(pressed: Pressed) -> None:
+async def test_uids_share_the_room_evenly(pressed: Pressed) -> None:
     """A UID that has written less than its share never waits, however much others have written."""
     pacer = pressed.pacer
     pressed.room = 9 * FREE
@@ -122,20 +122,20 @@ async def test_what_may_be_written_is_shared_evenly(pressed: Pressed) -> None:
         ([0, 0, 100], 9, 9),
     ],
 )
-def test_share(amounts: list[int], room: float, share: float) -> None:
-    """The share is as large as all together allow, when nobody gets more than it has written."""
+def test_share_fits_the_room(amounts: list[int], room: float, share: float) -> None:
+    """The share is the largest with which all amounts together fit."""
     assert _share(amounts, room) == share
 
 
-async def test_nobody_waits_without_pressure(pressed: Pressed) -> None:
-    """As long as there is room, a UID may write as much as it likes."""
+async def test_no_commit_waits_while_there_is_room(pressed: Pressed) -> None:
+    """While there is room, a UID may write as much as it likes."""
     pressed.room = 3 * FREE
     assert pressed.pacer.delay([put(BUSY)], 0) is None
     assert not pressed.pacer.slowed
 
 
-async def test_those_who_wait_go_on_in_order_as_there_is_room(pressed: Pressed) -> None:
-    """What was let go on counts before it is written, and who has gone is passed over."""
+async def test_waiting_commits_go_on_in_order(pressed: Pressed) -> None:
+    """A commit that goes on counts before it is written, and a cancelled one is skipped."""
     pacer = pressed.pacer
     for uid in range(1, 5):
         pressed.charge(uid, 2 * FREE)
@@ -154,16 +154,16 @@ async def test_those_who_wait_go_on_in_order_as_there_is_room(pressed: Pressed) 
     assert turns[3].done()
 
 
-async def test_a_wait_is_bounded(pressed: Pressed, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However long the pressure lasts, a commit goes on after a while."""
+async def test_wait_is_bounded(pressed: Pressed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A commit goes on after a while, even if there is no room."""
     monkeypatch.setattr("pykcm.store.sqlcipher.pacing._LONGEST_WAIT", 0.01)
     turn = pressed.pacer.delay([put(BUSY)], 0)
     assert turn is not None
     await asyncio.wait_for(turn, 20)
 
 
-async def test_at_the_end_nobody_waits(pressed: Pressed) -> None:
-    """When the copy has ended all go on, though there is no room."""
+async def test_all_commits_go_on_when_the_copy_has_ended(pressed: Pressed) -> None:
+    """When the copy has ended all commits go on, even if there is no room."""
     turns = [pressed.pacer.delay([put(BUSY)], 0) for _ in range(3)]
     pressed.pacer.end()
     assert all(turn is not None and turn.done() for turn in turns)
@@ -172,10 +172,10 @@ async def test_at_the_end_nobody_waits(pressed: Pressed) -> None:
 # Copies
 
 
-async def test_an_error_in_pacing_fails_no_commit(
+async def test_error_in_pacing_fails_no_commit(
     store: SQLCipherStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Where it cannot be told whether a commit is to wait it does not, and it is made."""
+    """A commit for which pacing fails does not wait, and is made."""
 
     def fail(*_: object) -> None:
         raise OSError(errno.EACCES, os.strerror(errno.EACCES))
@@ -191,10 +191,10 @@ async def test_an_error_in_pacing_fails_no_commit(
     assert caplog.text.count("commits do not wait for its copy because of an error in pykcm") == 1
 
 
-async def test_a_delete_is_charged_to_whoever_deletes(
+async def test_delete_is_charged_to_the_uid_that_deletes(
     store: SQLCipherStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a large delete writes is not charged to those whose changes share its transaction."""
+    """The bytes of a large delete are not charged to other UIDs of the same transaction."""
     await commit_changes(store, [put(BUSY, 400_000)])
     async with backup(store):
         assert store._pacer is not None
@@ -236,10 +236,8 @@ class Writers:
 
 
 @pytest.mark.parametrize("uids", [range(BUSY, BUSY + 1), EIGHT], ids=["one", "eight"])
-async def test_a_backup_ends_although_somebody_writes_all_the_time(
-    store: SQLCipherStore, uids: range
-) -> None:
-    """Those who write most wait for a slow reader's backup, others never, and afterwards nobody does."""
+async def test_backup_ends_although_a_uid_writes_all_the_time(store: SQLCipherStore, uids: range) -> None:
+    """UIDs that write most wait for a slow reader's backup, others never, and afterwards none does."""
 
     async def back_up(writers: Writers) -> tuple[int, ...]:
         async with backup(store) as copy:
@@ -262,10 +260,10 @@ async def test_a_backup_ends_although_somebody_writes_all_the_time(
 
 
 @pytest.mark.parametrize("uids", [range(BUSY, BUSY + 1), EIGHT], ids=["one", "eight"])
-async def test_a_rekey_ends_although_somebody_writes_all_the_time(
+async def test_rekey_ends_although_a_uid_writes_all_the_time(
     store: SQLCipherStore, uids: range, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """So it is with a change of keys; whose commits have waited is told, and nothing of them is lost."""
+    """The progress names the UIDs that have waited, and none of their commits is lost."""
     caplog.set_level(logging.WARNING)
 
     async def rekey(writers: Writers) -> tuple[Rekeyed, tuple[int, ...]]:

@@ -99,7 +99,7 @@ IDS = [
 async def test_changes_are_refused_and_reads_go_on(
     store: SQLCipherStore, state: Path, caplog: pytest.LogCaptureFixture, happens: Callable[[Path], object]
 ) -> None:
-    """Whatever takes the files their names, changes are EIO and say why, once in the log; reads go on."""
+    """If the files lose their names, changes are EIO and say why, once in the log; reads go on."""
     happens(state)
     for _ in range(2):
         with pytest.raises(StoreError, match="changes are refused") as caught:
@@ -113,7 +113,9 @@ async def test_changes_are_refused_and_reads_go_on(
 
 
 @pytest.mark.parametrize("happens", BENEATH, ids=IDS)
-async def test_no_copy_is_made(store: SQLCipherStore, state: Path, happens: Callable[[Path], object]) -> None:
+async def test_no_copy_of_a_misplaced_database(
+    store: SQLCipherStore, state: Path, happens: Callable[[Path], object]
+) -> None:
     """A backup and a change of keys are refused as well, and make no file."""
 
     async def rekey() -> None:
@@ -133,10 +135,10 @@ async def test_no_copy_is_made(store: SQLCipherStore, state: Path, happens: Call
     assert not list(state.parent.glob("**/key.next"))
 
 
-async def test_back_in_its_place_changes_are_made_again(
+async def test_changes_are_accepted_when_the_folder_is_back(
     store: SQLCipherStore, state: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """When the folder is back where it was the store goes on, and nothing acknowledged is missing."""
+    """The store goes on, and no acknowledged secret is missing."""
     really = state.resolve()
     move_folder(state)
     with pytest.raises(StoreError):
@@ -150,16 +152,16 @@ async def test_back_in_its_place_changes_are_made_again(
     again.close()
 
 
-async def test_a_rekey_is_not_taken_for_another_file(store: SQLCipherStore) -> None:
-    """The store itself may put another database in the place of the old one."""
+async def test_rekey_does_not_count_as_another_file(store: SQLCipherStore) -> None:
+    """The store itself may replace its database."""
     for number in (2, 3):
         async for _ in change_key(store, None):
             pass
         await commit_changes(store, [put(number)])
 
 
-def test_the_files_are_looked_at_once_a_second_at_most(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many commits there are, the files are looked at once a second, and then at once again."""
+def test_files_are_checked_at_most_once_a_second(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any number of commits checks the files once a second, and the next second again."""
     (state / "pykcm.db").touch()
     clock = Clock(100)
     monkeypatch.setattr("pykcm.store.sqlcipher.placement.time.monotonic", clock)

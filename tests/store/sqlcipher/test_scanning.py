@@ -96,16 +96,18 @@ async def steps_of_turns(store: SQLCipherStore, work: Any) -> tuple[Any, list[in
 
 
 @pytest.mark.parametrize(("what", "expected"), [("count_ccaches", 3_999), ("uids", list(range(1, 1001)))])
-async def test_no_turn_of_the_loop_is_long(many: SQLCipherStore, what: str, expected: object) -> None:
-    """Counting, and finding the UIDs, lets others have their turn after a bounded number of steps."""
+async def test_no_iteration_of_the_event_loop_is_long(
+    many: SQLCipherStore, what: str, expected: object
+) -> None:
+    """Counting ccaches and finding the UIDs pauses after a bounded number of steps."""
     result, turns = await steps_of_turns(many, getattr(many, what)())
     assert result == expected
     assert sum(turns) > MOST_STEPS
     assert max(turns) < MOST_STEPS
 
 
-async def test_what_was_counted_is_not_counted_again(many: SQLCipherStore) -> None:
-    """The number costs next to nothing from the second time on, also after changes and failed commits."""
+async def test_ccaches_are_counted_once(many: SQLCipherStore) -> None:
+    """From the second call on the number costs next to nothing, also after changes and failed commits."""
 
     def fail() -> Iterator[SecretChange]:
         yield put(1, 5)
@@ -121,8 +123,8 @@ async def test_what_was_counted_is_not_counted_again(many: SQLCipherStore) -> No
     assert sum(turns) < 100
 
 
-async def test_all_who_ask_share_one_count(many: SQLCipherStore) -> None:
-    """However many ask for the number at the same time, an iteration of the loop counts one slice."""
+async def test_concurrent_calls_share_one_count(many: SQLCipherStore) -> None:
+    """An iteration of the event loop counts one slice for any number of callers."""
 
     async def ask() -> list[int]:
         return await asyncio.gather(*(many.count_ccaches() for _ in range(50)))
@@ -134,10 +136,10 @@ async def test_all_who_ask_share_one_count(many: SQLCipherStore) -> None:
 
 
 @pytest.mark.parametrize("seed", range(8))
-async def test_the_number_is_right_whatever_is_committed_meanwhile(
+async def test_number_is_right_despite_concurrent_commits(
     open_store: Callable[[], SQLCipherStore], seed: int
 ) -> None:
-    """Ccaches that come and go while the others are counted are counted once, or not at all."""
+    """Ccaches that come and go during the count are counted once, or not at all."""
     chance = random.Random(seed)
     store = open_store()
     uids = range(1, 40)
@@ -167,10 +169,10 @@ async def test_the_number_is_right_whatever_is_committed_meanwhile(
     assert [(await store.count_ccaches(),)] == store._query(_REALLY)
 
 
-async def test_the_number_is_right_after_a_crash(
+async def test_number_is_right_after_a_crash(
     open_store: Callable[[], SQLCipherStore], tmp_path: Path
 ) -> None:
-    """A database that was left in the middle, with its journal, has the ccaches that were committed."""
+    """A database left with its log has the ccaches that were committed."""
     store = open_store()
     await commit_changes(store, [put(1, 1), put(1, 2)])
     assert await store.count_ccaches() == 2
@@ -185,10 +187,8 @@ async def test_the_number_is_right_after_a_crash(
 
 
 @pytest.mark.parametrize("slices", [0, 3])
-async def test_the_number_is_right_after_a_change_of_keys(
-    many: SQLCipherStore, tmp_path: Path, slices: int
-) -> None:
-    """The database that takes the other's place, also amid the counting, is counted as the same one."""
+async def test_number_is_right_after_a_rekey(many: SQLCipherStore, tmp_path: Path, slices: int) -> None:
+    """The replaced database counts as the same one, also during the count."""
     many.key = Key(RAW, tmp_path / "key")
     (tmp_path / "key").write_bytes(RAW)
     counting = asyncio.ensure_future(many.count_ccaches()) if slices else None
@@ -203,7 +203,7 @@ async def test_the_number_is_right_after_a_change_of_keys(
     assert await many.count_ccaches() == 1_000
 
 
-async def test_uids_come_in_their_order(open_store: Callable[[], SQLCipherStore]) -> None:
+async def test_uids_are_ascending(open_store: Callable[[], SQLCipherStore]) -> None:
     """UIDs of any number of digits are ascending, and those without ccaches are left out."""
     store = open_store()
     uids = [0, 2, 9, 10, 11, 99, 100, 1000, 65534, 1_000_000, 4_294_967_294]

@@ -1,4 +1,4 @@
-"""What was deleted is not in the database any more: its pages are decrypted and looked through.
+"""Deleted secrets are in no page of the database, when its pages are decrypted and searched.
 
 They are decrypted by openssl, so that the free ones are seen, too, which SQLite itself does not show.
 """
@@ -77,8 +77,8 @@ async def left_behind(store: SQLCipherStore, path: Path, key: Key, match_flags: 
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("match_flags", REMOVALS)
-async def test_nothing_is_left(tmp_path: Path, key: Key, match_flags: str, size: int) -> None:
-    """No byte of a secret that was removed is in any page of the database, the free ones included."""
+async def test_removed_secret_is_in_no_page(tmp_path: Path, key: Key, match_flags: str, size: int) -> None:
+    """No byte of a removed secret is in any page of the database, also in free ones."""
     path = tmp_path / "state" / "pykcm.db"
     path.parent.mkdir()
     store = SQLCipherStore(path, key)
@@ -87,8 +87,8 @@ async def test_nothing_is_left(tmp_path: Path, key: Key, match_flags: str, size:
 
 
 @pytest.mark.parametrize("match_flags", REMOVALS)
-async def test_something_would_be_left(tmp_path: Path, key: Key, match_flags: str) -> None:
-    """Without secure_delete it would be there, or the test above would prove nothing."""
+async def test_removed_secret_stays_without_secure_delete(tmp_path: Path, key: Key, match_flags: str) -> None:
+    """Without secure_delete it would be there: the test above proves something."""
     path = tmp_path / "state" / "pykcm.db"
     path.parent.mkdir()
     store = SQLCipherStore(path, key)

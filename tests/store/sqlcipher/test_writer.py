@@ -183,7 +183,7 @@ async def test_a_timeout_around_a_commit_is_told_as_a_timeout(
 async def test_a_large_commit_cancelled_among_its_changes_leaves_nothing(
     store: SQLCipherStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing of it is there, and the next commit is made."""
+    """The database has none of its changes, and the next commit is made."""
     monkeypatch.setattr(writer, "_LARGE", 0)
     monkeypatch.setattr(writer, "_SLICE", 0.0)
     task = begin(store, *[put(number) for number in range(1, 50)])
@@ -310,7 +310,7 @@ async def test_a_large_change_is_never_committed_in_the_event_loop(
 async def test_the_write_ahead_log_stays_short_among_reads(
     path: Path, key: Key, monkeypatch: pytest.MonkeyPatch, durability: str, fast: float
 ) -> None:
-    """However many commits and reads there are, it is copied into the database and begun again."""
+    """Among any number of commits and reads, the log is copied into the database and begun again."""
     monkeypatch.setattr(writer, "_FAST", fast)
     store = SQLCipherStore(path, key, durability)
     is_done = False
