@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 
 from pykcm.protocol.credential import parse_credential
-from pykcm.protocol.tag import Tag, read_tag
+from pykcm.protocol.tag import read_tag
 from pykcm.protocol.wire import Reader
 from tests.protocol.layouts import (
     AES256,
@@ -39,30 +39,10 @@ EVERYTHING = sum(1 << bit for bit in range(22, 32))
 ELSEWHERE = b"ELSEWHERE.TEST"
 
 
-EVERY_FIELD = TagFields(
-    client=ALICE,
-    server=HOST,
-    keyblock=(AES256, b"a key"),
-    authtime=1,
-    starttime=2,
-    endtime=3,
-    renew_till=4,
-    is_skey=1,
-    flags=5,
-    addresses=[(2, b"\x7f\0\0\1")],
-    authdata=[(1, b"some authdata")],
-    ticket=b"a ticket",
-    second_ticket=b"a second ticket",
-)
-
-
-def read(packed: bytes) -> Tag:
-    return read_tag(Reader(packed))
-
-
 def found(tag: TagFields, match_flags: int, stored: CredentialFields | None = None) -> bool:
     """Whether the tag matches a credential, both as they come over the wire."""
-    return read(tag.pack()).matches(parse_credential((stored or CredentialFields()).pack()), match_flags)
+    wanted = read_tag(Reader(tag.pack()))
+    return wanted.matches(parse_credential((stored or CredentialFields()).pack()), match_flags)
 
 
 def test_empty_tag_matches_everything() -> None:

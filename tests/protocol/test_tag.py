@@ -31,22 +31,6 @@ from tests.protocol.layouts import (
 )
 from tests.protocol.strategies import I16, U32, blob, fewer, principals, tags, typed_lists
 
-# The flag word, as libkrb5's krb5.h has it.
-GC_CACHED = 1
-IS_SKEY = 1 << 22
-SECOND_TICKET = 1 << 23
-AUTHDATA = 1 << 24
-TIMES = 1 << 25
-TIMES_EXACT = 1 << 26
-FLAGS = 1 << 27
-FLAGS_EXACT = 1 << 28
-SRV_NAMEONLY = 1 << 29
-KEYTYPE = 1 << 30
-DONT_MATCH_REALM = 1 << 31
-EVERYTHING = sum(1 << bit for bit in range(22, 32))
-
-ELSEWHERE = b"ELSEWHERE.TEST"
-
 EVERY_FIELD = TagFields(
     client=ALICE,
     server=HOST,
