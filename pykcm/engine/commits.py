@@ -84,10 +84,10 @@ class Commits:
             if not is_committed:
                 self._drop(changed)
         if is_committed:
-            uids = list(entry.bases)
-            if not self.note_durable(uids, [(each.collection.uid, each.changes) for each in changed], events):
-                for uid in uids:
-                    self._collection_cache.drop(uid)
+            for collection, changes in changed:
+                if not self.note_durable(collection.uid, changes, events):
+                    self._collection_cache.drop(collection.uid)
+                events = []
         return is_committed
 
     def _drop(self, changed: Sequence[Changed]) -> None:
@@ -112,23 +112,17 @@ class Commits:
         return self.watchers.each(lambda watcher: watcher.events(changed, defaults[id(watcher)]))
 
     def note_durable(
-        self,
-        uids: Iterable[int],
-        changes: Iterable[tuple[int, Sequence[Change]]],
-        events: Iterable[tuple[Watch, list[Event]]],
+        self, uid: int, changes: Sequence[Change], events: Iterable[tuple[Watch, list[Event]]]
     ) -> bool:
         """Weigh, log, count and report changes. They are durable: nothing here may fail the request.
 
         Returns whether that was possible.
         """
-        uid = None
         try:
-            for uid in uids:
-                self._collection_cache.weigh_if_present(uid)
-            for uid, each in changes:
-                if removals := removals_in(each):
-                    log_removals(uid, removals)
-                    self.removals.add(removals)
+            self._collection_cache.weigh_if_present(uid)
+            if removals := removals_in(changes):
+                log_removals(uid, removals)
+                self.removals.add(removals)
             for watcher, reported in events:
                 self.watchers.call(watcher, watcher.committed, reported)
         except Exception:  # noqa: BLE001 - logged with its traceback

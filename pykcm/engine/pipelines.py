@@ -158,11 +158,9 @@ class Pipelines:
     def _end_durable(self, queue: UidQueue, outcome: Committed) -> None:
         self._collection_cache.note_versions(outcome.versions)
         durable = queue.end_commit()
-        uid = queue.uid
-        events = [event for call in durable for event in call.events]
-        if not self.commits.note_durable((uid,), [(uid, call.changes) for call in durable], events):
-            self._forget(queue)
         for call in durable:
+            if call.changes and not self.commits.note_durable(queue.uid, call.changes, call.events):
+                self._forget(queue)
             call.answer()
         if queue.is_stopped:
             self._run_again(queue, None)

@@ -129,18 +129,20 @@ class UidQueue:
             while number < len(pending) and (size := size + pending[number].size) <= _TOGETHER:
                 number += 1
         self.committing = number
-        return pending[:number]
+        return pending if number == len(pending) else pending[:number]
 
     def end_commit(self) -> list[PendingCall]:
         """Remove the calls that are durable now: those committed, and reads behind them."""
         pending = self.pending
-        number = self.committing
+        number, self.committing = self.committing, 0
+        if number == len(pending):
+            self.pending, self.size = [], 0
+            return pending
         while number < len(pending) and not pending[number].changes:
             number += 1
         ended = pending[:number]
         del pending[:number]
-        self.size = sum([call.size for call in pending]) if pending else 0
-        self.committing = 0
+        self.size = sum([call.size for call in pending])
         return ended
 
 
