@@ -52,7 +52,9 @@ def secret_changes(uid: int, changes: Sequence[Change]) -> list[tree.SecretChang
             case CredentialRemoved(ccache, uuid) | OldCredentialRemoved(ccache, uuid):
                 todo.append(tree.Delete(_container(uid, ccache), uuid.hex()))
             case CredentialsCleared(ccache):
-                todo.append(tree.DeleteContainer(_container(uid, ccache)))
+                # Before the Put of the ccache, with which the SQLCipher store adds the container again.
+                at = len(todo) - bool(todo and tree.is_ccaches_container(todo[-1].container))
+                todo.insert(at, tree.DeleteContainer(_container(uid, ccache)))
             case (
                 CCacheCreated(ccache)
                 | CCacheReplaced(ccache)

@@ -388,4 +388,4 @@ async def test_equal_ccache_is_not_written_again(tmp_path: Path) -> None:
         await commit_changes(store, [each])
         changes.append(store._db.total_changes - before)
     store.close()
-    assert changes == [2, 0, 1, 1, 1]  # the first one makes the container, too
+    assert changes == [3, 0, 1, 1, 1]  # the first one adds the two containers too

@@ -4,7 +4,7 @@ from typing import Any
 
 from pykcm.store.tree import Delete, DeleteContainer, Put, RenameContainer, SecretChange, is_ccaches_container
 
-_ADD_CONTAINER = "INSERT OR IGNORE INTO containers (path) VALUES (?)"
+_ADD_CONTAINER = "INSERT INTO containers (path) VALUES (?)"
 _FIND_CONTAINER = "SELECT id FROM containers WHERE path = ?"
 _PUT = """
     INSERT INTO secrets (container, name, value) VALUES (?, ?, ?)
@@ -50,11 +50,8 @@ class Applier:
             case Put(container, name, value, expires):
                 container_id = self._container_ids.get(container) or self._add_container(container)
                 if is_ccaches_container(container):
-                    if db.execute(_ADD_CCACHE, (container_id, name, value, expires)).rowcount:
-                        return 1
-                    db.execute(_WRITE_CCACHE, (container_id, name, value, expires))
-                else:
-                    db.execute(_PUT, (container_id, name, value))
+                    return self._put_ccache(container, container_id, name, value, expires)
+                db.execute(_PUT, (container_id, name, value))
             case Delete(container, name):
                 deleted = db.execute(_DELETE, (container, name)).rowcount
                 return -deleted if is_ccaches_container(container) else 0
@@ -68,10 +65,24 @@ class Applier:
                 self._container_ids.pop(container, None)
         return 0
 
+    def _put_ccache(
+        self, container: str, container_id: int, name: str, value: bytes, expires: int | None
+    ) -> int:
+        # The container of its credentials is added now. If the ccache is its UID's first one or was just
+        # emptied, this transaction writes the pages of containers anyway, and the next STORE does not.
+        credentials = f"{container}/{name}"
+        if credentials not in self._container_ids:
+            self._add_container(credentials)
+        if self._db.execute(_ADD_CCACHE, (container_id, name, value, expires)).rowcount:
+            return 1
+        self._db.execute(_WRITE_CCACHE, (container_id, name, value, expires))
+        return 0
+
     def _add_container(self, path: str) -> int:
-        self._db.execute(_ADD_CONTAINER, (path,))
-        [(container,)] = self._db.execute(_FIND_CONTAINER, (path,)).fetchall()
+        """Return the id of the container of this path, which is added if it is missing."""
+        found = self._db.execute(_FIND_CONTAINER, (path,)).fetchall()
+        id_ = int(found[0][0] if found else self._db.execute(_ADD_CONTAINER, (path,)).lastrowid)
         if len(self._container_ids) >= _CONTAINERS_REMEMBERED:
             self._container_ids.clear()
-        self._container_ids[path] = int(container)
-        return int(container)
+        self._container_ids[path] = id_
+        return id_
