@@ -18,11 +18,12 @@ from pykcm.engine.collection_cache import CollectionCache
 from pykcm.store.keys import load_key
 from pykcm.store.sqlcipher.database import has_tickets
 from pykcm.store.sqlcipher.store import SQLCipherStore
+from pykcm.store.sqlcipher.wal import _EXTENDED_BY
 from pykcm.store.tree import Put, uid_container
 from tests.disk.history import Contents
 from tests.disk.numbered import Change, changes
 from tests.disk.power import Choice, newest, oldest, torn
-from tests.disk.record import Event, read_record, strace, wait_for
+from tests.disk.record import Event, Written, read_record, strace, wait_for
 from tests.disk.replay import Replay
 from tests.storing import commit_changes
 
@@ -97,6 +98,13 @@ def test_no_reply_before_its_sync(recorded: tuple[str, list[list[Event]]]) -> No
         assert replay.early == 0
     else:
         assert replay.early > CHANGES
+
+
+def test_wal_is_extended_in_the_record(recorded: tuple[str, list[list[Event]]]) -> None:
+    """With full durability the first process extends the write-ahead log: power is cut meanwhile too."""
+    durability, (first, _) = recorded
+    zeros = [event for event in first if isinstance(event, Written) and not any(event.data)]
+    assert any(len(event.data) == _EXTENDED_BY for event in zeros) == (durability == "full")
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from sqlcipher3 import dbapi2 as sqlcipher
 
-from pykcm.store.sqlcipher.database import wal_of
+from pykcm.store.sqlcipher.database import PAGE_SIZE, wal_of
 
 log = logging.getLogger(__name__)
 
@@ -22,8 +22,7 @@ _CHECKED = 24
 # Number of the page, pages after a commit (0: not a commit's last frame), two salts, two checksums. The page
 # follows.
 _FRAME = Struct(">IIIIII")
-_PAGE = 4096
-_FRAME_SIZE = _FRAME.size + _PAGE
+_FRAME_SIZE = _FRAME.size + PAGE_SIZE
 
 # The last bit gives the byte order of the words in the checksums.
 _MAGIC = 0x377F0682
@@ -77,7 +76,7 @@ def _is_whole(header: bytes) -> bool:
     if len(header) < _HEADER.size:
         return False
     magic, _, size, *_, first, second = _HEADER.unpack(header)
-    if magic & ~1 != _MAGIC or size != _PAGE:
+    if magic & ~1 != _MAGIC or size != PAGE_SIZE:
         return False
     return _summed(header[:_CHECKED], magic, (0, 0)) == (first, second)
 

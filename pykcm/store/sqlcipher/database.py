@@ -58,6 +58,11 @@ COVER = f"PRAGMA user_version = {SCHEMA_VERSION}"
 # PRAGMA synchronous by `durability`: the value to set, and the value that is read back.
 _SYNCHRONOUS = {"full": ("FULL", 2), "normal": ("NORMAL", 1)}
 
+# In bytes: the write-ahead log's header, the header of each of its frames, and the page that follows it.
+WAL_HEADER_SIZE = 32
+FRAME_HEADER_SIZE = 24
+PAGE_SIZE = 4096
+
 # The page cache of the connection that only reads, in KiB.
 _READER_CACHE = 2048
 
@@ -133,11 +138,30 @@ def schema_version(db: Any) -> int:
 
 def has_tickets(path: Path) -> bool:
     """Whether there is a database, or a part of one: then its key must exist too."""
-    return bool(size_of(path) or size_of(wal_of(path)))
+    return bool(size_of(path)) or has_frames(path)
 
 
 def wal_of(path: Path) -> Path:
     return path.with_name(path.name + "-wal")
+
+
+def has_frames(path: Path) -> bool:
+    """Whether the write-ahead log has a first frame. A log of zeros has none, and no commits.
+
+    A log that cannot be read counts as one with frames.
+    """
+    try:
+        fd = os.open(wal_of(path), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    try:
+        return any(os.pread(fd, FRAME_HEADER_SIZE, WAL_HEADER_SIZE))
+    except OSError:
+        return True
+    finally:
+        os.close(fd)
 
 
 def size_of(path: Path) -> int:
@@ -172,7 +196,7 @@ def inspect(path: Path, key: Key, *, ignores_wal: bool = False) -> None:
             f"{path}: {state}, beside a write-ahead log that is not; put the database back, restore a "
             f"backup, or move {wal_of(path)} away to begin with an empty database"
         )
-    closed_in_order = not size_of(wal_of(path))
+    closed_in_order = not has_frames(path)
     # Without locks the index of the write-ahead log is in memory. With locks it would need another file.
     mode = "ro&immutable=1" if closed_in_order or ignores_wal else "ro&vfs=unix-none"
     try:

@@ -14,7 +14,7 @@ from sqlcipher3 import dbapi2 as sqlcipher
 
 from pykcm.store.disk import PENDING_KEY, sync_folder
 from pykcm.store.keys import Key, is_replaceable, remove_unfinished_key, write_key
-from pykcm.store.sqlcipher.database import connect, error_name, has_tickets, size_of, wal_of
+from pykcm.store.sqlcipher.database import connect, error_name, has_frames, has_tickets, size_of
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +134,7 @@ def recover(path: Path, key: Key) -> Key:
 
 
 def _opens(path: Path, key: Key) -> bool:
-    mode = "ro&vfs=unix-none" if size_of(wal_of(path)) else "ro&immutable=1"
+    mode = "ro&vfs=unix-none" if has_frames(path) else "ro&immutable=1"
     try:
         with closing(connect(path, key, mode)) as db:
             db.execute("SELECT count(*) FROM sqlite_schema").fetchall()

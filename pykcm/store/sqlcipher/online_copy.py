@@ -15,6 +15,7 @@ from pykcm.store.disk import sync_file
 from pykcm.store.interface import StoreError
 from pykcm.store.keys import Key
 from pykcm.store.sqlcipher.database import (
+    PAGE_SIZE,
     UnfitError,
     check_pages,
     check_version,
@@ -47,7 +48,6 @@ _MIB = 1024 * 1024
 _NOTHING = 1e-9
 
 _PAGES_AT_A_TIME = 2048
-_PAGE = 4096
 
 
 class CopiedStore(Protocol):
@@ -256,7 +256,7 @@ def copy_file(path: Path, key: Key, to: Path, new_key: Key, progress: Progress) 
 
     def report(_: int, remaining: int, total: int) -> None:
         progress.check()
-        progress.done = (total - remaining) * _PAGE
+        progress.done = (total - remaining) * PAGE_SIZE
         # One sync of the whole file at the end would delay the commits at that time.
         sync_file(to)
 

@@ -143,7 +143,10 @@ class SQLCipherStore:
             reader = connect_to_read(self.path, self.key)
             at_error.callback(reader.close)
             placement = Placement(self.path)
-            wal = WriteAheadLog(db, self.path, self.key, self._thread, self.descriptor, self._has_copied_wal)
+            wal = WriteAheadLog(
+                *(db, self.path, self.key, self._thread, self.descriptor, self._has_copied_wal),
+                may_extend=self._may_extend_wal,
+            )
             writer = Writer(db, self.path, wal, self._thread)
             at_error.pop_all()
         # Only now: a connection that is not fully set up must not commit.
@@ -160,7 +163,7 @@ class SQLCipherStore:
             if outcomes is None:
                 # One failed entry must not fail the others: each gets its own attempt.
                 outcomes = [await self._commit_alone(entry) for entry in entries]
-            await self.wal.copy_if_long()
+            await self.wal.maintain()
         return outcomes
 
     async def _commit_together(self, entries: Sequence[Entry]) -> list[Outcome] | None:
@@ -219,6 +222,10 @@ class SQLCipherStore:
             log.exception("%s: commits do not wait for its copy because of an error in pykcm", self.path)
             self._end_pacing()
             return None
+
+    def _may_extend_wal(self) -> bool:
+        # While a copy is made, the growth of the file shows how much is written.
+        return self._durability == "full" and self._observer is None
 
     def _has_copied_wal(self) -> None:
         if self._observer is None:

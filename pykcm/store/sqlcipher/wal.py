@@ -15,7 +15,17 @@ from sqlcipher3 import dbapi2 as sqlcipher
 
 from pykcm.store.interface import StoreError
 from pykcm.store.keys import Key
-from pykcm.store.sqlcipher.database import OWNED, connect, set_pragma, size_of, wal_of, write_error
+from pykcm.store.sqlcipher.database import (
+    FRAME_HEADER_SIZE,
+    OWNED,
+    PAGE_SIZE,
+    WAL_HEADER_SIZE,
+    connect,
+    set_pragma,
+    size_of,
+    wal_of,
+    write_error,
+)
 from pykcm.store.sqlcipher.disk_thread import DiskThread
 
 # A log of this many pages is long, as SQLite's own default has it. It is copied after the commit.
@@ -23,13 +33,23 @@ _LONG = 1000
 
 # The log is measured again after this many changes and pages.
 _MEASURED_AFTER = 8
-_PAGE = 4096
 
 # The places of the salts: in the log's header, and in the header of the frame that makes the log long. Frames
 # of an older generation of the log have other salts.
 _SALTS_SIZE = 8
 _SALTS = 16
-_LAST_SALTS = 32 + (_LONG - 1) * (24 + _PAGE) + 8
+_FRAME_SIZE = FRAME_HEADER_SIZE + PAGE_SIZE
+_LAST_SALTS = WAL_HEADER_SIZE + (_LONG - 1) * _FRAME_SIZE + 8
+
+# In bytes: if a commit has extended the file, a slice of zeros is added, up to the full size. A log that is
+# shorter than the first value is not extended. To write and sync two pages takes 135 µs within the file, and
+# 230 µs if it grows.
+_EXTENDED_FROM = 64 * 1024
+_EXTENDED_BY = 256 * 1024
+_FULL_SIZE = WAL_HEADER_SIZE + (_LONG + 100) * _FRAME_SIZE
+
+# In bytes: on a disk with less room the file is not extended.
+_ROOM = 64 * 1024 * 1024
 
 # In bytes: a larger log is first copied in another thread, while commits go on. Copying this much takes about
 # as long as a few commits.
@@ -44,7 +64,7 @@ class WriteAheadLog:
 
     `descriptor`: the store's descriptor of the database file. `has_copied` is called when a released log has
     been copied. `is_restarting`: the next commit begins the log again, and syncs its header even with
-    `durability = "normal"`.
+    `durability = "normal"`. `may_extend` tells whether the file may get its full size before commits need it.
     """
 
     def __init__(
@@ -55,11 +75,14 @@ class WriteAheadLog:
         thread: DiskThread,
         descriptor: Callable[[], int],
         has_copied: Callable[[], None],
+        *,
+        may_extend: Callable[[], bool],
     ) -> None:
         set_pragma(db, "wal_autocheckpoint", "0", 0)
         self.is_restarting = True
         self._db = db
         self._path = path
+        self._file = wal_of(path)
         self._key = key
         self._thread = thread
         self._descriptor = descriptor
@@ -67,6 +90,9 @@ class WriteAheadLog:
         self._reading: int | None = None
         # Changes and pages since the last time that the log was not long.
         self._unmeasured = 0
+        self._may_extend = may_extend
+        # The size up to which commits do not extend the file, except to its full size.
+        self._extended = _EXTENDED_FROM
         self._is_held = False
         self._is_closed = False
         self._releasing: asyncio.Task[None] | None = None
@@ -85,11 +111,18 @@ class WriteAheadLog:
     def has_grown(self, changes: int, size: int) -> None:
         """Count a commit of this many changes and about `size` bytes."""
         self.is_restarting = False
-        self._unmeasured += changes + size // _PAGE
+        self._unmeasured += changes + size // PAGE_SIZE
 
-    async def copy_if_long(self) -> None:
-        """Copy a long log into the database. If that fails, the next commit tries again."""
-        if self._unmeasured < _MEASURED_AFTER or self._is_closed or self._is_held or self.is_copying:
+    async def maintain(self) -> None:
+        """Copy a long log into the database, and extend a file that has grown.
+
+        If the copying fails, the next commit tries again.
+        """
+        if self._is_closed or self._is_held or self.is_copying:
+            return
+        if self._extended < _FULL_SIZE and self._may_extend():
+            await self._extend_if_grown()
+        if self._unmeasured < _MEASURED_AFTER:
             return
         if self._is_long():
             await self._thread.run(self._copy)
@@ -110,6 +143,7 @@ class WriteAheadLog:
         if is_busy or self.size:
             raise StoreError(f"{self._path}: its write-ahead log cannot be copied into it; see to the disk")
         self.is_restarting = True
+        self._extended = _EXTENDED_FROM
 
     def hold(self) -> None:
         """Let the database file, with all commits in it, not change until `release`; raises StoreError."""
@@ -166,14 +200,47 @@ class WriteAheadLog:
         # If it has failed, the store's connection tries again. The event loop must not log the exception.
         copying.exception()
 
+    async def _extend_if_grown(self) -> None:
+        with suppress(OSError):
+            if os.stat(self._file).st_size > self._extended:  # noqa: PTH116 - the fastest way
+                await self._thread.run(self._extend)
+
+    def _extend(self) -> None:
+        """Write zeros behind the log, which the next commit syncs. For SQLite they are the end of the log."""
+        # Unless this succeeds, commits extend the file until the log is emptied.
+        self._extended = _FULL_SIZE
+        with suppress(OSError):
+            fd = os.open(self._file, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                self._extended = _write_zeros(fd)
+            finally:
+                os.close(fd)
+
     def _is_long(self) -> bool:
         try:
             if self._reading is None:
-                self._reading = os.open(wal_of(self._path), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                self._reading = os.open(self._file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
             salts = os.pread(self._reading, _SALTS_SIZE, _SALTS)
-            return bool(salts) and os.pread(self._reading, _SALTS_SIZE, _LAST_SALTS) == salts
+            return any(salts) and os.pread(self._reading, _SALTS_SIZE, _LAST_SALTS) == salts
         except OSError:
             return False
+
+
+def _write_zeros(fd: int) -> int:
+    """Extend the file by the next slice; returns the size up to which it is extended. Raises OSError."""
+    disk = os.fstatvfs(fd)
+    if disk.f_bavail * disk.f_frsize < _ROOM:
+        return _FULL_SIZE
+    size = at = os.fstat(fd).st_size
+    end = min(size + _EXTENDED_BY, _FULL_SIZE)
+    try:
+        while at < end:
+            at += os.pwrite(fd, bytes(end - at), at)
+    except OSError:
+        # Commits may need this room.
+        os.ftruncate(fd, size)
+        raise
+    return at
 
 
 def copy_wal(path: Path, key: Key, descriptor: Callable[[], int]) -> None:

@@ -90,7 +90,7 @@ def test_damaged_pages_that_are_in_the_log_do_no_harm(filled: Database) -> None:
     log = filled.log.read_bytes()
     frames = range(WAL_HEADER, len(log) - FRAME_HEADER, FRAME_HEADER + PAGE)
     pages = {struct.unpack_from(">I", log, frame)[0] for frame in frames}
-    in_database = [page for page in pages if page * PAGE <= filled.path.stat().st_size]
+    in_database = [page for page in pages if 0 < page * PAGE <= filled.path.stat().st_size]
     assert in_database
     for page in in_database:
         filled.overwrite((page - 1) * PAGE + 100)
