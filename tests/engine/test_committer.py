@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pykcm.engine.committer import Committer
-from pykcm.store.interface import Committed, Entry, Refused, StoreError, Unknown
+from pykcm.store.interface import Committed, Entry, Outcome, Refused, StoreError, Unknown
 from pykcm.store.memory import MemoryStore
 from pykcm.store.sqlcipher.store import SQLCipherStore
 from pykcm.store.tree import Put, SecretChange, uid_container
@@ -67,6 +67,74 @@ async def test_entries_during_a_commit_are_the_next_transaction(store: ScriptedS
     # A later iteration finds it ready again.
     await committer.commit(Entry([change(4)]))
     assert store.commits == [[change(1)], [change(2), change(3)], [change(4)]]
+
+
+async def later(iterations: int, committer: Committer, number: int) -> None:
+    """Commit an entry after so many iterations of the event loop."""
+    for _ in range(iterations):
+        await asyncio.sleep(0)
+    await committer.commit(Entry([change(number)]))
+
+
+async def test_commit_after_a_shared_one_waits_for_as_many_entries(store: ScriptedStore) -> None:
+    """After a commit of three entries the next one waits while each iteration brings one of three."""
+    committer = Committer(store)
+    await asyncio.gather(*[later(0, committer, number) for number in (1, 2, 3)])
+    await asyncio.gather(*[later(number - 4, committer, number) for number in (4, 5, 6, 7)])
+    assert store.commits[:2] == [[change(number) for number in numbers] for numbers in ((1, 2, 3), (4, 5, 6))]
+
+
+async def test_commit_after_a_shared_one_waits_no_longer_than_entries_come(store: ScriptedStore) -> None:
+    """After a commit of three entries a single entry is committed when an iteration brings no other."""
+    committer = Committer(store)
+    await asyncio.gather(*[later(0, committer, number) for number in (1, 2, 3)])
+    store.gate = asyncio.Event()
+    tasks = [asyncio.ensure_future(later(iterations, committer, iterations)) for iterations in (0, 10)]
+    for _ in range(8):
+        await asyncio.sleep(0)
+    assert store.commits[1:] == [[change(0)]]
+    store.gate.set()
+    await asyncio.gather(*tasks)
+
+
+async def test_first_commit_waits_for_one_iteration(store: ScriptedStore) -> None:
+    """Where commits are not shared, none waits for entries that later iterations bring."""
+    committer = Committer(store)
+    await asyncio.gather(*[later(3 * number, committer, number) for number in range(4)])
+    assert store.commits == [[change(number)] for number in range(4)]
+
+
+class Repeated:
+    """Changes that are submitted again when they are committed, three times in all."""
+
+    size = 10
+    operations = 1
+
+    def __init__(self, committer: Committer) -> None:
+        self.events: list[str] = []
+        self.ended = asyncio.Event()
+        self._committer = committer
+
+    def take(self) -> Entry:
+        self.events.append("commit")
+        return Entry([change(1)])
+
+    def end(self, outcome: Outcome) -> None:
+        asyncio.get_running_loop().call_soon(self.events.append, "others")
+        if self.events.count("commit") < 3:
+            self._committer.submit(self)
+        else:
+            self.ended.set()
+
+
+async def test_others_run_between_commits_of_one_uid(store: ScriptedStore) -> None:
+    """A UID with more changes than are committed together does not keep the event loop for all of them."""
+    committer = Committer(store)
+    repeated = Repeated(committer)
+    committer.submit(repeated)
+    await repeated.ended.wait()
+    await settle()
+    assert repeated.events == ["commit", "others"] * 3
 
 
 async def test_large_entries_are_committed_separately(store: ScriptedStore) -> None:
