@@ -1,7 +1,7 @@
 """The changes that a collection records: the store writes them, and events are made from them.
 
-A change holds the ccache object itself, so that it shows the ccache as it is after the whole operation. What
-was removed (an overwritten ccache, a replaced credential) is in the change as it was.
+A change holds the ccache object itself, so that it shows the ccache as it is after the whole operation. An
+overwritten ccache or a replaced credential is in the change as it was before.
 """
 
 from collections.abc import Iterable

@@ -3,7 +3,7 @@
 Each method that changes something checks everything first and then changes, so that one which raises has
 changed nothing. The collection records its changes until they are taken. A name that was chosen (GEN_NEW,
 SET_DEFAULT_CACHE) but not initialised is no ccache yet: it has no principal, is not listed and cannot be
-read. The default may name it all the same, as sshd's order of calls needs.
+read. The default may name it, because sshd sets the default before it creates the ccache.
 """
 
 import os
@@ -175,7 +175,7 @@ class Collection(CCacheLookup):
     def fill(self, ccache: CCache, credentials: Sequence[Credential]) -> None:
         """Add a new ccache, or put it in the place of the one of its name; no quota is checked.
 
-        One that is overwritten hands on what stays with the name: its UUID and label.
+        The UUID and the label of an overwritten ccache stay with the name.
         """
         overwritten = self._put_in_place(ccache)
         old_uuids = [] if overwritten is None else list(overwritten.credentials.uuids())
@@ -315,9 +315,9 @@ class Collection(CCacheLookup):
         return self._plan(name, wanted)
 
     def make_room(self, plan: room.Plan, ccache: CCache) -> None:
-        """Carry out a plan, once the change is made that needs it: `ccache` is the one written.
+        """Carry out a plan after the change that needs it; `ccache` is the one that was written.
 
-        Not before, so that a collection that is never without a ccache does not seem to have been.
+        Before the change the removals could empty the collection, and record its last ccache as removed.
         """
         for removed, reason in plan.ccaches:
             self.destroy(removed.name, reason)

@@ -19,7 +19,7 @@ EMPTY_LIFETIME = 3600
 
 
 def empty_expires(now: float) -> int:
-    """When a ccache expires that loses its last ticket now; both in seconds since the epoch."""
+    """The expiry of a ccache that loses its last ticket now; both in seconds since the epoch."""
     return int(now) + EMPTY_LIFETIME
 
 

@@ -94,10 +94,10 @@ class CCacheLookup:
         return range_ in self._defaults.destroyed
 
     def current_default(self, chosen: bytes, range_: str | None, may_use: MayUse) -> bytes:
-        """The default's name, where `chosen` is the chosen one of the range (None: the shared one).
+        """The default's name; `chosen` is the chosen one of the range (None: the shared one).
 
-        It is the chosen one where a ccache has that name, where its user has destroyed it, and where there is
-        no other ccache; else that of the ccache that takes its place.
+        If no usable ccache has the chosen name, another ccache takes its place. The chosen name stays if its
+        user has destroyed the ccache, or if there is no other one.
         """
         if self.has(chosen) and may_use(self.label_of(chosen)):
             return chosen
@@ -105,9 +105,9 @@ class CCacheLookup:
         return chosen if other is None else other.name
 
     def shared_default(self, chosen: bytes | None = None) -> bytes:
-        """The name of the default that peers share, for one from whom no ccache is hidden.
+        """The name of the shared default, for a peer from which no ccache is hidden.
 
-        `chosen` counts as the chosen name, if it is given.
+        `chosen`: the name to use in place of the chosen one.
         """
         return self.current_default(self.default_name if chosen is None else chosen, None, lambda _: True)
 

@@ -1,9 +1,9 @@
-"""Room for a change: what has to be removed so that a change keeps within the quotas.
+"""Evictions: the plan of what a change has to remove in order to keep within the quotas.
 
 Expired ccaches of the UID are removed first, in the order of their expiry. Next are abandoned ccaches, which
 have no ticket, the oldest first. Then the service tickets of the ccache that is written follow, in the order
-in which they were issued. Nothing else is removed, and no more than is needed. Here it is only planned: a
-change for which all of that would not be enough is refused and removes nothing.
+in which they were issued. Nothing else is removed, and no more than is needed. If
+even that is not enough, the change is refused and nothing is removed. The collection carries out the plan.
 """
 
 import errno
@@ -95,7 +95,7 @@ def make_plan(quotas: Quotas, wanted: Wanted, ccaches: Iterable[CCache], tickets
     tickets_going: list[bytes] = []
     ccaches_going: list[tuple[CCache, str]] = []
     reason = over.first_of(*_OF_CCACHE) or over.first_of(*_OF_UID)
-    # Only tickets help against the limits of a ccache. What they free need not be freed by ccaches.
+    # Only tickets help against the limits of a ccache. Ccaches need not free the same bytes again.
     while over.first_of(*_OF_CCACHE) and (ticket := next(to_be_freed, None)):
         tickets_going.append(ticket.uuid)
         over.less(ccache_size=ticket.size, ccache_credentials=1, uid_size=ticket.size, uid_credentials=1)

@@ -99,7 +99,7 @@ def encrypt_with_passphrase(passphrase: str, pieces: Iterator[bytes], write: Wri
 def _check_work_factor(encrypted: bytes) -> None:
     """Raise EncryptionError where a passphrase would take too much memory and time to be tried.
 
-    Who wrote the file has chosen the work factor. It stands in plain text in the header.
+    The author of the file has chosen the work factor, which the header has in plain text.
     """
     header = _SCRYPT_HEADER.match(encrypted)
     if header is None:

@@ -40,7 +40,7 @@ _MOST_CONNECTIONS = 16
 # Seconds from the connection to the last byte of the answer.
 _PATIENCE = 10.0
 
-# Seconds that the daemon has for one answer: of two scrapes that wait for each other, both are answered.
+# Seconds that the daemon has for one answer. Twice this fits into _PATIENCE, for a scrape that waits first.
 PATIENCE_WITH_DAEMON = 4.0
 
 # Seconds between two requests to the daemon. Any process on this machine may scrape, as often as it likes.
@@ -48,7 +48,7 @@ _INTERVAL = 0.1
 
 _UNIX = "unix:"
 
-# No other machine may connect: nothing asks who a client is.
+# No other machine may connect, because clients are not authenticated.
 _PORT = "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
 _LISTEN = re.compile(rf"unix:/[^\0]{{1,106}}|(127\.0\.0\.1|\[::1\]):{_PORT}", re.ASCII)
 ALLOWED_LISTEN = (
@@ -83,19 +83,19 @@ class Page(NamedTuple):
 
 
 def is_listen_address(text: str) -> bool:
-    """Whether `--listen` takes it."""
+    """Whether the text is a valid value of `--listen`."""
     return _LISTEN.fullmatch(text) is not None
 
 
 @contextmanager
 def bound(where: str) -> Iterator[list[socket.socket]]:
-    """The listening socket at `where`, as `--listen` has it, removed at the end. Raises ListenError."""
+    """Listen at `where`, a value of `--listen`, until the end of the block; raises ListenError."""
     if not where.startswith(_UNIX):
         with _bind_port(where) as sock:
             yield [sock]
         return
     try:
-        # A scraper in the group of who starts this need not be root.
+        # A scraper may connect if it is in the group of the user who starts this.
         at_path = BoundSocket(Path(where.removeprefix(_UNIX)), 0o660)
     except ListenError as error:
         raise ListenError(f"--listen: {error}; choose a path in a folder that you may write to") from error
@@ -159,7 +159,7 @@ async def _serve(sockets: Sequence[socket.socket], ask: Callable[[], Stats], not
     on_signals(_SIGNALS, lambda _: stop.set())
     server = MetricsServer(sockets, ask)
     server.start()
-    status = f"Serving metrics on {', '.join(map(_shown, sockets))}"
+    status = f"Serving metrics on {', '.join(map(_address_of, sockets))}"
     log.info("%s", status)
     notifier.ready(status)
     await stop.wait()
@@ -167,7 +167,7 @@ async def _serve(sockets: Sequence[socket.socket], ask: Callable[[], Stats], not
     server.close()
 
 
-def _shown(sock: socket.socket) -> str:
+def _address_of(sock: socket.socket) -> str:
     address = sock.getsockname()
     if sock.family == socket.AF_UNIX:
         return escape_path(address)
@@ -195,9 +195,9 @@ class MetricsServer:
             scrape.abort()
 
     def admit(self, scrape: "Scrape") -> bool:
-        """Count a connection in. At the limit the oldest one without a complete request gives way.
+        """Add a connection. At the limit, close the oldest one without a complete request.
 
-        Returns False where there is none.
+        Returns False if every open connection has a complete request.
         """
         if len(self.open) >= _MOST_CONNECTIONS:
             idle = next((each for each in self.open if not each.has_asked), None)
@@ -240,7 +240,7 @@ def _why_down(error: OSError) -> str:
 class _Statistics:
     """Asks the daemon for its statistics, at most every `_INTERVAL` seconds.
 
-    All scrapes that wait share the next answer. So each gets one that was made after the scrape came.
+    All waiting scrapes share the next answer. Each scrape gets an answer that is newer than the scrape.
     """
 
     def __init__(self, ask: Callable[[], Stats]) -> None:
@@ -252,7 +252,7 @@ class _Statistics:
     async def get(self) -> Stats:
         if self._next is None:
             self._next = asyncio.get_running_loop().create_task(self._get_next())
-            # It has an exception that nobody may be there for any more.
+            # The scrapes may have gone: asyncio must not log the exception.
             self._next.add_done_callback(lambda task: task.cancelled() or task.exception())
         return await asyncio.shield(self._next)
 

@@ -181,8 +181,8 @@ class ClientSocket:
         if self._outbox.memory != self._owed:
             self._count_replies(self._outbox.memory)
 
-    # While a request is served or a reply is sent, a client usually sends nothing. The socket is watched all
-    # the same, until bytes come: to stop watching each time would cost more.
+    # While a request is served or a reply is sent, a client usually sends nothing. The socket is still
+    # watched until bytes come: to stop watching each time would cost more.
 
     def _watch_for_bytes(self) -> None:
         if not self._is_watched_for_bytes:

@@ -16,7 +16,7 @@ from functools import partial
 from time import monotonic
 from typing import TypeVarTuple
 
-# So many events are taken from the kernel at once. An array of this length is allocated for each call.
+# The most events taken from the kernel at once. An array of this length is allocated for each call.
 _MOST_EVENTS = 128
 
 _Callback = Callable[[], object]
@@ -136,7 +136,7 @@ class EventLoop(asyncio.SelectorEventLoop):
     def remove_writer(self, fd: int) -> bool:  # type: ignore[override]
         return self._calling.forget(self._calling.writers, fd) or super().remove_writer(fd)
 
-    # What gives asyncio work while `select` calls a reader or a writer ends `select`.
+    # These methods give asyncio work. If a reader or a writer calls one, `select` must return.
 
     def call_soon(
         self, callback: Callable[[*_Ts], object], *args: *_Ts, context: Context | None = None
