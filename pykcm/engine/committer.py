@@ -20,6 +20,9 @@ log = logging.getLogger(__name__)
 _FAULTS = LimitedLog(log, "commits that ended without an outcome", 10)
 
 
+# Iterations of the event loop that a commit waits for further operations, at most.
+_MOST_ITERATIONS = 4
+
 # No duration reaches 2**63 ns.
 _BUCKETS = 64
 
@@ -123,9 +126,9 @@ class Committer:
         self._task: asyncio.Task[None] | None = None  # kept, because an event loop holds tasks weakly
         self._delays: set[asyncio.Task[None]] = set()
         self._is_running = False
-        # Operations submitted since the last commit, and those of the last commit.
+        # Operations submitted since the last commit, and whether that was of several.
         self.submitted = 0
-        self._expected = 0
+        self._is_shared = False
 
     def commit(self, entry: Entry) -> asyncio.Future[Outcome]:
         """Commit the entry together with others; the result is its outcome."""
@@ -150,15 +153,16 @@ class Committer:
                 loop.call_soon(self._start)
 
     async def _gather(self) -> None:
-        """Wait for as many operations as were committed together last: their clients send the next ones now.
+        """Wait for further operations, as long as each iteration of the event loop brings some.
 
-        Without that the first of them would have a sync of its own, and the others the next one. It ends when
-        an iteration of the event loop brings no operation.
+        After a shared commit its clients send the next requests now. Without the wait the first of them would
+        have a sync of its own, or one half of them, and the others the next one.
         """
-        before = -1
-        while before < self.submitted < self._expected:
+        for _ in range(_MOST_ITERATIONS):
             before = self.submitted
             await asyncio.sleep(0)
+            if self.submitted == before:
+                break
 
     def _start(self) -> None:
         # If it fails, it has answered all waiting changes.
@@ -167,7 +171,7 @@ class Committer:
     async def _commit_waiting(self) -> None:
         try:
             while self._small or any(self._large):
-                if self._expected > 1:
+                if self._is_shared:
                     await self._gather()
                 for queue in self._large:
                     if self._small:
@@ -254,7 +258,7 @@ class Committer:
                 committed += changes.operations
             elif type(outcome) is not Conflict:
                 refused += 1
-        self._expected = committed
+        self._is_shared = committed > 1
         if committed:
             self.is_failing = False
             self.commits.add(perf_counter_ns() - begun)
