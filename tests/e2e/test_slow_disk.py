@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pykcm.protocol.opcodes import Opcode
+from pykcm.store.sighting import CLOCK
 from tests.builders import ALICE, credential_bytes, principal_bytes, service
 from tests.disk.faults import Call, Faults
 
@@ -69,7 +70,11 @@ class SlowDisk:
                 client.send(replace(uid, CREDENTIALS))
                 assert client.reply() == (0, b"")
         assert self.daemon.stop() == 0
+        clock = self.daemon.state_dir / CLOCK
+        earlier = clock.stat().st_mtime_ns
         self.daemon.start(environment=self.faults.environment)
+        # The next sync of the clock's thread is an hour later.
+        wait_until(lambda: clock.stat().st_mtime_ns != earlier)
         self._reader = self._connections.enter_context(self.connect(OTHER))
         self.read(self._reader, OTHER)
 
