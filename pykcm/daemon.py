@@ -30,8 +30,8 @@ from pykcm.engine.reaper import Reaper
 from pykcm.logs import LINE_COUNTS, set_level, set_up_logging
 from pykcm.peer.access import Access, RequestAccess
 from pykcm.peer.identity import ROOT, Kernel, KernelUnreadableError, read_kernel
-from pykcm.peer.messages import Reporter, take_messages
 from pykcm.peer.selinux import Policy, PolicyUnusableError, load_policy
+from pykcm.peer.selinux_messages import Reporter, take_messages
 from pykcm.processes import DumpsError, forbid_dumps, on_signals
 from pykcm.resources import allow_many_descriptors, limits_of
 from pykcm.server.client_socket import Parts

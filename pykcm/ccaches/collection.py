@@ -9,7 +9,7 @@ read. The default may name it, because sshd sets the default before it creates t
 import os
 from collections.abc import Callable, Iterable, Sequence
 
-from pykcm.ccaches import room
+from pykcm.ccaches import eviction
 from pykcm.ccaches.ccache import CCache, new_ccache_uuid
 from pykcm.ccaches.changes import (
     EXPIRED,
@@ -59,7 +59,7 @@ class Collection(CCacheLookup):
         super().__init__(uid)
         self._clock = clock
         self._removal_clock = removal_clock or clock
-        self._room = room.Room(uid, quotas, ccache_count or CCacheCount())
+        self._room = eviction.Room(uid, quotas, ccache_count or CCacheCount())
         self._changes: list[Change] = []
 
     @property
@@ -199,7 +199,7 @@ class Collection(CCacheLookup):
         uuid = credentials.uuid_of_equal(credential)
         replaced = None if uuid is None else credentials.get(uuid)
         wanted = self._room.wanted_for_credential(ccache, credential, replaced)
-        plan = self._plan(ccache.name, wanted, room.service_tickets(ccache, uuid))
+        plan = self._plan(ccache.name, wanted, eviction.service_tickets(ccache, uuid))
         latest_end = credentials.latest_end
         uuid = uuid or os.urandom(UUID_SIZE)
         size = credentials.size
@@ -207,7 +207,7 @@ class Collection(CCacheLookup):
         self._room.size += credentials.size - size
         self._room.credentials += replaced is None
         self._changes.append(CredentialStored(ccache, uuid, credential, replaced))
-        if plan is not room.NOTHING:
+        if plan is not eviction.NOTHING:
             self.make_room(plan, ccache)
         self._note_latest_end(ccache, latest_end)
 
@@ -304,7 +304,7 @@ class Collection(CCacheLookup):
 
     # Quotas
 
-    def plan_room(self, name: bytes, size: int, credentials: int, *, is_moved: bool = False) -> room.Plan:
+    def plan_room(self, name: bytes, size: int, credentials: int, *, is_moved: bool = False) -> eviction.Plan:
         """Plan the removals for a ccache of this size and number of credentials; raises EDQUOT.
 
         Its own service tickets stay. One that is moved here from another UID makes no more ccaches in all.
@@ -314,7 +314,7 @@ class Collection(CCacheLookup):
         )
         return self._plan(name, wanted)
 
-    def make_room(self, plan: room.Plan, ccache: CCache) -> None:
+    def make_room(self, plan: eviction.Plan, ccache: CCache) -> None:
         """Carry out a plan after the change that needs it; `ccache` is the one that was written.
 
         Before the change the removals could empty the collection, and record its last ccache as removed.
@@ -324,9 +324,11 @@ class Collection(CCacheLookup):
         if plan.tickets:
             self._remove(ccache, plan.tickets, plan.tickets_reason)
 
-    def _plan(self, name: bytes, wanted: room.Wanted, tickets: Iterable[room.Ticket] = ()) -> room.Plan:
+    def _plan(
+        self, name: bytes, wanted: eviction.Wanted, tickets: Iterable[eviction.Ticket] = ()
+    ) -> eviction.Plan:
         if self._room.is_enough(wanted):
-            return room.NOTHING
+            return eviction.NOTHING
         others = (ccache for ccache in self if ccache.name != name)
         return self._room.plan(wanted, name, self._ccaches.get(name), others, self.removal_time, tickets)
 

@@ -53,7 +53,7 @@ _PORT = "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][
 _LISTEN = re.compile(rf"unix:/[^\0]{{1,106}}|(127\.0\.0\.1|\[::1\]):{_PORT}", re.ASCII)
 ALLOWED_LISTEN = (
     '"unix:/PATH" (of at most 107 bytes), "127.0.0.1:PORT" or "[::1]:PORT"; '
-    "no other address: nothing asks who connects"
+    "no other address, because clients are not authenticated"
 )
 
 _PLAIN = "text/plain; charset=utf-8"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Any, Protocol
 
-from pykcm.peer.messages import AVC
+from pykcm.peer.selinux_messages import AVC
 
 log = logging.getLogger(__name__)
 
@@ -148,7 +148,7 @@ class SELinuxPolicy:
 
     def _ask(self, peer: str, target: str, permission: Permission) -> bool:
         try:
-            # libselinux reports denials itself: see messages.py.
+            # libselinux reports denials itself: see selinux_messages.py.
             answer: int = self._binding.selinux_check_access(peer, target, _CLASS, permission.value)
         except OSError as error:
             if error.errno != errno.EACCES:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pykcm.ccaches import room
+from pykcm.ccaches import eviction
 from pykcm.ccaches.changes import ExpiryChanged, Removal, removals_in
 from pykcm.ccaches.collection import Collection, move
 from pykcm.ccaches.expiry import EMPTY_LIFETIME, NO_END, LatestEnd, end_of
@@ -106,7 +106,7 @@ def test_entries_do_not_keep_a_ccache(collection: Collection, clock: Clock, serv
     collection.replace(b"1000", ALICE, 0, [entry, ticket(ends=1600)], None)
     ccache = existing(collection, b"1000")
     assert (ccache.expires, ccache.has_tickets) == (1600, True)
-    assert room.removable_ccaches([ccache], 1600) == [ccache]
+    assert eviction.removable_ccaches([ccache], 1600) == [ccache]
     clock.now = 1700
     collection.remove_credentials(ccache, tag_for(TGS), 0)
     assert (ccache.expires, ccache.has_tickets) == (1700 + EMPTY_LIFETIME, False)

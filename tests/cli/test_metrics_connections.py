@@ -118,5 +118,5 @@ def test_listen_takes_local_addresses(where: str) -> None:
     ],
 )
 def test_listen_takes_no_other_address(where: str) -> None:
-    """No other machine may connect, as nothing asks who a client is."""
+    """No other machine may connect, because clients are not authenticated."""
     assert not is_listen_address(where)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pykcm.logs import LINE_COUNTS
-from pykcm.peer.messages import Reporter, take_messages
+from pykcm.peer.selinux_messages import Reporter, take_messages
 
 ROOT = Path(__file__).parents[2]
 
@@ -173,7 +173,7 @@ def test_lost_messages_are_logged_once_a_minute(
 TAKEN = """
 import ctypes, errno, logging, os, sys
 from pykcm.logs import LINE_COUNTS
-from pykcm.peer.messages import take_messages
+from pykcm.peer.selinux_messages import take_messages
 
 logging.basicConfig(stream=sys.stdout, format="log: %(levelname)s %(message)s")
 library = ctypes.CDLL("libselinux.so.1", use_errno=True)

@@ -2,8 +2,8 @@
 
 Expired ccaches of the UID are removed first, in the order of their expiry. Next are abandoned ccaches, which
 have no ticket, the oldest first. Then the service tickets of the ccache that is written follow, in the order
-in which they were issued. Nothing else is removed, and no more than is needed. If
-even that is not enough, the change is refused and nothing is removed. The collection carries out the plan.
+in which they were issued. Nothing else is removed, and no more than is needed. If even that is not enough,
+the change is refused and nothing is removed. The collection carries out the plan.
 """
 
 import errno
