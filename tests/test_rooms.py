@@ -1,9 +1,13 @@
-"""The rooms of pykcm: which may import which, how long a module is, and that old names do not come back."""
+"""The rooms of pykcm: which may import which, how long a module is, and its names and sentences."""
 
 import ast
+import io
+import re
+import tokenize
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from graphlib import CycleError, TopologicalSorter
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -151,3 +155,73 @@ def test_no_old_name_is_left(folder: str) -> None:
     ]
     modules = [path for path in (ROOT / folder).rglob("*") if path.stem.removeprefix("test_") in OLD_MODULES]
     assert (found, modules) == ([], [])
+
+
+def texts_in(source: str) -> Iterator[str]:
+    """Yield each docstring, and each comment, of which consecutive lines are one text."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield ast.get_docstring(node) or ""
+    comments = [
+        token
+        for token in tokenize.generate_tokens(io.StringIO(source).readline)
+        if token.type == tokenize.COMMENT
+    ]
+    text: list[str] = []
+    for token, following in pairwise([*comments, None]):
+        assert token is not None
+        text.append(token.string.lstrip("#: "))
+        if following is None or following.start != (token.start[0] + 1, token.start[1]):
+            yield " ".join(text)
+            text = []
+
+
+def noun_clauses_in(source: str) -> list[str]:
+    """Return the beginnings of sentences that begin with What, Who and the like, except questions."""
+    paragraphs = [
+        " ".join(paragraph.split()) for text in texts_in(source) for paragraph in text.split("\n\n")
+    ]
+    sentences = (
+        sentence for paragraph in paragraphs for sentence in re.findall(r"[^.:;?!]+[.:;?!]*", paragraph)
+    )
+    return [
+        sentence.strip()
+        for sentence in sentences
+        if re.match(r"[\W_]*(?:What|Who|Whoever|Whatever|Whichever)\b", sentence) and "?" not in sentence
+    ]
+
+
+@pytest.mark.parametrize("path", MODULES)
+def test_sentences_name_their_subject(path: str) -> None:
+    """No sentence of a docstring or comment begins with a clause in place of a noun."""
+    assert noun_clauses_in((ROOT / path).read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ('"""What is sent is stored."""', ["What is sent is stored."]),
+        ('def f():\n    """Store it.\n\n    Whoever asks gets it.\n    """', ["Whoever asks gets it."]),
+        ("# Stored. What is\n# sent twice is stored once.", ["What is sent twice is stored once."]),
+        ("a = 1  # (Who asks gets it.)", ["(Who asks gets it."]),
+        ('"""Ask: What is stored? Whether it is sent."""', []),
+        ('"""Somebody\n\n    who asks whatever is asked."""', []),
+        ('a = "What is sent is stored."', []),
+    ],
+)
+def test_noun_clauses_are_found(source: str, expected: list[str]) -> None:
+    """A sentence is found in docstrings and comments, over line ends; a question is none."""
+    assert noun_clauses_in(source) == expected
+
+
+def test_structure_names_every_room() -> None:
+    """docs/structure.md names each folder of pykcm, and each module that it names exists."""
+    named = set(re.findall(r"`((?:[a-z_]+/)*(?:[a-z_]+\.py)?)`", (ROOT / "docs/structure.md").read_text()))
+    packages = {
+        path.removeprefix("pykcm/").removesuffix("__init__.py")
+        for path in MODULES
+        if path.endswith("__init__.py")
+    }
+    files = {name for name in named if name.endswith(".py") and not name.startswith("tests/")}
+    assert packages - {""} - named == set()
+    assert {name for name in files if f"pykcm/{name}" not in MODULES} == set()

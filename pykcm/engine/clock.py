@@ -1,8 +1,8 @@
 """The machine's clock, and whether it is believed when expired ccaches are removed.
 
-By a clock that is wrong by days, valid tickets look expired. A clock that has moved by more than a day since
-its last reading, perhaps in an earlier run of the daemon, is in doubt until the daemon has run for an hour by
-it. A machine that was off for days looks the same.
+By a clock that is wrong by days, valid tickets look expired. The daemon compares the clock with its
+last reading, perhaps of an earlier run. A clock that has moved by more than a day is in doubt until the
+daemon has run for an hour by it. A machine that was off for days looks the same.
 """
 
 import asyncio
@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from pykcm.ccaches.collection import Clock
+from pykcm.store.clock_reading import CLOCK, last_written, read_clock_reading, write_clock_reading
 from pykcm.store.disk import DATABASE, WAL
-from pykcm.store.sighting import CLOCK, last_written, read_sighting, write_sighting
 
 log = logging.getLogger(__name__)
 
@@ -163,7 +163,7 @@ def open_clock(folder: Path | None = None, *, is_new: bool = True) -> "ClockKeep
     """
     last = None
     if folder is not None and not is_new:
-        last = read_sighting(folder) or last_written(folder / DATABASE, folder / WAL) or UNKNOWN
+        last = read_clock_reading(folder) or last_written(folder / DATABASE, folder / WAL) or UNKNOWN
     return ClockKeeper(CheckedClock(last), folder)
 
 
@@ -210,4 +210,4 @@ class ClockKeeper:
     def _write(self, folder: Path, seconds: float) -> None:
         # The thread of a cancelled call goes on.
         with self._writing:
-            write_sighting(folder, seconds)
+            write_clock_reading(folder, seconds)

@@ -107,7 +107,7 @@ class Commits:
     def events(
         self, before: list[tuple[Watch, dict[int, bytes]]], changed: Sequence[Changed]
     ) -> list[tuple[Watch, list[Event]]]:
-        """What each watcher reports once the changes are durable."""
+        """Return the events that each watcher reports once the changes are durable."""
         defaults = {id(watcher): each for watcher, each in before}
         return self.watchers.each(lambda watcher: watcher.events(changed, defaults[id(watcher)]))
 

@@ -1,8 +1,8 @@
 """Functions of one UID: each runs in memory, on the changes of earlier ones that are not durable yet.
 
 A function leaves its UID's queue when it has run. Its caller waits for the commit of all that it has changed
-or seen. At each time at most one entry of a UID is in the store. What has been changed since is the next
-entry, based on the version that the first one gives: a UID's changes become durable in their order.
+or seen. At each time at most one entry of a UID is in the store. Later changes are the next entry, based
+on the version that the first one gives: a UID's changes become durable in their order.
 
 If an entry is not committed, the collection in memory is dropped and read again. The functions that have
 seen it, and were not the cause, run again: each by itself and in their order, while all others wait.

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pykcm.protocol.opcodes import Opcode
-from pykcm.store.sighting import CLOCK
+from pykcm.store.clock_reading import CLOCK
 from tests.builders import ALICE, credential_bytes, principal_bytes, service
 from tests.disk.faults import Call, Faults
 

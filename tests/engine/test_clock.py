@@ -12,8 +12,8 @@ import pytest
 from pykcm.ccaches.quotas import Quotas
 from pykcm.engine.clock import UNKNOWN, CheckedClock, ClockKeeper, open_clock
 from pykcm.engine.reaper import Reaper
+from pykcm.store.clock_reading import read_clock_reading, write_clock_reading
 from pykcm.store.interface import Store
-from pykcm.store.sighting import read_sighting, write_sighting
 from tests.builders import ALICE, Clock, refused, ticket
 from tests.server.asking import Server
 from tests.server.programs import listed
@@ -159,13 +159,13 @@ async def test_reading_of_a_doubted_clock_is_not_stored(machine: Machine, tmp_pa
     await ClockKeeper(machine.started(None), tmp_path).keep()
     for _ in range(3):
         machine.set(3 * DAY)
-        keeper = ClockKeeper(machine.started(read_sighting(tmp_path)), tmp_path)
+        keeper = ClockKeeper(machine.started(read_clock_reading(tmp_path)), tmp_path)
         machine.run(HOUR / 2)
         await keeper.keep()
         assert not keeper.clock.is_believed()
-        assert read_sighting(tmp_path) == NOW
+        assert read_clock_reading(tmp_path) == NOW
         machine.set(-3 * DAY)
-    assert machine.started(read_sighting(tmp_path)).is_believed()
+    assert machine.started(read_clock_reading(tmp_path)).is_believed()
 
 
 class Sleep:
@@ -187,11 +187,11 @@ async def test_readings_are_stored_every_hour_and_at_the_end(machine: Machine, t
     sleep = Sleep(machine)
     task = asyncio.create_task(ClockKeeper(machine.started(None), tmp_path).run(sleep))
     await until(lambda: len(sleep.slept) == 4)
-    assert read_sighting(tmp_path) == NOW + 1 + 2 * HOUR
+    assert read_clock_reading(tmp_path) == NOW + 1 + 2 * HOUR
     assert sleep.slept == [1, HOUR, HOUR, HOUR]
     task.cancel()
     await asyncio.wait([task])
-    assert read_sighting(tmp_path) == NOW + 1 + 3 * HOUR
+    assert read_clock_reading(tmp_path) == NOW + 1 + 3 * HOUR
 
 
 async def test_failing_disk_is_logged_once(
@@ -206,7 +206,7 @@ async def test_failing_disk_is_logged_once(
     assert str(folder / "clock") in warning
     folder.mkdir()
     await keeper.keep()
-    assert read_sighting(folder) == NOW
+    assert read_clock_reading(folder) == NOW
     assert len(warnings(caplog)) == 1
 
 
@@ -235,7 +235,7 @@ def test_database_without_a_reading_uses_its_last_change(tmp_path: Path) -> None
 def test_invalid_reading_counts_as_missing(tmp_path: Path, content: bytes) -> None:
     """A file with other contents than a reading counts as missing."""
     (tmp_path / "clock").write_bytes(content)
-    assert read_sighting(tmp_path) is None
+    assert read_clock_reading(tmp_path) is None
     assert not open_clock(tmp_path, is_new=False).clock.is_believed()
 
 
@@ -248,16 +248,16 @@ def _link(path: Path) -> None:
 def test_only_a_plain_file_is_read_as_reading(tmp_path: Path, make: Callable[[Path], None]) -> None:
     """A link, a pipe and a folder are not read, and not waited for."""
     make(tmp_path / "clock")
-    assert read_sighting(tmp_path) is None
+    assert read_clock_reading(tmp_path) is None
 
 
 def test_reading_is_stored_in_a_private_file(tmp_path: Path) -> None:
     """Only the daemon can read the file, which also replaces the rest of an interrupted write."""
     (tmp_path / "clock.new").symlink_to("elsewhere")
-    write_sighting(tmp_path, NOW + 0.9)
+    write_clock_reading(tmp_path, NOW + 0.9)
     assert [path.name for path in tmp_path.iterdir()] == ["clock"]
     assert (tmp_path / "clock").stat().st_mode & 0o077 == 0
-    assert read_sighting(tmp_path) == NOW
+    assert read_clock_reading(tmp_path) == NOW
 
 
 SOON = ticket(ends=NOW + DAY).blob

@@ -17,7 +17,7 @@ _SECONDS = re.compile(rb"(\d{1,12})\n", re.ASCII)
 _SIZE = 13
 
 
-def read_sighting(folder: Path) -> int | None:
+def read_clock_reading(folder: Path) -> int | None:
     """Return the seconds since the epoch; None if the file is missing, unreadable or invalid."""
     with suppress(OSError):
         fd = os.open(folder / CLOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -41,7 +41,7 @@ def last_written(*files: Path) -> int | None:
     return max(times, default=None)
 
 
-def write_sighting(folder: Path, seconds: float) -> None:
+def write_clock_reading(folder: Path, seconds: float) -> None:
     """Replace the last reading, and make the new one durable; raises OSError."""
     path = folder / CLOCK
     unfinished = path.with_name(f"{CLOCK}.new")
