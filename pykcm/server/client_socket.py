@@ -74,14 +74,14 @@ class ClientSocket:
     # There may be thousands of idle ones.
     __slots__ = (
         "_connection",
-        "_held",
         "_is_queued",
         "_is_watched_for_bytes",
         "_is_watched_for_room",
         "_last_heard",
         "_outbox",
-        "_owed",
         "_parts",
+        "_reply_memory",
+        "_request_memory",
         "_session",
         "_socket",
         "is_mits",
@@ -100,8 +100,8 @@ class ClientSocket:
         self._is_watched_for_room = False
         self._is_queued = False  # waits for its UID's turn
         self._last_heard = parts.fair_queue.clock()
-        self._held = 0  # bytes of requests, as last counted
-        self._owed = 0  # bytes of replies, as last counted
+        self._request_memory = 0  # as last counted
+        self._reply_memory = 0  # as last counted
         self.peer = peer
         self.uid, self.pid = peer.uid, peer.pid
         self.is_mits = False  # whether a request has come that only MIT's client makes
@@ -155,7 +155,7 @@ class ClientSocket:
                 if (
                     connection.state is _IDLE
                     and self._is_watched_for_bytes
-                    and not (self._held or self._owed)
+                    and not (self._request_memory or self._reply_memory)
                 ):
                     # Nearly always: the request came complete, and its reply has left.
                     return
@@ -176,10 +176,10 @@ class ClientSocket:
             self._watch_for_room()
         elif state is _CLOSED:
             return
-        if self._connection.memory != self._held:
-            self._count_requests(self._connection.memory)
-        if self._outbox.memory != self._owed:
-            self._count_replies(self._outbox.memory)
+        if self._connection.memory != self._request_memory:
+            self._count_request_memory(self._connection.memory)
+        if self._outbox.memory != self._reply_memory:
+            self._count_reply_memory(self._outbox.memory)
 
     # While a request is served or a reply is sent, a client usually sends nothing. The socket is still
     # watched until bytes come: to stop watching each time would cost more.
@@ -264,27 +264,27 @@ class ClientSocket:
 
     # Limits on memory
 
-    def _count_requests(self, held: int) -> None:
-        more, self._held = held - self._held, held
-        to_close = self._parts.connections.hold(self, more)
+    def _count_request_memory(self, memory: int) -> None:
+        more, self._request_memory = memory - self._request_memory, memory
+        to_close = self._parts.connections.count_request_memory(self, more)
         if to_close is not None:
             to_close.break_off("requests", "too many bytes of this UID's requests wait or are incomplete")
 
-    def _count_replies(self, owed: int) -> None:
-        more, self._owed = owed - self._owed, owed
-        to_close = self._parts.connections.owe(self, more)
+    def _count_reply_memory(self, memory: int) -> None:
+        more, self._reply_memory = memory - self._reply_memory, memory
+        to_close = self._parts.connections.count_reply_memory(self, more)
         if to_close is not None:
             to_close.break_off("replies", "too many bytes of replies to this UID wait to be taken")
 
     @property
-    def held(self) -> int:
+    def request_memory(self) -> int:
         """Bytes of memory that its requests take."""
-        return self._held
+        return self._request_memory
 
     @property
-    def owed(self) -> int:
+    def reply_memory(self) -> int:
         """Bytes of memory that its untaken replies take."""
-        return self._owed
+        return self._reply_memory
 
     def give_up(self) -> None:
         """Close: the deadline of the incomplete request has passed."""
@@ -380,8 +380,8 @@ class ClientSocket:
         parts = self._parts
         parts.deadlines.end(self)
         parts.dispatcher.sessions.close(self._session)
-        if self._held:
-            self._count_requests(0)
-        if self._owed:
-            self._count_replies(0)
+        if self._request_memory:
+            self._count_request_memory(0)
+        if self._reply_memory:
+            self._count_reply_memory(0)
         parts.connections.discard(self)

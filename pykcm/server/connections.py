@@ -70,11 +70,11 @@ class Member(Protocol):
         """Whether unread data is pending."""
 
     @property
-    def held(self) -> int:
+    def request_memory(self) -> int:
         """Bytes of memory that its requests take."""
 
     @property
-    def owed(self) -> int:
+    def reply_memory(self) -> int:
         """Bytes of memory that its untaken replies take."""
 
     def give_way(self) -> None:
@@ -106,9 +106,9 @@ class BytesByUid:
     def add(self, uid: int, more: int) -> None:
         """Add bytes to the UID's; `more` may be negative."""
         self.total += more
-        held = self.of(uid) + more
-        if held:
-            self._by_uid[uid] = held
+        size = self.of(uid) + more
+        if size:
+            self._by_uid[uid] = size
         else:
             self._by_uid.pop(uid, None)
 
@@ -151,12 +151,12 @@ class Connections:
         return self._count
 
     @property
-    def held(self) -> int:
+    def request_memory(self) -> int:
         """Bytes of requests that wait or are incomplete."""
         return self.requests.total
 
     @property
-    def owed(self) -> int:
+    def reply_memory(self) -> int:
         """Bytes of replies that clients have not taken yet."""
         return self.replies.total
 
@@ -278,22 +278,22 @@ class Connections:
 
     # Limits on memory
 
-    def hold(self, connection: Member, more: int) -> Member | None:
+    def count_request_memory(self, connection: Member, more: int) -> Member | None:
         """Count bytes of its requests; return the connection to break off if a limit is exceeded.
 
         It is this connection if its UID has too many bytes, otherwise the largest of the UID with the most.
         """
-        return self._change(self.requests, connection, more, lambda each: each.held)
+        return self._change(self.requests, connection, more, lambda each: each.request_memory)
 
-    def owe(self, connection: Member, more: int) -> Member | None:
-        """Count bytes of replies that the client has not taken; return as `hold`."""
-        return self._change(self.replies, connection, more, lambda each: each.owed)
+    def count_reply_memory(self, connection: Member, more: int) -> Member | None:
+        """Count bytes of replies that the client has not taken; return as `count_request_memory`."""
+        return self._change(self.replies, connection, more, lambda each: each.reply_memory)
 
     def _change(
-        self, held_bytes: BytesByUid, connection: Member, more: int, size: Callable[[Member], int]
+        self, memory: BytesByUid, connection: Member, more: int, size: Callable[[Member], int]
     ) -> Member | None:
-        held_bytes.add(connection.uid, more)
-        uid = held_bytes.exceeding_uid(connection.uid) if more > 0 else None
+        memory.add(connection.uid, more)
+        uid = memory.exceeding_uid(connection.uid) if more > 0 else None
         if uid is None or uid == connection.uid:
             return None if uid is None else connection
         # A request in progress keeps its memory even if its connection is closed.

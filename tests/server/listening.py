@@ -169,7 +169,7 @@ class Listening:
         await until(lambda: not self.connections.open)
         await settle()
         assert self.complaints == []
-        assert (self.connections.held, self.connections.owed) == (0, 0)
+        assert (self.connections.request_memory, self.connections.reply_memory) == (0, 0)
         assert len(self.deadlines) == 0
         assert len(self.dispatcher.sessions) == 0
 

@@ -28,8 +28,8 @@ class FakeConnection:
         self.last_heard = last_heard
         self.state = state
         self.has_unread = False
-        self.held = 0
-        self.owed = 0
+        self.request_memory = 0
+        self.reply_memory = 0
         self.good = good
         self.gave_way = False
         self.was_aborted = False

@@ -197,12 +197,12 @@ async def test_client_that_does_not_read_is_not_read(listening: Listening) -> No
     sending = asyncio.create_task(lazy.send(GET_CRED_LIST * 100_000))
     await until(lambda: listening.made[0].state is State.SENDING)
     await settle()
-    held, owed = listening.connections.held, listening.connections.owed
+    held, owed = listening.connections.request_memory, listening.connections.reply_memory
     other = listening.client()
     for _ in range(20):
         assert await other.ask(NOOP) == (0, b"")
     assert not sending.done()
-    assert (listening.connections.held, listening.connections.owed) == (held, owed)
+    assert (listening.connections.request_memory, listening.connections.reply_memory) == (held, owed)
     assert held <= 32 * 1024
     assert owed == 12 + list_size(50)
     for _ in range(30):
@@ -220,7 +220,7 @@ async def test_requests_behind_a_waiting_one_stay_in_the_kernel(listening: Liste
     await until(lambda: listening.store.commits)
     await settle()
     assert not sending.done()
-    assert listening.connections.held <= 32 * 1024
+    assert listening.connections.request_memory <= 32 * 1024
     listening.store.gate.set()
     reading = asyncio.create_task(flooding.receive(5001 * len(OK)))
     await sending

@@ -35,14 +35,14 @@ def holding(connections: Connections, uid: int, *sizes: int) -> list[FakeConnect
     members = []
     for size in sizes:
         (member,) = filled(connections, uid, State.RECEIVING)
-        member.held = member.owed = size
-        assert connections.hold(member, size) is None
-        assert connections.owe(member, size) is None
+        member.request_memory = member.reply_memory = size
+        assert connections.count_request_memory(member, size) is None
+        assert connections.count_reply_memory(member, size) is None
         members.append(member)
     return members
 
 
-@pytest.mark.parametrize("kind", ["hold", "owe"])
+@pytest.mark.parametrize("kind", ["count_request_memory", "count_reply_memory"])
 def test_connection_that_exceeds_its_uids_limit_is_closed(kind: str) -> None:
     """If a UID's bytes exceed its limit, the connection whose bytes grew is closed, no other UID's."""
     connections = limited(uid_bytes=100, uid_unread=100)
@@ -55,7 +55,7 @@ def test_connection_that_exceeds_its_uids_limit_is_closed(kind: str) -> None:
     assert count(other, -100) is None
 
 
-@pytest.mark.parametrize("kind", ["hold", "owe"])
+@pytest.mark.parametrize("kind", ["count_request_memory", "count_reply_memory"])
 def test_largest_connection_of_the_largest_uid_is_closed(kind: str) -> None:
     """If the bytes of all exceed the limit, the largest connection of the UID with the most is closed."""
     connections = limited(bytes=100, uid_bytes=80, unread=100, uid_unread=80)
@@ -73,18 +73,18 @@ def test_zero_is_no_limit_on_bytes() -> None:
     """With a limit of 0 any number of bytes is accepted."""
     connections = limited()
     (member,) = filled(connections, UID, BUSY)
-    assert connections.hold(member, 1 << 40) is None
+    assert connections.count_request_memory(member, 1 << 40) is None
 
 
 def test_bytes_are_subtracted_when_they_are_released() -> None:
     """The count is the sum of all connections' bytes, and 0 when all are released."""
     connections = limited()
     members = [*holding(connections, UID, 60, 40), *holding(connections, OTHER, 7)]
-    assert (connections.held, connections.owed) == (107, 107)
+    assert (connections.request_memory, connections.reply_memory) == (107, 107)
     for member in members:
-        connections.hold(member, -member.held)
-        connections.owe(member, -member.owed)
-    assert (connections.held, connections.owed) == (0, 0)
+        connections.count_request_memory(member, -member.request_memory)
+        connections.count_reply_memory(member, -member.reply_memory)
+    assert (connections.request_memory, connections.reply_memory) == (0, 0)
     assert connections.requests.of(UID) == connections.replies.of(OTHER) == 0
 
 
@@ -104,8 +104,8 @@ async def test_bytes_of_a_uids_requests_are_limited(listen: Listen, caplog: pyte
     held = [await listening.connected() for _ in range(2)]
     for client in held:
         await client.send(whole[:half])
-    await until(lambda: listening.connections.held >= 2 * half)
-    assert listening.connections.held == nearly(2 * half)
+    await until(lambda: listening.connections.request_memory >= 2 * half)
+    assert listening.connections.request_memory == nearly(2 * half)
     small, large = await listening.connected(), await listening.connected()
     assert await small.ask(INITIALIZE) == (0, b"")
     await large.send(whole[:300_000])
@@ -114,12 +114,12 @@ async def test_bytes_of_a_uids_requests_are_limited(listen: Listen, caplog: pyte
     assert caplog.messages == [f"UID {LISTENED_UID} (process {os.getpid()}): connection closed: {reason}"]
     # Other connections are served, and complete requests are no longer held.
     assert await small.ask(store(1)) == (0, b"")
-    assert listening.connections.held == nearly(2 * half)
+    assert listening.connections.request_memory == nearly(2 * half)
     await held[0].send(whole[half:])
     assert await held[0].reply() == (0, b"")
-    assert listening.connections.held == nearly(half)
+    assert listening.connections.request_memory == nearly(half)
     held[1].close()
-    await until(lambda: not listening.connections.held)
+    await until(lambda: not listening.connections.request_memory)
 
 
 async def test_bytes_of_a_closed_connection_are_free_at_once(listen: Listen) -> None:
@@ -129,8 +129,8 @@ async def test_bytes_of_a_closed_connection_are_free_at_once(listen: Listen) -> 
     for client, size in zip(clients, (100_000, 100_000, 100_000, 40_000), strict=True):
         client.socket.send(request(Opcode.NOOP, bytes(200_000))[:size])
     await until(lambda: listening.connections.open == 3)
-    await until(lambda: listening.connections.held >= 240_000)
-    assert listening.connections.held == nearly(240_000)
+    await until(lambda: listening.connections.request_memory >= 240_000)
+    assert listening.connections.request_memory == nearly(240_000)
 
 
 async def test_request_that_waits_for_the_disk_is_counted(listening: Listening) -> None:
@@ -139,10 +139,10 @@ async def test_request_that_waits_for_the_disk_is_counted(listening: Listening) 
     assert await client.ask(INITIALIZE) == (0, b"")
     large = request(Opcode.STORE, NAME + b"\0" + credential_of_size(200_000).blob)
     gate = await listening.hold(client, large)
-    await until(lambda: listening.connections.held == len(large) - 4)
+    await until(lambda: listening.connections.request_memory == len(large) - 4)
     gate.set()
     assert await client.reply() == (0, b"")
-    await until(lambda: not listening.connections.held)
+    await until(lambda: not listening.connections.request_memory)
 
 
 @pytest.mark.parametrize("others", [0, 1, 8])
@@ -154,7 +154,7 @@ async def test_waiting_tiny_requests_take_little_memory(listening: Listening, ot
         # Each INITIALIZE waits for the disk, and thousands of requests wait behind it.
         client.socket.send(INITIALIZE + NOOP * 2_500)
     await settle()
-    assert listening.connections.held <= (16 * 1024 + 1024) * len(clients)
+    assert listening.connections.request_memory <= (16 * 1024 + 1024) * len(clients)
     gate.set()
     assert await clients[0].reply() == (0, b"")
     for client in clients:
@@ -166,14 +166,14 @@ async def test_uid_with_many_held_bytes_is_read_in_small_pieces(listening: Liste
     longer = request(Opcode.NOOP, bytes(500))
     large = await listening.connected()
     await large.send(request(Opcode.NOOP, bytes(MAX_REQUEST - 4))[:-1])
-    await until(lambda: listening.connections.held >= MAX_REQUEST)
-    held = listening.connections.held
+    await until(lambda: listening.connections.request_memory >= MAX_REQUEST)
+    held = listening.connections.request_memory
     clients = [await listening.connected() for _ in range(10)]
     listening.store.gate = asyncio.Event()
     for client in clients:
         client.socket.send(INITIALIZE + longer * 100)
     await until(lambda: all(each.state is State.SERVING for each in listening.made[1:]))
-    assert listening.connections.held - held <= 10 * 2048
+    assert listening.connections.request_memory - held <= 10 * 2048
     listening.store.gate.set()
     for client in clients:
         assert await client.receive(101 * len(OK)) == OK * 101
@@ -195,7 +195,7 @@ async def test_bytes_of_a_uids_untaken_replies_are_limited(
     await until(lambda: caplog.messages)
     assert "replies" in caplog.text
     await clients[0].receive(12 + list_size(120))
-    await until(lambda: not listening.connections.owed)
+    await until(lambda: not listening.connections.reply_memory)
 
 
 async def test_one_untaken_large_reply_is_kept_at_a_time(listening: Listening) -> None:
@@ -207,8 +207,8 @@ async def test_one_untaken_large_reply_is_kept_at_a_time(listening: Listening) -
     sending = asyncio.create_task(client.send(GET_CRED_LIST * 100_000))
     await until(lambda: listening.made[0].state is State.SENDING)
     await settle()
-    assert listening.connections.owed == reply_size
-    assert listening.connections.held <= 32 * 1024
+    assert listening.connections.reply_memory == reply_size
+    assert listening.connections.request_memory <= 32 * 1024
     assert not sending.done()
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < 8 * MIB
     sending.cancel()
@@ -225,7 +225,7 @@ async def test_one_untaken_small_reply_is_kept_at_a_time(listening: Listening) -
     await until(lambda: listening.made[0].state is State.SENDING)
     await settle()
     assert not sending.done()
-    assert listening.connections.owed == len(OK)
+    assert listening.connections.reply_memory == len(OK)
     assert await client.receive(count * len(OK)) == OK * count
     await sending
     assert await client.ask(NOOP) == (0, b"")
@@ -237,10 +237,10 @@ async def test_request_is_not_served_before_the_last_reply_is_taken(listening: L
     await client.fill(100)
     await client.send(GET_CRED_LIST)
     await until(lambda: listening.made[0].state is State.SENDING)
-    owed = listening.connections.owed
+    owed = listening.connections.reply_memory
     await client.send(NOOP)
     await settle()
-    assert listening.connections.owed == owed
+    assert listening.connections.reply_memory == owed
     code, _ = await client.reply()
     assert code == 0
     assert await client.reply() == (0, b"")
