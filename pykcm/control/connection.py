@@ -85,7 +85,7 @@ class Controls:
         if len(self.open) >= MOST_CONNECTIONS:
             return False
         if connection.is_administrators:
-            self._connections.stay_awake()
+            self._connections.add_control_connection()
         elif sum(not each.is_administrators for each in self.open) >= MOST_CONNECTIONS_OF_OTHERS:
             return False
         self.open.add(connection)
@@ -111,7 +111,7 @@ class Controls:
         if connection in self.open:
             self.open.remove(connection)
             if connection.is_administrators:
-                self._connections.may_sleep()
+                self._connections.remove_control_connection()
 
     async def finish(self) -> None:
         """End all requests. Changes in progress are completed first."""

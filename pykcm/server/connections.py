@@ -134,7 +134,7 @@ class Connections:
         self.requests = BytesByUid(limits.uid_bytes, limits.bytes)
         self.replies = BytesByUid(limits.uid_unread, limits.unread)
         self._timer: asyncio.TimerHandle | None = None
-        self._others = 0  # other connections that keep the daemon from being idle
+        self._control_connections = 0  # those that keep the daemon from being idle
         self._is_ending = False
         self._all_closed = asyncio.Event()
         self._all_closed.set()
@@ -163,7 +163,7 @@ class Connections:
     @property
     def are_idle(self) -> bool:
         """Whether there are no connections."""
-        return not self._count and not self._others
+        return not self._count and not self._control_connections
 
     def add(self, connection: Member) -> None:
         """Add a connection; there has to be room for it."""
@@ -251,7 +251,7 @@ class Connections:
                 break
             chosen = self._choose_idle(uid)
             if chosen is None and number > count + 1:
-                chosen = min(self._open[uid], key=_worth)
+                chosen = min(self._open[uid], key=_loss)
             if chosen is not None:
                 return chosen
         return self._choose_idle(asking) if count else None
@@ -302,21 +302,21 @@ class Connections:
 
     # Idle time
 
-    def stay_awake(self) -> None:
+    def add_control_connection(self) -> None:
         """Count a connection of the control socket, which keeps the daemon from being idle."""
-        self._others += 1
+        self._control_connections += 1
         self._stop_timer()
 
-    def may_sleep(self) -> None:
-        """A connection counted by `stay_awake` has closed."""
-        self._others -= 1
+    def remove_control_connection(self) -> None:
+        """Note that a connection of the control socket has closed."""
+        self._control_connections -= 1
         if not self._count and not self._is_ending:
             self.start_timer()
 
     def start_timer(self) -> None:
         """Start the idle time; a new connection stops it."""
         self._stop_timer()
-        if self._idle_timeout and not self._others:
+        if self._idle_timeout and not self._control_connections:
             self._timer = asyncio.get_running_loop().call_later(self._idle_timeout, self._on_idle)
 
     def _stop_timer(self) -> None:
@@ -369,9 +369,9 @@ class _Processes:
         return self._have_connected_again.get((connection.uid, connection.pid), False)
 
 
-# In this order connections are given up: the least loss first.
-_ORDER = (State.IDLE, State.RECEIVING, State.SENDING, State.REQUESTED, State.SERVING)
+# The order in which connections are closed for others: the least loss first.
+_BY_LOSS = (State.IDLE, State.RECEIVING, State.SENDING, State.REQUESTED, State.SERVING)
 
 
-def _worth(connection: Member) -> tuple[int, float]:
-    return _ORDER.index(connection.state), connection.last_heard
+def _loss(connection: Member) -> tuple[int, float]:
+    return _BY_LOSS.index(connection.state), connection.last_heard
