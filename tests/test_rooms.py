@@ -58,7 +58,7 @@ OLD_NAMES = {
     *("IncomingError", "Trouble", "succession", "successor", "befores", "keeping", "changing"),
     *("how", "shown", "meant", "told", "whose", "beside"),
 }
-OLD_MODULES = {"admin", "beside", "changing", "feed", "keeping", "rota", "succession", "words"}
+OLD_MODULES = {"admin", "beside", "changing", "feed", "keeping", "rota", "sighting", "succession", "words"}
 
 
 def module_of(path: str) -> str:

@@ -1,4 +1,4 @@
-"""Entries for the store, functions that run by themselves until they count, and all that follows a commit."""
+"""The entries of commits, functions that are committed alone, and the work that follows each commit."""
 
 import errno
 import logging
@@ -48,7 +48,10 @@ class Commits:
         self._numbers = count()
 
     async def run_alone(self, uids: Sequence[int], function: Callable[[Collections], T], keep: bool) -> T:
-        """Run the function until it counts. Nothing of these UIDs is uncommitted, and no other one runs."""
+        """Run the function, again after each conflict, until its changes are committed.
+
+        Meanwhile no other function of these UIDs runs, and no other changes of theirs are being committed.
+        """
         for _ in range(_MOST_ATTEMPTS):
             collections = {uid: await self._collection_cache.get(uid, is_wanted=keep) for uid in uids}
             before = self.before(collections) if self.watchers else []
