@@ -3,9 +3,18 @@
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
+
+_THREADS = "/proc/self/task"
+
+# Those of pytest-xdist, which the module `threading` does not know.
+_THREADS_AT_START = {*os.listdir(_THREADS)}  # noqa: PTH208
+
+# In seconds; reached only on an overloaded machine.
+_PATIENCE = 60.0
 
 
 def clean_environment() -> None:
@@ -34,6 +43,7 @@ def in_child(function: Callable[[], object]) -> None:
 
     An exception of the function fails the test.
     """
+    _wait_for_ended_threads()
     pid = os.fork()
     if pid == 0:
         status = 1
@@ -47,3 +57,19 @@ def in_child(function: Callable[[], object]) -> None:
             os._exit(status)
     _, waited = os.waitpid(pid, 0)
     assert os.waitstatus_to_exitcode(waited) == 0, "the child failed"
+
+
+def _wait_for_ended_threads() -> None:
+    """Wait until threads that have been joined are gone from the process.
+
+    A thread that Python has joined may still be in OpenSSL's destructor, and hold a lock. In the child of a
+    fork nobody would release it.
+    """
+    deadline = time.monotonic() + _PATIENCE
+    while ended := {*os.listdir(_THREADS)} - _THREADS_AT_START - _running_threads():  # noqa: PTH208
+        assert time.monotonic() < deadline, f"threads {ended} do not end"
+        time.sleep(0.001)
+
+
+def _running_threads() -> set[str]:
+    return {str(thread.native_id) for thread in threading.enumerate()}

@@ -1,5 +1,6 @@
 """Processes: core dumps are forbidden."""
 
+import _thread
 import ctypes
 import os
 import resource
@@ -89,3 +90,20 @@ def test_daemon_forbids_dumps_before_reading_anything(monkeypatch: pytest.Monkey
         assert daemon.main([]) == daemon.EXIT_UNUSABLE
 
     in_child(start)
+
+
+def test_child_is_forked_when_ended_threads_are_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that Python no longer knows, but that may hold a lock of a library, delays the fork."""
+    ends = _thread.allocate_lock()
+    ends.acquire()
+    _thread.start_new_thread(ends.acquire, ())
+    waits: list[float] = []
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 1:
+            ends.release()
+
+    monkeypatch.setattr("tests.processes.time.sleep", wait)
+    in_child(lambda: None)
+    assert waits
