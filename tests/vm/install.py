@@ -1,5 +1,7 @@
 """Installs pykcm and its policy module in the virtual machine, by the commands of the documents."""
 
+import re
+import sys
 from pathlib import Path
 
 from . import machine
@@ -8,10 +10,18 @@ from .readme import commands_of
 # The project, or what the tests need of it.
 _PAYLOAD = Path(__file__).parents[2]
 
+# "pip install", with any options, of the checkout.
+_CHECKOUT = re.compile(r"(pip install.*) \.$", re.MULTILINE)
+
 if __name__ == "__main__":
     (wheel,) = _PAYLOAD.glob("wheel/*.whl")
+    installs = 0
     for commands in commands_of(_PAYLOAD / "README.md", "Installing"):
-        # What was built of the checkout; its dependencies are there already, and there is no network.
-        machine.shell(commands.replace("'.[", f"--no-index '{wheel}["))
+        # The wheel was built of the checkout. Its dependencies are installed, and there is no network.
+        offline, number = _CHECKOUT.subn(rf"\1 --no-index {wheel}", commands)
+        installs += number
+        machine.shell(offline)
+    if not installs:
+        sys.exit("install: README.md does not install the checkout")
     for commands in commands_of(_PAYLOAD / "docs" / "selinux.md", "The policy module"):
         machine.shell(commands)
