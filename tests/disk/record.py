@@ -23,6 +23,7 @@ _LINE = re.compile(r"^\d+ +(\w+)\((.*)\) += (-?\d+)", re.DOTALL)
 # strace writes a call in two parts if calls of other threads interrupt it.
 _BEGUN = re.compile(r"^(\d+ .*) <unfinished \.\.\.>$", re.DOTALL)
 _SYNC = re.compile(r"^\d+ +(?:fsync|fdatasync)\((\d+)")
+_CLOSE = re.compile(r"^\d+ +close\((\d+)")
 _RESUMED = re.compile(r"^\d+ +<\.\.\. \w+ resumed>(.*)", re.DOTALL)
 _BYTES = re.compile(r'"((?:\\x[0-9a-f]{2})*)"')
 
@@ -126,7 +127,8 @@ def wait_for(record: Path) -> None:
 def read_record(record: Path, folder: Path) -> Iterator[Event]:
     """Yield the successful calls on connections and on files of `folder`, in the order of their ends.
 
-    A sync that other calls interrupt also has an event for its begin.
+    A sync that other calls interrupt also has an event for its begin. A close counts from its begin: another
+    thread may get the descriptor before it ends.
     """
     reader = _Reader(folder)
     begun: dict[str, str] = {}  # by thread
@@ -137,8 +139,13 @@ def read_record(record: Path, folder: Path) -> Iterator[Event]:
                 begun[thread] = first_part[1]
                 if (fd := reader.file_of_sync(first_part[1])) is not None:
                     yield Syncing(fd, thread)
+                if (close := _CLOSE.match(first_part[1])) and (event := reader.read("close", close[1], 0)):
+                    yield event
                 continue
             rest = _RESUMED.match(line)
+            if rest is not None and _CLOSE.match(begun[thread]):
+                del begun[thread]
+                continue
             match = _LINE.match(line if rest is None else begun.pop(thread) + rest[1])
             if match is None or int(match[3]) < 0:
                 continue

@@ -17,8 +17,9 @@ from .waiting import wait_until
 
 MIB = 1 << 20
 
-# Descriptors of the database, the listening socket, the event loop and a client of the test.
-FEW = 5
+# Descriptors that the store opens when it first needs them or for a moment, of connections that are refused
+# next, and of a client of the test.
+FEW = 10
 
 
 @pytest.mark.parametrize("connections", [200, 400], ids=["200", "more than a UID may have"])
