@@ -5,6 +5,8 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from . import machine, stored
 from .clients import LabelledClient
 
@@ -60,6 +62,8 @@ class _Aim:
             self._decided += 0.01 if is_same else -0.01
 
 
+# A hundred starts take 4 to 25 minutes, as fast as the emulation is.
+@pytest.mark.timeout(1500)
 def test_clients_during_an_idle_exit_lose_nothing(client_as: Callable[..., LabelledClient]) -> None:
     """A hundred clients that connect around the time of the exit get no error and lose nothing."""
     machine.configure(f"responder_idle_timeout = {_TIMEOUT}\n")
