@@ -52,9 +52,7 @@ def secret_changes(uid: int, changes: Sequence[Change]) -> list[tree.SecretChang
             case CredentialRemoved(ccache, uuid) | OldCredentialRemoved(ccache, uuid):
                 todo.append(tree.Delete(_container(uid, ccache), uuid.hex()))
             case CredentialsCleared(ccache):
-                # Before the Put of the ccache, with which the SQLCipher store adds the container again.
-                at = len(todo) - bool(todo and tree.is_ccaches_container(todo[-1].container))
-                todo.insert(at, tree.DeleteContainer(_container(uid, ccache)))
+                _insert_before_put(todo, [tree.DeleteContainer(_container(uid, ccache))])
             case (
                 CCacheCreated(ccache)
                 | CCacheReplaced(ccache)
@@ -71,12 +69,21 @@ def secret_changes(uid: int, changes: Sequence[Change]) -> list[tree.SecretChang
                 todo.append(_ccache_removed(uid, uuid, name, was_last=was_last))
             case CCacheMoved(ccache, target_uid, target, _, was_last):
                 target_container = _container(target_uid, target)
-                todo.append(tree.DeleteContainer(target_container))
-                todo.append(tree.RenameContainer(_container(uid, ccache), target_container))
+                renamed = tree.RenameContainer(_container(uid, ccache), target_container)
+                _insert_before_put(todo, [tree.DeleteContainer(target_container), renamed])
                 todo.append(_ccache_removed(uid, ccache.uuid, ccache.name, was_last=was_last))
             case DefaultChanged(defaults):
                 todo.append(_default_secret(uid, defaults))
     return todo
+
+
+def _insert_before_put(todo: list[tree.SecretChange], containers: list[tree.SecretChange]) -> None:
+    """Change containers of credentials before the Put of their ccache, if that is the last change.
+
+    With the Put, the SQLCipher store adds the container if there is none.
+    """
+    at = len(todo) - bool(todo and tree.is_ccaches_container(todo[-1].container))
+    todo[at:at] = containers
 
 
 def _container(uid: int, ccache: CCache) -> str:
