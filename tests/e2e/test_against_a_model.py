@@ -22,7 +22,7 @@ from .model.comparison import Comparison, DivergenceError, Sent
 from .model.driver import Driver, Traffic
 from .model.operations import Operation
 
-OPERATIONS = int(os.environ.get("PYKCM_OPERATIONS", "10000"))
+OPERATIONS = int(os.environ.get("PYKCM_OPERATIONS", "20000"))
 SEED = int(os.environ.get("PYKCM_SEED", random.SystemRandom().randrange(10**6)))
 UIDS = [0, USER, OTHER]
 

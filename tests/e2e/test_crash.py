@@ -17,7 +17,7 @@ from .conftest import OTHER, USER
 from .crashes import Crashes, look_into
 from .daemon import Pykcmd
 
-KILLS = int(os.environ.get("PYKCM_KILLS", "80"))
+KILLS = int(os.environ.get("PYKCM_KILLS", "200"))
 SEED = int(os.environ.get("PYKCM_SEED", random.SystemRandom().randrange(10**6)))
 
 # In seconds: the longest time until a kill, after the clients have started and after a start of the daemon.

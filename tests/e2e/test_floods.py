@@ -17,9 +17,9 @@ from .waiting import wait_until
 
 MIB = 1 << 20
 
-# Descriptors that the store opens when it first needs them or for a moment, of connections that are refused
-# next, and of a client of the test.
-FEW = 10
+# Descriptors of the database, the listening socket, the event loop and a client of the test; and two of the
+# write-ahead log, which the store opens to look at its length and to extend it.
+FEW = 5 + 2
 
 
 @pytest.mark.parametrize("connections", [200, 400], ids=["200", "more than a UID may have"])

@@ -32,7 +32,7 @@ from .daemon import Pykcmd
 
 SEED = 20261121
 CHANGES = 70  # for each client, before a kill and again after it
-CUTS = 40  # of each kind
+CUTS = 60  # of each kind
 FIRST_START = 80  # events, each of which is followed by a cut
 
 # Root creates the ccaches of other users, so that their changes are concurrent.
