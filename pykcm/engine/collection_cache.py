@@ -113,16 +113,12 @@ class CollectionCache:
         """Note the versions of cached collections after a commit, by UID."""
         self._versions.update(versions)
 
-    def release(self, uid: int) -> None:
-        """Remove a collection from the cache; it is as it is stored."""
+    def drop(self, uid: int) -> None:
+        """Remove a collection from the cache: the next caller reads it again."""
         self._collections.pop(uid, None)
         self._large.pop(uid, None)
         self._versions.pop(uid, None)
         self._footprint -= self._footprints.pop(uid, 0)
-
-    def drop(self, uid: int) -> None:
-        """Remove a collection that may differ from what is stored: the next caller reads it again."""
-        self.release(uid)
 
     def take_back(self, more: int) -> None:
         """Take back the count of ccaches of a change that was not stored; negative: it removed some."""
@@ -162,5 +158,5 @@ class CollectionCache:
                 if excess <= 0:
                     break
         for uid in removed:
-            self.release(uid)
+            self.drop(uid)
         self.let_go += len(removed)

@@ -252,7 +252,7 @@ class Pipelines:
 
     def _free(self, queue: UidQueue) -> None:
         if queue.is_unwanted:
-            self._collection_cache.release(queue.uid)
+            self._collection_cache.drop(queue.uid)
         self._make_room()
 
     def _make_room(self) -> None:

@@ -204,7 +204,7 @@ def test_list_leaves_no_collection_in_the_cache(server: Server, control: Control
     """Collections that only an administrator reads do not stay in the cache."""
     for uid in (1000, 2000):
         server.ask_as(uid).initialize(b"%d" % uid, ALICE)
-    server.collection_cache.release(1000)
+    server.collection_cache.drop(1000)
     assert len(rows(control)) == 2
     assert server.collection_cache.present(1000) is None
     assert server.collection_cache.present(2000) is not None
@@ -217,7 +217,7 @@ def damage(server: Server) -> None:
     container = ccache_container(1000, *split_ccache_name(name))
     (credential,) = [secret.name for secret in secrets if secret.container == container]
     server.runner.run(commit_changes(server.store, [Put(container, credential, b"nonsense")]))
-    server.collection_cache.release(1000)
+    server.collection_cache.drop(1000)
 
 
 def test_damaged_ccache_is_listed(server: Server, control: Controlling) -> None:

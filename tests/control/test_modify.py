@@ -29,7 +29,7 @@ def filled(server: Server) -> Server:
 def test_destroy_removes_one_ccache(filled: Server, control: Controlling) -> None:
     """The ccache is removed, also from the store, and no other is."""
     assert control.ask("destroy", name=b"1000:new") == [{"uid": 1000, "name": b"1000:new"}]
-    filled.collection_cache.release(1000)
+    filled.collection_cache.drop(1000)
     assert listed(filled.ask_as(1000)) == [b"1000:old"]
     assert listed(filled.ask_as(2000)) == [b"2000"]
     with pytest.raises(ControlError, match="no such ccache"):
@@ -152,7 +152,7 @@ def test_destroy_expired_reports_a_doubted_clock(doubted: Doubted) -> None:
 def test_switch_moves_the_default(filled: Server, control: Controlling) -> None:
     """The UID's default is another one, also in the store."""
     control.ask("switch", uid=1000, name=b"1000:new")
-    filled.collection_cache.release(1000)
+    filled.collection_cache.drop(1000)
     assert filled.ask_as(1000).get_default_cache() == b"1000:new"
 
 

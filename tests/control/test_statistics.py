@@ -83,7 +83,7 @@ def test_reads_of_administrators_do_not_count_as_cache_hits(server: Server, cont
     """The cache's counters count only the requests of KCM clients."""
     busy(server)
     before = stats(control)["cache"]
-    server.collection_cache.release(1000)
+    server.collection_cache.drop(1000)
     for request in ("list", "export"):
         control.ask(request)
     after = stats(control)["cache"]

@@ -97,7 +97,7 @@ async def test_error_waits_for_what_it_follows_from(host: Host) -> None:
 
 
 async def test_plain_reads_are_refused_meanwhile(host: Host) -> None:
-    """What is in the cache is not given at once while a change of it is not durable."""
+    """A cached collection is not given at once while one of its changes is not durable."""
     assert host.engine.cached((UID,)) is not None
     first = host.begin(creating(b"a"))
     await until(lambda: host.store.entries)

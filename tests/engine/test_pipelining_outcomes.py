@@ -100,7 +100,7 @@ async def test_unknown_outcome_that_was_committed(host: Host) -> None:
 
 @pytest.mark.parametrize("is_busy", [False, True], ids=["alone", "behind another change"])
 async def test_function_that_fails_half_way_changes_nothing(host: Host, is_busy: bool) -> None:
-    """What a function has changed before it raised is forgotten; changes of others are not."""
+    """A function that raises an exception has changed nothing; the changes of others stay."""
 
     def fail(collections: Collections) -> list[bytes]:
         creating(b"half")(collections)

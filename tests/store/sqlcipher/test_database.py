@@ -45,7 +45,7 @@ def test_one_damaged_byte_is_refused(filled: Database) -> None:
 
 def test_damaged_page_that_is_not_in_the_log_is_refused(filled: Database) -> None:
     """A damaged page that is not in the log is refused after a crash as well."""
-    # So many that what the journal has anew is not in the middle.
+    # There are so many pages that the new ones in the write-ahead log are not in the middle.
     filled.write(*range(10, 100))
     filled.write_and_die(100)
     pages = filled.path.stat().st_size // PAGE

@@ -17,7 +17,7 @@ from tests.e2e.daemon import LIMIT
 
 PAGE = 4096
 
-# So many secrets need more pages than the log may have before a checkpoint.
+# This number of secrets needs more pages than the log may have before a checkpoint.
 MANY = 700
 
 

@@ -3,6 +3,7 @@
 import errno
 import random
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -30,30 +31,41 @@ async def check_after_a_crash(folder: Path) -> None:
 CALLS = (Call.WRITE, Call.SYNC, Call.TRUNCATE, Call.OPEN, Call.UNLINK)
 
 
+async def disturb_each_call(
+    tmp_path: Path, state: Path, library: Path, call: Call, disturb: Callable[[Faults, int], None]
+) -> list[int]:
+    """Disturb one call of a rekey after the other, and check what is left; return each exit status.
+
+    `disturb` gets the number of calls before. The last rekey was not disturbed.
+    """
+    faults = Faults(library, tmp_path, tmp_path.with_name(tmp_path.name + "-faults"))
+    statuses: list[int] = []
+    with rekeying(faults.environment) as processes:
+        hit = True
+        while hit:
+            attempt = tmp_path / "attempt"
+            shutil.copytree(state, attempt)
+            disturb(faults, len(statuses))
+            statuses.append(processes.run(attempt))
+            hit = bool(faults.hits(call))
+            faults.mend()
+            await check_after_a_crash(attempt)
+            shutil.rmtree(attempt)
+    return statuses
+
+
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: call.name.lower())
 async def test_kill_before_each_call_loses_nothing(
     tmp_path: Path, state: Path, faults_library: Path, call: Call
 ) -> None:
     """After a kill before any call to the disk, all acknowledged secrets are there, and one key."""
-    faults = Faults(faults_library, tmp_path, tmp_path.with_name(tmp_path.name + "-faults"))
-    kills = 0
-    with rekeying(faults.environment) as processes:
-        while True:
-            attempt = tmp_path / "attempt"
-            shutil.copytree(state, attempt)
-            faults.kill(call, skip=kills)
-            status = processes.run(attempt)
-            hit = faults.hits(call)
-            faults.mend()
-            await check_after_a_crash(attempt)
-            shutil.rmtree(attempt)
-            if not hit:
-                break
-            assert status == -9
-            kills += 1
-    assert status == 0
-    assert kills >= 5
+    *killed, last = await disturb_each_call(
+        tmp_path, state, faults_library, call, lambda faults, skip: faults.kill(call, skip=skip)
+    )
+    assert set(killed) == {-9}
+    assert last == 0
+    assert len(killed) >= 5
 
 
 @pytest.mark.timeout(300)
@@ -62,22 +74,11 @@ async def test_failure_of_each_call_loses_nothing(
     tmp_path: Path, state: Path, faults_library: Path, call: Call
 ) -> None:
     """If any call to the disk fails, the rekey is undone, or the next start completes it."""
-    faults = Faults(faults_library, tmp_path, tmp_path.with_name(tmp_path.name + "-faults"))
-    failures = 0
-    with rekeying(faults.environment) as processes:
-        while True:
-            attempt = tmp_path / "attempt"
-            shutil.copytree(state, attempt)
-            faults.fail(call, errno.EIO, skip=failures, times=1)
-            processes.run(attempt)
-            hit = faults.hits(call)
-            faults.mend()
-            await check_after_a_crash(attempt)
-            shutil.rmtree(attempt)
-            if not hit:
-                break
-            failures += 1
-    assert failures >= 5
+    *failed, _ = await disturb_each_call(
+        *(tmp_path, state, faults_library, call),
+        lambda faults, skip: faults.fail(call, errno.EIO, skip=skip, times=1),
+    )
+    assert len(failed) >= 5
 
 
 @pytest.fixture
@@ -128,7 +129,7 @@ def torn_names(disk: DiskFolder, seed: int, contents: Choice) -> Choice:
 
 async def cut(folder: Path, disk: DiskFolder, choose: Choice) -> None:
     disk.write_left(folder, choose)
-    # What was acknowledged is known to others: no disk can lose it.
+    # Others have seen each acknowledged change: no disk may lose it.
     (folder / "acknowledged").write_bytes(bytes(disk.names["acknowledged"].now))
     await check_after_a_crash(folder)
     assert load_key(folder / "key", may_create=False)
