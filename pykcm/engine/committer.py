@@ -150,7 +150,8 @@ class Committer:
             if self._store.needs_task:
                 self._task = loop.create_task(self._commit_waiting())
             else:
-                loop.call_soon(self._start)
+                # Where the loop has it (see sockets.event_loop): 15 µs of a STORE.
+                getattr(loop, "call_after_readers", loop.call_soon)(self._start)
 
     async def _gather(self) -> None:
         """Wait for further operations, as long as each iteration of the event loop brings some.

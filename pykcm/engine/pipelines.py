@@ -99,7 +99,11 @@ class Pipelines:
             elif call.changes:
                 self.commits.committer.submitted += 1
         finally:
-            self.leave(queue)
+            if queue.pending and not queue.waiting and queue.drained is None:
+                # As `leave`, without three calls: nobody waits for the queue, and it is still needed.
+                queue.is_entered = False
+            else:
+                self.leave(queue)
         await call.done
         result = call.outcome()
         return result  # noqa: RET504 - named for its type

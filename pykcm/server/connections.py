@@ -103,18 +103,20 @@ class BytesByUid:
         """The bytes of a UID."""
         return self._by_uid.get(uid, 0)
 
-    def add(self, uid: int, more: int) -> None:
-        """Add bytes to the UID's; `more` may be negative."""
+    def add(self, uid: int, more: int) -> int | None:
+        """Add bytes to the UID's; `more` may be negative.
+
+        Returns that UID or the largest one if a limit is exceeded now, else None.
+        """
         self.total += more
-        size = self.of(uid) + more
+        size = self._by_uid.get(uid, 0) + more
         if size:
             self._by_uid[uid] = size
         else:
             self._by_uid.pop(uid, None)
-
-    def exceeding_uid(self, uid: int) -> int | None:
-        """After bytes were added for `uid`: that UID or the largest one if a limit is exceeded, else None."""
-        if self._uid_limit and self.of(uid) > self._uid_limit:
+        if more <= 0:
+            return None
+        if self._uid_limit and size > self._uid_limit:
             return uid
         if self._limit and self.total > self._limit:
             return max(self._by_uid, key=self._by_uid.__getitem__)
@@ -292,8 +294,7 @@ class Connections:
     def _change(
         self, memory: BytesByUid, connection: Member, more: int, size: Callable[[Member], int]
     ) -> Member | None:
-        memory.add(connection.uid, more)
-        uid = memory.exceeding_uid(connection.uid) if more > 0 else None
+        uid = memory.add(connection.uid, more)
         if uid is None or uid == connection.uid:
             return None if uid is None else connection
         # A request in progress keeps its memory even if its connection is closed.

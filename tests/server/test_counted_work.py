@@ -77,6 +77,22 @@ def test_store_is_one_insert(user: Asking, statements: Statements) -> None:
     assert statements.said == ["BEGIN", "INSERT", "COMMIT"]
 
 
+def test_store_needs_no_begin_while_the_disk_is_fast(
+    user: Asking, statements: Statements, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then the statement is a transaction by itself."""
+    monkeypatch.setattr("pykcm.store.sqlcipher.writer._FAST", 3600.0)
+    for number in range(16):
+        user.store(NAME, credential_bytes(service(number)))
+    statements.clear()
+    user.store(NAME, credential_bytes(HTTP))
+    assert statements.said == ["INSERT"]
+    # A ccache's own secret is counted, and may be new.
+    statements.clear()
+    user.initialize(b"1000:new", ALICE)
+    assert (statements.said[0], statements.said[-1]) == ("BEGIN", "COMMIT")
+
+
 def test_stores_of_one_uid_share_a_commit(server: Server, statements: Statements) -> None:
     """STOREs over 16 connections into 16 ccaches of one UID are one transaction with one sync."""
     names = [b"1000:%d" % number for number in range(16)]

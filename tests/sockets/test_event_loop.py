@@ -363,6 +363,50 @@ def test_ready_reader_costs_one_call_and_no_iteration(
     assert iterations <= 10
 
 
+def test_call_after_readers_comes_after_all_that_are_ready(loop: EventLoop) -> None:
+    """It is called once, after every ready reader; an exception of it is reported."""
+    pairs = [socket.socketpair() for _ in range(3)]
+    done = asyncio.Event()
+    calls: list[int | str] = []
+    reported: list[dict[str, Any]] = []
+    loop.set_exception_handler(lambda _, context: reported.append(context))
+
+    def after() -> None:
+        calls.append("after")
+        done.set()
+        raise ValueError("after")
+
+    def read(number: int) -> None:
+        pairs[number][1].recv(1)
+        if not calls:
+            loop.call_after_readers(after)
+        calls.append(number)
+
+    for number, (one, other) in enumerate(pairs):
+        loop.add_reader(other.fileno(), lambda number=number: read(number))  # type: ignore[misc]
+        one.send(b"a")
+    run_until(loop, done)
+    assert sorted(each for each in calls if each != "after") == [0, 1, 2]
+    assert calls[-1] == "after"
+    assert len(calls) == 4
+    assert [str(context["exception"]) for context in reported] == ["after"]
+    for one, other in pairs:
+        loop.remove_reader(other.fileno())
+        one.close()
+        other.close()
+
+
+def test_call_after_readers_outside_of_a_reader_comes_soon(loop: EventLoop) -> None:
+    """A task that gives such a call does not wait for a reader."""
+    done = asyncio.Event()
+
+    async def call() -> None:
+        loop.call_after_readers(done.set)
+
+    loop.run_until_complete(call())
+    run_until(loop, done)
+
+
 def test_closed_loop_leaves_no_descriptor() -> None:
     before = descriptors()
     with asyncio.Runner(loop_factory=EventLoop) as runner:

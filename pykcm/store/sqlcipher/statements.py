@@ -43,6 +43,14 @@ class Applier:
         """Forget remembered containers: the changes may have been rolled back."""
         self._container_ids.clear()
 
+    def is_one_statement(self, change: SecretChange) -> bool:
+        """Whether the change is a single statement, and no change of ccaches."""
+        return (
+            type(change) is Put
+            and change.container in self._container_ids
+            and not is_ccaches_container(change.container)
+        )
+
     def apply(self, change: SecretChange) -> int:
         """Make the change; returns how many ccaches it adds. Negative: how many it removes."""
         db = self._db

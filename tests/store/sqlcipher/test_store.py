@@ -13,6 +13,7 @@ from sqlcipher3 import dbapi2 as sqlcipher
 
 from pykcm.store.interface import StoreError
 from pykcm.store.keys import Key
+from pykcm.store.sqlcipher.database import COVER
 from pykcm.store.sqlcipher.statements import Applier
 from pykcm.store.sqlcipher.store import SQLCipherStore
 from pykcm.store.tree import Put, SecretChange, uid_container
@@ -234,6 +235,30 @@ def test_failed_commit_changes_nothing(
     assert numbers_in(store) == list(range(10))
     put(store, 11)
     assert numbers_in(store) == [*range(10), 11]
+
+
+def test_failed_transaction_of_one_statement_changes_nothing(
+    failing: tuple[SQLCipherStore, FailingConnection], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the disk is fast, a statement syncs by itself. After a failed sync the log is overwritten."""
+    store, connection = failing
+    monkeypatch.setattr("pykcm.store.sqlcipher.writer._FAST", 3600.0)
+    for _ in range(16):
+        put(store, 1)
+    executed: list[str] = []
+
+    def fail(statement: str) -> Exception | None:
+        executed.append(statement.split(maxsplit=1)[0])
+        return database_error("SQLITE_IOERR_FSYNC") if executed[-1] == "INSERT" else None
+
+    connection.fails = fail
+    with pytest.raises(StoreError) as caught:
+        put(store, 10)
+    assert caught.value.code == errno.EIO
+    assert executed[0] == "INSERT"
+    assert executed[1:] == [COVER.split()[0]]
+    connection.fails = lambda _: None
+    assert numbers_in(store) == list(range(10))
 
 
 def test_failed_read_raises_store_error(failing: tuple[SQLCipherStore, FailingConnection]) -> None:

@@ -257,13 +257,18 @@ async def test_commits_are_made_where_no_thread_can_be_had(path: Path, key: Key,
 def threads(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """For each COMMIT, whether it was made in the event loop."""
     made: list[bool] = []
-    really = Writer._commit
 
-    def commit(writer: Writer) -> None:
-        made.append(threading.current_thread() is threading.main_thread())
-        really(writer)
+    def record(name: str) -> None:
+        really = getattr(Writer, name)
 
-    monkeypatch.setattr(Writer, "_commit", commit)
+        def commit(*arguments: object) -> object:
+            made.append(threading.current_thread() is threading.main_thread())
+            return really(*arguments)
+
+        monkeypatch.setattr(Writer, name, commit)
+
+    record("_commit")
+    record("_commit_one_statement")
     return made
 
 
