@@ -176,8 +176,8 @@ def test_daemon_loads_no_unneeded_modules() -> None:
     assert not {"hashlib", "secrets", "random", "tempfile", "shutil"} & set(loaded)
 
 
-def test_daemon_loads_no_openssl() -> None:
-    """The daemon is imported without ssl, whose libraries take 4 MiB of memory; later imports still work."""
+def test_daemon_loads_neither_openssl_nor_typing_extensions() -> None:
+    """The daemon is imported without ssl and typing_extensions; later imports of them still work."""
     program = """
 import sys
 from pykcm.__main__ import main
@@ -187,12 +187,14 @@ try:
 except SystemExit:
     print(*sys.modules)
 import ssl
+from importlib.util import find_spec
+assert find_spec("typing_extensions") is None or __import__("typing_extensions")
 """
     loaded = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     ).stdout
     assert "asyncio" in loaded.split()
-    assert not {"ssl", "_ssl", "_hashlib"} & set(loaded.split())
+    assert not {"ssl", "_ssl", "_hashlib", "typing_extensions"} & set(loaded.split())
 
 
 def test_garbage_is_collected_once_the_daemon_serves(daemon: Daemon) -> None:
