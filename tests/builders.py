@@ -38,6 +38,21 @@ def principal(text: str, name_type: int = 1) -> Principal:
     return Principal(name_type, realm.encode() if at else REALM, tuple(components.encode().split(b"/")))
 
 
+def changed(
+    principal: Principal,
+    *,
+    name_type: int | None = None,
+    realm: bytes | None = None,
+    components: tuple[bytes, ...] | None = None,
+) -> Principal:
+    """The principal with other values in some fields."""
+    return Principal(
+        principal.name_type if name_type is None else name_type,
+        principal.realm if realm is None else realm,
+        principal.components if components is None else components,
+    )
+
+
 ALICE = principal("alice")
 BOB = principal("bob")
 # The latest endtime of a ticket: the reaper does not remove it during a test.

@@ -29,7 +29,17 @@ from pykcm.server.reception import ClientReception
 from pykcm.sockets.acceptor import AcceptRates, Listener
 from pykcm.sockets.bound_socket import BoundSocket
 from pykcm.store.memory import MemoryStore
-from tests.builders import ALICE, BOB, HTTP, TGS, credential_bytes, credential_of_size, refused, tag_for
+from tests.builders import (
+    ALICE,
+    BOB,
+    HTTP,
+    TGS,
+    changed,
+    credential_bytes,
+    credential_of_size,
+    refused,
+    tag_for,
+)
 from tests.full_queue import connect_to_full_queue, full_queue
 
 TICKET, HTTP_TICKET = credential_bytes(TGS), credential_bytes(HTTP)
@@ -127,7 +137,7 @@ def test_methods_send_requests_and_decode_replies(kcm: KcmClient) -> None:
         (Tag(server=HTTP, second_ticket=b"second"), Match.SECOND_TICKET),
         (Tag(server=HTTP, authdata=b"\0\0\0\1\0\7\0\0\0\1x"), Match.AUTHDATA),
         (Tag(server=HTTP, flags=0x40E10000), Match.FLAGS_EXACT),
-        (Tag(server=HTTP._replace(realm=b"")), Match.SRV_NAMEONLY),
+        (Tag(server=changed(HTTP, realm=b"")), Match.SRV_NAMEONLY),
     ],
 )
 def test_fields_of_a_tag_reach_the_server(kcm: KcmClient, tag: Tag, match_flags: int) -> None:

@@ -7,6 +7,7 @@ from pykcm.ccaches.service_tickets import ServiceTickets
 from pykcm.protocol.credential import Credential, Equality
 from pykcm.protocol.framing import Pieces
 from pykcm.protocol.messages import blobs_in_pieces
+from pykcm.protocol.principal import name_of
 from pykcm.protocol.tag import Tag
 
 
@@ -38,9 +39,9 @@ class Credentials:
         self._packed: Pieces | None = None
         self._by_uuid: dict[bytes, Credential] = {}
         self._uuid_of: dict[Equality, bytes] = {}
-        # By the server's components: a look-up may ignore the realm, but never these. The UUIDs are the keys
+        # By the name of the server: a look-up may ignore the realm, but never this. The UUIDs are the keys
         # of a dictionary, in stored order: removing one of many tickets for a server needs no search.
-        self._by_server: dict[tuple[bytes, ...], dict[bytes, None]] = {}
+        self._by_server: dict[bytes, dict[bytes, None]] = {}
 
     def copy(self) -> "Credentials":
         """Return an independent copy; the credentials themselves are shared."""
@@ -140,25 +141,24 @@ class Credentials:
 
     def _add_to_indexes(self, uuid: bytes, credential: Credential) -> None:
         self._uuid_of[credential.equality] = uuid
-        self._by_server.setdefault(_components(credential), {})[uuid] = None
+        self._by_server.setdefault(name_of(credential.equality.server), {})[uuid] = None
 
     def _replace_in_indexes(self, uuid: bytes, replaced: Credential, credential: Credential) -> None:
         self._drop_from_indexes(uuid, replaced)
-        self._add_to_indexes(uuid, credential)
+        self._uuid_of[credential.equality] = uuid
         # Its place is before others that were added to the indexes earlier.
-        same_server = self._by_server[_components(credential)]
-        self._by_server[_components(credential)] = dict.fromkeys(
-            each for each in self._by_uuid if each in same_server
-        )
+        name = name_of(credential.equality.server)
+        same_server = {uuid, *self._by_server.get(name, ())}
+        self._by_server[name] = dict.fromkeys(each for each in self._by_uuid if each in same_server)
         self._service_tickets = None
 
     def _drop_from_indexes(self, uuid: bytes, credential: Credential) -> None:
         del self._uuid_of[credential.equality]
-        components = _components(credential)
-        same_server = self._by_server[components]
+        name = name_of(credential.equality.server)
+        same_server = self._by_server[name]
         del same_server[uuid]
         if not same_server:
-            del self._by_server[components]
+            del self._by_server[name]
 
     def _forget_tgt(self, uuid: bytes) -> None:
         if self._tgt_ends.pop(uuid, None) is not None:
@@ -179,8 +179,4 @@ class Credentials:
     def _candidates(self, tag: Tag) -> Iterable[bytes]:
         if tag.server is None:
             return self._by_uuid
-        return self._by_server.get(tag.server.components, ())
-
-
-def _components(credential: Credential) -> tuple[bytes, ...]:
-    return credential.equality.server[1]
+        return self._by_server.get(name_of(tag.server.identity), ())

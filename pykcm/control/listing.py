@@ -25,7 +25,7 @@ from pykcm.control.snapshots import (
 from pykcm.peer.identity import ROOT
 from pykcm.peer.names import collection_of
 from pykcm.protocol.credential import Credential
-from pykcm.protocol.principal import Principal, is_tgs
+from pykcm.protocol.principal import Principal, is_tgs, name_of
 
 
 class ListArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -133,8 +133,8 @@ def _local_time(time: int, ccache: CCacheSnapshot) -> int | None:
 def tgt_of(principal: Principal, credentials: Iterable[Credential]) -> Credential | None:
     """The TGT of the principal's own realm, the latest if there are several; else one of another realm."""
     tgts = [each for each in credentials if is_tgs(each.equality.server) and is_ticket(each)]
-    realm = principal.realm
-    return max(tgts, key=lambda each: (each.equality.server[1][1:] == (realm,), each.endtime), default=None)
+    own = name_of(Principal(0, b"", (b"krbtgt", principal.realm)).identity)
+    return max(tgts, key=lambda each: (name_of(each.equality.server) == own, each.endtime), default=None)
 
 
 class ShowArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

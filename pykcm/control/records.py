@@ -33,7 +33,7 @@ class PrincipalRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @classmethod
     def of(cls, principal: Principal) -> "PrincipalRecord":
-        return cls(*principal)
+        return cls(principal.name_type, principal.realm, principal.components)
 
     @property
     def principal(self) -> Principal:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from pykcm.protocol.principal import Identity, Principal, read_identity, read_principal
+from pykcm.protocol.principal import Identity, Principal, principal_of, read_identity, read_principal
 from pykcm.protocol.wire import U32, Reader, StoredReader
 
 ENCTYPE = Struct(">h")
@@ -23,9 +23,8 @@ NO_AUTHDATA = b"\0\0\0\0"
 
 
 # Bytes of memory that a credential takes up in addition to its bytes and the copies of some of them, for its
-# objects and index entries. The second value is for each component of a principal. Measured.
+# objects and index entries. Measured.
 _OVERHEAD = 800
-_COMPONENT_OVERHEAD = 60
 
 
 class Times(NamedTuple):
@@ -52,7 +51,7 @@ class Equality(msgspec.Struct, frozen=True, gc=False):
 
     def __repr__(self) -> str:
         # A missing key of a dictionary is shown in the exception.
-        return f"<Equality {Principal(0, *self.client)} for {Principal(0, *self.server)}>"
+        return f"<Equality {principal_of(0, self.client)} for {principal_of(0, self.server)}>"
 
 
 class Credential(msgspec.Struct, frozen=True, gc=False):
@@ -66,10 +65,9 @@ class Credential(msgspec.Struct, frozen=True, gc=False):
     def size(self) -> int:
         """About how many bytes of memory it takes up in a ccache; this counts towards quotas."""
         equality = self.equality
-        components = len(equality.client[1]) + len(equality.server[1])
-        # The principals, at the beginning of the blob, are copied.
-        copied = self.times_at + len(equality.authdata) + len(equality.second_ticket)
-        return len(self.blob) + copied + _COMPONENT_OVERHEAD * components + _OVERHEAD
+        # The principals, at the beginning of the blob, are copied; the server's name once more, for an index.
+        copied = self.times_at + len(equality.server) + len(equality.authdata) + len(equality.second_ticket)
+        return len(self.blob) + copied + _OVERHEAD
 
     @property
     def client(self) -> Principal:

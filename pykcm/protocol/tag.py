@@ -13,7 +13,7 @@ from pykcm.protocol.credential import (
     Credential,
     Times,
 )
-from pykcm.protocol.principal import Principal, read_principal
+from pykcm.protocol.principal import Principal, name_of, read_principal
 from pykcm.protocol.wire import U32, Reader, pack_data
 
 
@@ -87,18 +87,18 @@ class Tag(NamedTuple):
     def matches(self, credential: Credential, match_flags: int) -> bool:
         """Whether the credential matches; `match_flags` as in Match."""
         server, client, equality = self.server, self.client, credential.equality
-        if server is not None:
-            realm, components = equality.server
-            if server.components != components:
-                return False
-            if server.realm != realm and not match_flags & _SRV_ANY_REALM:
-                return False
-        if client is not None:
-            realm, components = equality.client
-            if client.components != components:
-                return False
-            if client.realm != realm and not match_flags & _CLIENT_ANY_REALM:
-                return False
+        if (
+            server is not None
+            and server.identity != equality.server
+            and not (match_flags & _SRV_ANY_REALM and name_of(server.identity) == name_of(equality.server))
+        ):
+            return False
+        if (
+            client is not None
+            and client.identity != equality.client
+            and not (match_flags & _CLIENT_ANY_REALM and name_of(client.identity) == name_of(equality.client))
+        ):
+            return False
         # Without IS_SKEY a user-to-user ticket never matches: it does not work as an ordinary ticket.
         if equality.is_skey != (self.is_skey if match_flags & _IS_SKEY else False):
             return False

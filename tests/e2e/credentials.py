@@ -3,6 +3,7 @@
 from pykcm.protocol.credential import TIMES_AND_FLAGS, Credential, parse_credential
 from pykcm.protocol.principal import Principal
 from pykcm.protocol.wire import Reader, pack_data
+from tests.builders import changed
 
 
 def parse_all(blobs: list[bytes]) -> list[Credential]:
@@ -55,5 +56,5 @@ def for_server(component: bytes, blob: bytes) -> bytes:
     begin = len(credential.client.pack())
     old = credential.server.pack()
     assert blob[begin:].startswith(old)
-    new = credential.server._replace(components=(component,)).pack()
+    new = changed(credential.server, components=(component,)).pack()
     return blob[:begin] + new + blob[begin + len(old) :]

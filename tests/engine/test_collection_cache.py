@@ -17,7 +17,7 @@ from pykcm.store.keys import Key
 from pykcm.store.memory import MemoryStore
 from pykcm.store.sqlcipher.store import SQLCipherStore
 from pykcm.store.tree import Put, ccache_name, ccaches_container
-from tests.builders import ALICE, TGS, credential_bytes, peer, principal_bytes, refused, service
+from tests.builders import ALICE, TGS, changed, credential_bytes, peer, principal_bytes, refused, service
 from tests.server.asking import ScriptedStore, Server, answer, frame, unpack
 from tests.server.waiting import settle, until
 from tests.storing import commit_changes
@@ -93,7 +93,7 @@ def test_unreadable_ccache_counts_until_it_is_destroyed(runner: asyncio.Runner, 
 def test_refused_creation_does_not_count(runner: asyncio.Runner, store: Store) -> None:
     """A ccache whose creation another quota refused does not count."""
     server = Server(runner, store, quotas=Quotas(max_ccaches=1, max_ccache_size=2200))
-    long = ALICE._replace(realm=b"R" * 100)
+    long = changed(ALICE, realm=b"R" * 100)
     for _ in range(3):
         with refused(errno.EDQUOT):
             server.ask_as(1000).initialize(b"1000", long)

@@ -13,7 +13,7 @@ from pykcm.protocol.codes import Code
 from pykcm.store.interface import Loaded, Pause, StoreError
 from pykcm.store.sqlcipher.store import SQLCipherStore
 from pykcm.store.tree import Delete, DeleteContainer, Put, Secret, ccaches_container
-from tests.builders import ALICE, TGS, refused, ticket
+from tests.builders import ALICE, TGS, changed, refused, ticket
 from tests.engine.reaping import DUE, ENDS, LASTING, RETENTION, TICKET, fill, reap
 from tests.server.asking import Server
 from tests.server.programs import listed
@@ -28,7 +28,7 @@ def test_due_ccache_is_removed_and_logged(
     caplog.set_level(logging.INFO)
     fill(server, 1000, 2000)
     server.ask_as(1000).replace(b"1000:l", 0, ALICE, [TICKET, ticket(ends=ENDS + 1).blob])
-    server.ask_as(1000).replace(b"1000:n", 0, ALICE, [TICKET, ticket(TGS._replace(realm=b"R"), ends=0).blob])
+    server.ask_as(1000).replace(b"1000:n", 0, ALICE, [TICKET, ticket(changed(TGS, realm=b"R"), ends=0).blob])
     if not in_memory:
         server = server.restarted()
     reap(server, DUE - 1)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pykcm.protocol.credential import Times, parse_credential, parse_stored_credential
 from pykcm.protocol.principal import Principal, read_principal
 from pykcm.protocol.wire import MAX_COMPONENTS, MAX_LIST, MAX_PRINCIPAL_SIZE, FormatError, Reader
-from tests.builders import TGS, credential_bytes, data, principal_bytes, typed_list
+from tests.builders import TGS, changed, credential_bytes, data, principal_bytes, typed_list
 from tests.protocol.bad_input import (
     assert_every_prefix_refused,
     assert_harmless,
@@ -221,4 +221,4 @@ def test_size_of_a_principal_is_bounded() -> None:
     assert len(principal_bytes(longest)) == MAX_PRINCIPAL_SIZE
     assert read_principal(Reader(principal_bytes(longest))) == longest
     with pytest.raises(FormatError):
-        read_principal(Reader(principal_bytes(longest._replace(realm=longest.realm + b"R"))))
+        read_principal(Reader(principal_bytes(changed(longest, realm=longest.realm + b"R"))))

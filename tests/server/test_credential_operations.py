@@ -10,6 +10,7 @@ from tests.builders import (
     BOB,
     HTTP,
     TGS,
+    changed,
     configuration,
     credential_bytes,
     credential_of_size,
@@ -51,7 +52,7 @@ def test_credentials_come_back_unchanged(server: Server, alice: Asking) -> None:
         HTTP_TICKET + b"\0",
         credential_bytes(service(1), addresses=[(2, b"\x7f\0\0\1")], authdata=[(1, b"x"), (2, b"")]),
         credential_bytes(service(2), BOB, enctype=-1, flags=2**32 - 1, times=(2**32 - 1,) * 4),
-        credential_bytes(TGS._replace(realm=b"\xff\0"), ticket=bytes(range(256)) * 100),
+        credential_bytes(changed(TGS, realm=b"\xff\0"), ticket=bytes(range(256)) * 100),
     ]
     alice.initialize(b"1000", ALICE)
     for blob in odd:

@@ -20,7 +20,18 @@ from pykcm.server import operations
 from pykcm.server.context import Context
 from pykcm.server.operations import OPERATIONS
 from pykcm.store.interface import Pause, Store, StoreError
-from tests.builders import ALICE, BOB, HTTP, TGS, credential_bytes, data, peer, principal_bytes, refused
+from tests.builders import (
+    ALICE,
+    BOB,
+    HTTP,
+    TGS,
+    changed,
+    credential_bytes,
+    data,
+    peer,
+    principal_bytes,
+    refused,
+)
 from tests.ccaches.contents import contents
 from tests.server.asking import Asking, Server, frame, unpack
 from tests.server.waiting import settle, until
@@ -272,8 +283,8 @@ MIB = 1 << 20
 @pytest.mark.parametrize(
     "fields",
     [
-        lambda long: {"client": ALICE._replace(realm=long)},
-        lambda long: {"server": ALICE._replace(components=(long,))},
+        lambda long: {"client": changed(ALICE, realm=long)},
+        lambda long: {"server": changed(ALICE, components=(long,))},
         lambda long: {"authdata": [(1, long)]},
         lambda long: {"second_ticket": long},
         lambda long: {"ticket": long},
