@@ -1,0 +1,46 @@
+-- Schema 1 of pykcm's shared store. A database administrator may run it by hand, instead of
+-- `pykcmctl store init`. It needs no extension, no trigger and no superuser.
+
+CREATE SCHEMA pykcm;
+
+-- One row: the version of this schema.
+CREATE TABLE pykcm.schema (version integer NOT NULL);
+
+-- Keys that hosts seal with, by id. The keys themselves are known to the hosts alone.
+CREATE TABLE pykcm.keys (
+    id bytea PRIMARY KEY,
+    may_seal boolean NOT NULL,
+    since timestamptz NOT NULL DEFAULT now()
+);
+
+-- A row for each UID that ever had a ccache. It is never deleted: a version is used once.
+CREATE TABLE pykcm.collections (
+    uid bigint PRIMARY KEY,
+    version bigint NOT NULL
+);
+
+-- ccache and item are UUIDs, or 16 zero bytes: a row without an item is a ccache, one without both
+-- is the name of the default ccache, all others are credentials.
+CREATE TABLE pykcm.secrets (
+    uid bigint NOT NULL,
+    ccache bytea NOT NULL,
+    item bytea NOT NULL,
+    -- The order in which they were stored.
+    position bigint NOT NULL,
+    expires bigint,
+    sealed bytea NOT NULL,
+    PRIMARY KEY (uid, ccache, item)
+);
+
+CREATE INDEX ccaches ON pykcm.secrets (expires, ccache, uid)
+    WHERE item = '\x00000000000000000000000000000000' AND ccache <> '\x00000000000000000000000000000000';
+
+-- Commits of the last hours, so that a host whose connection broke can find out what became of its own.
+-- A commit that was not made, and never will be, has made = false.
+CREATE TABLE pykcm.commits (
+    id bytea PRIMARY KEY,
+    made boolean NOT NULL,
+    at timestamptz NOT NULL DEFAULT now()
+);
+
+INSERT INTO pykcm.schema VALUES (1);
