@@ -95,11 +95,16 @@ _WRITTEN = """, written AS (
             position = CASE WHEN excluded.position IN (SELECT position FROM rows WHERE is_last)
                 THEN excluded.position ELSE s.position END
     )"""
-_END = " SELECT uid FROM done"
+# NULL tells that this host's key may not seal.
+_UNLESS_KEY = """
+    UNION ALL SELECT NULL WHERE NOT EXISTS (SELECT FROM pykcm.keys WHERE keys.id = %(key)s AND may_seal)
+"""
+_END = f" SELECT uid FROM done {_UNLESS_KEY}"
 # An entry of several UIDs: where one of them has another version, the division ends the statement.
-_END_ALL_OR_NONE = (
-    " SELECT uid, 1 / (CASE WHEN (SELECT count(*) FROM done) = %(number)s THEN 1 ELSE 0 END) FROM done"
-)
+_END_ALL_OR_NONE = f"""
+    SELECT uid / (CASE WHEN (SELECT count(*) FROM done) = %(number)s THEN 1 ELSE 0 END) FROM done
+    {_UNLESS_KEY}
+"""  # noqa: S608
 
 # After this the commit of this id is either made, or never will be: the row is in its way.
 SETTLE = "INSERT INTO pykcm.commits (id, made) VALUES (%s, false) ON CONFLICT (id) DO NOTHING"

@@ -1,5 +1,6 @@
 """The shared store: each UID's rows have a version, and a commit names the one that it is based on."""
 
+import errno
 import logging
 from collections import Counter
 from collections.abc import Sequence
@@ -139,7 +140,14 @@ class PostgreSQLStore:
     async def _run(self, entries: Sequence[Sealed]) -> set[int]:
         """The UIDs that were changed."""
         statement, parameters = commit_statement(entries, self._sealer)
-        return {row[0] for row in await self._database.call(partial(_fetch, statement, parameters))}
+        done = {uid for (uid,) in await self._database.call(partial(_fetch, statement, parameters))}
+        if None in done:
+            raise StoreError(
+                f"{self._database.name}: this host's key {self._sealer.key.id.hex()} was replaced, or is "
+                "not the other hosts': give it the key that they have",
+                errno.EACCES,
+            )
+        return done
 
     async def outcome(self, entry: Entry) -> Committed | None:
         async def settle(connection: Connection) -> bool:
