@@ -56,7 +56,7 @@ class PostgreSQLStore:
     needs_task = True
 
     def __init__(self, database: Database, sealer: Sealer) -> None:
-        self._database = database
+        self.database = database
         self._sealer = sealer
 
     async def load(self, uid: int, pause: Pause | None = None) -> Loaded:
@@ -77,7 +77,7 @@ class PostgreSQLStore:
             return StoredRow(place, self._sealer.unseal(place, sealed, expires), expires)
         except UnsealError as error:
             raise StoreError(
-                f"{self._database.name}: a row of UID {place.uid} (ccache {place.ccache.hex()}, item "
+                f"{self.database.name}: a row of UID {place.uid} (ccache {place.ccache.hex()}, item "
                 f"{place.item.hex()}) cannot be unsealed: {error}"
             ) from None
 
@@ -140,10 +140,10 @@ class PostgreSQLStore:
     async def _run(self, entries: Sequence[Sealed]) -> set[int]:
         """The UIDs that were changed."""
         statement, parameters = commit_statement(entries, self._sealer)
-        done = {uid for (uid,) in await self._database.call(partial(_fetch, statement, parameters))}
+        done = {uid for (uid,) in await self.database.call(partial(_fetch, statement, parameters))}
         if None in done:
             raise StoreError(
-                f"{self._database.name}: this host's key {self._sealer.key.id.hex()} was replaced, or is "
+                f"{self.database.name}: this host's key {self._sealer.key.id.hex()} was replaced, or is "
                 "not the other hosts': give it the key that they have",
                 errno.EACCES,
             )
@@ -156,7 +156,7 @@ class PostgreSQLStore:
             row = await cursor.fetchone()
             return bool(row and row[0])
 
-        return _committed(entry) if await self._database.repeatable(settle) else None
+        return _committed(entry) if await self.database.repeatable(settle) else None
 
     async def versions(self, uids: Sequence[int]) -> dict[int, int]:
         """The newest version of each UID; raises StoreError."""
@@ -187,10 +187,10 @@ class PostgreSQLStore:
 
     async def _query(self, statement: str, parameters: Any) -> list[Any]:
         """Raises StoreError."""
-        return await self._database.repeatable(partial(_fetch, statement, parameters))
+        return await self.database.repeatable(partial(_fetch, statement, parameters))
 
     def close(self) -> None:
-        self._database.close()
+        self.database.close()
 
 
 async def _fetch(statement: str, parameters: Any, connection: Connection) -> list[Any]:
