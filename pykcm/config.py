@@ -58,7 +58,24 @@ _Retention = Annotated[
         description=f"a duration from 0 (as soon as they have expired) {_PERIOD}",
     ),
 ]
-_StoreName = Annotated[Literal["sqlcipher", "memory"], Meta(description='"sqlcipher" or "memory"')]
+_StoreName = Annotated[
+    Literal["sqlcipher", "memory", "postgresql"],
+    Meta(description='"sqlcipher", "memory" or "postgresql"'),
+]
+_ConnectionString = Annotated[
+    str,
+    Meta(
+        min_length=1, max_length=4096, description='a connection string of libpq, as "host=db1 dbname=pykcm"'
+    ),
+]
+_Grace = Annotated[
+    float,
+    Meta(ge=0, le=86400, description='a duration from 0 (not at all) to 1 day: seconds, or "90s", "10m"'),
+]
+_Freshness = Annotated[Literal["strict", "notified"], Meta(description='"strict" or "notified"')]
+_Timeout = Annotated[
+    float, Meta(ge=0.1, le=300, description='a duration from 0.1 to 300 s: seconds, or "5s"')
+]
 _Durability = Annotated[Literal["full", "normal"], Meta(description='"full" or "normal"')]
 _LogLevel = Annotated[
     Literal["debug", "info", "warning", "error"],
@@ -84,6 +101,11 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     store: _StoreName = "sqlcipher"
     key_file: _AbsolutePath | None = None
     durability: _Durability = "full"
+    postgresql: _ConnectionString | None = None
+    client_keytab: _AbsolutePath | None = None
+    freshness: _Freshness = "strict"
+    stale_reads: _Grace = 60.0
+    store_timeout: _Timeout = 5.0
     log_level: _LogLevel = "info"
     max_ccaches: _Count = 0
     max_uid_ccaches: _Count = 256
@@ -114,7 +136,9 @@ def _meta(option: Any) -> Meta:
 
 
 _TYPES = get_type_hints(Config, include_extras=True)
-_DURATIONS = frozenset(name for name, type_ in _TYPES.items() if type_ in {_Interval, _Retention})
+_DURATIONS = frozenset(
+    name for name, type_ in _TYPES.items() if type_ in {_Interval, _Retention, _Timeout, _Grace}
+)
 
 # By option: a description of the valid values.
 ALLOWED = {name: _meta(type_).description or "" for name, type_ in _TYPES.items()}

@@ -217,6 +217,8 @@ def _open_store(config: Config, at_end: ExitStack) -> tuple[Store, Copies | None
     if config.store == "memory":
         store = MemoryStore()
         clock_keeper = open_clock()
+    elif config.store == "postgresql":
+        store, clock_keeper = _open_shared_store(config, at_end)
     else:
         # Imported here, because the memory store needs neither the library nor the folder.
         from pykcm.store.disk import DATABASE, KEY  # noqa: PLC0415
@@ -237,6 +239,23 @@ def _open_store(config: Config, at_end: ExitStack) -> tuple[Store, Copies | None
         copies = _copies(database_store)
     at_end.callback(store.close)
     return store, copies, clock_keeper
+
+
+def _open_shared_store(config: Config, at_end: ExitStack) -> tuple[Store, ClockKeeper]:
+    from pykcm.store.disk import KEY  # noqa: PLC0415
+    from pykcm.store.folder import StateFolder  # noqa: PLC0415
+    from pykcm.store.keys import load_key  # noqa: PLC0415
+
+    try:
+        from pykcm.store.postgresql.opening import open_store  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise StoreUnusableError(
+            f'store = "postgresql" needs {error.name}: pip install "pykcm[postgresql]"'
+        ) from None
+    folder = StateFolder(Path(config.state_dir))
+    at_end.callback(folder.close)
+    key = load_key(Path(config.key_file) if config.key_file else folder.path / KEY, may_create=False)
+    return open_store(config, key), open_clock(folder.path, is_new=False)
 
 
 def _copies(store: "SQLCipherStore") -> Copies:

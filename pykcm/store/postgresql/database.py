@@ -40,11 +40,15 @@ class PartialConflictError(Exception):
 
 
 class Database:
-    """Calls functions with a connection, for at most `timeout` seconds."""
+    """Calls functions with a connection, for at most `timeout` seconds.
 
-    def __init__(self, conninfo: str, timeout: float) -> None:
-        self.name = _name_of(conninfo)
+    `stale_reads`: seconds after the last answer for which memory counts while the database is away.
+    """
+
+    def __init__(self, conninfo: str, timeout: float, stale_reads: float = 0.0) -> None:
+        self.name = name_of(conninfo)
         self.timeout = timeout
+        self.stale_reads = stale_reads
         self.presence = Presence(self.name, self._probe)
         self._conninfo = conninfo
         self._idle: list[Connection] = []
@@ -56,7 +60,7 @@ class Database:
         Raises StoreError, where nothing was changed; LostAnswerError, RepeatError, PartialConflictError.
         """
         if not await self.presence.wait(self.timeout):
-            raise self._away()
+            raise self.away()
         end = asyncio.get_running_loop().time() + self.timeout
         async with self._slots:
             connection = self._idle.pop() if self._idle else await self._connect(end)
@@ -98,7 +102,7 @@ class Database:
             self.presence.lost(f"no connection within {self.timeout:g} s")
         except psycopg.Error as error:
             self.presence.lost(str(error).strip())
-        raise self._away()
+        raise self.away()
 
     async def _probe(self) -> None:
         try:
@@ -110,7 +114,7 @@ class Database:
             raise OSError(str(error).strip()) from None
         await connection.close()
 
-    def _away(self) -> StoreError:
+    def away(self) -> StoreError:
         return StoreError(
             f"{self.name}: the database cannot be reached: {self.presence.reason}; see to it and the network",
             errno.ETIMEDOUT,
@@ -192,7 +196,7 @@ _MEANINGS = [
 ]
 
 
-def _name_of(conninfo: str) -> str:
+def name_of(conninfo: str) -> str:
     """Host and database, for messages: a connection string may hold a password."""
     parts = psycopg.conninfo.conninfo_to_dict(conninfo)
     where = parts.get("host") or parts.get("hostaddr") or "local"

@@ -31,11 +31,12 @@ _PRIVILEGES = [
 
 
 class Finding(NamedTuple):
-    """A result of a check. `way_out` is empty where all is right."""
+    """A result of a check. `way_out` is empty where all is right. `is_fatal`: a daemon cannot start."""
 
     subject: str
     state: str
     way_out: str = ""
+    is_fatal: bool = False
 
 
 def creation(key_id: bytes, role: str | None) -> str:
@@ -61,16 +62,21 @@ def findings(connection: psycopg.Connection[Any], key_ids: Sequence[bytes], now:
     try:
         row = connection.execute("SELECT version FROM pykcm.schema").fetchone()
     except (errors.UndefinedTable, errors.InvalidSchemaName):
-        yield Finding("schema", "there is none", "run `pykcmctl store init`")
+        yield Finding("schema", "there is none", "run `pykcmctl store init`", is_fatal=True)
         return
     except errors.InsufficientPrivilege:
-        yield Finding("schema", "this role may not read it", "run the GRANTs of `pykcmctl store init --sql`")
+        yield Finding(
+            "schema",
+            "this role may not read it",
+            "run the GRANTs of `pykcmctl store init --sql`",
+            is_fatal=True,
+        )
         return
     version = row[0] if row else None
     if version != VERSION:
         newer = version is not None and version > VERSION
         way_out = "use the newer pykcm" if newer else "run `pykcmctl store upgrade`"
-        yield Finding("schema", f"version {version}; this pykcm knows {VERSION}", way_out)
+        yield Finding("schema", f"version {version}; this pykcm knows {VERSION}", way_out, is_fatal=True)
         return
     yield Finding("schema", f"version {version}")
     yield from _privileges(connection)
@@ -88,7 +94,10 @@ def _privileges(connection: psycopg.Connection[Any]) -> Iterator[Finding]:
     ]
     if missing:
         yield Finding(
-            "privileges", f"missing: {', '.join(missing)}", "run the GRANTs of `pykcmctl store init --sql`"
+            "privileges",
+            f"missing: {', '.join(missing)}",
+            "run the GRANTs of `pykcmctl store init --sql`",
+            is_fatal=True,
         )
     else:
         yield Finding("privileges", "complete")
@@ -101,11 +110,14 @@ def _keys(connection: psycopg.Connection[Any], key_ids: Sequence[bytes]) -> Iter
     if known.get(key_ids[0]):
         yield Finding("key", f"{key_ids[0].hex()}, as the other hosts'")
     elif key_ids[0] in known:
-        yield Finding("key", f"{key_ids[0].hex()} was replaced", "give this host the new key")
+        yield Finding("key", f"{key_ids[0].hex()} was replaced", "give this host the new key", is_fatal=True)
     else:
         others = ", ".join(key.hex() for key in known)
         yield Finding(
-            "key", f"{key_ids[0].hex()}; the other hosts have {others}", "give all hosts the same key"
+            "key",
+            f"{key_ids[0].hex()}; the other hosts have {others}",
+            "give all hosts the same key",
+            is_fatal=True,
         )
 
 

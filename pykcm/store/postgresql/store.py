@@ -26,6 +26,7 @@ from pykcm.store.postgresql.database import (
     PartialConflictError,
     RepeatError,
 )
+from pykcm.store.postgresql.freshness import NewestVersions
 from pykcm.store.postgresql.rows import (
     Container,
     Row,
@@ -58,6 +59,7 @@ class PostgreSQLStore:
     def __init__(self, database: Database, sealer: Sealer) -> None:
         self.database = database
         self._sealer = sealer
+        self._newest = NewestVersions(self.versions)
 
     async def load(self, uid: int, pause: Pause | None = None) -> Loaded:
         found = await self._query(statements.LOAD, (uid,))
@@ -162,6 +164,22 @@ class PostgreSQLStore:
         """The newest version of each UID; raises StoreError."""
         found: dict[int, int] = dict(await self._query(statements.VERSIONS, (list(uids),)))
         return {uid: found.get(uid, 0) for uid in uids}
+
+    async def is_newest(self, uid: int, version: int) -> bool:
+        """Whether the UID's newest version is this one; raises StoreError.
+
+        While the database is away, the answer is yes for `stale_reads`.
+        """
+        presence = self.database.presence
+        if not presence.is_away:
+            try:
+                return await self._newest.newest(uid) == version
+            except StoreError:
+                if not presence.is_away:
+                    raise
+        if presence.seconds_unseen() > self.database.stale_reads:
+            raise self.database.away()
+        return True
 
     async def uids(self) -> list[int]:
         return [uid for (uid,) in await self._query(statements.UIDS, ())]
