@@ -242,9 +242,7 @@ def _open_store(config: Config, at_end: ExitStack) -> tuple[Store, Copies | None
 
 
 def _open_shared_store(config: Config, at_end: ExitStack) -> tuple[Store, ClockKeeper]:
-    from pykcm.store.disk import KEY  # noqa: PLC0415
     from pykcm.store.folder import StateFolder  # noqa: PLC0415
-    from pykcm.store.keys import load_key  # noqa: PLC0415
 
     try:
         from pykcm.store.postgresql.opening import open_store  # noqa: PLC0415
@@ -254,8 +252,7 @@ def _open_shared_store(config: Config, at_end: ExitStack) -> tuple[Store, ClockK
         ) from None
     folder = StateFolder(Path(config.state_dir))
     at_end.callback(folder.close)
-    key = load_key(Path(config.key_file) if config.key_file else folder.path / KEY, may_create=False)
-    return open_store(config, key), open_clock(folder.path, is_new=False)
+    return open_store(config), open_clock(folder.path, is_new=False)
 
 
 def _copies(store: "SQLCipherStore") -> Copies:

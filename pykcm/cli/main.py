@@ -9,7 +9,17 @@ from typing import NoReturn
 import click
 
 from pykcm import __version__
-from pykcm.cli import ccaches, completion, exporting, importing, maintenance, migration, statistics, watching
+from pykcm.cli import (
+    ccaches,
+    completion,
+    exporting,
+    importing,
+    maintenance,
+    migration,
+    statistics,
+    store,
+    watching,
+)
 from pykcm.cli.client import ControlClient
 from pykcm.cli.doctor import command as doctor
 from pykcm.cli.names import UidType
@@ -58,7 +68,18 @@ def cli(context: click.Context, path: str, daemon_uid: int | None) -> None:
     context.obj = ControlClient(path, _report_silence, daemon_uid)
 
 
-_MODULES = (ccaches, exporting, importing, migration, maintenance, statistics, watching, doctor, completion)
+_MODULES = (
+    ccaches,
+    exporting,
+    importing,
+    migration,
+    maintenance,
+    store,
+    statistics,
+    watching,
+    doctor,
+    completion,
+)
 
 for command in (command for module in _MODULES for command in module.COMMANDS):
     cli.add_command(command)

@@ -2,20 +2,25 @@
 
 import logging
 import os
-from contextlib import closing
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
 from math import ceil
 from pathlib import Path
 from time import time
+from typing import Any
 
 import psycopg
 
 from pykcm.config import Config
+from pykcm.store.disk import KEY
 from pykcm.store.interface import StoreUnusableError
-from pykcm.store.keys import Key
-from pykcm.store.postgresql.database import Database
-from pykcm.store.postgresql.schema import findings
+from pykcm.store.keys import load_key
+from pykcm.store.postgresql.database import Database, name_of
+from pykcm.store.postgresql.schema import Finding, findings
 from pykcm.store.postgresql.sealing import Sealer, SharedKey
 from pykcm.store.postgresql.store import PostgreSQLStore
+
+Connection = psycopg.Connection[Any]
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +46,26 @@ def connection_string(config: Config) -> str:
     return psycopg.conninfo.make_conninfo(**{name: str(value) for name, value in parameters.items()})
 
 
-def open_store(config: Config, key: Key) -> PostgreSQLStore:
+def shared_key(config: Config) -> SharedKey:
+    """The key that all hosts have, of the systemd credential or `key_file`; raises StoreUnusableError."""
+    key_file = Path(config.key_file) if config.key_file else Path(config.state_dir, KEY)
+    return SharedKey(load_key(key_file, may_create=False).raw)
+
+
+@contextmanager
+def connect(config: Config, conninfo: str | None = None) -> Iterator[Connection]:
+    """A connection for a command, in autocommit mode; raises StoreUnusableError, also for errors within."""
+    conninfo = conninfo or connection_string(config)
+    name = name_of(conninfo)
+    try:
+        timeout = ceil(config.store_timeout)
+        with closing(psycopg.connect(conninfo, autocommit=True, connect_timeout=timeout)) as connection:
+            yield connection
+    except psycopg.Error as error:
+        raise StoreUnusableError(f"{name}: {str(error).strip()}") from None
+
+
+def open_store(config: Config) -> PostgreSQLStore:
     """The store, after a look at the database; raises StoreUnusableError.
 
     Where the database cannot be reached now, the daemon starts all the same, and waits for it.
@@ -51,20 +75,23 @@ def open_store(config: Config, key: Key) -> PostgreSQLStore:
         # libpq authenticates with tickets of its own. They are in memory: the daemon never asks itself.
         os.environ["KRB5_CLIENT_KTNAME"] = config.client_keytab
         os.environ["KRB5CCNAME"] = "MEMORY:"
-    shared_key = SharedKey(key.raw)
+    key = shared_key(config)
     database = Database(conninfo, config.store_timeout, config.stale_reads)
     try:
-        with closing(psycopg.connect(conninfo, connect_timeout=ceil(config.store_timeout))) as connection:
-            for finding in findings(connection, [shared_key.id], time()):
-                if finding.is_fatal:
-                    raise StoreUnusableError(
-                        f"{database.name}: {finding.subject}: {finding.state}; {finding.way_out}"
-                    )
-                if finding.way_out:
-                    log.warning("%s: %s: %s; %s", database.name, *finding[:3])
+        timeout = ceil(config.store_timeout)
+        with closing(psycopg.connect(conninfo, autocommit=True, connect_timeout=timeout)) as connection:
+            _look(database.name, findings(connection, [key.id], time()))
     except psycopg.OperationalError as error:
         log.warning(
             "%s: the database cannot be reached: %s; requests are refused until it is back",
             *(database.name, str(error).strip()),
         )
-    return PostgreSQLStore(database, Sealer([shared_key]))
+    return PostgreSQLStore(database, Sealer([key]))
+
+
+def _look(name: str, found: Iterable[Finding]) -> None:
+    for finding in found:
+        if finding.is_fatal:
+            raise StoreUnusableError(f"{name}: {finding.subject}: {finding.state}; {finding.way_out}")
+        if finding.way_out:
+            log.warning("%s: %s: %s; %s", name, *finding[:3])

@@ -42,7 +42,8 @@ class Finding(NamedTuple):
 def creation(key_id: bytes, role: str | None) -> str:
     """The statements that make the schema for hosts with this key; `role` is the daemons' role."""
     statements = files("pykcm.store.postgresql").joinpath("schema.sql").read_text()
-    statements += f"INSERT INTO pykcm.keys (id, may_seal) VALUES ('\\x{key_id.hex()}', true);\n"
+    # The id is hexadecimal.
+    statements += f"INSERT INTO pykcm.keys (id, may_seal) VALUES ('\\x{key_id.hex()}', true);\n"  # noqa: S608
     if role is not None:
         statements += _GRANTS.format(role=sql.Identifier(role).as_string(None))
     return statements
@@ -52,6 +53,14 @@ def create(connection: psycopg.Connection[Any], key_id: bytes, role: str | None)
     """Make the schema, or nothing; raises psycopg.Error."""
     with connection.transaction():
         connection.execute(creation(key_id, role).encode())
+
+
+def upgrade(connection: psycopg.Connection[Any]) -> int:
+    """Bring the schema to the newest version, as a whole; gives that version. Raises psycopg.Error."""
+    # There is one version yet. A later one adds its steps here, each in the transaction.
+    with connection.transaction():
+        connection.execute("SELECT version FROM pykcm.schema FOR UPDATE")
+    return VERSION
 
 
 def findings(connection: psycopg.Connection[Any], key_ids: Sequence[bytes], now: float) -> Iterator[Finding]:

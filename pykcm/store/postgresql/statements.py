@@ -1,6 +1,6 @@
 """The statements of the shared store: each is one round trip, and takes effect as a whole or not at all."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from pykcm.store.postgresql.rows import RowChanges
@@ -38,9 +38,11 @@ WITHOUT_EXPIRY = f"""
     ORDER BY uid LIMIT %s
 """  # noqa: S608
 
-# A version guards all that follows: an entry whose base is not the newest version changes nothing.
-# Rows are locked in order: two hosts never wait for each other.
-_ENTRIES = """
+# A commit is one transaction, sent at once. Its first statement increases the versions of all entries that
+# are based on the newest one, and notes their ids; the others change rows of entries whose id was noted.
+# Rows are locked in order: two hosts never wait for each other. NULL tells that this host's key may not seal.
+# Where only some UIDs of one entry have the right version, the statement fails, and with it all of them.
+_BEGIN = """
     WITH entries AS MATERIALIZED (
         SELECT e.uid, e.base, e.id
         FROM unnest(%(uids)s::bigint[], %(bases)s::bigint[], %(ids)s::bytea[]) AS e (uid, base, id)
@@ -51,60 +53,65 @@ _ENTRIES = """
     ), increased AS (
         UPDATE pykcm.collections c SET version = c.version + 1
         FROM entries e JOIN locked l ON l.uid = e.uid
-        WHERE c.uid = e.uid AND c.version = e.base RETURNING c.uid
+        WHERE c.uid = e.uid AND c.version = e.base RETURNING e.id
     ), created AS (
         INSERT INTO pykcm.collections (uid, version) SELECT uid, 1 FROM entries WHERE base = 0 ORDER BY uid
         ON CONFLICT (uid) DO NOTHING RETURNING uid
     ), done AS (
-        SELECT uid FROM increased UNION ALL SELECT uid FROM created
+        SELECT id FROM increased
+        UNION ALL SELECT e.id FROM entries e JOIN created c ON c.uid = e.uid AND e.base = 0
     ), noted AS (
-        INSERT INTO pykcm.commits (id, made)
-        SELECT DISTINCT e.id, true FROM entries e JOIN done d ON d.uid = e.uid
-    )"""
-_DELETED = """, deleted AS (
-        DELETE FROM pykcm.secrets s
-        USING unnest(%(d_uids)s::bigint[], %(d_ccaches)s::bytea[], %(d_items)s::bytea[])
-            AS p (uid, ccache, item)
-            JOIN done d ON d.uid = p.uid
-        WHERE s.uid = p.uid AND s.ccache = p.ccache AND s.item = p.item
-    )"""
-# A statement cannot delete a row and write it.
-_CLEARED = """, cleared AS (
-        DELETE FROM pykcm.secrets s
-        USING unnest(%(c_uids)s::bigint[], %(c_ccaches)s::bytea[]) AS p (uid, ccache)
-            JOIN done d ON d.uid = p.uid
-        WHERE s.uid = p.uid AND s.ccache = p.ccache AND s.item <> %(nil)s
-            AND (s.uid, s.ccache, s.item) NOT IN (SELECT w.uid, w.ccache, w.item FROM rows w)
-    )"""
-_CLEARED_CCACHES = """, cleared_ccaches AS (
-        DELETE FROM pykcm.secrets s
-        USING unnest(%(cc_uids)s::bigint[]) AS p (uid) JOIN done d ON d.uid = p.uid
-        WHERE s.uid = p.uid AND s.item = %(nil)s AND s.ccache <> %(nil)s
-            AND (s.uid, s.ccache, s.item) NOT IN (SELECT w.uid, w.ccache, w.item FROM rows w)
-    )"""
-_ROWS = """, rows AS MATERIALIZED (
-        SELECT w.* FROM unnest(%(w_uids)s::bigint[], %(w_ccaches)s::bytea[], %(w_items)s::bytea[],
-            %(w_positions)s::bigint[], %(w_last)s::boolean[], %(w_expires)s::bigint[], %(w_sealed)s::bytea[])
-            AS w (uid, ccache, item, position, is_last, expires, sealed)
-        JOIN done d ON d.uid = w.uid
-    )"""
-_WRITTEN = """, written AS (
-        INSERT INTO pykcm.secrets AS s (uid, ccache, item, position, expires, sealed)
-        SELECT uid, ccache, item, position, expires, sealed FROM rows
-        ON CONFLICT (uid, ccache, item) DO UPDATE SET expires = excluded.expires, sealed = excluded.sealed,
-            position = CASE WHEN excluded.position IN (SELECT position FROM rows WHERE is_last)
-                THEN excluded.position ELSE s.position END
-    )"""
-# NULL tells that this host's key may not seal.
-_UNLESS_KEY = """
-    UNION ALL SELECT NULL WHERE NOT EXISTS (SELECT FROM pykcm.keys WHERE keys.id = %(key)s AND may_seal)
+        INSERT INTO pykcm.commits (id, made) SELECT DISTINCT id, true FROM done
+    )
+    SELECT id, 1 / (CASE WHEN count(*) = (SELECT count(*) FROM entries e WHERE e.id = d.id) THEN 1 ELSE 0 END)
+    FROM done d GROUP BY id
+    UNION ALL SELECT NULL, 1 WHERE NOT EXISTS (SELECT FROM entries)
 """
-_END = f" SELECT uid FROM done {_UNLESS_KEY}"
-# An entry of several UIDs: where one of them has another version, the division ends the statement.
-_END_ALL_OR_NONE = f"""
-    SELECT uid / (CASE WHEN (SELECT count(*) FROM done) = %(number)s THEN 1 ELSE 0 END) FROM done
-    {_UNLESS_KEY}
-"""  # noqa: S608
+# The same for the usual entry, of one UID that is known.
+_BEGIN_ONE = """
+    WITH increased AS (
+        UPDATE pykcm.collections SET version = version + 1
+        WHERE uid = %(uid)s AND version = %(base)s
+            AND EXISTS (SELECT FROM pykcm.keys WHERE keys.id = %(key)s AND may_seal)
+        RETURNING uid
+    ), noted AS (
+        INSERT INTO pykcm.commits (id, made) SELECT %(id)s, true FROM increased RETURNING id
+    )
+    SELECT id, 1 FROM noted
+    UNION ALL SELECT NULL, 1 WHERE NOT EXISTS (SELECT FROM pykcm.keys WHERE keys.id = %(key)s AND may_seal)
+"""
+_DELETE = """
+    DELETE FROM pykcm.secrets s
+    USING unnest(%(ids)s::bytea[], %(uids)s::bigint[], %(ccaches)s::bytea[], %(items)s::bytea[])
+        AS p (id, uid, ccache, item) JOIN pykcm.commits k ON k.id = p.id
+    WHERE s.uid = p.uid AND s.ccache = p.ccache AND s.item = p.item
+"""
+_CLEAR_CREDENTIALS = """
+    DELETE FROM pykcm.secrets s
+    USING unnest(%(ids)s::bytea[], %(uids)s::bigint[], %(ccaches)s::bytea[]) AS p (id, uid, ccache)
+        JOIN pykcm.commits k ON k.id = p.id
+    WHERE s.uid = p.uid AND s.ccache = p.ccache AND s.item <> %(nil)s
+"""
+_CLEAR_CCACHES = """
+    DELETE FROM pykcm.secrets s
+    USING unnest(%(ids)s::bytea[], %(uids)s::bigint[]) AS p (id, uid) JOIN pykcm.commits k ON k.id = p.id
+    WHERE s.uid = p.uid AND s.item = %(nil)s AND s.ccache <> %(nil)s
+"""
+_WRITE = """
+    INSERT INTO pykcm.secrets (uid, ccache, item, position, expires, sealed)
+    SELECT w.uid, w.ccache, w.item, w.position, w.expires, w.sealed
+    FROM unnest(%(ids)s::bytea[], %(uids)s::bigint[], %(ccaches)s::bytea[], %(items)s::bytea[],
+        %(positions)s::bigint[], %(expires)s::bigint[], %(sealed)s::bytea[])
+        AS w (id, uid, ccache, item, position, expires, sealed) JOIN pykcm.commits k ON k.id = w.id
+    ON CONFLICT (uid, ccache, item) DO UPDATE SET expires = excluded.expires, sealed = excluded.sealed
+"""
+# The same for one row.
+_WRITE_ONE = """
+    INSERT INTO pykcm.secrets (uid, ccache, item, position, expires, sealed)
+    SELECT %(uid)s, %(ccache)s, %(item)s, %(position)s, %(expires)s::bigint, %(sealed)s
+    FROM pykcm.commits WHERE id = %(id)s
+    ON CONFLICT (uid, ccache, item) DO UPDATE SET expires = excluded.expires, sealed = excluded.sealed
+"""
 
 # After this the commit of this id is either made, or never will be: the row is in its way.
 SETTLE = "INSERT INTO pykcm.commits (id, made) VALUES (%s, false) ON CONFLICT (id) DO NOTHING"
@@ -112,66 +119,73 @@ IS_MADE = "SELECT made FROM pykcm.commits WHERE id = %s"
 
 
 class Sealed(NamedTuple):
-    """An entry as the statement takes it: the base version of each of its UIDs, and its rows."""
+    """An entry as the statements take it: the base version of each of its UIDs, and its rows."""
 
     id: bytes
     bases: dict[int, int]
     changes: RowChanges
 
 
-def commit_statement(entries: Sequence[Sealed], sealer: Sealer) -> tuple[str, dict[str, Any]]:
-    """The statement that commits entries, and its parameters; it gives the UIDs that were changed.
+Statement = tuple[str, dict[str, Any]]
+
+
+def commit_statements(entries: Sequence[Sealed], sealer: Sealer) -> list[Statement]:
+    """The statements of the transaction that commits entries. The first one gives the ids of those it does.
 
     The entries have no UID in common. Each is committed or not by itself.
     """
-    parameters: dict[str, Any] = {
-        "uids": [uid for entry in entries for uid in entry.bases],
-        "bases": [base for entry in entries for base in entry.bases.values()],
-        "ids": [entry.id for entry in entries for _ in entry.bases],
-        "key": sealer.key.id,
-        "nil": NIL,
-    }
-    statement = _ENTRIES
-    written = _rows(entries, sealer)
-    parameters |= written
-    statement += _ROWS
-    deleted = [
-        place for entry in entries for place in entry.changes.deleted if place not in entry.changes.written
-    ]
-    cleared = [container for entry in entries for container in entry.changes.cleared]
-    deleted += [
-        Place(each.uid)
-        for entry in entries
-        for each in entry.changes.cleared
-        if each.is_default and Place(each.uid) not in entry.changes.written
-    ]
-    if deleted:
-        statement += _DELETED
-        parameters |= _columns("d", ("uids", "ccaches", "items"), deleted)
-    if credentials := [(each.uid, each.ccache) for each in cleared if each.ccache != NIL]:
-        statement += _CLEARED
-        parameters |= _columns("c", ("uids", "ccaches"), credentials)
-    if ccaches := [each.uid for each in cleared if each.ccache == NIL and not each.is_default]:
-        statement += _CLEARED_CCACHES
-        parameters["cc_uids"] = ccaches
-    if written["w_uids"]:
-        statement += _WRITTEN
-    if any(len(entry.bases) > 1 for entry in entries):
-        parameters["number"] = len(parameters["uids"])
-        return statement + _END_ALL_OR_NONE, parameters
-    return statement + _END, parameters
-
-
-def _rows(entries: Sequence[Sealed], sealer: Sealer) -> dict[str, Any]:
-    rows = []
+    statements = [_begin(entries, sealer)]
+    deleted, credentials, ccaches = [], [], []
     for entry in entries:
-        for number, (place, row) in enumerate(entry.changes.written.items()):
-            position = (entry.bases[place.uid] + 1) * _POSITIONS_OF_A_VERSION + number
-            sealed = sealer.seal(place, row.value, row.expires)
-            rows.append((*place, position, row.is_last, row.expires, sealed))
-    return _columns("w", ("uids", "ccaches", "items", "positions", "last", "expires", "sealed"), rows)
+        places = entry.changes.deleted | {
+            place for place, row in entry.changes.written.items() if row.is_last
+        }
+        for container in entry.changes.cleared:
+            if container.is_default:
+                places.add(Place(container.uid))
+            elif container.ccache == NIL:
+                ccaches.append((entry.id, container.uid))
+            else:
+                credentials.append((entry.id, container.uid, container.ccache))
+        deleted += [(entry.id, *place) for place in places]
+    if credentials:
+        statements.append((_CLEAR_CREDENTIALS, {"nil": NIL, **_columns("ids uids ccaches", credentials)}))
+    if ccaches:
+        statements.append((_CLEAR_CCACHES, {"nil": NIL, **_columns("ids uids", ccaches)}))
+    if deleted:
+        statements.append((_DELETE, _columns("ids uids ccaches items", deleted)))
+    rows = [row for entry in entries for row in _sealed_rows(entry, sealer)]
+    if len(rows) == 1:
+        statements.append(
+            (
+                _WRITE_ONE,
+                dict(
+                    zip(
+                        ("id", "uid", "ccache", "item", "position", "expires", "sealed"), rows[0], strict=True
+                    )
+                ),
+            )
+        )
+    elif rows:
+        statements.append((_WRITE, _columns("ids uids ccaches items positions expires sealed", rows)))
+    return statements
 
 
-def _columns(prefix: str, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> dict[str, Any]:
+def _begin(entries: Sequence[Sealed], sealer: Sealer) -> Statement:
+    if len(entries) == 1 and len(entries[0].bases) == 1:
+        [(uid, base)] = entries[0].bases.items()
+        if base:
+            return _BEGIN_ONE, {"uid": uid, "base": base, "id": entries[0].id, "key": sealer.key.id}
+    bases = [(uid, base, entry.id) for entry in entries for uid, base in entry.bases.items()]
+    return _BEGIN, {"key": sealer.key.id, **_columns("uids bases ids", bases)}
+
+
+def _sealed_rows(entry: Sealed, sealer: Sealer) -> Iterator[tuple[Any, ...]]:
+    for number, (place, row) in enumerate(entry.changes.written.items()):
+        position = (entry.bases[place.uid] + 1) * _POSITIONS_OF_A_VERSION + number
+        yield (entry.id, *place, position, row.expires, sealer.seal(place, row.value, row.expires))
+
+
+def _columns(names: str, rows: Sequence[Sequence[Any]]) -> dict[str, Any]:
     """Parameters for unnest: a list for each column."""
-    return {f"{prefix}_{name}": [row[index] for row in rows] for index, name in enumerate(names)}
+    return {name: [row[index] for row in rows] for index, name in enumerate(names.split())}

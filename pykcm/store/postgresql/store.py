@@ -36,7 +36,7 @@ from pykcm.store.postgresql.rows import (
     sources_of_renames,
 )
 from pykcm.store.postgresql.sealing import NIL, Place, Sealer, UnsealError
-from pykcm.store.postgresql.statements import Sealed, commit_statement
+from pykcm.store.postgresql.statements import Sealed, Statement, commit_statements
 from pykcm.store.tree import Expired, SecretChange
 
 log = logging.getLogger(__name__)
@@ -139,10 +139,10 @@ class PostgreSQLStore:
             for item, sealed in found
         }
 
-    async def _run(self, entries: Sequence[Sealed]) -> set[int]:
-        """The UIDs that were changed."""
-        statement, parameters = commit_statement(entries, self._sealer)
-        done = {uid for (uid,) in await self.database.call(partial(_fetch, statement, parameters))}
+    async def _run(self, entries: Sequence[Sealed]) -> set[bytes]:
+        """The ids of the entries that were committed."""
+        todo = commit_statements(entries, self._sealer)
+        done = {id_ for id_, _ in await self.database.call(partial(_transact, todo))}
         if None in done:
             raise StoreError(
                 f"{self.database.name}: this host's key {self._sealer.key.id.hex()} was replaced, or is "
@@ -211,6 +211,13 @@ class PostgreSQLStore:
         self.database.close()
 
 
+async def _transact(todo: Sequence[Statement], connection: Connection) -> list[Any]:
+    """The rows of the first statement; all of them are one transaction, and one round trip."""
+    async with connection.pipeline():
+        cursors = [await connection.execute(*each) for each in todo]
+    return await cursors[0].fetchall()
+
+
 async def _fetch(statement: str, parameters: Any, connection: Connection) -> list[Any]:
     cursor = await connection.execute(statement, parameters)
     return await cursor.fetchall()
@@ -230,6 +237,5 @@ def _committed(entry: Entry) -> Committed:
     return Committed({uid: base + 1 for uid, base in entry.bases.items()})
 
 
-def _outcome_of(entry: Entry, done: set[int]) -> Outcome:
-    missing = tuple(uid for uid in entry.bases if uid not in done)
-    return Conflict(missing) if missing else _committed(entry)
+def _outcome_of(entry: Entry, done: set[bytes]) -> Outcome:
+    return _committed(entry) if entry.id in done else Conflict(tuple(entry.bases))

@@ -1,0 +1,122 @@
+"""The commands of `pykcmctl store`: they reach the shared store's database without a daemon."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from pykcm.cli.output import print_json, print_line
+from pykcm.config import Config, ConfigError, load_config
+from pykcm.store.interface import StoreUnusableError
+
+_config = click.option(
+    "--config",
+    "file",
+    type=click.Path(path_type=Path),
+    help="The daemon's configuration file (default: /etc/pykcm/pykcm.toml).",
+)
+_admin = click.option(
+    "--admin",
+    metavar="CONNINFO",
+    help="Connect with this connection string, as a role that may create a schema.",
+)
+
+
+@click.group("store")
+def store_command() -> None:
+    """Set up and check the database of the shared store.
+
+    \b
+    Examples:
+      pykcmctl store init --admin "host=db1 user=postgres dbname=pykcm" --role pykcm
+      pykcmctl store check
+    """
+
+
+@store_command.command("init")
+@_config
+@_admin
+@click.option("--role", metavar="NAME", help="Grant the daemons' role what it needs.")
+@click.option("--sql", "prints", is_flag=True, help="Print the statements, and change nothing.")
+def init_command(file: Path | None, admin: str | None, role: str | None, *, prints: bool) -> None:
+    """Create the schema, for hosts with this host's key."""
+    with _errors():
+        from pykcm.store.postgresql import opening, schema  # noqa: PLC0415 - an optional part
+
+        config = _shared(file)
+        key = opening.shared_key(config)
+        if prints:
+            click.echo(schema.creation(key.id, role), nl=False)
+            return
+        with opening.connect(config, admin) as connection:
+            schema.create(connection, key.id, role)
+    print_line("The schema is there. Give every host the same key, then start their daemons.", err=True)
+
+
+@store_command.command("check")
+@_config
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def check_command(context: click.Context, file: Path | None, *, as_json: bool) -> None:
+    """Check the connection, the schema, the privileges, the key, the server's settings and its clock.
+
+    The exit status is 1 if a daemon could not work.
+    """
+    with _errors():
+        from pykcm.store.postgresql import opening, schema  # noqa: PLC0415 - an optional part
+
+        config = _shared(file)
+        key = opening.shared_key(config)
+        with opening.connect(config) as connection:
+            found = list(schema.findings(connection, [key.id], time.time()))
+    if as_json:
+        print_json([finding._asdict() for finding in found])
+    else:
+        for finding in found:
+            mark = "ok" if not finding.way_out else "FAILED" if finding.is_fatal else "warning"
+            print_line(f"{mark:8}{finding.subject}: {finding.state}" + _hint(finding.way_out))
+    context.exit(int(any(finding.is_fatal for finding in found)))
+
+
+@store_command.command("upgrade")
+@_config
+@_admin
+def upgrade_command(file: Path | None, admin: str | None) -> None:
+    """Bring the schema to the version of this pykcm."""
+    with _errors():
+        from pykcm.store.postgresql import opening, schema  # noqa: PLC0415 - an optional part
+
+        with opening.connect(_shared(file), admin) as connection:
+            version = schema.upgrade(connection)
+    print_line(f"The schema has version {version}, the newest.", err=True)
+
+
+COMMANDS = [store_command]
+
+
+def _hint(way_out: str) -> str:
+    return f"; {way_out}" if way_out else ""
+
+
+def _shared(file: Path | None) -> Config:
+    config = load_config(file)
+    if config.store != "postgresql":
+        raise click.ClickException(
+            f'the configuration has store = "{config.store}": this command is for "postgresql"'
+        )
+    return config
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    """Show errors of the configuration, the key and the database as messages."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise click.ClickException(
+            f'the shared store needs {error.name}: pip install "pykcm[postgresql]"'
+        ) from None
+    except (ConfigError, StoreUnusableError) as error:
+        raise click.ClickException(str(error)) from None
