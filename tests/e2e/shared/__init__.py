@@ -1,0 +1,1 @@
+"""Several daemons as hosts of one database, and the means to disturb them and to check their answers."""
