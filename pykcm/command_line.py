@@ -56,8 +56,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--state-dir", type=_path, metavar="DIR", help="folder of the database and its key")
     made.add_argument(
         "--store",
-        choices=["sqlcipher", "memory"],
-        help="an encrypted database, or the daemon's memory, which ends with it",
+        choices=["sqlcipher", "memory", "postgresql"],
+        help="an encrypted database, the daemon's memory, which ends with it, or a database that hosts share",
     )
     made.add_argument(
         "--log-level", choices=["debug", "info", "warning", "error"], help="the lowest level that is logged"
