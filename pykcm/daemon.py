@@ -11,11 +11,10 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncGenerator
-from contextlib import AbstractAsyncContextManager, ExitStack, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from pykcm import __version__
 from pykcm.ccaches.quotas import Quotas
@@ -23,7 +22,7 @@ from pykcm.command_line import parser
 from pykcm.config import DEFAULT_CONTROL_SOCKET, DEFAULT_SOCKET, Config, ConfigError, load_config
 from pykcm.control.calls import Administration
 from pykcm.control.control_socket import ControlSocket
-from pykcm.engine.clock import ClockKeeper, open_clock
+from pykcm.engine.clock import ClockKeeper
 from pykcm.engine.collection_cache import CollectionCache
 from pykcm.engine.engine import Engine
 from pykcm.engine.reaper import Reaper
@@ -45,13 +44,10 @@ from pykcm.sockets.bound_socket import BoundSocket
 from pykcm.sockets.event_loop import EventLoop
 from pykcm.sockets.passed import ListenError
 from pykcm.sockets.systemd import Activated, Notifier, activated_sockets
-from pykcm.store.copies import Backup, Copied, Copies, Rekeyed
+from pykcm.store.copies import Copies
 from pykcm.store.interface import Store, StoreUnusableError
-from pykcm.store.memory import MemoryStore
+from pykcm.stores import open_store
 from pykcm.streams import end_output, open_standard_streams
-
-if TYPE_CHECKING:
-    from pykcm.store.sqlcipher.store import SQLCipherStore
 
 log = logging.getLogger(__name__)
 
@@ -138,7 +134,7 @@ def _run(config: Config) -> int:
             if not sockets.control:
                 sockets.control.extend(_control_sockets(config, at_end))
         sockets.control.extend(_metrics_sockets(at_end))
-        store, copies, clock_keeper = _open_store(config, at_end)
+        store, copies, clock_keeper = open_store(config, at_end)
         with (
             asyncio.Runner(loop_factory=EventLoop) as runner,
             LINE_COUNTS.scheduled(runner.get_loop().call_later),
@@ -209,66 +205,6 @@ def _load_policy(config: Config, kernel: Kernel) -> Policy | None:
 def _stop_during_start(number: int, frame: FrameType | None) -> NoReturn:
     log.info("stopping before the start is complete: %s", signal.Signals(number).name)
     raise SystemExit(0)
-
-
-def _open_store(config: Config, at_end: ExitStack) -> tuple[Store, Copies | None, ClockKeeper]:
-    store: Store
-    copies = None
-    if config.store == "memory":
-        store = MemoryStore()
-        clock_keeper = open_clock()
-    elif config.store == "postgresql":
-        store, clock_keeper = _open_shared_store(config, at_end)
-    else:
-        # Imported here, because the memory store needs neither the library nor the folder.
-        from pykcm.store.disk import DATABASE, KEY  # noqa: PLC0415
-        from pykcm.store.folder import StateFolder  # noqa: PLC0415
-        from pykcm.store.keys import load_key  # noqa: PLC0415
-        from pykcm.store.sqlcipher.database import has_tickets  # noqa: PLC0415
-        from pykcm.store.sqlcipher.store import SQLCipherStore  # noqa: PLC0415
-
-        folder = StateFolder(Path(config.state_dir))
-        at_end.callback(folder.close)
-        database = folder.path / DATABASE
-        key_file = Path(config.key_file) if config.key_file else folder.path / KEY
-        is_new = not has_tickets(database)
-        key = load_key(key_file, may_create=is_new)
-        # Before the store writes to its files, whose times can show when the clock was last read.
-        clock_keeper = open_clock(folder.path, is_new=is_new)
-        store = database_store = SQLCipherStore(database, key, config.durability)
-        copies = _copies(database_store)
-    at_end.callback(store.close)
-    return store, copies, clock_keeper
-
-
-def _open_shared_store(config: Config, at_end: ExitStack) -> tuple[Store, ClockKeeper]:
-    from pykcm.store.folder import StateFolder  # noqa: PLC0415
-
-    try:
-        from pykcm.store.postgresql.opening import open_store  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        raise StoreUnusableError(
-            f'store = "postgresql" needs {error.name}: pip install "pykcm[postgresql]"'
-        ) from None
-    folder = StateFolder(Path(config.state_dir))
-    at_end.callback(folder.close)
-    return open_store(config), open_clock(folder.path, is_new=False)
-
-
-def _copies(store: "SQLCipherStore") -> Copies:
-    """Imports what makes the copies when an administrator asks for one."""
-
-    def backup() -> AbstractAsyncContextManager[Backup]:
-        from pykcm.store.sqlcipher.backup import backup  # noqa: PLC0415
-
-        return backup(store)
-
-    def rekey(raw: bytes | None) -> AsyncGenerator[Copied | Rekeyed, None]:
-        from pykcm.store.sqlcipher.rekey import rekey  # noqa: PLC0415
-
-        return rekey(store, raw)
-
-    return Copies(backup, rekey)
 
 
 async def _serve(

@@ -28,7 +28,8 @@ ALLOWED: dict[str, set[str]] = {
     "ccaches": {"protocol"},
     "peer": {"protocol", *COMMON},
     "sockets": {"protocol.text", *COMMON},
-    "store": {"protocol.codes", "protocol.principal", *COMMON},
+    # The shared store has its connection from the configuration, also for `pykcmctl store`, without a daemon.
+    "store": {"protocol.codes", "protocol.principal", "config", *COMMON},
     "engine": {
         *("ccaches", "store"),
         *("protocol.codes", "protocol.credential", "protocol.principal", "protocol.text"),
@@ -43,6 +44,8 @@ ALLOWED: dict[str, set[str]] = {
     },
     "cli": {
         *("client", "config", "control", "peer", "protocol", "sockets", "store.disk"),
+        # `pykcmctl store` reaches the shared store's database without a daemon.
+        *("store.postgresql", "store.interface"),
         *COMMON,
     },
     "client": {"protocol", "sockets.connecting"},

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from pykcm.cli.output import print_json, print_line
+from pykcm.cli.output import print_json, print_line, print_text
 from pykcm.config import Config, ConfigError, load_config
 from pykcm.store.interface import StoreUnusableError
 
@@ -26,7 +26,7 @@ _admin = click.option(
 
 @click.group("store")
 def store_command() -> None:
-    """Set up and check the database of the shared store.
+    r"""Set up and check the database of the shared store.
 
     \b
     Examples:
@@ -48,7 +48,7 @@ def init_command(file: Path | None, admin: str | None, role: str | None, *, prin
         config = _shared(file)
         key = opening.shared_key(config)
         if prints:
-            click.echo(schema.creation(key.id, role), nl=False)
+            print_text(schema.creation(key.id, role).removesuffix("\n"))
             return
         with opening.connect(config, admin) as connection:
             schema.create(connection, key.id, role)

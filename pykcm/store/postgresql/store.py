@@ -152,13 +152,13 @@ class PostgreSQLStore:
         return done
 
     async def outcome(self, entry: Entry) -> Committed | None:
-        async def settle(connection: Connection) -> bool:
+        async def find_out(connection: Connection) -> bool:
             await connection.execute(statements.SETTLE, (entry.id,))
             cursor = await connection.execute(statements.IS_MADE, (entry.id,))
             row = await cursor.fetchone()
             return bool(row and row[0])
 
-        return _committed(entry) if await self.database.repeatable(settle) else None
+        return _committed(entry) if await self.database.repeatable(find_out) else None
 
     async def versions(self, uids: Sequence[int]) -> dict[int, int]:
         """The newest version of each UID; raises StoreError."""

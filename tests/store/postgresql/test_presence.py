@@ -97,9 +97,7 @@ async def test_server_that_was_started_again_is_not_noticed_by_reads(
     assert (await store.load(1000)).version == 1
 
 
-async def test_commit_on_a_broken_connection_is_found_out(
-    mortal: PostgreSQL, store: PostgreSQLStore
-) -> None:
+async def test_commit_on_a_broken_connection_is_found_out(mortal: PostgreSQL, store: PostgreSQLStore) -> None:
     """A commit whose connection ended is unknown; its outcome tells that it was not made, and it is not."""
     await commit(store, 1000, put_ccache(1000, 1))
     mortal.stop("immediate")

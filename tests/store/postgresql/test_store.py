@@ -153,7 +153,7 @@ async def test_entry_of_two_uids_is_made_whole_or_not_at_all(shared: PostgreSQLS
     puts = [put_credential(1000, 1, item, b"ticket %d" % item) for item in (2, 1)]
     await commit(shared, 1000, put_ccache(1000, 1), *puts)
     await commit(shared, 2000, put_ccache(2000, 3), put_credential(2000, 3, 9, b"old"))
-    changes = [
+    changes: list[SecretChange] = [
         DeleteContainer(credentials(2000, 3)),
         RenameContainer(credentials(1000, 1), credentials(2000, 3)),
         DeleteContainer(ccaches_container(1000)),
