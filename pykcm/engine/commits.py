@@ -1,8 +1,10 @@
 """The entries of commits, functions that are committed alone, and the work that follows each commit."""
 
+import asyncio
 import errno
 import logging
 import os
+import random
 from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 from typing import TypeVar
@@ -16,7 +18,7 @@ from pykcm.engine.persistence import secret_changes
 from pykcm.engine.removals import RemovalCounts, log_removals
 from pykcm.engine.uid_queues import Collections
 from pykcm.logs import LimitedLog
-from pykcm.store.interface import Committed, Entry, Outcome, Refused, Store, StoreError, Unknown
+from pykcm.store.interface import Committed, Entry, Freshness, Outcome, Refused, Store, StoreError, Unknown
 from pykcm.store.tree import SecretChange
 
 log = logging.getLogger(__name__)
@@ -27,6 +29,10 @@ T = TypeVar("T")
 
 # A function fails after so many conflicts: others change the UID's ccaches all the time.
 _MOST_ATTEMPTS = 20
+
+# In seconds, between attempts.
+_PAUSE = 0.002
+_LONGEST_PAUSE = 0.5
 
 _ID_SIZE = 8
 
@@ -47,12 +53,23 @@ class Commits:
         self._id_prefix = os.urandom(_ID_SIZE)
         self._numbers = count()
 
+    async def drop_old(self, freshness: Freshness, uids: Sequence[int]) -> None:
+        """Drop collections that other hosts have changed; raises StoreError."""
+        present = [uid for uid in uids if self._collection_cache.is_present(uid)]
+        newest = await asyncio.gather(*map(freshness.newest_version, present))
+        for uid, version in zip(present, newest, strict=True):
+            if self._collection_cache.version(uid) < version:
+                self._collection_cache.drop(uid)
+
     async def run_alone(self, uids: Sequence[int], function: Callable[[Collections], T], keep: bool) -> T:
         """Run the function, again after each conflict, until its changes are committed.
 
         Meanwhile no other function of these UIDs runs, and no other changes of theirs are being committed.
         """
-        for _ in range(_MOST_ATTEMPTS):
+        for attempt in range(_MOST_ATTEMPTS):
+            if attempt > 1:
+                # The others get their commits done meanwhile.
+                await asyncio.sleep(min(_PAUSE * attempt**2, _LONGEST_PAUSE) * random.random())  # noqa: S311
             collections = {uid: await self._collection_cache.get(uid, is_wanted=keep) for uid in uids}
             before = self.before(collections) if self.watchers else []
             try:

@@ -6,14 +6,14 @@ Large ones are committed separately: a small one waits for one of them, and neve
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Coroutine, Sequence
 from itertools import chain
 from time import perf_counter_ns
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 from pykcm.engine.stepping import step
 from pykcm.logs import LimitedLog
-from pykcm.store.interface import Committed, Conflict, Entry, Outcome, Refused, Store, StoreError, Unknown
+from pykcm.store.interface import Blocked, Committed, Entry, Outcome, Refused, Store, StoreError, Unknown
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class _Single:
 
 
 class _Delayed:
-    """Changes that were taken and had to wait for a copy of the store."""
+    """Changes that were taken and had to wait: for a copy of the store, or for another host's transaction."""
 
     def __init__(self, changes: Changes, entry: Entry) -> None:
         self.size = entry.size
@@ -124,8 +124,11 @@ class Committer:
         self._small: list[Changes] = []
         self._large: list[deque[Changes]] = [deque() for _ in _SIZES]
         self._task: asyncio.Task[None] | None = None  # kept, because an event loop holds tasks weakly
-        self._delays: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._is_running = False
+        # For a store that takes several commits at a time: the others do not wait for one that takes long.
+        at_once = store.commits_at_once
+        self._free = asyncio.Semaphore(at_once) if at_once > 1 else None
         # Operations submitted since the last commit, and whether that was of several.
         self.submitted = 0
         self._is_shared = False
@@ -170,6 +173,7 @@ class Committer:
         step(self._commit_waiting(), lambda _: None, lambda: None)
 
     async def _commit_waiting(self) -> None:
+        commit = self._commit if self._free is None else self._begin_commit
         try:
             while self._small or any(self._large):
                 if self._is_shared:
@@ -177,12 +181,12 @@ class Committer:
                 for queue in self._large:
                     if self._small:
                         batch, self._small = self._small, []
-                        await self._commit(batch)
+                        await commit(batch)
                         if self._small:
                             # UIDs with more than is committed at a time. Others send requests meanwhile.
                             await asyncio.sleep(0)
                     if queue:
-                        await self._commit(_some_of(queue))
+                        await commit(_some_of(queue))
                         # Requests that have come meanwhile are next.
                         await asyncio.sleep(0)
         except BaseException:
@@ -214,10 +218,13 @@ class Committer:
                 batch.append(changes)
                 entries.append(entry)
             else:
-                task = asyncio.ensure_future(self._submit_after(delay, _Delayed(changes, entry)))
-                self._delays.add(task)
-                task.add_done_callback(self._delays.discard)
+                self._keep(self._submit_after(delay, _Delayed(changes, entry)))
         return batch, entries
+
+    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _submit_after(self, delay: Awaitable[None], changes: Changes) -> None:
         try:
@@ -226,6 +233,22 @@ class Committer:
             _give_up([changes], Refused)
             raise
         self.submit(changes)
+
+    async def _begin_commit(self, waiting: list[Changes]) -> None:
+        """Commit in a task of its own, as soon as not too many others do."""
+        assert self._free is not None
+        try:
+            await self._free.acquire()
+        except BaseException:
+            _give_up(waiting, Refused)
+            raise
+        self._keep(self._commit_and_free(self._free, waiting))
+
+    async def _commit_and_free(self, free: asyncio.Semaphore, waiting: list[Changes]) -> None:
+        try:
+            await self._commit(waiting)
+        finally:
+            free.release()
 
     async def _commit(self, waiting: list[Changes]) -> None:
         begun = perf_counter_ns()
@@ -248,16 +271,19 @@ class Committer:
                 return
             raise
         # Waiting callers are answered first: an error in counting must not affect them.
-        for changes, outcome in zip(batch, outcomes, strict=True):
-            changes.end(outcome)
+        for changes, entry, outcome in zip(batch, entries, outcomes, strict=True):
+            if type(outcome) is Blocked:
+                self._keep(self._submit_after(asyncio.sleep(outcome.pause), _Delayed(changes, entry)))
+            else:
+                changes.end(cast("Outcome", outcome))
         self._count(begun, batch, outcomes)
 
-    def _count(self, begun: int, batch: list[Changes], outcomes: list[Outcome]) -> None:
+    def _count(self, begun: int, batch: list[Changes], outcomes: Sequence[Outcome | Blocked]) -> None:
         committed = refused = 0
         for changes, outcome in zip(batch, outcomes, strict=True):
             if type(outcome) is Committed:
                 committed += changes.operations
-            elif type(outcome) is not Conflict:
+            elif type(outcome) is Refused or type(outcome) is Unknown:
                 refused += 1
         self._is_shared = committed > 1
         if committed:

@@ -35,12 +35,21 @@ class Engine:
         self.committer = self._commits.committer
         self.removals = self._commits.removals
         self.watchers = self._commits.watchers
+        self._freshness = store.freshness
+        self._run = self._pipelines.run_checked if store.freshness else self._pipelines.run
 
     def cached(self, uids: Sequence[int]) -> Collections | None:
-        """The collections to read at once, if all are in the cache and durable, and nobody changes them."""
+        """The collections to read at once, if all are in the cache and durable, and nobody changes them.
+
+        Other hosts, too, must not have changed them.
+        """
         collections: dict[int, Collection] = {}
         for uid in uids:
             if not self.uid_queues.is_free(uid) or (found := self.collection_cache.present(uid)) is None:
+                return None
+            if self._freshness is not None and not self._freshness.is_known_newest(
+                uid, self.collection_cache.version(uid)
+            ):
                 return None
             collections[uid] = found
         return collections
@@ -73,7 +82,7 @@ class Engine:
         while True:
             try:
                 if len(wanted) == 1:
-                    return await self._pipelines.run(wanted[0], function, keep=keep)
+                    return await self._run(wanted[0], function, keep=keep)
                 if len(set(wanted)) == 1:
                     wanted = wanted[:1]
                     continue
@@ -93,6 +102,8 @@ class Engine:
                 queues.append(queue)
                 await self.uid_queues.drain(queue)
                 self._pipelines.note_wanted(queue, keep=keep)
+            if self._freshness is not None:
+                await self._commits.drop_old(self._freshness, [queue.uid for queue in queues])
             return await self._commits.run_alone([queue.uid for queue in queues], function, keep)
         finally:
             for queue in queues:

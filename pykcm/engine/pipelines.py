@@ -6,12 +6,15 @@ on the version that the first one gives: a UID's changes become durable in their
 
 If an entry is not committed, the collection in memory is dropped and read again. The functions that have
 seen it, and were not the cause, run again: each by itself and in their order, while all others wait.
+
+Of a store that other hosts change, a function runs on memory at once, and the check of what it has seen
+follows (see `run_checked`).
 """
 
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pykcm.ccaches.changes import Change, added_ccaches, written_size
 from pykcm.ccaches.collection import Collection
@@ -19,7 +22,7 @@ from pykcm.engine.collection_cache import CollectionCache
 from pykcm.engine.commits import Commits
 from pykcm.engine.events import Changed
 from pykcm.engine.persistence import secret_changes
-from pykcm.engine.uid_queues import Collections, PendingCall, UidQueue, UidQueues
+from pykcm.engine.uid_queues import Collections, PendingCall, Seen, UidQueue, UidQueues
 from pykcm.logs import LimitedLog
 from pykcm.store.interface import Committed, Conflict, Entry, Outcome, Refused, Store, StoreError, Unknown
 
@@ -76,18 +79,52 @@ class Pipelines:
         self.commits = commits
         self._tasks: set[asyncio.Task[None]] = set()  # kept, because an event loop holds tasks weakly
 
-    async def run(self, uid: int, function: Callable[[Collections], T], *, keep: bool) -> T:
+    async def run_checked(self, uid: int, function: Callable[[Collections], T], *, keep: bool) -> T:
+        """As `run`, for a store that other hosts change: the result counts only for the newest version.
+
+        A commit of changes is the check of its own base. A result without changes, or an exception, follows
+        from the version in memory. If that is still the newest one, in an answer to a question that was sent
+        after the function was handed in, the result was right at that time. Otherwise the function runs
+        again, on a version that is no older than this answer.
+        """
+        freshness = self._store.freshness
+        assert freshness is not None
+        seen = Seen()
+        failure: Exception | None = None
+        result: T | None = None
+        try:
+            result = await self.run(uid, function, keep=keep, seen=seen)
+        except CollectionNeededError:
+            raise
+        except Exception as error:  # noqa: BLE001 - raised below, if it follows from the newest version
+            failure = error
+        if seen.version is not None and not freshness.is_known_newest(uid, seen.version):
+            newest = await asyncio.ensure_future(freshness.newest_version(uid))
+            if newest > seen.version:
+                return await self.run(uid, function, keep=keep, seen=Seen(newest))
+        if failure is not None:
+            try:
+                raise failure
+            finally:
+                del failure
+        return cast("T", result)
+
+    async def run(
+        self, uid: int, function: Callable[[Collections], T], *, keep: bool, seen: Seen | None = None
+    ) -> T:
         """Run the function and leave the queue; give its result when that is durable."""
         queue = self._uid_queues.enter_if_open(uid) or await self._uid_queues.enter(uid)
         try:
             if queue.is_stopped:
                 await self._uid_queues.drain(queue)
+            if seen is not None:
+                await self._see(queue, seen)
             collection = self._collection_cache.present(uid) if keep else None
             if collection is None or queue.is_unwanted:
                 self.note_wanted(queue, keep=keep)
                 if collection is None:
                     collection = await self._collection_cache.get(uid, is_wanted=keep)
-            call = PendingCall(function, keep=keep)
+            call = PendingCall(function, keep=keep, seen=seen)
             self._call(call, queue, collection)
             if not (call.changes or queue.pending):
                 result: T = call.result
@@ -107,6 +144,25 @@ class Pipelines:
         await call.done
         result = call.outcome()
         return result  # noqa: RET504 - named for its type
+
+    async def _see(self, queue: UidQueue, seen: Seen) -> None:
+        """Drop a collection that is older than `seen.least` from memory; note the version that is left."""
+        if self._version_in(queue) < seen.least:
+            await self._uid_queues.drain(queue)
+            if self._version_in(queue) < seen.least:
+                self._collection_cache.drop(queue.uid)
+        if not self._collection_cache.is_present(queue.uid):
+            return
+        if any(call.changes for call in queue.pending[queue.committing :]):
+            # The result waits for a commit that is yet to be sent, which checks the version.
+            return
+        seen.version = self._version_in(queue)
+
+    def _version_in(self, queue: UidQueue) -> int:
+        """The version in memory, once the changes that are being committed are stored; 0: there is none."""
+        if not self._collection_cache.is_present(queue.uid):
+            return 0
+        return self._collection_cache.version(queue.uid) + bool(queue.committing)
 
     def note_wanted(self, queue: UidQueue, *, keep: bool) -> None:
         """Note whether the UID's collection stays in the cache, before it is read."""
@@ -132,6 +188,9 @@ class Pipelines:
                 if before:
                     call.events = self.commits.events(before, [Changed(collection, changes)])
                 call.changes = changes
+                if call.seen is not None:
+                    # Its commit is the check.
+                    call.seen.version = None
         except BaseException as error:
             call.secrets, call.size = (), 0
             changes += collection.take_changes()
@@ -216,6 +275,9 @@ class Pipelines:
             while queue.pending:
                 call = queue.pending[0]
                 if not call.done.done():  # else its caller has gone
+                    if call.seen is not None:
+                        # The collection is read from the store for it.
+                        call.seen.version = None
                     try:
                         call.result = await self.commits.run_alone((queue.uid,), call.function, call.keep)
                         call.error = None

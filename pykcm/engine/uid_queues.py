@@ -26,20 +26,49 @@ MOST_PENDING_BYTES = 1024 * 1024
 _TOGETHER = 64 * 1024
 
 
+class Seen:
+    """The version of a collection that a function has run on.
+
+    `least`: memory of an older version is not used. `version`: to be checked; None: it was read or committed
+    after the function was handed in.
+    """
+
+    __slots__ = ("least", "version")
+
+    def __init__(self, least: int = 0) -> None:
+        self.least = least
+        self.version: int | None = None
+
+
 class PendingCall:
     """A function that has run in memory, and its result. `done` is set when the caller may have that.
 
     `changes`: what it has changed, empty if it only reads; `secrets`: the same for the store; `size`: their
-    bytes, about; `events`: the events for each watch. `keep` is as in Engine.change.
+    bytes, about; `events`: the events for each watch. `keep` is as in Engine.change. `seen`: the version of
+    the collection, if other hosts may change it.
     """
 
-    __slots__ = ("changes", "done", "error", "events", "function", "keep", "result", "secrets", "size")
+    __slots__ = (
+        "changes",
+        "done",
+        "error",
+        "events",
+        "function",
+        "keep",
+        "result",
+        "secrets",
+        "seen",
+        "size",
+    )
 
     done: asyncio.Future[None]
 
-    def __init__(self, function: Callable[[Collections], Any], *, keep: bool) -> None:
+    def __init__(
+        self, function: Callable[[Collections], Any], *, keep: bool, seen: Seen | None = None
+    ) -> None:
         self.function = function
         self.keep = keep
+        self.seen = seen
         self.result: Any = None
         self.error: BaseException | None = None
         self.changes: Sequence[Change] = ()

@@ -67,7 +67,30 @@ class Unknown(NamedTuple):
     error: StoreError
 
 
+class Blocked(NamedTuple):
+    """The store made no change, because another host's transaction is in the way: try it again.
+
+    `pause`: seconds until then. After enough attempts the store refuses the entry.
+    """
+
+    pause: float
+
+
 Outcome = Committed | Conflict | Refused | Unknown
+
+
+class Freshness(Protocol):
+    """Tells whether secrets in memory are still those of a store that other hosts change."""
+
+    def is_known_newest(self, uid: int, version: int) -> bool:
+        """Whether the UID's newest version is known to be this one, without asking the store."""
+
+    async def newest_version(self, uid: int) -> int:
+        """Return a version that is at least as new as the UID's was when this was called.
+
+        Returns 0 while the store cannot be reached and memory counts all the same; raises StoreError when it
+        does not count any more.
+        """
 
 
 class Store(Protocol):
@@ -76,11 +99,16 @@ class Store(Protocol):
     Each UID's secrets have a version, which each commit that changes them increases. One process at a time
     opens a store of one host, and its commits never conflict.
     `persistent`: whether committed secrets outlive the process. `needs_task`: whether `commit` must be called
-    in a task, which is slower.
+    in a task, which is slower. `commits_at_once`: the most calls of `commit` at a time.
     """
 
     persistent: bool
     needs_task: bool
+    commits_at_once: int
+
+    @property
+    def freshness(self) -> Freshness | None:
+        """None if no other host changes the store."""
 
     async def load(self, uid: int, pause: Pause | None = None) -> Loaded:
         """Return all secrets in the UID's container and below; raises StoreError.
@@ -96,11 +124,11 @@ class Store(Protocol):
         most wait, so that the copy comes to its end.
         """
 
-    async def commit(self, entries: Sequence[Entry]) -> list[Outcome]:
+    async def commit(self, entries: Sequence[Entry]) -> Sequence[Outcome | Blocked]:
         """Commit entries together; returns each outcome, which does not depend on the other entries.
 
         No UID is in the bases of two entries, and the outcome of each UID's last entry is known.
-        It returns when the committed entries are durable. Only one call at a time is allowed.
+        It returns when the committed entries are durable. Calls at a time have no UID in common.
         """
 
     async def outcome(self, entry: Entry) -> Committed | None:

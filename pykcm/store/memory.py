@@ -24,6 +24,8 @@ class MemoryStore:
 
     persistent = False
     needs_task = False
+    commits_at_once = 1
+    freshness = None
 
     def __init__(self) -> None:
         # Secrets by UID, so that `load` does not look at other UIDs; then by container and name.

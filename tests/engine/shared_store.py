@@ -11,6 +11,7 @@ from pykcm.store.interface import (
     Committed,
     Conflict,
     Entry,
+    Freshness,
     Loaded,
     Outcome,
     Pause,
@@ -24,7 +25,9 @@ from pykcm.store.memory import MemoryStore
 class SharedStore(MemoryStore):
     """Has a version for each UID; `chance` decides what goes wrong, None: nothing but conflicts.
 
-    `seen` counts the outcomes by their names. It needs a task, as a database's library may.
+    `known`: the newest versions that hosts know without asking. `questions`: the UIDs asked about.
+    `away`: raised instead of answers; 0: memory counts all the same. `seen` counts the outcomes by their
+    names. It needs a task, as a database's library may.
     """
 
     needs_task = True
@@ -34,9 +37,28 @@ class SharedStore(MemoryStore):
         self._chance = chance
         self._versions: Counter[int] = Counter()
         self._made: dict[bytes, Committed] = {}
+        self.known: dict[int, int] = {}
+        self.questions: list[int] = []
+        self.away: StoreError | int | None = None
+        self.loads = 0
         self.seen: Counter[str] = Counter()
 
+    @property
+    def freshness(self) -> Freshness:  # type: ignore[override]
+        return self
+
+    def is_known_newest(self, uid: int, version: int) -> bool:
+        return self.known.get(uid) == version
+
+    async def newest_version(self, uid: int) -> int:
+        self.questions.append(uid)
+        await self._wait()
+        if isinstance(self.away, StoreError):
+            raise self.away
+        return self._versions[uid] if self.away is None else 0
+
     async def load(self, uid: int, pause: Pause | None = None) -> Loaded:
+        self.loads += 1
         await self._wait()
         return (await super().load(uid))._replace(version=self._versions[uid])
 

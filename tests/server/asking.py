@@ -19,6 +19,7 @@ from pykcm.protocol.framing import Frame, Sendable
 from pykcm.server.dispatcher import Dispatcher
 from pykcm.server.sessions import Session
 from pykcm.store.interface import (
+    Blocked,
     Committed,
     Entry,
     Loaded,
@@ -95,6 +96,8 @@ class ScriptedStore:
         self.inner = inner
         self.persistent = inner.persistent
         self.needs_task = inner.needs_task
+        self.commits_at_once = inner.commits_at_once
+        self.freshness = inner.freshness
         self.commits: list[list[SecretChange]] = []
         self.loads: list[int] = []
         self.gate: asyncio.Event | None = None
@@ -113,7 +116,7 @@ class ScriptedStore:
     def delay(self, changes: Sequence[SecretChange], size: int = 0) -> Awaitable[None] | None:
         return self.inner.delay(changes, size)
 
-    async def commit(self, entries: Sequence[Entry]) -> list[Outcome]:
+    async def commit(self, entries: Sequence[Entry]) -> Sequence[Outcome | Blocked]:
         changes = [change for entry in entries for change in entry.changes]
         self.commits.append(changes)
         if self.gate is not None:

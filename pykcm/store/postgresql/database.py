@@ -4,6 +4,7 @@ import asyncio
 import errno
 import logging
 from collections.abc import Awaitable, Callable
+from time import monotonic
 from typing import Any, TypeVar
 
 import psycopg
@@ -16,8 +17,26 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# One commits, while the others read.
-_CONNECTIONS = 4
+# Commits never take the connections of reads, which are short.
+COMMITS_AT_ONCE = 4
+_READS_AT_ONCE = 4
+
+# libpq's shortest limit, in seconds, for a connection to one of several hosts.
+_SHORTEST_CONNECT_TIMEOUT = 2
+
+# Settings of each connection, where the server knows them. A statement does not wait for a lock forever. A
+# server ends the transaction of a host that has died: its locks are free after about 20 seconds.
+_SETTINGS = """
+    SELECT set_config(s.name, w.value, false) FROM pg_settings s JOIN (VALUES
+        ('lock_timeout', %(lock)s), ('statement_timeout', %(statement)s), ('transaction_timeout', %(dead)s),
+        ('idle_in_transaction_session_timeout', %(dead)s), ('tcp_user_timeout', %(dead)s),
+        ('tcp_keepalives_idle', '10'), ('tcp_keepalives_interval', '5'), ('tcp_keepalives_count', '2')
+    ) AS w (name, value) ON w.name = s.name
+"""
+_DEAD = 20_000  # in milliseconds
+
+# In seconds, before a statement is tried again that other transactions were in the way of.
+_PAUSE = 0.02
 
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 Function = Callable[[Connection], Awaitable[T]]
@@ -50,19 +69,35 @@ class Database:
         self.timeout = timeout
         self.stale_reads = stale_reads
         self.presence = Presence(self.name, self._probe)
-        self._conninfo = conninfo
+        self._conninfo, self._hosts = _with_limits(conninfo, timeout)
         self._idle: list[Connection] = []
-        self._slots = asyncio.Semaphore(_CONNECTIONS)
+        self._reads = asyncio.Semaphore(_READS_AT_ONCE)
+        self._commits = asyncio.Semaphore(COMMITS_AT_ONCE)
 
-    async def call(self, function: Function[T]) -> T:
+    async def call(
+        self, function: Function[T], *, end: float | None = None, waits: bool = True, commits: bool = False
+    ) -> T:
         """The function's result.
 
+        `end`: in the event loop's time; None: after `timeout`, of which the database's absence is a part. Not
+        `waits`: not for a database that is away. `commits`: with a connection for commits.
         Raises StoreError, where nothing was changed; LostAnswerError, RepeatError, PartialConflictError.
         """
-        if not await self.presence.wait(self.timeout):
+        loop = asyncio.get_running_loop()
+        patience = self.presence.patience(self.timeout) if end is None else end - loop.time()
+        if not await self.presence.wait(patience if waits else 0.0):
             raise self.away()
-        end = asyncio.get_running_loop().time() + self.timeout
-        async with self._slots:
+        if end is None:
+            end = loop.time() + self.timeout
+        slots = self._commits if commits else self._reads
+        try:
+            async with asyncio.timeout_at(end):
+                await slots.acquire()
+        except TimeoutError:
+            raise StoreError(
+                f"{self.name}: too many requests wait for the database", errno.ETIMEDOUT
+            ) from None
+        try:
             connection = self._idle.pop() if self._idle else await self._connect(end)
             try:
                 result = await self._run(connection, function, end)
@@ -71,48 +106,68 @@ class Database:
                     self._forget_idle()
                 else:
                     self._idle.append(connection)
+        finally:
+            slots.release()
         self.presence.seen()
         return result
 
-    async def repeatable(self, function: Function[T]) -> T:
+    async def repeatable(self, function: Function[T], *, end: float | None = None, waits: bool = True) -> T:
         """As `call`, of a function that may run again when its answer was lost; raises StoreError."""
-        try:
-            return await self.call(function)
-        except LostAnswerError:
-            # The connection may have been an old one, of a server that was started again.
-            pass
-        except RepeatError:
-            pass
-        try:
-            return await self.call(function)
-        except LostAnswerError as lost:
-            self.presence.lost(lost.error.reason)
-            raise lost.error from None
-        except RepeatError:
-            raise StoreError(f"{self.name}: other transactions are in the way", errno.EAGAIN) from None
+        loop = asyncio.get_running_loop()
+        last = loop.time() + self.timeout if end is None else end
+        was_lost = False
+        while True:
+            try:
+                return await self.call(function, end=end, waits=waits)
+            except LostAnswerError as lost:
+                # At first the connection may have been an old one, of a server that was started again.
+                if was_lost:
+                    self.presence.lost(lost.error.reason)
+                    raise lost.error from None
+                was_lost = True
+            except RepeatError:
+                if loop.time() >= last:
+                    raise StoreError(
+                        f"{self.name}: other transactions are in the way", errno.ETIMEDOUT
+                    ) from None
+                await asyncio.sleep(_PAUSE)
+            end = last
 
     async def _connect(self, end: float) -> Connection:
         """Raises StoreError."""
+        begun = monotonic()
         try:
             async with asyncio.timeout_at(end):
-                return await Connection.connect(
-                    self._conninfo, autocommit=True, application_name="pykcm", client_encoding="utf8"
-                )
+                return await self._open()
         except TimeoutError:
-            self.presence.lost(f"no connection within {self.timeout:g} s")
+            self.presence.lost(f"no connection within {monotonic() - begun:.1f} s", begun)
         except psycopg.Error as error:
             self.presence.lost(str(error).strip())
         raise self.away()
 
-    async def _probe(self) -> None:
+    async def _open(self) -> Connection:
+        """Raises psycopg.Error."""
+        connection = await Connection.connect(self._conninfo, autocommit=True)
+        milliseconds = int(self.timeout * 1000)
+        limits = {"lock": milliseconds // 5, "statement": milliseconds, "dead": max(_DEAD, milliseconds)}
         try:
-            async with asyncio.timeout(self.timeout):
-                connection = await Connection.connect(self._conninfo, autocommit=True)
+            await connection.execute(_SETTINGS, {name: str(limit) for name, limit in limits.items()})
+        except BaseException:
+            connection.pgconn.finish()
+            raise
+        return connection
+
+    async def _probe(self) -> None:
+        # Each host of the connection string has its time.
+        limit = max(self.timeout, (_SHORTEST_CONNECT_TIMEOUT + 1) * self._hosts)
+        try:
+            async with asyncio.timeout(limit):
+                connection = await self._open()
         except TimeoutError:
-            raise OSError(f"no connection within {self.timeout:g} s") from None
+            raise OSError(f"no connection within {limit:g} s") from None
         except psycopg.Error as error:
             raise OSError(str(error).strip()) from None
-        await connection.close()
+        self._idle.append(connection)
 
     def away(self) -> StoreError:
         return StoreError(
@@ -123,6 +178,7 @@ class Database:
     async def _run(self, connection: Connection, function: Function[T], end: float) -> T:
         task = asyncio.current_task()
         assert task is not None
+        begun = monotonic()
         limit = _Limit(connection, task)
         timer = asyncio.get_running_loop().call_at(end, limit.expire)
         try:
@@ -130,14 +186,14 @@ class Database:
         except asyncio.CancelledError:
             connection.pgconn.finish()
             if limit.is_over and not task.uncancel():
-                self.presence.lost(f"no answer within {self.timeout:g} s")
+                self.presence.lost(f"no answer within {self.timeout:g} s", begun)
                 raise LostAnswerError(
                     StoreError(f"{self.name}: no answer within {self.timeout:g} s", errno.ETIMEDOUT)
                 ) from None
             raise
         except errors.DivisionByZero as error:
             raise PartialConflictError from error
-        except (errors.SerializationFailure, errors.DeadlockDetected) as error:
+        except (errors.SerializationFailure, errors.DeadlockDetected, errors.LockNotAvailable) as error:
             raise RepeatError from error
         except psycopg.Error as error:
             raise self._explain(error) from error
@@ -188,12 +244,31 @@ _CONNECTION_ENDS = ("08", "57P")
 _MEANINGS = [
     ("53100", errno.ENOSPC, "; the database's disk is full: make room on it"),
     ("53200", errno.ENOMEM, "; the database is out of memory"),
+    ("57014", errno.ETIMEDOUT, "; the database takes too long: see to its load and locks"),
     ("25006", errno.EROFS, "; this server only reads: add target_session_attrs=read-write"),
     ("42501", errno.EACCES, "; `pykcmctl store init --sql` prints the GRANTs"),
     ("3F000", errno.EIO, "; there is no schema: run `pykcmctl store init`"),
     ("42P01", errno.EIO, "; there is no schema: run `pykcmctl store init`"),
     ("42703", errno.EIO, "; the schema has another version: run `pykcmctl store check`"),
 ]
+
+
+def _with_limits(conninfo: str, timeout: float) -> tuple[str, int]:
+    """The connection string with limits for what it does not limit itself, and its number of hosts."""
+    parameters = psycopg.conninfo.conninfo_to_dict(conninfo)
+    hosts = str(parameters.get("host") or parameters.get("hostaddr") or "").count(",") + 1
+    limits: dict[str, object] = {
+        # One host that does not answer leaves time for the next one.
+        "connect_timeout": max(_SHORTEST_CONNECT_TIMEOUT, int(timeout / hosts)),
+        "tcp_user_timeout": int(timeout * 1000),
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 2,
+        "application_name": "pykcm",
+        "client_encoding": "utf8",
+    }
+    together = {name: str(value) for name, value in (limits | parameters).items()}
+    return psycopg.conninfo.make_conninfo(**together), hosts
 
 
 def name_of(conninfo: str) -> str:

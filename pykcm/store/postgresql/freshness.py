@@ -1,7 +1,10 @@
-"""Newest versions: one look-up for all who wait together."""
+"""Whether memory is still the newest: one look-up for all who wait together."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+
+from pykcm.store.interface import StoreError
+from pykcm.store.postgresql.database import Database
 
 LookUp = Callable[[Sequence[int]], Awaitable[dict[int, int]]]
 
@@ -51,3 +54,27 @@ class NewestVersions:
         else:
             for uid, future in futures.items():
                 future.set_result(versions[uid])
+
+
+class StrictFreshness:
+    """Implements Freshness: asks the database each time. `look_up` must not wait for one that is away."""
+
+    def __init__(self, database: Database, look_up: LookUp) -> None:
+        self._database = database
+        self._newest = NewestVersions(look_up)
+
+    def is_known_newest(self, uid: int, version: int) -> bool:
+        return False
+
+    async def newest_version(self, uid: int) -> int:
+        """The version; 0 while the database is away, for `stale_reads` after it was last seen."""
+        presence = self._database.presence
+        if not presence.is_away:
+            try:
+                return await self._newest.newest(uid)
+            except StoreError:
+                if not presence.is_away:
+                    raise
+        if presence.seconds_unseen() > self._database.stale_reads:
+            raise self._database.away()
+        return 0

@@ -38,24 +38,32 @@ class Presence:
         """The database has answered."""
         self._last_seen = monotonic()
 
-    def lost(self, reason: str) -> None:
-        """No connection can be made, or no answer comes."""
+    def lost(self, reason: str, since: float | None = None) -> None:
+        """No connection can be made, or no answer comes; `since`: monotonic time of the question.
+
+        An answer to a later question shows that the database is there, and only this one had to wait.
+        """
+        if since is not None and self._last_seen > since:
+            return
         self.reason = reason
         if self._away_since is None:
-            self._away_since = monotonic()
+            self._away_since = monotonic() if since is None else since
             self._is_back.clear()
             log.error("%s: the database is away: %s; it is tried again until it is back", self._name, reason)
             self._probing = asyncio.get_running_loop().create_task(self._probe_until_back())
 
+    def patience(self, most: float) -> float:
+        """Seconds left to wait for a database that is waited for so many seconds of its absence."""
+        return most if self._away_since is None else self._away_since + most - monotonic()
+
     async def wait(self, most: float) -> bool:
-        """Whether the database is there, now or within so many seconds of its absence."""
+        """Whether the database is there, now or within so many seconds."""
         if self._away_since is None:
             return True
-        left = self._away_since + most - monotonic()
-        if left <= 0:
+        if most <= 0:
             return False
         try:
-            async with asyncio.timeout(left):
+            async with asyncio.timeout(most):
                 await self._is_back.wait()
         except TimeoutError:
             return False

@@ -40,7 +40,8 @@ WITHOUT_EXPIRY = f"""
 
 # A commit is one transaction, sent at once. Its first statement increases the versions of all entries that
 # are based on the newest one, and notes their ids; the others change rows of entries whose id was noted.
-# Rows are locked in order: two hosts never wait for each other. NULL tells that this host's key may not seal.
+# Rows are locked in order, and nobody waits for a lock: an entry whose rows another transaction has locked is
+# blocked, if its versions are still the newest ones. NULL tells that this host's key may not seal.
 # Where only some UIDs of one entry have the right version, the statement fails, and with it all of them.
 _BEGIN = """
     WITH entries AS MATERIALIZED (
@@ -49,7 +50,7 @@ _BEGIN = """
         WHERE EXISTS (SELECT FROM pykcm.keys WHERE keys.id = %(key)s AND may_seal)
     ), locked AS MATERIALIZED (
         SELECT c.uid FROM pykcm.collections c JOIN entries e ON c.uid = e.uid AND c.version = e.base
-        ORDER BY c.uid FOR UPDATE OF c
+        ORDER BY c.uid FOR UPDATE OF c SKIP LOCKED
     ), increased AS (
         UPDATE pykcm.collections c SET version = c.version + 1
         FROM entries e JOIN locked l ON l.uid = e.uid
@@ -65,20 +66,27 @@ _BEGIN = """
     )
     SELECT id, 1 / (CASE WHEN count(*) = (SELECT count(*) FROM entries e WHERE e.id = d.id) THEN 1 ELSE 0 END)
     FROM done d GROUP BY id
+    UNION ALL SELECT e.id, 0 FROM entries e JOIN pykcm.collections c ON c.uid = e.uid
+    WHERE e.id NOT IN (SELECT id FROM done) GROUP BY e.id HAVING bool_and(c.version = e.base)
     UNION ALL SELECT NULL, 1 WHERE NOT EXISTS (SELECT FROM entries)
 """
 # The same for the usual entry, of one UID that is known.
 _BEGIN_ONE = """
-    WITH increased AS (
-        UPDATE pykcm.collections SET version = version + 1
-        WHERE uid = %(uid)s AND version = %(base)s
-            AND EXISTS (SELECT FROM pykcm.keys WHERE keys.id = %(key)s AND may_seal)
-        RETURNING uid
+    WITH known AS MATERIALIZED (
+        SELECT id FROM pykcm.keys WHERE id = %(key)s AND may_seal
+    ), locked AS MATERIALIZED (
+        SELECT uid FROM pykcm.collections
+        WHERE uid = %(uid)s AND version = %(base)s AND EXISTS (SELECT FROM known) FOR UPDATE SKIP LOCKED
+    ), increased AS (
+        UPDATE pykcm.collections c SET version = version + 1 FROM locked l
+        WHERE c.uid = l.uid AND c.version = %(base)s RETURNING c.uid
     ), noted AS (
         INSERT INTO pykcm.commits (id, made) SELECT %(id)s, true FROM increased RETURNING id
     )
     SELECT id, 1 FROM noted
-    UNION ALL SELECT NULL, 1 WHERE NOT EXISTS (SELECT FROM pykcm.keys WHERE keys.id = %(key)s AND may_seal)
+    UNION ALL SELECT %(id)s, 0 FROM pykcm.collections
+    WHERE uid = %(uid)s AND version = %(base)s AND NOT EXISTS (SELECT FROM noted)
+    UNION ALL SELECT NULL, 1 WHERE NOT EXISTS (SELECT FROM known)
 """
 _DELETE = """
     DELETE FROM pykcm.secrets s

@@ -1,13 +1,16 @@
 """The shared store: each UID's rows have a version, and a commit names the one that it is based on."""
 
+import asyncio
 import errno
 import logging
+import random
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 from pykcm.store.interface import (
+    Blocked,
     Committed,
     Conflict,
     Entry,
@@ -20,13 +23,14 @@ from pykcm.store.interface import (
 )
 from pykcm.store.postgresql import statements
 from pykcm.store.postgresql.database import (
+    COMMITS_AT_ONCE,
     Connection,
     Database,
     LostAnswerError,
     PartialConflictError,
     RepeatError,
 )
-from pykcm.store.postgresql.freshness import NewestVersions
+from pykcm.store.postgresql.freshness import StrictFreshness
 from pykcm.store.postgresql.rows import (
     Container,
     Row,
@@ -46,6 +50,9 @@ _ROWS_AT_ONCE = 256
 
 _UIDS_AT_A_TIME = 500
 
+# In seconds, between attempts to commit an entry that another transaction blocks; a part of it is random.
+_PAUSE = 0.02
+
 # Of an entry that others' transactions were in the way of.
 _ATTEMPTS = 5
 
@@ -55,11 +62,14 @@ class PostgreSQLStore:
 
     persistent = True
     needs_task = True
+    commits_at_once = COMMITS_AT_ONCE
 
     def __init__(self, database: Database, sealer: Sealer) -> None:
         self.database = database
         self._sealer = sealer
-        self._newest = NewestVersions(self.versions)
+        self.freshness = StrictFreshness(database, self.versions)
+        # When entries that other transactions block are refused, by id, in the event loop's time.
+        self._blocked: dict[bytes, float] = {}
 
     async def load(self, uid: int, pause: Pause | None = None) -> Loaded:
         found = await self._query(statements.LOAD, (uid,))
@@ -86,33 +96,51 @@ class PostgreSQLStore:
     def delay(self, changes: Sequence[SecretChange], size: int = 0) -> None:
         return None
 
-    async def commit(self, entries: Sequence[Entry]) -> list[Outcome]:
-        outcomes: dict[int, Outcome] = {}
+    async def commit(self, entries: Sequence[Entry]) -> list[Outcome | Blocked]:
+        outcomes: dict[int, Outcome | Blocked] = {}
         together = _without_common_uids(entries)
         if len(together) > 1:
             outcomes = await self._commit_together([(each, entries[each]) for each in together])
-        return [
-            outcomes.get(number) or await self._commit_alone(entry) for number, entry in enumerate(entries)
-        ]
+            alone = [each for each in together if each not in outcomes]
+            tried_again = await asyncio.gather(*(self._commit_alone(entries[each]) for each in alone))
+            outcomes.update(zip(alone, tried_again, strict=True))
+        for number, entry in enumerate(entries):
+            if number not in outcomes:
+                outcomes[number] = await self._commit_alone(entry)
+        return [self._limit_blocked(entry, outcomes[number]) for number, entry in enumerate(entries)]
 
-    async def _commit_together(self, entries: Sequence[tuple[int, Entry]]) -> dict[int, Outcome]:
+    def _limit_blocked(self, entry: Entry, outcome: Outcome | Blocked) -> Outcome | Blocked:
+        """Refuse an entry that was blocked for the time limit."""
+        if type(outcome) is not Blocked:
+            self._blocked.pop(entry.id, None)
+            return outcome
+        now = asyncio.get_running_loop().time()
+        if now < self._blocked.setdefault(entry.id, now + self.database.timeout):
+            return outcome
+        del self._blocked[entry.id]
+        return Refused(
+            StoreError(f"{self.database.name}: another transaction holds these ccaches", errno.ETIMEDOUT)
+        )
+
+    async def _commit_together(self, entries: Sequence[tuple[int, Entry]]) -> dict[int, Outcome | Blocked]:
         """The outcomes by number; none where they have to be committed one by one."""
         try:
             sealed = [await self._prepare(entry) for _, entry in entries]
-            done = await self._run(sealed)
+            found = await self._run(sealed)
         except (RepeatError, StoreError):
             # Each gets an attempt of its own: they share no failure.
             return {}
         except LostAnswerError as lost:
             return {number: Unknown(lost.error) for number, _ in entries}
-        return {number: _outcome_of(entry, done) for number, entry in entries}
+        return {number: _outcome_of(entry, found) for number, entry in entries}
 
-    async def _commit_alone(self, entry: Entry) -> Outcome:
+    async def _commit_alone(self, entry: Entry) -> Outcome | Blocked:
         if not entry.bases:
             return Committed()
-        for _ in range(_ATTEMPTS):
+        end = asyncio.get_running_loop().time() + self.database.timeout
+        for attempt in range(_ATTEMPTS):
             try:
-                done = await self._run([await self._prepare(entry)])
+                found = await self._run([await self._prepare(entry)], end if attempt else None)
             except RepeatError:
                 continue
             except PartialConflictError:
@@ -121,8 +149,8 @@ class PostgreSQLStore:
                 return Unknown(lost.error)
             except StoreError as error:
                 return Refused(error)
-            return _outcome_of(entry, done)
-        # The engine reads again, which is right whoever was in the way.
+            return _outcome_of(entry, found)
+        # The engine reads again, which is right whatever was in the way.
         return Conflict(tuple(entry.bases))
 
     async def _prepare(self, entry: Entry) -> Sealed:
@@ -139,17 +167,17 @@ class PostgreSQLStore:
             for item, sealed in found
         }
 
-    async def _run(self, entries: Sequence[Sealed]) -> set[bytes]:
-        """The ids of the entries that were committed."""
+    async def _run(self, entries: Sequence[Sealed], end: float | None = None) -> dict[bytes, bool]:
+        """By the ids of entries: True for those that were committed, False for those that are blocked."""
         todo = commit_statements(entries, self._sealer)
-        done = {id_ for id_, _ in await self.database.call(partial(_transact, todo))}
-        if None in done:
+        found = dict(await self.database.call(partial(_transact, todo), end=end, commits=True))
+        if None in found:
             raise StoreError(
                 f"{self.database.name}: this host's key {self._sealer.key.id.hex()} was replaced, or is "
                 "not the other hosts': give it the key that they have",
                 errno.EACCES,
             )
-        return done
+        return {id_: bool(is_done) for id_, is_done in found.items()}
 
     async def outcome(self, entry: Entry) -> Committed | None:
         async def find_out(connection: Connection) -> bool:
@@ -158,28 +186,14 @@ class PostgreSQLStore:
             row = await cursor.fetchone()
             return bool(row and row[0])
 
-        return _committed(entry) if await self.database.repeatable(find_out) else None
+        end = asyncio.get_running_loop().time() + self.database.timeout
+        return _committed(entry) if await self.database.repeatable(find_out, end=end) else None
 
     async def versions(self, uids: Sequence[int]) -> dict[int, int]:
-        """The newest version of each UID; raises StoreError."""
-        found: dict[int, int] = dict(await self._query(statements.VERSIONS, (list(uids),)))
+        """The newest version of each UID; raises StoreError, at once while the database is away."""
+        look_up = partial(_fetch, statements.VERSIONS, (list(uids),))
+        found: dict[int, int] = dict(await self.database.repeatable(look_up, waits=False))
         return {uid: found.get(uid, 0) for uid in uids}
-
-    async def is_newest(self, uid: int, version: int) -> bool:
-        """Whether the UID's newest version is this one; raises StoreError.
-
-        While the database is away, the answer is yes for `stale_reads`.
-        """
-        presence = self.database.presence
-        if not presence.is_away:
-            try:
-                return await self._newest.newest(uid) == version
-            except StoreError:
-                if not presence.is_away:
-                    raise
-        if presence.seconds_unseen() > self.database.stale_reads:
-            raise self.database.away()
-        return True
 
     async def uids(self) -> list[int]:
         return [uid for (uid,) in await self._query(statements.UIDS, ())]
@@ -237,5 +251,7 @@ def _committed(entry: Entry) -> Committed:
     return Committed({uid: base + 1 for uid, base in entry.bases.items()})
 
 
-def _outcome_of(entry: Entry, done: set[bytes]) -> Outcome:
-    return _committed(entry) if entry.id in done else Conflict(tuple(entry.bases))
+def _outcome_of(entry: Entry, found: dict[bytes, bool]) -> Outcome | Blocked:
+    if entry.id not in found:
+        return Conflict(tuple(entry.bases))
+    return _committed(entry) if found[entry.id] else Blocked(_PAUSE * random.uniform(0.5, 1.0))  # noqa: S311

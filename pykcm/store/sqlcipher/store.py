@@ -101,6 +101,8 @@ class SQLCipherStore:
 
     persistent = True
     needs_task = False
+    commits_at_once = 1
+    freshness = None
 
     def __init__(self, path: Path, key: Key, durability: str = "full") -> None:
         self.path = path

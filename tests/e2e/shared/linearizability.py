@@ -9,6 +9,7 @@ the version that it was made on: once a later change of the same object has been
 effect already, or never will.
 """
 
+import re
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
@@ -29,6 +30,10 @@ class Answer(NamedTuple):
 
     code: int
     payload: bytes
+
+    def __str__(self) -> str:
+        # Only what people can read of it.
+        return f"{self.code} {' '.join(each.decode() for each in re.findall(rb'[!-~]+', self.payload))}"
 
 
 S = TypeVar("S", bound=State)
@@ -68,7 +73,7 @@ class Call(NamedTuple, Generic[S]):
         return self.operation.only_reads or (self.answer is not None and self.answer.code != 0)
 
     def __str__(self) -> str:
-        answer = "outcome unknown" if self.answer is None else f"{self.answer.code} {self.answer.payload!r}"
+        answer = "outcome unknown" if self.answer is None else str(self.answer)
         return f"client {self.client}, {self.begin} to {self.end}: {self.operation}: {answer}"
 
 

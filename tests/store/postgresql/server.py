@@ -15,7 +15,7 @@ _FOLDERS = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
 def bin_folder() -> Path | None:
     """The folder of initdb and postgres; None: PostgreSQL is not installed."""
     found = shutil.which("initdb")
-    return Path(found).parent if found else next(iter(_FOLDERS), None)
+    return Path(found).resolve().parent if found else next(iter(_FOLDERS), None)
 
 
 class PostgreSQL:
@@ -63,7 +63,12 @@ class PostgreSQL:
                 stderr=output,
                 stdin=subprocess.DEVNULL,
             )
-        assert done.returncode == 0, (self.folder / "output").read_text()
+        assert done.returncode == 0, self._last_lines()
+
+    def _last_lines(self) -> str:
+        """The ends of the programs' output and of the server's log, for a failure."""
+        files = [file for file in (self.folder / "output", self.folder / "log") if file.exists()]
+        return "".join(line for file in files for line in file.read_text().splitlines(keepends=True)[-20:])
 
 
 def free_port() -> int:

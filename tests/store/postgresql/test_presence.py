@@ -3,6 +3,9 @@
 import asyncio
 import errno
 import logging
+import os
+import signal
+import socket
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -10,13 +13,13 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from pykcm.store.interface import Committed, Refused, StoreError, Unknown
+from pykcm.store.interface import Blocked, Committed, Conflict, Refused, StoreError, Unknown
 from pykcm.store.postgresql.database import Database
 from pykcm.store.postgresql.schema import create
 from pykcm.store.postgresql.sealing import Sealer
 from pykcm.store.postgresql.store import PostgreSQLStore
-from tests.server.waiting import until
-from tests.store.postgresql.conftest import KEY
+from tests.server.waiting import LIMIT, until
+from tests.store.postgresql.conftest import KEY, OpenStore
 from tests.store.postgresql.server import PostgreSQL, bin_folder
 from tests.store.postgresql.test_store import commit, entry, put_ccache
 
@@ -46,6 +49,20 @@ async def store(mortal: PostgreSQL) -> AsyncIterator[PostgreSQLStore]:
     store = PostgreSQLStore(Database(mortal.conninfo, _TIMEOUT), Sealer([KEY]))
     yield store
     store.close()
+
+
+@pytest.fixture
+async def open_mortal(mortal: PostgreSQL, store: PostgreSQLStore) -> AsyncIterator[OpenStore]:
+    """Opens the store of one more host."""
+    opened: list[PostgreSQLStore] = []
+
+    def open_it(*, stale_reads: float) -> PostgreSQLStore:
+        opened.append(PostgreSQLStore(Database(mortal.conninfo, _TIMEOUT, stale_reads), Sealer([KEY])))
+        return opened[-1]
+
+    yield open_it
+    for each in opened:
+        each.close()
 
 
 async def test_calls_fail_while_the_database_is_away_and_work_when_it_is_back(
@@ -110,14 +127,84 @@ async def test_commit_on_a_broken_connection_is_found_out(mortal: PostgreSQL, st
 
 
 async def test_call_that_is_not_answered_ends_in_time(mortal: PostgreSQL, store: PostgreSQLStore) -> None:
-    """A commit that waits for a lock is given up after the time limit, and can never be made afterwards."""
+    """A commit whose server is silent is given up after the time limit; its outcome is found out later."""
     await commit(store, 1000, put_ccache(1000, 1))
     late = entry({1000: 1}, put_ccache(1000, 2))
+    with psycopg.connect(mortal.conninfo, autocommit=True) as other:
+        backends = other.execute(
+            "SELECT pid FROM pg_stat_activity WHERE application_name = 'pykcm' AND pid <> pg_backend_pid()"
+        ).fetchall()
+        for (pid,) in backends:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            [outcome] = await store.commit([late])
+        finally:
+            for (pid,) in backends:
+                os.kill(pid, signal.SIGCONT)
+    assert type(outcome) is Unknown
+    assert outcome.error.code == errno.ETIMEDOUT
+    found = await store.outcome(late)
+    assert not store.database.presence.is_away
+    assert (await store.load(1000)).version == (1 if found is None else 2)
+
+
+async def test_locked_rows_hold_no_other_uid_up(mortal: PostgreSQL, store: PostgreSQLStore) -> None:
+    """A UID whose rows another transaction holds is refused after the time limit, and no other one waits."""
+    await commit(store, 1000, put_ccache(1000, 1))
+    await commit(store, 2000, put_ccache(2000, 1))
+    blocked = entry({1000: 1}, put_ccache(1000, 2))
     async with await psycopg.AsyncConnection.connect(mortal.conninfo) as other:
-        await other.execute("SELECT * FROM pykcm.collections FOR UPDATE")
-        [outcome] = await store.commit([late])
-        assert type(outcome) is Unknown
-        assert outcome.error.code == errno.ETIMEDOUT
-    await until(lambda: not store.database.presence.is_away)
-    settled = await store.outcome(late)
-    assert (await store.load(1000)).version == (1 if settled is None else 2)
+        await other.execute("SELECT * FROM pykcm.collections WHERE uid = 1000 FOR UPDATE")
+        outcomes = await store.commit([blocked, entry({2000: 1}, put_ccache(2000, 2))])
+        assert type(outcomes[0]) is Blocked
+        assert outcomes[1] == Committed({2000: 2})
+        async with asyncio.timeout(LIMIT):
+            while type(outcomes[0]) is Blocked:
+                await asyncio.sleep(outcomes[0].pause)
+                outcomes = await store.commit([blocked])
+        assert type(outcomes[0]) is Refused
+        assert outcomes[0].error.code == errno.ETIMEDOUT
+    assert not store.database.presence.is_away
+    assert await store.commit([blocked]) == [Committed({1000: 2})]
+
+
+async def test_blocked_entry_of_an_old_version_is_a_conflict(
+    mortal: PostgreSQL, store: PostgreSQLStore
+) -> None:
+    """An entry that is based on an old version is no better when the lock is gone."""
+    await commit(store, 1000, put_ccache(1000, 1))
+    async with await psycopg.AsyncConnection.connect(mortal.conninfo) as other:
+        await other.execute("SELECT * FROM pykcm.collections WHERE uid = 1000 FOR UPDATE")
+        assert await store.commit([entry({1000: 7}, put_ccache(1000, 2))]) == [Conflict((1000,))]
+
+
+async def test_memory_counts_for_stale_reads(mortal: PostgreSQL, open_mortal: OpenStore) -> None:
+    """While the database is away, memory counts at once until `stale_reads` have passed since it was seen."""
+    patient, strict = open_mortal(stale_reads=60.0), open_mortal(stale_reads=0.0)
+    for store in (patient, strict):
+        await commit(store, 1000, put_ccache(1000, 1))
+    assert await patient.freshness.newest_version(1000) == 2
+    mortal.stop()
+    try:
+        assert await patient.freshness.newest_version(1000) == 0
+        with pytest.raises(StoreError) as raised:
+            await strict.freshness.newest_version(1000)
+        assert raised.value.code == errno.ETIMEDOUT
+    finally:
+        mortal.start()
+    for store in (patient, strict):
+        await until(lambda store=store: not store.database.presence.is_away)  # type: ignore[misc]
+        assert await store.freshness.newest_version(1000) == 2
+
+
+async def test_host_that_does_not_answer_leaves_time_for_the_next_one(mortal: PostgreSQL) -> None:
+    """Of several hosts in the connection string, a silent one takes a part of the time limit alone."""
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        conninfo = psycopg.conninfo.make_conninfo(
+            mortal.conninfo, host=f"127.0.0.1,{mortal.folder}", port=f"{silent.getsockname()[1]},5432"
+        )
+        store = PostgreSQLStore(Database(conninfo, 5.0), Sealer([KEY]))
+        assert (await store.load(3000)).version == 0
+        store.close()
