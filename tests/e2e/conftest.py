@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -16,6 +17,8 @@ from .clients import HeimdalClient, MitClient, why_no_heimdal, why_no_mount_name
 from .control import Pykcmctl
 from .daemon import Pykcmd
 from .kdc import Kdc, missing_programs
+
+Daemon = TypeVar("Daemon", bound=Pykcmd)
 
 # UIDs without an account; the calling user's UID if that is not root.
 USER = 20001 if os.geteuid() == 0 else os.geteuid()
@@ -59,7 +62,7 @@ def public_folder() -> Iterator[Path]:
 
 
 @contextmanager
-def watched(daemon: Pykcmd) -> Iterator[Pykcmd]:
+def watched(daemon: Daemon) -> Iterator[Daemon]:
     """The daemon, not yet started. At the end it is stopped, and its log is checked."""
     try:
         yield daemon
@@ -71,7 +74,7 @@ def watched(daemon: Pykcmd) -> Iterator[Pykcmd]:
 
 
 @contextmanager
-def started(daemon: Pykcmd) -> Iterator[Pykcmd]:
+def started(daemon: Daemon) -> Iterator[Daemon]:
     """The running daemon; it must end with status 0, unless the test has ended it."""
     daemon.start()
     yield daemon

@@ -17,7 +17,7 @@ GRANT USAGE ON SCHEMA pykcm TO {role};
 GRANT SELECT ON pykcm.schema, pykcm.keys TO {role};
 GRANT SELECT, INSERT, UPDATE ON pykcm.collections TO {role};
 GRANT SELECT, INSERT, UPDATE, DELETE ON pykcm.secrets TO {role};
-GRANT SELECT, INSERT, DELETE ON pykcm.commits TO {role};
+GRANT SELECT, INSERT, UPDATE, DELETE ON pykcm.commits TO {role};
 """
 
 # (table, privileges) that the daemon needs.
@@ -26,7 +26,7 @@ _PRIVILEGES = [
     ("pykcm.keys", "SELECT"),
     ("pykcm.collections", "SELECT, INSERT, UPDATE"),
     ("pykcm.secrets", "SELECT, INSERT, UPDATE, DELETE"),
-    ("pykcm.commits", "SELECT, INSERT, DELETE"),
+    ("pykcm.commits", "SELECT, INSERT, UPDATE, DELETE"),
 ]
 
 

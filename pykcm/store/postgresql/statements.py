@@ -121,9 +121,13 @@ _WRITE_ONE = """
     ON CONFLICT (uid, ccache, item) DO UPDATE SET expires = excluded.expires, sealed = excluded.sealed
 """
 
-# After this the commit of this id is either made, or never will be: the row is in its way.
-SETTLE = "INSERT INTO pykcm.commits (id, made) VALUES (%s, false) ON CONFLICT (id) DO NOTHING"
-IS_MADE = "SELECT made FROM pykcm.commits WHERE id = %s"
+# After this the commit of this id is either made, or never will be: the row is in its way. It also writes
+# where there is a row: after a crash the server shows commits that its standby does not have yet. The answer
+# comes when the standby has this change, and all before it.
+SETTLE = """
+    INSERT INTO pykcm.commits AS c (id, made) VALUES (%s, false)
+    ON CONFLICT (id) DO UPDATE SET made = c.made RETURNING made
+"""
 
 
 class Sealed(NamedTuple):

@@ -180,14 +180,10 @@ class PostgreSQLStore:
         return {id_: bool(is_done) for id_, is_done in found.items()}
 
     async def outcome(self, entry: Entry) -> Committed | None:
-        async def find_out(connection: Connection) -> bool:
-            await connection.execute(statements.SETTLE, (entry.id,))
-            cursor = await connection.execute(statements.IS_MADE, (entry.id,))
-            row = await cursor.fetchone()
-            return bool(row and row[0])
-
+        find_out = partial(_fetch, statements.SETTLE, (entry.id,))
         end = asyncio.get_running_loop().time() + self.database.timeout
-        return _committed(entry) if await self.database.repeatable(find_out, end=end) else None
+        [(is_made,)] = await self.database.repeatable(find_out, end=end)
+        return _committed(entry) if is_made else None
 
     async def versions(self, uids: Sequence[int]) -> dict[int, int]:
         """The newest version of each UID; raises StoreError, at once while the database is away."""

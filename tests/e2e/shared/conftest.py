@@ -42,6 +42,28 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    """What is ended after the test, the last first."""
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def servers(stack: ExitStack) -> list[Server]:
+    """A primary with the schema, and its synchronous standby."""
+    folder = stack.enter_context(server_folder())
+    primary, standby = (Server(folder / name, is_replicated=True) for name in "ab")
+    for server in (primary, standby):
+        stack.callback(server.end)
+    primary.start()
+    standby.copy_from(primary)
+    standby.start()
+    primary.await_standby()
+    primary.make_database(KEY)
+    return [primary, standby]
+
+
+@pytest.fixture
 def hosts(server: Server) -> Iterator[list[Host]]:
     """Three hosts that run: one reaches the server by its Unix socket, two by TCP."""
     with public_folder() as folder, ExitStack() as stack:

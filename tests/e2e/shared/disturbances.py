@@ -1,8 +1,9 @@
-"""What happens to hosts, servers and connections while clients work. Each disturbance ends in a whole system."""
+"""Disturbances of hosts, servers and connections while clients work. After each one all work again."""
 
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from tests.e2e.waiting import wait_until
 
@@ -35,7 +36,7 @@ class Site:
             "database crashed": self.crash_database,
             "database killed": self.kill_database,
             "standby promoted": self.promote_standby,
-            **{f"commit cut {cut.value}": lambda cut=cut: self.cut_commit(cut) for cut in Cut},
+            **{f"commit cut {cut.value}": partial(self.cut_commit, cut) for cut in Cut},
         }
 
     def plan(self, number: int) -> list[str]:

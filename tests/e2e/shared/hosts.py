@@ -1,4 +1,4 @@
-"""Daemons that share one database, as they do on different hosts: nothing else is common to them but the key."""
+"""Daemons that share one database, as they do on different hosts: nothing but it and the key is common."""
 
 from pathlib import Path
 
@@ -34,7 +34,8 @@ class Host(Pykcmd):
         """Set the connection string for the next start, and the other options."""
         self.options_text = self.options_text if options is None else options
         self.configure(
-            f'store = "postgresql"\npostgresql = "{conninfo}"\nkey_file = "{self.key_path}"\n{self.options_text}'
+            f'store = "postgresql"\npostgresql = "{conninfo}"\n'
+            f'key_file = "{self.key_path}"\n{self.options_text}'
         )
 
     @property
@@ -56,4 +57,6 @@ def by_tcp(*ports: int) -> str:
     """The connection string of a host that uses the first of these ports whose server accepts changes."""
     hosts, numbers = ",".join(["127.0.0.1"] * len(ports)), ",".join(map(str, ports))
     which = "" if len(ports) == 1 else " target_session_attrs=read-write connect_timeout=2"
-    return f"host={hosts} port={numbers} user={ROLE} dbname={DATABASE} sslmode=disable gssencmode=disable{which}"
+    return (
+        f"host={hosts} port={numbers} user={ROLE} dbname={DATABASE} sslmode=disable gssencmode=disable{which}"
+    )

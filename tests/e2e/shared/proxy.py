@@ -77,8 +77,7 @@ class Proxy:
     async def _close(self) -> None:
         self._server.close()
         await self._cut_all()
-        while self._links:
-            await asyncio.sleep(0)
+        await asyncio.gather(*[link.ended.wait() for link in self._links])
 
     def take_cut(self) -> Cut | None:
         """A commit begins: whether and where it is to be cut."""
@@ -99,6 +98,7 @@ class Proxy:
         finally:
             link.cut()
             self._links.discard(link)
+            link.ended.set()
 
 
 _Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -113,6 +113,7 @@ class _Link:
         self._server = server
         self._cut: Cut | None = None
         self._commits: set[bytes] = set()
+        self.ended = asyncio.Event()
 
     async def run(self) -> None:
         """Pass everything on until one side ends."""

@@ -75,7 +75,7 @@ class Client:
     def calls(self) -> list[Recorded]:
         """All calls, after its end."""
         with self._path.open("rb") as file:
-            result = pickle.load(file)  # noqa: S301 - its own
+            result = pickle.load(file)
         assert isinstance(result, list), f"client {self.number} failed:\n{result}"
         return result
 
@@ -101,9 +101,7 @@ class Client:
 
 
 class _Calls:
-    def __init__(
-        self, number: int, uid: int, sockets: Sequence[Path], seed: int, count: mmap.mmap
-    ) -> None:
+    def __init__(self, number: int, uid: int, sockets: Sequence[Path], seed: int, count: mmap.mmap) -> None:
         self._number = number
         self._rng = random.Random(f"{seed} {number}")
         self._operations = RandomOperations(self._rng, uid, number)

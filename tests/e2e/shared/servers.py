@@ -109,6 +109,12 @@ class Server(PostgreSQL):
             )
         )
 
+    def commit_without_standby(self) -> None:
+        """Wait for no standby any more, from its next start or its promotion on."""
+        self._configure("synchronous_standby_names = ''\n")
+        if self._is_started:
+            self._run("pg_ctl", "-D", "data", "-s", "reload")
+
     def promote(self) -> None:
         """Returns when it accepts changes."""
         self._run("pg_ctl", "-D", "data", "-w", "-s", "promote")

@@ -10,7 +10,6 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
@@ -20,9 +19,8 @@ from tests.e2e.daemon import effective_uid
 from tests.e2e.waiting import wait_until
 
 from .collection_operations import CollectionState
-from .conftest import server_folder
 from .disturbances import Site
-from .hosts import KEY, Host, by_tcp
+from .hosts import Host, by_tcp
 from .linearizability import check
 from .proxy import Proxy
 from .recording import Client, Recorded, read_everything
@@ -38,28 +36,6 @@ _UIDS = [20001, 20002, 20003]
 
 # No read is answered from memory while the database is away: it could be stale.
 _OPTIONS = 'freshness = "strict"\nstale_reads = 0\nstore_timeout = 2\nlog_level = "warning"\n'
-
-
-@pytest.fixture
-def stack() -> Iterator[ExitStack]:
-    """What is ended after the test, the last first."""
-    with ExitStack() as stack:
-        yield stack
-
-
-@pytest.fixture
-def servers(stack: ExitStack) -> list[Server]:
-    """A primary with the schema, and its synchronous standby."""
-    folder = stack.enter_context(server_folder())
-    primary, standby = (Server(folder / name, is_replicated=True) for name in "ab")
-    for server in (primary, standby):
-        stack.callback(server.end)
-    primary.start()
-    standby.copy_from(primary)
-    standby.start()
-    primary.await_standby()
-    primary.make_database(KEY)
-    return [primary, standby]
 
 
 @pytest.mark.usefixtures("several_uids")
@@ -90,23 +66,24 @@ def test_all_answers_are_linearizable_whatever_fails(stack: ExitStack, servers: 
     planned = site.plan(DISTURBANCES)
     for number, kind in enumerate(planned, 1):
         # At even distances, whatever the speed is.
-        wait_until(lambda: _done(clients) >= OPERATIONS * number / (len(planned) + 1) or _have_ended(clients))
+        _await_calls(clients, OPERATIONS * number // (len(planned) + 1))
         site.disturb(kind)
     wait_until(lambda: _have_ended(clients))
     recorded = [each for client in clients for each in client.calls()]
     for uid in _UIDS:
         with effective_uid(uid):
             readings = [read_everything(path, -1, uid, number) for number, path in enumerate(paths)]
-        calls = [
-            each.call for each in recorded if _UIDS[each.call.client % len(_UIDS)] == uid
-        ] + [each.call for reading in readings for each in reading]
+        calls = [each.call for each in recorded if _UIDS[each.call.client % len(_UIDS)] == uid] + [
+            each.call for reading in readings for each in reading
+        ]
         check(CollectionState.empty(uid), calls)
     print(_summary(site, recorded, time.monotonic() - begun))  # noqa: T201
     assert sum(site.done.values()) == DISTURBANCES
 
 
-def _done(clients: list[Client]) -> int:
-    return sum(client.done for client in clients)
+def _await_calls(clients: list[Client], number: int) -> None:
+    """Return when the clients have made so many calls together, or all of theirs."""
+    wait_until(lambda: sum(client.done for client in clients) >= number or _have_ended(clients))
 
 
 def _have_ended(clients: list[Client]) -> bool:
