@@ -28,7 +28,7 @@ def test_kinit_is_shown_by_every_host(hosts: list[Host], mit_of: MitOf) -> None:
     one, two, three = map(mit_of, hosts)
     one.kinit("alice")
     assert [each.klist() for each in (one, two, three)] == [Listed(OWN, ALICE, [TGT])] * 3
-    two.kinit("bob")
+    two.kinit("bob", "-c", OWN)
     assert [each.klist() for each in (three, one, two)] == [Listed(OWN, BOB, [TGT])] * 3
 
 
