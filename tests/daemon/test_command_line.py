@@ -27,7 +27,7 @@ def test_help_has_every_option(daemon: Daemon) -> None:
     "options",
     [
         ["--nonsense"],
-        ["--store", "postgresql"],
+        ["--store", "oracle"],
         ["--log-level", "verbose"],
         ["--socket-path"],
         ["start"],

@@ -138,15 +138,15 @@ class Database:
         begun = monotonic()
         try:
             async with asyncio.timeout_at(end):
-                return await self._open()
+                return await self.open()
         except TimeoutError:
             self.presence.lost(f"no connection within {monotonic() - begun:.1f} s", begun)
         except psycopg.Error as error:
             self.presence.lost(str(error).strip())
         raise self.away()
 
-    async def _open(self) -> Connection:
-        """Raises psycopg.Error."""
+    async def open(self) -> Connection:
+        """A new connection, which the caller closes; raises psycopg.Error."""
         connection = await Connection.connect(self._conninfo, autocommit=True)
         milliseconds = int(self.timeout * 1000)
         limits = {"lock": milliseconds // 5, "statement": milliseconds, "dead": max(_DEAD, milliseconds)}
@@ -162,7 +162,7 @@ class Database:
         limit = max(self.timeout, (_SHORTEST_CONNECT_TIMEOUT + 1) * self._hosts)
         try:
             async with asyncio.timeout(limit):
-                connection = await self._open()
+                connection = await self.open()
         except TimeoutError:
             raise OSError(f"no connection within {limit:g} s") from None
         except psycopg.Error as error:

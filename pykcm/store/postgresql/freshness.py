@@ -1,7 +1,7 @@
 """Whether memory is still the newest: one look-up for all who wait together."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from pykcm.store.interface import StoreError
 from pykcm.store.postgresql.database import Database
@@ -78,3 +78,13 @@ class StrictFreshness:
         if presence.seconds_unseen() > self._database.stale_reads:
             raise self._database.away()
         return 0
+
+    def begin(self) -> int:
+        """Note that a question begins, for `confirm`."""
+        return 0
+
+    def confirm(self, begun: int, versions: Mapping[int, int]) -> None:
+        """Note the newest versions by UID, of the answer to a question that began then."""
+
+    def close(self) -> None:
+        """End."""

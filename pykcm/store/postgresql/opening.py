@@ -86,7 +86,7 @@ def open_store(config: Config) -> PostgreSQLStore:
             "%s: the database cannot be reached: %s; requests are refused until it is back",
             *(database.name, str(error).strip()),
         )
-    return PostgreSQLStore(database, Sealer([key]))
+    return PostgreSQLStore(database, Sealer([key]), listens=config.freshness == "notified")
 
 
 def _look(name: str, found: Iterable[Finding]) -> None:

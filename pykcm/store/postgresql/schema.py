@@ -15,6 +15,7 @@ _MOST_CLOCK_DIFFERENCE = 10.0
 _GRANTS = """
 GRANT USAGE ON SCHEMA pykcm TO {role};
 GRANT SELECT ON pykcm.schema, pykcm.keys TO {role};
+GRANT UPDATE (listened_until) ON pykcm.schema TO {role};
 GRANT SELECT, INSERT, UPDATE ON pykcm.collections TO {role};
 GRANT SELECT, INSERT, UPDATE, DELETE ON pykcm.secrets TO {role};
 GRANT SELECT, INSERT, UPDATE, DELETE ON pykcm.commits TO {role};

@@ -3,8 +3,8 @@
 
 CREATE SCHEMA pykcm;
 
--- One row: the version of this schema.
-CREATE TABLE pykcm.schema (version integer NOT NULL);
+-- One row: the version of this schema, and until when a commit notifies hosts that listen (NULL: none does).
+CREATE TABLE pykcm.schema (version integer NOT NULL, listened_until timestamptz);
 
 -- Keys that hosts seal with, by id. The keys themselves are known to the hosts alone.
 CREATE TABLE pykcm.keys (
@@ -43,4 +43,4 @@ CREATE TABLE pykcm.commits (
     at timestamptz NOT NULL DEFAULT now()
 );
 
-INSERT INTO pykcm.schema VALUES (1);
+INSERT INTO pykcm.schema (version) VALUES (1);

@@ -38,12 +38,15 @@ WITHOUT_EXPIRY = f"""
     ORDER BY uid LIMIT %s
 """  # noqa: S608
 
+# Some host listens for notifications.
+_LISTENED = "(SELECT coalesce(bool_or(listened_until > now()), false) FROM pykcm.schema)"
+
 # A commit is one transaction, sent at once. Its first statement increases the versions of all entries that
 # are based on the newest one, and notes their ids; the others change rows of entries whose id was noted.
 # Rows are locked in order, and nobody waits for a lock: an entry whose rows another transaction has locked is
 # blocked, if its versions are still the newest ones. NULL tells that this host's key may not seal.
 # Where only some UIDs of one entry have the right version, the statement fails, and with it all of them.
-_BEGIN = """
+_BEGIN = f"""
     WITH entries AS MATERIALIZED (
         SELECT e.uid, e.base, e.id
         FROM unnest(%(uids)s::bigint[], %(bases)s::bigint[], %(ids)s::bytea[]) AS e (uid, base, id)
@@ -64,14 +67,16 @@ _BEGIN = """
     ), noted AS (
         INSERT INTO pykcm.commits (id, made) SELECT DISTINCT id, true FROM done
     )
-    SELECT id, 1 / (CASE WHEN count(*) = (SELECT count(*) FROM entries e WHERE e.id = d.id) THEN 1 ELSE 0 END)
+    SELECT id, 1 / (
+        CASE WHEN count(*) = (SELECT count(*) FROM entries e WHERE e.id = d.id) THEN 1 ELSE 0 END
+    ), {_LISTENED}
     FROM done d GROUP BY id
-    UNION ALL SELECT e.id, 0 FROM entries e JOIN pykcm.collections c ON c.uid = e.uid
+    UNION ALL SELECT e.id, 0, false FROM entries e JOIN pykcm.collections c ON c.uid = e.uid
     WHERE e.id NOT IN (SELECT id FROM done) GROUP BY e.id HAVING bool_and(c.version = e.base)
-    UNION ALL SELECT NULL, 1 WHERE NOT EXISTS (SELECT FROM entries)
-"""
+    UNION ALL SELECT NULL, 1, false WHERE NOT EXISTS (SELECT FROM entries)
+"""  # noqa: S608
 # The same for the usual entry, of one UID that is known.
-_BEGIN_ONE = """
+_BEGIN_ONE = f"""
     WITH known AS MATERIALIZED (
         SELECT id FROM pykcm.keys WHERE id = %(key)s AND may_seal
     ), locked AS MATERIALIZED (
@@ -83,11 +88,11 @@ _BEGIN_ONE = """
     ), noted AS (
         INSERT INTO pykcm.commits (id, made) SELECT %(id)s, true FROM increased RETURNING id
     )
-    SELECT id, 1 FROM noted
-    UNION ALL SELECT %(id)s, 0 FROM pykcm.collections
+    SELECT id, 1, {_LISTENED} FROM noted
+    UNION ALL SELECT %(id)s, 0, false FROM pykcm.collections
     WHERE uid = %(uid)s AND version = %(base)s AND NOT EXISTS (SELECT FROM noted)
-    UNION ALL SELECT NULL, 1 WHERE NOT EXISTS (SELECT FROM known)
-"""
+    UNION ALL SELECT NULL, 1, false WHERE NOT EXISTS (SELECT FROM known)
+"""  # noqa: S608
 _DELETE = """
     DELETE FROM pykcm.secrets s
     USING unnest(%(ids)s::bytea[], %(uids)s::bigint[], %(ccaches)s::bytea[], %(items)s::bytea[])
@@ -121,6 +126,12 @@ _WRITE_ONE = """
     ON CONFLICT (uid, ccache, item) DO UPDATE SET expires = excluded.expires, sealed = excluded.sealed
 """
 
+_NOTIFY = """
+    SELECT pg_notify('pykcm', c.uid || ' ' || c.version)
+    FROM unnest(%(ids)s::bytea[], %(uids)s::bigint[]) AS p (id, uid)
+        JOIN pykcm.commits k ON k.id = p.id JOIN pykcm.collections c ON c.uid = p.uid
+"""
+
 # After this the commit of this id is either made, or never will be: the row is in its way. It also writes
 # where there is a row: after a crash the server shows commits that its standby does not have yet. The answer
 # comes when the standby has this change, and all before it.
@@ -142,8 +153,10 @@ Statement = tuple[str, dict[str, Any]]
 
 
 def commit_statements(entries: Sequence[Sealed], sealer: Sealer) -> list[Statement]:
-    """The statements of the transaction that commits entries. The first one gives the ids of those it does.
+    """The statements of the transaction that commits entries.
 
+    The first one gives a row for each entry that is done or blocked: its id, 1 or 0, and whether some host
+    listens for notifications. Entries without a row are based on an old version.
     The entries have no UID in common. Each is committed or not by itself.
     """
     statements = [_begin(entries, sealer)]
@@ -181,6 +194,11 @@ def commit_statements(entries: Sequence[Sealed], sealer: Sealer) -> list[Stateme
     elif rows:
         statements.append((_WRITE, _columns("ids uids ccaches items positions expires sealed", rows)))
     return statements
+
+
+def notification(entries: Sequence[Sealed]) -> Statement:
+    """The statement that notifies the new versions of those entries that were committed."""
+    return _NOTIFY, _columns("ids uids", [(entry.id, uid) for entry in entries for uid in entry.bases])
 
 
 def _begin(entries: Sequence[Sealed], sealer: Sealer) -> Statement:

@@ -6,6 +6,7 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -31,6 +32,7 @@ from pykcm.store.postgresql.database import (
     RepeatError,
 )
 from pykcm.store.postgresql.freshness import StrictFreshness
+from pykcm.store.postgresql.listener import NotifiedFreshness
 from pykcm.store.postgresql.rows import (
     Container,
     Row,
@@ -64,15 +66,19 @@ class PostgreSQLStore:
     needs_task = True
     commits_at_once = COMMITS_AT_ONCE
 
-    def __init__(self, database: Database, sealer: Sealer) -> None:
+    def __init__(self, database: Database, sealer: Sealer, *, listens: bool = False) -> None:
         self.database = database
         self._sealer = sealer
-        self.freshness = StrictFreshness(database, self.versions)
+        self.freshness = (NotifiedFreshness if listens else StrictFreshness)(database, self.versions)
+        # Whether some host listens for notifications, as the last commit has seen it.
+        self._notifies = False
         # When entries that other transactions block are refused, by id, in the event loop's time.
         self._blocked: dict[bytes, float] = {}
 
     async def load(self, uid: int, pause: Pause | None = None) -> Loaded:
+        begun = self.freshness.begin()
         found = await self._query(statements.LOAD, (uid,))
+        self.freshness.confirm(begun, {uid: found[0][0] if found else 0})
         if not found:
             return Loaded(0, [])
         rows = []
@@ -170,13 +176,29 @@ class PostgreSQLStore:
     async def _run(self, entries: Sequence[Sealed], end: float | None = None) -> dict[bytes, bool]:
         """By the ids of entries: True for those that were committed, False for those that are blocked."""
         todo = commit_statements(entries, self._sealer)
-        found = dict(await self.database.call(partial(_transact, todo), end=end, commits=True))
+        notification = statements.notification(entries)
+        if self._notifies:
+            todo.append(notification)
+        begun = self.freshness.begin()
+        rows = await self.database.call(partial(_transact, todo), end=end, commits=True)
+        found = {id_: is_done for id_, is_done, _ in rows}
         if None in found:
             raise StoreError(
                 f"{self.database.name}: this host's key {self._sealer.key.id.hex()} was replaced, or is "
                 "not the other hosts': give it the key that they have",
                 errno.EACCES,
             )
+        done = [entry for entry in entries if found.get(entry.id)]
+        if done:
+            self.freshness.confirm(
+                begun, {uid: base + 1 for entry in done for uid, base in entry.bases.items()}
+            )
+            listened = rows[0][2]
+            if listened and not self._notifies:
+                # It is a host's first wish since this one has last committed.
+                with suppress(StoreError):
+                    await self._query(*notification)
+            self._notifies = listened
         return {id_: bool(is_done) for id_, is_done in found.items()}
 
     async def outcome(self, entry: Entry) -> Committed | None:
@@ -218,6 +240,7 @@ class PostgreSQLStore:
         return await self.database.repeatable(partial(_fetch, statement, parameters))
 
     def close(self) -> None:
+        self.freshness.close()
         self.database.close()
 
 

@@ -1,12 +1,16 @@
 """A PostgreSQL server of a test's own, in a temporary folder."""
 
+import asyncio
 import os
 import pwd
 import shutil
 import socket
 import subprocess
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
+
+import psycopg
 
 # In Debian's packages the programs are not in PATH.
 _FOLDERS = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
@@ -69,6 +73,67 @@ class PostgreSQL:
         """The ends of the programs' output and of the server's log, for a failure."""
         files = [file for file in (self.folder / "output", self.folder / "log") if file.exists()]
         return "".join(line for file in files for line in file.read_text().splitlines(keepends=True)[-20:])
+
+
+class Relay:
+    """Passes bytes between clients and the server, on a socket of its own.
+
+    `turns`: how often bytes of a client came after bytes of the server: the round trips of one connection.
+    """
+
+    def __init__(self, conninfo: str) -> None:
+        parameters = psycopg.conninfo.conninfo_to_dict(conninfo)
+        self._target = f"{parameters['host']}/.s.PGSQL.{parameters.get('port', 5432)}"
+        self._open = asyncio.Event()
+        self._open.set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.conninfo = ""
+        self.turns = 0
+        self._was_client = False
+
+    @classmethod
+    @asynccontextmanager
+    async def to(cls, conninfo: str) -> AsyncIterator["Relay"]:
+        relay = cls(conninfo)
+        server = await asyncio.start_server(relay._serve, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        relay.conninfo = psycopg.conninfo.make_conninfo(conninfo, host="127.0.0.1", port=port)
+        try:
+            yield relay
+        finally:
+            server.close()
+            for task in relay._tasks:
+                task.cancel()
+
+    def hold(self) -> None:
+        """Pass nothing any more; connections stay open."""
+        self._open.clear()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            server_reader, server_writer = await asyncio.open_unix_connection(self._target)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._pass(reader, server_writer, is_client=True))
+                group.create_task(self._pass(server_reader, writer, is_client=False))
+        except* OSError:
+            pass
+        finally:
+            self._tasks.discard(task)
+
+    async def _pass(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_client: bool
+    ) -> None:
+        try:
+            while data := await reader.read(1 << 16):
+                await self._open.wait()
+                self.turns += is_client and not self._was_client
+                self._was_client = is_client
+                writer.write(data)
+        finally:
+            writer.close()
 
 
 def free_port() -> int:

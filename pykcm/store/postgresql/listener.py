@@ -1,0 +1,164 @@
+"""Notifications of other hosts' commits: memory is known to be the newest without a question.
+
+A commit notifies its UIDs and their new versions, if some host listens (`pykcm.schema.listened_until`). This
+host's memory of a version counts if the version was confirmed since it listens, and no later one notified.
+
+The listener's connection is asked once a second whether it is alive. Memory counts for `BOUND` seconds after
+the last such question that was answered: a host whose connection is lost without a word, and which gets no
+notification any more, serves nothing older than that. It asks the database with each request then, as with
+strict freshness, until it listens again.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from contextlib import suppress
+from time import monotonic
+
+import psycopg
+
+from pykcm.store.interface import StoreError
+from pykcm.store.postgresql.database import Connection, Database
+from pykcm.store.postgresql.freshness import LookUp, StrictFreshness
+
+log = logging.getLogger(__name__)
+
+CHANNEL = "pykcm"
+
+# In seconds: the longest time that memory counts after the connection was lost, and the pause between two
+# questions whether it is there.
+BOUND = 2.0
+_HEARTBEAT = 1.0
+
+# In seconds: a version is asked for again after this time, in case that a host died before it could notify.
+_CONFIRMED = 60.0
+
+# In seconds, between attempts to listen.
+_PAUSE = 1.0
+
+_LISTEN = f"LISTEN {CHANNEL}"
+
+# Hosts notify until then; renewed after half of the time.
+_ASK_FOR_NOTIFICATIONS = """
+    UPDATE pykcm.schema SET listened_until = now() + interval '1 day'
+    WHERE listened_until IS NULL OR listened_until < now() + interval '12 hours'
+"""
+_NEXT_TRANSACTION = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text"
+_ARE_EARLIER_ONES_OVER = "SELECT pg_snapshot_xmin(pg_current_snapshot()) >= %s::xid8"
+_HOUR = 3600.0
+
+
+class NotifiedFreshness(StrictFreshness):
+    """Implements Freshness: knows the newest versions while it listens."""
+
+    def __init__(self, database: Database, look_up: LookUp) -> None:
+        super().__init__(database, look_up)
+        # By UID: the newest version, and the monotonic time until which it counts.
+        self._versions: dict[int, tuple[int, float]] = {}
+        # Increased each time that the host begins to listen, or ceases.
+        self._epoch = 0
+        self._valid_until = 0.0
+        self._task: asyncio.Task[None] | None = None
+        # Whether the log says that this host does not listen.
+        self._is_logged = False
+
+    @property
+    def listens(self) -> bool:
+        return monotonic() < self._valid_until
+
+    def is_known_newest(self, uid: int, version: int) -> bool:
+        newest, until = self._versions.get(uid, (-1, 0.0))
+        now = monotonic()
+        return newest == version and now < until and now < self._valid_until
+
+    async def newest_version(self, uid: int) -> int:
+        newest, until = self._versions.get(uid, (0, 0.0))
+        now = monotonic()
+        if now < until and now < self._valid_until:
+            return newest
+        begun = self.begin()
+        version = await super().newest_version(uid)
+        if version or not self._database.presence.is_away:
+            self.confirm(begun, {uid: version})
+        return version
+
+    def begin(self) -> int:
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._run())
+        return self._epoch
+
+    def confirm(self, begun: int, versions: Mapping[int, int]) -> None:
+        if begun == self._epoch and self.listens:
+            self._note(versions)
+
+    def _note(self, versions: Mapping[int, int]) -> None:
+        until = monotonic() + _CONFIRMED
+        for uid, version in versions.items():
+            if version >= self._versions.get(uid, (0, 0.0))[0]:
+                self._versions[uid] = (version, until)
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self._listen()
+            except (psycopg.Error, StoreError, TimeoutError, OSError) as error:
+                if not self._is_logged:
+                    self._is_logged = True
+                    log.warning(
+                        "%s: no notifications: %s; each request asks the database meanwhile",
+                        *(self._database.name, str(error).strip() or "no answer"),
+                    )
+            finally:
+                self._forget()
+            await asyncio.sleep(_PAUSE)
+            await self._database.presence.wait(self._database.timeout)
+
+    def _forget(self) -> None:
+        self._epoch += 1
+        self._valid_until = 0.0
+        self._versions.clear()
+
+    async def _listen(self) -> None:
+        """Listen until the connection is lost; raises that error."""
+        async with asyncio.timeout(self._database.timeout):
+            connection = await self._database.open()
+        try:
+            async with asyncio.timeout(self._database.timeout):
+                await connection.execute(_LISTEN)
+                await connection.execute(_ASK_FOR_NOTIFICATIONS)
+            await self._wait_for_earlier_transactions(connection)
+            self._epoch += 1
+            asked = monotonic()
+            while True:
+                begun = monotonic()
+                async with asyncio.timeout(BOUND):
+                    # Those notified before the question come before its answer.
+                    await connection.execute("SELECT")
+                self._valid_until = begun + BOUND
+                if self._is_logged:
+                    self._is_logged = False
+                    log.info("%s: notifications come again", self._database.name)
+                async for notification in connection.notifies(timeout=_HEARTBEAT):
+                    with suppress(ValueError):
+                        uid, _, version = notification.payload.partition(" ")
+                        self._note({int(uid): int(version)})
+                if monotonic() - asked > _HOUR:
+                    asked = monotonic()
+                    await connection.execute(_ASK_FOR_NOTIFICATIONS)
+        finally:
+            connection.pgconn.finish()
+
+    async def _wait_for_earlier_transactions(self, connection: Connection) -> None:
+        """Wait until those are over that did not see that this host listens."""
+        cursor = await connection.execute(_NEXT_TRANSACTION)
+        [next_transaction] = await cursor.fetchone() or ("0",)
+        while True:
+            cursor = await connection.execute(_ARE_EARLIER_ONES_OVER, (next_transaction,))
+            [are_over] = await cursor.fetchone() or (False,)
+            if are_over:
+                break
+            await asyncio.sleep(_PAUSE / 10)
+
+    def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()

@@ -1,0 +1,114 @@
+"""Notifications: a host knows the newest versions without asking, and knows when it does not."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from time import monotonic
+
+import psycopg
+import pytest
+
+from pykcm.store.interface import Committed
+from pykcm.store.postgresql.database import Database
+from pykcm.store.postgresql.listener import BOUND, NotifiedFreshness
+from pykcm.store.postgresql.sealing import Sealer
+from pykcm.store.postgresql.store import PostgreSQLStore
+from tests.server.waiting import until
+from tests.store.postgresql.conftest import KEY
+from tests.store.postgresql.server import Relay
+from tests.store.postgresql.test_store import commit, entry, put_ccache
+
+# In seconds.
+_PROMPT = 0.1
+
+
+@pytest.fixture
+async def relay(conninfo: str) -> AsyncIterator[Relay]:
+    """Between the listening host and the database."""
+    async with Relay.to(conninfo) as relay:
+        yield relay
+
+
+@pytest.fixture
+async def listening(relay: Relay) -> AsyncIterator[PostgreSQLStore]:
+    """The store of a host that listens, through the relay."""
+    store = PostgreSQLStore(Database(relay.conninfo, 5.0, 60.0), Sealer([KEY]), listens=True)
+    await store.load(1000)
+    await until(lambda: freshness_of(store).listens)
+    yield store
+    store.close()
+
+
+def freshness_of(store: PostgreSQLStore) -> NotifiedFreshness:
+    assert isinstance(store.freshness, NotifiedFreshness)
+    return store.freshness
+
+
+async def test_version_is_known_after_a_question_until_another_host_commits(
+    shared: PostgreSQLStore, listening: PostgreSQLStore
+) -> None:
+    """Another host's commit is known within a tenth of a second; the new version is then known, too."""
+    freshness = freshness_of(listening)
+    assert not freshness.is_known_newest(1000, 0)
+    assert await freshness.newest_version(1000) == 0
+    for version in range(3):
+        assert freshness.is_known_newest(1000, version)
+        await commit(shared, 1000, put_ccache(1000, 1))
+        async with asyncio.timeout(_PROMPT):
+            while freshness.is_known_newest(1000, version):  # noqa: ASYNC110 - within a time
+                await asyncio.sleep(0)
+        assert await freshness.newest_version(1000) == version + 1
+
+
+async def test_own_commits_and_reads_are_known(listening: PostgreSQLStore) -> None:
+    """A version that this host has committed or read is known without a question."""
+    freshness = freshness_of(listening)
+    assert await listening.commit([entry({1000: 0}, put_ccache(1000, 1))]) == [Committed({1000: 1})]
+    assert freshness.is_known_newest(1000, 1)
+    await listening.load(2000)
+    assert freshness.is_known_newest(2000, 0)
+
+
+async def test_nothing_is_known_after_the_connection_has_ended(
+    conninfo: str, shared: PostgreSQLStore, listening: PostgreSQLStore
+) -> None:
+    """A change that was made while the host did not listen is found by a question."""
+    freshness = freshness_of(listening)
+    await freshness.newest_version(1000)
+    with psycopg.connect(conninfo, autocommit=True) as other:
+        other.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE application_name = 'pykcm' AND query = 'SELECT'"
+        )
+    await until(lambda: not freshness.listens)
+    await commit(shared, 1000, put_ccache(1000, 1))
+    assert not freshness.is_known_newest(1000, 0)
+    assert await freshness.newest_version(1000) == 1
+    await until(lambda: freshness.listens)
+    assert not freshness.is_known_newest(1000, 1)
+
+
+async def test_silence_is_believed_for_a_bounded_time(
+    monkeypatch: pytest.MonkeyPatch, relay: Relay, listening: PostgreSQLStore
+) -> None:
+    """A connection that delivers nothing, and does not end, is believed until BOUND after its last answer."""
+    freshness = freshness_of(listening)
+    await freshness.newest_version(1000)
+    now = monotonic()
+    relay.hold()
+    monkeypatch.setattr("pykcm.store.postgresql.listener.monotonic", lambda: now + BOUND)
+    assert not freshness.is_known_newest(1000, 0)
+
+
+async def test_hosts_notify_only_when_one_listens(conninfo: str, shared: PostgreSQLStore) -> None:
+    """A database without a host that listens has no notifications, which take a lock of the whole server."""
+    await commit(shared, 1000, put_ccache(1000, 1))
+    with psycopg.connect(conninfo, autocommit=True) as other:
+        other.execute("LISTEN pykcm")
+        await commit(shared, 1000, put_ccache(1000, 2))
+        assert list(other.notifies(timeout=0)) == []
+        other.execute("UPDATE pykcm.schema SET listened_until = now() + interval '1 hour'")
+        for version in (3, 4):
+            # The first one after the wish, too.
+            await commit(shared, 1000, put_ccache(1000, version))
+            [notification] = other.notifies(timeout=5, stop_after=1)
+            assert notification.payload == f"1000 {version}"
