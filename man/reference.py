@@ -88,18 +88,24 @@ def commands() -> str:
 def _command(name: str, outer: click.Context) -> str:
     command = main.cli.get_command(outer, name)
     assert command is not None
-    with click.Context(command, outer, info_name=name) as context:
-        usage = " ".join(command.collect_usage_pieces(context))
-        parts = [
-            f"{name}\n{'~' * len(name)}\n\n",
-            f"``pykcmctl {name} {usage}``\n\n",
-            _help(command.help or ""),
-            *_options(command, context),
-        ]
+    parts = [f"{name}\n{'~' * len(name)}\n\n", *_usage(command, name, outer)]
     more = _HERE / "commands" / f"{name}.rst"
     if more.exists():
         parts.append(more.read_text(encoding="utf-8"))
     return "".join(parts)
+
+
+def _usage(command: click.Command, name: str, outer: click.Context) -> Iterator[str]:
+    """How a command is used; behind a group each of its commands."""
+    with click.Context(command, outer, info_name=name) as context:
+        yield f"``pykcmctl {name} {' '.join(command.collect_usage_pieces(context))}``\n\n"
+        yield _help(command.help or "")
+        yield from _options(command, context)
+        if isinstance(command, click.Group):
+            for each in command.list_commands(context):
+                member = command.get_command(context, each)
+                assert member is not None
+                yield from _usage(member, f"{name} {each}", context)
 
 
 def _help(text: str) -> str:

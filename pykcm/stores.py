@@ -23,7 +23,7 @@ def open_store(config: Config, at_end: ExitStack) -> tuple[Store, Copies | None,
         store = MemoryStore()
         clock_keeper = open_clock()
     elif config.store == "postgresql":
-        store, clock_keeper = _open_shared_store(config, at_end)
+        store, copies, clock_keeper = _open_shared_store(config, at_end)
     else:
         # Imported here, because the memory store needs neither the library nor the folder.
         from pykcm.store.disk import DATABASE, KEY  # noqa: PLC0415
@@ -46,18 +46,19 @@ def open_store(config: Config, at_end: ExitStack) -> tuple[Store, Copies | None,
     return store, copies, clock_keeper
 
 
-def _open_shared_store(config: Config, at_end: ExitStack) -> tuple[Store, ClockKeeper]:
+def _open_shared_store(config: Config, at_end: ExitStack) -> tuple[Store, Copies, ClockKeeper]:
     from pykcm.store.folder import StateFolder  # noqa: PLC0415
 
     try:
-        from pykcm.store.postgresql.opening import open_store  # noqa: PLC0415
+        from pykcm.store.postgresql.opening import copies_of, open_store  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise StoreUnusableError(
             f'store = "postgresql" needs {error.name}: pip install "pykcm[postgresql]"'
         ) from None
     folder = StateFolder(Path(config.state_dir))
     at_end.callback(folder.close)
-    return open_store(config), open_clock(folder.path, is_new=False)
+    store = open_store(config)
+    return store, copies_of(store, config), open_clock(folder.path, is_new=False)
 
 
 def _copies(store: "SQLCipherStore") -> Copies:

@@ -17,7 +17,7 @@ from pykcm.cli import files
 from pykcm.cli.client import ControlClient
 from pykcm.cli.output import format_size, print_json, print_line, print_text, shell_quote
 from pykcm.control.messages import ControlError, ErrorCode
-from pykcm.store.disk import CREDENTIAL, KEY_SIZE
+from pykcm.store.disk import CREDENTIAL, KEY_SIZE, NEXT
 
 # The path for a new key that rekey and doctor suggest.
 NEW_KEY = f"/root/{CREDENTIAL}"
@@ -149,7 +149,7 @@ def rekey_command(client: ControlClient, new_key: Path | None, *, as_json: bool)
     try:
         _show_rekey(iter(answer))
     except ControlError as error:
-        if key is None and error.code == ErrorCode.UNSUPPORTED:
+        if key is None and error.code == ErrorCode.UNSUPPORTED and "give it a new key" in error.message:
             error.message += (
                 f"\n\n    (umask 077; head -c {KEY_SIZE} /dev/urandom >{NEW_KEY})"
                 f"\n    pykcmctl rekey --new-key {NEW_KEY}"
@@ -177,6 +177,9 @@ def _show_rekey(items: Iterator[Any]) -> None:
 
 
 def _print_next_steps(summary: dict[str, Any], new_key: Path | None) -> None:
+    if summary.get("shared"):
+        _print_steps_of_all_hosts(summary)
+        return
     if not summary["pending"]:
         print_line(f"The database has a new key: {summary['key']}", err=True)
     else:
@@ -193,6 +196,26 @@ def _print_next_steps(summary: dict[str, Any], new_key: Path | None) -> None:
             err=True,
         )
     print_line("Backups that were made before need the old key.", err=True)
+
+
+def _print_steps_of_all_hosts(summary: dict[str, Any]) -> None:
+    print_line("All rows in the database are sealed with the new key.", err=True)
+    old, new = shell_quote(summary["place"]), shell_quote(f"{summary['place']}{NEXT}")
+    if summary["credential"]:
+        folder = "/etc/credstore.encrypted"
+        step = (
+            f"systemd-creds decrypt --name={CREDENTIAL}{NEXT} {folder}/{CREDENTIAL}{NEXT} - | "
+            f"systemd-creds encrypt --name={CREDENTIAL} - {folder}/{CREDENTIAL}\n"
+            f"    rm {folder}/{CREDENTIAL}{NEXT}"
+        )
+    else:
+        step = f"mv {new} {old}"
+    print_text(
+        "A host that can write its key file replaces the old key by itself, when it next reaps. On others, "
+        f"put the new key into the place of the old one:\n\n    {step}\n"
+        "    systemctl restart pykcm.service\n\nBackups of the database from before need the old key.",
+        err=True,
+    )
 
 
 def _read_key(path: Path) -> bytes:

@@ -24,14 +24,12 @@ _admin = click.option(
 )
 
 
-@click.group("store")
+@click.group("store", short_help="Set up, check and copy the store that hosts share.")
 def store_command() -> None:
-    r"""Set up and check the database of the shared store.
+    """Set up, check and copy the store that hosts share.
 
-    \b
-    Examples:
-      pykcmctl store init --admin "host=db1 user=postgres dbname=pykcm" --role pykcm
-      pykcmctl store check
+    The commands need no daemon. They read the daemon's configuration and its key: run them as root or as the
+    daemon's user.
     """
 
 
@@ -41,16 +39,22 @@ def store_command() -> None:
 @click.option("--role", metavar="NAME", help="Grant the daemons' role what it needs.")
 @click.option("--sql", "prints", is_flag=True, help="Print the statements, and change nothing.")
 def init_command(file: Path | None, admin: str | None, role: str | None, *, prints: bool) -> None:
-    """Create the schema, for hosts with this host's key."""
+    """Create the schema, for hosts with this host's key.
+
+    The administrator connects once with --admin; --role is the role that the daemons connect as. Or let the
+    administrator run the statements that --sql prints. The command makes no key: make one of 32 random bytes
+    and give it to every host.
+    """
     with _errors():
         from pykcm.store.postgresql import opening, schema  # noqa: PLC0415 - an optional part
 
         config = _shared(file)
-        key = opening.shared_key(config)
+        key, *_ = opening.key_files(config, is_command=True).read()
         if prints:
             print_text(schema.creation(key.id, role).removesuffix("\n"))
             return
         with opening.connect(config, admin) as connection:
+            schema.check_role(connection, role)
             schema.create(connection, key.id, role)
     print_line("The schema is there. Give every host the same key, then start their daemons.", err=True)
 
@@ -65,12 +69,12 @@ def check_command(context: click.Context, file: Path | None, *, as_json: bool) -
     The exit status is 1 if a daemon could not work.
     """
     with _errors():
-        from pykcm.store.postgresql import opening, schema  # noqa: PLC0415 - an optional part
+        from pykcm.store.postgresql import checks, opening  # noqa: PLC0415 - an optional part
 
         config = _shared(file)
-        key = opening.shared_key(config)
+        keys = opening.key_files(config, is_command=True).read()
         with opening.connect(config) as connection:
-            found = list(schema.findings(connection, [key.id], time.time()))
+            found = list(checks.findings(connection, [key.id for key in keys], time.time()))
     if as_json:
         print_json([finding._asdict() for finding in found])
     else:
@@ -84,13 +88,19 @@ def check_command(context: click.Context, file: Path | None, *, as_json: bool) -
 @_config
 @_admin
 def upgrade_command(file: Path | None, admin: str | None) -> None:
-    """Bring the schema to the version of this pykcm."""
+    """Bring the schema to the version of this pykcm.
+
+    Daemons of an older pykcm do not start with the new schema: upgrade pykcm on all hosts first.
+    """
     with _errors():
         from pykcm.store.postgresql import opening, schema  # noqa: PLC0415 - an optional part
 
         with opening.connect(_shared(file), admin) as connection:
-            version = schema.upgrade(connection)
-    print_line(f"The schema has version {version}, the newest.", err=True)
+            before = schema.upgrade(connection)
+    if before == schema.VERSION:
+        print_line(f"The schema has version {before} already, which is this pykcm's.", err=True)
+    else:
+        print_line(f"The schema was brought from version {before} to {schema.VERSION}.", err=True)
 
 
 COMMANDS = [store_command]

@@ -79,6 +79,10 @@ async def rekey(call: Call) -> AsyncIterator[dict[str, Any]]:
                     "pending": step.is_pending,
                     "pause": step.pause,
                 }
+                if step.is_shared:
+                    call.summary["shared"] = True
+                    log.info("all rows were sealed again with a new key, requested by %s", _client(call))
+                    continue
                 log.info(
                     "the database in %s has a new key, in %s, requested by %s; clients waited for %.0f ms",
                     *(call.administration.config.state_dir, step.key, _client(call), step.pause * 1000),

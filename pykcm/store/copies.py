@@ -1,6 +1,7 @@
 """Copies of a store in use: backups, and the change of keys.
 
-Not every store can be copied: one on another host or in memory has neither a key file nor a backup.
+Not every store can be copied: one in memory has neither a key nor a backup, and a shared one has the
+database's own backups.
 """
 
 from collections.abc import AsyncGenerator, Callable
@@ -18,7 +19,10 @@ class UnsupportedError(Exception):
 
 
 class Copied(NamedTuple):
-    """The progress of a copy, in bytes; `slowed`: the UIDs whose commits have waited for it."""
+    """The progress of a copy, in bytes, or in UIDs of a shared store.
+
+    `slowed`: the UIDs whose commits have waited for it.
+    """
 
     done: int
     size: int
@@ -30,7 +34,8 @@ class Rekeyed(NamedTuple):
 
     `key`: the file that holds the new key. If `is_pending`, the administrator has to put the new key into
     `place`, where the old one came from. Until a start with the new key both work. `is_credential`: whether
-    `place` is a systemd credential. `pause`: seconds in which nothing else was served.
+    `place` is a systemd credential. `pause`: seconds in which nothing else was served. `is_shared`: other
+    hosts have the store, too, and each has its own place of the key.
     """
 
     key: Path
@@ -38,6 +43,7 @@ class Rekeyed(NamedTuple):
     is_credential: bool
     is_pending: bool
     pause: float
+    is_shared: bool = False
 
 
 class Backup(Protocol):
@@ -69,7 +75,8 @@ class Copies(NamedTuple):
 
     `rekey` encrypts everything with the given key or a new one, and yields its progress and the end. At each
     moment the old key or the new one opens the store at the next start. If it is closed early, it changes
-    nothing. It raises StoreError, StoreBusyError, UnsupportedError.
+    nothing, or goes on when it is called again (a shared store). It raises StoreError, StoreBusyError,
+    UnsupportedError.
     """
 
     backup: Callable[[], AbstractAsyncContextManager[Backup]]

@@ -15,6 +15,9 @@ KEY = "key"
 KEY_SIZE = 32
 CREDENTIAL = "pykcm.key"
 
+# Behind the name of a shared store's key: the key that follows it.
+NEXT = ".next"
+
 # The new key during a change of keys, until it is in the place of the old one.
 PENDING_KEY = "key.next"
 

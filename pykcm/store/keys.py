@@ -8,7 +8,7 @@ import stat
 from pathlib import Path
 from typing import NamedTuple
 
-from pykcm.store.disk import CREDENTIAL, KEY_SIZE, sync_folder
+from pykcm.store.disk import CREDENTIAL, KEY_SIZE, NEXT, sync_folder
 from pykcm.store.interface import StoreUnusableError
 
 
@@ -23,10 +23,11 @@ class Key(NamedTuple):
         return f"<Key from {self.source}>"
 
 
-def load_key(key_file: Path, *, may_create: bool) -> Key:
+def load_key(key_file: Path, *, may_create: bool, any_owner: bool = False) -> Key:
     """Load the systemd credential `pykcm.key` if the service has it, else `key_file`.
 
-    With `may_create` (there is no database yet) a missing key file is created. Raises StoreUnusableError.
+    With `may_create` (there is no database yet) a missing key file is created. `any_owner`: the file may
+    belong to another user if this process is root. Raises StoreUnusableError.
     """
     credentials = os.environ.get("CREDENTIALS_DIRECTORY")
     if credentials:
@@ -44,7 +45,27 @@ def load_key(key_file: Path, *, may_create: bool) -> Key:
             write_key(key_file, os.urandom(KEY_SIZE))
     except OSError as error:
         raise StoreUnusableError(f"{key_file}: cannot be created: {error.strerror}") from error
-    return Key(_read(key_file, private=True), key_file, is_new)
+    return Key(_read(key_file, private=True, any_owner=any_owner), key_file, is_new)
+
+
+def next_key_of(key_file: Path) -> Path:
+    """The file of the next key of a shared store, or the systemd credential's if that is where the key is."""
+    credentials = os.environ.get("CREDENTIALS_DIRECTORY")
+    if credentials and Path(credentials, CREDENTIAL).exists():
+        return Path(credentials, CREDENTIAL + NEXT)
+    return key_file.with_name(key_file.name + NEXT)
+
+
+def load_next_key(key_file: Path, *, any_owner: bool = False) -> Key | None:
+    """Load the next key of a shared store, if there is one; raises StoreUnusableError."""
+    path = next_key_of(key_file)
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StoreUnusableError(f"{path}: {error.strerror}") from error
+    return Key(_read(path, private=path.parent == key_file.parent, any_owner=any_owner), path)
 
 
 def is_credential(key: Key) -> bool:
@@ -82,7 +103,7 @@ def write_key(path: Path, raw: bytes) -> None:
     sync_folder(path.parent)
 
 
-def _check_private(path: Path, status: os.stat_result) -> None:
+def _check_private(path: Path, status: os.stat_result, *, any_owner: bool) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise StoreUnusableError(f"{path}: is not a regular file, and therefore not a key")
     # With an access control list, the group's bits are the most that it gives to anybody.
@@ -91,20 +112,20 @@ def _check_private(path: Path, status: os.stat_result) -> None:
             f"{path}: others than its owner have access to the key "
             f"(mode {stat.S_IMODE(status.st_mode):04o}); chmod 0600, and think about a new key"
         )
-    if status.st_uid not in {os.geteuid(), 0}:
+    if status.st_uid not in {os.geteuid(), 0} and not (any_owner and os.geteuid() == 0):
         raise StoreUnusableError(
             f"{path}: the key belongs to UID {status.st_uid}, not to the daemon's {os.geteuid()}; chown it, "
             "and think about a new key"
         )
 
 
-def _read(path: Path, *, private: bool) -> bytes:
+def _read(path: Path, *, private: bool, any_owner: bool = False) -> bytes:
     try:
         # The same descriptor is checked and read. O_NONBLOCK: a pipe must not block.
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             if private:
-                _check_private(path, os.fstat(fd))
+                _check_private(path, os.fstat(fd), any_owner=any_owner)
             raw = os.read(fd, KEY_SIZE + 1)
         finally:
             os.close(fd)

@@ -7,17 +7,19 @@ from contextlib import closing, contextmanager
 from math import ceil
 from pathlib import Path
 from time import time
-from typing import Any
+from typing import Any, NoReturn
 
 import psycopg
 
 from pykcm.config import Config
+from pykcm.store.copies import Copies, UnsupportedError
 from pykcm.store.disk import KEY
 from pykcm.store.interface import StoreUnusableError
-from pykcm.store.keys import load_key
+from pykcm.store.postgresql.checks import SERVER, Finding, findings
 from pykcm.store.postgresql.database import Database, name_of
-from pykcm.store.postgresql.schema import Finding, findings
-from pykcm.store.postgresql.sealing import Sealer, SharedKey
+from pykcm.store.postgresql.keyring import KeyFiles
+from pykcm.store.postgresql.rekey import Rekeying
+from pykcm.store.postgresql.sealing import Sealer
 from pykcm.store.postgresql.store import PostgreSQLStore
 
 Connection = psycopg.Connection[Any]
@@ -46,10 +48,10 @@ def connection_string(config: Config) -> str:
     return psycopg.conninfo.make_conninfo(**{name: str(value) for name, value in parameters.items()})
 
 
-def shared_key(config: Config) -> SharedKey:
-    """The key that all hosts have, of the systemd credential or `key_file`; raises StoreUnusableError."""
+def key_files(config: Config, *, is_command: bool = False) -> KeyFiles:
+    """The keys of this host: systemd credentials, or `key_file`."""
     key_file = Path(config.key_file) if config.key_file else Path(config.state_dir, KEY)
-    return SharedKey(load_key(key_file, may_create=False).raw)
+    return KeyFiles(key_file, is_command=is_command)
 
 
 @contextmanager
@@ -75,23 +77,38 @@ def open_store(config: Config) -> PostgreSQLStore:
         # libpq authenticates with tickets of its own. They are in memory: the daemon never asks itself.
         os.environ["KRB5_CLIENT_KTNAME"] = config.client_keytab
         os.environ["KRB5CCNAME"] = "MEMORY:"
-    key = shared_key(config)
+    source = key_files(config)
+    keys = source.read()
     database = Database(conninfo, config.store_timeout, config.stale_reads)
     try:
         timeout = ceil(config.store_timeout)
         with closing(psycopg.connect(conninfo, autocommit=True, connect_timeout=timeout)) as connection:
-            _look(database.name, findings(connection, [key.id], time()))
+            _look(database.name, findings(connection, [key.id for key in keys], time()))
     except psycopg.OperationalError as error:
         log.warning(
             "%s: the database cannot be reached: %s; requests are refused until it is back",
             *(database.name, str(error).strip()),
         )
-    return PostgreSQLStore(database, Sealer([key]), listens=config.freshness == "notified")
+    return PostgreSQLStore(database, Sealer(keys), source, listens=config.freshness == "notified")
+
+
+def copies_of(store: PostgreSQLStore, config: Config) -> Copies:
+    """The change of keys for all hosts; backups are the database's."""
+    rekeying = Rekeying(store.database, store.keyring, key_files(config))
+    return Copies(_no_backup, rekeying.rekey)
+
+
+def _no_backup() -> NoReturn:
+    raise UnsupportedError(
+        "the tickets are in PostgreSQL: use its own backups (pg_dump --schema=pykcm, or pg_basebackup). "
+        "A backup holds no key: keep the hosts' key as well, in another place"
+    )
 
 
 def _look(name: str, found: Iterable[Finding]) -> None:
     for finding in found:
-        if finding.is_fatal:
+        # A standby may be promoted at any moment.
+        if finding.is_fatal and finding.subject != SERVER:
             raise StoreUnusableError(f"{name}: {finding.subject}: {finding.state}; {finding.way_out}")
         if finding.way_out:
             log.warning("%s: %s: %s; %s", name, *finding[:3])

@@ -1,43 +1,27 @@
-"""The schema of the shared store: made, checked, and its statements for a database administrator."""
+"""The schema of the shared store: made and upgraded, and its statements for a database administrator."""
 
-from collections.abc import Iterator, Sequence
 from importlib.resources import files
-from typing import Any, NamedTuple
+from typing import Any
 
 import psycopg
 from psycopg import errors, sql
 
+from pykcm.store.interface import StoreUnusableError
+
 VERSION = 1
 
-# In seconds: hosts that differ more from the database's clock remove ccaches at the wrong time.
-_MOST_CLOCK_DIFFERENCE = 10.0
-
-_GRANTS = """
-GRANT USAGE ON SCHEMA pykcm TO {role};
-GRANT SELECT ON pykcm.schema, pykcm.keys TO {role};
-GRANT UPDATE (listened_until) ON pykcm.schema TO {role};
-GRANT SELECT, INSERT, UPDATE ON pykcm.collections TO {role};
-GRANT SELECT, INSERT, UPDATE, DELETE ON pykcm.secrets TO {role};
-GRANT SELECT, INSERT, UPDATE, DELETE ON pykcm.commits TO {role};
-"""
+# By version: the statements that lead to the next one. Version 1 is the first.
+_UPGRADES: dict[int, str] = {}
 
 # (table, privileges) that the daemon needs.
-_PRIVILEGES = [
-    ("pykcm.schema", "SELECT"),
-    ("pykcm.keys", "SELECT"),
+PRIVILEGES = [
+    ("pykcm.schema", "SELECT, UPDATE (listened_until)"),
+    ("pykcm.keys", "SELECT, INSERT, UPDATE, DELETE"),
+    ("pykcm.leases", "SELECT, UPDATE"),
     ("pykcm.collections", "SELECT, INSERT, UPDATE"),
     ("pykcm.secrets", "SELECT, INSERT, UPDATE, DELETE"),
     ("pykcm.commits", "SELECT, INSERT, UPDATE, DELETE"),
 ]
-
-
-class Finding(NamedTuple):
-    """A result of a check. `way_out` is empty where all is right. `is_fatal`: a daemon cannot start."""
-
-    subject: str
-    state: str
-    way_out: str = ""
-    is_fatal: bool = False
 
 
 def creation(key_id: bytes, role: str | None) -> str:
@@ -46,110 +30,74 @@ def creation(key_id: bytes, role: str | None) -> str:
     # The id is hexadecimal.
     statements += f"INSERT INTO pykcm.keys (id, may_seal) VALUES ('\\x{key_id.hex()}', true);\n"  # noqa: S608
     if role is not None:
-        statements += _GRANTS.format(role=sql.Identifier(role).as_string(None))
+        statements += grants(role)
     return statements
 
 
+def grants(role: str) -> str:
+    """The privileges that the daemons' role needs, and no others."""
+    name = sql.Identifier(role).as_string(None)
+    lines = [f"GRANT {privileges} ON {table} TO {name};" for table, privileges in PRIVILEGES]
+    return "\n".join([f"GRANT USAGE ON SCHEMA pykcm TO {name};", *lines, ""])
+
+
+class SchemaError(StoreUnusableError):
+    """The schema cannot be made or upgraded; the message says why, and what to do."""
+
+
 def create(connection: psycopg.Connection[Any], key_id: bytes, role: str | None) -> None:
-    """Make the schema, or nothing; raises psycopg.Error."""
-    with connection.transaction():
-        connection.execute(creation(key_id, role).encode())
+    """Make the schema, or nothing; raises SchemaError, psycopg.Error."""
+    try:
+        with connection.transaction():
+            connection.execute(creation(key_id, role).encode())
+    except errors.DuplicateSchema:
+        raise SchemaError("there is a schema already: `pykcmctl store check` looks at it") from None
+    except errors.InsufficientPrivilege as error:
+        raise SchemaError(
+            f"{error.diag.message_primary}: connect with --admin as a role that may create a schema in this "
+            "database, or let its administrator run the statements of --sql"
+        ) from None
+
+
+def check_role(connection: psycopg.Connection[Any], role: str | None) -> None:
+    """The daemons' role must be there, and is never a superuser's; raises SchemaError."""
+    current = connection.execute("SELECT rolsuper FROM pg_roles WHERE rolname = current_user").fetchone()
+    if role is None:
+        if current and current[0]:
+            raise SchemaError("a superuser makes the schema for the daemons' role: add --role NAME")
+        return
+    row = connection.execute("SELECT rolsuper FROM pg_roles WHERE rolname = %s", (role,)).fetchone()
+    name = sql.Identifier(role).as_string(None)
+    if row is None:
+        raise SchemaError(f"there is no role {role}: CREATE ROLE {name} LOGIN")
+    if row[0]:
+        raise SchemaError(f"{role} is a superuser, and pykcm never works as one: CREATE ROLE pykcm LOGIN")
 
 
 def upgrade(connection: psycopg.Connection[Any]) -> int:
-    """Bring the schema to the newest version, as a whole; gives that version. Raises psycopg.Error."""
-    # There is one version yet. A later one adds its steps here, each in the transaction.
-    with connection.transaction():
-        connection.execute("SELECT version FROM pykcm.schema FOR UPDATE")
-    return VERSION
+    """Bring the schema to the newest version, as a whole; returns the one before.
 
-
-def findings(connection: psycopg.Connection[Any], key_ids: Sequence[bytes], now: float) -> Iterator[Finding]:
-    """Check the schema, the privileges, the keys, the server's settings and its clock.
-
-    `key_ids`: of this host's keys, the one that it seals with first.
+    Raises SchemaError, psycopg.Error.
     """
     try:
-        row = connection.execute("SELECT version FROM pykcm.schema").fetchone()
+        with connection.transaction():
+            return _upgrade(connection)
     except (errors.UndefinedTable, errors.InvalidSchemaName):
-        yield Finding("schema", "there is none", "run `pykcmctl store init`", is_fatal=True)
-        return
-    except errors.InsufficientPrivilege:
-        yield Finding(
-            "schema",
-            "this role may not read it",
-            "run the GRANTs of `pykcmctl store init --sql`",
-            is_fatal=True,
-        )
-        return
-    version = row[0] if row else None
-    if version != VERSION:
-        newer = version is not None and version > VERSION
-        way_out = "use the newer pykcm" if newer else "run `pykcmctl store upgrade`"
-        yield Finding("schema", f"version {version}; this pykcm knows {VERSION}", way_out, is_fatal=True)
-        return
-    yield Finding("schema", f"version {version}")
-    yield from _privileges(connection)
-    yield from _keys(connection, key_ids)
-    yield from _settings(connection)
-    yield _clock(connection, now)
+        raise SchemaError("there is no schema: run `pykcmctl store init`") from None
+    except errors.InsufficientPrivilege as error:
+        reason = error.diag.message_primary
+        raise SchemaError(f"{reason}: connect with --admin as the schema's owner") from None
 
 
-def _privileges(connection: psycopg.Connection[Any]) -> Iterator[Finding]:
-    missing = [
-        f"{privilege} on {table}"
-        for table, privileges in _PRIVILEGES
-        for privilege in privileges.split(", ")
-        if not _one(connection, "SELECT has_table_privilege(%s, %s)", (table, privilege))
-    ]
-    if missing:
-        yield Finding(
-            "privileges",
-            f"missing: {', '.join(missing)}",
-            "run the GRANTs of `pykcmctl store init --sql`",
-            is_fatal=True,
-        )
-    else:
-        yield Finding("privileges", "complete")
-    if _one(connection, "SELECT rolsuper FROM pg_roles WHERE rolname = current_user"):
-        yield Finding("role", "a superuser", "give the daemons a role of their own with the GRANTs alone")
-
-
-def _keys(connection: psycopg.Connection[Any], key_ids: Sequence[bytes]) -> Iterator[Finding]:
-    known = dict(connection.execute("SELECT id, may_seal FROM pykcm.keys").fetchall())
-    if known.get(key_ids[0]):
-        yield Finding("key", f"{key_ids[0].hex()}, as the other hosts'")
-    elif key_ids[0] in known:
-        yield Finding("key", f"{key_ids[0].hex()} was replaced", "give this host the new key", is_fatal=True)
-    else:
-        others = ", ".join(key.hex() for key in known)
-        yield Finding(
-            "key",
-            f"{key_ids[0].hex()}; the other hosts have {others}",
-            "give all hosts the same key",
-            is_fatal=True,
-        )
-
-
-def _settings(connection: psycopg.Connection[Any]) -> Iterator[Finding]:
-    if _one(connection, "SELECT pg_is_in_recovery()"):
-        yield Finding("server", "a standby, which only reads", "add target_session_attrs=read-write")
-    else:
-        yield Finding("server", str(_one(connection, "SHOW server_version")))
-    for name in ("fsync", "synchronous_commit"):
-        value = _one(connection, f"SHOW {name}")
-        if value == "off":
-            yield Finding(name, "off: a crash loses tickets that were stored", f"set {name} = on")
-
-
-def _clock(connection: psycopg.Connection[Any], now: float) -> Finding:
-    difference = float(_one(connection, "SELECT extract(epoch FROM clock_timestamp())")) - now
-    state = f"the database's differs by {difference:+.1f} s"
-    if abs(difference) > _MOST_CLOCK_DIFFERENCE:
-        return Finding("clock", state, "synchronize the clocks of the database and of this host")
-    return Finding("clock", state)
-
-
-def _one(connection: psycopg.Connection[Any], query: str, parameters: Sequence[object] = ()) -> Any:
-    row = connection.execute(query.encode(), parameters).fetchone()
-    return None if row is None else row[0]
+def _upgrade(connection: psycopg.Connection[Any]) -> int:
+    row = connection.execute("SELECT version FROM pykcm.schema FOR UPDATE").fetchone()
+    version = row[0] if row else 0
+    if version > VERSION:
+        raise SchemaError(f"version {version}; this pykcm knows {VERSION}: use the newer pykcm")
+    for step in range(version, VERSION):
+        statements = _UPGRADES.get(step)
+        if statements is None:
+            raise SchemaError(f"it has version {version}, from which no way leads to {VERSION}: run init")
+        connection.execute(statements.encode())
+    connection.execute("UPDATE pykcm.schema SET version = %s", (VERSION,))
+    return int(version)

@@ -6,7 +6,8 @@ CREATE SCHEMA pykcm;
 -- One row: the version of this schema, and until when a commit notifies hosts that listen (NULL: none does).
 CREATE TABLE pykcm.schema (version integer NOT NULL, listened_until timestamptz);
 
--- Keys that hosts seal with, by id. The keys themselves are known to the hosts alone.
+-- Keys that hosts seal with, by id. The keys themselves are known to the hosts alone. One of them may seal.
+-- During a rekey there are rows of the one before it, too, which may not.
 CREATE TABLE pykcm.keys (
     id bytea PRIMARY KEY,
     may_seal boolean NOT NULL,
@@ -42,5 +43,15 @@ CREATE TABLE pykcm.commits (
     made boolean NOT NULL,
     at timestamptz NOT NULL DEFAULT now()
 );
+
+CREATE INDEX commits_at ON pykcm.commits (at);
+
+-- Work that one host does for all, until the time at which another one may take it.
+CREATE TABLE pykcm.leases (
+    name text PRIMARY KEY,
+    until timestamptz NOT NULL
+);
+
+INSERT INTO pykcm.leases VALUES ('reaper', '-infinity'), ('commits', '-infinity');
 
 INSERT INTO pykcm.schema (version) VALUES (1);

@@ -41,6 +41,10 @@ class UnsealError(Exception):
     """A value cannot be unsealed; the message says why, and holds nothing of it."""
 
 
+class UnknownKeyError(UnsealError):
+    """A value is sealed with a key that this host does not have."""
+
+
 class Place(NamedTuple):
     """A row: `ccache` and `item` are UUIDs of 16 bytes.
 
@@ -68,12 +72,27 @@ class SharedKey:
 
 
 class Sealer:
-    """Seals with the first key, and unseals with every one."""
+    """Seals with one key, at first the first one, and unseals with every one."""
 
     def __init__(self, keys: Iterable[SharedKey]) -> None:
         keys = list(keys)
         self.key = keys[0]
         self._keys = {key.id: key for key in keys}
+
+    @property
+    def number(self) -> int:
+        """The number of keys."""
+        return len(self._keys)
+
+    def use(self, key: SharedKey, keys: Iterable[SharedKey]) -> None:
+        """Seal with one of the keys from now on, and unseal with all of them."""
+        # The present objects are kept: they have derived the keys of UIDs.
+        self._keys = {each.id: self._keys.get(each.id, each) for each in keys}
+        self.key = self._keys[key.id]
+
+    def has(self, key_id: bytes) -> bool:
+        """Whether rows of this key can be unsealed."""
+        return key_id in self._keys
 
     def seal(self, place: Place, value: bytes, expires: int | None) -> bytes:
         nonce = os.urandom(_NONCE_SIZE)
@@ -84,14 +103,19 @@ class Sealer:
         """The value that was sealed for this row; raises UnsealError."""
         if len(sealed) < _HEADER_SIZE or sealed[0] != _FORMAT:
             raise UnsealError("it has an unknown format")
-        key = self._keys.get(sealed[1 : 1 + KEY_ID_SIZE])
+        key = self._keys.get(key_id_of(sealed))
         if key is None:
-            raise UnsealError(f"this host does not have its key {sealed[1 : 1 + KEY_ID_SIZE].hex()}")
+            raise UnknownKeyError(f"this host does not have its key {key_id_of(sealed).hex()}")
         nonce = sealed[1 + KEY_ID_SIZE : _HEADER_SIZE]
         try:
             return key.of_uid(place.uid).decrypt(nonce, sealed[_HEADER_SIZE:], _binding(place, expires))
         except InvalidTag:
             raise UnsealError("it was changed, or sealed for another row") from None
+
+
+def key_id_of(sealed: bytes) -> bytes:
+    """The id of the key that a value is sealed with."""
+    return sealed[1 : 1 + KEY_ID_SIZE]
 
 
 def _binding(place: Place, expires: int | None) -> bytes:

@@ -9,18 +9,46 @@ from pykcm.store.postgresql.sealing import NIL, Place, Sealer
 # Rows of one entry have consecutive positions.
 _POSITIONS_OF_A_VERSION = 1 << 20
 
-LOAD = """
-    SELECT c.version, s.ccache, s.item, s.sealed, s.expires
+# Whether this host's key is the one that seals. A host with only the old key serves nothing.
+_MAY_SEAL = "EXISTS (SELECT FROM pykcm.keys WHERE keys.id = %(key)s AND may_seal)"
+
+LOAD = f"""
+    SELECT c.version, s.ccache, s.item, s.sealed, s.expires, {_MAY_SEAL}
     FROM pykcm.collections c LEFT JOIN pykcm.secrets s ON s.uid = c.uid
-    WHERE c.uid = %s ORDER BY s.position
-"""
+    WHERE c.uid = %(uid)s ORDER BY s.position
+"""  # noqa: S608
 
 LOAD_CREDENTIALS = """
     SELECT item, sealed FROM pykcm.secrets
     WHERE uid = %(uid)s AND ccache = %(ccache)s AND item <> %(nil)s ORDER BY position
 """
 
-VERSIONS = "SELECT uid, version FROM pykcm.collections WHERE uid = ANY(%s)"
+# The row of NO_UID tells that this host's key is not the one that seals.
+VERSIONS = f"""
+    SELECT uid, version FROM pykcm.collections WHERE uid = ANY(%(uids)s)
+    UNION ALL SELECT -1, 0 WHERE NOT {_MAY_SEAL}
+"""  # noqa: S608
+NO_UID = -1
+
+KEYS = "SELECT id, may_seal FROM pykcm.keys"
+
+# One host reaps for all. A version conflict alone would make the removals right, but each of a thousand hosts
+# would read every collection with an expired ccache.
+TAKE_LEASE = """
+    UPDATE pykcm.leases SET until = now() + %(seconds)s * interval '1 second'
+    WHERE name = %(name)s AND until <= now() RETURNING name
+"""
+
+# The engine asks for the outcome of a commit within minutes. One host at a time removes its id.
+REMOVE_COMMITS = """
+    WITH lease AS (
+        UPDATE pykcm.leases SET until = now() + interval '1 second'
+        WHERE name = 'commits' AND until <= now() RETURNING name
+    )
+    DELETE FROM pykcm.commits WHERE EXISTS (SELECT FROM lease) AND id IN (
+        SELECT id FROM pykcm.commits WHERE at < now() - interval '6 hours' ORDER BY at LIMIT %s
+    )
+"""
 
 # The condition is the one of the index.
 _IS_CCACHE = """item = '\\x00000000000000000000000000000000'
@@ -32,10 +60,6 @@ EXPIRED = f"""
     SELECT expires, ccache, uid, sealed FROM pykcm.secrets
     WHERE {_IS_CCACHE} AND expires <= %s AND (expires, ccache) > (%s, %s)
     ORDER BY expires, ccache LIMIT %s
-"""  # noqa: S608
-WITHOUT_EXPIRY = f"""
-    SELECT DISTINCT uid FROM pykcm.secrets WHERE {_IS_CCACHE} AND expires IS NULL AND uid > %s
-    ORDER BY uid LIMIT %s
 """  # noqa: S608
 
 # Some host listens for notifications.

@@ -32,6 +32,7 @@ from pykcm.store.postgresql.database import (
     RepeatError,
 )
 from pykcm.store.postgresql.freshness import StrictFreshness
+from pykcm.store.postgresql.keyring import Keyring, KeySource
 from pykcm.store.postgresql.listener import NotifiedFreshness
 from pykcm.store.postgresql.rows import (
     Container,
@@ -41,7 +42,7 @@ from pykcm.store.postgresql.rows import (
     secrets_of,
     sources_of_renames,
 )
-from pykcm.store.postgresql.sealing import NIL, Place, Sealer, UnsealError
+from pykcm.store.postgresql.sealing import NIL, Place, Sealer, UnknownKeyError, UnsealError
 from pykcm.store.postgresql.statements import Sealed, Statement, commit_statements
 from pykcm.store.tree import Expired, SecretChange
 
@@ -50,7 +51,9 @@ log = logging.getLogger(__name__)
 # Rows that are unsealed before others have their turn.
 _ROWS_AT_ONCE = 256
 
-_UIDS_AT_A_TIME = 500
+# After so many commits of this host, the ids of old ones are removed: at most the second number.
+_COMMITS_KEPT = 256
+_COMMITS_REMOVED = 4096
 
 # In seconds, between attempts to commit an entry that another transaction blocks; a part of it is random.
 _PAUSE = 0.02
@@ -66,33 +69,51 @@ class PostgreSQLStore:
     needs_task = True
     commits_at_once = COMMITS_AT_ONCE
 
-    def __init__(self, database: Database, sealer: Sealer, *, listens: bool = False) -> None:
+    def __init__(
+        self,
+        database: Database,
+        sealer: Sealer,
+        source: KeySource | None = None,
+        *,
+        listens: bool = False,
+    ) -> None:
         self.database = database
+        self.keyring = Keyring(database, sealer, source)
         self._sealer = sealer
         self.freshness = (NotifiedFreshness if listens else StrictFreshness)(database, self.versions)
         # Whether some host listens for notifications, as the last commit has seen it.
         self._notifies = False
         # When entries that other transactions block are refused, by id, in the event loop's time.
         self._blocked: dict[bytes, float] = {}
+        self._commits = 0
+        self._tidying: asyncio.Task[None] | None = None
 
     async def load(self, uid: int, pause: Pause | None = None) -> Loaded:
         begun = self.freshness.begin()
-        found = await self._query(statements.LOAD, (uid,))
+        found = await self._query(statements.LOAD, {"uid": uid, "key": self._sealer.key.id})
         self.freshness.confirm(begun, {uid: found[0][0] if found else 0})
         if not found:
             return Loaded(0, [])
+        if not found[0][5]:
+            await self.keyring.renew()
         rows = []
-        for number, (_, ccache, item, sealed, expires) in enumerate(found, 1):
+        for number, (_, ccache, item, sealed, expires, _) in enumerate(found, 1):
             if sealed is not None:
-                rows.append(self._unseal(Place(uid, ccache, item), sealed, expires))
+                rows.append(await self._unseal(Place(uid, ccache, item), sealed, expires))
             if pause is not None and not number % _ROWS_AT_ONCE:
                 await pause()
         return Loaded(found[0][0], secrets_of(rows))
 
-    def _unseal(self, place: Place, sealed: bytes, expires: int | None) -> StoredRow:
+    async def _unseal(self, place: Place, sealed: bytes, expires: int | None) -> StoredRow:
         """Raises StoreError."""
         try:
-            return StoredRow(place, self._sealer.unseal(place, sealed, expires), expires)
+            try:
+                value = self._sealer.unseal(place, sealed, expires)
+            except UnknownKeyError:
+                # Another host may have begun a rekey.
+                await self.keyring.renew()
+                value = self._sealer.unseal(place, sealed, expires)
+            return StoredRow(place, value, expires)
         except UnsealError as error:
             raise StoreError(
                 f"{self.database.name}: a row of UID {place.uid} (ccache {place.ccache.hex()}, item "
@@ -169,25 +190,22 @@ class PostgreSQLStore:
             statements.LOAD_CREDENTIALS, {"uid": container.uid, "ccache": container.ccache, "nil": NIL}
         )
         return {
-            item: Row(self._unseal(Place(container.uid, container.ccache, item), sealed, None).value)
+            item: Row((await self._unseal(Place(container.uid, container.ccache, item), sealed, None)).value)
             for item, sealed in found
         }
 
     async def _run(self, entries: Sequence[Sealed], end: float | None = None) -> dict[bytes, bool]:
         """By the ids of entries: True for those that were committed, False for those that are blocked."""
-        todo = commit_statements(entries, self._sealer)
-        notification = statements.notification(entries)
-        if self._notifies:
-            todo.append(notification)
         begun = self.freshness.begin()
-        rows = await self.database.call(partial(_transact, todo), end=end, commits=True)
+        rows = await self._transact(entries, end)
         found = {id_: is_done for id_, is_done, _ in rows}
         if None in found:
-            raise StoreError(
-                f"{self.database.name}: this host's key {self._sealer.key.id.hex()} was replaced, or is "
-                "not the other hosts': give it the key that they have",
-                errno.EACCES,
-            )
+            # The key was replaced, or is not the other hosts'.
+            await self.keyring.renew()
+            rows = await self._transact(entries, end)
+            found = {id_: is_done for id_, is_done, _ in rows}
+            if None in found:
+                raise self.keyring.refusal()
         done = [entry for entry in entries if found.get(entry.id)]
         if done:
             self.freshness.confirm(
@@ -197,9 +215,35 @@ class PostgreSQLStore:
             if listened and not self._notifies:
                 # It is a host's first wish since this one has last committed.
                 with suppress(StoreError):
-                    await self._query(*notification)
+                    await self._query(*statements.notification(entries))
             self._notifies = listened
+        self._commits += len(done)
+        if self._commits >= _COMMITS_KEPT and self._tidying is None:
+            self._commits = 0
+            self._tidying = asyncio.get_running_loop().create_task(self._remove_commits())
         return {id_: bool(is_done) for id_, is_done in found.items()}
+
+    async def _transact(self, entries: Sequence[Sealed], end: float | None) -> list[Any]:
+        todo = commit_statements(entries, self._sealer)
+        if self._notifies:
+            todo.append(statements.notification(entries))
+        return await self.database.call(partial(_transact, todo), end=end, commits=True)
+
+    async def _remove_commits(self) -> None:
+        """Remove ids that nobody asks for any more. The work grows with the commits, not with the hosts."""
+        try:
+            await self.database.repeatable(partial(_execute, statements.REMOVE_COMMITS, (_COMMITS_REMOVED,)))
+        except StoreError as error:
+            log.warning("ids of old commits were not removed, and are removed later: %s", error)
+        finally:
+            self._tidying = None
+
+    async def may_reap(self, seconds: float) -> bool:
+        if self.keyring.is_between_keys:
+            # The rekey may have ended.
+            await self.keyring.renew()
+        taken = await self._query(statements.TAKE_LEASE, {"name": "reaper", "seconds": seconds})
+        return bool(taken)
 
     async def outcome(self, entry: Entry) -> Committed | None:
         find_out = partial(_fetch, statements.SETTLE, (entry.id,))
@@ -209,8 +253,10 @@ class PostgreSQLStore:
 
     async def versions(self, uids: Sequence[int]) -> dict[int, int]:
         """The newest version of each UID; raises StoreError, at once while the database is away."""
-        look_up = partial(_fetch, statements.VERSIONS, (list(uids),))
+        look_up = partial(_fetch, statements.VERSIONS, {"uids": list(uids), "key": self._sealer.key.id})
         found: dict[int, int] = dict(await self.database.repeatable(look_up, waits=False))
+        if statements.NO_UID in found:
+            await self.keyring.renew()
         return {uid: found.get(uid, 0) for uid in uids}
 
     async def uids(self) -> list[int]:
@@ -220,16 +266,14 @@ class PostgreSQLStore:
         begin = (-(2**63), NIL) if after is None else (after.expires, bytes.fromhex(after.name[:32]))
         expired = []
         for expires, ccache, uid, sealed in await self._query(statements.EXPIRED, (until, *begin, limit)):
-            row = self._unseal(Place(uid, ccache), sealed, expires)
+            row = await self._unseal(Place(uid, ccache), sealed, expires)
             [secret] = secrets_of([row])
             expired.append(Expired(expires, secret.name, uid))
         return expired
 
     async def uids_without_expiry(self, after: int) -> tuple[list[int], int | None]:
-        # The UID before the first one is none.
-        found = await self._query(statements.WITHOUT_EXPIRY, (after - 1, _UIDS_AT_A_TIME))
-        uids = [uid for (uid,) in found]
-        return uids, uids[-1] + 1 if len(uids) == _UIDS_AT_A_TIME else None
+        # No older version has written anything: this store is newer.
+        return [], None
 
     async def count_ccaches(self) -> int:
         [(number,)] = await self._query(statements.COUNT, ())
@@ -241,6 +285,8 @@ class PostgreSQLStore:
 
     def close(self) -> None:
         self.freshness.close()
+        if self._tidying is not None:
+            self._tidying.cancel()
         self.database.close()
 
 
@@ -254,6 +300,10 @@ async def _transact(todo: Sequence[Statement], connection: Connection) -> list[A
 async def _fetch(statement: str, parameters: Any, connection: Connection) -> list[Any]:
     cursor = await connection.execute(statement, parameters)
     return await cursor.fetchall()
+
+
+async def _execute(statement: str, parameters: Any, connection: Connection) -> None:
+    await connection.execute(statement, parameters)
 
 
 def _without_common_uids(entries: Sequence[Entry]) -> list[int]:

@@ -1,0 +1,165 @@
+"""Checks of the shared store: the schema, the role and its privileges, the keys, the server and its clock."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import psycopg
+from psycopg import errors
+
+from pykcm.store.postgresql.schema import PRIVILEGES, VERSION
+
+# In seconds: hosts that differ more from the database's clock remove ccaches at the wrong time.
+_MOST_CLOCK_DIFFERENCE = 10.0
+
+SERVER = "server"
+
+_GRANT_AGAIN = "run the GRANTs of `pykcmctl store init --sql --role NAME`"
+
+
+class Finding(NamedTuple):
+    """A result of a check. `way_out` is empty where all is right. `is_fatal`: a daemon cannot work."""
+
+    subject: str
+    state: str
+    way_out: str = ""
+    is_fatal: bool = False
+
+
+def findings(connection: psycopg.Connection[Any], key_ids: Sequence[bytes], now: float) -> Iterator[Finding]:
+    """Check everything that a daemon needs. `key_ids`: of this host's present key and its next one."""
+    schema = _schema(connection)
+    yield schema
+    if schema.is_fatal:
+        return
+    privileges = _privileges(connection)
+    yield privileges
+    yield from _role(connection)
+    if not privileges.is_fatal:
+        yield from _keys(connection, key_ids)
+    yield from _settings(connection)
+    yield _clock(connection, now)
+
+
+def _schema(connection: psycopg.Connection[Any]) -> Finding:
+    try:
+        row = connection.execute("SELECT version FROM pykcm.schema").fetchone()
+    except (errors.UndefinedTable, errors.InvalidSchemaName):
+        return Finding("schema", "there is none", "run `pykcmctl store init`", is_fatal=True)
+    except errors.InsufficientPrivilege:
+        return Finding("schema", "this role may not read it", _GRANT_AGAIN, is_fatal=True)
+    version = row[0] if row else None
+    if version is None:
+        return Finding("schema", "its version is missing", "restore pykcm.schema", is_fatal=True)
+    if version < VERSION:
+        way_out = "run `pykcmctl store upgrade`"
+    elif version > VERSION:
+        way_out = "install the newer pykcm that has made it"
+    else:
+        return Finding("schema", f"version {version}")
+    return Finding("schema", f"version {version}; this pykcm knows {VERSION}", way_out, is_fatal=True)
+
+
+def _privileges(connection: psycopg.Connection[Any]) -> Finding:
+    missing = [
+        f"{privilege} on {table}"
+        for table, privileges in PRIVILEGES
+        for privilege in privileges.split(", ")
+        if not _has_privilege(connection, table, privilege)
+    ]
+    if missing:
+        return Finding("privileges", f"missing: {', '.join(missing)}", _GRANT_AGAIN, is_fatal=True)
+    return Finding("privileges", "complete")
+
+
+def _has_privilege(connection: psycopg.Connection[Any], table: str, privilege: str) -> bool:
+    """`privilege`: of the table, or as `UPDATE (COLUMN)` of one column."""
+    name, _, column = privilege.removesuffix(")").partition(" (")
+    if column:
+        return bool(_one(connection, "SELECT has_column_privilege(%s, %s, %s)", (table, column, name)))
+    return bool(_one(connection, "SELECT has_table_privilege(%s, %s)", (table, name)))
+
+
+def _role(connection: psycopg.Connection[Any]) -> Iterator[Finding]:
+    name = _one(connection, "SELECT current_user")
+    if _one(connection, "SELECT rolsuper FROM pg_roles WHERE rolname = current_user"):
+        yield Finding(
+            "role",
+            f"{name} is a superuser, and pykcm never works as one",
+            "give the daemons another role, with the GRANTs of `pykcmctl store init --role NAME` alone",
+            is_fatal=True,
+        )
+    else:
+        yield Finding("role", f"{name}, no superuser")
+
+
+def _keys(connection: psycopg.Connection[Any], key_ids: Sequence[bytes]) -> Iterator[Finding]:
+    known = dict(connection.execute("SELECT id, may_seal FROM pykcm.keys").fetchall())
+    present, *following = key_ids
+    sealing = [key_id for key_id, may_seal in known.items() if may_seal]
+    others = _names(sealing)
+    if known.get(present):
+        yield Finding("key", f"{present.hex()}, as the other hosts'")
+    elif any(known.get(each) for each in following):
+        way_out = "" if present in known else "put it in the place of the old key"
+        yield Finding("key", f"the next key {others} seals, as on the other hosts", way_out)
+    elif present in known:
+        yield Finding(
+            "key",
+            f"{present.hex()} was replaced by {others}",
+            "give this host the new key as its next key (KEY_FILE.next)",
+            is_fatal=True,
+        )
+    else:
+        yield Finding(
+            "key",
+            f"{present.hex()}; the other hosts have {others}",
+            "give all hosts the same key",
+            is_fatal=True,
+        )
+    for each in following:
+        if each not in known:
+            yield Finding("next key", f"{each.hex()}: this host is ready for `pykcmctl rekey`")
+    old = [key_id for key_id, may_seal in known.items() if not may_seal]
+    if old and sealing:
+        missing = [key_id for key_id in old if key_id not in key_ids]
+        yield Finding(
+            "rekey",
+            f"under way from {_names(old)} to {others}"
+            + (", and this host lacks the old key" if missing else ""),
+            "if it was interrupted, run `pykcmctl rekey` again on a host with both keys",
+            is_fatal=bool(missing),
+        )
+
+
+def _settings(connection: psycopg.Connection[Any]) -> Iterator[Finding]:
+    if _one(connection, "SELECT pg_is_in_recovery()"):
+        yield Finding(
+            SERVER,
+            "a standby, which only reads",
+            "name all servers in `postgresql`, with target_session_attrs=read-write",
+            is_fatal=True,
+        )
+    elif _one(connection, "SHOW transaction_read_only") == "on":
+        yield Finding(SERVER, "it only reads", "set default_transaction_read_only = off", is_fatal=True)
+    else:
+        yield Finding(SERVER, str(_one(connection, "SHOW server_version")))
+    for name in ("fsync", "full_page_writes", "synchronous_commit"):
+        if _one(connection, f"SHOW {name}") == "off":
+            yield Finding(name, "off: a crash loses tickets that were stored", f"set {name} = on")
+
+
+def _clock(connection: psycopg.Connection[Any], now: float) -> Finding:
+    difference = float(_one(connection, "SELECT extract(epoch FROM clock_timestamp())")) - now
+    state = f"the database's differs by {difference:+.1f} s"
+    if abs(difference) > _MOST_CLOCK_DIFFERENCE:
+        return Finding("clock", state, "synchronize the clocks of the database and of this host")
+    return Finding("clock", state)
+
+
+def _names(key_ids: Sequence[bytes]) -> str:
+    return ", ".join(key_id.hex() for key_id in key_ids) or "none"
+
+
+def _one(connection: psycopg.Connection[Any], query: str, parameters: Sequence[object] = ()) -> Any:
+    row = connection.execute(query.encode(), parameters).fetchone()
+    return None if row is None else row[0]
