@@ -223,7 +223,7 @@ async def test_rekey_and_commits_at_the_same_time(
         while not is_over.is_set() or not number:
             number += 1
             version = (await two.store.load(1000)).version
-            outcome: Outcome | None = None
+            outcome: Outcome | Blocked | None = None
             # A batch of the rekey may hold the collection for a moment.
             while type(outcome) in {NoneType, Blocked}:
                 put = put_credential(1000, 1, 1, b"%d" % number)
