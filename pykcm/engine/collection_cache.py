@@ -43,6 +43,8 @@ class CollectionCache:
         self._removal_clock = removal_clock or clock
         self._slices = Slices()
         self._ccache_count = CCacheCount()
+        # The limit that the store checks at each commit, because other hosts make ccaches, too. 0: none.
+        self.most_ccaches = quotas.max_ccaches if store.freshness is not None else 0
         # The most recently used one is at the end.
         self._collections: OrderedDict[int, Collection] = OrderedDict()
         self._versions: dict[int, int] = {}
@@ -82,18 +84,22 @@ class CollectionCache:
 
         Not `is_wanted`: no client has asked, and the collection does not count as used.
         """
-        if self._quotas.max_ccaches and self._ccache_count.total is None:
-            total = await asyncio.ensure_future(self._store.count_ccaches())
-            # Another caller that waited for the number may have made a ccache already.
-            if self._ccache_count.total is None:
-                self._ccache_count.total = total
         collection = self.present(uid) if is_wanted else self._collections.get(uid)
         if collection is None:
+            await self.count()
             collection = await self._read(uid)
             self.misses += is_wanted
             self._collections[uid] = collection
             self.weigh(collection)
         return collection
+
+    async def count(self) -> None:
+        """Count all ccaches, if their number is limited and not known; raises StoreError."""
+        if self._quotas.max_ccaches and self._ccache_count.total is None:
+            total = await asyncio.ensure_future(self._store.count_ccaches())
+            # Another caller that waited for the number may have made a ccache already.
+            if self._ccache_count.total is None:
+                self._ccache_count.total = total
 
     async def _read(self, uid: int) -> Collection:
         collection = Collection(uid, self._clock, self._quotas, self._ccache_count, self._removal_clock)
@@ -124,6 +130,14 @@ class CollectionCache:
         """Take back the count of ccaches of a change that was not stored; negative: it removed some."""
         if self._ccache_count.total is not None:
             self._ccache_count.total -= more
+
+    def forget_count(self) -> None:
+        """Count all ccaches again, when a collection is next read, if other hosts may have made some.
+
+        Until then their number limits nothing here, but the store checks it at each commit.
+        """
+        if self.most_ccaches:
+            self._ccache_count.total = None
 
     def weigh(self, collection: Collection) -> None:
         """Note the size of a collection that was changed."""

@@ -70,6 +70,7 @@ class Commits:
             if attempt > 1:
                 # The others get their commits done meanwhile.
                 await asyncio.sleep(min(_PAUSE * attempt**2, _LONGEST_PAUSE) * random.random())  # noqa: S311
+            await self._collection_cache.count()
             collections = {uid: await self._collection_cache.get(uid, is_wanted=keep) for uid in uids}
             before = self.before(collections) if self.watchers else []
             try:
@@ -91,7 +92,8 @@ class Commits:
                 secret for each in changed for secret in secret_changes(each.collection.uid, each.changes)
             ]
             size = sum(written_size(each.changes) for each in changed)
-            entry = self.entry(secrets, [each.collection.uid for each in changed], size)
+            uids = [each.collection.uid for each in changed]
+            entry = self.entry(secrets, uids, size, (each.changes for each in changed))
             outcome: Outcome | None = await self.committer.commit(entry)
             if type(outcome) is Unknown:
                 outcome = await self._store.outcome(entry)
@@ -103,6 +105,7 @@ class Commits:
         finally:
             if not is_committed:
                 self._drop(changed)
+                self._collection_cache.forget_count()
         if is_committed:
             for collection, changes in changed:
                 if not self.note_durable(collection.uid, changes, events):
@@ -116,10 +119,19 @@ class Commits:
             self._collection_cache.drop(collection.uid)
             self._collection_cache.take_back(added_ccaches(changes))
 
-    def entry(self, secrets: Sequence[SecretChange], uids: Iterable[int], size: int) -> Entry:
+    def entry(
+        self,
+        secrets: Sequence[SecretChange],
+        uids: Iterable[int],
+        size: int,
+        changes: Iterable[Sequence[Change]],
+    ) -> Entry:
         """An entry of these changes, based on what is stored of the UIDs."""
         bases = {uid: self._collection_cache.version(uid) for uid in uids}
-        return Entry(secrets, bases, size, self._id_prefix + next(self._numbers).to_bytes(_ID_SIZE))
+        id_ = self._id_prefix + next(self._numbers).to_bytes(_ID_SIZE)
+        if most := self._collection_cache.most_ccaches:
+            return Entry(secrets, bases, size, id_, sum(map(added_ccaches, changes)), most)
+        return Entry(secrets, bases, size, id_)
 
     def before(self, collections: Collections) -> list[tuple[Watch, dict[int, bytes]]]:
         return self.watchers.each(lambda watcher: watcher.before(collections.values()))

@@ -12,6 +12,7 @@ follows (see `run_checked`).
 """
 
 import asyncio
+import errno
 import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar, cast
@@ -24,6 +25,7 @@ from pykcm.engine.events import Changed
 from pykcm.engine.persistence import secret_changes
 from pykcm.engine.uid_queues import Collections, PendingCall, Seen, UidQueue, UidQueues
 from pykcm.logs import LimitedLog
+from pykcm.protocol.codes import KcmError
 from pykcm.store.interface import Committed, Conflict, Entry, Outcome, Refused, Store, StoreError, Unknown
 
 log = logging.getLogger(__name__)
@@ -60,7 +62,8 @@ class _PendingChanges:
             secrets = [secret for call in calls for secret in call.secrets]
             size = sum([call.size for call in calls])
             self.operations = sum([bool(call.changes) for call in calls])
-        self._entry = self._pipelines.commits.entry(secrets, (self._queue.uid,), size)
+        changes = (call.changes for call in calls)
+        self._entry = self._pipelines.commits.entry(secrets, (self._queue.uid,), size, changes)
         return self._entry
 
     def end(self, outcome: Outcome) -> None:
@@ -101,13 +104,23 @@ class Pipelines:
         if seen.version is not None and not freshness.is_known_newest(uid, seen.version):
             newest = await asyncio.ensure_future(freshness.newest_version(uid))
             if newest > seen.version:
+                failure = None
                 return await self.run(uid, function, keep=keep, seen=Seen(newest))
-        if failure is not None:
-            try:
+        if failure is None:
+            return cast("T", result)
+        try:
+            if not self._may_have_room(failure):
                 raise failure
-            finally:
-                del failure
-        return cast("T", result)
+        finally:
+            del failure
+        return await self.run(uid, function, keep=keep)
+
+    def _may_have_room(self, failure: Exception) -> bool:
+        """Whether a quota may have refused the change only because other hosts have removed ccaches since."""
+        if isinstance(failure, KcmError) and failure.code == errno.EDQUOT:
+            self._collection_cache.forget_count()
+            return self._collection_cache.most_ccaches > 0
+        return False
 
     async def run(
         self, uid: int, function: Callable[[Collections], T], *, keep: bool, seen: Seen | None = None
@@ -255,6 +268,7 @@ class Pipelines:
         self._collection_cache.drop(queue.uid)
         for call in queue.pending:
             self._collection_cache.take_back(added_ccaches(call.changes))
+        self._collection_cache.forget_count()
         writes = [call for call in queue.pending[: queue.committing] if call.changes]
         if type(outcome) is Unknown or (type(outcome) is Refused and len(writes) == 1):
             queue.pending = [call for call in queue.pending if call not in writes]

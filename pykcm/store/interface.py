@@ -35,12 +35,16 @@ class Entry(NamedTuple):
 
     `bases`: for each UID whose secrets they change, the version that they are based on. `size`: about how
     many bytes they write and delete. `id`: unique among all entries of all processes that use the store.
+    `added`: how many ccaches they add, if `most_ccaches` limits those of all UIDs; a store that other hosts
+    change answers Conflict if there would be more. 0: no limit.
     """
 
     changes: Sequence[SecretChange]
     bases: Mapping[int, int] = MappingProxyType({})
     size: int = 0
     id: bytes = b""
+    added: int = 0
+    most_ccaches: int = 0
 
 
 class Committed(NamedTuple):

@@ -79,6 +79,8 @@ class SharedStore(MemoryStore):
         stale = tuple(uid for uid, base in entry.bases.items() if self._versions[uid] != base)
         if stale:
             return Conflict(stale)
+        if entry.added > 0 and await self.count_ccaches() + entry.added > entry.most_ccaches > 0:
+            return Conflict(tuple(entry.bases))
         await super().commit([entry])
         for uid in entry.bases:
             self._versions[uid] += 1

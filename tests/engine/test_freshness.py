@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 import pytest
 
-from pykcm.engine.engine import CollectionNeededError, Collections
+from pykcm.engine.collection_cache import CollectionCache
+from pykcm.engine.engine import CollectionNeededError, Collections, Engine
 from pykcm.protocol.codes import Code, KcmError
 from pykcm.store.interface import Blocked, Entry, Outcome, StoreError
 from tests.engine.shared_store import SharedStore
-from tests.engine.test_engine import UID, creating, host, names
+from tests.engine.test_engine import QUOTAS, UID, creating, host, names
 from tests.server.waiting import settle, until
 
 
@@ -206,3 +207,30 @@ async def test_slow_commit_holds_nobody_up() -> None:
     assert not held.done()
     slow.set()
     await held
+
+
+async def test_max_ccaches_counts_those_of_all_hosts() -> None:
+    """A ccache too many is refused on a host that knows nothing of the others' ccaches."""
+    store = SharedStore()
+    quotas = QUOTAS._replace(max_ccaches=3)
+    one, two = (Engine(store, CollectionCache(store, quotas)) for _ in range(2))
+    await one.change((UID,), creating(b"1000:a"), keep=True)
+    for name in (b"2000:a", b"2000:b"):
+        await two.change((2000,), creating(name, 2000), keep=True)
+    for engine in (one, two, one):
+        with pytest.raises(KcmError) as raised:
+            await engine.change((UID,), creating(b"1000:b"), keep=True)
+        assert raised.value.code == errno.EDQUOT
+        assert raised.value.reason == "max_ccaches reached by all users together: 3 of 3"
+
+
+async def test_room_that_another_host_made_is_used() -> None:
+    """A change is not refused by ccaches that another host has destroyed since."""
+    store = SharedStore()
+    quotas = QUOTAS._replace(max_ccaches=2)
+    one, two = (Engine(store, CollectionCache(store, quotas)) for _ in range(2))
+    for name in (b"1000:a", b"1000:b"):
+        await one.change((UID,), creating(name), keep=True)
+    await two.change((UID,), lambda collections: collections[UID].destroy(b"1000:a"), keep=True)
+    await one.change((2000,), creating(b"2000:a", 2000), keep=True)
+    assert await store.count_ccaches() == 2

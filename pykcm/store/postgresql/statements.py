@@ -71,10 +71,12 @@ _LISTENED = "(SELECT coalesce(bool_or(listened_until > now()), false) FROM pykcm
 # blocked, if its versions are still the newest ones. NULL tells that this host's key may not seal.
 # Where only some UIDs of one entry have the right version, the statement fails, and with it all of them.
 _BEGIN = f"""
-    WITH entries AS MATERIALIZED (
+    WITH known AS MATERIALIZED (
+        SELECT id FROM pykcm.keys WHERE id = %(key)s AND may_seal
+    ), entries AS MATERIALIZED (
         SELECT e.uid, e.base, e.id
         FROM unnest(%(uids)s::bigint[], %(bases)s::bigint[], %(ids)s::bytea[]) AS e (uid, base, id)
-        WHERE EXISTS (SELECT FROM pykcm.keys WHERE keys.id = %(key)s AND may_seal)
+        WHERE EXISTS (SELECT FROM known)
     ), locked AS MATERIALIZED (
         SELECT c.uid FROM pykcm.collections c JOIN entries e ON c.uid = e.uid AND c.version = e.base
         ORDER BY c.uid FOR UPDATE OF c SKIP LOCKED
@@ -97,8 +99,15 @@ _BEGIN = f"""
     FROM done d GROUP BY id
     UNION ALL SELECT e.id, 0, false FROM entries e JOIN pykcm.collections c ON c.uid = e.uid
     WHERE e.id NOT IN (SELECT id FROM done) GROUP BY e.id HAVING bool_and(c.version = e.base)
-    UNION ALL SELECT NULL, 1, false WHERE NOT EXISTS (SELECT FROM entries)
+    UNION ALL SELECT NULL, 1, false WHERE NOT EXISTS (SELECT FROM known)
 """  # noqa: S608
+# The same for one entry that adds ccaches, if their number is limited. Transactions at one time do not see
+# each other's: the number may exceed the limit by as many as run at once.
+_HAS_ROOM = f"""WHERE EXISTS (SELECT FROM known) AND %(added)s + (
+            SELECT count(*) FROM (SELECT FROM pykcm.secrets WHERE {_IS_CCACHE} LIMIT %(most)s) c
+        ) <= %(most)s
+"""  # noqa: S608
+_BEGIN_LIMITED = _BEGIN.replace("WHERE EXISTS (SELECT FROM known)\n", _HAS_ROOM, 1)
 # The same for the usual entry, of one UID that is known.
 _BEGIN_ONE = f"""
     WITH known AS MATERIALIZED (
@@ -171,6 +180,13 @@ class Sealed(NamedTuple):
     id: bytes
     bases: dict[int, int]
     changes: RowChanges
+    added: int = 0
+    most_ccaches: int = 0
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether it depends on the number of all ccaches; it is committed alone."""
+        return self.most_ccaches > 0 and self.added > 0
 
 
 Statement = tuple[str, dict[str, Any]]
@@ -226,12 +242,16 @@ def notification(entries: Sequence[Sealed]) -> Statement:
 
 
 def _begin(entries: Sequence[Sealed], sealer: Sealer) -> Statement:
-    if len(entries) == 1 and len(entries[0].bases) == 1:
+    is_limited = entries[0].is_limited
+    if len(entries) == 1 and len(entries[0].bases) == 1 and not is_limited:
         [(uid, base)] = entries[0].bases.items()
         if base:
             return _BEGIN_ONE, {"uid": uid, "base": base, "id": entries[0].id, "key": sealer.key.id}
     bases = [(uid, base, entry.id) for entry in entries for uid, base in entry.bases.items()]
-    return _BEGIN, {"key": sealer.key.id, **_columns("uids bases ids", bases)}
+    parameters = {"key": sealer.key.id, **_columns("uids bases ids", bases)}
+    if is_limited:
+        return _BEGIN_LIMITED, parameters | {"added": entries[0].added, "most": entries[0].most_ccaches}
+    return _BEGIN, parameters
 
 
 def _sealed_rows(entry: Sealed, sealer: Sealer) -> Iterator[tuple[Any, ...]]:

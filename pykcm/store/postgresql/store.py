@@ -183,7 +183,8 @@ class PostgreSQLStore:
     async def _prepare(self, entry: Entry) -> Sealed:
         """Raises StoreError, LostAnswerError."""
         renamed = {source: await self._read(source) for source in sources_of_renames(entry.changes)}
-        return Sealed(entry.id, dict(entry.bases), row_changes(entry.changes, renamed))
+        changes = row_changes(entry.changes, renamed)
+        return Sealed(entry.id, dict(entry.bases), changes, entry.added, entry.most_ccaches)
 
     async def _read(self, container: Container) -> dict[bytes, Row]:
         found = await self._query(
@@ -312,7 +313,9 @@ def _without_common_uids(entries: Sequence[Entry]) -> list[int]:
     return [
         number
         for number, entry in enumerate(entries)
-        if len(entry.bases) == 1 and all(uses[uid] == 1 for uid in entry.bases)
+        if len(entry.bases) == 1
+        and all(uses[uid] == 1 for uid in entry.bases)
+        and not (entry.most_ccaches and entry.added > 0)
     ]
 
 

@@ -136,6 +136,21 @@ async def test_conflict_of_one_entry_leaves_the_others(open_store: OpenStore) ->
     assert await one.versions([1000, 2000, 3000, 4000]) == {1000: 1, 2000: 1, 3000: 1, 4000: 0}
 
 
+async def test_entry_that_would_exceed_the_number_of_ccaches_is_a_conflict(shared: PostgreSQLStore) -> None:
+    """The database decides with its own count; entries that add nothing, and those with room, are made."""
+    entries = [
+        entry({uid: 0}, put_ccache(uid, 1))._replace(added=1, most_ccaches=2) for uid in (1000, 2000, 3000)
+    ]
+    assert await shared.commit(entries) == [
+        Committed({1000: 1}),
+        Committed({2000: 1}),
+        Conflict((3000,)),
+    ]
+    replaced = entry({1000: 1}, put_ccache(1000, 1, b"new"))._replace(added=0, most_ccaches=2)
+    assert await shared.commit([replaced]) == [Committed({1000: 2})]
+    assert await shared.uids() == [1000, 2000]
+
+
 async def test_entries_of_one_uid_in_one_commit_build_on_each_other(shared: PostgreSQLStore) -> None:
     """Entries with a UID in common are committed one after the other."""
     entries = [entry({1000: base}, put_ccache(1000, base + 1, b"%d" % base)) for base in (0, 1, 5, 2)]
