@@ -13,6 +13,7 @@ import click
 from pykcm.cli.client import ControlClient
 from pykcm.cli.output import Column, format_size, print_json, print_line, print_rows, print_text
 from pykcm.control.openmetrics import openmetrics
+from pykcm.protocol.text import printable
 
 _UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)(ms|s|m|h)?", re.ASCII)
@@ -132,7 +133,10 @@ def _ask(client: ControlClient) -> Stats:
 
 
 # Keys and groups of keys that are states. All others are counters.
-_STATES = {"time", "started", "ccaches", "collections", "size", "open", "longest", "watchers", "tracers"}
+_STATES = {
+    *("time", "started", "ccaches", "collections", "size", "open", "longest", "watchers", "tracers"),
+    *("away_since", "last_seen", "connections_open"),
+}
 _STATE_GROUPS = {"queues"}
 
 
@@ -218,6 +222,7 @@ def _other_rows(stats: Stats, seconds: float) -> Iterator[list[str]]:
     yield row("commit duration p50, p99", None, _two_quantiles(commits))
     yield row("commits that failed", commits["failures"])
     yield row("requests that failed in the store", stats["store_errors"])
+    yield from _store_rows(stats.get("store"), stats["time"])
     lookups = cache["hits"] + cache["misses"]
     yield row(
         "collections found in memory", cache["hits"], f"{cache['hits'] / lookups:.1%}" if lookups else ""
@@ -241,6 +246,28 @@ def _other_rows(stats: Stats, seconds: float) -> Iterator[list[str]]:
     for kind in ("ccaches", "tickets"):
         for reason, number in stats[f"removed_{kind}"].items():
             yield row(f"{kind} removed: {reason}", number)
+
+
+def _store_rows(store: Stats | None, now: float) -> Iterator[list[str]]:
+    """The state of a shared store."""
+    if store is None:
+        return
+    since = store["away_since"]
+    state = "there" if since is None else f"away for {_duration(now - since)}: {printable(store['reason'])}"
+    yield ["shared store", "-", f"{printable(store['name'])}: {state}"]
+    yield ["shared store last seen", "-", f"{_duration(max(0.0, now - store['last_seen']))} ago"]
+    yield ["absences of the shared store", str(store["absences"]), ""]
+    yield [
+        "connections to the shared store",
+        str(store["connections_open"]),
+        f"{store['connections_made']} made",
+    ]
+    yield ["statements to the shared store", str(store["calls"]), f"{store['look_ups']} for versions"]
+    yield ["commits that conflicted with other hosts'", str(store["conflicts"]), ""]
+    yield ["answers of the shared store that were late", str(store["timeouts"]), ""]
+    found = store["found_out"]
+    more = f"{found['made']} commits found to be made, {found['not_made']} not"
+    yield ["answers of the shared store that were lost", str(store["lost_answers"]), more]
 
 
 def _two_quantiles(durations: Stats) -> str:

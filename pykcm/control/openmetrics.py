@@ -32,6 +32,8 @@ def _families(stats: Mapping[str, Any]) -> Iterator[str]:
         yield from _gauge("pykcm_ccaches", "Ccaches in the store.", stats["ccaches"])
     yield from _requests(stats)
     yield from _commits(stats["commits"])
+    if "store" in stats:
+        yield from _store(stats["store"])
     yield from _cache(stats["cache"])
     yield from _connections(stats["connections"])
     yield from _queues(stats["queues"])
@@ -73,6 +75,29 @@ def _commits(commits: Mapping[str, Any]) -> Iterator[str]:
     edges = [(number, f"{2**number - 1}.0") for number in range(1, _LARGEST_BATCH)]
     yield from _histogram_samples(name, _NO_LABELS, edges, commits["batches"], commits["operations"])
     yield from _counter("pykcm_commit_failures", "Commits that failed.", commits["failures"])
+
+
+def _store(store: Mapping[str, Any]) -> Iterator[str]:
+    """The metrics of a store that hosts share."""
+    is_up = 1 if store["away_since"] is None else 0
+    yield from _gauge("pykcm_store_up", "1 when the shared store answers.", is_up)
+    name, help_ = "pykcm_store_last_seen_seconds", "When the shared store last answered."
+    yield from _gauge(name, help_, store["last_seen"], "seconds")
+    open_ = store["connections_open"]
+    yield from _gauge("pykcm_store_connections", "Open connections to the shared store.", open_)
+    for key, help_ in (
+        ("absences", "How often the shared store went away."),
+        ("connections_made", "Connections made to the shared store."),
+        ("calls", "Statements sent to the shared store, or pipelines of them."),
+        ("look_ups", "Questions for the newest versions of collections."),
+        ("conflicts", "Commits that another host's commit came before."),
+        ("timeouts", "Calls of the shared store without an answer in time."),
+        ("lost_answers", "Calls of the shared store whose answer was lost."),
+    ):
+        yield from _counter(f"pykcm_store_{key}", help_, store[key])
+    found = [({"outcome": outcome}, number) for outcome, number in store["found_out"].items()]
+    help_ = "Commits whose answer was lost, by what was found out about them."
+    yield from _counters("pykcm_store_found_out", help_, found)
 
 
 def _cache(cache: Mapping[str, Any]) -> Iterator[str]:

@@ -34,7 +34,8 @@ async def gather(administration: Administration) -> dict[str, Any]:
     )
     ccaches = await _count_ccaches(administration)
     now = time.time()
-    return {
+    sharing = administration.store.sharing
+    return ({} if sharing is None else {"store": sharing.statistics()}) | {
         "version": __version__,
         "time": now,
         "started": counted.started,
@@ -90,7 +91,8 @@ def _failing(administration: Administration, ccaches: int | None) -> str:
 async def _count_ccaches(administration: Administration) -> int | None:
     """Return None if the store cannot be read."""
     try:
-        return await administration.store.count_ccaches()
+        sharing = administration.store.sharing
+        return await (administration.store.count_ccaches() if sharing is None else sharing.count_recently())
     except StoreError:
         return None
 

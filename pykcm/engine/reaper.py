@@ -35,6 +35,9 @@ class Reaper:
     The store has an index of expiries: ccaches that are not due are not read. A ccache that cannot be removed
     is logged, and tried again the next time.
 
+    Of the hosts that share a store, one at a time does this for all. Two would do no harm, because the second
+    one's removals conflict, but each would read all these collections.
+
     An older version took some entries for tickets that never end, and stored their ccaches as never expiring.
     run() first stores those again, with the expiry that follows from their tickets.
     """
@@ -55,10 +58,20 @@ class Reaper:
             await sleep(pause)
             try:
                 are_expiries_right = are_expiries_right or await self._correct_expiries()
-                await self.reap()
+                if await self._may_reap(interval):
+                    await self.reap()
             except Exception:
                 log.exception("expired ccaches are not removed by an error in pykcm")
             pause = interval
+
+    async def _may_reap(self, interval: float) -> bool:
+        """Whether no other host has searched within the interval: the work does not grow with the hosts."""
+        sharing = self._store.sharing
+        try:
+            return sharing is None or await sharing.may_reap(interval)
+        except StoreError as error:
+            log.error("expired ccaches are searched for later: %s", error)  # noqa: TRY400
+            return False
 
     async def reap(self) -> int:
         """Remove all ccaches that are due now; returns their number.

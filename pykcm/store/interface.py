@@ -3,7 +3,7 @@
 import errno
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from pykcm.protocol.codes import KcmError
 from pykcm.store.tree import Expired, Secret, SecretChange
@@ -97,6 +97,28 @@ class Freshness(Protocol):
         """
 
 
+class Sharing(Protocol):
+    """The part of a store that is for all hosts together."""
+
+    async def may_reap(self, seconds: float) -> bool:
+        """Whether this host searches for expired ccaches now, and no other for so many seconds.
+
+        Raises StoreError.
+        """
+
+    async def versions_after(self, uid: int, limit: int) -> list[tuple[int, int]]:
+        """Return UIDs with their newest versions, ascending from the first one after `uid`.
+
+        A UID stays among them when its last ccache is removed. Raises StoreError.
+        """
+
+    async def count_recently(self) -> int:
+        """Return the number of ccaches of all UIDs, now or a minute ago; raises StoreError."""
+
+    def statistics(self) -> dict[str, Any]:
+        """The state of the store and counts since the start, as the request `stats` gives them."""
+
+
 class Store(Protocol):
     """Secrets in containers.
 
@@ -113,6 +135,10 @@ class Store(Protocol):
     @property
     def freshness(self) -> Freshness | None:
         """None if no other host changes the store."""
+
+    @property
+    def sharing(self) -> Sharing | None:
+        """None if no other host uses the store."""
 
     async def load(self, uid: int, pause: Pause | None = None) -> Loaded:
         """Return all secrets in the UID's container and below; raises StoreError.

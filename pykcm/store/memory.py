@@ -26,6 +26,7 @@ class MemoryStore:
     needs_task = False
     commits_at_once = 1
     freshness = None
+    sharing = None
 
     def __init__(self) -> None:
         # Secrets by UID, so that `load` does not look at other UIDs; then by container and name.

@@ -98,6 +98,7 @@ class ScriptedStore:
         self.needs_task = inner.needs_task
         self.commits_at_once = inner.commits_at_once
         self.freshness = inner.freshness
+        self.sharing = inner.sharing
         self.commits: list[list[SecretChange]] = []
         self.loads: list[int] = []
         self.gate: asyncio.Event | None = None

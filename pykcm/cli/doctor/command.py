@@ -23,7 +23,15 @@ _WIDTH = len("default_ccache_name")
 def all_checks() -> "tuple[Check, ...]":
     """All checks, in the order of the report: a check comes after those that it depends on."""
     # Imported late: no other command needs them.
-    from pykcm.cli.doctor import clients, configuration, round_trip, sockets, storage, units  # noqa: PLC0415
+    from pykcm.cli.doctor import (  # noqa: PLC0415
+        clients,
+        configuration,
+        round_trip,
+        shared_store,
+        sockets,
+        storage,
+        units,
+    )
 
     return (
         *configuration.CHECKS,
@@ -32,6 +40,7 @@ def all_checks() -> "tuple[Check, ...]":
         *clients.CHECKS,
         *configuration.SELINUX_CHECKS,
         *storage.CHECKS,
+        *shared_store.CHECKS,
         *round_trip.CHECKS,
     )
 

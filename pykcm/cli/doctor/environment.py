@@ -11,6 +11,15 @@ from pykcm.cli.doctor.systemd import KCM_SOCKET, SERVICE, Unit, read_units
 from pykcm.cli.profile import Profile, read_profile
 from pykcm.config import DEFAULT_CONTROL_SOCKET, DEFAULT_SOCKET, Config, config_files, load_config
 from pykcm.peer.selinux import Policy, load_policy
+from pykcm.store.disk import CREDENTIAL
+
+# The folders in which LoadCredentialEncrypted= looks for a credential without a path.
+_CREDENTIAL_STORES = (
+    "/etc/credstore.encrypted",
+    "/run/credstore.encrypted",
+    "/usr/local/lib/credstore.encrypted",
+    "/usr/lib/credstore.encrypted",
+)
 
 _PROFILE = "/etc/krb5.conf"
 SELINUX_MODE = "/sys/fs/selinux/enforce"
@@ -119,6 +128,21 @@ class Environment:
         """The UID that the service runs as; None if unknown."""
         user = self.unit(SERVICE).user
         return self._uid_of(user) if user else None
+
+    @property
+    def key_credential(self) -> str | None:
+        """The file of the credential with the key that systemd gives to the service; None if there is none.
+
+        Raises PermissionError if that is unknown.
+        """
+        for folder in _CREDENTIAL_STORES:
+            name = f"{folder}/{CREDENTIAL}"
+            try:
+                self.path(name).lstat()
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            return name
+        return None
 
     def _uid_of(self, user: str) -> int | None:
         if user.isdigit():

@@ -12,14 +12,6 @@ from pykcm.cli.output import shell_quote
 from pykcm.config import Config
 from pykcm.store.disk import CREDENTIAL, DATABASE, KEY, KEY_SIZE, PENDING_KEY
 
-# The folders in which LoadCredentialEncrypted= looks for a credential without a path.
-_CREDENTIAL_STORES = (
-    "/etc/credstore.encrypted",
-    "/run/credstore.encrypted",
-    "/usr/local/lib/credstore.encrypted",
-    "/usr/lib/credstore.encrypted",
-)
-
 _MIB = 1024 * 1024
 
 # Bytes and inodes. With less than _NO_SPACE, new tickets are refused soon.
@@ -79,7 +71,7 @@ def key_source(environment: Environment) -> Result:
         return config
     name = config.key_file or f"{config.state_dir}/{KEY}"
     file = environment.path(name)
-    credential = _credential(environment)
+    credential = environment.key_credential
     if credential is not None:
         if not _exists(file):
             return ok(f"the systemd credential {credential}")
@@ -88,6 +80,11 @@ def key_source(environment: Environment) -> Result:
             f"systemctl restart {SERVICE} && shred -u {shell_quote(name)}",
         )
     if not _exists(file):
+        if config.store == "postgresql":
+            return failed(
+                f"there is no key, neither {name} nor the systemd credential {CREDENTIAL}, and none is made: "
+                "give this host the key of the others"
+            )
         if _exists(environment.path(config.state_dir) / DATABASE):
             damaged = shell_quote(f"{config.state_dir}/damaged")
             return failed(
@@ -98,15 +95,6 @@ def key_source(environment: Environment) -> Result:
             )
         return ok("there is no key yet: the daemon makes one when it first starts")
     return _key_file_result(environment, config, name, file)
-
-
-def _credential(environment: Environment) -> str | None:
-    """The file of the credential that systemd gives to the service; None if there is none."""
-    for folder in _CREDENTIAL_STORES:
-        name = f"{folder}/{CREDENTIAL}"
-        if _exists(environment.path(name)):
-            return name
-    return None
 
 
 def _exists(path: Path) -> bool:
@@ -137,7 +125,7 @@ def _key_file_result(environment: Environment, config: Config, name: str, file: 
             f"{name} belongs to UID {status.st_uid}, not to {user}: the daemon refuses to start",
             f"chown {user}: {shell_quote(name)}",
         )
-    if Path(name).parent == Path(config.state_dir):
+    if config.store != "postgresql" and Path(name).parent == Path(config.state_dir):
         return ok(f"the key file {name}, next to the database: a copy of the folder contains both")
     return ok(f"the key file {name}")
 
@@ -147,10 +135,12 @@ def pending_rekey(environment: Environment) -> Result:
     config = _config_or_result(environment)
     if isinstance(config, Result):
         return config
+    if config.store == "postgresql":
+        return skipped("hosts share the store: see the check of it")
     pending_key = f"{config.state_dir}/{PENDING_KEY}"
     if not _exists(environment.path(pending_key)):
         return ok("no rekey is in progress")
-    credential = _credential(environment)
+    credential = environment.key_credential
     # If the key file is next to the database, the daemon itself replaces it.
     place = (
         [f"systemd-creds encrypt --name={CREDENTIAL} {NEW_KEY} {credential}"]

@@ -73,6 +73,9 @@ class Database:
         self._idle: list[Connection] = []
         self._reads = asyncio.Semaphore(_READS_AT_ONCE)
         self._commits = asyncio.Semaphore(COMMITS_AT_ONCE)
+        # Connections in use, and counts since the start.
+        self._busy = 0
+        self._connected = self._calls = self._timeouts = self._lost_answers = 0
 
     async def call(
         self, function: Function[T], *, end: float | None = None, waits: bool = True, commits: bool = False
@@ -99,9 +102,15 @@ class Database:
             ) from None
         try:
             connection = self._idle.pop() if self._idle else await self._connect(end)
+            self._calls += 1
+            self._busy += 1
             try:
                 result = await self._run(connection, function, end)
+            except LostAnswerError:
+                self._lost_answers += 1
+                raise
             finally:
+                self._busy -= 1
                 if connection.closed:
                     self._forget_idle()
                 else:
@@ -148,6 +157,7 @@ class Database:
     async def open(self) -> Connection:
         """A new connection, which the caller closes; raises psycopg.Error."""
         connection = await Connection.connect(self._conninfo, autocommit=True)
+        self._connected += 1
         milliseconds = int(self.timeout * 1000)
         limits = {"lock": milliseconds // 5, "statement": milliseconds, "dead": max(_DEAD, milliseconds)}
         try:
@@ -169,6 +179,18 @@ class Database:
             raise OSError(str(error).strip()) from None
         self._idle.append(connection)
 
+    def statistics(self) -> dict[str, Any]:
+        """The presence of the database, its connections, and counts since the start."""
+        return {
+            "name": self.name,
+            **self.presence.statistics(),
+            "connections_open": len(self._idle) + self._busy,
+            "connections_made": self._connected,
+            "calls": self._calls,
+            "timeouts": self._timeouts,
+            "lost_answers": self._lost_answers,
+        }
+
     def away(self) -> StoreError:
         return StoreError(
             f"{self.name}: the database cannot be reached: {self.presence.reason}; see to it and the network",
@@ -186,6 +208,7 @@ class Database:
         except asyncio.CancelledError:
             connection.pgconn.finish()
             if limit.is_over and not task.uncancel():
+                self._timeouts += 1
                 self.presence.lost(f"no answer within {self.timeout:g} s", begun)
                 raise LostAnswerError(
                     StoreError(f"{self.name}: no answer within {self.timeout:g} s", errno.ETIMEDOUT)

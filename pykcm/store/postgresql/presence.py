@@ -4,7 +4,8 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable
-from time import monotonic
+from time import monotonic, time
+from typing import Any
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +26,7 @@ class Presence:
         self._is_back = asyncio.Event()
         self._probing: asyncio.Task[None] | None = None
         self.reason = ""
+        self.absences = 0
 
     @property
     def is_away(self) -> bool:
@@ -33,6 +35,16 @@ class Presence:
     def seconds_unseen(self) -> float:
         """Since the database last answered; 0 while it is not known to be away."""
         return monotonic() - self._last_seen if self.is_away else 0.0
+
+    def statistics(self) -> dict[str, Any]:
+        """Times are in seconds since the epoch."""
+        since_the_epoch = time() - monotonic()
+        return {
+            "away_since": None if self._away_since is None else since_the_epoch + self._away_since,
+            "last_seen": since_the_epoch + self._last_seen,
+            "reason": self.reason if self.is_away else "",
+            "absences": self.absences,
+        }
 
     def seen(self) -> None:
         """The database has answered."""
@@ -48,6 +60,7 @@ class Presence:
         self.reason = reason
         if self._away_since is None:
             self._away_since = monotonic() if since is None else since
+            self.absences += 1
             self._is_back.clear()
             log.error("%s: the database is away: %s; it is tried again until it is back", self._name, reason)
             self._probing = asyncio.get_running_loop().create_task(self._probe_until_back())

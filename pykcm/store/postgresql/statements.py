@@ -30,6 +30,8 @@ VERSIONS = f"""
 """  # noqa: S608
 NO_UID = -1
 
+VERSIONS_AFTER = "SELECT uid, version FROM pykcm.collections WHERE uid > %s ORDER BY uid LIMIT %s"
+
 KEYS = "SELECT id, may_seal FROM pykcm.keys"
 
 # One host reaps for all. A version conflict alone would make the removals right, but each of a thousand hosts

@@ -19,6 +19,7 @@ from pykcm.store.interface import (
     Outcome,
     Pause,
     Refused,
+    Sharing,
     StoreError,
     Unknown,
 )
@@ -55,6 +56,9 @@ _ROWS_AT_ONCE = 256
 _COMMITS_KEPT = 256
 _COMMITS_REMOVED = 4096
 
+# In seconds: to count is much work, and a thousand hosts are asked for statistics four times a minute.
+_COUNT_KEPT = 60.0
+
 # In seconds, between attempts to commit an entry that another transaction blocks; a part of it is random.
 _PAUSE = 0.02
 
@@ -85,6 +89,11 @@ class PostgreSQLStore:
         self._notifies = False
         # When entries that other transactions block are refused, by id, in the event loop's time.
         self._blocked: dict[bytes, float] = {}
+        # For statistics: conflicts, questions for versions, and what had become of commits without an answer.
+        self._conflicts = self._look_ups = 0
+        self._found_out = {"made": 0, "not_made": 0}
+        # The number of ccaches, and until when it is recent.
+        self._count: tuple[int, float] | None = None
         self._commits = 0
         self._tidying: asyncio.Task[None] | None = None
 
@@ -134,6 +143,7 @@ class PostgreSQLStore:
         for number, entry in enumerate(entries):
             if number not in outcomes:
                 outcomes[number] = await self._commit_alone(entry)
+        self._conflicts += sum(type(outcome) is Conflict for outcome in outcomes.values())
         return [self._limit_blocked(entry, outcomes[number]) for number, entry in enumerate(entries)]
 
     def _limit_blocked(self, entry: Entry, outcome: Outcome | Blocked) -> Outcome | Blocked:
@@ -239,6 +249,10 @@ class PostgreSQLStore:
         finally:
             self._tidying = None
 
+    @property
+    def sharing(self) -> Sharing:
+        return self
+
     async def may_reap(self, seconds: float) -> bool:
         if self.keyring.is_between_keys:
             # The rekey may have ended.
@@ -246,15 +260,29 @@ class PostgreSQLStore:
         taken = await self._query(statements.TAKE_LEASE, {"name": "reaper", "seconds": seconds})
         return bool(taken)
 
+    async def versions_after(self, uid: int, limit: int) -> list[tuple[int, int]]:
+        return [(uid, version) for uid, version in await self._query(statements.VERSIONS_AFTER, (uid, limit))]
+
+    def statistics(self) -> dict[str, Any]:
+        return {
+            **self.database.statistics(),
+            "conflicts": self._conflicts,
+            "look_ups": self._look_ups,
+            "found_out": dict(self._found_out),
+            "key": self._sealer.key.id.hex(),
+        }
+
     async def outcome(self, entry: Entry) -> Committed | None:
         find_out = partial(_fetch, statements.SETTLE, (entry.id,))
         end = asyncio.get_running_loop().time() + self.database.timeout
         [(is_made,)] = await self.database.repeatable(find_out, end=end)
+        self._found_out["made" if is_made else "not_made"] += 1
         return _committed(entry) if is_made else None
 
     async def versions(self, uids: Sequence[int]) -> dict[int, int]:
         """The newest version of each UID; raises StoreError, at once while the database is away."""
         look_up = partial(_fetch, statements.VERSIONS, {"uids": list(uids), "key": self._sealer.key.id})
+        self._look_ups += 1
         found: dict[int, int] = dict(await self.database.repeatable(look_up, waits=False))
         if statements.NO_UID in found:
             await self.keyring.renew()
@@ -279,6 +307,12 @@ class PostgreSQLStore:
     async def count_ccaches(self) -> int:
         [(number,)] = await self._query(statements.COUNT, ())
         return int(number)
+
+    async def count_recently(self) -> int:
+        loop = asyncio.get_running_loop()
+        if self._count is None or self._count[1] < loop.time() or self.database.presence.is_away:
+            self._count = (await self.count_ccaches(), loop.time() + _COUNT_KEPT)
+        return self._count[0]
 
     async def _query(self, statement: str, parameters: Any) -> list[Any]:
         """Raises StoreError."""

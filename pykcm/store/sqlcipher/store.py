@@ -103,6 +103,7 @@ class SQLCipherStore:
     needs_task = False
     commits_at_once = 1
     freshness = None
+    sharing = None
 
     def __init__(self, path: Path, key: Key, durability: str = "full") -> None:
         self.path = path
