@@ -45,7 +45,7 @@ ALLOWED: dict[str, set[str]] = {
     "cli": {
         *("client", "config", "control", "peer", "protocol", "sockets", "store.disk"),
         # `pykcmctl store` reaches the shared store's database without a daemon.
-        *("store.postgresql", "store.interface"),
+        *("store.postgresql", "store.interface", "store.moving", "store.offline"),
         *COMMON,
     },
     "client": {"protocol", "sockets.connecting"},

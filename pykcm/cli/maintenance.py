@@ -79,7 +79,7 @@ def _check_space(file: Path, size: int) -> None:
 
 def _receive(copy: BinaryIO, items: Iterator[Any], size: int) -> None:
     slowed = _SlowedUids()
-    with _progress("Copying", size) as show:
+    with progress_bar("Copying", size) as show:
         done = synced = 0
         for item in items:
             copy.write(item["data"])
@@ -120,7 +120,7 @@ def _digest(file: BinaryIO) -> bytes:
 
 
 @contextmanager
-def _progress(label: str, size: int) -> Iterator[Callable[[int], None]]:
+def progress_bar(label: str, size: int) -> Iterator[Callable[[int], None]]:
     """A progress bar, shown only on a terminal; yields a function that takes the number of bytes done."""
     if not sys.stderr.isatty():
         yield lambda _: None
@@ -168,7 +168,7 @@ def _show_rekey(items: Iterator[Any]) -> None:
     if first is None:
         return
     slowed = _SlowedUids()
-    with _progress("Encrypting", first["size"]) as show:
+    with progress_bar("Encrypting", first["size"]) as show:
         show(first["done"])
         slowed.report(first)
         for item in items:

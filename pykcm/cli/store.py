@@ -1,15 +1,22 @@
 """The commands of `pykcmctl store`: they reach the shared store's database without a daemon."""
 
+import asyncio
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from pykcm.cli.maintenance import progress_bar
+from pykcm.cli.names import user_name
 from pykcm.cli.output import print_json, print_line, print_text
 from pykcm.config import Config, ConfigError, load_config
-from pykcm.store.interface import StoreUnusableError
+from pykcm.store.interface import Store, StoreError, StoreUnusableError
+
+if TYPE_CHECKING:
+    from pykcm.store.moving import Moved
 
 _config = click.option(
     "--config",
@@ -101,6 +108,58 @@ def upgrade_command(file: Path | None, admin: str | None) -> None:
         print_line(f"The schema has version {before} already, which is this pykcm's.", err=True)
     else:
         print_line(f"The schema was brought from version {before} to {schema.VERSION}.", err=True)
+
+
+@store_command.command("copy")
+@click.argument("source", metavar="FROM", type=click.Path(path_type=Path))
+@click.argument("target", metavar="TO", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def copy_command(context: click.Context, source: Path, target: Path, *, as_json: bool) -> None:
+    """Copy all ccaches from one store to another, between stopping the daemon and starting it again.
+
+    FROM and TO are two configuration files, for example the present one and the next one. Each user's ccaches
+    are copied together and unchanged, or not at all. A user who has other ccaches in the target is skipped:
+    nothing is overwritten, and the exit status is 1. An interrupted copy goes on when it is repeated.
+    """
+    with _errors():
+        from pykcm.store.offline import OfflineStores, become_owner  # noqa: PLC0415 - rarely needed
+
+        configs = [load_config(source), load_config(target)]
+        become_owner(configs)
+        with ExitStack() as at_end:
+            stores = OfflineStores(at_end)
+            found = asyncio.run(
+                _copy(stores.open(configs[0], may_create=False), stores.open(configs[1], may_create=True))
+            )
+    skipped = [moved for moved in found if moved.result == "skipped"]
+    if as_json:
+        print_json([moved._asdict() for moved in found])
+    else:
+        for moved in skipped:
+            name = user_name(moved.uid) or moved.uid
+            print_line(f"skipped: {name} has other ccaches in the target; import them instead", err=True)
+        for result in ("copied", "unchanged", "skipped"):
+            those = [moved for moved in found if moved.result == result]
+            print_line(f"{result}: {sum(each.ccaches for each in those)} ccaches of {len(those)} users")
+    context.exit(int(bool(skipped)))
+
+
+async def _copy(source: Store, target: Store) -> "list[Moved]":
+    from pykcm.store.moving import copy_secrets  # noqa: PLC0415 - rarely needed
+
+    try:
+        uids = await source.uids()
+        found = []
+        with progress_bar("Copying", len(uids)) as show:
+            async for moved in copy_secrets(source, target, uids):
+                found.append(moved)
+                show(len(found))
+    except StoreError as error:
+        raise click.ClickException(
+            f"the copy was interrupted: {error.reason}; repeat the command when the cause is gone"
+        ) from None
+    return found
 
 
 COMMANDS = [store_command]
