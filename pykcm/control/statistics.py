@@ -1,5 +1,6 @@
 """The request `stats`: the daemon's counters and state as one map."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
@@ -14,6 +15,9 @@ from pykcm.protocol.opcodes import Opcode
 from pykcm.store.interface import StoreError
 
 _SECONDS = 1e-9
+
+# In seconds: a store that is away must not keep people from the state of the daemon.
+_PATIENCE = 1.0
 
 
 class StatsArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -89,11 +93,14 @@ def _failing(administration: Administration, ccaches: int | None) -> str:
 
 
 async def _count_ccaches(administration: Administration) -> int | None:
-    """Return None if the store cannot be read."""
+    """Return None if the store cannot be read now."""
     try:
         sharing = administration.store.sharing
-        return await (administration.store.count_ccaches() if sharing is None else sharing.count_recently())
-    except StoreError:
+        async with asyncio.timeout(_PATIENCE):
+            return await (
+                administration.store.count_ccaches() if sharing is None else sharing.count_recently()
+            )
+    except (StoreError, TimeoutError):
         return None
 
 

@@ -31,13 +31,13 @@ class SmallDisk(Protocol):
 
 
 class MemoryDisk:
-    """A tmpfs of 1 MiB."""
+    """A tmpfs of 1 MiB, or another size."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, size: str = "1m") -> None:
         self.folder = folder
         self.refusals = {errno.ENOSPC}
         self._ballast = folder / "ballast"
-        _mount("-t", "tmpfs", "-o", "size=1m,mode=0755", "tmpfs", str(folder))
+        _mount("-t", "tmpfs", "-o", f"size={size},mode=0755", "tmpfs", str(folder))
 
     def fill(self, leave: int) -> None:
         _fill(self._ballast, leave)

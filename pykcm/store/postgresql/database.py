@@ -101,7 +101,7 @@ class Database:
                 f"{self.name}: too many requests wait for the database", errno.ETIMEDOUT
             ) from None
         try:
-            connection = self._idle.pop() if self._idle else await self._connect(end)
+            connection = self._idle.pop() if self._idle else await self._connect(end, waits=waits)
             self._calls += 1
             self._busy += 1
             try:
@@ -142,17 +142,23 @@ class Database:
                 await asyncio.sleep(_PAUSE)
             end = last
 
-    async def _connect(self, end: float) -> Connection:
-        """Raises StoreError."""
-        begun = monotonic()
-        try:
-            async with asyncio.timeout_at(end):
-                return await self.open()
-        except TimeoutError:
-            self.presence.lost(f"no connection within {monotonic() - begun:.1f} s", begun)
-        except psycopg.Error as error:
-            self.presence.lost(str(error).strip())
-        raise self.away()
+    async def _connect(self, end: float, *, waits: bool) -> Connection:
+        """A connection. `waits`: the one that finds the database away waits for it until `end`, too.
+
+        Raises StoreError.
+        """
+        loop = asyncio.get_running_loop()
+        while True:
+            begun = monotonic()
+            try:
+                async with asyncio.timeout_at(end):
+                    return await self.open()
+            except TimeoutError:
+                self.presence.lost(f"no connection within {monotonic() - begun:.1f} s", begun)
+            except psycopg.Error as error:
+                self.presence.lost(str(error).strip())
+            if not (waits and await self.presence.wait(end - loop.time())):
+                raise self.away()
 
     async def open(self) -> Connection:
         """A new connection, which the caller closes; raises psycopg.Error."""

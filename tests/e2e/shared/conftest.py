@@ -36,9 +36,11 @@ def server() -> Iterator[Server]:
     with server_folder() as folder:
         server = Server(folder / "a")
         server.start()
-        server.make_database(KEY)
-        yield server
-        server.stop("immediate")
+        try:
+            server.make_database(KEY)
+            yield server
+        finally:
+            server.end()
 
 
 @pytest.fixture

@@ -3,12 +3,15 @@
 import os
 import shutil
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
 
 from pykcm.store.postgresql.schema import create
 from pykcm.store.postgresql.sealing import SharedKey
+from tests.disk.mounts import MemoryDisk
 from tests.e2e.waiting import wait_until
 from tests.store.postgresql.server import PostgreSQL, free_port
 
@@ -54,12 +57,36 @@ class Server(PostgreSQL):
             cursor = connection.execute(query.encode())
             return cursor.fetchall() if cursor.description else []
 
-    def make_database(self, key: SharedKey) -> None:
+    def set(self, name: str, value: str) -> None:
+        """Change a setting; returns when every session of the hosts' has it."""
+        self.query(f"ALTER SYSTEM SET {name} = {value}")
+        self.query("SELECT pg_reload_conf()")
+        # Each session takes it over between two statements.
+        wait_until(lambda: self.query(f"SHOW {name}") == [(value,)])
+
+    @contextmanager
+    def transaction(self, query: str) -> Iterator[None]:
+        """A transaction of the administrator in the hosts' database, which is open for a while."""
+        with psycopg.connect(psycopg.conninfo.make_conninfo(self.conninfo, dbname=DATABASE)) as connection:
+            connection.execute(query.encode())
+            yield
+
+    def make_database(self, key: SharedKey, tablespace: str = "pg_default") -> None:
         """Make the hosts' database with the schema, and their role."""
         self.query(f"CREATE ROLE {ROLE} LOGIN")
-        self.query(f"CREATE DATABASE {DATABASE}")
+        self.query(f"CREATE DATABASE {DATABASE} TABLESPACE {tablespace}")
         with psycopg.connect(psycopg.conninfo.make_conninfo(self.conninfo, dbname=DATABASE)) as connection:
             create(connection, key.id, ROLE)
+
+    def small_tablespace(self, folder: Path) -> MemoryDisk:
+        """Make a tablespace `small` on a small disk that is mounted here."""
+        disk = MemoryDisk(folder, "16m")
+        place = folder / "tablespace"
+        place.mkdir()
+        if self._user:
+            shutil.chown(place, self._user)
+        self.query(f"CREATE TABLESPACE small LOCATION '{place}'")
+        return disk
 
     def start(self) -> None:
         super().start()
