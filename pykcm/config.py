@@ -165,7 +165,13 @@ def load_config(file: Path | None = None, overrides: dict[str, Any] | None = Non
     for path in config_files(file):
         options |= _read(path)
     given = {name: value for name, value in (overrides or {}).items() if value is not None}
-    return _convert("command line", options | given)
+    config = _convert("command line", options | given)
+    if config.client_keytab is not None and config.postgresql is None:
+        raise ConfigError(
+            "option client_keytab: the daemon authenticates with it to the database of option postgresql, "
+            "which is missing"
+        )
+    return config
 
 
 def config_files(file: Path | None = None) -> list[Path]:
@@ -221,7 +227,9 @@ def _convert(source: str, options: dict[str, Any]) -> Config:
 
 
 def _wrong(source: str, name: str, value: Any) -> ConfigError:
-    return ConfigError(f"{source}: option {name}: {value!r} is not {ALLOWED[name]}")
+    # A connection string may hold a password.
+    text = "this value" if name == "postgresql" else repr(value)
+    return ConfigError(f"{source}: option {name}: {text} is not {ALLOWED[name]}")
 
 
 def _suggestion(name: str) -> str:

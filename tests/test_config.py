@@ -15,6 +15,11 @@ DEFAULTS: dict[str, Any] = {
     "store": "sqlcipher",
     "key_file": None,
     "durability": "full",
+    "postgresql": None,
+    "client_keytab": None,
+    "freshness": "strict",
+    "stale_reads": 60,
+    "store_timeout": 5,
     "log_level": "info",
     "max_ccaches": 0,
     "max_uid_ccaches": 256,
@@ -64,7 +69,7 @@ def conf_d(file: Path, name: str, text: str) -> Path:
 
 
 def documented() -> set[str]:
-    return set(re.findall(r"^\| `([a-z_]+)` \| `", README.read_text(), re.MULTILINE))
+    return set(re.findall(r"^\| `([a-z_]+)` \| (?:`|not set)", README.read_text(), re.MULTILINE))
 
 
 def test_every_option_is_in_all_tables() -> None:
@@ -97,6 +102,16 @@ VALUES: list[tuple[str, str, object]] = [
     ("state_dir", '"/srv/kcm"', "/srv/kcm"),
     ("store", '"memory"', "memory"),
     ("store", '"sqlcipher"', "sqlcipher"),
+    ("store", '"postgresql"', "postgresql"),
+    ("postgresql", '"host=db1,db2 dbname=pykcm"', "host=db1,db2 dbname=pykcm"),
+    ("postgresql", f'"host={"x" * 4091}"', "host=" + "x" * 4091),
+    ("client_keytab", '"/etc/pykcm/pykcm.keytab"\npostgresql = "host=db"', "/etc/pykcm/pykcm.keytab"),
+    ("freshness", '"strict"', "strict"),
+    ("freshness", '"notified"', "notified"),
+    ("stale_reads", "0", 0),
+    ("stale_reads", '"1d"', 86400),
+    ("store_timeout", "0.1", 0.1),
+    ("store_timeout", '"300s"', 300),
     ("key_file", '"/etc/pykcm/key"', "/etc/pykcm/key"),
     ("durability", '"normal"', "normal"),
     *[("log_level", f'"{level}"', level) for level in ("debug", "info", "warning", "error")],
@@ -134,14 +149,20 @@ VALUES: list[tuple[str, str, object]] = [
 def test_valid_values_are_accepted(file: Path, option: str, toml: str, value: object) -> None:
     """Each option accepts its valid values, and the other options keep their defaults."""
     config = load(file, f"{option} = {toml}\n")
-    assert config == msgspec.structs.replace(Config(), **{option: value})
+    others = {"postgresql": "host=db"} if option == "client_keytab" else {}
+    assert config == msgspec.structs.replace(Config(), **{option: value, **others})
 
 
 HINTS = {
     "socket_path": "absolute path of at most 107 bytes",
     "control_socket_path": 'absolute path of at most 107 bytes, or ""',
     "state_dir": "absolute path",
-    "store": '"sqlcipher" or "memory"',
+    "store": '"sqlcipher", "memory" or "postgresql"',
+    "postgresql": "a connection string of libpq",
+    "client_keytab": "absolute path",
+    "freshness": '"strict" or "notified"',
+    "stale_reads": "from 0 (not at all) to 1 day",
+    "store_timeout": "from 0.1 to 300 s",
     "key_file": "absolute path",
     "durability": '"full" or "normal"',
     "log_level": '"debug", "info", "warning" or "error"',
@@ -180,7 +201,19 @@ WRONG_VALUES = [
     ("state_dir", '"state"'),
     ("state_dir", "false"),
     ("state_dir", '"/a\\u0000b"'),
-    ("store", '"postgresql"'),
+    ("postgresql", '""'),
+    ("postgresql", "5432"),
+    ("postgresql", f'"host={"x" * 4092}"'),
+    ("client_keytab", '"pykcm.keytab"'),
+    ("client_keytab", "true"),
+    ("freshness", '"eventual"'),
+    ("freshness", "1"),
+    ("stale_reads", "-1"),
+    ("stale_reads", '"2d"'),
+    ("stale_reads", "true"),
+    ("store_timeout", "0"),
+    ("store_timeout", "301"),
+    ("store_timeout", '"never"'),
     ("store", '"SQLCipher"'),
     ("store", "1"),
     ("key_file", '"key"'),
@@ -246,6 +279,19 @@ def test_wrong_values_are_refused(file: Path, option: str, toml: str) -> None:
     assert len(message.splitlines()) == 1
 
 
+def test_client_keytab_needs_a_database(file: Path) -> None:
+    """A keytab is for the database's authentication; without a database it is a mistake."""
+    assert "option client_keytab:" in refusal(file, 'client_keytab = "/etc/pykcm.keytab"\n')
+    config = load(file, 'client_keytab = "/etc/pykcm.keytab"\npostgresql = "host=db"\n')
+    assert config.client_keytab == "/etc/pykcm.keytab"
+
+
+def test_message_about_a_connection_string_does_not_show_it(file: Path) -> None:
+    """A connection string may hold a password."""
+    assert "s3cret" not in refusal(file, f'postgresql = "password=s3cret {"x" * 5000}"\n')
+    assert "s3cret" not in refusal(file, 'postgresql = ["password=s3cret"]\n')
+
+
 @pytest.mark.parametrize(
     ("option", "suggestion"),
     [
@@ -253,7 +299,7 @@ def test_wrong_values_are_refused(file: Path, option: str, toml: str) -> None:
         ("max-ccaches", "max_ccaches"),
         ("socketpath", "socket_path"),
         ("Store", "store"),
-        ("idle_timeout", "responder_idle_timeout"),
+        ("responder_timeout", "responder_idle_timeout"),
     ],
 )
 def test_unknown_option_is_refused_with_a_suggestion(file: Path, option: str, suggestion: str) -> None:

@@ -5,14 +5,16 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-UNITS = sorted((ROOT / "systemd").iterdir())
+UNITS = sorted(path for path in (ROOT / "systemd").iterdir() if path.is_file())
+DROP_INS = sorted((ROOT / "systemd").glob("*.d/*.conf"))
 
 
 def test_every_unit_is_in_the_wheel() -> None:
     """README's commands copy the units from share/pykcm of the environment."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     shared = project["tool"]["hatch"]["build"]["targets"]["wheel"]["shared-data"]
-    wanted = {f"systemd/{unit.name}": f"share/pykcm/systemd/{unit.name}" for unit in UNITS}
+    files = [path.relative_to(ROOT) for path in (*UNITS, *DROP_INS)]
+    wanted = {str(path): f"share/pykcm/{path}" for path in files}
     assert {name: place for name, place in shared.items() if name.startswith("systemd/")} == wanted
 
 
@@ -33,3 +35,15 @@ def test_every_user_of_a_unit_is_created() -> None:
         assert set(used) <= created, unit
         if unit.suffix == ".service":
             assert ("DynamicUser=yes" in text.splitlines()) != bool(used)
+
+
+def test_drop_in_opens_no_more_than_the_network() -> None:
+    """The drop-in for the shared store adds IP sockets to the unit, and keeps addresses denied by default."""
+    text = (ROOT / "systemd/pykcm.service.d/postgresql.conf").read_text()
+    settings = [line for line in text.splitlines() if "=" in line and not line.startswith("#")]
+    assert {line.partition("=")[0] for line in settings} == {
+        *("Wants", "After", "PrivateNetwork", "RestrictAddressFamilies", "IPAddressAllow"),
+        "LoadCredentialEncrypted",
+    }
+    assert "RestrictAddressFamilies=AF_INET AF_INET6" in settings
+    assert "IPAddressAllow=localhost" in settings

@@ -154,7 +154,7 @@ def test_readme_has_every_command() -> None:
 
 
 # Options whose defaults depend on other options.
-DEPENDENT: dict[str, Any] = {"key_file": None, "control_socket_path": None}
+DEPENDENT: dict[str, Any] = dict.fromkeys(("key_file", "control_socket_path", "postgresql", "client_keytab"))
 
 
 def test_readme_has_the_defaults(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """Opening the shared store: the connection string, the credentials, and a look at the schema."""
 
 import logging
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from math import ceil
@@ -16,6 +15,7 @@ from pykcm.store.copies import Copies, UnsupportedError
 from pykcm.store.disk import KEY
 from pykcm.store.interface import StoreUnusableError
 from pykcm.store.postgresql.checks import SERVER, Finding, findings
+from pykcm.store.postgresql.credentials import admin_string, connection_string, use_own_tickets
 from pykcm.store.postgresql.database import Database, name_of
 from pykcm.store.postgresql.keyring import KeyFiles
 from pykcm.store.postgresql.rekey import Rekeying
@@ -25,27 +25,6 @@ from pykcm.store.postgresql.store import PostgreSQLStore
 Connection = psycopg.Connection[Any]
 
 log = logging.getLogger(__name__)
-
-# A systemd credential, as libpq's pgpass file.
-_PASSWORDS = "pykcm.pgpass"
-
-
-def connection_string(config: Config) -> str:
-    """The configured connection string, with the passwords of the systemd credential.
-
-    Raises StoreUnusableError.
-    """
-    if config.postgresql is None:
-        raise StoreUnusableError('option postgresql: it is missing, and store = "postgresql" needs it')
-    folder = os.environ.get("CREDENTIALS_DIRECTORY")
-    try:
-        parameters = psycopg.conninfo.conninfo_to_dict(config.postgresql)
-    except psycopg.Error as error:
-        raise StoreUnusableError(f"option postgresql: {str(error).strip()}") from None
-    if folder and "passfile" not in parameters and Path(folder, _PASSWORDS).exists():
-        parameters["passfile"] = str(Path(folder, _PASSWORDS))
-    parameters.setdefault("application_name", "pykcm")
-    return psycopg.conninfo.make_conninfo(**{name: str(value) for name, value in parameters.items()})
 
 
 def key_files(config: Config, *, is_command: bool = False) -> KeyFiles:
@@ -57,7 +36,11 @@ def key_files(config: Config, *, is_command: bool = False) -> KeyFiles:
 @contextmanager
 def connect(config: Config, conninfo: str | None = None) -> Iterator[Connection]:
     """A connection for a command, in autocommit mode; raises StoreUnusableError, also for errors within."""
-    conninfo = conninfo or connection_string(config)
+    if conninfo is None:
+        conninfo = connection_string(config)
+        use_own_tickets(config)
+    else:
+        conninfo = admin_string(conninfo)
     name = name_of(conninfo)
     try:
         timeout = ceil(config.store_timeout)
@@ -73,10 +56,7 @@ def open_store(config: Config) -> PostgreSQLStore:
     Where the database cannot be reached now, the daemon starts all the same, and waits for it.
     """
     conninfo = connection_string(config)
-    if config.client_keytab is not None:
-        # libpq authenticates with tickets of its own. They are in memory: the daemon never asks itself.
-        os.environ["KRB5_CLIENT_KTNAME"] = config.client_keytab
-        os.environ["KRB5CCNAME"] = "MEMORY:"
+    use_own_tickets(config)
     source = key_files(config)
     keys = source.read()
     database = Database(conninfo, config.store_timeout, config.stale_reads)
