@@ -82,7 +82,7 @@ async def gather(administration: Administration) -> dict[str, Any]:
         },
         "removed_ccaches": dict(engine.removals.ccaches),
         "removed_tickets": dict(engine.removals.tickets),
-        "watchers": len(engine.watchers),
+        "watchers": sum(watcher.is_client for watcher in engine.watchers),
         "tracers": len(administration.dispatcher.tracers),
     }
 

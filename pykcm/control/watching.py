@@ -1,11 +1,12 @@
 """The requests watch and trace: events of ccaches, and each KCM request with its reply, as they happen."""
 
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from pykcm.control.calls import MOST_CONNECTIONS, Call
+from pykcm.control.calls import MOST_CONNECTIONS, Administration, Call
 from pykcm.control.messages import ControlError, ErrorCode
 from pykcm.control.records import Uid
 
@@ -20,7 +21,8 @@ _MOST_FOLLOWERS = MOST_CONNECTIONS // 2
 def _check_number(call: Call) -> None:
     """Keep connections free for other requests, because following never ends; raises ControlError."""
     administration = call.administration
-    followers = len(administration.engine.watchers) + len(administration.dispatcher.tracers)
+    watchers = sum(watcher.is_client for watcher in administration.engine.watchers)
+    followers = watchers + len(administration.dispatcher.tracers)
     if followers >= _MOST_FOLLOWERS:
         raise ControlError(ErrorCode.BUSY, f"{_MOST_FOLLOWERS} watch or trace already")
 
@@ -53,11 +55,26 @@ async def watch(call: Call) -> AsyncIterator[Any]:
     watcher = Watch(report, unconstrained_default)
     watchers.add(watcher, queue.fail)
     try:
-        yield {"watching": True}
-        while True:
-            yield await queue.next()
+        async with _remote_changes(call.administration):
+            yield {"watching": True}
+            while True:
+                yield await queue.next()
     finally:
         watchers.discard(watcher)
+
+
+def _remote_changes(administration: Administration) -> AbstractAsyncContextManager[None]:
+    """Within it, changes of other hosts are reported as well, if the store is shared."""
+    engine, sharing = administration.engine, administration.store.sharing
+    if sharing is None:
+        return nullcontext()
+    from pykcm.control.snapshots import unconstrained_default  # noqa: PLC0415 - as above
+    from pykcm.engine.remote_changes import RemoteChanges  # noqa: PLC0415
+
+    for observer in engine.watchers:
+        if isinstance(observer, RemoteChanges):
+            return observer.watched()
+    return RemoteChanges(engine, sharing, unconstrained_default).watched()
 
 
 class TraceArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -71,8 +71,11 @@ class Changed(NamedTuple):
 class Watch:
     """Reports events. `report` is called with each event when it is durable; it must not wait.
 
-    `default_of` returns the name of a collection's default, as peers of its UID get it.
+    `default_of` returns the name of a collection's default, as peers of its UID get it. `is_client`: whether
+    it is a client's, and not a part of the daemon.
     """
+
+    is_client = True
 
     def __init__(self, report: Callable[[Event], None], default_of: Callable[[Collection], bytes]) -> None:
         self._report = report
