@@ -12,6 +12,9 @@ from pykcm.protocol.credential import Credential
 from pykcm.store.interface import Store
 from pykcm.store.keys import Key
 from pykcm.store.memory import MemoryStore
+from pykcm.store.postgresql.database import Database
+from pykcm.store.postgresql.sealing import Sealer
+from pykcm.store.postgresql.store import PostgreSQLStore
 from pykcm.store.sqlcipher.store import SQLCipherStore
 from tests.disk.faults import compile_faults
 from tests.parallel import (
@@ -20,8 +23,12 @@ from tests.parallel import (
     pytest_runtest_protocol,
 )
 from tests.processes import clean_environment
+from tests.store.postgresql.server import SHARED_KEY, empty_database, running_database
 
 __all__ = ["pytest_collection_modifyitems", "pytest_report_to_serializable", "pytest_runtest_protocol"]
+
+# In seconds: no test on a loaded machine waits for so long.
+_STORE_TIMEOUT = 20.0
 
 clean_environment()
 
@@ -79,10 +86,35 @@ def open_sqlcipher(tmp_path: Path, key: Key) -> Iterator[Callable[[], SQLCipherS
         store.close()
 
 
-@pytest.fixture(params=["memory", "sqlcipher"])
-def store(request: pytest.FixtureRequest, open_sqlcipher: Callable[[], SQLCipherStore]) -> Store:
+@pytest.fixture(scope="session")
+def shared_database() -> Iterator[str]:
+    """The connection string of a PostgreSQL database with the schema, for the tests of one process."""
+    with running_database() as conninfo:
+        yield conninfo
+
+
+@pytest.fixture
+def open_postgresql(shared_database: str) -> Iterator[Callable[[], PostgreSQLStore]]:
+    """A function that opens the shared store of one more host; its database is empty at first."""
+    opened: list[PostgreSQLStore] = []
+    empty_database(shared_database)
+
+    def open_it() -> PostgreSQLStore:
+        opened.append(PostgreSQLStore(Database(shared_database, _STORE_TIMEOUT), Sealer([SHARED_KEY])))
+        return opened[-1]
+
+    yield open_it
+    for store in opened:
+        store.close()
+
+
+@pytest.fixture(params=["memory", "sqlcipher", "postgresql"])
+def store(request: pytest.FixtureRequest) -> Store:
     """An empty store, of each kind in turn."""
-    return MemoryStore() if request.param == "memory" else open_sqlcipher()
+    if request.param == "memory":
+        return MemoryStore()
+    store: Store = request.getfixturevalue(f"open_{request.param}")()
+    return store
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ import pytest
 
 from pykcm.control.messages import ControlError, ErrorCode
 from pykcm.store.interface import Store
-from pykcm.store.memory import MemoryStore
+from pykcm.store.sqlcipher.store import SQLCipherStore
 from tests.control.controlling import Controlling
 from tests.peer.mcs import CONTAINER_1, HOST, HOST_LOW, Mcs
 from tests.server.asking import Server
@@ -22,13 +22,13 @@ def trouble(control: Controlling, request: str, label: str | None = None, **argu
 
 
 @pytest.fixture
-def is_in_memory(store: Store) -> bool:
-    return isinstance(store, MemoryStore)
+def has_no_files(store: Store) -> bool:
+    return not isinstance(store, SQLCipherStore)
 
 
-def test_backup_sends_size_data_and_checksum(control: Controlling, *, is_in_memory: bool) -> None:
+def test_backup_sends_size_data_and_checksum(control: Controlling, *, has_no_files: bool) -> None:
     """The size, then as many bytes; the end has their SHA-256 and the place of the key."""
-    if is_in_memory:
+    if has_no_files:
         assert trouble(control, "backup") == ErrorCode.UNSUPPORTED
         return
     first, *items = control.ask("backup")
@@ -38,9 +38,9 @@ def test_backup_sends_size_data_and_checksum(control: Controlling, *, is_in_memo
     assert control.summary["size"] == len(content)
 
 
-def test_rekey_reports_the_place_of_the_key(control: Controlling, *, is_in_memory: bool) -> None:
+def test_rekey_reports_the_place_of_the_key(control: Controlling, *, has_no_files: bool) -> None:
     """The end has the place of the given key."""
-    if is_in_memory:
+    if has_no_files:
         assert trouble(control, "rekey") == ErrorCode.UNSUPPORTED
         return
     control.ask("rekey", key=KEY)
@@ -49,9 +49,9 @@ def test_rekey_reports_the_place_of_the_key(control: Controlling, *, is_in_memor
     assert control.summary == {"key": place, "place": place, "credential": False, "pending": False}
 
 
-def test_rekey_refuses_invalid_keys(control: Controlling, *, is_in_memory: bool) -> None:
+def test_rekey_refuses_invalid_keys(control: Controlling, *, has_no_files: bool) -> None:
     """The present key, and a key of a wrong size, are refused."""
-    if is_in_memory:
+    if has_no_files:
         return
     control.ask("rekey", key=KEY)
     assert trouble(control, "rekey", key=KEY) == ErrorCode.UNSUPPORTED
@@ -60,10 +60,10 @@ def test_rekey_refuses_invalid_keys(control: Controlling, *, is_in_memory: bool)
 
 @pytest.mark.parametrize("request_", ["backup", "rekey"])
 def test_confined_root_may_neither_back_up_nor_rekey(
-    store: Store, *, request_: str, is_in_memory: bool
+    store: Store, *, request_: str, has_no_files: bool
 ) -> None:
     """Root without some categories may neither copy all ccaches nor change the key."""
-    if is_in_memory:
+    if has_no_files:
         return
     with asyncio.Runner() as runner:
         control = Controlling(Server(runner, store, policy=Mcs()))

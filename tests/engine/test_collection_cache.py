@@ -20,7 +20,7 @@ from pykcm.store.tree import Put, ccache_name, ccaches_container
 from tests.builders import ALICE, TGS, changed, credential_bytes, peer, principal_bytes, refused, service
 from tests.server.asking import ScriptedStore, Server, answer, frame, unpack
 from tests.server.waiting import settle, until
-from tests.storing import commit_changes
+from tests.storing import EMBEDDED_STORES, commit_changes
 
 
 @pytest.fixture
@@ -77,6 +77,7 @@ def test_max_ccaches_counts_stored_ccaches_after_a_restart(runner: asyncio.Runne
     again.ask_as(3000).initialize(b"3000", ALICE)
 
 
+@EMBEDDED_STORES
 def test_unreadable_ccache_counts_until_it_is_destroyed(runner: asyncio.Runner, store: Store) -> None:
     """A ccache that cannot be read counts until it is destroyed, whether or not it was read."""
     name = ccache_name(bytes(16), b"1000")

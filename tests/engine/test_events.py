@@ -32,7 +32,7 @@ from tests.peer.mcs import CONTAINER_1, HOST, Mcs
 from tests.server.asking import Asking, Server
 from tests.server.listening import NOOP, UID, Listen
 from tests.server.waiting import until
-from tests.storing import commit_changes, secrets_of
+from tests.storing import EMBEDDED_STORES, commit_changes, secrets_of
 
 
 @pytest.fixture
@@ -181,6 +181,7 @@ def test_reaped_ccache_is_reported_as_expired(server: Server, alice: Asking, eve
     assert events.take() == [(Kind.EXPIRED, b"1000", "expired_retention")]
 
 
+@EMBEDDED_STORES
 def test_destroyed_damaged_ccache_is_reported(server: Server, alice: Asking, store: Store) -> None:
     """The destruction of a ccache that cannot be read is an event."""
     alice.initialize(b"1000", ALICE)

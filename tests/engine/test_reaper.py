@@ -17,7 +17,7 @@ from tests.builders import ALICE, TGS, changed, refused, ticket
 from tests.engine.reaping import DUE, ENDS, LASTING, RETENTION, TICKET, fill, reap
 from tests.server.asking import Server
 from tests.server.programs import listed
-from tests.storing import commit_changes, secrets_of
+from tests.storing import EMBEDDED_STORES, commit_changes, secrets_of
 
 
 @pytest.mark.parametrize("in_memory", [True, False], ids=["in memory", "not in memory"])
@@ -181,6 +181,7 @@ def test_unreadable_ccache_is_kept(broken: Server, caplog: pytest.LogCaptureFixt
         broken.ask_as(1000).get_principal(b"1000:broken")
 
 
+@EMBEDDED_STORES
 def test_secret_of_another_kind_is_kept(server: Server) -> None:
     """A secret with an expiry that is not a ccache is kept, and ccaches are removed."""
     strange = Put(ccaches_container(1000), "no ccache", b"{}", 1)

@@ -11,7 +11,7 @@ from tests.builders import ALICE, credential_bytes, principal, ticket
 from tests.engine.reaping import DUE, ENDS, LASTING, RETENTION, fill, reaper_of
 from tests.server.asking import Server
 from tests.server.programs import listed
-from tests.storing import commit_changes, secrets_of
+from tests.storing import EMBEDDED_STORES, commit_changes, secrets_of
 
 
 def forget_expiries(server: Server, uid: int) -> None:
@@ -39,6 +39,7 @@ def run_at(server: Server, *times: int) -> None:
 ENTRY = credential_bytes(principal("Encrypted/Credentials/v1@X-GSSPROXY:"), times=(0, 0, 0, 0))
 
 
+@EMBEDDED_STORES
 def test_expiries_of_an_older_version_are_corrected(server: Server) -> None:
     """After a restart, ccaches that never expired because of an entry in them expire, and no others do."""
     fill(server, 1000, 2000, 3000)
@@ -63,6 +64,7 @@ def test_expiries_of_an_older_version_are_corrected(server: Server) -> None:
     assert listed(server.restarted().ask_as(1000)) == [b"1000:unending"]
 
 
+@EMBEDDED_STORES
 def test_expiries_are_corrected_once(server: Server) -> None:
     """The reaper reads ccaches without expiry once, and no others."""
     fill(server, 1000, 2000, blob=LASTING)
@@ -76,6 +78,7 @@ def test_expiries_are_corrected_once(server: Server) -> None:
     assert server.store.loads == []
 
 
+@EMBEDDED_STORES
 def test_failed_correction_of_expiries_is_tried_again(
     server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -13,6 +13,7 @@ from tests.builders import ALICE, peer
 from tests.engine.reaping import DUE, LASTING, TICKET, reaper_of
 from tests.server.asking import Asking, Server, answer, frame, unpack
 from tests.server.waiting import settle, until
+from tests.storing import EMBEDDED_STORES
 
 
 class Sleep:
@@ -40,6 +41,7 @@ async def ended(task: asyncio.Task[Any]) -> None:
     assert task.cancelled()
 
 
+@EMBEDDED_STORES
 async def test_reaper_runs_after_start_and_by_interval(server: Server) -> None:
     """The reaper runs soon after the start and after each interval, also after a failed round."""
     await fill_in_loop(server, 1000)

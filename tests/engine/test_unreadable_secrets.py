@@ -27,7 +27,7 @@ from tests.builders import (
     refused,
 )
 from tests.server.asking import Server
-from tests.storing import commit_changes, secrets_of
+from tests.storing import EMBEDDED_STORES, commit_changes, secrets_of
 
 GOOD, BROKEN = b"1000", b"1000:broken"
 TGT = credential_bytes(TGS)
@@ -187,6 +187,7 @@ def test_unreadable_default_ccache_can_be_destroyed(
     assert asking.get_principal(asking.get_default_cache()) == ALICE
 
 
+@EMBEDDED_STORES
 def test_secrets_without_a_ccache_are_kept(
     runner: asyncio.Runner, store: Store, secrets: list[Secret], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -209,6 +210,7 @@ def test_secrets_without_a_ccache_are_kept(
     assert all(Secret(*put) in kept for put in strange)
 
 
+@EMBEDDED_STORES
 def test_second_ccache_or_equal_credential_is_ignored(
     runner: asyncio.Runner, store: Store, secrets: list[Secret], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -230,6 +232,7 @@ def test_second_ccache_or_equal_credential_is_ignored(
     assert asking.get_cred_list(BROKEN) == []
 
 
+@EMBEDDED_STORES
 @pytest.mark.parametrize("name", ["not a UUID", "00", "0 " * 16])
 def test_credential_without_a_uuid_counts_as_unreadable(
     runner: asyncio.Runner, store: Store, secrets: list[Secret], name: str, caplog: pytest.LogCaptureFixture
@@ -243,6 +246,7 @@ def test_credential_without_a_uuid_counts_as_unreadable(
     assert_destroyed(server)
 
 
+@EMBEDDED_STORES
 def test_names_of_unreadable_secrets_are_escaped_in_the_log(
     runner: asyncio.Runner, store: Store, secrets: list[Secret], caplog: pytest.LogCaptureFixture
 ) -> None:

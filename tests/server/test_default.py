@@ -15,7 +15,7 @@ from pykcm.store.tree import DEFAULT, Put, uid_container
 from tests.builders import ALICE, BOB, HTTP, credential_bytes, refused, ticket
 from tests.server.asking import Asking, Server, answer, frame
 from tests.server.programs import fill, kdestroy, kinit, kinit_another, klist
-from tests.storing import commit_changes, secrets_of
+from tests.storing import EMBEDDED_STORES, commit_changes, secrets_of
 
 SHORT, LONG = ticket(ends=5000).blob, ticket(ends=9000).blob
 EXPIRED = ticket(ends=1400).blob
@@ -214,6 +214,7 @@ def test_kdestroy_counts_on_the_same_connection_only(server: Server) -> None:
     assert server.connect(1000, OTHER).get_default_cache() == b"1000:a"
 
 
+@EMBEDDED_STORES
 def test_failed_kdestroy_changes_nothing(server: Server) -> None:
     """A kdestroy that could not be stored has changed nothing."""
     fill(server.ask_as(1000), b"1000", LONG)
@@ -274,6 +275,7 @@ def test_asking_for_the_default_writes_nothing(server: Server) -> None:
     assert server.runner.run(secrets_of(server.store, 1000)) == []
 
 
+@EMBEDDED_STORES
 def test_default_is_found_without_waiting(server: Server) -> None:
     """A collection in memory answers in a plain call, also if the default is a substitute."""
     asking = server.connect(1000, SHELL)

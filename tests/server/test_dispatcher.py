@@ -35,6 +35,7 @@ from tests.builders import (
 from tests.ccaches.contents import contents
 from tests.server.asking import Asking, Server, frame, unpack
 from tests.server.waiting import settle, until
+from tests.storing import EMBEDDED_STORES
 
 TICKET = credential_bytes(TGS)
 HTTP_TICKET = credential_bytes(HTTP)
@@ -199,6 +200,7 @@ def test_failed_move_changes_neither_user(server: Server, root: Asking) -> None:
     assert root.get_principal(b"2000") == BOB
 
 
+@EMBEDDED_STORES
 @pytest.mark.parametrize(
     "error", [StoreError("full", errno.ENOSPC), StoreError("damaged"), ZeroDivisionError()], ids=repr
 )

@@ -30,6 +30,7 @@ from tests.builders import service as nth_service
 from tests.server.asking import Asking, Server
 from tests.server.listening import NOOP, Listen, request
 from tests.server.waiting import until
+from tests.storing import EMBEDDED_STORES
 
 
 def count(server: Server, opcode: Opcode) -> int:
@@ -92,6 +93,7 @@ def test_failed_commits_are_counted(server: Server, alice: Asking) -> None:
     assert (committer.failures, committer.is_failing, sum(committer.commits.buckets)) == (1, False, 1)
 
 
+@EMBEDDED_STORES
 def test_commits_are_counted_by_the_size_of_their_batch(server: Server) -> None:
     """A commit is counted by the number of operations that it made durable."""
     requests = [(uid, Opcode.INITIALIZE, b"%d\0" % uid + principal_bytes(ALICE)) for uid in (1, 2, 3, 4, 5)]

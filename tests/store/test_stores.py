@@ -1,6 +1,7 @@
 """The Store interface: each test runs on each store."""
 
 from collections.abc import Callable, Iterable
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -22,9 +23,18 @@ from pykcm.store.tree import (
     ccaches_container,
     uid_container,
 )
-from tests.storing import commit_changes, secrets_of
+from tests.storing import EMBEDDED_STORES, commit_changes, secrets_of
 
 UUID = bytes(range(16))
+
+
+def uuid_of(name: bytes) -> bytes:
+    """The UUID of a ccache, of which no other name has the same."""
+    return sha256(name).digest()[:16]
+
+
+# The names of credentials: each is a UUID.
+A, B, C, D = (bytes([letter] * 16).hex() for letter in b"abcd")
 
 NAMES = [
     b"1000",
@@ -45,11 +55,16 @@ async def commit(store: Store, *changes: SecretChange) -> None:
 
 
 def put_ccache(uid: int, name: bytes, value: bytes = b"{}") -> Put:
-    return Put(ccaches_container(uid), ccache_name(UUID, name), value)
+    return Put(ccaches_container(uid), ccache_name(uuid_of(name), name), value)
 
 
 def put_credential(uid: int, name: bytes, credential: str, value: bytes) -> Put:
-    return Put(ccache_container(uid, UUID, name), credential, value)
+    return Put(credentials(uid, name), credential, value)
+
+
+def credentials(uid: int, name: bytes) -> str:
+    """The container of a ccache's credentials."""
+    return ccache_container(uid, uuid_of(name), name)
 
 
 def values(secrets: Iterable[Secret]) -> list[bytes]:
@@ -66,107 +81,113 @@ async def test_empty_store_has_nothing(store: Store) -> None:
 
 async def test_secrets_come_back_in_order(store: Store) -> None:
     """Secrets come back as they were put, those of a container in the order of their first put."""
-    container = ccache_container(1000, UUID, b"1000")
-    for name in ("c", "a", "b"):
-        await commit(store, Put(container, name, name.encode() * 3))
+    await commit(store, put_ccache(1000, b"1000"))
+    for name in (C, A, B):
+        await commit(store, put_credential(1000, b"1000", name, name.encode()))
     assert await secrets_of(store, 1000) == [
-        Secret(container, "c", b"ccc"),
-        Secret(container, "a", b"aaa"),
-        Secret(container, "b", b"bbb"),
+        Secret(*put_ccache(1000, b"1000")),
+        *(Secret(credentials(1000, b"1000"), name, name.encode()) for name in (C, A, B)),
     ]
 
 
 async def test_value_may_be_any_bytes(store: Store) -> None:
     """A value may be any bytes, none or many."""
-    every_byte = bytes(range(256))
-    large = bytes(1 << 20)
-    await commit(
-        store, *[Put(uid_container(1), str(n), value) for n, value in enumerate([b"", every_byte, large])]
-    )
-    assert values(await secrets_of(store, 1)) == [b"", every_byte, large]
+    written = [b"", bytes(range(256)), bytes(1 << 20)]
+    puts = [put_credential(1, b"1", name, value) for name, value in zip((A, B, C), written, strict=True)]
+    await commit(store, put_ccache(1, b"1", b"\0"), *puts)
+    assert values(await secrets_of(store, 1)) == [b"\0", *written]
 
 
 async def test_replaced_secret_keeps_its_place(store: Store) -> None:
     """A Put of an existing secret replaces it in its place."""
-    container = ccache_container(1000, UUID, b"1000")
-    await commit(store, *[Put(container, name, b"old") for name in "abc"])
-    await commit(store, Put(container, "a", b"new"))
-    await commit(store, Put(container, "b", b"first"), Put(container, "b", b"second"))
-    assert values(await secrets_of(store, 1000)) == [b"new", b"second", b"old"]
+    await commit(store, put_ccache(1000, b"1000"))
+    await commit(store, *[put_credential(1000, b"1000", name, b"old") for name in (A, B, C)])
+    await commit(store, put_credential(1000, b"1000", A, b"new"))
+    await commit(store, *[put_credential(1000, b"1000", B, value) for value in (b"first", b"second")])
+    assert values(await secrets_of(store, 1000))[1:] == [b"new", b"second", b"old"]
 
 
 async def test_secret_put_again_is_at_the_end(store: Store) -> None:
     """A secret that was deleted and put again is at the end, also if it was the last one before."""
-    container = ccache_container(1000, UUID, b"1000")
-    await commit(store, *[Put(container, name, name.encode()) for name in "abc"])
-    await commit(store, Delete(container, "a"), Put(container, "a", b"again"))
-    assert values(await secrets_of(store, 1000)) == [b"b", b"c", b"again"]
-    await commit(store, Delete(container, "a"), Put(container, "d", b"d"), Put(container, "a", b"a"))
-    assert values(await secrets_of(store, 1000)) == [b"b", b"c", b"d", b"a"]
+    container = credentials(1000, b"1000")
+    await commit(store, put_ccache(1000, b"1000"))
+    await commit(store, *[Put(container, name, name.encode()) for name in (A, B, C)])
+    await commit(store, Delete(container, A), Put(container, A, b"again"))
+    assert values(await secrets_of(store, 1000))[1:] == [B.encode(), C.encode(), b"again"]
+    await commit(store, Delete(container, A), Put(container, D, b"d"), Put(container, A, b"a"))
+    assert values(await secrets_of(store, 1000))[1:] == [B.encode(), C.encode(), b"d", b"a"]
 
 
 async def test_changes_of_a_commit_are_made_in_order(store: Store) -> None:
     """A secret deleted and put in one commit exists; one put and deleted does not."""
-    container = uid_container(1000)
-    await commit(store, Put(container, "gone", b""), Delete(container, "gone"))
-    await commit(store, Delete(container, "here"), Put(container, "here", b"x"))
-    await commit(
-        store, Put(container, "swept", b""), DeleteContainer(container), Put(container, "after", b"y")
-    )
-    assert await secrets_of(store, 1000) == [Secret(container, "after", b"y")]
+    container = credentials(1000, b"1000")
+    ccache = put_ccache(1000, b"1000")
+    await commit(store, ccache, Put(container, A, b""), Delete(container, A))
+    await commit(store, Delete(container, B), Put(container, B, b"x"))
+    await commit(store, Put(container, C, b""), DeleteContainer(container), Put(container, D, b"y"))
+    assert await secrets_of(store, 1000) == [Secret(*ccache), Secret(container, D, b"y")]
 
 
 async def test_deleting_a_missing_secret_changes_nothing(store: Store) -> None:
     """Deleting a missing secret or container is no error."""
     await commit(store, put_ccache(1000, b"1000"))
-    await commit(store, Delete(ccaches_container(1000), "missing"), Delete(uid_container(7), "missing"))
+    missing = ccache_name(UUID, b"1000:missing")
+    await commit(store, Delete(ccaches_container(1000), missing), Delete(uid_container(7), "default"))
     await commit(
-        store, DeleteContainer(uid_container(7)), DeleteContainer(ccaches_container(1000) + "/missing")
+        store, DeleteContainer(uid_container(7)), DeleteContainer(ccaches_container(1000) + f"/{missing}")
     )
     assert len(await secrets_of(store, 1000)) == 1
     assert await secrets_of(store, 7) == []
     assert await store.uids() == [1000]
 
 
-async def test_delete_container_spares_containers_below(store: Store) -> None:
-    """DeleteContainer deletes the container's own secrets, and none below or beside it."""
-    await commit(
-        store,
-        Put(uid_container(1000), "default", b"default"),
-        put_ccache(1000, b"1000"),
-        put_credential(1000, b"1000", "a", b"credential"),
-    )
-    await commit(store, DeleteContainer(ccaches_container(1000)))
-    assert sorted(values(await secrets_of(store, 1000))) == [b"credential", b"default"]
+async def test_delete_container_spares_other_containers(store: Store) -> None:
+    """DeleteContainer deletes the container's own secrets, and none below or next to it."""
+    default = Put(uid_container(1000), "default", b"default")
+    others = [put_ccache(1000, b"1000:a"), put_credential(1000, b"1000:a", A, b"of the other")]
+    mine = [put_ccache(1000, b"1000", b"mine"), put_credential(1000, b"1000", A, b"credential")]
+    await commit(store, default, *others, *mine)
+    await commit(store, DeleteContainer(credentials(1000, b"1000")))
+    assert sorted(values(await secrets_of(store, 1000))) == [b"default", b"mine", b"of the other", b"{}"]
     await commit(store, DeleteContainer(uid_container(1000)))
+    assert sorted(values(await secrets_of(store, 1000))) == [b"mine", b"of the other", b"{}"]
+
+
+@EMBEDDED_STORES
+async def test_delete_container_spares_containers_below(store: Store) -> None:
+    """The credentials of a ccache stay when the container of ccaches is deleted."""
+    await commit(store, put_ccache(1000, b"1000"), put_credential(1000, b"1000", A, b"credential"))
+    await commit(store, DeleteContainer(ccaches_container(1000)))
     assert values(await secrets_of(store, 1000)) == [b"credential"]
 
 
 async def test_rename_container_keeps_order_and_values(store: Store) -> None:
     """After RenameContainer the old path can be used again."""
-    old, new = (ccache_container(1000, UUID, name) for name in (b"1000:old", b"1000:new"))
-    await commit(store, Put(old, "b", b"first"), Put(old, "a", b"second"), Put(old + "/below", "x", b"below"))
-    await commit(store, RenameContainer(old, new), Put(old, "b", b"again"), Put(new, "b", b"replaced"))
-    renamed = [secret for secret in await secrets_of(store, 1000) if secret.container == new]
-    assert renamed == [Secret(new, "b", b"replaced"), Secret(new, "a", b"second")]
-    others = [secret for secret in await secrets_of(store, 1000) if secret.container != new]
-    assert others == [Secret(old + "/below", "x", b"below"), Secret(old, "b", b"again")]
-    await commit(store, DeleteContainer(new), RenameContainer(old, new), RenameContainer(old, new + "2"))
-    assert sorted(await secrets_of(store, 1000)) == sorted(
-        [
-            Secret(new, "b", b"again"),
-            Secret(old + "/below", "x", b"below"),
-        ]
-    )
+    old, new = (credentials(1000, name) for name in (b"1000:old", b"1000:new"))
+    ccaches = [put_ccache(1000, name) for name in (b"1000:old", b"1000:new")]
+    await commit(store, *ccaches, Put(old, B, b"first"), Put(old, A, b"second"))
+    renamed: list[SecretChange] = [DeleteContainer(new), RenameContainer(old, new)]
+    await commit(store, *renamed, Put(old, B, b"again"), Put(new, B, b"replaced"))
+    found = [secret for secret in await secrets_of(store, 1000) if secret.container in {old, new}]
+    assert [secret for secret in found if secret.container == new] == [
+        Secret(new, B, b"replaced"),
+        Secret(new, A, b"second"),
+    ]
+    assert [secret for secret in found if secret.container == old] == [Secret(old, B, b"again")]
+    await commit(store, *renamed)
+    found = [secret for secret in await secrets_of(store, 1000) if secret.container in {old, new}]
+    assert found == [Secret(new, B, b"again")]
 
 
 async def test_rename_container_moves_secrets_to_another_uid(store: Store) -> None:
     """RenameContainer moves secrets from one UID's container to another's."""
-    old, new = ccache_container(1000, UUID, b"1000"), ccache_container(2000, UUID, b"2000")
-    await commit(store, Put(old, "a", b"1"), Put(old, "b", b"2"))
-    await commit(store, RenameContainer(old, new))
-    assert await secrets_of(store, 1000) == []
-    assert await secrets_of(store, 2000) == [Secret(new, "a", b"1"), Secret(new, "b", b"2")]
+    old, new = credentials(1000, b"1000"), credentials(2000, b"2000")
+    await commit(store, put_ccache(1000, b"1000"), Put(old, A, b"1"), Put(old, B, b"2"))
+    await commit(store, put_ccache(2000, b"2000"))
+    await commit(store, DeleteContainer(new), RenameContainer(old, new))
+    assert len(await secrets_of(store, 1000)) == 1
+    moved = [secret for secret in await secrets_of(store, 2000) if secret.container == new]
+    assert moved == [Secret(new, A, b"1"), Secret(new, B, b"2")]
 
 
 async def test_load_spares_uids_with_a_common_prefix(store: Store) -> None:
@@ -177,15 +198,15 @@ async def test_load_spares_uids_with_a_common_prefix(store: Store) -> None:
             store,
             Put(uid_container(uid), "default", b"default %d" % uid),
             put_ccache(uid, b"%d" % uid, b"ccache %d" % uid),
-            put_credential(uid, b"%d" % uid, "a", b"credential %d" % uid),
+            put_credential(uid, b"%d" % uid, A, b"credential %d" % uid),
         )
     for uid in everyone:
         mine = [b"default %d" % uid, b"ccache %d" % uid, b"credential %d" % uid]
         assert values(await secrets_of(store, uid)) == mine
     assert await store.uids() == sorted(everyone)
     assert await store.count_ccaches() == len(everyone)
-    await commit(store, DeleteContainer(ccaches_container(1)), DeleteContainer(uid_container(1)))
-    assert values(await secrets_of(store, 1)) == [b"credential 1"]
+    await commit(store, DeleteContainer(credentials(1, b"1")), DeleteContainer(uid_container(1)))
+    assert values(await secrets_of(store, 1)) == [b"ccache 1"]
     assert len(await secrets_of(store, 10)) == len(await secrets_of(store, 100)) == 3
 
 
@@ -194,17 +215,17 @@ async def test_ccache_name_may_be_any_bytes(store: Store, name: bytes) -> None:
     """A ccache's name may be any bytes except NUL: its secrets are its own and can be deleted."""
     others = [put_ccache(1000, other, other) for other in NAMES if other != name]
     await commit(store, *others)
-    await commit(store, put_ccache(1000, name, b"mine"), put_credential(1000, name, "a", b"credential"))
+    await commit(store, put_ccache(1000, name, b"mine"), put_credential(1000, name, A, b"credential"))
     secrets = await secrets_of(store, 1000)
     assert secrets[-2:] == [
         Secret(*put_ccache(1000, name, b"mine")),
-        Secret(*put_credential(1000, name, "a", b"credential")),
+        Secret(*put_credential(1000, name, A, b"credential")),
     ]
     assert await store.count_ccaches() == len(NAMES)
     await commit(
         store,
-        DeleteContainer(ccache_container(1000, UUID, name)),
-        Delete(ccaches_container(1000), ccache_name(UUID, name)),
+        DeleteContainer(credentials(1000, name)),
+        Delete(ccaches_container(1000), ccache_name(uuid_of(name), name)),
     )
     assert values(await secrets_of(store, 1000)) == [put.value for put in others]
 
@@ -212,11 +233,11 @@ async def test_ccache_name_may_be_any_bytes(store: Store, name: bytes) -> None:
 async def test_uids_have_ccaches(store: Store) -> None:
     """A UID counts while it has a ccache; a default or credentials alone do not count."""
     await commit(store, Put(uid_container(5), "default", b""))
-    await commit(store, put_credential(6, b"6", "a", b""))
+    await commit(store, put_credential(6, b"6", A, b""))
     await commit(store, put_ccache(1000, b"1000"), put_ccache(1000, b"1000:a"), put_ccache(7, b"7"))
     assert await store.uids() == [7, 1000]
     assert await store.count_ccaches() == 3
-    await commit(store, Delete(ccaches_container(7), ccache_name(UUID, b"7")))
+    await commit(store, Delete(ccaches_container(7), ccache_name(uuid_of(b"7"), b"7")))
     await commit(store, DeleteContainer(ccaches_container(1000)))
     assert await store.uids() == []
     assert await store.count_ccaches() == 0
@@ -225,13 +246,13 @@ async def test_uids_have_ccaches(store: Store) -> None:
 async def test_ccache_named_like_a_container_is_counted(store: Store) -> None:
     """A ccache whose name ends like a container's path is counted once, and its credentials are not."""
     name = b"1000:x/ccaches"
-    await commit(store, put_ccache(1000, name), put_credential(1000, name, "a", b""))
+    await commit(store, put_ccache(1000, name), put_credential(1000, name, A, b""))
     assert await store.count_ccaches() == 1
     assert await store.uids() == [1000]
 
 
 def test_store_says_whether_it_is_persistent(store: Store) -> None:
-    """Only the SQLCipher store is persistent."""
+    """Only the memory store is not persistent."""
     assert store.persistent == (not isinstance(store, MemoryStore))
 
 
@@ -249,7 +270,7 @@ async def test_memory_store_forgets_uids_without_secrets() -> None:
     await commit(store, put_ccache(1000, b"1000"), put_credential(1000, b"1000", "a", b""))
     await commit(
         store,
-        DeleteContainer(ccache_container(1000, UUID, b"1000")),
+        DeleteContainer(credentials(1000, b"1000")),
         DeleteContainer(ccaches_container(1000)),
         DeleteContainer(uid_container(1000)),
     )
@@ -264,7 +285,7 @@ async def test_database_has_no_rows_of_uids_without_secrets(
     await commit(store, put_ccache(1000, b"1000"), put_credential(1000, b"1000", "a", b""))
     await commit(
         store,
-        DeleteContainer(ccache_container(1000, UUID, b"1000")),
+        DeleteContainer(credentials(1000, b"1000")),
         DeleteContainer(ccaches_container(1000)),
         DeleteContainer(uid_container(1000)),
     )
@@ -342,6 +363,7 @@ async def test_deleted_secrets_do_not_expire(store: Store) -> None:
     assert [each.expires for each in await expired(store, 50)] == [20]
 
 
+@EMBEDDED_STORES
 async def test_uids_without_expiry_are_returned_in_parts(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

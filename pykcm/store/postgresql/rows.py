@@ -101,7 +101,8 @@ def row_changes(changes: Sequence[SecretChange], renamed: dict[Container, dict[b
                 place = place_of(container, name)
                 if container_of(place).ccache == NIL and place.ccache != NIL:
                     value = name.encode() + _END_OF_NAME + value
-                earlier = effect.written.pop(place, None)
+                # In the place of an earlier one of the same changes: dictionaries keep the order.
+                earlier = effect.written.get(place)
                 is_last = earlier.is_last if earlier else effect.is_gone(place)
                 effect.written[place] = Row(value, expires, is_last)
             case Delete(container, name):

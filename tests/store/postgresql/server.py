@@ -6,11 +6,16 @@ import pwd
 import shutil
 import socket
 import subprocess
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import psycopg
+import pytest
+
+from pykcm.store.postgresql.schema import create
+from pykcm.store.postgresql.sealing import SharedKey
 
 # In Debian's packages the programs are not in PATH.
 _FOLDERS = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
@@ -140,3 +145,38 @@ def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])
+
+
+SHARED_KEY = SharedKey(bytes(range(32)))
+
+
+@contextmanager
+def running_server() -> Iterator[PostgreSQL]:
+    """A server that runs, or the test is skipped."""
+    if bin_folder() is None:
+        pytest.skip("there is no PostgreSQL (Debian: postgresql)")
+    # Not in pytest's folder, to which the server's user has no way.
+    with tempfile.TemporaryDirectory(prefix="pykcm-postgresql-") as folder:
+        Path(folder).chmod(0o711)
+        server = PostgreSQL(Path(folder, "server"))
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop("immediate")
+
+
+@contextmanager
+def running_database() -> Iterator[str]:
+    """The connection string of a database with the schema, on a server of its own."""
+    with running_server() as server:
+        with psycopg.connect(server.conninfo) as connection:
+            create(connection, SHARED_KEY.id, None)
+        yield server.conninfo
+
+
+def empty_database(conninfo: str) -> None:
+    """Remove all ccaches: faster than a new database, or than TRUNCATE, which makes new files."""
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        for table in ("secrets", "collections", "commits"):
+            connection.execute(f"DELETE FROM pykcm.{table}".encode())

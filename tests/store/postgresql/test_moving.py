@@ -24,7 +24,7 @@ from pykcm.store.postgresql.sealing import Sealer
 from pykcm.store.postgresql.store import PostgreSQLStore
 from pykcm.store.sqlcipher.store import SQLCipherStore
 from pykcm.store.tree import Put, Secret, ccache_container, ccache_name, ccaches_container, uid_container
-from tests.builders import ALICE, TGS, ticket
+from tests.builders import ALICE, TGS, changed, ticket
 from tests.server.asking import Server
 from tests.server.programs import listed
 from tests.store.postgresql.conftest import KEY
@@ -58,7 +58,7 @@ def puts_of(uid: int, ccaches: int) -> list[Put]:
         container = ccache_container(uid, uuid, name)
         puts += [
             Put(container, os.urandom(16).hex(), ticket(ends=2_000_000_000 + number).blob),
-            Put(container, os.urandom(16).hex(), ticket(TGS._replace(realm=b"R%d" % number)).blob),
+            Put(container, os.urandom(16).hex(), ticket(changed(TGS, realm=b"R%d" % number)).blob),
         ]
     return puts
 
