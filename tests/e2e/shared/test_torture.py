@@ -68,6 +68,7 @@ def test_all_answers_are_linearizable_whatever_fails(stack: ExitStack, servers: 
         # At even distances, whatever the speed is.
         _await_calls(clients, OPERATIONS * number // (len(planned) + 1))
         site.disturb(kind)
+    _await_calls(clients, OPERATIONS)
     wait_until(lambda: _have_ended(clients))
     recorded = [each for client in clients for each in client.calls()]
     for uid in _UIDS:
@@ -83,7 +84,12 @@ def test_all_answers_are_linearizable_whatever_fails(stack: ExitStack, servers: 
 
 def _await_calls(clients: list[Client], number: int) -> None:
     """Return when the clients have made so many calls together, or all of theirs."""
-    wait_until(lambda: sum(client.done for client in clients) >= number or _have_ended(clients))
+    while (done := _done(clients)) < number and not _have_ended(clients):
+        wait_until(lambda done=done: _done(clients) > done or _have_ended(clients))  # type: ignore[misc]
+
+
+def _done(clients: list[Client]) -> int:
+    return sum(client.done for client in clients)
 
 
 def _have_ended(clients: list[Client]) -> bool:
