@@ -42,8 +42,22 @@ class Recorded(NamedTuple):
     call: Call[CollectionState]
 
 
+class Signal:
+    """Tells other processes once that something has happened. It is made before they are forked."""
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, 1)
+
+    def set(self) -> None:
+        self._memory[0] = 1
+
+    @property
+    def is_set(self) -> bool:
+        return bool(self._memory[0])
+
+
 class Client:
-    """A process that makes `operations` calls as `uid`, then ends."""
+    """A process that makes at least `operations` calls as `uid`, and goes on until `over` is set."""
 
     def __init__(
         self,
@@ -53,7 +67,9 @@ class Client:
         operations: int,
         seed: int,
         folder: Path,
+        over: Signal,
     ) -> None:
+        self._over = over
         self.number = number
         self.uid = uid
         self._path = folder / f"client{number}"
@@ -91,7 +107,9 @@ class Client:
                     os.setgroups([])
                     os.setgid(self.uid)
                     os.setuid(self.uid)
-                result = _Calls(self.number, self.uid, sockets, seed, self._count).make(operations)
+                result = _Calls(self.number, self.uid, sockets, seed, self._count).make(
+                    operations, self._over
+                )
                 pickle.dump(result, file)
         except BaseException:  # noqa: BLE001 - the parent shows it
             with self._path.open("wb") as file:
@@ -111,8 +129,8 @@ class _Calls:
         self._connection: KcmClient | None = None
         self.recorded: list[Recorded] = []
 
-    def make(self, operations: int) -> list[Recorded]:
-        while len(self.recorded) < operations:
+    def make(self, operations: int, over: Signal) -> list[Recorded]:
+        while len(self.recorded) < operations or not over.is_set:
             self._connect(self._rng.randrange(len(self._sockets)))
             for _ in range(self._rng.randint(1, _WITH_ONE_HOST)):
                 if not self._call(self._operations.make()):

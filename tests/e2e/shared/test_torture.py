@@ -23,7 +23,7 @@ from .disturbances import Site
 from .hosts import Host, by_tcp
 from .linearizability import check
 from .proxy import Proxy
-from .recording import Client, Recorded, read_everything
+from .recording import Client, Recorded, Signal, read_everything
 from .servers import Server
 
 OPERATIONS = int(os.environ.get("PYKCM_SHARED_OPERATIONS", "20000"))
@@ -47,8 +47,9 @@ def test_all_answers_are_linearizable_whatever_fails(stack: ExitStack, servers: 
     folder = stack.enter_context(public_folder())
     paths = [folder / f"host{number}/kcm.sock" for number in range(_HOSTS)]
     # Before there are threads: a process that is forked has none of them, and the locks that they hold.
+    over = Signal()
     clients = [
-        Client(number, _UIDS[number % len(_UIDS)], paths, -(-OPERATIONS // _CLIENTS), SEED, folder)
+        Client(number, _UIDS[number % len(_UIDS)], paths, -(-OPERATIONS // _CLIENTS), SEED, folder, over)
         for number in range(_CLIENTS)
     ]
     for client in clients:
@@ -68,6 +69,7 @@ def test_all_answers_are_linearizable_whatever_fails(stack: ExitStack, servers: 
         # At even distances, whatever the speed is.
         _await_calls(clients, OPERATIONS * number // (len(planned) + 1))
         site.disturb(kind)
+    over.set()
     _await_calls(clients, OPERATIONS)
     wait_until(lambda: _have_ended(clients))
     recorded = [each for client in clients for each in client.calls()]
