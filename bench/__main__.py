@@ -20,9 +20,10 @@ from bench.growth import measure_growth
 from bench.processes import BenchError, say
 from bench.report import file_system, markdown_table, paragraph, write_section
 from bench.rounds import FULL, QUICK, Effort, measure
+from bench.shared import measure_shared
 from bench.slow_disk import measure_slow_disk
 
-_PARTS = ("goals", "growth", "clients", "fairness", "slow-disk")
+_PARTS = ("goals", "growth", "clients", "fairness", "slow-disk", "shared")
 
 # Fewer rounds than for the other parts: longer ones give the percentiles enough samples.
 _FAIRNESS = dataclasses.replace(FULL, rounds=5, seconds=2.0)
@@ -66,7 +67,8 @@ def _parser() -> argparse.ArgumentParser:
         help="goals: the table of goals (default); growth: the costs as the stored data grows; "
         "clients: the time of real Kerberos clients; "
         "fairness: the waits of one user while another floods the daemon, or several attack it (root only); "
-        "slow-disk: the waits of readers while others store and each sync takes 20 ms (root only)",
+        "slow-disk: the waits of readers while others store and each sync takes 20 ms (root only); "
+        "shared: hosts that share a store on PostgreSQL (root only)",
     )
     parser.add_argument(
         "--quick", action="store_true", help="a short run that shows whether everything works"
@@ -189,6 +191,11 @@ def _slow_disk(folder: Path, effort: Effort) -> None:
     _finish("Slow disk", text, folder, effort, printed=text)
 
 
+def _shared(folder: Path, effort: Effort) -> None:
+    text = measure_shared(folder, effort)
+    _finish("Shared store", text, folder, effort, printed=text)
+
+
 def _finish(title: str, text: str, folder: Path, effort: Effort, *, printed: str) -> None:
     is_complete = not (effort.is_quick or effort.only)
     path = write_section(title, text, folder, is_complete=is_complete)
@@ -202,6 +209,7 @@ _RUN = {
     "clients": _clients,
     "fairness": _fairness,
     "slow-disk": _slow_disk,
+    "shared": _shared,
 }
 
 
