@@ -58,7 +58,8 @@ def _open_shared_store(config: Config, at_end: ExitStack) -> tuple[Store, Copies
     folder = StateFolder(Path(config.state_dir))
     at_end.callback(folder.close)
     store = open_store(config)
-    return store, copies_of(store, config), open_clock(folder.path, is_new=False)
+    # A clock that agrees with the database's is right, also at the first start of a host.
+    return store, copies_of(store, config), open_clock(folder.path, is_new=store.clock_agrees)
 
 
 def _copies(store: "SQLCipherStore") -> Copies:

@@ -53,14 +53,14 @@ async def watch(call: Call) -> AsyncIterator[Any]:
 
     watchers = call.administration.engine.watchers
     watcher = Watch(report, unconstrained_default)
-    watchers.add(watcher, queue.fail)
-    try:
-        async with _remote_changes(call.administration):
+    async with _remote_changes(call.administration):
+        watchers.add(watcher, queue.fail)
+        try:
             yield {"watching": True}
             while True:
                 yield await queue.next()
-    finally:
-        watchers.discard(watcher)
+        finally:
+            watchers.discard(watcher)
 
 
 def _remote_changes(administration: Administration) -> AbstractAsyncContextManager[None]:

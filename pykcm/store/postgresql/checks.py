@@ -12,6 +12,7 @@ from pykcm.store.postgresql.schema import PRIVILEGES, VERSION
 _MOST_CLOCK_DIFFERENCE = 10.0
 
 SERVER = "server"
+CLOCK = "clock"
 
 _GRANT_AGAIN = "run the GRANTs of `pykcmctl store init --sql --role NAME`"
 
@@ -152,8 +153,8 @@ def _clock(connection: psycopg.Connection[Any], now: float) -> Finding:
     difference = float(_one(connection, "SELECT extract(epoch FROM clock_timestamp())")) - now
     state = f"the database's differs by {difference:+.1f} s"
     if abs(difference) > _MOST_CLOCK_DIFFERENCE:
-        return Finding("clock", state, "synchronize the clocks of the database and of this host")
-    return Finding("clock", state)
+        return Finding(CLOCK, state, "synchronize the clocks of the database and of this host")
+    return Finding(CLOCK, state)
 
 
 def _names(key_ids: Sequence[bytes]) -> str:

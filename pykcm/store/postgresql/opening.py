@@ -14,7 +14,7 @@ from pykcm.config import Config
 from pykcm.store.copies import Copies, UnsupportedError
 from pykcm.store.disk import KEY
 from pykcm.store.interface import StoreUnusableError
-from pykcm.store.postgresql.checks import SERVER, Finding, findings
+from pykcm.store.postgresql.checks import CLOCK, SERVER, Finding, findings
 from pykcm.store.postgresql.credentials import admin_string, connection_string, use_own_tickets
 from pykcm.store.postgresql.database import Database, name_of
 from pykcm.store.postgresql.keyring import KeyFiles
@@ -60,16 +60,21 @@ def open_store(config: Config) -> PostgreSQLStore:
     source = key_files(config)
     keys = source.read()
     database = Database(conninfo, config.store_timeout, config.stale_reads)
+    clock_agrees = False
     try:
         timeout = ceil(config.store_timeout)
         with closing(psycopg.connect(conninfo, autocommit=True, connect_timeout=timeout)) as connection:
-            _look(database.name, findings(connection, [key.id for key in keys], time()))
+            found = list(findings(connection, [key.id for key in keys], time()))
+        _look(database.name, found)
+        clock_agrees = any(each.subject == CLOCK and not each.way_out for each in found)
     except psycopg.OperationalError as error:
         log.warning(
             "%s: the database cannot be reached: %s; requests are refused until it is back",
             *(database.name, str(error).strip()),
         )
-    return PostgreSQLStore(database, Sealer(keys), source, listens=config.freshness == "notified")
+    store = PostgreSQLStore(database, Sealer(keys), source, listens=config.freshness == "notified")
+    store.clock_agrees = clock_agrees
+    return store
 
 
 def copies_of(store: PostgreSQLStore, config: Config) -> Copies:

@@ -72,6 +72,8 @@ class PostgreSQLStore:
     persistent = True
     needs_task = True
     commits_at_once = COMMITS_AT_ONCE
+    # Whether this host's clock and the database's have shown the same when the store was opened.
+    clock_agrees = False
 
     def __init__(
         self,

@@ -4,6 +4,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import psycopg
 import pytest
 from click.testing import CliRunner, Result
 
+from pykcm import stores
 from pykcm.cli.main import cli
 from pykcm.config import load_config
 from pykcm.store.interface import StoreUnusableError
@@ -216,6 +218,24 @@ def test_clock_that_is_off_is_a_warning(administrator: Administrator) -> None:
         assert not clock(time.time()).way_out
         assert "+100" in clock(time.time() - 100).state
         assert "synchronize" in clock(time.time() + 100).way_out
+
+
+def test_clock_that_agrees_is_believed(
+    administrator: Administrator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A new host's clock is in doubt only if the database's shows something else, or cannot be asked."""
+    administrator.init()
+    with administrator.config.open("a") as config:
+        config.write(f'state_dir = "{tmp_path / "state"}"\n')
+
+    def is_believed() -> bool:
+        with ExitStack() as at_end:
+            _, _, keeper = stores.open_store(load_config(administrator.config), at_end)
+            return keeper.clock.is_believed()
+
+    assert is_believed()
+    monkeypatch.setattr("pykcm.store.postgresql.opening.time", lambda: time.time() + 100)
+    assert not is_believed()
 
 
 def test_keys_during_a_rekey_are_told_apart(administrator: Administrator) -> None:
