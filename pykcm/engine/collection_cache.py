@@ -48,6 +48,8 @@ class CollectionCache:
         # The most recently used one is at the end.
         self._collections: OrderedDict[int, Collection] = OrderedDict()
         self._versions: dict[int, int] = {}
+        # Copies of collections before changes that are not durable, with their versions.
+        self._saved: dict[int, tuple[Collection, int]] = {}
         self._footprints: dict[int, int] = {}
         self._footprint = 0
         # The large ones among them, in the same order.
@@ -118,13 +120,32 @@ class CollectionCache:
     def note_versions(self, versions: Mapping[int, int]) -> None:
         """Note the versions of cached collections after a commit, by UID."""
         self._versions.update(versions)
+        if self._saved:
+            for uid in versions:
+                self._saved.pop(uid, None)
 
     def drop(self, uid: int) -> None:
         """Remove a collection from the cache: the next caller reads it again."""
         self._collections.pop(uid, None)
         self._large.pop(uid, None)
         self._versions.pop(uid, None)
+        self._saved.pop(uid, None)
         self._footprint -= self._footprints.pop(uid, 0)
+
+    def save(self, uid: int) -> None:
+        """Keep a copy of a cached collection, until its next changes are durable or dropped."""
+        self._saved[uid] = (self._collections[uid].copy(self._ccache_count), self._versions[uid])
+
+    def forget_saved(self, uid: int) -> None:
+        self._saved.pop(uid, None)
+
+    def take_saved_back(self, uid: int) -> None:
+        """Drop a collection, and put the copy from before its changes in its place, if there is one."""
+        saved = self._saved.get(uid)
+        self.drop(uid)
+        if saved is not None:
+            self._collections[uid], self._versions[uid] = saved
+            self.weigh(saved[0])
 
     def take_back(self, more: int) -> None:
         """Take back the count of ccaches of a change that was not stored; negative: it removed some."""

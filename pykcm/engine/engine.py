@@ -36,7 +36,6 @@ class Engine:
         self.removals = self._commits.removals
         self.watchers = self._commits.watchers
         self._freshness = store.freshness
-        self._run = self._pipelines.run_checked if store.freshness else self._pipelines.run
 
     def cached(self, uids: Sequence[int]) -> Collections | None:
         """The collections to read at once, if all are in the cache and durable, and nobody changes them.
@@ -68,21 +67,31 @@ class Engine:
                 raise RuntimeError("a function that only reads has changed a collection")
             return result
 
-        return await self.change(uids, read, keep=keep)
+        return await self.change(uids, read, keep=keep, may_change=False)
 
     async def change(
-        self, uids: Sequence[int], function: Callable[[Collections], T], *, keep: bool = False
+        self,
+        uids: Sequence[int],
+        function: Callable[[Collections], T],
+        *,
+        keep: bool = False,
+        may_change: bool = True,
     ) -> T:
         """Return the function's result when all that it has seen and changed is durable; raises StoreError.
 
         Nothing has changed if the function raises an exception or the store refuses. A function that has run
-        may still change something if its caller is cancelled. `keep`: see `read`.
+        may still change something if its caller is cancelled. `keep`: see `read`, which
+        is not `may_change`.
         """
         wanted = tuple(uids)
         while True:
             try:
                 if len(wanted) == 1:
-                    return await self._run(wanted[0], function, keep=keep)
+                    if self._freshness is None:
+                        return await self._pipelines.run(wanted[0], function, keep=keep)
+                    return await self._pipelines.run_checked(
+                        *(self._freshness, wanted[0], function), keep=keep, may_change=may_change
+                    )
                 if len(set(wanted)) == 1:
                     wanted = wanted[:1]
                     continue

@@ -26,7 +26,17 @@ from pykcm.engine.persistence import secret_changes
 from pykcm.engine.uid_queues import Collections, PendingCall, Seen, UidQueue, UidQueues
 from pykcm.logs import LimitedLog
 from pykcm.protocol.codes import KcmError
-from pykcm.store.interface import Committed, Conflict, Entry, Outcome, Refused, Store, StoreError, Unknown
+from pykcm.store.interface import (
+    Committed,
+    Conflict,
+    Entry,
+    Freshness,
+    Outcome,
+    Refused,
+    Store,
+    StoreError,
+    Unknown,
+)
 
 log = logging.getLogger(__name__)
 
@@ -82,17 +92,26 @@ class Pipelines:
         self.commits = commits
         self._tasks: set[asyncio.Task[None]] = set()  # kept, because an event loop holds tasks weakly
 
-    async def run_checked(self, uid: int, function: Callable[[Collections], T], *, keep: bool) -> T:
+    async def run_checked(
+        self,
+        freshness: Freshness,
+        uid: int,
+        function: Callable[[Collections], T],
+        *,
+        keep: bool,
+        may_change: bool,
+    ) -> T:
         """As `run`, for a store that other hosts change: the result counts only for the newest version.
 
         A commit of changes is the check of its own base. A result without changes, or an exception, follows
         from the version in memory. If that is still the newest one, in an answer to a question that was sent
         after the function was handed in, the result was right at that time. Otherwise the function runs
         again, on a version that is no older than this answer.
+
+        A collection is copied before a change: the copy is read from while the store can be neither written
+        nor read.
         """
-        freshness = self._store.freshness
-        assert freshness is not None
-        seen = Seen()
+        seen = Seen(may_change=may_change)
         failure: Exception | None = None
         result: T | None = None
         try:
@@ -105,7 +124,7 @@ class Pipelines:
             newest = await asyncio.ensure_future(freshness.newest_version(uid))
             if newest > seen.version:
                 failure = None
-                return await self.run(uid, function, keep=keep, seen=Seen(newest))
+                return await self.run(uid, function, keep=keep, seen=Seen(newest, may_change=may_change))
         if failure is None:
             return cast("T", result)
         try:
@@ -193,6 +212,8 @@ class Pipelines:
         changes: list[Change] = []
         try:
             before = self.commits.before(collections) if self.commits.watchers else []
+            if call.seen is not None and call.seen.may_change and not queue.pending:
+                self._collection_cache.save(collection.uid)
             call.result = call.function(collections)
             if collection.has_changed:
                 changes = collection.take_changes()
@@ -204,6 +225,8 @@ class Pipelines:
                 if call.seen is not None:
                     # Its commit is the check.
                     call.seen.version = None
+            elif call.seen is not None and not queue.pending:
+                self._collection_cache.forget_saved(collection.uid)
         except BaseException as error:
             call.secrets, call.size = (), 0
             changes += collection.take_changes()
@@ -211,6 +234,8 @@ class Pipelines:
                 # The collection is in memory as the function has left it half-way.
                 self._collection_cache.take_back(added_ccaches(changes))
                 self._forget(queue)
+            elif call.seen is not None and not queue.pending:
+                self._collection_cache.forget_saved(collection.uid)
             if not queue.pending or isinstance(error, CollectionNeededError):
                 raise
             if not isinstance(error, Exception):
@@ -265,7 +290,6 @@ class Pipelines:
         `outcome`: of their first changes. Calls whose changes may be durable (Unknown), or were refused by
         themselves, do not run again, but fail.
         """
-        self._collection_cache.drop(queue.uid)
         for call in queue.pending:
             self._collection_cache.take_back(added_ccaches(call.changes))
         self._collection_cache.forget_count()
@@ -277,6 +301,10 @@ class Pipelines:
         queue.committing = 0
         queue.is_submitted = False
         queue.is_stopped = bool(queue.pending)
+        if queue.is_stopped or type(outcome) is Conflict:
+            self._collection_cache.drop(queue.uid)
+        else:
+            self._collection_cache.take_saved_back(queue.uid)
         if queue.is_stopped:
             self._begin(self._run_pending(queue))
         else:

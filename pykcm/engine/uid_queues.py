@@ -30,13 +30,14 @@ class Seen:
     """The version of a collection that a function has run on.
 
     `least`: memory of an older version is not used. `version`: to be checked; None: it was read or committed
-    after the function was handed in.
+    after the function was handed in. `may_change`: whether the function is one that changes something.
     """
 
-    __slots__ = ("least", "version")
+    __slots__ = ("least", "may_change", "version")
 
-    def __init__(self, least: int = 0) -> None:
+    def __init__(self, least: int = 0, *, may_change: bool = True) -> None:
         self.least = least
+        self.may_change = may_change
         self.version: int | None = None
 
 

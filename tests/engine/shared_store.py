@@ -26,6 +26,7 @@ class SharedStore(MemoryStore):
     """Has a version for each UID; `chance` decides what goes wrong, None: nothing but conflicts.
 
     `known`: the newest versions that hosts know without asking. `questions`: the UIDs asked about.
+    `failure`: of reads and of `outcome`; `outcomes`: of the next entries, which are not made.
     `away`: raised instead of answers; 0: memory counts all the same. `seen` counts the outcomes by their
     names. It needs a task, as a database's library may.
     """
@@ -41,6 +42,8 @@ class SharedStore(MemoryStore):
         self.questions: list[int] = []
         self.away: StoreError | int | None = None
         self.loads = 0
+        self.failure: StoreError | None = None
+        self.outcomes: list[Outcome] = []
         self.seen: Counter[str] = Counter()
 
     @property
@@ -58,6 +61,8 @@ class SharedStore(MemoryStore):
         return self._versions[uid] if self.away is None else 0
 
     async def load(self, uid: int, pause: Pause | None = None) -> Loaded:
+        if self.failure is not None:
+            raise self.failure
         self.loads += 1
         await self._wait()
         return (await super().load(uid))._replace(version=self._versions[uid])
@@ -71,6 +76,8 @@ class SharedStore(MemoryStore):
 
     async def _commit_one(self, entry: Entry) -> Outcome:
         assert entry.id not in self._made, "an id is used once"
+        if self.outcomes:
+            return self.outcomes.pop(0)
         if self._happens(0.05):
             return Refused(StoreError("no space left", errno.ENOSPC))
         is_lost = self._happens(0.1)
@@ -91,6 +98,8 @@ class SharedStore(MemoryStore):
 
     async def outcome(self, entry: Entry) -> Any:
         await self._wait()
+        if self.failure is not None:
+            raise self.failure
         if self._happens(0.2):
             self.seen["undecided"] += 1
             raise StoreError("the database is away")

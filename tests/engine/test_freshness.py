@@ -9,7 +9,7 @@ import pytest
 from pykcm.engine.collection_cache import CollectionCache
 from pykcm.engine.engine import CollectionNeededError, Collections, Engine
 from pykcm.protocol.codes import Code, KcmError
-from pykcm.store.interface import Blocked, Entry, Outcome, StoreError
+from pykcm.store.interface import Blocked, Entry, Outcome, Refused, StoreError, Unknown
 from tests.engine.shared_store import SharedStore
 from tests.engine.test_engine import QUOTAS, UID, creating, host, names
 from tests.server.waiting import settle, until
@@ -234,3 +234,24 @@ async def test_room_that_another_host_made_is_used() -> None:
     await two.change((UID,), lambda collections: collections[UID].destroy(b"1000:a"), keep=True)
     await one.change((2000,), creating(b"2000:a", 2000), keep=True)
     assert await store.count_ccaches() == 2
+
+
+@pytest.mark.parametrize("outcome", [Refused, Unknown])
+async def test_collection_is_read_after_a_change_that_failed(outcome: type[Refused | Unknown]) -> None:
+    """While the store can be neither written nor read, memory is as before the change that failed."""
+    store = SharedStore()
+    one = host(store)
+    await one.change((UID,), creating(b"1000:a"), keep=True)
+    away = StoreError("away", errno.ETIMEDOUT)
+    store.away = 0
+    store.failure = away
+    for name in (b"1000:b", b"1000:c"):
+        store.outcomes = [outcome(away)]
+        with pytest.raises(StoreError) as raised:
+            await one.change((UID,), creating(name), keep=True)
+        assert raised.value.code == errno.ETIMEDOUT
+        assert await one.read((UID,), names(one), keep=True) == [b"1000:a"]
+    store.away = store.failure = None
+    await one.change((UID,), creating(b"1000:d"), keep=True)
+    assert await one.read((UID,), names(one), keep=True) == [b"1000:a", b"1000:d"]
+    assert store.loads == 1
