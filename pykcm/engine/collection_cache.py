@@ -137,7 +137,8 @@ class CollectionCache:
         self._saved[uid] = (self._collections[uid].copy(self._ccache_count), self._versions[uid])
 
     def forget_saved(self, uid: int) -> None:
-        self._saved.pop(uid, None)
+        if self._saved:
+            self._saved.pop(uid, None)
 
     def take_saved_back(self, uid: int) -> None:
         """Drop a collection, and put the copy from before its changes in its place, if there is one."""

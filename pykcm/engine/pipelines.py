@@ -156,6 +156,8 @@ class Pipelines:
                 self.note_wanted(queue, keep=keep)
                 if collection is None:
                     collection = await self._collection_cache.get(uid, is_wanted=keep)
+            if seen is not None and seen.may_change and not queue.pending:
+                self._collection_cache.save(uid)
             call = PendingCall(function, keep=keep, seen=seen)
             self._call(call, queue, collection)
             if not (call.changes or queue.pending):
@@ -212,8 +214,6 @@ class Pipelines:
         changes: list[Change] = []
         try:
             before = self.commits.before(collections) if self.commits.watchers else []
-            if call.seen is not None and call.seen.may_change and not queue.pending:
-                self._collection_cache.save(collection.uid)
             call.result = call.function(collections)
             if collection.has_changed:
                 changes = collection.take_changes()
@@ -225,8 +225,6 @@ class Pipelines:
                 if call.seen is not None:
                     # Its commit is the check.
                     call.seen.version = None
-            elif call.seen is not None and not queue.pending:
-                self._collection_cache.forget_saved(collection.uid)
         except BaseException as error:
             call.secrets, call.size = (), 0
             changes += collection.take_changes()
@@ -234,8 +232,6 @@ class Pipelines:
                 # The collection is in memory as the function has left it half-way.
                 self._collection_cache.take_back(added_ccaches(changes))
                 self._forget(queue)
-            elif call.seen is not None and not queue.pending:
-                self._collection_cache.forget_saved(collection.uid)
             if not queue.pending or isinstance(error, CollectionNeededError):
                 raise
             if not isinstance(error, Exception):
@@ -359,6 +355,7 @@ class Pipelines:
             self._free(queue)
 
     def _free(self, queue: UidQueue) -> None:
+        self._collection_cache.forget_saved(queue.uid)
         if queue.is_unwanted:
             self._collection_cache.drop(queue.uid)
         self._make_room()
