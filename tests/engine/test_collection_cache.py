@@ -120,6 +120,7 @@ def test_count_is_right_after_a_failed_commit(runner: asyncio.Runner, store: Sto
     assert runner.run(store.count_ccaches()) == 3
 
 
+@EMBEDDED_STORES
 async def test_failed_commit_does_not_affect_the_count_of_other_uids(
     runner: asyncio.Runner, store: Store
 ) -> None:
