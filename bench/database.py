@@ -77,15 +77,25 @@ class Database:
             text = (self.folder / "output").read_text()
             raise BenchError(f"{program} failed:\n{text[-2000:]}")
 
-    def transactions(self) -> int:
-        """All transactions of backends that have ended."""
+    def transactions(self) -> tuple[int, int]:
+        """All transactions of hosts that have ended, and how many of them were commits of changes."""
         with psycopg.connect(self.conninfo("admin"), autocommit=True) as connection:
-            connection.execute("SELECT pg_stat_clear_snapshot()")
-            row = connection.execute(
-                "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = 'postgres'"
-            ).fetchone()
-        assert row is not None
-        return int(row[0])
+            # A backend counts its transactions when it ends.
+            deadline = time.monotonic() + TIMEOUT
+            while _number(connection, "SELECT count(*) FROM pg_stat_activity WHERE usename = 'pykcm'"):
+                if time.monotonic() > deadline:
+                    raise BenchError("PostgreSQL keeps connections of hosts that have ended")
+                time.sleep(0.01)
+            both = (
+                "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = current_database()"
+            )
+            return _number(connection, both), _number(connection, "SELECT count(*) FROM pykcm.commits")
+
+
+def _number(connection: psycopg.Connection[Any], query: str) -> int:
+    row = connection.execute(query.encode()).fetchone()
+    assert row is not None
+    return int(row[0])
 
 
 class SharedPykcm(Pykcm):

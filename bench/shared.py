@@ -22,7 +22,6 @@ _WORKLOADS: list[tuple[str, LoadOptions, float | None]] = [
     ("store", LoadOptions("store", 20), 1.3),
     ("kinit", LoadOptions("kinit"), None),
 ]
-_WRITES = {"store"}
 
 _HOSTS = (1, 2, 4)
 _CONNECTIONS = 8
@@ -41,9 +40,9 @@ def measure_shared(folder: Path, effort: Effort) -> str:
     about = (
         f"PostgreSQL on the same machine, reached by its Unix socket, with durable commits. Credentials of "
         f"{CREDENTIAL_SIZE:,} bytes; {effort.rounds} rounds of {effort.seconds:g} s; medians of each round's "
-        "p50. `transactions`: the database's for each operation, with strict freshness; each is one round "
-        "trip. `bare`: for store one transaction of the same rows by psycopg, for others their number "
-        "times a look-up of a version by psycopg. The ratio is strict to bare."
+        "p50. `look-ups` and `commits`: the database's transactions for each operation, with strict "
+        "freshness; each is one round trip. `bare`: as many look-ups of a version, and transactions with the "
+        "rows of one STORE, by psycopg alone. The ratio is strict to bare."
     )
     hosts = (
         f"Hosts on one database, on this machine. Each has {_CONNECTIONS} connections of as many UIDs, which "
@@ -82,37 +81,48 @@ def _latency(folder: Path, effort: Effort, database: Database) -> str:
     lines = []
     for title, load, goal in _WORKLOADS:
         embedded, strict, notified = (median(times[title, name]) for name in servers)
-        average = _transactions(folder / f"count-{load.workload}", database, load, effort)
-        trip = median(transactions if title in _WRITES else look_ups)
-        limit = trip * (1 if title in _WRITES else round(average))
+        reads, commits = _transactions(folder / f"count-{load.workload}", database, load, effort)
+        limit = round(reads) * median(look_ups) + round(commits) * median(transactions)
         ratio = strict / limit if limit else 0.0
         lines.append(
             [
                 title,
                 *(f"{value:,.0f} µs" for value in (embedded, strict, notified)),
-                f"{average:.1f}",
+                f"{reads:.1f}",
+                f"{commits:.1f}",
                 f"{limit:,.0f} µs" if limit else "",
                 f"{ratio:.2f}" if limit else "",
                 "" if goal is None else f"at most {goal:g}",
                 "" if goal is None else "yes" if ratio <= goal else "**no**",
             ]
         )
-    header = ["operation", "embedded", "strict", "notified", "transactions", "bare", "ratio", "goal", "met"]
+    header = [
+        "operation",
+        "embedded",
+        "strict",
+        "notified",
+        "look-ups",
+        "commits",
+        "bare",
+        "ratio",
+        "goal",
+        "met",
+    ]
     return markdown_table(header, lines)
 
 
-def _transactions(folder: Path, database: Database, load: LoadOptions, effort: Effort) -> float:
-    """The database's transactions for one operation, without those of the start and the filling."""
+def _transactions(folder: Path, database: Database, load: LoadOptions, effort: Effort) -> tuple[float, float]:
+    """The look-ups and the commits of one operation, without those of the start and the filling."""
     server = SharedPykcm("count", folder, database)
     runs = []
     for seconds in (effort.seconds, effort.seconds * 3):
-        before = database.transactions()
+        all_before, commits_before = database.transactions()
         with server.running():
             operations = run_load(server, load, seconds).operations
-        # A backend's transactions are counted when it has ended.
-        runs.append((operations, database.transactions() - before))
-    (fewer, first), (more, second) = runs
-    return max(0.0, (second - first) / max(1, more - fewer))
+        all_after, commits_after = database.transactions()
+        runs.append((operations, all_after - all_before, commits_after - commits_before))
+    operations, both, commits = (second - first for first, second in zip(*runs, strict=True))
+    return max(0.0, (both - commits) / operations), max(0.0, commits / operations)
 
 
 def _throughput(folder: Path, effort: Effort, database: Database) -> str:
