@@ -107,6 +107,8 @@ def test_write_fails_after_store_timeout(
     code, seconds = begin(pool, lambda: kcm.initialize(_NAME, BOB)).result()
     assert code == errno.ETIMEDOUT
     assert 1.5 < seconds < 10
+    # It does not take the user's collection from memory with it.
+    assert kcm.get_principal(_NAME) == ALICE
     server.start()
     wait_until(lambda: _BACK in host.log)
     assert kcm.get_principal(_NAME) == ALICE
