@@ -81,6 +81,13 @@ async def test_secrets_come_back_in_the_order_of_their_first_put(shared: Postgre
     ]
 
 
+async def test_secret_put_twice_in_one_entry_keeps_its_first_place(shared: PostgreSQLStore) -> None:
+    """A credential that one entry adds and overwrites stands where it was added first."""
+    puts = [put_credential(1000, 1, item, b"%d" % item) for item in (5, 4, 7)]
+    await commit(shared, 1000, put_ccache(1000, 1), *puts, puts[1]._replace(value=b"again"))
+    assert await values(shared, 1000) == [b"{}", b"5", b"again", b"7"]
+
+
 async def test_secret_deleted_and_put_again_stands_at_the_end(shared: PostgreSQLStore) -> None:
     """A credential that one entry deletes and puts again comes after the others."""
     puts = [put_credential(1000, 1, item, b"%d" % item) for item in (1, 2)]
