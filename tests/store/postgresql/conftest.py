@@ -1,8 +1,6 @@
 """A PostgreSQL server for the session, and a store of a test's own on it."""
 
-import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
 
 import psycopg
 import pytest
@@ -11,9 +9,9 @@ from pykcm.store.postgresql.database import Database
 from pykcm.store.postgresql.schema import create
 from pykcm.store.postgresql.sealing import Sealer, SharedKey
 from pykcm.store.postgresql.store import PostgreSQLStore
-from tests.store.postgresql.server import PostgreSQL, bin_folder
+from tests.store.postgresql.server import SHARED_KEY, PostgreSQL, running_server
 
-KEY = SharedKey(bytes(range(32)))
+KEY = SHARED_KEY
 
 OpenStore = Callable[..., PostgreSQLStore]
 
@@ -21,15 +19,8 @@ OpenStore = Callable[..., PostgreSQLStore]
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[PostgreSQL]:
     """A server that runs."""
-    if bin_folder() is None:
-        pytest.skip("there is no PostgreSQL (Debian: postgresql)")
-    # Not in pytest's folder, to which the server's user has no way.
-    with tempfile.TemporaryDirectory(prefix="pykcm-postgresql-") as folder:
-        Path(folder).chmod(0o711)
-        server = PostgreSQL(Path(folder, "server"))
-        server.start()
+    with running_server() as server:
         yield server
-        server.stop("immediate")
 
 
 @pytest.fixture

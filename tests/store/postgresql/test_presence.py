@@ -6,9 +6,7 @@ import logging
 import os
 import signal
 import socket
-import tempfile
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 
 import psycopg
 import pytest
@@ -20,7 +18,7 @@ from pykcm.store.postgresql.sealing import Sealer
 from pykcm.store.postgresql.store import PostgreSQLStore
 from tests.server.waiting import LIMIT, until
 from tests.store.postgresql.conftest import KEY, OpenStore
-from tests.store.postgresql.server import PostgreSQL, bin_folder
+from tests.store.postgresql.server import PostgreSQL, running_server
 from tests.store.postgresql.test_store import commit, entry, put_ccache
 
 _TIMEOUT = 0.5
@@ -29,16 +27,10 @@ _TIMEOUT = 0.5
 @pytest.fixture(scope="module")
 def mortal() -> Iterator[PostgreSQL]:
     """A server that tests stop and start."""
-    if bin_folder() is None:
-        pytest.skip("there is no PostgreSQL (Debian: postgresql)")
-    with tempfile.TemporaryDirectory(prefix="pykcm-postgresql-") as folder:
-        Path(folder).chmod(0o711)
-        server = PostgreSQL(Path(folder, "server"))
-        server.start()
+    with running_server() as server:
         with psycopg.connect(server.conninfo) as connection:
             create(connection, KEY.id, None)
         yield server
-        server.stop("immediate")
 
 
 @pytest.fixture
