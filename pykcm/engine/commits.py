@@ -4,7 +4,6 @@ import asyncio
 import errno
 import logging
 import os
-import random
 from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 from typing import TypeVar
@@ -68,8 +67,11 @@ class Commits:
         """
         for attempt in range(_MOST_ATTEMPTS):
             if attempt > 1:
+                # Imported here, because conflicts are rare, and it loads OpenSSL.
+                from random import random  # noqa: PLC0415
+
                 # The others get their commits done meanwhile.
-                await asyncio.sleep(min(_PAUSE * attempt**2, _LONGEST_PAUSE) * random.random())  # noqa: S311
+                await asyncio.sleep(min(_PAUSE * attempt**2, _LONGEST_PAUSE) * random())  # noqa: S311
             await self._collection_cache.count()
             collections = {uid: await self._collection_cache.get(uid, is_wanted=keep) for uid in uids}
             before = self.before(collections) if self.watchers else []

@@ -255,8 +255,7 @@ def test_failed_transaction_of_one_statement_changes_nothing(
     with pytest.raises(StoreError) as caught:
         put(store, 10)
     assert caught.value.code == errno.EIO
-    assert executed[0] == "INSERT"
-    assert executed[1:] == [COVER.split()[0]]
+    assert [each for each in executed if each != "SELECT"] == ["INSERT", COVER.split()[0]]
     connection.fails = lambda _: None
     assert numbers_in(store) == list(range(10))
 
