@@ -138,14 +138,21 @@ static void request_replace(conn *c, int count) {
     put32(b, 0); put_principal(b, c->client, NULL); put32(b, count);
     for (int i = 0; i < count; i++) { put32(b, credsize); put_credential(b, c->client, i); }
 }
-/* Fills the ccache by one REPLACE where the server has it, and by STOREs after that; filling is not timed.
+/* One REPLACE takes so many; STOREs bring the others. */
+static void replace_and_store(conn *c) {
+    int filled = ncreds < MAX_REPLACED ? ncreds : MAX_REPLACED;
+    request_replace(c, filled);
+    must(c, "REPLACE", call(c));
+    for (int i = filled; i < ncreds; i++) store(c, i);
+}
+
+/* Fills the ccache by REPLACE where the server has it, else by STOREs; filling is not timed.
  * A server without REPLACE refuses large requests as well: a small REPLACE finds out. */
 static void fill(conn *c) {
-    int filled = ncreds < MAX_REPLACED ? ncreds : MAX_REPLACED;
     request_replace(c, 1);
-    if (!unsupported(call(c))) { request_replace(c, filled); must(c, "REPLACE", call(c)); }
-    else { initialize(c); filled = 0; }
-    for (int i = filled; i < ncreds; i++) store(c, i);
+    if (!unsupported(call(c))) { replace_and_store(c); return; }
+    initialize(c);
+    for (int i = 0; i < ncreds; i++) store(c, i);
 }
 static void list_credentials(conn *c) {
     request(c, GET_KDC_OFFSET, c->name, 4); call(c);
@@ -240,7 +247,7 @@ static void spread_step(conn *c, int k) {
         for (int i = 0; i < ccaches; i++) {
             int n = sprintf(c->name, "%d", uid ? 1000000 + uid : (int)getuid());
             if (i) sprintf(c->name + n, ":%d", i);
-            request_replace(c, ncreds); must(c, "REPLACE", call(c));
+            replace_and_store(c);
         }
     record(c, begin);
 }
