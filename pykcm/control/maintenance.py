@@ -97,12 +97,8 @@ def _copies(call: Call, consequence: str) -> Copies:
     """Raises ControlError if the store has none."""
     copies = call.administration.copies
     if copies is None:
-        place = "only in memory"
-        if call.administration.config.store == "postgresql":
-            place = "in the shared database, whose administrator makes its backups"
         raise ControlError(
-            ErrorCode.UNSUPPORTED,
-            f'the tickets are {place} (store = "{call.administration.config.store}"): {consequence}',
+            ErrorCode.UNSUPPORTED, f'the tickets are only in memory (store = "memory"): {consequence}'
         )
     return copies
 

@@ -80,8 +80,8 @@ class Engine:
         """Return the function's result when all that it has seen and changed is durable; raises StoreError.
 
         Nothing has changed if the function raises an exception or the store refuses. A function that has run
-        may still change something if its caller is cancelled. `keep`: see `read`, which
-        is not `may_change`.
+        may still change something if its caller is cancelled. `keep`: see `read`. `may_change`: False for a
+        function that only reads.
         """
         wanted = tuple(uids)
         while True:

@@ -45,7 +45,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def stack() -> Iterator[ExitStack]:
-    """What is ended after the test, the last first."""
+    """Ends all that is entered in it after the test, the last first."""
     with ExitStack() as stack:
         yield stack
 

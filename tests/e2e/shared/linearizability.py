@@ -40,7 +40,7 @@ S = TypeVar("S", bound=State)
 
 
 class Operation(Protocol[S]):
-    """What a call asks for. `only_reads`: it changes nothing. `surely_changes`: it does if it succeeds."""
+    """The request of a call. `only_reads`: it changes nothing. `surely_changes`: it does if it succeeds."""
 
     @property
     def only_reads(self) -> bool: ...

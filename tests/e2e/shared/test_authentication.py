@@ -2,7 +2,7 @@
 
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -41,13 +41,6 @@ class SecureServer(Server):
         return " ".join(
             (f"host={name} hostaddr=127.0.0.1 port={self.port} user={ROLE} dbname={DATABASE}", *more)
         )
-
-
-@pytest.fixture
-def stack() -> Iterator[ExitStack]:
-    """What is ended after the test, the last first."""
-    with ExitStack() as stack:
-        yield stack
 
 
 MakeServer = Callable[..., SecureServer]

@@ -4,11 +4,8 @@ import os
 import re
 import subprocess
 import sysconfig
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-
-import pytest
 
 from tests.e2e.clients import MitClient
 from tests.e2e.conftest import USER, client_files, public_folder, started, watched
@@ -70,13 +67,6 @@ class Machine:
             timeout=60,
         )
         assert done.returncode == 0, f"{line}\n{done.stdout}"
-
-
-@pytest.fixture
-def stack() -> Iterator[ExitStack]:
-    """What is ended after the test, the last first."""
-    with ExitStack() as stack:
-        yield stack
 
 
 def test_two_hosts_in_fifteen_lines(stack: ExitStack, kdc: Kdc) -> None:

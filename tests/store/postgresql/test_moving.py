@@ -137,7 +137,7 @@ def test_ten_thousand_ccaches_there_and_back(places: Places) -> None:
 
 
 def test_second_copy_changes_nothing(places: Places) -> None:
-    """What is the same on both sides is unchanged; the exit status is 0."""
+    """A UID that is the same on both sides is unchanged; the exit status is 0."""
     with asyncio.Runner() as runner:
         store = places.open_embedded(places.first)
         runner.run(fill(store, range(1000, 1003), 2))
