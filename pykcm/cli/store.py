@@ -120,7 +120,8 @@ def copy_command(context: click.Context, source: Path, target: Path, *, as_json:
 
     FROM and TO are two configuration files, for example the present one and the next one. Each user's ccaches
     are copied together and unchanged, or not at all. A user who has other ccaches in the target is skipped:
-    nothing is overwritten, and the exit status is 1. An interrupted copy goes on when it is repeated.
+    nothing is overwritten. A user with a ccache that cannot be read in the source is left out, too. Then the
+    exit status is 1. An interrupted copy goes on when it is repeated.
     """
     with _errors():
         from pykcm.store.offline import OfflineStores, become_owner  # noqa: PLC0415 - rarely needed
@@ -132,17 +133,24 @@ def copy_command(context: click.Context, source: Path, target: Path, *, as_json:
             found = asyncio.run(
                 _copy(stores.open(configs[0], may_create=False), stores.open(configs[1], may_create=True))
             )
-    skipped = [moved for moved in found if moved.result == "skipped"]
+    left_out = [moved for moved in found if moved.result in _LEFT_OUT]
     if as_json:
         print_json([moved._asdict() for moved in found])
     else:
-        for moved in skipped:
+        for moved in left_out:
             name = user_name(moved.uid) or moved.uid
-            print_line(f"skipped: {name} has other ccaches in the target; import them instead", err=True)
-        for result in ("copied", "unchanged", "skipped"):
+            print_line(f"{moved.result}: {name} {_LEFT_OUT[moved.result]}", err=True)
+        for result in ("copied", "unchanged", *_LEFT_OUT):
             those = [moved for moved in found if moved.result == result]
             print_line(f"{result}: {sum(each.ccaches for each in those)} ccaches of {len(those)} users")
-    context.exit(int(bool(skipped)))
+    context.exit(int(bool(left_out)))
+
+
+# Reasons why users are left out, by result.
+_LEFT_OUT = {
+    "skipped": "has other ccaches in the target; import them instead",
+    "damaged": "has a ccache in the source that cannot be read; destroy it there, and repeat the command",
+}
 
 
 async def _copy(source: Store, target: Store) -> "list[Moved]":

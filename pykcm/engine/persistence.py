@@ -170,7 +170,7 @@ class _Found:
             if secret.container == self._ccaches_container:
                 self._take_ccache(_ccache(secret))
             elif secret.container == self._uid_container and secret.name == tree.DEFAULT:
-                self.defaults = _defaults(documents.read_default(secret.value))
+                self.defaults = _defaults(documents.read_default(_value(secret)))
             else:
                 return False
         except (UnreadableSecretError, ValueError) as error:
@@ -189,15 +189,22 @@ class _Found:
         if owner is None:
             return
         try:
-            credential = parse_stored_credential(secret.value)
+            credential = parse_stored_credential(_value(secret))
             uuid = tree.credential_uuid(secret.name)
             # No version writes two equal ones; the first one counts.
             if owner.credentials.uuid_of_equal(credential) is None:
                 owner.credentials.put(uuid, credential)
-        except (KcmError, ValueError) as error:
+        except (KcmError, UnreadableSecretError, ValueError) as error:
             del self.ccaches[secret.container]
             self._collection.unavailable_labels[owner.name] = owner.label
             _set_aside(self._collection, secret.container.rpartition("/")[2], secret, error)
+
+
+def _value(secret: tree.Secret) -> bytes:
+    """The secret's value; raises UnreadableSecretError where the store could not read it."""
+    if secret.damage:
+        raise UnreadableSecretError(secret.damage)
+    return secret.value
 
 
 def _limit_empty(ccaches: Iterable[CCache], now: float) -> None:
@@ -222,7 +229,7 @@ def _defaults(document: documents.DefaultDocument) -> Defaults:
 
 def _ccache(secret: tree.Secret) -> CCache:
     uuid, name = tree.split_ccache_name(secret.name)
-    document = documents.read_ccache(secret.value)
+    document = documents.read_ccache(_value(secret))
     principal = documents.from_principal_document(document.principal)
     # This expiry counts only without tickets.
     return CCache(uuid, name, principal, document.label, document.kdc_offset, empty_expires=secret.expires)

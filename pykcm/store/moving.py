@@ -1,8 +1,8 @@
 """Copying all secrets from one store to another, while no daemon of this host uses them.
 
 A UID's secrets are copied as one commit, or not at all, in their order. A UID that has other secrets in the
-target is left as it is there. If the copy is interrupted, it goes on when it is made again: UIDs that were
-copied are the same on both sides.
+target is left as it is there, and one with a secret that the source cannot read is not copied. If the copy is
+interrupted, it goes on when it is made again: UIDs that were copied are the same on both sides.
 """
 
 import asyncio
@@ -28,6 +28,7 @@ class Result(StrEnum):
     COPIED = "copied"
     UNCHANGED = "unchanged"
     SKIPPED = "skipped"
+    DAMAGED = "damaged"
 
 
 class Moved(NamedTuple):
@@ -47,6 +48,9 @@ async def copy_secrets(source: Store, target: Store, uids: Sequence[int]) -> Asy
     size = 0
     for uid in uids:
         loaded = await source.load(uid)
+        if any(secret.damage for secret in loaded.secrets):
+            yield Moved(uid, Result.DAMAGED, _number_of_ccaches(uid, loaded))
+            continue
         batch.append((uid, loaded))
         size += _size(loaded.secrets)
         if len(batch) >= _UIDS or size >= _BYTES:
@@ -85,7 +89,7 @@ async def _copy(target: Store, batch: Sequence[tuple[int, Loaded]]) -> list[Move
 
 
 def _entry(uid: int, version: int, secrets: Sequence[Secret]) -> Entry:
-    return Entry([Put(*secret) for secret in secrets], {uid: version}, _size(secrets), os.urandom(16))
+    return Entry([Put(*secret[:4]) for secret in secrets], {uid: version}, _size(secrets), os.urandom(16))
 
 
 async def _is_made(target: Store, entry: Entry, outcome: Outcome | Blocked) -> bool:

@@ -30,13 +30,15 @@ _ENCODED = [chr(byte) if byte in _PLAIN else f"%{byte:02X}" for byte in range(25
 class Secret(NamedTuple):
     """A stored secret: a value in the container of this path, under this name.
 
-    `expires`, in seconds since the epoch, is the expiry of a ccache; None: never.
+    `expires`, in seconds since the epoch, is the expiry of a ccache; None: never. `damage`: why the store
+    cannot read the value, which is empty then.
     """
 
     container: str
     name: str
     value: bytes
     expires: int | None = None
+    damage: str = ""
 
     def __repr__(self) -> str:
         return f"<Secret {self.container}/{self.name}>"

@@ -130,11 +130,6 @@ class Keyring:
         if refusal is not None:
             raise StoreError(refusal.reason, refusal.code)
 
-    @property
-    def is_between_keys(self) -> bool:
-        """Whether this host had two keys when it looked last."""
-        return self.sealer.number > 1
-
     def refusal(self) -> StoreError:
         """The error of a commit whose key was replaced again and again."""
         return StoreError(f"{self._database.name}: the key {self._key_id} was just replaced", errno.EAGAIN)

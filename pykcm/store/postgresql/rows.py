@@ -13,6 +13,7 @@ from pykcm.store.tree import (
     RenameContainer,
     Secret,
     SecretChange,
+    ccache_name,
     ccaches_container,
     credential_uuid,
     split_ccache_name,
@@ -149,22 +150,33 @@ class StoredRow(NamedTuple):
     place: Place
     value: bytes
     expires: int | None
+    damage: str = ""
 
 
 def secrets_of(rows: Iterable[StoredRow]) -> list[Secret]:
     """The secrets of one UID's rows, in the same order. Credentials of no ccache are left out."""
     rows = list(rows)
-    names = {}
-    for place, value, _ in rows:
-        if place.item == NIL and place.ccache != NIL:
-            names[place.ccache] = value.partition(_END_OF_NAME)[0].decode("ascii", "replace")
+    names = {row.place.ccache: _secret_name(row) for row in rows if _is_ccache(row.place)}
     secrets = []
-    for (uid, ccache, item), value, expires in rows:
+    for (uid, ccache, item), value, expires, damage in rows:
         if ccache == NIL:
-            secrets.append(Secret(uid_container(uid), DEFAULT, value))
+            secrets.append(Secret(uid_container(uid), DEFAULT, value, None, damage))
         elif item == NIL:
             text = value.partition(_END_OF_NAME)[2]
-            secrets.append(Secret(ccaches_container(uid), names[ccache], text, expires))
+            secrets.append(Secret(ccaches_container(uid), names[ccache], text, expires, damage))
         elif ccache in names:
-            secrets.append(Secret(f"{ccaches_container(uid)}/{names[ccache]}", item.hex(), value))
+            container = f"{ccaches_container(uid)}/{names[ccache]}"
+            secrets.append(Secret(container, item.hex(), value, None, damage))
     return secrets
+
+
+def _is_ccache(place: Place) -> bool:
+    return place.item == NIL and place.ccache != NIL
+
+
+def _secret_name(row: StoredRow) -> str:
+    """The name of a ccache's secret. A damaged row gets another name, because its own is sealed with it."""
+    uid, ccache, _ = row.place
+    if row.damage:
+        return ccache_name(ccache, b"%d:damaged-%s" % (uid, ccache.hex().encode()))
+    return row.value.partition(_END_OF_NAME)[0].decode("ascii", "replace")

@@ -79,11 +79,6 @@ class Sealer:
         self.key = keys[0]
         self._keys = {key.id: key for key in keys}
 
-    @property
-    def number(self) -> int:
-        """The number of keys."""
-        return len(self._keys)
-
     def use(self, key: SharedKey, keys: Iterable[SharedKey]) -> None:
         """Seal with one of the keys from now on, and unseal with all of them."""
         # The present objects are kept: they have derived the keys of UIDs.
@@ -107,6 +102,8 @@ class Sealer:
         if key is None:
             raise UnknownKeyError(f"this host does not have its key {key_id_of(sealed).hex()}")
         nonce = sealed[1 + KEY_ID_SIZE : _HEADER_SIZE]
+        if place.uid < 0 or len(place.ccache) != len(NIL) or len(place.item) != len(NIL):
+            raise UnsealError("it is in a row that pykcm does not write")
         try:
             return key.of_uid(place.uid).decrypt(nonce, sealed[_HEADER_SIZE:], _binding(place, expires))
         except InvalidTag:

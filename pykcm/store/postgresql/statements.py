@@ -140,10 +140,11 @@ _CLEAR_CREDENTIALS = """
         JOIN pykcm.commits k ON k.id = p.id
     WHERE s.uid = p.uid AND s.ccache = p.ccache AND s.item <> %(nil)s
 """
+# A row under another id is none of pykcm's: no ccache is shown for it, and none that is removed can be it.
 _CLEAR_CCACHES = """
     DELETE FROM pykcm.secrets s
     USING unnest(%(ids)s::bytea[], %(uids)s::bigint[]) AS p (id, uid) JOIN pykcm.commits k ON k.id = p.id
-    WHERE s.uid = p.uid AND s.item = %(nil)s AND s.ccache <> %(nil)s
+    WHERE s.uid = p.uid AND s.item = %(nil)s AND s.ccache <> %(nil)s AND octet_length(s.ccache) = 16
 """
 _WRITE = """
     INSERT INTO pykcm.secrets (uid, ccache, item, position, expires, sealed)

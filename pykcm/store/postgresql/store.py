@@ -5,10 +5,10 @@ import errno
 import logging
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from pykcm.store.interface import (
     Blocked,
@@ -48,6 +48,8 @@ from pykcm.store.postgresql.statements import Sealed, Statement, commit_statemen
 from pykcm.store.tree import Expired, SecretChange
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # Rows that are unsealed before others have their turn.
 _ROWS_AT_ONCE = 256
@@ -100,6 +102,9 @@ class PostgreSQLStore:
         self._tidying: asyncio.Task[None] | None = None
 
     async def load(self, uid: int, pause: Pause | None = None) -> Loaded:
+        return await self._with_all_keys(partial(self._load, uid, pause))
+
+    async def _load(self, uid: int, pause: Pause | None, is_last: bool) -> Loaded:
         begun = self.freshness.begin()
         found = await self._query(statements.LOAD, {"uid": uid, "key": self._sealer.key.id})
         self.freshness.confirm(begun, {uid: found[0][0] if found else 0})
@@ -110,26 +115,31 @@ class PostgreSQLStore:
         rows = []
         for number, (_, ccache, item, sealed, expires, _) in enumerate(found, 1):
             if sealed is not None:
-                rows.append(await self._unseal(Place(uid, ccache, item), sealed, expires))
+                rows.append(self._unseal(Place(uid, ccache, item), sealed, expires, is_last))
             if pause is not None and not number % _ROWS_AT_ONCE:
                 await pause()
         return Loaded(found[0][0], secrets_of(rows))
 
-    async def _unseal(self, place: Place, sealed: bytes, expires: int | None) -> StoredRow:
-        """Raises StoreError."""
+    async def _with_all_keys(self, read: Callable[[bool], Awaitable[T]]) -> T:
+        """The result of `read`; after an UnknownKeyError it is called again, with True. Raises StoreError.
+
+        Another host may have begun a rekey, or have ended one and sealed the row again.
+        """
         try:
-            try:
-                value = self._sealer.unseal(place, sealed, expires)
-            except UnknownKeyError:
-                # Another host may have begun a rekey.
-                await self.keyring.renew()
-                value = self._sealer.unseal(place, sealed, expires)
-            return StoredRow(place, value, expires)
+            return await read(False)
+        except UnknownKeyError:
+            # Now this host has all keys that the others use, or is refused.
+            await self.keyring.renew()
+            return await read(True)
+
+    def _unseal(self, place: Place, sealed: bytes, expires: int | None, is_last: bool) -> StoredRow:
+        """The row; a damaged one has no value. Raises UnknownKeyError, if it is not the last attempt."""
+        try:
+            return StoredRow(place, self._sealer.unseal(place, sealed, expires), expires)
         except UnsealError as error:
-            raise StoreError(
-                f"{self.database.name}: a row of UID {place.uid} (ccache {place.ccache.hex()}, item "
-                f"{place.item.hex()}) cannot be unsealed: {error}"
-            ) from None
+            if isinstance(error, UnknownKeyError) and not is_last:
+                raise
+            return StoredRow(place, b"", expires, str(error))
 
     def delay(self, changes: Sequence[SecretChange], size: int = 0) -> None:
         return None
@@ -194,18 +204,28 @@ class PostgreSQLStore:
 
     async def _prepare(self, entry: Entry) -> Sealed:
         """Raises StoreError, LostAnswerError."""
-        renamed = {source: await self._read(source) for source in sources_of_renames(entry.changes)}
+        renamed = {
+            source: await self._with_all_keys(partial(self._read, source))
+            for source in sources_of_renames(entry.changes)
+        }
         changes = row_changes(entry.changes, renamed)
         return Sealed(entry.id, dict(entry.bases), changes, entry.added, entry.most_ccaches)
 
-    async def _read(self, container: Container) -> dict[bytes, Row]:
+    async def _read(self, container: Container, is_last: bool) -> dict[bytes, Row]:
         found = await self._query(
             statements.LOAD_CREDENTIALS, {"uid": container.uid, "ccache": container.ccache, "nil": NIL}
         )
-        return {
-            item: Row((await self._unseal(Place(container.uid, container.ccache, item), sealed, None)).value)
+        rows = [
+            self._unseal(Place(container.uid, container.ccache, item), sealed, None, is_last)
             for item, sealed in found
-        }
+        ]
+        for place, _, _, damage in rows:
+            if damage:
+                raise StoreError(
+                    f"{self.database.name}: a row of UID {place.uid} (ccache {place.ccache.hex()}, item "
+                    f"{place.item.hex()}) cannot be unsealed: {damage}"
+                )
+        return {row.place.item: Row(row.value) for row in rows}
 
     async def _run(self, entries: Sequence[Sealed], end: float | None = None) -> dict[bytes, bool]:
         """By the ids of entries: True for those that were committed, False for those that are blocked."""
@@ -256,9 +276,8 @@ class PostgreSQLStore:
         return self
 
     async def may_reap(self, seconds: float) -> bool:
-        if self.keyring.is_between_keys:
-            # The rekey may have ended.
-            await self.keyring.renew()
+        # A rekey may have begun or ended. A host that is refused leaves the work to the others.
+        await self.keyring.renew()
         taken = await self._query(statements.TAKE_LEASE, {"name": "reaper", "seconds": seconds})
         return bool(taken)
 
@@ -294,11 +313,15 @@ class PostgreSQLStore:
         return [uid for (uid,) in await self._query(statements.UIDS, ())]
 
     async def expired(self, until: int, after: Expired | None, limit: int) -> list[Expired]:
-        begin = (-(2**63), NIL) if after is None else (after.expires, bytes.fromhex(after.name[:32]))
+        return await self._with_all_keys(partial(self._expired, until, after, limit))
+
+    async def _expired(self, until: int, after: Expired | None, limit: int, is_last: bool) -> list[Expired]:
+        begin = (
+            (-(2**63), NIL) if after is None else (after.expires, bytes.fromhex(after.name.partition("-")[0]))
+        )
         expired = []
         for expires, ccache, uid, sealed in await self._query(statements.EXPIRED, (until, *begin, limit)):
-            row = await self._unseal(Place(uid, ccache), sealed, expires)
-            [secret] = secrets_of([row])
+            [secret] = secrets_of([self._unseal(Place(uid, ccache), sealed, expires, is_last)])
             expired.append(Expired(expires, secret.name, uid))
         return expired
 

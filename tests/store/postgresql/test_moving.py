@@ -168,6 +168,26 @@ def test_other_ccaches_are_never_overwritten(places: Places) -> None:
         store.close()
 
 
+def test_user_with_a_damaged_ccache_is_left_out(places: Places) -> None:
+    """A user with a row that cannot be unsealed is named and not copied; the others are; exit status 1."""
+    with asyncio.Runner() as runner:
+        store: Store = places.open_shared()
+        runner.run(fill(store, range(1000, 1003), 2))
+        with psycopg.connect(places.conninfo) as connection:
+            connection.execute(
+                "UPDATE pykcm.secrets SET sealed = 'x' WHERE uid = 1001 AND expires = 2000000001"
+            )
+        done = places.copy(places.shared, places.second)
+        assert done.exit_code == 1
+        assert "damaged: 1001 has a ccache in the source that cannot be read" in done.output
+        assert "copied: 4 ccaches of 2 users" in done.output
+        assert "damaged: 2 ccaches of 1 users" in done.output
+        store.close()
+        store = places.open_embedded(places.second)
+        assert runner.run(store.uids()) == [1000, 1002]
+        store.close()
+
+
 @pytest.mark.parametrize("outcome", [Refused, Unknown])
 async def test_interrupted_copy_goes_on(
     outcome: type[Refused | Unknown], monkeypatch: pytest.MonkeyPatch
