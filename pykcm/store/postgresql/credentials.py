@@ -40,7 +40,12 @@ def connection_string(config: Config) -> str:
         if passwords is not None:
             parameters["passfile"] = passwords
     parameters.setdefault("application_name", "pykcm")
-    return psycopg.conninfo.make_conninfo(**{name: str(value) for name, value in parameters.items()})
+    return _with_text({name: str(value) for name, value in parameters.items()})
+
+
+def _with_text(parameters: dict[str, str]) -> str:
+    """The connection string. With the encoding SQL_ASCII, psycopg would return bytes for text."""
+    return psycopg.conninfo.make_conninfo(**parameters | {"client_encoding": "utf8"})
 
 
 def _private_copy(credential: Path) -> str | None:
@@ -93,4 +98,4 @@ def admin_string(conninfo: str) -> str:
             "option --admin: other users can see a password on the command line: "
             "put it in ~/.pgpass or in the variable PGPASSWORD"
         )
-    return conninfo
+    return _with_text({name: str(value) for name, value in parameters.items()})

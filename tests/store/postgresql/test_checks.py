@@ -106,6 +106,24 @@ def test_schema_that_init_made_is_complete(administrator: Administrator) -> None
     open_store(load_config(administrator.config)).close()
 
 
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1", "UTF8"])
+@pytest.mark.parametrize("more", ["", " client_encoding=SQL_ASCII"])
+def test_settings_are_checked_in_any_encoding(administrator: Administrator, encoding: str, more: str) -> None:
+    """The settings are seen in a database without an encoding, which a cluster of locale C has."""
+    with psycopg.connect(administrator.admin, dbname="postgres", autocommit=True) as connection:
+        connection.execute(b"DROP DATABASE checks WITH (FORCE)")
+        connection.execute(
+            f"CREATE DATABASE checks ENCODING {encoding} LOCALE 'C' TEMPLATE template0".encode()
+        )
+    administrator.admin += more
+    administrator.configure(administrator.role + more)
+    administrator.init()
+    assert [line.partition(":")[0] for line in administrator.failures("warning")] == ["fsync"]
+    assert f"role: {ROLE}, no superuser" in administrator.run("check").output
+    administrator.execute("ALTER DATABASE checks SET default_transaction_read_only = on")
+    assert any("it only reads" in line for line in administrator.failures())
+
+
 def test_sql_makes_the_same_schema_and_connects_nowhere(administrator: Administrator) -> None:
     """The statements of --sql are complete for an administrator, with the GRANTs; nothing is changed."""
     done = administrator.run("init", "--sql", "--role", ROLE)
