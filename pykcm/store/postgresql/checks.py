@@ -16,6 +16,9 @@ CLOCK = "clock"
 
 _GRANT_AGAIN = "run the GRANTs of `pykcmctl store init --sql --role NAME`"
 
+# By the name of a lease: what no host does without its row.
+_LEASES = {"reaper": "removes expired ccaches", "commits": "removes the records of old commits"}
+
 
 class Finding(NamedTuple):
     """A result of a check. `way_out` is empty where all is right. `is_fatal`: a daemon cannot work."""
@@ -37,6 +40,7 @@ def findings(connection: psycopg.Connection[Any], key_ids: Sequence[bytes], now:
     yield from _role(connection)
     if not privileges.is_fatal:
         yield from _keys(connection, key_ids)
+        yield from _leases(connection)
     yield from _settings(connection)
     yield _clock(connection, now)
 
@@ -47,7 +51,8 @@ def _schema(connection: psycopg.Connection[Any]) -> Finding:
     except (errors.UndefinedTable, errors.InvalidSchemaName):
         return Finding("schema", "there is none", "run `pykcmctl store init`", is_fatal=True)
     except errors.InsufficientPrivilege:
-        return Finding("schema", "this role may not read it", _GRANT_AGAIN, is_fatal=True)
+        name = _one(connection, "SELECT current_user")
+        return Finding("schema", f"the role {name} may not read it", _GRANT_AGAIN, is_fatal=True)
     version = row[0] if row else None
     if version is None:
         return Finding("schema", "its version is missing", "restore pykcm.schema", is_fatal=True)
@@ -56,8 +61,19 @@ def _schema(connection: psycopg.Connection[Any]) -> Finding:
     elif version > VERSION:
         way_out = "install the newer pykcm that has made it"
     else:
-        return Finding("schema", f"version {version}")
+        return _tables(connection, f"version {version}")
     return Finding("schema", f"version {version}; this pykcm knows {VERSION}", way_out, is_fatal=True)
+
+
+def _tables(connection: psycopg.Connection[Any], state: str) -> Finding:
+    missing = [
+        table for table, _ in PRIVILEGES if _one(connection, "SELECT to_regclass(%s)", (table,)) is None
+    ]
+    if missing:
+        state = f"{state}, without {', '.join(missing)}"
+        way_out = "restore a backup; or drop the schema and all tickets, and run `pykcmctl store init`"
+        return Finding("schema", state, way_out, is_fatal=True)
+    return Finding("schema", state)
 
 
 def _privileges(connection: psycopg.Connection[Any]) -> Finding:
@@ -98,7 +114,14 @@ def _keys(connection: psycopg.Connection[Any], key_ids: Sequence[bytes]) -> Iter
     present, *following = key_ids
     sealing = [key_id for key_id, may_seal in known.items() if may_seal]
     others = _names(sealing)
-    if known.get(present):
+    if not known:
+        yield Finding(
+            "key",
+            f"{present.hex()}; pykcm.keys is empty",
+            "if all rows are sealed with this key, run the INSERT of it in `pykcmctl store init --sql`",
+            is_fatal=True,
+        )
+    elif known.get(present):
         yield Finding("key", f"{present.hex()}, as the other hosts'")
     elif any(known.get(each) for each in following):
         way_out = "" if present in known else "put it in the place of the old key"
@@ -130,6 +153,17 @@ def _keys(connection: psycopg.Connection[Any], key_ids: Sequence[bytes]) -> Iter
             "if it was interrupted, run `pykcmctl rekey` again on a host with both keys",
             is_fatal=bool(missing),
         )
+
+
+def _leases(connection: psycopg.Connection[Any]) -> Iterator[Finding]:
+    there = {name for (name,) in connection.execute("SELECT name FROM pykcm.leases")}
+    for name, work in _LEASES.items():
+        if name not in there:
+            yield Finding(
+                "leases",
+                f"without the row {name} no host {work}",
+                "run the INSERT INTO pykcm.leases of `pykcmctl store init --sql` for this row",
+            )
 
 
 def _settings(connection: psycopg.Connection[Any]) -> Iterator[Finding]:

@@ -11,6 +11,7 @@ import psycopg
 from psycopg import errors
 
 from pykcm.store.interface import StoreError
+from pykcm.store.postgresql.failures import connection_failure
 from pykcm.store.postgresql.presence import Presence
 
 log = logging.getLogger(__name__)
@@ -156,7 +157,7 @@ class Database:
             except TimeoutError:
                 self.presence.lost(f"no connection within {monotonic() - begun:.1f} s", begun)
             except psycopg.Error as error:
-                self.presence.lost(str(error).strip())
+                self.presence.lost(connection_failure(error))
             if not (waits and await self.presence.wait(end - loop.time())):
                 raise self.away()
 
@@ -182,7 +183,7 @@ class Database:
         except TimeoutError:
             raise OSError(f"no connection within {limit:g} s") from None
         except psycopg.Error as error:
-            raise OSError(str(error).strip()) from None
+            raise OSError(connection_failure(error)) from None
         self._idle.append(connection)
 
     def statistics(self) -> dict[str, Any]:
@@ -199,7 +200,7 @@ class Database:
 
     def away(self) -> StoreError:
         return StoreError(
-            f"{self.name}: the database cannot be reached: {self.presence.reason}; see to it and the network",
+            f"{self.name}: the database cannot be reached: {self.presence.reason}",
             errno.ETIMEDOUT,
         )
 

@@ -17,6 +17,7 @@ from pykcm.store.interface import StoreUnusableError
 from pykcm.store.postgresql.checks import CLOCK, SERVER, Finding, findings
 from pykcm.store.postgresql.credentials import admin_string, connection_string, use_own_tickets
 from pykcm.store.postgresql.database import Database, name_of
+from pykcm.store.postgresql.failures import connection_failure
 from pykcm.store.postgresql.keyring import KeyFiles
 from pykcm.store.postgresql.rekey import Rekeying
 from pykcm.store.postgresql.sealing import Sealer
@@ -47,7 +48,7 @@ def connect(config: Config, conninfo: str | None = None) -> Iterator[Connection]
         with closing(psycopg.connect(conninfo, autocommit=True, connect_timeout=timeout)) as connection:
             yield connection
     except psycopg.Error as error:
-        raise StoreUnusableError(f"{name}: {str(error).strip()}") from None
+        raise StoreUnusableError(f"{name}: {connection_failure(error)}") from None
 
 
 def open_store(config: Config) -> PostgreSQLStore:
@@ -69,9 +70,13 @@ def open_store(config: Config) -> PostgreSQLStore:
         clock_agrees = any(each.subject == CLOCK and not each.way_out for each in found)
     except psycopg.OperationalError as error:
         log.warning(
-            "%s: the database cannot be reached: %s; requests are refused until it is back",
-            *(database.name, str(error).strip()),
+            "%s: the database cannot be reached: %s; requests are refused until it is",
+            *(database.name, connection_failure(error)),
         )
+    except psycopg.Error as error:
+        raise StoreUnusableError(
+            f"{database.name}: {connection_failure(error)}; see `pykcmctl store check`"
+        ) from None
     store = PostgreSQLStore(database, Sealer(keys), source, listens=config.freshness == "notified")
     store.clock_agrees = clock_agrees
     return store

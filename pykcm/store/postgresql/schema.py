@@ -47,6 +47,9 @@ class SchemaError(StoreUnusableError):
 
 def create(connection: psycopg.Connection[Any], key_id: bytes, role: str | None) -> None:
     """Make the schema, or nothing; raises SchemaError, psycopg.Error."""
+    # PostgreSQL looks for the privilege first.
+    if connection.execute("SELECT FROM pg_namespace WHERE nspname = 'pykcm'").fetchone() is not None:
+        raise SchemaError("there is a schema already: `pykcmctl store check` looks at it")
     try:
         with connection.transaction():
             connection.execute(creation(key_id, role).encode())

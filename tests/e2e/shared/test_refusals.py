@@ -131,8 +131,8 @@ def test_missing_schema_is_named(server: Server, make_host: MakeHost) -> None:
         ("INSERT ON pykcm.secrets", "INSERT on pykcm.secrets"),
         ("UPDATE ON pykcm.collections", "UPDATE on pykcm.collections"),
         ("INSERT, UPDATE ON pykcm.commits", "INSERT on pykcm.commits, UPDATE on pykcm.commits"),
-        ("SELECT ON pykcm.schema", "this role may not read it"),
-        ("USAGE ON SCHEMA pykcm", "this role may not read it"),
+        ("SELECT ON pykcm.schema", f"the role {ROLE} may not read it"),
+        ("USAGE ON SCHEMA pykcm", f"the role {ROLE} may not read it"),
     ],
 )
 def test_missing_grant_is_named_at_the_start(

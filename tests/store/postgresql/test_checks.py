@@ -201,7 +201,7 @@ def test_init_without_privileges_says_what_to_do(administrator: Administrator) -
         (f'ALTER ROLE "{ROLE}" SUPERUSER', "role", "is a superuser"),
         ("UPDATE pykcm.keys SET may_seal = false", "key", "was replaced by none"),
         ("UPDATE pykcm.keys SET id = '\\x0011223344556677'", "key", "the other hosts have 0011223344556677"),
-        ("DELETE FROM pykcm.keys", "key", "the other hosts have none"),
+        ("DELETE FROM pykcm.keys", "key", "pykcm.keys is empty"),
     ],
 )
 def test_check_and_daemon_refuse(
@@ -352,3 +352,34 @@ def test_root_may_check_with_the_daemons_key(administrator: Administrator) -> No
     os.chown(administrator.key_file, 65534, 65534)
     assert administrator.failures() == []
     assert "belongs to UID 65534" in administrator.refusal()
+
+
+def test_incomplete_schema_is_named(administrator: Administrator) -> None:
+    """A schema without one of its tables is refused by check and daemon, which both say what is missing."""
+    administrator.init()
+    administrator.execute("ALTER TABLE pykcm.leases RENAME TO other")
+    assert any("without pykcm.leases" in line for line in administrator.failures())
+    assert "without pykcm.leases" in administrator.refusal()
+
+
+def test_column_that_is_missing_is_no_traceback(administrator: Administrator) -> None:
+    """An error of a statement refuses the start with its text."""
+    administrator.init()
+    administrator.execute("ALTER TABLE pykcm.keys DROP COLUMN may_seal")
+    assert 'column "may_seal" does not exist' in administrator.run("check").output
+    assert 'column "may_seal" does not exist' in administrator.refusal()
+
+
+def test_missing_lease_is_a_warning(administrator: Administrator) -> None:
+    """Without the row of a lease no host does that work: the check says which."""
+    administrator.init()
+    administrator.execute("DELETE FROM pykcm.leases WHERE name = 'reaper'")
+    assert any("no host removes expired ccaches" in line for line in administrator.failures("warning"))
+
+
+def test_init_of_an_existing_schema_says_so_to_any_role(administrator: Administrator) -> None:
+    """A role that may not create a schema is not sent for more privileges where there is one already."""
+    administrator.init()
+    for options in (["--admin", administrator.admin, "--role", ROLE], []):
+        done = administrator.run("init", *options)
+        assert (done.exit_code, "there is a schema already" in done.output) == (1, True)

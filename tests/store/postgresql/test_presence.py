@@ -21,7 +21,8 @@ from tests.store.postgresql.conftest import KEY, OpenStore
 from tests.store.postgresql.server import PostgreSQL, running_server
 from tests.store.postgresql.test_store import commit, entry, put_ccache
 
-_TIMEOUT = 0.5
+# In seconds: long enough for a commit on a machine that is busy.
+_TIMEOUT = 2.0
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ def mortal() -> Iterator[PostgreSQL]:
 
 @pytest.fixture
 async def store(mortal: PostgreSQL) -> AsyncIterator[PostgreSQLStore]:
-    """A store that waits for half a second."""
+    """A store that waits for `_TIMEOUT`."""
     with psycopg.connect(mortal.conninfo) as connection:
         connection.execute("TRUNCATE pykcm.collections, pykcm.secrets, pykcm.commits")
     store = PostgreSQLStore(Database(mortal.conninfo, _TIMEOUT), Sealer([KEY]))
