@@ -108,8 +108,8 @@ class Pipelines:
         after the function was handed in, the result was right at that time. Otherwise the function runs
         again, on a version that is no older than this answer.
 
-        A collection is copied before a change: the copy is read from while the store can be neither written
-        nor read.
+        A collection is copied before a change. If the store refuses the change, the copy is read from while
+        the store cannot be read. If the change may have been made, reads fail until the store can be read.
         """
         seen = Seen(may_change=may_change)
         failure: Exception | None = None
@@ -297,10 +297,11 @@ class Pipelines:
         queue.committing = 0
         queue.is_submitted = False
         queue.is_stopped = bool(queue.pending)
-        if queue.is_stopped or type(outcome) is Conflict:
-            self._collection_cache.drop(queue.uid)
-        else:
+        if type(outcome) is Refused and not queue.is_stopped:
             self._collection_cache.take_saved_back(queue.uid)
+        else:
+            # Also after Unknown: if the change was made, the copy from before it is old.
+            self._collection_cache.drop(queue.uid)
         if queue.is_stopped:
             self._begin(self._run_pending(queue))
         else:

@@ -236,9 +236,8 @@ async def test_room_that_another_host_made_is_used() -> None:
     assert await store.count_ccaches() == 2
 
 
-@pytest.mark.parametrize("outcome", [Refused, Unknown])
-async def test_collection_is_read_after_a_change_that_failed(outcome: type[Refused | Unknown]) -> None:
-    """While the store can be neither written nor read, memory is as before the change that failed."""
+async def test_collection_is_read_after_a_change_that_was_refused() -> None:
+    """While the store can be neither written nor read, memory is as before the change that was refused."""
     store = SharedStore()
     one = host(store)
     await one.change((UID,), creating(b"1000:a"), keep=True)
@@ -246,7 +245,7 @@ async def test_collection_is_read_after_a_change_that_failed(outcome: type[Refus
     store.away = 0
     store.failure = away
     for name in (b"1000:b", b"1000:c"):
-        store.outcomes = [outcome(away)]
+        store.outcomes = [Refused(away)]
         with pytest.raises(StoreError) as raised:
             await one.change((UID,), creating(name), keep=True)
         assert raised.value.code == errno.ETIMEDOUT
@@ -255,3 +254,29 @@ async def test_collection_is_read_after_a_change_that_failed(outcome: type[Refus
     await one.change((UID,), creating(b"1000:d"), keep=True)
     assert await one.read((UID,), names(one), keep=True) == [b"1000:a", b"1000:d"]
     assert store.loads == 1
+
+
+@pytest.mark.parametrize("is_made", [True, False], ids=["made", "not made"])
+async def test_collection_with_a_change_of_unknown_outcome_is_not_read_from_memory(is_made: bool) -> None:
+    """Reads fail until the store can be read again, and then show whether the change was made."""
+    store = SharedStore()
+    one, other = host(store), host(store)
+    for uid, name in ((UID, b"1000:a"), (2000, b"2000:a")):
+        await one.change((uid,), creating(name, uid), keep=True)
+    away = StoreError("away", errno.ETIMEDOUT)
+    if is_made:
+        await other.change((UID,), creating(b"1000:b"), keep=True)
+    store.away = 0
+    store.failure = away
+    store.outcomes = [Unknown(away)]
+    with pytest.raises(StoreError):
+        await one.change((UID,), creating(b"1000:b"), keep=True)
+    for _ in range(2):
+        with pytest.raises(StoreError) as raised:
+            await one.read((UID,), names(one), keep=True)
+        assert raised.value.code == errno.ETIMEDOUT
+    # Others are not affected.
+    assert await one.read((2000,), names(one, 2000), keep=True) == [b"2000:a"]
+    store.away = store.failure = None
+    expected = [b"1000:a", b"1000:b"] if is_made else [b"1000:a"]
+    assert await one.read((UID,), names(one), keep=True) == expected

@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import logging
+import select
 from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import Any, TypeVar
@@ -102,7 +103,7 @@ class Database:
                 f"{self.name}: too many requests wait for the database", errno.ETIMEDOUT
             ) from None
         try:
-            connection = self._idle.pop() if self._idle else await self._connect(end, waits=waits)
+            connection = self._take_idle() or await self._connect(end, waits=waits)
             self._calls += 1
             self._busy += 1
             try:
@@ -142,6 +143,18 @@ class Database:
                     ) from None
                 await asyncio.sleep(_PAUSE)
             end = last
+
+    def _take_idle(self) -> Connection | None:
+        """An idle connection that the server has not ended. On an ended one, a commit would be in doubt."""
+        while self._idle:
+            connection = self._idle.pop()
+            poll = select.poll()
+            poll.register(connection.fileno(), select.POLLIN)
+            # Nothing is expected from the server: it is the end, or a message that announces the end.
+            if not poll.poll(0):
+                return connection
+            connection.pgconn.finish()
+        return None
 
     async def _connect(self, end: float, *, waits: bool) -> Connection:
         """A connection. `waits`: the one that finds the database away waits for it until `end`, too.

@@ -44,9 +44,7 @@ class Proxy:
         self._next: Cut | None = None
         self._links: set[_Link] = set()
         self._loop = asyncio.new_event_loop()
-        self._server = self._loop.run_until_complete(
-            asyncio.start_server(self._accept, "127.0.0.1", self.port)
-        )
+        self._server = self._loop.run_until_complete(self._listen())
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
 
@@ -57,6 +55,14 @@ class Proxy:
     def cut_all(self) -> None:
         """Cut all connections, whatever they do."""
         self._call(self._cut_all())
+
+    def refuse(self) -> None:
+        """Cut all connections, and accept none until `accept`."""
+        self._call(self._close())
+
+    def accept(self) -> None:
+        """Accept connections again."""
+        self._server = self._call(self._listen())
 
     def close(self) -> None:
         self._call(self._close())
@@ -69,6 +75,9 @@ class Proxy:
             return await work
 
         return asyncio.run_coroutine_threadsafe(run(), self._loop).result()
+
+    async def _listen(self) -> asyncio.Server:
+        return await asyncio.start_server(self._accept, "127.0.0.1", self.port)
 
     async def _cut_all(self) -> None:
         for link in list(self._links):

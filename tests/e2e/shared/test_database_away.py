@@ -18,7 +18,7 @@ from tests.e2e.waiting import wait_until
 
 from .hosts import Host, by_tcp
 from .proxy import Cut, Proxy
-from .servers import Server
+from .servers import DATABASE, Server
 
 _NAME = b"%d" % USER
 _AWAY = "the database is away"
@@ -198,3 +198,28 @@ def test_commit_whose_answer_was_lost_is_made_once(
         assert len(kcm.get_cache_uuid_list()) == 1
         assert kcm.get_principal(_NAME + b":moved") == ALICE
         kcm.destroy(_NAME + b":moved")
+
+
+def test_change_of_unknown_outcome_is_not_hidden_by_memory(
+    stack: ExitStack, server: Server, start_host: StartHost, pool: ThreadPoolExecutor
+) -> None:
+    """While the database is away, the user's reads fail instead of showing the state before; others go on."""
+    proxy = Proxy(server.port)
+    stack.callback(proxy.close)
+    host = start_host("stale_reads = 600\nstore_timeout = 2\n", proxy.port)
+    kcm, other = (connect(stack, host.socket_path, uid) for uid in (USER, OTHER))
+    kcm.initialize(_NAME, ALICE)
+    other.initialize(b"%d" % OTHER, ALICE)
+    proxy.cut_next(Cut.SILENCE)
+    change = begin(pool, lambda: kcm.initialize(_NAME, BOB))
+    wait_until(
+        lambda: server.query(f"SELECT version FROM pykcm.collections WHERE uid = {USER}", DATABASE) == [(2,)]
+    )
+    proxy.refuse()
+    assert change.result()[0] == errno.ETIMEDOUT
+    for _ in range(2):
+        assert code_of(lambda: kcm.get_principal(_NAME)) == errno.ETIMEDOUT
+        assert other.get_principal(b"%d" % OTHER) == ALICE
+    proxy.accept()
+    wait_until(lambda: code_of(lambda: kcm.get_principal(_NAME)) == 0)
+    assert kcm.get_principal(_NAME) == BOB

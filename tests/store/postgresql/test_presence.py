@@ -107,13 +107,35 @@ async def test_server_that_was_started_again_is_not_noticed_by_reads(
     assert (await store.load(1000)).version == 1
 
 
-async def test_commit_on_a_broken_connection_is_found_out(mortal: PostgreSQL, store: PostgreSQLStore) -> None:
+async def test_no_commit_is_sent_on_a_connection_that_has_ended(
+    mortal: PostgreSQL, store: PostgreSQLStore
+) -> None:
+    """After a restart a commit takes a new connection; without a server it is refused, and not in doubt."""
+    await commit(store, 1000, put_ccache(1000, 1))
+    mortal.stop("immediate")
+    mortal.start()
+    assert await store.commit([entry({1000: 1}, put_ccache(1000, 2))]) == [Committed({1000: 2})]
+    mortal.stop("immediate")
+    try:
+        [outcome] = await store.commit([entry({1000: 2}, put_ccache(1000, 3))])
+    finally:
+        mortal.start()
+    assert type(outcome) is Refused
+    assert outcome.error.code == errno.ETIMEDOUT
+
+
+async def test_commit_on_a_broken_connection_is_found_out(
+    mortal: PostgreSQL, store: PostgreSQLStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A commit whose connection ended is unknown; its outcome tells that it was not made, and it is not."""
     await commit(store, 1000, put_ccache(1000, 1))
+    # It ends after the look at it.
+    monkeypatch.setattr(Database, "_take_idle", lambda database: database._idle.pop())
     mortal.stop("immediate")
     mortal.start()
     lost = entry({1000: 1}, put_ccache(1000, 2))
     [outcome] = await store.commit([lost])
+    monkeypatch.undo()
     assert type(outcome) is Unknown
     assert await store.outcome(lost) is None
     assert await store.commit([entry({1000: 1}, put_ccache(1000, 3))]) == [Committed({1000: 2})]
