@@ -1,21 +1,10 @@
 """The systemd units, as they are installed."""
 
 import re
-import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 UNITS = sorted(path for path in (ROOT / "systemd").iterdir() if path.is_file())
-DROP_INS = sorted((ROOT / "systemd").glob("*.d/*.conf"))
-
-
-def test_every_unit_is_in_the_wheel() -> None:
-    """README's commands copy the units from share/pykcm of the environment."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    shared = project["tool"]["hatch"]["build"]["targets"]["wheel"]["shared-data"]
-    files = [path.relative_to(ROOT) for path in (*UNITS, *DROP_INS)]
-    wanted = {str(path): f"share/pykcm/{path}" for path in files}
-    assert {name: place for name, place in shared.items() if name.startswith("systemd/")} == wanted
 
 
 def test_readme_has_a_drop_in_for_each_program() -> None:
