@@ -131,17 +131,21 @@ class Environment:
 
     @property
     def key_credential(self) -> str | None:
-        """The file of the credential with the key that systemd gives to the service; None if there is none.
+        """The file of the credential with the key; None if there is none. See `credential`."""
+        return self.credential(CREDENTIAL)
+
+    def credential(self, name: str) -> str | None:
+        """The file of a credential that systemd gives to the service; None if there is none.
 
         Raises PermissionError if that is unknown.
         """
         for folder in _CREDENTIAL_STORES:
-            name = f"{folder}/{CREDENTIAL}"
+            file = f"{folder}/{name}"
             try:
-                self.path(name).lstat()
+                self.path(file).lstat()
             except (FileNotFoundError, NotADirectoryError):
                 continue
-            return name
+            return file
         return None
 
     def _uid_of(self, user: str) -> int | None:

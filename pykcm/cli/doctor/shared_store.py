@@ -1,40 +1,67 @@
 """The check of the store that hosts share: connection, schema, role, key, server and clock."""
 
+import os
 import time
 
+from pykcm.cli.client import ControlClient
 from pykcm.cli.doctor.environment import Environment
-from pykcm.cli.doctor.results import Check, Result, failed, ok, skipped, warning
+from pykcm.cli.doctor.results import Check, Level, Result, failed, ok, skipped, warning
+from pykcm.config import Config
+from pykcm.control.messages import ControlError
+from pykcm.peer.identity import ROOT
 from pykcm.store.interface import StoreUnusableError
 
 _CHECK = "pykcmctl store check"
-_CHECK_WITH_CREDENTIAL = f"systemd-run --pipe --wait --property=LoadCredentialEncrypted=pykcm.key {_CHECK}"
+_LOG = "journalctl -u pykcm.service -n 20"
+
+# In seconds.
+_PATIENCE = 10.0
 
 
 def shared_store(environment: Environment) -> Result:
-    """Check the database as a daemon would use it, with this process's key; nothing is changed."""
+    """Check the database with this host's key, and whether the daemon reaches it; nothing is changed."""
     config = environment.config
     if config.store != "postgresql":
         return skipped(f'store = "{config.store}" is of this host alone')
     try:
         # An optional part.
-        from pykcm.store.postgresql import checks, opening  # noqa: PLC0415
+        from pykcm.store.postgresql import credentials, keyring  # noqa: PLC0415
     except ModuleNotFoundError as error:
         return failed(
             f'store = "postgresql" needs {error.name}: the daemon refuses to start',
             'pip install "pykcm[postgresql]"',
         )
-    key_files = opening.key_files(config, is_command=True)
     try:
-        keys = key_files.read()
-    except StoreUnusableError as error:
-        if environment.key_credential is not None:
-            return skipped(f"the key is a systemd credential, which the daemon has: {_CHECK_WITH_CREDENTIAL}")
-        return failed(str(error))
-    try:
-        with opening.connect(config) as connection:
-            found = list(checks.findings(connection, [key.id for key in keys], time.time()))
+        missing = _missing_credentials(environment, credentials.credential_names(config))
+        result = None if missing else _check(config)
     except StoreUnusableError as error:
         return failed(str(error), _CHECK)
+    is_reached, reason = _ask_daemon(environment)
+    if result is None:
+        if reason:
+            return failed(f"the daemon does not reach the database: {reason}", _LOG)
+        command = f"{keyring.WITH_CREDENTIALS} {_CHECK}"
+        text = f"for the checks with the service's credentials ({', '.join(missing)}): {command}"
+        return ok(f"the daemon reaches the database; {text}") if is_reached else skipped(text)
+    if reason and result.level is not Level.FAILED:
+        return failed(f"this command reaches the database, but the daemon does not: {reason}", _LOG)
+    return result
+
+
+def _missing_credentials(environment: Environment, names: list[str]) -> list[str]:
+    """The credentials that the service has, and this command does not."""
+    if "CREDENTIALS_DIRECTORY" in environment.variables:
+        return []
+    return [name for name in names if environment.credential(name) is not None]
+
+
+def _check(config: Config) -> Result:
+    """Raises StoreUnusableError."""
+    from pykcm.store.postgresql import checks, opening  # noqa: PLC0415
+
+    keys = opening.key_files(config, is_command=True).read()
+    with opening.connect(config) as connection:
+        found = list(checks.findings(connection, [key.id for key in keys], time.time()))
     wrong = [finding for finding in found if finding.way_out]
     text = "; ".join(f"{each.subject}: {each.state}: {each.way_out}" for each in wrong)
     if any(finding.is_fatal for finding in wrong):
@@ -42,6 +69,19 @@ def shared_store(environment: Environment) -> Result:
     if wrong:
         return warning(text, _CHECK)
     return ok("; ".join(f"{each.subject}: {each.state}" for each in found))
+
+
+def _ask_daemon(environment: Environment) -> tuple[bool, str]:
+    """Whether the daemon reaches the database, and why it does not; (False, "") if it does not say."""
+    if environment.uid != ROOT:
+        return False, ""
+    try:
+        client = ControlClient(os.fspath(environment.path(environment.control_path)), patience=_PATIENCE)
+        (stats,) = client.ask("stats")
+    except (OSError, ControlError):
+        return False, ""
+    store = stats.get("store")
+    return (store["away_since"] is None, str(store["reason"])) if store else (False, "")
 
 
 CHECKS = (Check("shared store", shared_store),)

@@ -1,11 +1,13 @@
 """The daemon's own authentication to the database: passwords, and Kerberos tickets in its memory."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import psycopg
 
 from pykcm.config import Config
+from pykcm.store.disk import CREDENTIAL
 from pykcm.store.interface import StoreUnusableError
 
 # A systemd credential, as libpq's pgpass file.
@@ -28,24 +30,38 @@ def connection_string(config: Config) -> str:
 
     Raises StoreUnusableError.
     """
+    parameters = _parameters(config)
+    folder = os.environ.get("CREDENTIALS_DIRECTORY")
+    if folder and _lacks_password(parameters):
+        passwords = _private_copy(Path(folder, _PASSWORDS))
+        if passwords is not None:
+            parameters["passfile"] = passwords
+    parameters.setdefault("application_name", "pykcm")
+    return _with_text(parameters)
+
+
+def credential_names(config: Config) -> list[str]:
+    """The systemd credentials that the daemon uses where it has them; raises StoreUnusableError."""
+    return [CREDENTIAL, *([_PASSWORDS] if _lacks_password(_parameters(config)) else [])]
+
+
+def _parameters(config: Config) -> dict[str, str]:
     if config.postgresql is None:
         raise StoreUnusableError('option postgresql: it is missing, and store = "postgresql" needs it')
     try:
         parameters = psycopg.conninfo.conninfo_to_dict(config.postgresql)
     except psycopg.Error:
         raise StoreUnusableError(_UNREADABLE) from None
-    folder = os.environ.get("CREDENTIALS_DIRECTORY")
-    if folder and not {"passfile", "password"} & parameters.keys():
-        passwords = _private_copy(Path(folder, _PASSWORDS))
-        if passwords is not None:
-            parameters["passfile"] = passwords
-    parameters.setdefault("application_name", "pykcm")
-    return _with_text({name: str(value) for name, value in parameters.items()})
+    return {name: str(value) for name, value in parameters.items()}
 
 
-def _with_text(parameters: dict[str, str]) -> str:
+def _lacks_password(parameters: Mapping[str, str]) -> bool:
+    return not {"passfile", "password"} & parameters.keys()
+
+
+def _with_text(parameters: Mapping[str, str]) -> str:
     """The connection string. With the encoding SQL_ASCII, psycopg would return bytes for text."""
-    return psycopg.conninfo.make_conninfo(**parameters | {"client_encoding": "utf8"})
+    return psycopg.conninfo.make_conninfo(**{**parameters, "client_encoding": "utf8"})
 
 
 def _private_copy(credential: Path) -> str | None:

@@ -29,6 +29,12 @@ from pykcm.store.postgresql.statements import KEYS
 
 log = logging.getLogger(__name__)
 
+# Runs a command with the service's credentials.
+WITH_CREDENTIALS = (
+    "systemd-run --quiet --collect --pipe --wait"
+    " -p LoadCredentialEncrypted=pykcm.key -p LoadCredentialEncrypted=pykcm.pgpass"
+)
+
 # Seconds between two attempts to find the key that other hosts use.
 _PAUSE = 1.0
 
@@ -60,9 +66,12 @@ class KeyFiles:
     def _present(self) -> Key:
         folder = os.environ.get("CREDENTIALS_DIRECTORY")
         if not self._key_file.exists() and not (folder and Path(folder, CREDENTIAL).exists()):
+            reason = f"there is no key, neither {self._key_file} nor the systemd credential {CREDENTIAL}"
+            if self._is_command:
+                reason += f" (to run a command with the service's credentials: {WITH_CREDENTIALS} COMMAND)"
             raise StoreUnusableError(
-                f"there is no key, neither {self._key_file} nor the systemd credential {CREDENTIAL}: "
-                "give this host the key of the others; for the first one make 32 random bytes, mode 0600"
+                f"{reason}: give this host the key of the others; for the first one make 32 random bytes, "
+                "mode 0600"
             )
         return load_key(self._key_file, may_create=False, any_owner=self._is_command)
 

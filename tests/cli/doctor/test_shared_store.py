@@ -2,24 +2,29 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
+from typing import Any
 
 import pytest
 
 from pykcm.cli.doctor import shared_store, storage
 from pykcm.cli.doctor.environment import Environment
 from pykcm.cli.doctor.results import Level
+from pykcm.control.frames import encode
 from tests.store.postgresql.conftest import postgresql
 from tests.store.postgresql.test_checks import RAW, Administrator, administrator
 
-from .machine import Machine
+from .machine import CONTROL, Machine
 
 __all__ = ["administrator", "postgresql"]
 
 
 def environment_of(administrator: Administrator, root: Path = Path("/nowhere")) -> Environment:
     """The machine of the administrator, whose other files are at `root`."""
-    return Environment(root=root, config_file=administrator.config, uid=0)
+    return Environment(root=root, config_file=administrator.config, control_path=CONTROL, uid=0)
 
 
 def test_right_database_is_ok(administrator: Administrator) -> None:
@@ -67,6 +72,54 @@ def test_missing_key_fails_and_none_is_promised(administrator: Administrator, ma
     machine.write("/etc/credstore.encrypted/pykcm.key", RAW, 0o600)
     result = shared_store.shared_store(environment_of(administrator, environment.root))
     assert (result.level, "systemd-run" in result.text) == (Level.SKIPPED, True)
+
+
+def test_key_file_is_not_used_where_the_daemon_has_a_credential(
+    administrator: Administrator, machine: Machine
+) -> None:
+    """The daemon takes the credential first: an old key file, or no password here, is no failure."""
+    machine.write("/etc/credstore.encrypted/pykcm.pgpass", "", 0o600)
+    result = shared_store.shared_store(environment_of(administrator, machine.root))
+    assert result.level is Level.SKIPPED
+    assert "pykcm.pgpass" in result.text
+    administrator.init()
+    administrator.configure(f"{administrator.role} passfile=/nowhere")
+    assert shared_store.shared_store(environment_of(administrator, machine.root)).level is Level.WARNING
+
+
+@pytest.mark.parametrize("has_credential", [False, True])
+def test_daemon_that_does_not_reach_the_database_fails(
+    administrator: Administrator, machine: Machine, *, has_credential: bool
+) -> None:
+    """The unit's sandbox or the policy may keep the daemon from a database that this command reaches."""
+    administrator.init()
+    if has_credential:
+        machine.write("/etc/credstore.encrypted/pykcm.key", RAW, 0o600)
+    with answering(machine, {"away_since": 1.0, "reason": "Permission denied"}):
+        result = shared_store.shared_store(environment_of(administrator, machine.root))
+    assert result.level is Level.FAILED
+    assert "Permission denied" in result.text
+    with answering(machine, {"away_since": None, "reason": ""}):
+        result = shared_store.shared_store(environment_of(administrator, machine.root))
+    assert result.level is (Level.OK if has_credential else Level.WARNING)
+
+
+@contextmanager
+def answering(machine: Machine, store: dict[str, Any]) -> Iterator[None]:
+    """A daemon whose statistics have this state of the store."""
+    with machine.listen(CONTROL, 0o600) as listening:
+
+        def answer() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(1 << 16)
+                connection.sendall(encode({"item": {"store": store}}) + encode({"end": {}}))
+
+        thread = Thread(target=answer)
+        thread.start()
+        yield
+        thread.join()
+    machine.path(CONTROL).unlink()
 
 
 def test_missing_library_fails(administrator: Administrator) -> None:
