@@ -97,7 +97,8 @@ def check_command(context: click.Context, file: Path | None, *, as_json: bool) -
 def upgrade_command(file: Path | None, admin: str | None) -> None:
     """Bring the schema to the version of this pykcm.
 
-    Daemons of an older pykcm do not start with the new schema: upgrade pykcm on all hosts first.
+    Daemons of an older pykcm do not start with the new schema, and running ones refuse all requests: install
+    the newer pykcm on all hosts first.
     """
     with _errors():
         from pykcm.store.postgresql import opening, schema  # noqa: PLC0415 - an optional part

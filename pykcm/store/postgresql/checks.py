@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import psycopg
 from psycopg import errors
 
-from pykcm.store.postgresql.schema import PRIVILEGES, VERSION
+from pykcm.store.postgresql.schema import PRIVILEGES, VERSION, VERSION_OF_SCHEMA, way_out_of
 
 # In seconds: hosts that differ more from the database's clock remove ccaches at the wrong time.
 _MOST_CLOCK_DIFFERENCE = 10.0
@@ -47,7 +47,7 @@ def findings(connection: psycopg.Connection[Any], key_ids: Sequence[bytes], now:
 
 def _schema(connection: psycopg.Connection[Any]) -> Finding:
     try:
-        row = connection.execute("SELECT version FROM pykcm.schema").fetchone()
+        row = connection.execute(VERSION_OF_SCHEMA).fetchone()
     except (errors.UndefinedTable, errors.InvalidSchemaName):
         return Finding("schema", "there is none", "run `pykcmctl store init`", is_fatal=True)
     except errors.InsufficientPrivilege:
@@ -56,13 +56,10 @@ def _schema(connection: psycopg.Connection[Any]) -> Finding:
     version = row[0] if row else None
     if version is None:
         return Finding("schema", "its version is missing", "restore pykcm.schema", is_fatal=True)
-    if version < VERSION:
-        way_out = "run `pykcmctl store upgrade`"
-    elif version > VERSION:
-        way_out = "install the newer pykcm that has made it"
-    else:
+    if version == VERSION:
         return _tables(connection, f"version {version}")
-    return Finding("schema", f"version {version}; this pykcm knows {VERSION}", way_out, is_fatal=True)
+    state = f"version {version}; this pykcm knows {VERSION}"
+    return Finding("schema", state, way_out_of(version), is_fatal=True)
 
 
 def _tables(connection: psycopg.Connection[Any], state: str) -> Finding:

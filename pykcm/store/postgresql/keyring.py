@@ -1,7 +1,8 @@
 """The keys of this host: the one that all hosts seal with, and during a rekey the one before it as well.
 
 The database knows the ids of the keys, and which one may seal. A host that has only the old key after a rekey
-has begun, or only the new one before it has ended, refuses requests: it cannot know what is stored.
+has begun, or only the new one before it has ended, refuses requests: it cannot know what is stored. The same
+holds for a host that does not know the schema, because it was upgraded while the host was running.
 """
 
 import asyncio
@@ -24,6 +25,7 @@ from pykcm.store.keys import (
     write_key,
 )
 from pykcm.store.postgresql.database import Connection, Database
+from pykcm.store.postgresql.schema import VERSION, VERSION_OF_SCHEMA, way_out_of
 from pykcm.store.postgresql.sealing import Sealer, SharedKey
 from pykcm.store.postgresql.statements import KEYS
 
@@ -128,7 +130,7 @@ class Keyring:
         self._refused_until = 0.0
 
     async def renew(self) -> None:
-        """Look which key seals now, and whether this host has it; raises StoreError if it does not."""
+        """Look at the schema and at the key that seals now; raises StoreError if this host may not serve."""
         loop = asyncio.get_running_loop()
         if self._refusal is None or loop.time() >= self._refused_until:
             if self._renewal is None:
@@ -166,6 +168,8 @@ class Keyring:
 
     async def _look(self) -> StoreError | None:
         """Raises StoreError if the database cannot say."""
+        if (refusal := await schema_refusal(self._database)) is not None:
+            return refusal
         registered = await registered_keys(self._database)
         keys: Sequence[SharedKey] = [self.sealer.key]
         if self.source is not None:
@@ -199,13 +203,30 @@ class Keyring:
         return StoreError(f"{self._database.name}: {reason}", errno.EACCES)
 
 
+async def schema_refusal(database: Database) -> StoreError | None:
+    """The error of all requests if the schema is not the one that this pykcm knows; raises StoreError."""
+    versions = [version for (version,) in await _fetch(database, VERSION_OF_SCHEMA)]
+    if versions == [VERSION]:
+        return None
+    if len(versions) != 1:
+        return StoreError(f"{database.name}: the schema's version is missing: restore pykcm.schema")
+    [version] = versions
+    return StoreError(
+        f"{database.name}: the schema has version {version} now, and this pykcm knows {VERSION}: "
+        f"{way_out_of(version)}"
+    )
+
+
 async def registered_keys(database: Database) -> dict[bytes, bool]:
     """The ids of the keys that the database knows, and whether each may seal; raises StoreError."""
+    return dict(await _fetch(database, KEYS))
 
+
+async def _fetch(database: Database, statement: str) -> list[Any]:
     async def fetch(connection: Connection) -> list[Any]:
-        return await (await connection.execute(KEYS)).fetchall()
+        return await (await connection.execute(statement)).fetchall()
 
-    return dict(await database.repeatable(fetch))
+    return await database.repeatable(fetch)
 
 
 def _names(key_ids: Sequence[bytes]) -> str:

@@ -11,6 +11,7 @@ strict freshness, until it listens again.
 
 import asyncio
 import logging
+from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import suppress
 from time import monotonic
@@ -20,6 +21,7 @@ import psycopg
 from pykcm.store.interface import StoreError
 from pykcm.store.postgresql.database import Connection, Database
 from pykcm.store.postgresql.freshness import LookUp, StrictFreshness
+from pykcm.store.postgresql.schema import VERSION, VERSION_OF_SCHEMA
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +34,9 @@ _HEARTBEAT = 1.0
 
 # In seconds: a version is asked for again after this time, in case that a host died before it could notify.
 _CONFIRMED = 60.0
+
+# UIDs whose versions are noted, at most: about 5 MB. A host asks for those that it has forgotten.
+_MOST = 10_000
 
 # In seconds, between attempts to listen.
 _PAUSE = 1.0
@@ -53,10 +58,13 @@ class NotifiedFreshness(StrictFreshness):
 
     def __init__(self, database: Database, look_up: LookUp) -> None:
         super().__init__(database, look_up)
-        # By UID: the newest version, and the monotonic time until which it counts.
-        self._versions: dict[int, tuple[int, float]] = {}
-        # Increased each time that the host begins to listen, or ceases.
-        self._epoch = 0
+        # By UID that this host has asked about: the newest version, and until when it counts.
+        self._versions: OrderedDict[int, tuple[int, float]] = OrderedDict()
+        # By UID: the last version that was notified, and the number of that notification.
+        self._notified: OrderedDict[int, tuple[int, int]] = OrderedDict()
+        # The number of the last notification. Answers to questions that began before `_first` do not count:
+        # this host has begun or ceased to listen since, or has forgotten a notification.
+        self._last = self._first = 0
         self._valid_until = 0.0
         self._task: asyncio.Task[None] | None = None
         # Whether the log says that this host does not listen.
@@ -85,17 +93,31 @@ class NotifiedFreshness(StrictFreshness):
     def begin(self) -> int:
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._run())
-        return self._epoch
+        return self._last
 
     def confirm(self, begun: int, versions: Mapping[int, int]) -> None:
-        if begun == self._epoch and self.listens:
-            self._note(versions)
+        if begun >= self._first and self.listens:
+            for uid, version in versions.items():
+                # A later version may have been notified before this answer came.
+                self._note(uid, max(version, self._notified.get(uid, (0, 0))[0]))
 
-    def _note(self, versions: Mapping[int, int]) -> None:
-        until = monotonic() + _CONFIRMED
-        for uid, version in versions.items():
-            if version >= self._versions.get(uid, (0, 0.0))[0]:
-                self._versions[uid] = (version, until)
+    def _note(self, uid: int, version: int) -> None:
+        if version >= self._versions.get(uid, (0, 0.0))[0]:
+            self._versions[uid] = (version, monotonic() + _CONFIRMED)
+            self._versions.move_to_end(uid)
+            if len(self._versions) > _MOST:
+                self._versions.popitem(last=False)
+
+    def notified(self, uid: int, version: int) -> None:
+        """Another host, or this one, has committed this version."""
+        self._last += 1
+        self._notified[uid] = (version, self._last)
+        self._notified.move_to_end(uid)
+        if len(self._notified) > _MOST:
+            _, (_, self._first) = self._notified.popitem(last=False)
+        # Others' users, of whom this host holds nothing, take no place among those of this host.
+        if uid in self._versions:
+            self._note(uid, version)
 
     async def _run(self) -> None:
         while True:
@@ -114,9 +136,15 @@ class NotifiedFreshness(StrictFreshness):
             await self._database.presence.wait(self._database.timeout)
 
     def _forget(self) -> None:
-        self._epoch += 1
+        self._begin_again()
         self._valid_until = 0.0
         self._versions.clear()
+        self._notified.clear()
+
+    def _begin_again(self) -> None:
+        """Let no answer to an earlier question count."""
+        self._last += 1
+        self._first = self._last
 
     async def _listen(self) -> None:
         """Listen until the connection is lost; raises that error."""
@@ -124,16 +152,17 @@ class NotifiedFreshness(StrictFreshness):
             connection = await self._database.open()
         try:
             async with asyncio.timeout(self._database.timeout):
+                await _check_schema(connection, self._database.name)
                 await connection.execute(_LISTEN)
                 await connection.execute(_ASK_FOR_NOTIFICATIONS)
             await self._wait_for_earlier_transactions(connection)
-            self._epoch += 1
+            self._begin_again()
             asked = monotonic()
             while True:
                 begun = monotonic()
                 async with asyncio.timeout(BOUND):
                     # Those notified before the question come before its answer.
-                    await connection.execute("SELECT")
+                    await _check_schema(connection, self._database.name)
                 self._valid_until = begun + BOUND
                 if self._is_logged:
                     self._is_logged = False
@@ -141,7 +170,7 @@ class NotifiedFreshness(StrictFreshness):
                 async for notification in connection.notifies(timeout=_HEARTBEAT):
                     with suppress(ValueError):
                         uid, _, version = notification.payload.partition(" ")
-                        self._note({int(uid): int(version)})
+                        self.notified(int(uid), int(version))
                 if monotonic() - asked > _HOUR:
                     asked = monotonic()
                     await connection.execute(_ASK_FOR_NOTIFICATIONS)
@@ -162,3 +191,10 @@ class NotifiedFreshness(StrictFreshness):
     def close(self) -> None:
         if self._task is not None:
             self._task.cancel()
+
+
+async def _check_schema(connection: Connection, database: str) -> None:
+    """Raise StoreError if this pykcm does not know the schema: newer hosts may notify in another way."""
+    cursor = await connection.execute(VERSION_OF_SCHEMA)
+    if await cursor.fetchall() != [(VERSION,)]:
+        raise StoreError(f"{database}: the schema has another version")

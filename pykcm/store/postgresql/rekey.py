@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from pykcm.store.copies import Copied, Rekeyed, StoreBusyError, UnsupportedError
 from pykcm.store.interface import StoreError, StoreUnusableError
 from pykcm.store.postgresql.database import Connection, Database
-from pykcm.store.postgresql.keyring import KeyFiles, Keyring, registered_keys
+from pykcm.store.postgresql.keyring import KeyFiles, Keyring, registered_keys, schema_refusal
 from pykcm.store.postgresql.sealing import KEY_ID_SIZE, Place, Sealer, SharedKey, UnsealError
 
 log = logging.getLogger(__name__)
@@ -102,6 +102,8 @@ class Rekeying:
         except StoreUnusableError as error:
             raise UnsupportedError(str(error)) from None
         old, new = _keys(keys, raw, self._files)
+        if (refusal := await schema_refusal(self._database)) is not None:
+            raise refusal
         await self._note(old, new)
         await self._keyring.renew()
         passes = _Passes(self._database, Sealer([new, old]))

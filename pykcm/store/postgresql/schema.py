@@ -10,8 +10,12 @@ from pykcm.store.interface import StoreUnusableError
 
 VERSION = 1
 
-# By version: the statements that lead to the next one. Version 1 is the first.
+# By version: the statements that lead to the next one. Version 1 is the first. Hosts look at the version in
+# the first statement of each commit: a step first locks the tables that commits write.
 _UPGRADES: dict[int, str] = {}
+
+# The version of the schema, for statements and for `way_out_of`.
+VERSION_OF_SCHEMA = "SELECT version FROM pykcm.schema"
 
 # (table, privileges) that the daemon needs.
 PRIVILEGES = [
@@ -39,6 +43,13 @@ def grants(role: str) -> str:
     name = sql.Identifier(role).as_string(None)
     lines = [f"GRANT {privileges} ON {table} TO {name};" for table, privileges in PRIVILEGES]
     return "\n".join([f"GRANT USAGE ON SCHEMA pykcm TO {name};", *lines, ""])
+
+
+def way_out_of(version: int) -> str:
+    """The way out for a schema of this version, which is another one than VERSION."""
+    if version < VERSION:
+        return "run `pykcmctl store upgrade`"
+    return "install the newer pykcm that has made it"
 
 
 class SchemaError(StoreUnusableError):

@@ -4,18 +4,26 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from pykcm.store.postgresql.rows import RowChanges
+from pykcm.store.postgresql.schema import VERSION
 from pykcm.store.postgresql.sealing import NIL, Place, Sealer
 
 # Rows of one entry have consecutive positions.
 _POSITIONS_OF_A_VERSION = 1 << 20
 
-# Whether this host's key is the one that seals. A host with only the old key serves nothing.
-_MAY_SEAL = "EXISTS (SELECT FROM pykcm.keys WHERE keys.id = %(key)s AND may_seal)"
+# This host's key, if it is the one that seals, and if this pykcm knows the schema. A host with only the old
+# key, or under which the schema was upgraded, serves nothing.
+_SEALING_KEY = f"""
+        SELECT keys.id FROM pykcm.keys WHERE keys.id = %(key)s AND may_seal
+            AND EXISTS (SELECT FROM pykcm.schema WHERE version = {VERSION})
+    """  # noqa: S608
+_MAY_SEAL = f"EXISTS ({_SEALING_KEY})"
 
+# There is always a row; its version is NULL for a UID of which nothing was ever stored.
 LOAD = f"""
-    SELECT c.version, s.ccache, s.item, s.sealed, s.expires, {_MAY_SEAL}
-    FROM pykcm.collections c LEFT JOIN pykcm.secrets s ON s.uid = c.uid
-    WHERE c.uid = %(uid)s ORDER BY s.position
+    SELECT c.version, s.ccache, s.item, s.sealed, s.expires, k.may_seal
+    FROM (SELECT {_MAY_SEAL} AS may_seal) k LEFT JOIN pykcm.collections c ON c.uid = %(uid)s
+        LEFT JOIN pykcm.secrets s ON s.uid = c.uid
+    ORDER BY s.position
 """  # noqa: S608
 
 LOAD_CREDENTIALS = """
@@ -23,7 +31,7 @@ LOAD_CREDENTIALS = """
     WHERE uid = %(uid)s AND ccache = %(ccache)s AND item <> %(nil)s ORDER BY position
 """
 
-# The row of NO_UID tells that this host's key is not the one that seals.
+# The row of NO_UID tells that this host may not serve with its key.
 VERSIONS = f"""
     SELECT uid, version FROM pykcm.collections WHERE uid = ANY(%(uids)s)
     UNION ALL SELECT -1, 0 WHERE NOT {_MAY_SEAL}
@@ -74,8 +82,7 @@ _LISTENED = "(SELECT coalesce(bool_or(listened_until > now()), false) FROM pykcm
 # Where only some UIDs of one entry have the right version, the statement fails, and with it all of them.
 _BEGIN = f"""
     WITH known AS MATERIALIZED (
-        SELECT id FROM pykcm.keys WHERE id = %(key)s AND may_seal
-    ), entries AS MATERIALIZED (
+{_SEALING_KEY}    ), entries AS MATERIALIZED (
         SELECT e.uid, e.base, e.id
         FROM unnest(%(uids)s::bigint[], %(bases)s::bigint[], %(ids)s::bytea[]) AS e (uid, base, id)
         WHERE EXISTS (SELECT FROM known)
@@ -113,8 +120,7 @@ _BEGIN_LIMITED = _BEGIN.replace("WHERE EXISTS (SELECT FROM known)\n", _HAS_ROOM,
 # The same for the usual entry, of one UID that is known.
 _BEGIN_ONE = f"""
     WITH known AS MATERIALIZED (
-        SELECT id FROM pykcm.keys WHERE id = %(key)s AND may_seal
-    ), locked AS MATERIALIZED (
+{_SEALING_KEY}    ), locked AS MATERIALIZED (
         SELECT uid FROM pykcm.collections
         WHERE uid = %(uid)s AND version = %(base)s AND EXISTS (SELECT FROM known) FOR UPDATE SKIP LOCKED
     ), increased AS (

@@ -107,9 +107,8 @@ class PostgreSQLStore:
     async def _load(self, uid: int, pause: Pause | None, is_last: bool) -> Loaded:
         begun = self.freshness.begin()
         found = await self._query(statements.LOAD, {"uid": uid, "key": self._sealer.key.id})
-        self.freshness.confirm(begun, {uid: found[0][0] if found else 0})
-        if not found:
-            return Loaded(0, [])
+        version = found[0][0] or 0
+        self.freshness.confirm(begun, {uid: version})
         if not found[0][5]:
             await self.keyring.renew()
         rows = []
@@ -118,7 +117,7 @@ class PostgreSQLStore:
                 rows.append(self._unseal(Place(uid, ccache, item), sealed, expires, is_last))
             if pause is not None and not number % _ROWS_AT_ONCE:
                 await pause()
-        return Loaded(found[0][0], secrets_of(rows))
+        return Loaded(version, secrets_of(rows))
 
     async def _with_all_keys(self, read: Callable[[bool], Awaitable[T]]) -> T:
         """The result of `read`; after an UnknownKeyError it is called again, with True. Raises StoreError.

@@ -118,6 +118,32 @@ def test_schema_of_another_version_is_not_used(
     assert_refused(make_host(), f"version {version}; this pykcm knows 1", way_out)
 
 
+@pytest.mark.parametrize("is_restarted", [False, True], ids=["while it runs", "while it is down"])
+def test_schema_that_was_upgraded_under_a_running_host_ends_its_service(
+    server: Server, host: Host, kcm: KcmClient, is_restarted: bool
+) -> None:
+    """It answers EIO and says why, and changes nothing; under its own schema it serves again by itself."""
+    if is_restarted:
+        server.stop()
+        server.start()
+    server.query("UPDATE pykcm.schema SET version = 2", DATABASE)
+    before = rows(server)
+    for request in (
+        lambda: kcm.get_principal(_NAME),
+        lambda: kcm.replace(_NAME, 0, BOB, [credential_bytes()]),
+        lambda: kcm.destroy(_NAME),
+    ):
+        assert code_of(request) == errno.EIO
+    assert "the schema has version 2 now, and this pykcm knows 1: install the newer pykcm" in host.log
+    assert rows(server) == before
+    status, output = host.check()
+    assert status == 1
+    assert "install the newer pykcm" in output
+    server.query("UPDATE pykcm.schema SET version = 1", DATABASE)
+    assert kcm.get_principal(_NAME) == ALICE
+    kcm.destroy(_NAME)
+
+
 def test_missing_schema_is_named(server: Server, make_host: MakeHost) -> None:
     """A database without the schema is no reason to make one."""
     server.query("DROP SCHEMA pykcm CASCADE", DATABASE)

@@ -77,7 +77,7 @@ async def test_nothing_is_known_after_the_connection_has_ended(
     with psycopg.connect(conninfo, autocommit=True) as other:
         other.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-            "WHERE application_name = 'pykcm' AND query = 'SELECT'"
+            "WHERE application_name = 'pykcm' AND query = 'SELECT version FROM pykcm.schema'"
         )
     await until(lambda: not freshness.listens)
     await commit(shared, 1000, put_ccache(1000, 1))
@@ -112,3 +112,45 @@ async def test_hosts_notify_only_when_one_listens(conninfo: str, shared: Postgre
             await commit(shared, 1000, put_ccache(1000, version))
             [notification] = other.notifies(timeout=5, stop_after=1)
             assert notification.payload == f"1000 {version}"
+
+
+async def test_versions_of_a_bounded_number_of_uids_are_noted(
+    monkeypatch: pytest.MonkeyPatch, shared: PostgreSQLStore, listening: PostgreSQLStore
+) -> None:
+    """A host knows the newest versions of the last UIDs that it asked about; it asks for the others again."""
+    monkeypatch.setattr("pykcm.store.postgresql.listener._MOST", 3)
+    freshness = freshness_of(listening)
+    uids = range(1000, 1010)
+    for uid in uids:
+        assert await freshness.newest_version(uid) == 0
+    assert [uid for uid in uids if freshness.is_known_newest(uid, 0)] == [1007, 1008, 1009]
+    # Notifications of UIDs that this host has not asked about take no place.
+    for uid in (*range(2000, 2010), 1008):
+        await commit(shared, uid, put_ccache(uid, 1))
+    await until(lambda: freshness.is_known_newest(1008, 1))
+    assert [uid for uid in uids if freshness.is_known_newest(uid, 0)] == [1007, 1009]
+    assert len(freshness._versions) == len(freshness._notified) == 3
+    assert await freshness.newest_version(1000) == 0
+    assert await freshness.newest_version(2000) == 1
+
+
+async def test_version_that_was_notified_during_a_question_is_newer_than_its_answer(
+    monkeypatch: pytest.MonkeyPatch, listening: PostgreSQLStore
+) -> None:
+    """The answer to a question does not hide a notification that came before it, also a forgotten one."""
+    monkeypatch.setattr("pykcm.store.postgresql.listener._MOST", 3)
+    freshness = freshness_of(listening)
+    begun = freshness.begin()
+    freshness.notified(1000, 5)
+    freshness.confirm(begun, {1000: 4, 1001: 7})
+    assert freshness.is_known_newest(1000, 5)
+    assert freshness.is_known_newest(1001, 7)
+    begun = freshness.begin()
+    for uid in (2000, 3000, 4000, 5000):
+        freshness.notified(uid, 5)
+    # The first of these notifications is forgotten: it may be the one of any UID.
+    freshness.confirm(begun, {2000: 4, 6000: 4})
+    assert not freshness.is_known_newest(2000, 4)
+    assert not freshness.is_known_newest(6000, 4)
+    freshness.confirm(freshness.begin(), {2000: 5})
+    assert freshness.is_known_newest(2000, 5)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import psycopg
 import pytest
 
-from pykcm.store.interface import Committed, Conflict, Entry, Refused
+from pykcm.store.interface import Committed, Conflict, Entry, Refused, StoreError
 from pykcm.store.postgresql.sealing import SharedKey
 from pykcm.store.postgresql.store import PostgreSQLStore
 from pykcm.store.tree import (
@@ -228,7 +228,8 @@ async def test_unknown_key_does_not_seal(open_store: OpenStore) -> None:
         for outcome in await other.commit(entries):
             assert type(outcome) is Refused
             assert "is not the other hosts'" in outcome.error.reason
-    assert await other.load(1000) == (0, [])
+    with pytest.raises(StoreError, match="is not the other hosts'"):
+        await other.load(1000)
 
 
 @pytest.mark.parametrize(
