@@ -1,5 +1,6 @@
 """The configured store, opened for the daemon."""
 
+import logging
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, ExitStack
 from pathlib import Path
@@ -14,9 +15,17 @@ from pykcm.store.memory import MemoryStore
 if TYPE_CHECKING:
     from pykcm.store.sqlcipher.store import SQLCipherStore
 
+log = logging.getLogger(__name__)
+
 
 def open_store(config: Config, at_end: ExitStack) -> tuple[Store, Copies | None, ClockKeeper]:
     """Open the store and the clock; raises StoreUnusableError."""
+    if config.postgresql is not None and config.store != "postgresql":
+        log.warning(
+            'option postgresql is not used with store = "%s": to share ccaches with other hosts, set '
+            'store = "postgresql"',
+            config.store,
+        )
     store: Store
     copies = None
     if config.store == "memory":

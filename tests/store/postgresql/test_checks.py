@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 
 from pykcm import stores
 from pykcm.cli.main import cli
-from pykcm.config import load_config
+from pykcm.config import Config, load_config
 from pykcm.store.interface import StoreUnusableError
 from pykcm.store.postgresql.checks import Finding, findings
 from pykcm.store.postgresql.opening import open_store
@@ -336,6 +336,16 @@ def test_other_stores_are_refused(administrator: Administrator) -> None:
     for command in ("init", "check", "upgrade"):
         done = administrator.run(command)
         assert (done.exit_code, 'this command is for "postgresql"' in done.output) == (1, True)
+
+
+def test_connection_string_without_its_store_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """A host that was meant to share its ccaches says at its start that it does not."""
+    with ExitStack() as at_end:
+        stores.open_store(Config(store="memory", postgresql="host=db"), at_end)
+        assert 'set store = "postgresql"' in caplog.text
+        caplog.clear()
+        stores.open_store(Config(store="memory"), at_end)
+        assert caplog.text == ""
 
 
 def test_check_as_json(administrator: Administrator) -> None:
