@@ -308,7 +308,8 @@ async def _cancel(tasks: list[asyncio.Task[NoReturn] | None]) -> None:
 
 def _announce(config: Config, kernel: Kernel, sockets: list[socket.socket], notifier: Notifier) -> None:
     where = ", ".join(str(each.getsockname()) for each in sockets)
-    kept = "in memory" if config.store == "memory" else f"in {config.state_dir}"
+    places = {"memory": "memory", "postgresql": "the database that hosts share"}
+    kept = f"in {places.get(config.store, config.state_dir)}"
     status = f"Serving credential caches on {where}, kept {kept}"
     log.info("%s %s: %s", "pykcmd", __version__, status)
     if kernel.has_selinux:
