@@ -45,6 +45,17 @@ def credential_names(config: Config) -> list[str]:
     return [CREDENTIAL, *([_PASSWORDS] if _lacks_password(_parameters(config)) else [])]
 
 
+def database_of(config: Config) -> str | None:
+    """The name of the daemons' database; None if the connection string does not say it.
+
+    Raises StoreUnusableError.
+    """
+    parameters = _parameters(config)
+    # A service is a section of a file, which may have a dbname.
+    by_user = None if "service" in parameters else parameters.get("user")
+    return parameters.get("dbname") or by_user
+
+
 def _parameters(config: Config) -> dict[str, str]:
     if config.postgresql is None:
         raise StoreUnusableError('option postgresql: it is missing, and store = "postgresql" needs it')

@@ -12,6 +12,9 @@ _ALLOW = "setsebool -P pykcm_use_postgresql on"
 # A copy in memory of the systemd credential has no other name.
 _CREDENTIAL = re.compile(r'file "/proc/self/fd/\d+"')
 
+# What psycopg writes before a message of libpq.
+_PREFIX = re.compile(r"^connection (failed|is bad): (?=.)")
+
 # Where psycopg lists the failures of several hosts, the last one is also at the beginning.
 _FAILURES = "All failures were:\n"
 
@@ -46,7 +49,7 @@ def connection_failure(error: psycopg.Error) -> str:
     """The reason, with a remedy where one is known."""
     text = str(error).rpartition(_FAILURES)[2]
     text = _CREDENTIAL.sub("systemd credential pykcm.pgpass", text)
-    lines = [line.strip(" \t-") for line in text.splitlines()]
+    lines = [_PREFIX.sub("", line.strip(" \t-")) for line in text.splitlines()]
     reason = "; ".join(filter(None, lines)).rstrip(".?")
     remedy = _remedy(reason)
     return f"{reason}; {remedy}" if remedy else reason

@@ -15,7 +15,12 @@ from pykcm.store.copies import Copies, UnsupportedError
 from pykcm.store.disk import KEY
 from pykcm.store.interface import StoreUnusableError
 from pykcm.store.postgresql.checks import CLOCK, SERVER, Finding, findings
-from pykcm.store.postgresql.credentials import admin_string, connection_string, use_own_tickets
+from pykcm.store.postgresql.credentials import (
+    admin_string,
+    connection_string,
+    database_of,
+    use_own_tickets,
+)
 from pykcm.store.postgresql.database import Database, name_of
 from pykcm.store.postgresql.failures import connection_failure
 from pykcm.store.postgresql.keyring import KeyFiles
@@ -36,16 +41,26 @@ def key_files(config: Config, *, is_command: bool = False) -> KeyFiles:
 
 @contextmanager
 def connect(config: Config, conninfo: str | None = None) -> Iterator[Connection]:
-    """A connection for a command, in autocommit mode; raises StoreUnusableError, also for errors within."""
+    """A connection for a command, in autocommit mode; raises StoreUnusableError, also for errors within.
+
+    `conninfo`: an administrator's, to the database of the daemons.
+    """
+    daemons = None
     if conninfo is None:
         conninfo = connection_string(config)
         use_own_tickets(config)
     else:
         conninfo = admin_string(conninfo)
+        daemons = database_of(config)
     name = name_of(conninfo)
     try:
         timeout = ceil(config.store_timeout)
         with closing(psycopg.connect(conninfo, autocommit=True, connect_timeout=timeout)) as connection:
+            if daemons not in (None, connection.info.dbname):
+                raise StoreUnusableError(
+                    f"option --admin leads to the database {connection.info.dbname}, and the daemons use "
+                    f"{daemons}: add dbname={daemons}"
+                )
             yield connection
     except psycopg.Error as error:
         raise StoreUnusableError(f"{name}: {connection_failure(error)}") from None

@@ -290,6 +290,20 @@ def test_missing_key_is_never_made(administrator: Administrator) -> None:
     assert not administrator.key_file.exists()
 
 
+@pytest.mark.parametrize("command", ["init", "upgrade"])
+def test_administrator_in_another_database_changes_nothing(
+    administrator: Administrator, command: str
+) -> None:
+    """Without dbname an administrator's connection leads to the database of the administrator's own name."""
+    admin = psycopg.conninfo.make_conninfo(administrator.admin, dbname="postgres")
+    options = ["--role", ROLE] if command == "init" else []
+    done = administrator.run(command, "--admin", admin, *options)
+    assert (done.exit_code, "add dbname=checks" in done.output) == (1, True)
+    with psycopg.connect(admin) as connection:
+        rows = connection.execute("SELECT FROM pg_namespace WHERE nspname = 'pykcm'").fetchall()
+    assert rows == []
+
+
 def test_upgrade_of_the_newest_schema_changes_nothing(administrator: Administrator) -> None:
     """Upgrade of the present version says so; other versions, and a missing schema, are refused."""
     done = administrator.run("upgrade", "--admin", administrator.admin)

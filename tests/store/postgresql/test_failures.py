@@ -8,7 +8,7 @@ import pytest
 from pykcm.store.postgresql import failures
 from pykcm.store.postgresql.failures import connection_failure
 
-_TO_SERVER = 'connection failed: connection to server at "127.0.0.1", port 5432 failed: '
+_TO_SERVER = 'connection to server at "127.0.0.1", port 5432 failed: '
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def test_failures_of_several_hosts_are_one_line() -> None:
     """Each host's failure is in it once."""
     refused = "Connection refused\n\tIs the server running on that host and accepting TCP/IP connections?"
     text = (
-        f"{_TO_SERVER}{refused}\nMultiple connection attempts failed. All failures were:\n"
+        f"connection failed: {_TO_SERVER}{refused}\nMultiple connection attempts failed. All failures were:\n"
         f"- host: 'db1', port: '1': {refused}\n- host: 'db2', port: '2': {refused}"
     )
     reason = "Connection refused; Is the server running on that host and accepting TCP/IP connections"
@@ -52,7 +52,7 @@ def test_failures_of_several_hosts_are_one_line() -> None:
 )
 def test_known_failure_has_a_remedy(text: str, remedy: str) -> None:
     """The reason is complete, and the remedy follows it."""
-    said = connection_failure(psycopg.OperationalError(_TO_SERVER + text))
+    said = connection_failure(psycopg.OperationalError(f"connection failed: {_TO_SERVER}{text}"))
     assert said.startswith(f"{_TO_SERVER}{text}; ")
     assert remedy in said
 
