@@ -88,6 +88,27 @@ class Server(PostgreSQL):
         self.query(f"CREATE TABLESPACE small LOCATION '{place}'")
         return disk
 
+    def small_wal(self, folder: Path) -> MemoryDisk:
+        """Put the write-ahead log on a small disk that is mounted here; the server has not started yet.
+
+        When the disk is full, the server crashes. It then stays down, as an administrator finds it.
+        """
+        disk = MemoryDisk(folder, "32m")
+        self._run("pg_resetwal", "--wal-segsize=1", "data")
+        self._configure("min_wal_size = 2MB\nmax_wal_size = 8MB\nrestart_after_crash = off\n")
+        wal = folder / "wal"
+        shutil.move(self.folder / "data/pg_wal", wal)
+        for path in [wal, *wal.rglob("*")]:
+            if self._user:
+                shutil.chown(path, self._user)
+        (self.folder / "data/pg_wal").symlink_to(wal)
+        return disk
+
+    def await_end(self) -> None:
+        """Return when the server has ended by itself."""
+        wait_until(lambda: not (self.folder / "data/postmaster.pid").exists())
+        self._is_started = False
+
     def start(self) -> None:
         super().start()
         self._is_started = True

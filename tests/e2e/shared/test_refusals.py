@@ -12,7 +12,7 @@ from pykcm.protocol.codes import Code
 from pykcm.store.postgresql.sealing import SharedKey
 from tests.builders import ALICE, BOB, credential_bytes
 from tests.disk.mounts import mount_point
-from tests.e2e.conftest import USER, public_folder, started, watched
+from tests.e2e.conftest import OTHER, USER, public_folder, started, watched
 from tests.e2e.crashes import code_of
 from tests.e2e.daemon import effective_uid
 from tests.e2e.kdc import find_libfaketime, other_clock
@@ -227,6 +227,49 @@ def test_full_disk_refuses_changes_only(stack: ExitStack, make_host: MakeHost) -
     disk.free()
     kcm.replace(_NAME + b":last", 0, BOB, [_LARGE])
     assert len(kcm.get_cache_uuid_list()) == 2 + number
+
+
+@pytest.mark.usefixtures("several_uids")
+def test_full_disk_of_the_write_ahead_log_loses_nothing_acknowledged(
+    stack: ExitStack, make_host: MakeHost
+) -> None:
+    """PostgreSQL crashes: changes answer ETIMEDOUT, other users read on; with free space all is there."""
+    folder = stack.enter_context(server_folder())
+    place = stack.enter_context(mount_point(folder / "disk"))
+    server = Server(folder / "server")
+    stack.callback(server.end)
+    disk = server.small_wal(place)
+    server.start()
+    server.make_database(KEY)
+    host = stack.enter_context(
+        started(make_host(by_socket(server), options="stale_reads = 600\nstore_timeout = 2\n"))
+    )
+    with effective_uid(USER):
+        kcm = stack.enter_context(KcmClient(host.socket_path))
+    with effective_uid(OTHER):
+        kcm_of_other = stack.enter_context(KcmClient(host.socket_path))
+    kcm_of_other.initialize(b"%d" % OTHER, ALICE)
+    disk.fill(100)
+    number = 0
+    while not (code := code_of(partial(kcm.replace, _NAME + b":%d" % number, 0, BOB, [_LARGE]))):
+        number += 1
+    assert code == errno.ETIMEDOUT
+    assert number > 0
+    server.await_end()
+    assert "No space left on device" in (server.folder / "log").read_text()
+    assert kcm_of_other.get_principal(b"%d" % OTHER) == ALICE
+    assert code_of(lambda: kcm_of_other.initialize(b"%d:x" % OTHER, BOB)) == errno.ETIMEDOUT
+    assert "the database is away" in host.log
+    disk.free()
+    server.start()
+    wait_until(lambda: code_of(kcm.get_cache_uuid_list) == 0)
+    for each in range(number):
+        assert kcm.get_cred_list(_NAME + b":%d" % each) == [_LARGE]
+    # The last change was made completely, or not at all.
+    is_made = code_of(lambda: kcm.get_principal(_NAME + b":%d" % number)) == 0
+    assert len(kcm.get_cache_uuid_list()) == number + is_made
+    kcm.replace(_NAME + b":%d" % number, 0, BOB, [_LARGE])
+    assert kcm.get_cred_list(_NAME + b":%d" % number) == [_LARGE]
 
 
 def test_standby_refuses_changes_until_it_is_promoted(
