@@ -89,8 +89,9 @@ class PostgreSQLStore:
         self.keyring = Keyring(database, sealer, source)
         self._sealer = sealer
         self.freshness = (NotifiedFreshness if listens else StrictFreshness)(database, self.versions)
-        # Whether some host listens for notifications, as the last commit has seen it.
-        self._notifies = False
+        # Whether some host listens for notifications, as the last commit has seen it. The first one always
+        # notifies in its transaction: this host may end before it could do so afterwards.
+        self._notifies = True
         # When entries that other transactions block are refused, by id, in the event loop's time.
         self._blocked: dict[bytes, float] = {}
         # For statistics: conflicts, questions for versions, and what had become of commits without an answer.

@@ -173,13 +173,17 @@ _CHANGES: dict[Opcode, Callable[..., object]] = {
 
 
 class RandomOperations:
-    """Operations of one client; all that it writes is marked as its own, and by a number."""
+    """Operations of one client; all that it writes is marked as its own, and by a number.
 
-    def __init__(self, rng: random.Random, uid: int, client: int) -> None:
+    `always_change`: without changes that may succeed and change nothing.
+    """
+
+    def __init__(self, rng: random.Random, uid: int, client: int, *, always_change: bool = False) -> None:
         self._rng = rng
         self._client = client
         self._number = 0
         self._names = names_of(uid)
+        self._always_change = always_change
         self._makers = [
             *[self._replace] * 8,
             *[self._initialize] * 3,
@@ -187,8 +191,6 @@ class RandomOperations:
             *[self._remove] * 4,
             *[self._destroy] * 5,
             *[self._move] * 5,
-            *[self._set_default] * 4,
-            *[self._set_offset] * 3,
             *[self._get_cred_list] * 24,
             *[self._retrieve] * 8,
             *[self._get_principal] * 8,
@@ -196,6 +198,8 @@ class RandomOperations:
             *[self._get_uuids] * 6,
             *[self._get_offset] * 4,
         ]
+        if not always_change:
+            self._makers += [*[self._set_default] * 4, *[self._set_offset] * 3]
 
     def make(self) -> CollectionOperation:
         self._number += 1
@@ -236,6 +240,8 @@ class RandomOperations:
         return self._tagged(Opcode.RETRIEVE)
 
     def _move(self) -> CollectionOperation:
+        if self._always_change:
+            return CollectionOperation(Opcode.MOVE_CACHE, tuple(self._rng.sample(self._names, 2)))
         return CollectionOperation(Opcode.MOVE_CACHE, (self._name(), self._name()))
 
     def _set_offset(self) -> CollectionOperation:

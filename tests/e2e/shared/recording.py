@@ -57,7 +57,10 @@ class Signal:
 
 
 class Client:
-    """A process that makes at least `operations` calls as `uid`, and goes on until `over` is set."""
+    """A process that makes at least `operations` calls as `uid`, and goes on until `over` is set.
+
+    `always_change` is as in RandomOperations.
+    """
 
     def __init__(
         self,
@@ -68,8 +71,11 @@ class Client:
         seed: int,
         folder: Path,
         over: Signal,
+        *,
+        always_change: bool = False,
     ) -> None:
         self._over = over
+        self._always_change = always_change
         self.number = number
         self.uid = uid
         self._path = folder / f"client{number}"
@@ -107,9 +113,13 @@ class Client:
                     os.setgroups([])
                     os.setgid(self.uid)
                     os.setuid(self.uid)
-                result = _Calls(self.number, self.uid, sockets, seed, self._count).make(
-                    operations, self._over
+                made = RandomOperations(
+                    random.Random(f"{seed} {self.number}"),
+                    self.uid,
+                    self.number,
+                    always_change=self._always_change,
                 )
+                result = _Calls(self.number, made, sockets, seed, self._count).make(operations, self._over)
                 pickle.dump(result, file)
         except BaseException:  # noqa: BLE001 - the parent shows it
             with self._path.open("wb") as file:
@@ -119,10 +129,12 @@ class Client:
 
 
 class _Calls:
-    def __init__(self, number: int, uid: int, sockets: Sequence[Path], seed: int, count: mmap.mmap) -> None:
+    def __init__(
+        self, number: int, operations: RandomOperations, sockets: Sequence[Path], seed: int, count: mmap.mmap
+    ) -> None:
         self._number = number
-        self._rng = random.Random(f"{seed} {number}")
-        self._operations = RandomOperations(self._rng, uid, number)
+        self._rng = random.Random(f"{seed} {number} hosts")
+        self._operations = operations
         self._sockets = sockets
         self._count = count
         self._host = 0

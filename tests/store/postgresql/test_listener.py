@@ -13,7 +13,7 @@ from pykcm.store.postgresql.listener import BOUND, NotifiedFreshness
 from pykcm.store.postgresql.sealing import Sealer
 from pykcm.store.postgresql.store import PostgreSQLStore
 from tests.server.waiting import until
-from tests.store.postgresql.conftest import KEY
+from tests.store.postgresql.conftest import KEY, OpenStore
 from tests.store.postgresql.server import Relay
 from tests.store.postgresql.test_store import commit, entry, put_ccache
 
@@ -108,7 +108,7 @@ async def test_hosts_notify_only_when_one_listens(conninfo: str, shared: Postgre
         assert list(other.notifies(timeout=0)) == []
         other.execute("UPDATE pykcm.schema SET listened_until = now() + interval '1 hour'")
         for version in (3, 4):
-            # The first one after the wish, too.
+            # The first one after the request to notify, too.
             await commit(shared, 1000, put_ccache(1000, version))
             [notification] = other.notifies(timeout=5, stop_after=1)
             assert notification.payload == f"1000 {version}"
@@ -154,3 +154,21 @@ async def test_version_that_was_notified_during_a_question_is_newer_than_its_ans
     assert not freshness.is_known_newest(6000, 4)
     freshness.confirm(freshness.begin(), {2000: 5})
     assert freshness.is_known_newest(2000, 5)
+
+
+async def test_first_commit_of_a_host_notifies_in_its_transaction(
+    monkeypatch: pytest.MonkeyPatch, conninfo: str, open_store: OpenStore
+) -> None:
+    """A host that ends right after its first commit leaves no host without the notification."""
+    host = open_store()
+    with psycopg.connect(conninfo, autocommit=True) as other:
+        other.execute("UPDATE pykcm.schema SET listened_until = now() + interval '1 hour'")
+        other.execute("LISTEN pykcm")
+
+        async def ended(*_: object) -> None:
+            pytest.fail("a notification of its own")
+
+        monkeypatch.setattr(host, "_query", ended)
+        assert await host.commit([entry({1000: 0}, put_ccache(1000, 1))]) == [Committed({1000: 1})]
+        [notification] = other.notifies(timeout=5, stop_after=1)
+        assert notification.payload == "1000 1"
