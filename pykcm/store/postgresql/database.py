@@ -134,7 +134,8 @@ class Database:
                 # At first the connection may have been an old one, of a server that was started again.
                 if was_lost:
                     self.presence.lost(lost.error.reason)
-                    raise lost.error from None
+                    if not (waits and await self.presence.wait(last - loop.time())):
+                        raise lost.error from None
                 was_lost = True
             except RepeatError:
                 if loop.time() >= last:
@@ -247,7 +248,7 @@ class Database:
         state = error.sqlstate or ""
         text = (error.diag.message_primary or str(error)).strip()
         if not state or state.startswith(_CONNECTION_ENDS):
-            return LostAnswerError(StoreError(f"{self.name}: {text}"))
+            return LostAnswerError(StoreError(f"{self.name}: {text}", errno.ETIMEDOUT))
         for beginning, code, way_out in _MEANINGS:
             if state.startswith(beginning):
                 return StoreError(f"{self.name}: {text}{way_out}", code)

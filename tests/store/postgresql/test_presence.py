@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from pykcm.store.interface import Blocked, Committed, Conflict, Refused, StoreError, Unknown
-from pykcm.store.postgresql.database import Database
+from pykcm.store.postgresql.database import Connection, Database
 from pykcm.store.postgresql.schema import create
 from pykcm.store.postgresql.sealing import Sealer
 from pykcm.store.postgresql.store import PostgreSQLStore
@@ -139,6 +139,28 @@ async def test_commit_on_a_broken_connection_is_found_out(
     assert type(outcome) is Unknown
     assert await store.outcome(lost) is None
     assert await store.commit([entry({1000: 1}, put_ccache(1000, 3))]) == [Committed({1000: 2})]
+
+
+async def test_answers_that_are_lost_again_and_again_are_waited_for(
+    mortal: PostgreSQL, store: PostgreSQLStore
+) -> None:
+    """A read is made again until its time limit; one that does not wait fails with ETIMEDOUT."""
+    database, attempts = store.database, 0
+
+    async def end_the_connection(connection: Connection) -> None:
+        nonlocal attempts
+        attempts += 1
+        if attempts <= 4:
+            await connection.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+
+    end = asyncio.get_running_loop().time() + LIMIT
+    await database.repeatable(end_the_connection, end=end)
+    assert attempts == 5
+    attempts = 0
+    with pytest.raises(StoreError) as raised:
+        await database.repeatable(end_the_connection, waits=False)
+    assert attempts == 2
+    assert raised.value.code == errno.ETIMEDOUT
 
 
 async def test_call_that_is_not_answered_ends_in_time(mortal: PostgreSQL, store: PostgreSQLStore) -> None:
