@@ -12,7 +12,7 @@ _ALLOW = "setsebool -P pykcm_use_postgresql on"
 # A copy in memory of the systemd credential has no other name.
 _CREDENTIAL = re.compile(r'file "/proc/self/fd/\d+"')
 
-# What psycopg writes before a message of libpq.
+# Text of psycopg before a message of libpq.
 _PREFIX = re.compile(r"^connection (failed|is bad): (?=.)")
 
 # Where psycopg lists the failures of several hosts, the last one is also at the beginning.
