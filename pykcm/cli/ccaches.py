@@ -1,6 +1,5 @@
-"""The commands list, show, destroy, reap and switch."""
+"""The commands list, destroy, reap and switch."""
 
-import base64
 import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -11,9 +10,7 @@ from pykcm.cli.client import Answer, ControlClient
 from pykcm.cli.names import CCacheType, UidType, format_ccache, format_user, user_name
 from pykcm.cli.output import (
     Column,
-    enctype_name,
     fetch_first,
-    flag_names,
     format_count,
     format_size,
     format_time,
@@ -145,94 +142,6 @@ def _print_totals(answer: Answer, uses: list[dict[str, int]]) -> None:
         )
 
 
-@click.command("show")
-@click.argument("ccache", type=CCacheType())
-@click.option(
-    "--json", "as_json", is_flag=True, help="Print the stored JSON, including session keys and tickets."
-)
-@click.pass_obj
-def show_command(client: ControlClient, ccache: bytes, *, as_json: bool) -> None:
-    """Show the tickets and the other entries of one ccache."""
-    items = iter(client.ask("show", name=ccache, payload=as_json))
-    head = next(items)["ccache"]
-    credentials: list[dict[str, Any]] = []
-    for item in items:
-        if "credential" in item:
-            credentials.append(item["credential"])
-        else:
-            credentials[-1]["payload"] = item["payload"]
-    if as_json:
-        print_json(_stored_json(head, credentials))
-        return
-    print_line(f"Ccache:      {format_ccache(head['name'])}{_default_note(head)}")
-    print_line(f"UUID:        {head['uuid'].hex()}")
-    print_line(f"Owner:       {user_name(head['uid']) or '-'} (UID {head['uid']})")
-    print_line(f"Principal:   {head['principal']}")
-    print_line(f"KDC offset:  {head['kdc_offset']} s")
-    if head["label"]:
-        print_line(f"Label:       {head['label']}")
-    print_line(f"Size:        {format_size(head['size'])}")
-    tickets = [each for each in credentials if not each["configuration"]]
-    entries = [each for each in credentials if each["configuration"]]
-    print_line()
-    print_line(f"Tickets: {len(tickets)}")
-    print_rows(
-        [
-            Column("Server"),
-            Column("Client"),
-            Column("Enctype"),
-            Column("Flags"),
-            Column("Valid from", is_time=True),
-            Column("Expires", is_time=True),
-            Column("Renewable until", is_time=True),
-            Column("Size", is_number=True),
-        ],
-        map(_ticket_row, tickets),
-    )
-    if entries:
-        print_line()
-        print_line(f"Other entries: {len(entries)}")
-        rows = ([each["server"], format_size(each["size"])] for each in entries)
-        print_rows([Column("Entry"), Column("Size", is_number=True)], rows)
-
-
-def _ticket_row(credential: dict[str, Any]) -> list[str]:
-    authtime, starttime, endtime, renew_till = credential["times"]
-    return [
-        credential["server"],
-        credential["client"],
-        enctype_name(credential["enctype"]),
-        flag_names(credential["flags"]),
-        format_time(starttime or authtime),
-        format_time(endtime or None),
-        format_time(renew_till or None),
-        format_size(credential["size"]),
-    ]
-
-
-def _default_note(head: dict[str, Any]) -> str:
-    if head["default"]:
-        return " (default)"
-    return " (default, in place of the chosen one)" if head["current_default"] else ""
-
-
-def _stored_json(head: dict[str, Any], credentials: list[dict[str, Any]]) -> dict[str, Any]:
-    """The ccache in sssd-kcm's JSON format. Bytes that are not UTF-8 become surrogates."""
-    return {
-        "version": 1,
-        "kdc_offset": head["kdc_offset"],
-        "principal": {
-            "type": head["principal_type"],
-            "realm": head["realm"].decode(errors="surrogateescape"),
-            "components": [each.decode(errors="surrogateescape") for each in head["components"]],
-        },
-        "creds": [
-            {"uuid": each["uuid"].hex(), "payload": base64.b64encode(each["payload"]).decode()}
-            for each in credentials
-        ],
-    }
-
-
 @click.command("destroy")
 @click.argument("ccache", type=CCacheType(), required=False)
 @click.option("--uid", type=UidType(), help="All ccaches of this user.")
@@ -324,4 +233,4 @@ def switch_command(client: ControlClient, uid: int, ccache: bytes, *, as_json: b
         print_json({"uid": uid, "name": format_ccache(ccache)})
 
 
-COMMANDS = (list_command, show_command, destroy_command, reap_command, switch_command)
+COMMANDS = (list_command, destroy_command, reap_command, switch_command)

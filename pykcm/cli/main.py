@@ -16,6 +16,7 @@ from pykcm.cli import (
     importing,
     maintenance,
     migration,
+    showing,
     statistics,
     store,
     watching,
@@ -70,6 +71,7 @@ def cli(context: click.Context, path: str, daemon_uid: int | None) -> None:
 
 _MODULES = (
     ccaches,
+    showing,
     exporting,
     importing,
     migration,

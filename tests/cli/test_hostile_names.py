@@ -95,6 +95,10 @@ def test_list_json_is_harmless(run: Run, text: str) -> None:
 @hostile_text
 def test_show_is_harmless(run: Run, text: str) -> None:
     head = {
+        "tickets": 1,
+        "tgt_expires": None,
+        "renew_till": None,
+        "last_renewal": None,
         "name": text.encode("utf-8", "surrogatepass"),
         "default": True,
         "current_default": True,
@@ -127,6 +131,9 @@ def test_show_is_harmless(run: Run, text: str) -> None:
     # The lines of the header and three rows.
     assert len(out.splitlines()) == 13
     out, _ = run("show", "KCM:x", "--json", answer=answer)
+    assert_harmless(out)
+    assert json.loads(out)["principal"] == sendable(text)
+    out, _ = run("show", "KCM:x", "--json", "--with-secrets", answer=answer)
     assert_harmless(out)
     realm: str = json.loads(out)["principal"]["realm"]
     assert realm.encode("utf-8", "surrogateescape") == text.encode("utf-8", "surrogatepass")

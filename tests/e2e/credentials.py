@@ -1,6 +1,6 @@
 """Credentials for tests: libkrb5's bytes with one field replaced."""
 
-from pykcm.protocol.credential import TIMES_AND_FLAGS, Credential, parse_credential
+from pykcm.protocol.credential import ENCTYPE, TIMES_AND_FLAGS, Credential, parse_credential
 from pykcm.protocol.principal import Principal
 from pykcm.protocol.wire import Reader, pack_data
 from tests.builders import changed
@@ -34,6 +34,13 @@ def ticket_of(blob: bytes) -> bytes:
     reader.typed_list()
     reader.typed_list()
     return reader.data()
+
+
+def session_key_of(blob: bytes) -> bytes:
+    """The session key, which follows the two principals and its enctype."""
+    credential = parse_credential(blob)
+    before = len(credential.client.pack()) + len(credential.server.pack()) + ENCTYPE.size
+    return Reader(blob, before).data()
 
 
 def with_second_ticket(second_ticket: bytes, blob: bytes) -> bytes:

@@ -1,5 +1,7 @@
 """pykcmctl with a real daemon: commands of an administrator, and their output."""
 
+import base64
+import json
 import os
 import pty
 import re
@@ -20,6 +22,7 @@ from tests.builders import TGS, credential_bytes, principal
 from .clients import MitClient
 from .conftest import OTHER, USER
 from .control import Pykcmctl
+from .credentials import session_key_of, ticket_of
 from .daemon import LIMIT, Pykcmd, effective_uid
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may use the control socket")
@@ -113,8 +116,8 @@ def test_list_shows_labels(mit_as: Callable[[int], MitClient], ctl: Pykcmctl) ->
     assert row["label"] is None
 
 
-def test_show_prints_tickets_and_json(mit_as: Callable[[int], MitClient], ctl: Pykcmctl) -> None:
-    """Tickets have names of enctypes and flags; configuration is separate; --json prints what is stored."""
+def test_show_prints_tickets_and_configuration(mit_as: Callable[[int], MitClient], ctl: Pykcmctl) -> None:
+    """Tickets have names of enctypes and flags; configuration is separate."""
     user = mit_as(USER)
     user.kinit("alice")
     user.kvno("host/server.pykcm.test")
@@ -123,10 +126,37 @@ def test_show_prints_tickets_and_json(mit_as: Callable[[int], MitClient], ctl: P
     assert "host/server.pykcm.test@PYKCM.TEST" in screen
     assert "Tickets: 2" in screen
     assert "Other entries: " in screen
-    document = ctl.json("show", str(USER))
-    assert set(document) == {"version", "kdc_offset", "principal", "creds"}
-    assert document["principal"] == {"type": 1, "realm": "PYKCM.TEST", "components": ["alice"]}
-    assert all(set(each) == {"uuid", "payload"} for each in document["creds"])
+
+
+def test_show_json_has_no_secrets(mit_as: Callable[[int], MitClient], ctl: Pykcmctl) -> None:
+    """`show --json` prints metadata; only --with-secrets prints keys and tickets, and says so on a screen."""
+    user = mit_as(USER)
+    user.kinit("alice")
+    user.kvno("host/server.pykcm.test")
+    stored = ctl.json("show", str(USER), "--with-secrets")
+    assert set(stored) == {"version", "kdc_offset", "principal", "creds"}
+    assert stored["principal"] == {"type": 1, "realm": "PYKCM.TEST", "components": ["alice"]}
+    assert all(set(each) == {"uuid", "payload"} for each in stored["creds"])
+    said = ctl.run("show", str(USER), "--json")
+    assert (said.status, said.errors) == (0, "")
+    for each in stored["creds"]:
+        blob = base64.b64decode(each["payload"])
+        for secret in filter(None, (session_key_of(blob), ticket_of(blob))):
+            for form in (secret.hex(), base64.b64encode(secret).decode()[:-4]):
+                assert form not in said.output
+        assert each["payload"] not in said.output
+    document = json.loads(said.output)
+    assert document["principal"] == "alice@PYKCM.TEST"
+    assert [each["uuid"] for each in document["credentials"]] == [each["uuid"] for each in stored["creds"]]
+    servers = [each["server"] for each in document["credentials"] if not each["configuration"]]
+    assert servers == ["krbtgt/PYKCM.TEST@PYKCM.TEST", "host/server.pykcm.test@PYKCM.TEST"]
+    assert ctl.run("show", str(USER), "--json", "--with-secrets").errors == ""
+    assert (
+        "contains session keys and tickets"
+        in on_a_terminal(ctl, "show", str(USER), "--json", "--with-secrets")[1]
+    )
+    assert "session keys" not in on_a_terminal(ctl, "show", str(USER), "--json")[1]
+    assert ctl.run("show", str(USER), "--with-secrets").status == 2
 
 
 def test_destroy_asks_and_destroys(mit_as: Callable[[int], MitClient], ctl: Pykcmctl) -> None:
@@ -349,7 +379,7 @@ def test_show_json_keeps_bytes_of_principal(pykcmd: Pykcmd, ctl: Pykcmctl) -> No
     for number, component in enumerate(odd):
         with KcmClient(pykcmd.socket_path) as client:
             client.initialize(b"0:%d" % number, Principal(1, b"PYKCM.TEST", (component,)))
-        (screen,) = ctl.json("show", f"0:{number}")["principal"]["components"]
+        (screen,) = ctl.json("show", f"0:{number}", "--with-secrets")["principal"]["components"]
         assert screen.encode(errors="surrogateescape") == component
 
 
