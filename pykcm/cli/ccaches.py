@@ -1,145 +1,21 @@
-"""The commands list, destroy, reap and switch."""
+"""The commands destroy, reap and switch."""
 
 import sys
-from collections.abc import Iterable, Iterator
 from typing import Any
 
 import click
 
-from pykcm.cli.client import Answer, ControlClient
-from pykcm.cli.names import CCacheType, UidType, format_ccache, format_user, user_name
+from pykcm.cli.client import ControlClient
+from pykcm.cli.names import CCacheType, UidType, format_ccache, format_user
 from pykcm.cli.output import (
-    Column,
     fetch_first,
     format_count,
-    format_size,
-    format_time,
     print_json,
     print_json_array,
     print_line,
-    print_rows,
 )
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-
-
-@click.command("list")
-@click.option("--uid", type=UidType(), help="Only the ccaches of this user.")
-@click.option("--expired", is_flag=True, help="Only ccaches whose tickets have all expired.")
-@click.option("--label", is_flag=True, help="Also show the SELinux label of each ccache.")
-@_json
-@click.pass_obj
-def list_command(
-    client: ControlClient, uid: int | None, *, expired: bool, label: bool, as_json: bool
-) -> None:
-    """List the ccaches of all users with their expiry times.
-
-    "*" marks a ccache that was chosen as the default. "+" marks the one that users get instead, if the chosen
-    one is gone or none was chosen.
-    """
-    answer = client.ask("list", uid=uid, expired=expired)
-    items = fetch_first(iter(answer))
-    if as_json:
-        print_json_array(_for_json(item["ccache"]) for item in items if "ccache" in item)
-        return
-    columns = [
-        Column("User"),
-        Column("UID", is_number=True),
-        Column("Ccache"),
-        Column("Principal"),
-        Column(""),
-        Column("Tickets", is_number=True),
-        Column("Size", is_number=True),
-        Column("TGT expires", is_time=True),
-        Column("Renewable until", is_time=True),
-        *([Column("Label")] if label else []),
-    ]
-    uses: list[dict[str, int]] = []
-    print_rows(columns, _list_rows(items, uses, label=label))
-    _print_totals(answer, uses)
-
-
-def _for_json(row: dict[str, Any]) -> dict[str, Any]:
-    """The keys that pykcmctl(8) documents, in that order."""
-    return {
-        "uid": row["uid"],
-        "user": user_name(row["uid"]),
-        "name": format_ccache(row["name"]),
-        "uuid": row["uuid"].hex(),
-        "principal": row["principal"],
-        "default": row["default"],
-        "current_default": row["current_default"],
-        "tickets": row["tickets"],
-        "size": row["size"],
-        "tgt_expires": row["tgt_expires"],
-        "renew_till": row["renew_till"],
-        "label": row["label"],
-        "last_renewal": row["last_renewal"],
-    }
-
-
-def _list_rows(
-    items: Iterable[dict[str, Any]], uses: list[dict[str, int]], *, label: bool
-) -> Iterator[list[str]]:
-    for item in items:
-        if "user" in item:
-            _keep_largest(uses, item["user"])
-            continue
-        row = item["ccache"]
-        yield [
-            user_name(row["uid"]) or "-",
-            str(row["uid"]),
-            format_ccache(row["name"]),
-            "(damaged)" if row["principal"] is None else row["principal"],
-            _default_mark(row),
-            str(row["tickets"]),
-            format_size(row["size"]),
-            format_time(row["tgt_expires"]),
-            format_time(row["renew_till"]),
-            *([row["label"] or "-"] if label else []),
-        ]
-
-
-def _default_mark(row: dict[str, Any]) -> str:
-    if row["default"]:
-        return "*"
-    return "+" if row["current_default"] else ""
-
-
-# Users shown below the list, by the share of their quota that they use.
-_USERS_SHOWN = 3
-
-
-def _quota_share(use: dict[str, int]) -> float:
-    """The used share of a user's quota: of ccaches or of size, whichever is larger."""
-    return max(
-        use[used] / use[limit] if use[limit] else 0.0
-        for used, limit in (("ccaches", "max_ccaches"), ("size", "max_size"))
-    )
-
-
-def _keep_largest(uses: list[dict[str, int]], use: dict[str, int]) -> None:
-    if _quota_share(use):
-        uses.append(use)
-        uses.sort(key=_quota_share, reverse=True)
-        del uses[_USERS_SHOWN:]
-
-
-def _print_totals(answer: Answer, uses: list[dict[str, int]]) -> None:
-    summary = answer.summary
-    print_line(
-        f"{format_count(summary['ccaches'], 'ccache')} of {format_count(summary['users'], 'user')}, "
-        f"{format_size(summary['size'])}",
-        err=True,
-    )
-    for use in uses:
-        print_line(
-            f"{user_name(use['uid']) or use['uid']} has used {_quota_share(use):.0%} of the quota: "
-            f"{format_count(use['ccaches'], 'ccache')} of {use['max_ccaches'] or 'any number'}, "
-            f"{format_size(use['size'])} of "
-            f"{format_size(use['max_size']) if use['max_size'] else 'any size'}",
-            err=True,
-        )
 
 
 @click.command("destroy")
@@ -233,4 +109,4 @@ def switch_command(client: ControlClient, uid: int, ccache: bytes, *, as_json: b
         print_json({"uid": uid, "name": format_ccache(ccache)})
 
 
-COMMANDS = (list_command, destroy_command, reap_command, switch_command)
+COMMANDS = (destroy_command, reap_command, switch_command)

@@ -14,6 +14,7 @@ from pykcm.cli import (
     completion,
     exporting,
     importing,
+    listing,
     maintenance,
     migration,
     showing,
@@ -70,8 +71,9 @@ def cli(context: click.Context, path: str, daemon_uid: int | None) -> None:
 
 
 _MODULES = (
-    ccaches,
+    listing,
     showing,
+    ccaches,
     exporting,
     importing,
     migration,

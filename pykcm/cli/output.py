@@ -11,6 +11,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
 from itertools import chain, islice
 from typing import Any, NamedTuple, TypeVar
 
@@ -32,6 +33,9 @@ _GAP, _EDGES = 3, 2
 _SMALL_GAP = 1
 
 _KIB = 1024
+
+# In seconds.
+_MINUTE, _HOUR, _DAY, _YEAR = 60, 3600, 86400, 365 * 86400
 
 
 class Column(NamedTuple):
@@ -177,6 +181,30 @@ def shell_quote(word: str) -> str:
 def format_time(seconds: int | None) -> str:
     """A time in seconds since the epoch, in the local time zone; "-" for None."""
     return "-" if seconds is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
+
+
+def format_iso(seconds: int | None) -> str:
+    """A time as ISO 8601 with the offset of the local time zone; "-" for None."""
+    return "-" if seconds is None else datetime.fromtimestamp(seconds, UTC).astimezone().isoformat()
+
+
+def format_expiry(seconds: int | None, now: float) -> str:
+    """When something expires, in words: "in 9 h", "expired 5 min ago"; "-" for None."""
+    if seconds is None:
+        return "-"
+    distance = abs(int(seconds - now))
+    return f"in {_duration(distance)}" if seconds > now else f"expired {_duration(distance)} ago"
+
+
+def _duration(seconds: int) -> str:
+    """A duration in the unit in which it is short, rounded down."""
+    if seconds < _MINUTE:
+        return f"{seconds} s"
+    if seconds < 2 * _HOUR:
+        return f"{seconds // _MINUTE} min"
+    if seconds < 2 * _DAY:
+        return f"{seconds // _HOUR} h"
+    return f"{seconds // _DAY} d" if seconds < 2 * _YEAR else f"{seconds // _YEAR} y"
 
 
 def format_size(size: int) -> str:

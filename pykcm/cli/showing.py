@@ -1,27 +1,40 @@
 """The command show: what one ccache contains."""
 
 import base64
+import shutil
 import sys
+import textwrap
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import click
 
 from pykcm.cli.client import ControlClient
-from pykcm.cli.names import CCacheType, format_ccache, user_name
+from pykcm.cli.names import CCacheType, format_ccache, format_user, user_name
 from pykcm.cli.output import (
-    Column,
     enctype_name,
     flag_names,
+    format_expiry,
+    format_iso,
     format_size,
     format_time,
+    is_terminal,
     print_json,
     print_line,
-    print_rows,
 )
+from pykcm.cli.special_entries import notes
+from pykcm.cli.tables import Field, print_table
+from pykcm.protocol.text import printable
+
+_SERVICE = Field("Service", floors=(28, 12))
+_ENCTYPE = Field("Enctype", floors=(14, 9))
 
 
 @click.command("show")
 @click.argument("ccache", type=CCacheType())
+@click.option("--wide", is_flag=True, help="Show more columns, and shorten nothing.")
+@click.option("--times", is_flag=True, help="Show times as dates, not in words.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, without session keys and tickets.")
 @click.option(
     "--with-secrets",
@@ -29,8 +42,13 @@ from pykcm.cli.output import (
     help="With --json: print the ccache as it is stored, with session keys and tickets.",
 )
 @click.pass_obj
-def show_command(client: ControlClient, ccache: bytes, *, as_json: bool, with_secrets: bool) -> None:
-    """Show the tickets and the other entries of one ccache."""
+def show_command(
+    client: ControlClient, ccache: bytes, *, wide: bool, times: bool, as_json: bool, with_secrets: bool
+) -> None:
+    """Show the tickets of one ccache, and what is special about it.
+
+    Flags are the letters of `klist -f`. Times are by this machine's clock.
+    """
     if with_secrets and not as_json:
         raise click.UsageError("--with-secrets prints JSON: give --json as well")
     items = iter(client.ask("show", name=ccache, payload=with_secrets))
@@ -48,50 +66,84 @@ def show_command(client: ControlClient, ccache: bytes, *, as_json: bool, with_se
     if as_json:
         print_json(_for_json(head, credentials))
         return
-    print_line(f"Ccache:      {format_ccache(head['name'])}{_default_note(head)}")
-    print_line(f"UUID:        {head['uuid'].hex()}")
-    print_line(f"Owner:       {user_name(head['uid']) or '-'} (UID {head['uid']})")
-    print_line(f"Principal:   {head['principal']}")
-    print_line(f"KDC offset:  {head['kdc_offset']} s")
-    if head["label"]:
-        print_line(f"Label:       {head['label']}")
-    print_line(f"Size:        {format_size(head['size'])}")
+    if is_terminal():
+        _print_for_people(head, credentials, wide=wide, has_dates=times)
+    else:
+        _print_for_pipe(head, credentials)
+
+
+def _print_for_people(
+    head: dict[str, Any], credentials: list[dict[str, Any]], *, wide: bool, has_dates: bool
+) -> None:
+    for name, value in [*_header(head), *notes(head, credentials)]:
+        for line in _hanging(f"{name + ':':<12} {printable(value)}"):
+            print_line(line)
     tickets = [each for each in credentials if not each["configuration"]]
-    entries = [each for each in credentials if each["configuration"]]
     print_line()
     print_line(f"Tickets: {len(tickets)}")
-    print_rows(
-        [
-            Column("Server"),
-            Column("Client"),
-            Column("Enctype"),
-            Column("Flags"),
-            Column("Valid from", is_time=True),
-            Column("Expires", is_time=True),
-            Column("Renewable until", is_time=True),
-            Column("Size", is_number=True),
-        ],
-        map(_ticket_row, tickets),
+    now, offset = time.time(), head["kdc_offset"]
+
+    def end(seconds: int) -> str:
+        local = seconds - offset if seconds else None
+        return format_time(local) if has_dates else format_expiry(local, now)
+
+    fields = [_SERVICE, Field("Expires"), Field("Renewable"), Field("Flags"), _ENCTYPE]
+    if wide:
+        fields += [Field("Client"), Field("Valid from"), Field("Size", is_number=True)]
+    rows = []
+    for each in tickets:
+        authtime, starttime, endtime, renew_till = each["times"]
+        row = [each["server"], end(endtime), _renewable(end(renew_till))]
+        row += [flag_names(each["flags"]) or "-", enctype_name(each["enctype"])]
+        if wide:
+            begin = starttime or authtime
+            row += [each["client"], format_time(begin - offset if begin else None), format_size(each["size"])]
+        rows.append(row)
+    print_table(fields, rows, shortens=not wide)
+
+
+def _hanging(text: str) -> list[str]:
+    """The lines of a text that fit the terminal; further lines are indented, and no name is broken."""
+    columns = shutil.get_terminal_size().columns
+    return textwrap.wrap(
+        text, max(columns, 40), subsequent_indent=" " * 13, break_long_words=False, break_on_hyphens=False
     )
-    if entries:
-        print_line()
-        print_line(f"Other entries: {len(entries)}")
-        rows = ([each["server"], format_size(each["size"])] for each in entries)
-        print_rows([Column("Entry"), Column("Size", is_number=True)], rows)
 
 
-def _ticket_row(credential: dict[str, Any]) -> list[str]:
-    authtime, starttime, endtime, renew_till = credential["times"]
-    return [
-        credential["server"],
-        credential["client"],
-        enctype_name(credential["enctype"]),
-        flag_names(credential["flags"]),
-        format_time(starttime or authtime),
-        format_time(endtime or None),
-        format_time(renew_till or None),
-        format_size(credential["size"]),
-    ]
+# Renewable until: "for 6 d" is shorter than, and not confused with, the time in which a ticket expires.
+def _renewable(text: str) -> str:
+    return f"for {text[3:]}" if text.startswith("in ") else "no longer" if text.endswith(" ago") else text
+
+
+def _header(head: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    yield "Ccache", f"{format_ccache(head['name'])}{_default_note(head)}"
+    yield "Principal", head["principal"]
+    yield "Owner", format_user(head["uid"])
+    yield "Size", format_size(head["size"])
+    yield "UUID", head["uuid"].hex()
+    if head["label"]:
+        yield "Label", head["label"]
+
+
+def _print_for_pipe(head: dict[str, Any], credentials: list[dict[str, Any]]) -> None:
+    """Tab-separated lines; the first cell says what the line is."""
+    lines = [[name.lower(), value] for name, value in _header(head)]
+    lines += [["kdc offset", str(head["kdc_offset"])]]
+    lines += [[name.lower(), value] for name, value in notes(head, credentials)]
+    for each in credentials:
+        times = [format_iso(seconds - head["kdc_offset"] if seconds else None) for seconds in each["times"]]
+        lines.append(
+            [
+                "entry" if each["configuration"] else "ticket",
+                each["server"],
+                each["client"],
+                *times[1:],
+                flag_names(each["flags"]) or "-",
+                enctype_name(each["enctype"]),
+                str(each["size"]),
+            ]
+        )
+    print_table([], lines)
 
 
 def _default_note(head: dict[str, Any]) -> str:
@@ -122,6 +174,7 @@ def _for_json(head: dict[str, Any], credentials: list[dict[str, Any]]) -> dict[s
         "current_default": head["current_default"],
         "tickets": head["tickets"],
         "size": head["size"],
+        "expires": head["expires"],
         "tgt_expires": head["tgt_expires"],
         "renew_till": head["renew_till"],
         "label": head["label"],

@@ -80,6 +80,8 @@ def _use(snapshot: CollectionSnapshot, config: Config) -> dict[str, Any]:
         "max_ccaches": config.max_uid_ccaches,
         "size": sum(ccache.size for ccache in snapshot.ccaches),
         "max_size": config.max_uid_size * 1024,
+        "credentials": sum(len(ccache.credentials) for ccache in snapshot.ccaches),
+        "max_credentials": config.max_uid_credentials,
     }
 
 
@@ -96,6 +98,7 @@ def _row(ccache: CCacheSnapshot) -> dict[str, Any]:
         "current_default": ccache.is_current_default,
         "tickets": sum(map(is_ticket, credentials)),
         "size": ccache.size,
+        "expires": _expires(tgt, ccache),
         "tgt_expires": None if times is None else _local_time(times.endtime, ccache),
         "renew_till": None if times is None else _local_time(times.renew_till, ccache),
         "label": ccache.label,
@@ -106,8 +109,16 @@ def _row(ccache: CCacheSnapshot) -> dict[str, Any]:
     }
 
 
+def _expires(tgt: Credential | None, ccache: CCacheSnapshot) -> int | None:
+    """When the TGT ends, or else the last ticket, by this machine's clock; None: never, or no ticket."""
+    if tgt is not None:
+        return _local_time(tgt.endtime, ccache)
+    ends = [each.endtime for _, each in ccache.credentials if is_ticket(each)]
+    return _local_time(max(ends), ccache) if ends and all(ends) else None
+
+
 def _damaged_row(ccache: DamagedCCache) -> dict[str, Any]:
-    unknown = ("principal", "tgt_expires", "renew_till", "last_renewal")
+    unknown = ("principal", "expires", "tgt_expires", "renew_till", "last_renewal")
     return {
         "uid": ccache.uid,
         "name": ccache.name,

@@ -80,6 +80,7 @@ def _row(text: str) -> dict[str, object]:
         "current_default": False,
         "tickets": 1,
         "size": 10,
+        "expires": 1,
         "tgt_expires": 1,
         "renew_till": None,
         "label": sendable(text),

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pykcm.cli import output
+from pykcm.cli import listing, output, showing, tables
 from pykcm.cli.doctor.results import Check, Level, Result
 from pykcm.cli.main import main
 from pykcm.protocol.text import escape, escape_path, excerpt, is_visible, printable
@@ -68,9 +68,10 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 @pytest.mark.parametrize("terminal", [False, True])
 def test_list_is_harmless(run: Run, text: str, monkeypatch: pytest.MonkeyPatch, *, terminal: bool) -> None:
     """Each ccache is one line with the same number of columns; tables interpret no markup."""
-    monkeypatch.setattr(output, "is_terminal", lambda: terminal)
+    for module in (listing, tables):
+        monkeypatch.setattr(module, "is_terminal", lambda: terminal)
     monkeypatch.setenv("COLUMNS", "1000")
-    out, _ = run("list", "--label", answer=list_answer(text))
+    out, _ = run("list", "--label", "--wide", answer=list_answer(text))
     if terminal:
         assert_harmless(out)
         assert "[red]" in out or "[red]" not in text
@@ -78,8 +79,8 @@ def test_list_is_harmless(run: Run, text: str, monkeypatch: pytest.MonkeyPatch, 
     else:
         assert_harmless(out, separators="\t")
         rows = out.splitlines()
-        assert [row.count("\t") for row in rows] == [9, 9]
-        assert all(row.startswith("-\t4000000000\tKCM:") for row in rows)
+        assert [row.count("\t") for row in rows] == [10, 10]
+        assert all(row.startswith("4000000000\t4000000000\t") for row in rows)
 
 
 @hostile_text
@@ -93,9 +94,10 @@ def test_list_json_is_harmless(run: Run, text: str) -> None:
 
 
 @hostile_text
-def test_show_is_harmless(run: Run, text: str) -> None:
+def test_show_is_harmless(run: Run, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     head = {
         "tickets": 1,
+        "expires": None,
         "tgt_expires": None,
         "renew_till": None,
         "last_renewal": None,
@@ -128,8 +130,11 @@ def test_show_is_harmless(run: Run, text: str) -> None:
     )
     out, _ = run("show", "KCM:x", answer=answer)
     assert_harmless(out, separators="\t")
-    # The lines of the header and three rows.
-    assert len(out.splitlines()) == 13
+    # Six lines of the header and the KDC offset, a note, a ticket and an entry.
+    assert len(out.splitlines()) == 10
+    monkeypatch.setattr(showing, "is_terminal", lambda: True)
+    monkeypatch.setattr(tables, "is_terminal", lambda: True)
+    assert_harmless(run("show", "KCM:x", answer=answer)[0])
     out, _ = run("show", "KCM:x", "--json", answer=answer)
     assert_harmless(out)
     assert json.loads(out)["principal"] == sendable(text)

@@ -59,6 +59,7 @@ def test_row_describes_a_ccache(server: Server, control: Controlling) -> None:
             "current_default": True,
             "tickets": 2,
             "size": sum(map(len, blobs)) + len(ALICE.pack()),
+            "expires": 5000,
             "tgt_expires": 5000,
             "renew_till": 9000,
             "label": None,
@@ -111,6 +112,19 @@ def test_tgt_of_the_principals_realm_counts(server: Server, control: Controlling
     assert rows(control)[0]["tgt_expires"] == 6000
 
 
+@pytest.mark.parametrize(("ends", "expires"), [([3000, 4000], 4000), ([3000, 0], None), ([], None)])
+def test_ccache_without_a_tgt_expires_with_its_last_ticket(
+    server: Server, control: Controlling, ends: list[int], expires: int | None
+) -> None:
+    """A ticket without an endtime never ends."""
+    client = server.ask_as(1000)
+    client.initialize(b"1000", ALICE)
+    for number, end in enumerate(ends):
+        client.store(b"1000", credential_bytes(service(number), times=(1, 1, end, 0)))
+    (row,) = rows(control)
+    assert (row["expires"], row["tgt_expires"]) == (expires, None)
+
+
 def test_list_is_ordered_by_uid_with_use_and_totals(server: Server, control: Controlling) -> None:
     """Rows are by UID and in the collection's order; the use follows each UID, and totals the end."""
     for uid, name in ((2000, b"2000"), (0, b"backup"), (1000, b"1000:b"), (1000, b"1000:a")):
@@ -128,6 +142,8 @@ def test_list_is_ordered_by_uid_with_use_and_totals(server: Server, control: Con
         "max_ccaches": 256,
         "size": 2 * size,
         "max_size": 16384 * 1024,
+        "credentials": 0,
+        "max_credentials": 8192,
     }
     assert control.summary == {"users": 3, "ccaches": 4, "size": 4 * size}
     assert names(control, uid=1000) == [b"1000:b", b"1000:a"]

@@ -105,7 +105,7 @@ def make(pykcmd: Pykcmd, *names: bytes) -> None:
 
 def test_commands_and_options_are_completed(bash: Bash) -> None:
     assert bash.words("pykcmctl swi\t") == ["switch"]
-    assert bash.words("pykcmctl list --exp\t") == ["list", "--expired"]
+    assert bash.words("pykcmctl list --expire\t") == ["list", "--expired"]
     assert bash.words("pykcmctl completion z\t") == ["completion", "zsh"]
 
 

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -75,19 +76,20 @@ def test_list_shows_ccaches_of_all_users(mit_as: Callable[[int], MitClient], ctl
         (OTHER, f"KCM:{OTHER}", "bob@PYKCM.TEST", True, 1),
     ]
     assert list(listed[0]) == [
-        *("uid", "user", "name", "uuid", "principal", "default"),
-        *("current_default", "tickets", "size", "tgt_expires", "renew_till", "label", "last_renewal"),
+        *("uid", "user", "name", "uuid", "principal", "default", "current_default", "tickets", "size"),
+        *("expires", "tgt_expires", "renew_till", "label", "last_renewal", "states"),
     ]
     said = ctl.run("list", "--uid", str(OTHER))
+    assert said.errors == ""
     (line,) = said.output.splitlines()
-    assert line.split("\t")[:4] == ["-", str(OTHER), f"KCM:{OTHER}", "bob@PYKCM.TEST"]
-    total, quota = said.errors.splitlines()
-    assert total.startswith("1 ccache of 1 user, ")
-    assert quota.startswith(f"{OTHER} has used ")
-    assert " of the quota: 1 ccache of " in quota
+    user, who, name, expires, tickets, state = line.split("\t")
+    assert (user, who, name, tickets) == (str(OTHER), "bob@PYKCM.TEST", f"KCM:{OTHER}", "1")
+    assert datetime.fromisoformat(expires).timestamp() == listed[1]["expires"]
+    assert state == "default"
     status, screen = on_a_terminal(ctl, "list")
     assert status == 0
-    assert "Principal" in screen
+    assert "2 ccaches of 2 users, " in screen
+    assert "quota" not in screen
     assert "alice@PYKCM.TEST" in screen
 
 
@@ -96,12 +98,13 @@ def test_list_marks_the_default(mit_as: Callable[[int], MitClient], ctl: Pykcmct
     mit = mit_as(OTHER)
     mit.kinit("bob")
     mit.kinit("alice", ccache=f"KCM:{OTHER}:other")
-    marks = {line.split("\t")[2]: line.split("\t")[4] for line in ctl.ok("list").splitlines()}
-    assert marks == {f"KCM:{OTHER}": "*", f"KCM:{OTHER}:other": ""}
+    states = {line.split("\t")[2]: line.split("\t")[5] for line in ctl.ok("list").splitlines()}
+    assert states == {f"KCM:{OTHER}": "default", f"KCM:{OTHER}:other": "-"}
+    assert re.search(r"\* +default", on_a_terminal(ctl, "list")[1])
     mit.ok("kdestroy", "-c", f"KCM:{OTHER}")
     [row] = ctl.json("list")
     assert (row["default"], row["current_default"]) == (False, True)
-    assert ctl.ok("list").split("\t")[4] == "+"
+    assert re.search(r"\+ +default", on_a_terminal(ctl, "list")[1])
     assert "(default, in place of the chosen one)" in ctl.ok("show", f"KCM:{OTHER}:other")
 
 
@@ -121,11 +124,19 @@ def test_show_prints_tickets_and_configuration(mit_as: Callable[[int], MitClient
     user = mit_as(USER)
     user.kinit("alice")
     user.kvno("host/server.pykcm.test")
-    screen = ctl.ok("show", f"KCM:{USER}")
-    assert "aes256-cts-hmac-sha1-96" in screen
-    assert "host/server.pykcm.test@PYKCM.TEST" in screen
+    lines = [line.split("\t") for line in ctl.ok("show", f"KCM:{USER}").splitlines()]
+    tickets = [line for line in lines if line[0] == "ticket"]
+    assert [line[1] for line in tickets] == [
+        "krbtgt/PYKCM.TEST@PYKCM.TEST",
+        "host/server.pykcm.test@PYKCM.TEST",
+    ]
+    assert all("aes256-cts-hmac-sha1-96" in line for line in tickets)
+    assert ["principal", "alice@PYKCM.TEST"] in lines
+    assert [line for line in lines if line[0] == "entry"]
+    _, screen = on_a_terminal(ctl, "show", f"KCM:{USER}", columns="80")
     assert "Tickets: 2" in screen
-    assert "Other entries: " in screen
+    assert re.search(r"krbtgt/PYKCM\.TEST@PYKCM\.TEST +in ", screen)
+    assert max(map(len, screen.splitlines())) <= 80
 
 
 def test_show_json_has_no_secrets(mit_as: Callable[[int], MitClient], ctl: Pykcmctl) -> None:
@@ -383,11 +394,19 @@ def test_show_json_keeps_bytes_of_principal(pykcmd: Pykcmd, ctl: Pykcmctl) -> No
         assert screen.encode(errors="surrogateescape") == component
 
 
-def test_list_is_readable_on_narrow_terminal(mit_as: Callable[[int], MitClient], ctl: Pykcmctl) -> None:
-    """Names are not folded into letters, and times are folded only after the date."""
+@pytest.mark.parametrize("columns", [80, 120])
+def test_list_has_one_line_for_each_ccache(
+    mit_as: Callable[[int], MitClient], ctl: Pykcmctl, columns: int
+) -> None:
+    """No line is longer than the terminal is wide."""
     mit_as(USER).kinit("alice")
-    status, screen = on_a_terminal(ctl, "list", columns="80")
+    mit_as(USER).kinit("bob", ccache=f"KCM:{USER}:{'long-name-' * 9}")
+    status, screen = on_a_terminal(ctl, "list", columns=str(columns))
     assert status == 0
-    assert f"KCM:{USER}" in screen
-    assert re.search(r"\d{4}-\d\d-\d\d", screen)
-    assert re.search(r" \d\d:\d\d ", screen)
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", screen).splitlines()
+    assert len(lines) == 4
+    assert max(map(len, lines)) <= columns
+    assert f"KCM:{USER} " in lines[1]
+    assert "bob@PYKCM.TEST" in lines[2]
+    assert "…" in lines[2]
+    assert re.search(r" in \d+ (h|min|d) ", lines[1])

@@ -1,0 +1,296 @@
+"""The command list: the ccaches of all users, one line for each."""
+
+import re
+import shutil
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from fnmatch import fnmatchcase
+from typing import Any, NamedTuple
+
+import click
+
+from pykcm.cli.client import Answer, ControlClient
+from pykcm.cli.list_columns import COLUMNS, DEFAULT_COLUMNS, SORT_KEYS, WIDE_COLUMNS, Row, Style, states_of
+from pykcm.cli.names import UidType, format_ccache, user_name
+from pykcm.cli.output import (
+    fetch_first,
+    format_count,
+    format_size,
+    is_terminal,
+    print_json_array,
+    print_line,
+)
+from pykcm.cli.tables import print_table, table_lines
+
+# The share of a quota from which its use is mentioned, and how many users are named.
+_MENTIONED_SHARE = 0.8
+_USERS_NAMED = 10
+
+# In seconds: how often --watch asks again.
+_WATCH_INTERVAL = 2.0
+
+_UNITS = {"d": 86400, "h": 3600, "m": 60, "min": 60, "s": 1}
+_DURATION = re.compile(r"(?:\d{1,6}(?:d|h|min|m|s))+")
+
+
+class _Duration(click.ParamType):  # type: ignore[type-arg]
+    """Click parameter type: a duration such as 1h, 90m or 1d12h, in seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        if not _DURATION.fullmatch(value):
+            self.fail(f"{value!r} is not a duration; give one such as 1h, 90m or 1d12h", param, ctx)
+        return sum(int(number) * _UNITS[unit] for number, unit in re.findall(r"(\d+)(d|h|min|m|s)", value))
+
+
+class _Columns(click.ParamType):  # type: ignore[type-arg]
+    """Click parameter type: names of columns, separated by commas."""
+
+    name = "columns"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        if isinstance(value, tuple):
+            return value
+        names = tuple(each.strip().lower() for each in value.split(","))
+        for name in names:
+            if name not in COLUMNS:
+                self.fail(f"there is no column {name!r}; there are {', '.join(COLUMNS)}", param, ctx)
+        return names
+
+
+class _Sort(click.ParamType):  # type: ignore[type-arg]
+    """Click parameter type: the name of a column, with a leading - for the reverse order."""
+
+    name = "column"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        name: str = value.lower()
+        if name.removeprefix("-") not in SORT_KEYS:
+            self.fail(f"cannot sort by {value!r}; give one of {', '.join(SORT_KEYS)}", param, ctx)
+        return name
+
+
+class _Filter(NamedTuple):
+    """Conditions that pykcmctl checks itself."""
+
+    principal: str | None
+    expiring: int | None
+
+    def accepts(self, row: Row, now: float) -> bool:
+        if self.principal is not None and not fnmatchcase(row["principal"] or "", self.principal):
+            return False
+        expires = row["expires"]
+        return self.expiring is None or (expires is not None and now < expires <= now + self.expiring)
+
+
+@click.command("list", context_settings={"allow_extra_args": True})
+@click.option("--uid", "--user", type=UidType(), help="Only the ccaches of this user.")
+@click.option("--principal", metavar="GLOB", help="Only ccaches of these principals, such as 'alice@*'.")
+@click.option("--expired", is_flag=True, help="Only ccaches whose tickets have all expired.")
+@click.option("--expiring", type=_Duration(), help="Only ccaches that expire within this time, such as 1h.")
+@click.option("--sort", type=_Sort(), help="Sort by this column; -COLUMN: in reverse order.")
+@click.option("--columns", type=_Columns(), help="Show these columns, such as user,expires.")
+@click.option("--wide", is_flag=True, help="Show more columns, and shorten nothing.")
+@click.option("--label", is_flag=True, help="Also show the SELinux label of each ccache.")
+@click.option("--times", is_flag=True, help="Show times as dates, not in words.")
+@click.option("--no-header", is_flag=True, help="Print no headings.")
+@click.option("--watch", is_flag=True, help="Show the list again every 2 seconds, until Ctrl-C.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def list_command(
+    context: click.Context,
+    uid: int | None,
+    principal: str | None,
+    expiring: int | None,
+    sort: str | None,
+    columns: tuple[str, ...] | None,
+    *,
+    expired: bool,
+    wide: bool,
+    label: bool,
+    times: bool,
+    no_header: bool,
+    watch: bool,
+    as_json: bool,
+) -> None:
+    """List the ccaches of all users, one line for each.
+
+    Marks: "*" the chosen default, "+" the default in place of a missing one, "!" expired or damaged, "~"
+    renewing. In a pipe, lines are tab-separated and times are ISO 8601.
+    """
+    if context.args:
+        raise click.UsageError(
+            f"unexpected argument {context.args[0]!r}: for the ccaches of one user give --user "
+            f"{context.args[0]}, for one ccache `pykcmctl show`"
+        )
+    if watch and (as_json or not is_terminal()):
+        raise click.UsageError("--watch needs a terminal: for a pipe use `pykcmctl watch`")
+    names = columns or (WIDE_COLUMNS if wide else DEFAULT_COLUMNS)
+    if label and "label" not in names:
+        names = (*names, "label")
+    listing = _Listing(context.obj, uid, _Filter(principal, expiring), sort, names, expired=expired)
+    if as_json:
+        print_json_array(map(_for_json, listing.rows()))
+    elif watch:
+        _watch(listing, header=not no_header, shortens=not wide, has_dates=times)
+    else:
+        style = Style(not is_terminal(), times, time.time())
+        cells = listing.cells(style)
+        print_table(listing.fields, cells, header=not no_header, shortens=not wide)
+        listing.print_totals()
+
+
+class _Listing:
+    """One request `list`: its rows that pass the filter, in order; then totals and the use of quotas."""
+
+    def __init__(
+        self,
+        client: ControlClient,
+        uid: int | None,
+        condition: _Filter,
+        sort: str | None,
+        columns: Sequence[str],
+        *,
+        expired: bool,
+    ) -> None:
+        self._client = client
+        self._arguments: dict[str, Any] = {"uid": uid, "expired": expired}
+        self._condition = condition
+        self._sort = sort
+        self._columns = [COLUMNS[name] for name in columns]
+        self.fields = [column.field for column in self._columns]
+        self._answer: Answer | None = None
+        self._number = 0
+        self._uses: list[dict[str, int]] = []
+
+    def rows(self) -> Iterator[Row]:
+        """Ask the daemon; an early error is raised before the first row."""
+        self._number = 0
+        self._uses = []
+        self._answer = self._client.ask("list", **self._arguments)
+        rows = self._accepted(fetch_first(iter(self._answer)))
+        return rows if self._sort is None else iter(_sorted(rows, self._sort))
+
+    def _accepted(self, items: Iterable[Any]) -> Iterator[Row]:
+        now = time.time()
+        for item in items:
+            if "ccache" not in item:
+                self._keep_use(item["user"])
+            elif self._condition.accepts(item["ccache"], now):
+                self._number += 1
+                yield item["ccache"]
+
+    def cells(self, style: Style) -> Iterator[list[str]]:
+        for row in self.rows():
+            yield [column.cell(row, style) for column in self._columns]
+
+    def _keep_use(self, use: dict[str, int]) -> None:
+        if _quota_share(use) >= _MENTIONED_SHARE:
+            self._uses.append(use)
+            self._uses.sort(key=_quota_share, reverse=True)
+            del self._uses[_USERS_NAMED:]
+
+    def totals(self) -> Iterator[str]:
+        """Lines about all rows, for a terminal."""
+        assert self._answer is not None
+        summary = self._answer.summary
+        total = summary["ccaches"]
+        if not total:
+            yield "no ccaches"
+        elif self._number != total:
+            yield f"{self._number} of {format_count(total, 'ccache')}"
+        else:
+            users = format_count(summary["users"], "user")
+            yield f"{format_count(total, 'ccache')} of {users}, {format_size(summary['size'])}"
+
+    def quota_lines(self) -> Iterator[str]:
+        """A line for each user near a quota."""
+        for use in self._uses:
+            yield (
+                f"{user_name(use['uid']) or use['uid']} has used {_quota_share(use):.0%} of the quota: "
+                + ", ".join(_quota_texts(use))
+            )
+
+    def print_totals(self) -> None:
+        if is_terminal():
+            for line in self.totals():
+                print_line(line, err=True)
+        for line in self.quota_lines():
+            print_line(line, err=True)
+
+
+def _sorted(rows: Iterable[Row], sort: str) -> list[Row]:
+    key = SORT_KEYS[sort.removeprefix("-")]
+    rows = list(rows)
+    known = [row for row in rows if key(row) is not None]
+    known.sort(key=key, reverse=sort.startswith("-"))
+    return known + [row for row in rows if key(row) is None]
+
+
+_QUOTAS = (("ccaches", "max_ccaches"), ("size", "max_size"), ("credentials", "max_credentials"))
+
+
+def _quota_share(use: dict[str, int]) -> float:
+    """The used share of a user's quotas, of the one that is used most."""
+    return max(use[used] / use[limit] if use.get(limit) else 0.0 for used, limit in _QUOTAS)
+
+
+def _quota_texts(use: dict[str, int]) -> Iterator[str]:
+    for used, limit in _QUOTAS:
+        if use.get(limit):
+            if used == "size":
+                yield f"{format_size(use[used])} of {format_size(use[limit])}"
+            else:
+                yield f"{use[used]} of {use[limit]} {used}"
+
+
+def _watch(listing: _Listing, *, header: bool, shortens: bool, has_dates: bool) -> None:
+    """Draw the list again and again, as many lines as the terminal has."""
+    try:
+        while True:
+            style = Style(is_piped=False, has_dates=has_dates, now=time.time())
+            rows = list(listing.cells(style))
+            lines = [*table_lines(listing.fields, rows, header=header, shortens=shortens)]
+            ending = [*listing.totals(), *listing.quota_lines()]
+            room = max(shutil.get_terminal_size().lines - len(ending) - 1, 1)
+            if len(lines) > room:
+                ending.insert(0, f"{len(lines) - room + 1} more lines: give --user, or a larger terminal")
+                lines = lines[: room - 1]
+            # Home, clear the rest of each line, and then of the screen: nothing flickers.
+            print_line(styled="\033[H" + "\033[K\n".join([*lines, *ending]) + "\033[K\033[J")
+            sys.stdout.flush()
+            time.sleep(_WATCH_INTERVAL)
+    except KeyboardInterrupt:
+        # Ctrl-C is the normal end.
+        return
+
+
+def _for_json(row: Row) -> Row:
+    """The keys that pykcmctl(8) documents, in that order."""
+    now = time.time()
+    return {
+        "uid": row["uid"],
+        "user": user_name(row["uid"]),
+        "name": format_ccache(row["name"]),
+        "uuid": row["uuid"].hex(),
+        "principal": row["principal"],
+        "default": row["default"],
+        "current_default": row["current_default"],
+        "tickets": row["tickets"],
+        "size": row["size"],
+        "expires": row["expires"],
+        "tgt_expires": row["tgt_expires"],
+        "renew_till": row["renew_till"],
+        "label": row["label"],
+        "last_renewal": row["last_renewal"],
+        "states": states_of(row, now),
+    }
+
+
+COMMANDS = (list_command,)

@@ -1,0 +1,120 @@
+"""Tables with one line for each row: long cells are shortened in the middle to fit the terminal."""
+
+import codecs
+import shutil
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import NamedTuple
+
+import click
+
+from pykcm.cli.output import is_terminal, print_line
+from pykcm.protocol.text import printable
+
+# Rows for which the widths are computed together: rows are printed as they arrive.
+_ROWS_TOGETHER = 500
+
+_GAP, _SMALL_GAP = 2, 1
+
+
+class Field(NamedTuple):
+    """A column. `floors`: the widths to which it may be shortened, a readable one and the smallest."""
+
+    heading: str
+    is_number: bool = False
+    floors: tuple[int, int] | None = None
+
+
+def print_table(
+    fields: Sequence[Field], rows: Iterable[Sequence[str]], *, header: bool = True, shortens: bool = True
+) -> None:
+    """Print rows as they arrive: a table on a terminal, otherwise tab-separated lines without headings."""
+    if not is_terminal():
+        for row in rows:
+            print_line(styled="\t".join(map(printable, row)))
+        return
+    for line in table_lines(fields, rows, header=header, shortens=shortens):
+        print_line(styled=line)
+
+
+def table_lines(
+    fields: Sequence[Field], rows: Iterable[Sequence[str]], *, header: bool = True, shortens: bool = True
+) -> Iterator[str]:
+    """The lines of a table as wide as the terminal; without `shortens` they are as wide as their cells."""
+    remaining = iter(rows)
+    width = shutil.get_terminal_size().columns if shortens else None
+    while batch := [[*map(printable, row)] for row in islice(remaining, _ROWS_TOGETHER)]:
+        widths, gap = _widths(fields, batch, width, header=header)
+        if header:
+            headings = _line([field.heading for field in fields], fields, widths, gap)
+            yield click.style(headings, bold=True)
+            header = False
+        for row in batch:
+            yield _line(row, fields, widths, gap)
+
+
+def _widths(
+    fields: Sequence[Field], rows: Sequence[Sequence[str]], available: int | None, *, header: bool
+) -> tuple[list[int], int]:
+    """The width of each column, and of the gap between two."""
+    widths = [
+        max(_cells(field.heading) if header else 0, *(_cells(row[number]) for row in rows))
+        for number, field in enumerate(fields)
+    ]
+    if available is None:
+        return widths, _GAP
+    for step, gap in enumerate((_GAP, _SMALL_GAP)):
+        excess = sum(widths) + gap * (len(fields) - 1) - available
+        for number, field in enumerate(fields):
+            if excess > 0 and field.floors is not None:
+                cut = min(excess, max(widths[number] - field.floors[step], 0))
+                widths[number] -= cut
+                excess -= cut
+        if excess <= 0:
+            break
+    return widths, gap
+
+
+def _line(cells: Sequence[str], fields: Sequence[Field], widths: Sequence[int], gap: int) -> str:
+    padded = []
+    for cell, field, width in zip(cells, fields, widths, strict=True):
+        text = shorten(cell, width)
+        spaces = " " * (width - _cells(text))
+        padded.append(spaces + text if field.is_number else text + spaces)
+    return (" " * gap).join(padded).rstrip()
+
+
+def shorten(text: str, width: int) -> str:
+    """The text with its middle left out, so that it takes at most `width` cells of a terminal."""
+    if _cells(text) <= width:
+        return text
+    mark = _ellipsis()
+    left = max(width - len(mark), 0)
+    beginning = _first(text, (left + 1) // 2)
+    ending = _first(text[::-1], left - _cells(beginning))[::-1]
+    return (beginning + mark + ending)[:width]
+
+
+def _first(text: str, width: int) -> str:
+    """As many first characters as fit into `width` cells."""
+    used = 0
+    for number, character in enumerate(text):
+        used += _cells(character)
+        if used > width:
+            return text[:number]
+    return text
+
+
+def _ellipsis() -> str:
+    encoding = getattr(sys.stdout, "encoding", None) or "ascii"
+    return "…" if codecs.lookup(encoding).name == "utf-8" else ".."
+
+
+def _cells(text: str) -> int:
+    """The cells that a text takes on a terminal: East Asian characters take two, combining ones none."""
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len  # noqa: PLC0415
+
+    return cell_len(text)
