@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pykcm.cli import listing, output, showing, tables
+from pykcm.cli.doctor.command import all_groups
 from pykcm.cli.doctor.results import Check, Level, Result
 from pykcm.cli.main import main
 from pykcm.protocol.text import escape, escape_path, excerpt, is_visible, printable
@@ -284,8 +285,10 @@ def test_doctor_is_harmless(
     if options:
         assert "KRB5CCNAME" in [each["check"] for each in json.loads(out)]
     else:
-        starts = tuple(level.value for level in Level)
-        assert all(line.startswith((*starts, " " * 9)) for line in out.splitlines())
+        starts = tuple(f"  {level.value} " for level in Level)
+        lines = [line for line in out.splitlines()[:-1] if line]
+        headings = {"Problems", "Warnings", *all_groups()}
+        assert all(line in headings or line.startswith((*starts, " " * 11)) for line in lines)
 
     conf.write_bytes(raw)
     monkeypatch.setenv("KRB5_CONFIG", f"{conf}:{tmp_path}/" + os.fsdecode(raw.replace(b"/", b"")))
@@ -325,9 +328,11 @@ def test_every_text_is_harmless(text: str, raw: bytes, capsys: pytest.CaptureFix
 
 def test_result_of_check_is_one_line(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
     found = Result(Level.FAILED, "a\nok  b\x1b[2J", ("rm 'x\ny'",))
-    monkeypatch.setattr("pykcm.cli.doctor.command.all_checks", lambda: [Check("check", lambda _: found)])
+    monkeypatch.setattr(
+        "pykcm.cli.doctor.command.all_groups", lambda: {"group": [Check("check", lambda _: found)]}
+    )
     out, _ = run("doctor")
     assert_harmless(out)
-    assert len(out.splitlines()) == 2
+    assert len(out.splitlines()) == 5
     said: list[dict[str, Any]] = json.loads(run("doctor", "--json")[0])
     assert said[0]["text"] == r"a\x0aok  b\x1b[2J"

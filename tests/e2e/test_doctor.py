@@ -5,12 +5,13 @@ import os
 import socket
 import time
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 import pytest
 
 from pykcm.cli.doctor import round_trip
-from pykcm.cli.doctor.command import all_checks
+from pykcm.cli.doctor.command import all_groups
 from pykcm.cli.doctor.environment import Environment
 from pykcm.cli.doctor.results import Level, run_check
 from pykcm.client import KcmClient
@@ -91,7 +92,10 @@ def test_other_users_can_run_it(stopped_pykcmd: Pykcmd) -> None:
     assert pykcmd.state_dir.stat().st_mode & 0o077 == 0
     # In this process, because another user may not be able to run the tests' Python.
     with effective_uid(USER):
-        results = {check.name: run_check(check, environment(pykcmd, uid=USER)) for check in all_checks()}
+        results = {
+            check.name: run_check(check, environment(pykcmd, uid=USER))
+            for check in chain(*all_groups().values())
+        }
     assert results["round trip"].level is Level.OK
     assert results["socket"].level is Level.OK
     for name in ("control socket", "key"):
@@ -115,7 +119,7 @@ def test_socket_of_killed_daemon_is_reported(pykcmd: Pykcmd, doctor: Report) -> 
     status, checks = doctor()
     assert status == 1
     assert "nobody listens" in checks["socket"]["text"]
-    assert f"rm {pykcmd.socket_path}" in checks["socket"]["remedy"]
+    assert f"rm -f {pykcmd.socket_path}" in checks["socket"]["remedy"]
 
 
 @pytest.mark.usefixtures("doctor")
@@ -130,8 +134,10 @@ def test_text_has_a_line_for_each_check(pykcmd: Pykcmd) -> None:
     )
     assert said.status == 1
     lines = said.output.splitlines()
-    (at,) = [number for number, line in enumerate(lines) if line.startswith("failed   socket ")]
-    assert lines[at + 1].strip() == f"rm {pykcmd.socket_path}"
+    (at,) = [number for number, line in enumerate(lines) if line.startswith("  failed   socket ")]
+    assert lines[at + 1].strip() == f"rm -f {pykcmd.socket_path}"
+    assert lines[0] == "Problems"
+    assert lines[-1].partition(" ")[2].startswith("problems, ")
     assert "\x1b" not in said.output
 
 

@@ -15,7 +15,11 @@ _FOLDER = "/etc/krb5.conf.d"
 _SNIPPET = f"{_FOLDER}/kcm_default_ccache"
 _MAIN = "/etc/krb5.conf"
 
-_INCLUDE = f"sed -i '1i includedir {_FOLDER}/' {_MAIN}"
+# It may stand in the remedies of several checks: the second time it changes nothing.
+_INCLUDE = (
+    f"grep -qsE '^includedir[[:space:]]+{_FOLDER}/?[[:space:]]*$' {_MAIN} || "
+    f"printf '\\nincludedir {_FOLDER}/\\n' >>{_MAIN}"
+)
 
 # Heimdal's programs and libraries, where distributions install them.
 _HEIMDAL = (
@@ -31,10 +35,10 @@ def profile(environment: Environment) -> Result:
     try:
         files = environment.profile.files
     except ProfileError as error:
-        return failed(
-            f"{error}: no Kerberos program works with this",
-            f"${{EDITOR:-vi}} +{error.line} {shell_quote(error.file)}",
-        )
+        remedy = f"${{EDITOR:-vi}} +{error.line} {shell_quote(error.file)}"
+        if _FOLDER in str(error) and not environment.path(_FOLDER).exists():
+            remedy = f"mkdir -p {_FOLDER}"
+        return failed(f"{error}: no Kerberos program works with this", remedy)
     return ok(f"read from {', '.join(files)}" if files else "no krb5.conf: libkrb5 uses its defaults")
 
 
@@ -56,16 +60,40 @@ def socket_path(environment: Environment) -> Result:
     connects = "clients connect " + ("to no socket at all" if used == "-" else f"to {used}")
     listens = f"the daemon listens at {', '.join(daemon_sockets)}"
     if setting is not None:
-        # Escape the characters that are special in sed's replacement.
-        wanted = re.sub(r"[\\&#\n]", r"\\\g<0>", daemon_sockets[0])
         return failed(
             f"{connects} (kcm_socket in {setting.file}:{setting.line}), but {listens}",
-            f"sed -i {shell_quote(f'{setting.line}s#=.*#= {wanted}#')} {shell_quote(setting.file)}",
+            _replace(setting.file, "kcm_socket", daemon_sockets[0]),
         )
     return failed(
         f"{connects} (kcm_socket is not set), but {listens}",
-        f"printf '[libdefaults]\\n    kcm_socket = %s\\n' {shell_quote(daemon_sockets[0])} "
-        f">{_FOLDER}/kcm_socket",
+        *_add(environment, f"{_FOLDER}/kcm_socket", "kcm_socket", daemon_sockets[0]),
+    )
+
+
+def _replace(file: str, key: str, value: str) -> str:
+    """The command that sets an existing key, whatever its line: earlier remedies may have added lines."""
+    # Escape the characters that are special in sed's replacement.
+    wanted = re.sub(r"[\\&#\n]", r"\\\g<0>", value)
+    script = rf"s#^([[:space:]]*{key}[[:space:]]*\*?[[:space:]]*=).*#\1 {wanted}#"
+    return f"sed -E -i --follow-symlinks {shell_quote(script)} {shell_quote(file)}"
+
+
+def _add(environment: Environment, file: str, key: str, value: str) -> tuple[str, ...]:
+    """The commands that set a key which is set nowhere, in `file` of the included folder.
+
+    An existing file is kept: it may be the one that pykcm installs.
+    """
+    line = f"printf '[libdefaults]\\n    {key} = %s\\n' {shell_quote(value)}"
+    others = environment.variables.get("KRB5_CONFIG")
+    if others:
+        return (f"{line} >>{shell_quote((environment.profile.files or others.split(':'))[0])}",)
+    has_key = False
+    if environment.path(file).exists():
+        text = environment.path(file).read_text(encoding="utf-8", errors="replace")
+        has_key = re.search(rf"^\s*{key}\s*\*?\s*=", text, re.MULTILINE) is not None
+    return (
+        f"mkdir -p {_FOLDER}",
+        _replace(file, key, value) if has_key else f"{line} >>{file}",
         *_missing_include(environment),
     )
 
@@ -87,14 +115,12 @@ def default_ccache(environment: Environment) -> Result:
     if setting is None:
         return failed(
             "default_ccache_name is not set: programs keep their tickets in libkrb5's built-in default",
-            f"mkdir -p {_FOLDER}",
-            f"printf '[libdefaults]\\n    default_ccache_name = {_PLAIN}\\n' >{_SNIPPET}",
-            *_missing_include(environment),
+            *_add(environment, _SNIPPET, "default_ccache_name", _PLAIN),
         )
     place = f"{setting.file}:{setting.line}"
     if setting.value == _PLAIN:
         return ok(f"{_PLAIN} ({place})")
-    remedy = f"sed -i '{setting.line}s/=.*/= {_PLAIN}/' {shell_quote(setting.file)}"
+    remedy = _replace(setting.file, "default_ccache_name", _PLAIN)
     if setting.value.startswith(_PLAIN):
         return failed(
             f"{setting.value} ({place}) is a single ccache: a second kinit overwrites the tickets "
@@ -133,7 +159,7 @@ def _missing_include(environment: Environment) -> tuple[str, ...]:
     try:
         text = environment.path(_MAIN).read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return (f"echo 'includedir {_FOLDER}/' >>{_MAIN}",)
+        return (_INCLUDE,)
     included = any(
         line.split()[:2] in (["includedir", _FOLDER], ["includedir", f"{_FOLDER}/"])
         for line in text.splitlines()

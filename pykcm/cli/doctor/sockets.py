@@ -9,6 +9,7 @@ from typing import NamedTuple
 from pykcm.cli.doctor.environment import Environment
 from pykcm.cli.doctor.results import Check, Result, failed, ok, skipped, warning
 from pykcm.cli.doctor.systemd import CONTROL_SOCKET, KCM_SOCKET
+from pykcm.cli.doctor.units import start_commands
 from pykcm.cli.output import shell_quote
 from pykcm.config import DEFAULT_CONTROL_SOCKET, DEFAULT_SOCKET
 from pykcm.peer.identity import listener_of
@@ -50,10 +51,6 @@ def process_name(pid: int) -> str:
         return ""
 
 
-def _start_command(environment: Environment, unit: str) -> str:
-    return f"systemctl restart {unit}" if environment.unit(unit).loaded else "pykcmd"
-
-
 def kcm_socket(environment: Environment) -> Result:
     """Check that pykcm listens where clients connect, and that everyone may connect."""
     name = environment.client_socket
@@ -61,7 +58,7 @@ def kcm_socket(environment: Environment) -> Result:
     try:
         status = path.stat()
     except FileNotFoundError:
-        return failed(f"{name} does not exist: no KCM server runs", _start_command(environment, KCM_SOCKET))
+        return failed(f"{name} does not exist: no KCM server runs", *start_commands(environment, KCM_SOCKET))
     if not stat.S_ISSOCK(status.st_mode):
         # Container engines leave an empty folder as a mount point. A folder with content must stay.
         remove = "rmdir" if stat.S_ISDIR(status.st_mode) else "rm"
@@ -69,7 +66,7 @@ def kcm_socket(environment: Environment) -> Result:
             f"{name} is not a socket",
             f"ls -l {shell_quote(name)}",
             f"{remove} {shell_quote(name)}",
-            _start_command(environment, KCM_SOCKET),
+            *start_commands(environment, KCM_SOCKET),
         )
     if status.st_mode & 0o222 != 0o222:
         mode = stat.S_IMODE(status.st_mode)
@@ -82,7 +79,7 @@ def kcm_socket(environment: Environment) -> Result:
     try:
         listener = find_listener(path)
     except OSError as error:
-        return _connect_error(name, error, _start_command(environment, KCM_SOCKET))
+        return _connect_error(name, error, start_commands(environment, KCM_SOCKET))
     return _listener_result(environment, name, listener)
 
 
@@ -95,11 +92,11 @@ def _closed_folder(environment: Environment, path: Path) -> Path | None:
     return None
 
 
-def _connect_error(name: str, error: OSError, start: str) -> Result:
+def _connect_error(name: str, error: OSError, start: tuple[str, ...]) -> Result:
     if error.errno == errno.ECONNREFUSED:
-        return failed(f"{name}: nobody listens; its server has ended", f"rm {shell_quote(name)}", start)
+        return failed(f"{name}: nobody listens; its server has ended", f"rm -f {shell_quote(name)}", *start)
     if isinstance(error, TimeoutError):
-        return failed(f"{name}: the server does not accept connections", start)
+        return failed(f"{name}: the server does not accept connections", *start)
     return failed(
         f"{name}: connecting fails: {error.strerror}",
         f"ls -lZd {shell_quote(name)} {shell_quote(str(Path(name).parent))}",
@@ -139,7 +136,7 @@ def control_socket(environment: Environment) -> Result:
                 f"export PYKCM_CONTROL_SOCKET={shell_quote(configured)}",
             )
         return warning(
-            f"{name} does not exist: pykcmctl finds no daemon", _start_command(environment, CONTROL_SOCKET)
+            f"{name} does not exist: pykcmctl finds no daemon", *start_commands(environment, CONTROL_SOCKET)
         )
     if not stat.S_ISSOCK(status.st_mode):
         return failed(f"{name} is not a socket", f"ls -l {shell_quote(name)}")
@@ -166,7 +163,7 @@ def control_socket(environment: Environment) -> Result:
     try:
         listener = find_listener(environment.path(name))
     except OSError as error:
-        return _connect_error(name, error, _start_command(environment, CONTROL_SOCKET))
+        return _connect_error(name, error, start_commands(environment, CONTROL_SOCKET))
     return ok(f"{name}: {listener} listens, only root may connect")
 
 

@@ -76,8 +76,12 @@ def key_source(environment: Environment) -> Result:
         if not _exists(file):
             return ok(f"the systemd credential {credential}")
         return warning(
-            f"the systemd credential {credential} is used, but the key file {name} still exists",
-            f"systemctl restart {SERVICE} && shred -u {shell_quote(name)}",
+            f"there are two keys: {SERVICE} uses the systemd credential {credential}, but the key file "
+            f"{name} exists as well; delete it only when neither the database nor a backup needs it",
+            # Nothing is deleted: the file may hold the only key of the database or of an older backup.
+            f"mv {shell_quote(name)} {shell_quote(f'{name}.unused')}",
+            f"systemctl restart {SERVICE}",
+            f"systemctl is-active {SERVICE} || mv {shell_quote(f'{name}.unused')} {shell_quote(name)}",
         )
     if not _exists(file):
         if config.store == "postgresql":

@@ -1,6 +1,9 @@
 """Checks of systemd's units: those of pykcm and of other KCM servers."""
 
+import shutil
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from pykcm.cli.doctor.environment import Environment
 from pykcm.cli.doctor.results import Check, Result, failed, ok, skipped, warning
@@ -13,6 +16,7 @@ from pykcm.cli.doctor.systemd import (
     SERVICE,
     Unit,
 )
+from pykcm.cli.output import shell_quote
 
 # The consequences of a missing socket.
 _NO_SERVER = "clients find no KCM server, unless one is started by hand"
@@ -58,7 +62,9 @@ def _socket_unit(
     if not unit.loaded:
         if not environment.daemon_is_here:
             return skipped("pykcm is not installed here")
-        return warning(f"{name} is not installed ({unit.load}): {consequence}", *_install(name, *related))
+        return warning(
+            f"{name} is not installed ({unit.load}): {consequence}", *_install(environment, name, *related)
+        )
     if not unit.runs:
         reset = [f"systemctl reset-failed {SERVICE} {name}"] if unit.active == "failed" else []
         return problem(
@@ -80,14 +86,49 @@ def _socket_unit(
     return ok(f"{name} is {unit.enabled} and {unit.active}, at {', '.join(unit.listen)}")
 
 
-def _install(name: str, *related: str) -> tuple[str, ...]:
-    folder = "$(dirname $(dirname $(readlink -f $(command -v pykcmctl))))/share/pykcm/systemd"
-    files = " ".join(f"{folder}/{each}" for each in (name, *related))
+def _install(environment: Environment, name: str, *related: str) -> tuple[str, ...]:
+    """The commands that install and start a unit; they are right again if an earlier remedy has them."""
+    folder = f"{sys.prefix}/share/pykcm/systemd"
+    services = dict.fromkeys([*related, SERVICE] if name != AUDIT_SOCKET else related)
+    missing = [name, *[each for each in services if each != name and not environment.unit(each).loaded]]
+    files = " ".join(shell_quote(f"{folder}/{each}") for each in missing)
+    users = f"install -Dm644 {shell_quote(f'{folder}/pykcm.sysusers')} /etc/sysusers.d/pykcm.conf"
     return (
+        *((users, "systemd-sysusers") if any(each.endswith(".service") for each in missing) else ()),
         f"install -Dm644 -t /etc/systemd/system {files}",
+        *[command for each in missing for command in _program_of(environment, each)],
         "systemctl daemon-reload",
-        f"systemctl enable --now {name}",
+        *([f"systemctl enable --now {name}"] if name.endswith(".socket") else []),
     )
+
+
+# The programs that the units start.
+_PROGRAMS = {SERVICE: "pykcmd", AUDIT_SERVICE: "pykcm-audit"}
+
+
+def _program_of(environment: Environment, unit: str) -> tuple[str, ...]:
+    """The commands that name the unit's program if it is not in /usr/bin."""
+    program = _PROGRAMS.get(unit)
+    if program is None or environment.path(f"/usr/bin/{program}").exists():
+        return ()
+    folder = f"/etc/systemd/system/{unit}.d"
+    lines = f"'[Service]\\nExecStart=\\nExecStart=%s\\n' {shell_quote(_installed(program))}"
+    return (f"mkdir -p {folder}", f"printf {lines} >{folder}/program.conf")
+
+
+def _installed(program: str) -> str:
+    """The path of one of pykcm's programs, which is often in a virtual environment outside of PATH."""
+    return str(Path(sys.executable).with_name(program))
+
+
+def start_commands(environment: Environment, name: str) -> tuple[str, ...]:
+    """The commands that start a socket unit, or the daemon itself where systemd has no such unit."""
+    unit = environment.unit(name)
+    if unit.loaded or unit.load == "masked":
+        return (f"systemctl restart {name}",)
+    if environment.units and environment.daemon_is_here:
+        return _install(environment, name)
+    return (shell_quote("pykcmd" if shutil.which("pykcmd") else _installed("pykcmd")),)
 
 
 def service_unit(environment: Environment) -> Result:
@@ -98,7 +139,7 @@ def service_unit(environment: Environment) -> Result:
     if not unit.loaded:
         if not environment.daemon_is_here:
             return skipped("pykcm is not installed here")
-        return warning(f"{SERVICE} is not installed ({unit.load})", *_install(SERVICE)[:2])
+        return warning(f"{SERVICE} is not installed ({unit.load})", *_install(environment, SERVICE))
     if unit.active == "failed":
         return failed(
             f"{SERVICE} has failed: see its log for the reason",

@@ -244,3 +244,46 @@ def test_heimdal_needs_standard_path(machine: Machine) -> None:
 def test_heimdal_with_standard_path_is_ok(machine: Machine) -> None:
     machine.write("/usr/bin/kinit.heimdal", "")
     assert clients.heimdal(machine.environment()).level is Level.OK
+
+
+@pytest.mark.parametrize("main", [None, "", "[libdefaults]\n", f"{INCLUDES}[libdefaults]\n", PLAIN])
+@pytest.mark.parametrize("shipped", [None, PLAIN, "[libdefaults]\n    # default_ccache_name = KCM:\n"])
+@pytest.mark.usefixtures("mount_namespaces")
+def test_remedies_of_all_checks_work_in_order(
+    machine: Machine, main: str | None, shipped: str | None
+) -> None:
+    """After the remedies of all checks, typed one after the other, no check has a problem.
+
+    krb5.conf includes the folder once, and a file that was there before keeps its lines.
+    """
+    machine.write("/etc/pykcm/pykcm.toml", 'socket_path = "/run/kcm/kcm.sock"\n')
+    if main is not None:
+        machine.write("/etc/krb5.conf", main)
+    if shipped is not None:
+        machine.write(SNIPPET, shipped)
+    elif main and INCLUDES in main:
+        machine.folder("/etc/krb5.conf.d")
+    remedies = [command for check in clients.CHECKS for command in check.run(machine.environment()).remedy]
+    assert remedies
+    machine.do([f"{{ {command}; }}" for command in remedies])
+    assert [check.run(machine.environment()).level for check in clients.CHECKS] == [Level.OK] * len(
+        clients.CHECKS
+    )
+    assert machine.path("/etc/krb5.conf").read_text().count("includedir") <= 1
+    assert machine.path(SNIPPET).read_text().startswith(shipped or "") if shipped else True
+
+
+@pytest.mark.usefixtures("mount_namespaces")
+def test_replacing_works_after_earlier_remedies_added_lines(machine: Machine) -> None:
+    """The commands do not depend on line numbers."""
+    machine.write("/etc/krb5.conf", "[libdefaults]\n    default_ccache_name = FILE:/x\n")
+    remedy = clients.default_ccache(machine.environment()).remedy
+    machine.write("/etc/krb5.conf", "# one line more\n[libdefaults]\n    default_ccache_name = FILE:/x\n")
+    machine.do(remedy)
+    assert clients.default_ccache(machine.environment()).level is Level.OK
+
+
+@pytest.mark.usefixtures("mount_namespaces")
+def test_missing_included_folder_is_made(machine: Machine) -> None:
+    machine.write("/etc/krb5.conf", INCLUDES)
+    check_after_remedy(machine, clients.profile)

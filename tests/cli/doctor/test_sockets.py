@@ -24,7 +24,7 @@ ELSEWHERE = "[libdefaults]\n    kcm_socket = /run/kcm/kcm.sock\n"
 def test_missing_socket_fails(machine: Machine) -> None:
     """The remedy starts the unit, if there is one."""
     result = sockets.kcm_socket(machine.environment())
-    assert (result.level, result.remedy) == (Level.FAILED, ("pykcmd",))
+    assert (result.level, result.remedy) == (Level.FAILED, (str(Path(sys.executable).with_name("pykcmd")),))
     machine.installed()
     result = sockets.kcm_socket(machine.environment())
     assert (result.level, result.remedy) == (Level.FAILED, ("systemctl restart pykcm.socket",))
@@ -75,7 +75,7 @@ def test_socket_without_listener_fails(machine: Machine) -> None:
     result = sockets.kcm_socket(machine.environment())
     assert result.level is Level.FAILED
     assert "nobody listens" in result.text
-    assert result.remedy[0] == f"rm {DEFAULT_SOCKET}"
+    assert result.remedy[0] == f"rm -f {DEFAULT_SOCKET}"
 
 
 def test_folder_instead_of_socket_fails(machine: Machine) -> None:
@@ -117,7 +117,7 @@ def test_remedies_quote_path(machine: Machine, monkeypatch: pytest.MonkeyPatch) 
     assert words(sockets.kcm_socket(machine.environment())) == [["chmod", "o+x", str(folder)]]
     folder.chmod(0o755)
     listening.close()
-    assert words(sockets.kcm_socket(machine.environment()))[0] == ["rm", odd]
+    assert words(sockets.kcm_socket(machine.environment()))[0] == ["rm", "-f", odd]
     monkeypatch.setattr(sockets, "find_listener", refuse)
     assert words(sockets.kcm_socket(machine.environment())) == [["ls", "-lZd", odd, f"/run/{ODD}"]]
 

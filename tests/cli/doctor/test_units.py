@@ -83,7 +83,7 @@ def test_missing_audit_socket_is_a_warning(machine: Machine) -> None:
     missing = units.audit_socket_unit(machine.environment())
     assert missing.level is Level.WARNING
     assert "not in the audit log" in missing.text
-    assert "/pykcm-audit.service" in missing.remedy[0]
+    assert "/pykcm-audit.service" in missing.remedy[2]
     assert missing.remedy[-1] == f"systemctl enable --now {AUDIT}"
     machine.units[AUDIT] = dict(machine.units["pykcm.socket"])
     assert units.audit_socket_unit(machine.environment()).level is Level.OK
@@ -226,3 +226,27 @@ def test_selinux_mode_and_module_are_reported(machine: Machine) -> None:
     result = configuration.selinux(machine.environment(load_policy=refuse))
     assert result.level is Level.FAILED
     assert "cannot be loaded" in result.text
+
+
+def test_missing_units_are_installed_with_their_user_and_program(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The socket cannot start without the service, which needs its user and the program's real path."""
+    monkeypatch.setattr("sys.prefix", "/opt/pykcm")
+    monkeypatch.setattr("sys.executable", "/opt/pykcm/bin/python")
+    machine.has_systemd()
+    share = "/opt/pykcm/share/pykcm/systemd"
+    program = "/etc/systemd/system/pykcm.service.d/program.conf"
+    expected = (
+        f"install -Dm644 {share}/pykcm.sysusers /etc/sysusers.d/pykcm.conf",
+        "systemd-sysusers",
+        f"install -Dm644 -t /etc/systemd/system {share}/pykcm.socket {share}/pykcm.service",
+        "mkdir -p /etc/systemd/system/pykcm.service.d",
+        rf"printf '[Service]\nExecStart=\nExecStart=%s\n' /opt/pykcm/bin/pykcmd >{program}",
+        "systemctl daemon-reload",
+        "systemctl enable --now pykcm.socket",
+    )
+    assert units.kcm_socket_unit(machine.environment()).remedy == expected
+    assert units.start_commands(machine.environment(), "pykcm.socket") == expected
+    machine.write("/usr/bin/pykcmd", "", 0o755)
+    assert not [each for each in units.kcm_socket_unit(machine.environment()).remedy if "printf" in each]
