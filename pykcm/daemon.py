@@ -187,6 +187,16 @@ def _metrics_sockets(at_end: ExitStack) -> list[socket.socket]:
     return []
 
 
+def _administrators(*, activated: bool) -> set[int]:
+    """The UIDs that may make every request: root, and a user who started the daemon, whose files it has.
+
+    The system's systemd starts it as a user of its own, who did not. Only users' own instances of systemd set
+    MANAGERPID.
+    """
+    is_users = not activated or "MANAGERPID" in os.environ
+    return {ROOT, os.geteuid()} if is_users else {ROOT}
+
+
 def _make_folder(folder: Path) -> None:
     """Make the folder with mode 0755 for any umask, if it does not exist and can be made."""
     with suppress(OSError):
@@ -257,9 +267,9 @@ async def _serve(
     administration = Administration(
         *(config, engine, dispatcher, store, copies, access, reaper, connections, fair_queue, clock_keeper)
     )
-    # The user who started a daemon by hand may administer it: the files of the daemon are that user's.
-    administrators = {ROOT} if activated else {ROOT, os.geteuid()}
-    control_socket = ControlSocket(administration, kernel, RequestAccess(administrators))
+    control_socket = ControlSocket(
+        administration, kernel, RequestAccess(_administrators(activated=activated))
+    )
     listener = Listener(
         [
             *((sock, clients) for sock in sockets.kcm),

@@ -43,7 +43,7 @@ ALLOWED: dict[str, set[str]] = {
         *COMMON,
     },
     "cli": {
-        *("client", "config", "control", "peer", "protocol", "sockets", "store.disk"),
+        *("ccaches", "client", "config", "control", "peer", "protocol", "sockets", "store.disk"),
         # `pykcmctl store` reaches the shared store's database without a daemon.
         *("store.postgresql", "store.interface", "store.moving", "store.offline"),
         *COMMON,

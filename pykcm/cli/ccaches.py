@@ -14,6 +14,7 @@ from pykcm.cli.output import (
     print_json_array,
     print_line,
 )
+from pykcm.peer.names import collection_of
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -98,12 +99,13 @@ def _warn_of_clock(summary: dict[str, Any]) -> None:
 
 
 @click.command("switch")
-@click.option("--uid", type=UidType(), required=True, help="The user whose default ccache changes.")
+@click.option("--uid", type=UidType(), help="The user whose default ccache changes; not needed.")
 @click.argument("ccache", type=CCacheType())
 @_json
 @click.pass_obj
-def switch_command(client: ControlClient, uid: int, ccache: bytes, *, as_json: bool) -> None:
+def switch_command(client: ControlClient, uid: int | None, ccache: bytes, *, as_json: bool) -> None:
     """Make a ccache the default ccache of its user, as kswitch does."""
+    uid = collection_of(ccache) if uid is None else uid
     client.run("switch", uid=uid, name=ccache)
     if as_json:
         print_json({"uid": uid, "name": format_ccache(ccache)})

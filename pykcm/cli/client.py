@@ -210,6 +210,10 @@ class ControlClient:
         return answer.summary
 
 
+class NoKcmServerError(ConnectionError):
+    """No KCM server answers; the message says at which path, and why."""
+
+
 def check_listener(sock: socket.socket, path: str, daemon_uid: int | None = None) -> None:
     """Raise ControlError unless the listener of the connected socket may get secrets.
 

@@ -22,8 +22,9 @@ from pykcm.cli import (
     store,
     watching,
 )
-from pykcm.cli.client import ControlClient
+from pykcm.cli.client import NoKcmServerError
 from pykcm.cli.doctor import command as doctor
+from pykcm.cli.either_socket import EitherSocketClient
 from pykcm.cli.names import UidType
 from pykcm.cli.output import never_fail_to_encode, print_line, print_text
 from pykcm.config import DEFAULT_CONTROL_SOCKET
@@ -60,14 +61,22 @@ _CODES = {ErrorCode.PERMISSION: EXIT_PERMISSION, ErrorCode.NOT_FOUND: EXIT_NOT_F
     envvar="PYKCM_DAEMON_USER",
     help="The user that the daemon runs as, if not root, pykcm or you; it may get tickets and keys.",
 )
+@click.option(
+    "--kcm-socket",
+    "kcm_path",
+    metavar="PATH",
+    envvar="PYKCM_KCM_SOCKET",
+    help="The KCM socket, for users other than root.  [default: as in krb5.conf]",
+)
 @click.version_option(__version__, message="pykcmctl %(version)s")
 @click.pass_context
-def cli(context: click.Context, path: str, daemon_uid: int | None) -> None:
-    """Administer pykcm, the server for Kerberos ccaches (KCM:). For root.
+def cli(context: click.Context, path: str, daemon_uid: int | None, kcm_path: str | None) -> None:
+    """Administer pykcm, the server for Kerberos ccaches (KCM:).
 
-    Every command has --help. Commands that show something have --json.
+    Root sees and changes everything. Other users see and change their own ccaches, with list, show, switch,
+    destroy, import, export and watch. Every command has --help. Commands that show something have --json.
     """
-    context.obj = ControlClient(path, _report_silence, daemon_uid)
+    context.obj = EitherSocketClient(path, _report_silence, daemon_uid, kcm_path=kcm_path)
 
 
 _MODULES = (
@@ -147,6 +156,9 @@ def _exit_by_signal(number: int, _: object) -> NoReturn:
 
 def _report_os_error(error: OSError) -> int:
     """Explain an error, usually of the connection to the daemon; return the exit status."""
+    if isinstance(error, NoKcmServerError):
+        print_text(f"pykcmctl: {error}", err=True)
+        return EXIT_NO_DAEMON
     if error.filename:
         print_line(f"pykcmctl: cannot use {error.filename}: {error.strerror or error}", err=True)
         return EXIT_FAILED

@@ -211,7 +211,7 @@ def test_other_users_are_refused(
     pykcmd: Pykcmd, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Other users cannot connect, and the message says what to do; the daemon refuses them as well."""
-    monkeypatch.setattr("sys.argv", ["pykcmctl", "--socket", str(pykcmd.control_path), "list"])
+    monkeypatch.setattr("sys.argv", ["pykcmctl", "--socket", str(pykcmd.control_path), "stats"])
 
     def said() -> str:
         # In this process: not every UID may run this interpreter.
