@@ -30,11 +30,16 @@ class DumpsError(Exception):
 
 def describe_process(pid: int) -> str:
     """Return `process 4711 (pykcmd)`; without the command if that cannot be read."""
+    program = program_of(pid)
+    return f"process {pid} ({program})" if program else f"process {pid}"
+
+
+def program_of(pid: int) -> str:
+    """Return the program's name, which the process itself may change; empty if that cannot be read."""
     try:
-        command = Path(f"/proc/{pid}/comm").read_bytes().strip()
+        return escape(Path(f"/proc/{pid}/comm").read_bytes().strip())
     except OSError:
-        return f"process {pid}"
-    return f"process {pid} ({escape(command)})"
+        return ""
 
 
 def on_signals(numbers: Sequence[signal.Signals], stop: Callable[[str], None]) -> None:

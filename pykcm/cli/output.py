@@ -193,10 +193,14 @@ def format_expiry(seconds: int | None, now: float) -> str:
     if seconds is None:
         return "-"
     distance = abs(int(seconds - now))
-    return f"in {_duration(distance)}" if seconds > now else f"expired {_duration(distance)} ago"
+    return (
+        f"in {format_rounded_duration(distance)}"
+        if seconds > now
+        else f"expired {format_rounded_duration(distance)} ago"
+    )
 
 
-def _duration(seconds: int) -> str:
+def format_rounded_duration(seconds: int) -> str:
     """A duration in the unit in which it is short, rounded down."""
     if seconds < _MINUTE:
         return f"{seconds} s"
@@ -205,6 +209,21 @@ def _duration(seconds: int) -> str:
     if seconds < 2 * _DAY:
         return f"{seconds // _HOUR} h"
     return f"{seconds // _DAY} d" if seconds < 2 * _YEAR else f"{seconds // _YEAR} y"
+
+
+def format_duration(seconds: float) -> str:
+    """A duration with its unit: µs, ms or s, with one decimal."""
+    if seconds < 0.001:
+        return f"{seconds * 1e6:.1f} {_micro()}s"
+    return f"{seconds * 1e3:.1f} ms" if seconds < 1 else f"{seconds:.1f} s"
+
+
+def _micro() -> str:
+    try:
+        "µ".encode(getattr(sys.stdout, "encoding", None) or "ascii")
+    except UnicodeEncodeError:
+        return "u"
+    return "µ"
 
 
 def format_size(size: int) -> str:

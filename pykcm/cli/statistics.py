@@ -3,6 +3,8 @@
 import math
 import os
 import re
+import shutil
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -11,14 +13,33 @@ from typing import Any
 import click
 
 from pykcm.cli.client import ControlClient
-from pykcm.cli.output import Column, format_size, print_json, print_line, print_rows, print_text
+from pykcm.cli.output import (
+    format_duration,
+    format_rounded_duration,
+    format_size,
+    is_terminal,
+    print_json,
+    print_line,
+    print_text,
+)
+from pykcm.cli.tables import Field, print_table, table_lines
 from pykcm.control.openmetrics import openmetrics
-from pykcm.protocol.text import printable
+from pykcm.protocol.codes import EVERYDAY
 
 _UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)(ms|s|m|h)?", re.ASCII)
 
 Stats = dict[str, Any]
+
+_EVERYDAY = {code.name for code in EVERYDAY}
+
+# In seconds: how often --watch asks again.
+_WATCH_INTERVAL = 2.0
+
+_OPERATION_FIELDS = (
+    Field("Operation"),
+    *[Field(each, is_number=True) for each in ("Count", "Not found", "Errors", "Per s", "p50", "p99", "Max")],
+)
 
 
 class DurationType(click.ParamType):  # type: ignore[type-arg]
@@ -41,10 +62,24 @@ class DurationType(click.ParamType):  # type: ignore[type-arg]
     type=DurationType(),
     help="Count for this time, and show only that instead of everything since the start.",
 )
+@click.option(
+    "--watch",
+    is_flag=True,
+    help="Show each interval (of 2 s without --interval) on the screen, until Ctrl-C.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
-def stats_command(client: ControlClient, interval: float | None, *, as_json: bool) -> None:
-    """Show the daemon's requests, durations, queues and caches."""
+def stats_command(client: ControlClient, interval: float | None, *, watch: bool, as_json: bool) -> None:
+    """Show the daemon's requests, durations, queues and caches.
+
+    "Not found" counts the everyday answers: nothing matched, there is no such ccache, or a list has ended.
+    "Errors" counts all other failures.
+    """
+    if watch:
+        if as_json or not is_terminal():
+            raise click.UsageError("--watch needs a terminal: for a pipe use --interval")
+        _watch(client, interval or _WATCH_INTERVAL)
+        return
     stats = _ask(client)
     seconds = stats["time"] - stats["started"]
     if interval is not None:
@@ -59,18 +94,48 @@ def stats_command(client: ControlClient, interval: float | None, *, as_json: boo
     if as_json:
         print_json(_for_json(stats, seconds))
         return
-    print_rows(
-        [
-            Column("Operation"),
-            *[Column(each, is_number=True) for each in ("Count", "Errors", "Per second")],
-            *[Column(each, is_number=True) for each in ("p50", "p95", "p99", "Max")],
-        ],
-        _operation_rows(stats, seconds),
-    )
-    print_line()
-    print_rows(
-        [Column("Statistic"), Column("Number", is_number=True), Column("")], _other_rows(stats, seconds)
-    )
+    operations = list(_operation_rows(stats, seconds))
+    if operations:
+        print_table(_OPERATION_FIELDS, operations)
+        print_line()
+    print_table(_OTHER_FIELDS, _other_rows(stats, seconds))
+
+
+_OTHER_FIELDS = (Field("Statistic"), Field("Value", floors=(12, 8)))
+
+
+def _watch(client: ControlClient, interval: float) -> None:
+    """Draw the counts of each interval, as many lines as the terminal has. Ctrl-C is the normal end."""
+    earlier = _ask(client)
+    stats, seconds = earlier, earlier["time"] - earlier["started"]
+    heading = "since the start"
+    try:
+        while True:
+            _draw(heading, stats, seconds)
+            time.sleep(interval)
+            now = _ask(client)
+            if now["started"] == earlier["started"]:
+                stats, seconds = since(now, earlier), now["time"] - earlier["time"]
+                heading = f"in the last {format_duration(seconds)}"
+            else:
+                stats, seconds = now, now["time"] - now["started"]
+                heading = "since the daemon's restart"
+            earlier = now
+    except KeyboardInterrupt:
+        print_line()
+
+
+def _draw(heading: str, stats: Stats, seconds: float) -> None:
+    lines = [
+        f"{time.strftime('%H:%M:%S')}, {heading}:",
+        *table_lines(_OPERATION_FIELDS, _operation_rows(stats, seconds)),
+        "",
+        *table_lines(_OTHER_FIELDS, _other_rows(stats, seconds)),
+    ]
+    room = max(shutil.get_terminal_size().lines - 1, 1)
+    # Home, clear the rest of each line, and then of the screen: nothing flickers.
+    print_line(styled="\033[H" + "\033[K\n".join(lines[:room]) + "\033[K\033[J")
+    sys.stdout.flush()
 
 
 class ListenType(click.ParamType):  # type: ignore[type-arg]
@@ -182,6 +247,7 @@ def _for_json(stats: Stats, seconds: float) -> Stats:
     operations = {
         name: each
         | {"rate": each["count"] / seconds if seconds else 0.0}
+        | {"not_found": _count(each["errors"], everyday=True)}
         | {share: quantile(each, part) for share, part in _SHARES.items()}
         for name, each in stats["operations"].items()
     }
@@ -194,11 +260,16 @@ def _operation_rows(stats: Stats, seconds: float) -> Iterator[list[str]]:
             yield [
                 name,
                 str(each["count"]),
-                str(sum(each["errors"].values())),
+                str(_count(each["errors"], everyday=True)),
+                str(_count(each["errors"], everyday=False)),
                 _rate(each["count"], seconds),
-                *[_duration(quantile(each, share)) for share in _SHARES.values()],
-                _duration(each["longest"]) if "longest" in each else "-",
+                *[format_duration(quantile(each, _SHARES[share])) for share in ("p50", "p99")],
+                format_duration(each["longest"]) if "longest" in each else "-",
             ]
+
+
+def _count(errors: dict[str, int], *, everyday: bool) -> int:
+    return sum(number for code, number in errors.items() if (code in _EVERYDAY) == everyday)
 
 
 def _other_rows(stats: Stats, seconds: float) -> Iterator[list[str]]:
@@ -206,7 +277,9 @@ def _other_rows(stats: Stats, seconds: float) -> Iterator[list[str]]:
     connections, queues = stats["connections"], stats["queues"]
 
     def row(name: str, number: int | None, more: str = "") -> list[str]:
-        return [name, "-" if number is None else str(number), more]
+        if number is None:
+            return [name, more or "-"]
+        return [name, f"{number} ({more})" if more else str(number)]
 
     def counted(name: str, number: int) -> list[str]:
         return row(name, number, f"{_rate(number, seconds)} per second")
@@ -252,40 +325,32 @@ def _store_rows(store: Stats | None, now: float) -> Iterator[list[str]]:
     """The state of a shared store."""
     if store is None:
         return
-    since = store["away_since"]
-    state = "there" if since is None else f"away for {_duration(now - since)}: {printable(store['reason'])}"
-    yield ["shared store", "-", f"{printable(store['name'])}: {state}"]
-    yield ["shared store last seen", "-", f"{_duration(max(0.0, now - store['last_seen']))} ago"]
-    yield ["absences of the shared store", str(store["absences"]), ""]
+    since, found = store["away_since"], store["found_out"]
+    away = "" if since is None else format_rounded_duration(int(now - since))
+    state = "there" if since is None else f"away for {away}: {store['reason']}"
+    last_seen = format_rounded_duration(max(0, int(now - store["last_seen"])))
+    yield ["shared store", f"{store['name']}: {state}"]
+    yield ["shared store last seen", f"{last_seen} ago"]
+    yield ["absences of the shared store", str(store["absences"])]
     yield [
         "connections to the shared store",
-        str(store["connections_open"]),
-        f"{store['connections_made']} made",
+        f"{store['connections_open']} ({store['connections_made']} made)",
     ]
-    yield ["statements to the shared store", str(store["calls"]), f"{store['look_ups']} for versions"]
-    yield ["commits that conflicted with other hosts'", str(store["conflicts"]), ""]
-    yield ["answers of the shared store that were late", str(store["timeouts"]), ""]
-    found = store["found_out"]
+    yield ["statements to the shared store", f"{store['calls']} ({store['look_ups']} for versions)"]
+    yield ["commits that conflicted with other hosts'", str(store["conflicts"])]
+    yield ["answers of the shared store that were late", str(store["timeouts"])]
     more = f"{found['made']} commits found to be made, {found['not_made']} not"
-    yield ["answers of the shared store that were lost", str(store["lost_answers"]), more]
+    yield ["answers of the shared store that were lost", f"{store['lost_answers']} ({more})"]
 
 
 def _two_quantiles(durations: Stats) -> str:
     if not any(durations["buckets"]):
         return "-"
-    return f"{_duration(quantile(durations, 0.5))}, {_duration(quantile(durations, 0.99))}"
+    return f"{format_duration(quantile(durations, 0.5))}, {format_duration(quantile(durations, 0.99))}"
 
 
 def _rate(number: int, seconds: float) -> str:
     return f"{number / seconds:.1f}" if seconds else "-"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 0.001:
-        return f"{seconds * 1e6:.1f} us"
-    if seconds < 1:
-        return f"{seconds * 1e3:.1f} ms"
-    return f"{seconds:.1f} s"
 
 
 COMMANDS = (stats_command, metrics_command)

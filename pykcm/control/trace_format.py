@@ -57,7 +57,7 @@ def event_item(event: Event) -> dict[str, Any]:
     return item
 
 
-def exchange_item(exchange: Exchange) -> dict[str, Any]:
+def exchange_item(exchange: Exchange, program: str = "") -> dict[str, Any]:
     """The item's `asked` has the fields of the request by name, and `answered` those of the reply."""
     operation, arguments, peer = exchange.operation, exchange.arguments, exchange.peer
     payload = exchange.payload
@@ -65,6 +65,7 @@ def exchange_item(exchange: Exchange) -> dict[str, Any]:
         "time": time.time(),
         "uid": peer.uid,
         "pid": peer.pid,
+        **({"program": program} if program else {}),
         "operation": str(exchange.frame.opcode) if operation is None else operation.name,
         "code": name_of(exchange.code),
         "duration": exchange.duration / 1e9,

@@ -1,5 +1,6 @@
 """The requests watch and trace: events of ccaches, and each KCM request with its reply, as they happen."""
 
+from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -9,11 +10,17 @@ import msgspec
 from pykcm.control.calls import MOST_CONNECTIONS, Administration, Call
 from pykcm.control.messages import ControlError, ErrorCode
 from pykcm.control.records import Uid
+from pykcm.peer.identity import Peer
+from pykcm.processes import program_of
+from pykcm.protocol.codes import EVERYDAY
 
 if TYPE_CHECKING:
     from pykcm.engine.events import Event
     from pykcm.server.dispatcher import Exchange
 
+
+# Connections whose programs a trace remembers.
+_MOST_PROGRAMS = 1024
 
 _MOST_FOLLOWERS = MOST_CONNECTIONS // 2
 
@@ -78,9 +85,61 @@ def _remote_changes(administration: Administration) -> AbstractAsyncContextManag
 
 
 class TraceArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`uid`: only requests of this UID's processes; None: everybody's."""
+    """Only these requests are traced.
+
+    `uid`: of this UID's processes; None: everybody's. `errors`: that failed, except for everyday answers.
+    `operation`, `ccache`: of this name; None: all.
+    """
 
     uid: Uid | None = None
+    errors: bool = False
+    operation: str | None = None
+    ccache: bytes | None = None
+
+    def include(self, exchange: "Exchange") -> bool:
+        if self.uid is not None and exchange.peer.uid != self.uid:
+            return False
+        if self.errors and (not exchange.code or exchange.code in EVERYDAY):
+            return False
+        if self.operation is not None and _operation_of(exchange) != self.operation:
+            return False
+        return self.ccache is None or self.ccache in _ccaches_of(exchange)
+
+
+def _operation_of(exchange: "Exchange") -> str:
+    return exchange.operation.name if exchange.operation else str(exchange.frame.opcode)
+
+
+def _ccaches_of(exchange: "Exchange") -> list[bytes]:
+    """The names of ccaches in the request, and that in the reply."""
+    from pykcm.protocol.messages import NAME, PAYLOAD  # noqa: PLC0415 - only a filter needs them
+
+    names = []
+    if exchange.operation is not None:
+        fields = zip(exchange.operation.arguments, exchange.arguments, strict=False)
+        names = [value for field, value in fields if field is NAME]
+    if PAYLOAD.get(exchange.frame.opcode) is NAME and isinstance(exchange.payload, bytes):
+        names.append(exchange.payload[:-1])
+    return names
+
+
+class _Programs:
+    """The programs at the other ends of connections, each read at the connection's first request.
+
+    A client waits for its reply at that moment, so that it cannot have ended.
+    """
+
+    def __init__(self) -> None:
+        # By the identity of the peer, which is kept: another object never has its address.
+        self._known: OrderedDict[int, tuple[Peer, str]] = OrderedDict()
+
+    def of(self, peer: Peer) -> str:
+        known = self._known.get(id(peer))
+        if known is None:
+            known = self._known[id(peer)] = (peer, program_of(peer.pid))
+            if len(self._known) > _MOST_PROGRAMS:
+                self._known.popitem(last=False)
+        return known[1]
 
 
 async def trace(call: Call) -> AsyncIterator[Any]:
@@ -90,12 +149,12 @@ async def trace(call: Call) -> AsyncIterator[Any]:
 
     wanted: TraceArguments = call.arguments
     _check_number(call)
-    queue = EventQueue()
+    queue, programs = EventQueue(), _Programs()
 
     def report(exchange: "Exchange") -> None:
-        peer = exchange.peer
-        if (wanted.uid is None or peer.uid == wanted.uid) and call.sees_answers_to(peer):
-            queue.put(lambda: exchange_item(exchange))
+        if wanted.include(exchange) and call.sees_answers_to(exchange.peer):
+            program = programs.of(exchange.peer)
+            queue.put(lambda: exchange_item(exchange, program))
 
     tracers = call.administration.dispatcher.tracers
     tracers.add(report, queue.fail)

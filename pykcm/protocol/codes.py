@@ -24,6 +24,10 @@ class Code(IntEnum):
     CC_NOSUPP = -1765328137
 
 
+# Answers of everyday use: the client looked for something that does not exist, or has read all of a list.
+EVERYDAY = frozenset({Code.CC_NOTFOUND, Code.CC_END, Code.FCC_NOFILE})
+
+
 def name_of(code: int) -> str:
     """The code's name for logs and messages: `FCC_NOFILE`, `EDQUOT`, else the number."""
     try:

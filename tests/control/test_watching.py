@@ -325,6 +325,7 @@ def test_lines_and_json_of_items() -> None:
         "time": 0.25,
         "uid": 4_000_000_000,
         "pid": 1,
+        "program": "klist",
         "operation": "GET_CRED_BY_UUID",
         "ccache": b"1000",
         "code": "OK",
@@ -336,7 +337,7 @@ def test_lines_and_json_of_items() -> None:
     }
     words = _exchange_line(exchange).split()[1:]
     assert words == [
-        *("4000000000", "1", "GET_CRED_BY_UUID", "OK", "12", "us", "30", ">", "500", "KCM:1000"),
+        *("4000000000", "klist[1]", "GET_CRED_BY_UUID", "OK", "12.0", "µs", "KCM:1000"),
         f"uuid={'0f' * 16}",
         *("->", "server=a@B", "enctype=aes256-cts-hmac-sha1-96", "ticket_flags=FRIA", "endtime=-"),
     ]
