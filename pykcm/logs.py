@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +17,68 @@ _MINUTE = 60.0
 # may have a range of 65,536 subordinate UIDs.
 _MOST_COUNTED = 512
 
+# In seconds: a name is looked up again after this time.
+_NAME_LIFETIME = 600.0
+_MOST_NAMES = 4096
+
 Schedule = Callable[[float, Callable[[], None]], object]
+
+
+class User(int):
+    """A UID that a log line shows with its user's name, which is looked up when the line is written."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        name = _USER_NAMES.name(int(self))
+        return f"UID {int(self)}" if name is None else f"{name} (UID {int(self)})"
+
+
+class UserNames:
+    """The names of users, looked up in a thread: a directory service may take long, and the daemon must not.
+
+    A line waits for at most `patience` seconds. Until the name is known, lines have the UID alone.
+    """
+
+    def __init__(self, look_up: Callable[[int], str | None], patience: float = 0.02) -> None:
+        self._look_up = look_up
+        self._patience = patience
+        # The names that were found, and the time of the look-up.
+        self._known: dict[int, tuple[str | None, float]] = {}
+        self._thread: threading.Thread | None = None
+
+    def name(self, uid: int) -> str | None:
+        """The user's name; None: there is none, or it is not known yet."""
+        name, asked = self._known.get(uid, (None, None))
+        if asked is not None and time.monotonic() - asked < _NAME_LIFETIME:
+            return name
+        if self._thread is not None and self._thread.is_alive():
+            return name
+        if len(self._known) >= _MOST_NAMES:
+            self._known.clear()
+        self._thread = threading.Thread(target=self._ask, args=(uid,), name="user names", daemon=True)
+        self._thread.start()
+        self._thread.join(self._patience)
+        return self._known.get(uid, (name, 0.0))[0]
+
+    def _ask(self, uid: int) -> None:
+        try:
+            name = self._look_up(uid)
+        except Exception:  # noqa: BLE001 - a line without the name is better than none
+            name = None
+        self._known[uid] = name, time.monotonic()
+
+
+def _name_of(uid: int) -> str | None:
+    import pwd  # noqa: PLC0415 - most daemons end without a line about a user
+
+    try:
+        return printable(pwd.getpwuid(uid).pw_name)
+    except (KeyError, OverflowError):
+        return None
+
+
+_USER_NAMES = UserNames(_name_of)
 
 
 class LimitedLog:
@@ -159,7 +221,7 @@ def _write_summary(key: _Key, count: _Count, now: float) -> None:
     if key.is_of_many:
         about = "further UIDs: "
     elif isinstance(key.about, int):
-        about = f"UID {key.about}: "
+        about = f"{User(key.about)}: "
         fields["KCM_UID"] = key.about
     else:
         about = "" if key.about is None else f"{key.about}: "

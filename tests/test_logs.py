@@ -4,13 +4,15 @@ import io
 import logging
 import os
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 
 import pytest
 
 from pykcm import logs
-from pykcm.logs import LimitedLog, LineCounts
+from pykcm.logs import LimitedLog, LineCounts, User, UserNames
 
 LOG = logging.getLogger("pykcm.tests")
 
@@ -274,3 +276,32 @@ def test_log_goes_to_stderr_without_a_journal(
     logs.set_level("error")
     logging.getLogger("pykcm").warning("not shown any more")
     assert capfd.readouterr().err == "pykcmd: info: shown\n"
+
+
+def test_lines_name_users() -> None:
+    """A user with an account has its name and UID, and one without the UID alone."""
+    assert f"{User(0)}: KCM:0" == "root (UID 0): KCM:0"
+    assert str(User(4_000_000_001)) == "UID 4000000001"
+
+
+def test_slow_directory_service_delays_no_line() -> None:
+    """While one look-up hangs, lines have the UID alone and start no further one; later they have names."""
+    asked: list[int] = []
+    begun, answers = threading.Event(), threading.Event()
+
+    def look_up(uid: int) -> str:
+        asked.append(uid)
+        begun.set()
+        assert answers.wait(20)
+        return f"user{uid}"
+
+    names = UserNames(look_up, patience=0.001)
+    assert names.name(1) is None
+    assert begun.wait(20)
+    assert [names.name(uid) for uid in (1, 2)] == [None, None]
+    assert asked == [1]
+    answers.set()
+    deadline = time.monotonic() + 20
+    while names.name(1) is None:
+        assert time.monotonic() < deadline
+    assert names.name(1) == "user1"

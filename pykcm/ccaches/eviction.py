@@ -226,8 +226,8 @@ class Room:
         if plan.lacking:
             full = {
                 "max_ccaches": "all users together",
-                "max_ccache_size": f"ccache {escape(name)}",
-                "max_ccache_credentials": f"ccache {escape(name)}",
+                "max_ccache_size": f"ccache KCM:{escape(name)}",
+                "max_ccache_credentials": f"ccache KCM:{escape(name)}",
             }.get(plan.lacking, f"UID {self._uid}")
             excess = quota_excess(
                 plan.lacking, getattr(wanted, plan.lacking), getattr(self.quotas, plan.lacking)

@@ -28,7 +28,7 @@ from pykcm.control.messages import (
     read_envelope,
 )
 from pykcm.control.requests import Request
-from pykcm.logs import LimitedLog
+from pykcm.logs import LimitedLog, User
 from pykcm.peer.access import RequestAccess
 from pykcm.peer.identity import Kernel, Peer, PeerRefusedError, identify
 from pykcm.protocol.codes import Code, KcmError
@@ -327,7 +327,7 @@ class ControlConnection(asyncio.Protocol):
         )
 
     def _refuse(self, uid: int | None, reason: str) -> None:
-        client = "a peer" if uid is None else f"UID {uid}"
+        client = "a peer" if uid is None else User(uid)
         fields = {} if uid is None else {"KCM_UID": uid}
         _REFUSALS.write(logging.WARNING, uid, "control socket: %s refused: %s", client, reason, fields=fields)
         self._give_up(ControlError(ErrorCode.PERMISSION, reason))

@@ -16,7 +16,7 @@ from pykcm.engine.observers import Observers
 from pykcm.engine.persistence import secret_changes
 from pykcm.engine.removals import RemovalCounts, log_removals
 from pykcm.engine.uid_queues import Collections
-from pykcm.logs import LimitedLog
+from pykcm.logs import LimitedLog, User
 from pykcm.store.interface import Committed, Entry, Freshness, Outcome, Refused, Store, StoreError, Unknown
 from pykcm.store.tree import SecretChange
 
@@ -163,8 +163,8 @@ class Commits:
             _FAULTS.write(
                 logging.ERROR,
                 uid,
-                "UID %d: a change is durable, but was not counted, logged or reported, by an error in pykcm",
-                uid,
+                "%s: a change is durable, but was not counted, logged or reported, by an error in pykcm",
+                User(uid),
                 fields={"KCM_UID": uid},
                 with_traceback=True,
             )

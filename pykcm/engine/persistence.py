@@ -23,7 +23,7 @@ from pykcm.ccaches.changes import (
 from pykcm.ccaches.collection import Collection
 from pykcm.ccaches.defaults import NOTHING_CHOSEN, Defaults
 from pykcm.ccaches.expiry import EMPTY_LIFETIME
-from pykcm.logs import LimitedLog
+from pykcm.logs import LimitedLog, User
 from pykcm.protocol.codes import KcmError
 from pykcm.protocol.credential import parse_stored_credential
 from pykcm.protocol.text import escape
@@ -247,8 +247,9 @@ def _set_aside(collection: Collection, ccache: str, secret: tree.Secret, error: 
     _UNREADABLE.write(
         logging.ERROR,
         collection.uid,
-        "UID %d: secret %s/%s cannot be read (%s): %s",
-        collection.uid,
+        "%s: %ssecret %s/%s cannot be read (%s): %s",
+        User(collection.uid),
+        "" if name is None else f"ccache KCM:{escape(name)}: ",
         escape(secret.container.encode()),
         escape(secret.name.encode()),
         error,

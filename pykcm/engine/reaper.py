@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from pykcm.ccaches.collection import Clock
 from pykcm.engine.engine import Collections, Engine, to_the_end
-from pykcm.logs import LimitedLog
+from pykcm.logs import LimitedLog, User
 from pykcm.store.interface import StoreError
 from pykcm.store.tree import Expired, split_ccache_name
 
@@ -120,14 +120,19 @@ class Reaper:
                 removed += number
         except StoreError as error:
             _FAILURES.write(
-                logging.ERROR, uid, "UID %d: expired ccaches cannot be removed: %s", uid, error, fields=fields
+                logging.ERROR,
+                uid,
+                "%s: expired ccaches cannot be removed: %s",
+                User(uid),
+                error,
+                fields=fields,
             )
         except Exception:  # noqa: BLE001 - logged with its traceback
             _FAILURES.write(
                 logging.ERROR,
                 uid,
-                "UID %d: expired ccaches not removed by an error in pykcm",
-                uid,
+                "%s: expired ccaches not removed by an error in pykcm",
+                User(uid),
                 fields=fields,
                 with_traceback=True,
             )

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from pykcm.ccaches.changes import Removal
-from pykcm.logs import LimitedLog
+from pykcm.logs import LimitedLog, User
 from pykcm.protocol.text import escape
 
 log = logging.getLogger(__name__)
@@ -36,16 +36,16 @@ def log_removals(uid: int, removals: Iterable[Removal]) -> None:
         ccache = escape(removal.ccache)
         number = removal.service_tickets
         if removal.is_empty:
-            removed = f"ccache {ccache}, which has no tickets, removed"
+            removed = f"ccache KCM:{ccache}, which has no tickets, removed"
         elif number is None:
-            removed = f"expired ccache {ccache} removed"
+            removed = f"expired ccache KCM:{ccache} removed"
         else:
-            removed = f"{number} of the oldest service tickets removed from ccache {ccache}"
+            removed = f"{number} of the oldest service tickets removed from ccache KCM:{ccache}"
         _lines(removal.reason).write(
             logging.INFO,
             uid,
-            "UID %d: %s (%s)",
-            uid,
+            "%s: %s (%s)",
+            User(uid),
             removed,
             removal.reason,
             fields={"KCM_UID": uid, "KCM_CCACHE": ccache, "KCM_REASON": removal.reason},

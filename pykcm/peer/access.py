@@ -7,7 +7,7 @@ name or a label.
 import logging
 from collections.abc import Callable, Collection
 
-from pykcm.logs import LimitedLog
+from pykcm.logs import LimitedLog, User
 from pykcm.peer.identity import ROOT, Peer, uid_of
 from pykcm.peer.labels import (
     SYSTEM_LOW,
@@ -140,8 +140,8 @@ class Access:
             _FAILURES.write(
                 logging.ERROR,
                 peer.uid,
-                "UID %d: no answer from the SELinux policy, so denied to %s: %s of a ccache of %s: %s",
-                peer.uid,
+                "%s: no answer from the SELinux policy, so denied to %s: %s of a ccache of %s: %s",
+                User(peer.uid),
                 _quoted(peer.label),
                 permission,
                 _quoted(label),

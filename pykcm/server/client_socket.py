@@ -13,7 +13,7 @@ from termios import FIONREAD
 from typing import TYPE_CHECKING, NamedTuple
 
 from pykcm.engine.stepping import step
-from pykcm.logs import LimitedLog
+from pykcm.logs import LimitedLog, User
 from pykcm.peer.identity import Peer
 from pykcm.protocol.framing import Frame, FramingError, Pieces, Sendable
 from pykcm.protocol.messages import MITS_OPCODES, shows_mits_client
@@ -296,8 +296,8 @@ class ClientSocket:
         _BROKEN_OFF.write(
             logging.WARNING,
             self.uid,
-            "UID %d (process %d): connection closed: %s",
-            self.uid,
+            "%s, process %d: connection closed: %s",
+            User(self.uid),
             self.pid,
             reason,
             fields={"KCM_UID": self.uid},

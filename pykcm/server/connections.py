@@ -6,7 +6,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
 
-from pykcm.logs import LimitedLog
+from pykcm.logs import LimitedLog, User
 from pykcm.peer.identity import ROOT
 from pykcm.server.connection import State
 
@@ -217,8 +217,8 @@ class Connections:
             _REFUSALS.write(
                 logging.WARNING,
                 uid,
-                "UID %d: connection refused: %s reached, and each has a request in progress",
-                uid,
+                "%s: connection refused: %s reached, and each has a request in progress",
+                User(uid),
                 name,
                 fields={"KCM_UID": uid},
             )
@@ -227,11 +227,11 @@ class Connections:
         _EVICTIONS.write(
             logging.WARNING,
             uid,
-            "UID %d: %s reached: %s connection of UID %d (process %d) was closed",
-            uid,
+            "%s: %s reached: %s connection of %s (process %d) was closed",
+            User(uid),
             name,
             _STATE_NAMES[room.state],
-            room.uid,
+            User(room.uid),
             room.pid,
             fields={"KCM_UID": uid},
         )

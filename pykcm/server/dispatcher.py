@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, cast
 from pykcm.engine.committer import Durations
 from pykcm.engine.engine import CollectionNeededError, Collections, Engine
 from pykcm.engine.observers import Observers
-from pykcm.logs import LimitedLog
+from pykcm.logs import LimitedLog, User
 from pykcm.peer.access import Access
 from pykcm.peer.identity import Peer
 from pykcm.protocol.codes import Code, KcmError, name_of
@@ -205,7 +205,7 @@ class Dispatcher:
     # Replies
 
     def _answer_unknown(self, peer: Peer, frame: Frame) -> Sendable:
-        log.debug("UID %d asked for the unknown operation %d", peer.uid, frame.opcode)
+        log.debug("%s asked for the unknown operation %d", User(peer.uid), frame.opcode)
         self.statistics.unknown_operations += 1
         if self.tracers:
             self._tell_tracers(
@@ -229,8 +229,8 @@ class Dispatcher:
         _FAULTS.write(
             logging.ERROR,
             peer.uid,
-            "UID %d: %s failed by an error in pykcm",
-            peer.uid,
+            "%s: %s failed by an error in pykcm",
+            User(peer.uid),
             _call_of(operation, arguments),
             fields=_fields(operation, peer, arguments, errno.EIO),
             with_traceback=True,
@@ -274,8 +274,8 @@ class Dispatcher:
             _STORE_ERRORS.write(
                 logging.ERROR,
                 peer.uid,
-                "UID %d: %s failed in the store: %s",
-                peer.uid,
+                "%s: %s failed in the store: %s",
+                User(peer.uid),
                 _call_of(operation, arguments),
                 error,
                 fields=_fields(operation, peer, arguments, error.code),
@@ -284,8 +284,8 @@ class Dispatcher:
             _QUOTA_WARNINGS.write(
                 logging.WARNING,
                 peer.uid,
-                "UID %d: %s refused: %s",
-                peer.uid,
+                "%s: %s refused: %s",
+                User(peer.uid),
                 _call_of(operation, arguments),
                 error,
                 fields=_fields(operation, peer, arguments, error.code),
@@ -304,8 +304,8 @@ class Dispatcher:
     ) -> None:
         fields = _fields(operation, peer, arguments, code)
         log.debug(
-            "UID %d: %s: %s%s (%.0f us)",
-            peer.uid,
+            "%s: %s: %s%s (%.0f us)",
+            User(peer.uid),
             _call_of(operation, arguments),
             fields["KCM_RESULT"],
             f" ({reason})" if reason else "",
@@ -324,8 +324,9 @@ def _ccache_of(operation: Operation, arguments: list[Any]) -> bytes:
 
 
 def _call_of(operation: Operation, arguments: list[Any]) -> str:
-    """The operation's name, followed by the ccache's if it names one."""
-    return f"{operation.name} {escape(_ccache_of(operation, arguments))}".rstrip()
+    """The operation's name, followed by the ccache with `KCM:` if it names one."""
+    name = _ccache_of(operation, arguments)
+    return f"{operation.name} KCM:{escape(name)}" if name else operation.name
 
 
 def _fields(operation: Operation, peer: Peer, arguments: list[Any], code: int) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import logging
 import socket
 
-from pykcm.logs import LimitedLog
+from pykcm.logs import LimitedLog, User
 from pykcm.peer.identity import Kernel, PeerRefusedError, identify
 from pykcm.server.client_socket import ClientSocket, Parts
 from pykcm.sockets.acceptor import AcceptRates
@@ -40,8 +40,8 @@ class ClientReception:
                 _TOO_FAST.write(
                     logging.WARNING,
                     peer.uid,
-                    "UID %d: connections refused: it connects faster than it can be served",
-                    peer.uid,
+                    "%s: connections refused: this user connects faster than can be served",
+                    User(peer.uid),
                     fields={"KCM_UID": peer.uid},
                 )
             sock.close()

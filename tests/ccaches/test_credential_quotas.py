@@ -51,7 +51,7 @@ def test_store_at_the_limit_evicts_the_oldest_ticket(option: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "owner"), [("max_ccache_credentials", "ccache 1000"), ("max_uid_credentials", "UID 1000")]
+    ("option", "owner"), [("max_ccache_credentials", "ccache KCM:1000"), ("max_uid_credentials", "UID 1000")]
 )
 def test_too_many_credentials_are_refused(option: str, owner: str) -> None:
     """A REPLACE beyond the number, or a STORE into a ccache of TGTs only, is EDQUOT."""

@@ -332,7 +332,7 @@ KIB = 1024
         (Quotas(max_ccaches=7), "max_ccaches reached by all users together: 7 of 7"),
         (
             Quotas(max_ccache_size=4 * KIB),
-            r"max_ccache_size reached by ccache 1000:\xff: 6 KiB needed, 4 KiB allowed",
+            r"max_ccache_size reached by ccache KCM:1000:\xff: 6 KiB needed, 4 KiB allowed",
         ),
         (Quotas(max_uid_size=5 * KIB), "max_uid_size reached by UID 1000: 6 KiB needed, 5 KiB allowed"),
     ],

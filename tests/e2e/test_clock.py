@@ -133,7 +133,7 @@ def test_unwritable_clock_file_stops_nothing(stopped_pykcmd: Pykcmd, mit: MitCli
         daemon.start()
         _reap(daemon, "--trust-clock")
         mit.kinit("bob", "-l", "1s", ccache=f"KCM:{USER}:short")
-        wait_until(lambda: f"expired ccache {USER}:short removed" in daemon.log)
+        wait_until(lambda: f"expired ccache KCM:{USER}:short removed" in daemon.log)
         assert mit.klist() == ALICES
         assert daemon.stop() == 0
         assert daemon.log.count(f"{in_the_way}: not written: ") == 1

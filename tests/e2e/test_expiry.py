@@ -43,7 +43,7 @@ def test_short_tickets_are_reaped(pykcmd: Pykcmd, mit: MitClient) -> None:
     assert pykcmd.stop() == 0
     pykcmd.configure(AT_ONCE)
     pykcmd.start()
-    _wait_for_log(pykcmd, f"UID {USER}: expired ccache {USER} removed (expired_retention)")
+    _wait_for_log(pykcmd, f"UID {USER}: expired ccache KCM:{USER} removed (expired_retention)")
     assert mit.klist_all() == [Listed(bobs, f"bob@{REALM}", [TGT])]
     pykcmd.restart()
     assert mit.klist_all() == [Listed(bobs, f"bob@{REALM}", [TGT])]
@@ -65,7 +65,7 @@ def test_database_of_older_version_is_reaped(pykcmd: Pykcmd, mit: MitClient) -> 
         assert database.execute("UPDATE secrets SET expires = NULL WHERE expires > 0").rowcount == 2
     pykcmd.configure(AT_ONCE)
     pykcmd.start()
-    _wait_for_log(pykcmd, f"expired ccache {USER}:gssproxy removed (expired_retention)")
+    _wait_for_log(pykcmd, f"expired ccache KCM:{USER}:gssproxy removed (expired_retention)")
     assert [listed.ccache for listed in mit.klist_all()] == [f"{OWN}:valid"]
     assert pykcmd.stop() == 0
     with open_database(pykcmd.state_dir) as database:
@@ -79,10 +79,10 @@ def test_expired_ccache_is_reaped_at_the_interval(stopped_pykcmd: Pykcmd, mit: M
         mit.kinit("alice", ccache=f"{OWN}:work")
         mit.ok("kswitch", "-c", f"{OWN}:work")
         mit.kinit("bob", "-l", "1s", ccache=f"{OWN}:short")
-        _wait_for_log(stopped_pykcmd, f"expired ccache {USER}:short removed")
+        _wait_for_log(stopped_pykcmd, f"expired ccache KCM:{USER}:short removed")
         assert mit.klist() == Listed(f"{OWN}:work", f"alice@{REALM}", [TGT])
         _expire(stopped_pykcmd, NAME + b":work", ago=1)
-        _wait_for_log(stopped_pykcmd, f"expired ccache {USER}:work removed")
+        _wait_for_log(stopped_pykcmd, f"expired ccache KCM:{USER}:work removed")
         assert mit.klist_l() == []
         assert mit.run("klist").output == f"klist: Credentials cache '{OWN}:work' not found\n"
         assert stopped_pykcmd.stop() == 0
@@ -97,7 +97,7 @@ def test_expired_ccache_is_retained(pykcmd: Pykcmd, mit: MitClient) -> None:
     _expire(pykcmd, NAME, ago=86400 - 600)
     _expire(pykcmd, NAME + b":work", ago=86400 + 1)
     pykcmd.restart()
-    _wait_for_log(pykcmd, f"expired ccache {USER}:work removed")
+    _wait_for_log(pykcmd, f"expired ccache KCM:{USER}:work removed")
     assert mit.klist_all() == [Listed(OWN, f"alice@{REALM}", [TGT])]
     assert mit.run("klist", "-s").code == 1
     mit.kinit("alice")
@@ -114,4 +114,4 @@ def test_expired_ccache_is_evicted_at_the_limit(stopped_pykcmd: Pykcmd, mit: Mit
         assert len(mit.klist_all()) == 2
         mit.kinit("carol", ccache=f"{OWN}:new")
         assert {listed.principal for listed in mit.klist_all()} == {f"bob@{REALM}", f"carol@{REALM}"}
-        assert f"UID {USER}: expired ccache {USER} removed (max_uid_ccaches)" in stopped_pykcmd.log
+        assert f"UID {USER}: expired ccache KCM:{USER} removed (max_uid_ccaches)" in stopped_pykcmd.log

@@ -118,7 +118,7 @@ def test_oldest_service_tickets_are_evicted(stopped_pykcmd: Pykcmd, mit: MitClie
             # The first service ticket is gone; configuration and TGT precede it.
             assert full[: len(given) - 1] == given[:-1]
             assert server_of(parse_all(full)[len(given) - 1]) == "service0"
-            assert f"removed from ccache {USER} ({option})" in stopped_pykcmd.log
+            assert f"removed from ccache KCM:{USER} ({option})" in stopped_pykcmd.log
         # A ticket from the KDC is stored as well, and can be used.
         assert mit.kvno("HTTP/www.pykcm.test") == [f"HTTP/www.pykcm.test@{REALM}: kvno = 1"]
         tickets = mit.klist().tickets
@@ -192,7 +192,7 @@ def test_change_on_full_disk_is_refused(
         assert code == errno.ENOSPC
         assert kcm.get_cred_list(NAME) == expected
     database = cramped_pykcmd.state_dir / "pykcm.db"
-    failed = f"pykcmd: error: UID {USER}: STORE {USER} failed in the store: ENOSPC: {database}: "
+    failed = f"pykcmd: error: UID {USER}: STORE KCM:{USER} failed in the store: ENOSPC: {database}: "
     assert failed in cramped_pykcmd.log
     assert "the disk is full: make room on it" in cramped_pykcmd.log
     assert "No space left on device" in _kinit_refused(mit, "carol", f"{OWN}:new")

@@ -39,7 +39,7 @@ def test_due_ccache_is_removed_and_logged(
         assert listed(each.ask_as(2000)) == []
     lines = [(r.getMessage(), r.__dict__["KCM_UID"], r.__dict__["KCM_REASON"]) for r in caplog.records]
     assert sorted(lines) == [
-        (f"UID {uid}: expired ccache {uid} removed (expired_retention)", uid, "expired_retention")
+        (f"UID {uid}: expired ccache KCM:{uid} removed (expired_retention)", uid, "expired_retention")
         for uid in (1000, 2000)
     ]
     assert server.runner.run(secrets_of(server.store, 2000)) == []

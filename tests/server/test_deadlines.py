@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from pykcm.logs import User
 from pykcm.protocol.opcodes import Opcode
 from pykcm.server.connection import State
 from pykcm.server.deadlines import Deadlines, Late
@@ -213,7 +214,7 @@ async def test_connection_of_a_late_request_is_closed(
     assert time.monotonic() - before >= REAL_PATIENCE - 0.01
     assert await idle.ask(NOOP) == (0, b"")
     (message,) = caplog.messages
-    assert message.startswith(f"UID {UID} (process ")
+    assert message.startswith(f"{User(UID)}, process ")
     assert "a request was not complete within" in message
 
 

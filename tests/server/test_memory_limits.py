@@ -6,6 +6,7 @@ import resource
 
 import pytest
 
+from pykcm.logs import User
 from pykcm.protocol.opcodes import Opcode
 from pykcm.server.connection import State
 from pykcm.server.connections import Connections, Limits
@@ -111,7 +112,7 @@ async def test_bytes_of_a_uids_requests_are_limited(listen: Listen, caplog: pyte
     await large.send(whole[:300_000])
     assert await large.is_closed()
     reason = "too many bytes of this UID's requests wait or are incomplete"
-    assert caplog.messages == [f"UID {LISTENED_UID} (process {os.getpid()}): connection closed: {reason}"]
+    assert caplog.messages == [f"{User(LISTENED_UID)}, process {os.getpid()}: connection closed: {reason}"]
     # Other connections are served, and complete requests are no longer held.
     assert await small.ask(store(1)) == (0, b"")
     assert listening.connections.request_memory == nearly(2 * half)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from pykcm.logs import User
 from pykcm.server.connections import Limits
 from pykcm.sockets.acceptor import AcceptRates
 from tests.server.listening import NOOP, UID, Listen, Listening
@@ -26,7 +27,7 @@ async def test_connections_of_a_uid_beyond_its_rate_are_closed(
     # When the backlog is empty again, its next connection is served.
     await settle()
     assert await listening.client().ask(NOOP) == (0, b"")
-    line = f"UID {UID}: connections refused: it connects faster than it can be served"
+    line = f"{User(UID)}: connections refused: this user connects faster than can be served"
     assert caplog.messages == [line]
 
 

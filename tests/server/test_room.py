@@ -53,7 +53,7 @@ def test_expired_ccaches_make_room(
         alice.replace(name, 0, ALICE, [blob])
     alice.replace(b"1000", 0, BOB, [VALID])
     assert removal_lines(caplog) == [
-        (f"UID 1000: expired ccache 1000:l\\x0a removed ({option})", option, "1000:l\\x0a", 1000)
+        (f"UID 1000: expired ccache KCM:1000:l\\x0a removed ({option})", option, "1000:l\\x0a", 1000)
     ]
     for asking in (alice, server.restarted().ask_as(1000)):
         assert listed(asking) == [b"1000:e", b"1000:v", b"1000"]
@@ -79,7 +79,7 @@ def test_abandoned_logins_make_room_after_a_restart(
     restarted.ask_as(1000).replace(b"1000:late", 0, ALICE, [VALID])
     assert removal_lines(caplog) == [
         (
-            "UID 1000: ccache 1000:0, which has no tickets, removed (max_uid_ccaches)",
+            "UID 1000: ccache KCM:1000:0, which has no tickets, removed (max_uid_ccaches)",
             "max_uid_ccaches",
             "1000:0",
             1000,
@@ -99,7 +99,7 @@ def test_service_tickets_make_room(
     alice.replace(b"1000", 0, ALICE, [OLD, VALID, OLDER])
     new = ticket(HTTP, size=400).blob
     alice.store(b"1000", new)
-    message = f"UID 1000: 2 of the oldest service tickets removed from ccache 1000 ({option})"
+    message = f"UID 1000: 2 of the oldest service tickets removed from ccache KCM:1000 ({option})"
     assert removal_lines(caplog) == [(message, option, "1000", 1000)]
     for asking in (alice, server.restarted().ask_as(1000)):
         assert asking.get_cred_list(b"1000") == [VALID, new]
@@ -169,7 +169,7 @@ def test_removal_is_logged_with_the_owners_uid(
     root.move_cache(b"backup", b"1000:a")
     assert listed(server.ask_as(1000)) == [b"1000:a"]
     assert removal_lines(caplog) == [
-        ("UID 1000: expired ccache 1000 removed (max_uid_ccaches)", "max_uid_ccaches", "1000", 1000)
+        ("UID 1000: expired ccache KCM:1000 removed (max_uid_ccaches)", "max_uid_ccaches", "1000", 1000)
     ]
 
 
