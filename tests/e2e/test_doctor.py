@@ -56,6 +56,8 @@ def results(checks: dict[str, dict[str, Any]]) -> dict[str, str]:
         "other KCM servers",
         "SELinux",
         "Heimdal",
+        "other libraries",
+        "logins",
     }
     return {name: check["outcome"] for name, check in checks.items() if name not in machines}
 
@@ -74,6 +76,8 @@ def test_healthy_daemon_passes_all_checks(pykcmd: Pykcmd, doctor: Report) -> Non
         "state folder": "ok",
         "key": "ok",
         "change of keys": "ok",
+        "quotas": "ok" if os.geteuid() == 0 else "skipped",
+        "accounts": "ok" if os.geteuid() == 0 else "skipped",
         "disk space": checks["disk space"]["outcome"],
         "shared store": "skipped",
         "time to answer": checks["time to answer"]["outcome"],

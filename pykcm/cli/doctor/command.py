@@ -22,20 +22,23 @@ def all_groups() -> "dict[str, tuple[Check, ...]]":
     from pykcm.cli.doctor import (  # noqa: PLC0415
         clients,
         configuration,
+        programs,
         round_trip,
         shared_store,
         sockets,
         storage,
         units,
+        users,
     )
 
     return {
         "Configuration": configuration.CHECKS,
         "systemd": units.CHECKS,
         "Sockets": sockets.CHECKS,
-        "Kerberos programs": clients.CHECKS,
+        "Kerberos programs": (*clients.CHECKS, *programs.CHECKS),
         "Security": configuration.SELINUX_CHECKS,
         "Storage": (*storage.CHECKS, *shared_store.CHECKS),
+        "Users": users.CHECKS,
         "Answers": round_trip.CHECKS,
     }
 
