@@ -73,4 +73,6 @@ def test_doctor_finds_nothing_after_an_installation(client_as: ClientAs) -> None
     """On a machine that was set up as in README, all checks are good."""
     client_as(USER).kinit("alice")
     checks = json.loads(machine.run(PYKCMCTL, "doctor", "--json"))
+    # The machine's users have no accounts, and its sshd is not part of pykcm.
+    checks = [each for each in checks if each["check"] not in {"accounts", "logins"}]
     assert [each for each in checks if each["outcome"] not in {"ok", "skipped"}] == []
