@@ -95,11 +95,17 @@ class ArchiveReader:
                 if record is not None:
                     yield record
         except ItemsError as error:
+            if self.header is None:
+                raise ArchiveError("the file is not an export of pykcmctl; name the right file") from None
             raise self._damaged(str(error)) from None
 
     def finish(self) -> None:
         """Check that the export is complete at the end of the file; raises ArchiveError."""
+        if self.header is None and not self._items.has_begun:
+            raise ArchiveError("the file is empty, and not an export of pykcmctl; name the right file")
         if not self._has_ended or self._items.has_begun:
+            if self.header is None:
+                raise ArchiveError("the file is not an export of pykcmctl; name the right file")
             raise ArchiveError(f"the file is incomplete: it ends after {self._number} ccaches; export again")
 
     def _read_item(self, item: Any) -> CCacheRecord | None:
@@ -134,7 +140,7 @@ class ArchiveReader:
 
 def _read_header(item: Any) -> Header:
     if not isinstance(item, dict) or item.get("format") != FORMAT:
-        raise ArchiveError("the file is not an export of pykcmctl")
+        raise ArchiveError("the file is not an export of pykcmctl; name the right file")
     if item.get("version") != VERSION:
         raise ArchiveError("the export has another version: import it with the pykcm that wrote it")
     try:

@@ -1,12 +1,13 @@
 """The commands destroy, reap and switch."""
 
 import sys
+from contextlib import nullcontext
 from typing import Any
 
 import click
 
 from pykcm.cli.client import ControlClient
-from pykcm.cli.names import CCacheType, UidType, format_ccache, format_user
+from pykcm.cli.names import CCacheType, UidType, format_ccache, format_user, naming_ccache
 from pykcm.cli.output import (
     fetch_first,
     format_count,
@@ -14,6 +15,7 @@ from pykcm.cli.output import (
     print_json_array,
     print_line,
 )
+from pykcm.control.messages import ControlError, ErrorCode
 from pykcm.peer.names import collection_of
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -35,19 +37,17 @@ def destroy_command(
     """
     if [ccache is not None, uid is not None, expired].count(True) != 1:
         raise click.UsageError("give exactly one of CCACHE, --uid and --expired")
-    target = (
-        format_ccache(ccache)
-        if ccache is not None
-        else f"all ccaches of {format_user(uid)}"
-        if uid is not None
-        else "all ccaches whose tickets have expired"
-    )
     if not yes:
         if not sys.stdin.isatty():
             raise click.UsageError("no terminal to ask for confirmation on: give --yes")
-        click.confirm(f"Destroy {target}?", abort=True, err=True)
-    answer = client.ask("destroy", name=ccache, uid=uid, expired=expired)
-    items = fetch_first(iter(answer))
+        question = _question(client, ccache, uid, expired=expired)
+        if question is None:
+            print_line("nothing to destroy", err=True)
+            return
+        click.confirm(question, abort=True, err=True)
+    with nullcontext() if ccache is None else naming_ccache(ccache):
+        answer = client.ask("destroy", name=ccache, uid=uid, expired=expired)
+        items = fetch_first(iter(answer))
     if as_json:
         print_json_array({"uid": each["uid"], "name": format_ccache(each["name"])} for each in items)
         _warn_of_clock(answer.summary)
@@ -59,6 +59,35 @@ def destroy_command(
     if not count:
         print_line("nothing to destroy", err=True)
     _warn_of_clock(answer.summary)
+
+
+def _question(client: ControlClient, ccache: bytes | None, uid: int | None, *, expired: bool) -> str | None:
+    """The question before destroying, with what would be destroyed; None if there is nothing."""
+    if ccache is not None:
+        return f"Destroy {_content(client, ccache)}?"
+    number, uids = 0, set()
+    for item in client.ask("list", uid=uid, expired=expired):
+        if "ccache" in item:
+            number += 1
+            uids.add(item["ccache"]["uid"])
+    if not number:
+        return None
+    if uid is not None:
+        return f"Destroy {format_count(number, 'ccache')} of {format_user(uid)}?"
+    return f"Destroy {format_count(number, 'expired ccache')} of {format_count(len(uids), 'user')}?"
+
+
+def _content(client: ControlClient, name: bytes) -> str:
+    try:
+        with naming_ccache(name):
+            *_, found = [item["ccache"] for item in client.ask("show", name=name) if "ccache" in item]
+    except ControlError as error:
+        if error.code == ErrorCode.NOT_FOUND:
+            raise
+        # A damaged one can be destroyed.
+        return f"{format_ccache(name)}, which cannot be read"
+    tickets = format_count(found["tickets"], "ticket")
+    return f"{format_ccache(name)} of {format_user(found['uid'])}, with {tickets}"
 
 
 @click.command("reap")
@@ -106,7 +135,8 @@ def _warn_of_clock(summary: dict[str, Any]) -> None:
 def switch_command(client: ControlClient, uid: int | None, ccache: bytes, *, as_json: bool) -> None:
     """Make a ccache the default ccache of its user, as kswitch does."""
     uid = collection_of(ccache) if uid is None else uid
-    client.run("switch", uid=uid, name=ccache)
+    with naming_ccache(ccache):
+        client.run("switch", uid=uid, name=ccache)
     if as_json:
         print_json({"uid": uid, "name": format_ccache(ccache)})
 

@@ -56,26 +56,37 @@ _ADVICE = {
     errno.ENOSPC: "free some space, or name a file on another file system",
     errno.EDQUOT: "free some space, or name a file on another file system",
     errno.EIO: "see the kernel's log, as the disk may be damaged",
+    errno.ECONNREFUSED: "check that a server listens there",
+    errno.ELOOP: "name the real path",
 }
 
 
+def reason_of(error: OSError) -> str:
+    """The reason of an error, and what to do; never a number."""
+    reason = error.strerror or next((str(each) for each in error.args[::-1]), "") or "no reason is known"
+    if error.errno == errno.ELOOP and reason == os.strerror(errno.ELOOP):
+        reason = "a symbolic link is in the way, or leads back to itself"
+    return f"{reason}; {_ADVICE[error.errno]}" if error.errno in _ADVICE else reason
+
+
 @contextmanager
-def report_file_errors(attempt: str) -> Iterator[None]:
+def report_file_errors(attempt: str, path: str | None = None) -> Iterator[None]:
     """Turn errors of files into one-line ClickExceptions; `attempt` introduces an OSError ("cannot read X").
 
+    `path`: the file that errors of its contents name.
     Errors of the connection to the daemon and of stdout pass.
     """
     try:
         yield
     except FileError as error:
-        raise click.ClickException(str(error)) from None
+        text = str(error)
+        raise click.ClickException(text if path is None or path in text else f"{path}: {text}") from None
     except ConnectionError:
         raise
     except OSError as error:
         if error is output_error():
             raise
-        advice = f"; {_ADVICE[error.errno]}" if error.errno in _ADVICE else ""
-        raise click.ClickException(f"{attempt}: {error.strerror or error}{advice}") from None
+        raise click.ClickException(f"{attempt}: {reason_of(error)}") from None
 
 
 @contextmanager
@@ -87,8 +98,13 @@ def open_output(path: str, *, force: bool) -> Iterator[BinaryIO]:
         return
     if sys.stdout.isatty():
         raise FileError("an export is binary and not printed on a terminal: name a file, or use a pipe")
-    yield sys.stdout.buffer
-    sys.stdout.buffer.flush()
+    try:
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        raise FileError(
+            "stdout: its reader has ended before the end of the export; what it has is incomplete"
+        ) from None
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import click
 from pykcm.cli.archive import ArchiveReader
 from pykcm.cli.client import ControlClient
 from pykcm.cli.encryption import EncryptedFile
-from pykcm.cli.files import LOCK_TIMEOUT, open_seekable, report_file_errors
+from pykcm.cli.files import LOCK_TIMEOUT, open_seekable, reason_of, report_file_errors
 from pykcm.cli.names import UidType, format_ccache, user_name
 from pykcm.cli.output import (
     Column,
@@ -131,7 +131,8 @@ def _read_server(client: ControlClient, path: str, uid: int | None) -> Iterator[
         uids = uids_of_server(path) if uid is None else {uid}
     except (OSError, KcmError) as error:
         raise click.ClickException(
-            f"cannot read the ccaches of KCM:{path}: {getattr(error, 'strerror', None) or error}; "
+            f"KCM:{path}: cannot read its ccaches: "
+            f"{(error.strerror or reason_of(error)) if isinstance(error, OSError) else error}; "
             "check that a KCM server runs there"
         ) from None
     yield from from_other_server(client, path, sorted(uids))
@@ -170,11 +171,11 @@ def _import_export(
     as_json: bool,
 ) -> None:
     with ExitStack() as at_end:
-        with report_file_errors(f"cannot read {path}"):
+        with report_file_errors(f"cannot read {path}", path):
             file = at_end.enter_context(open_seekable(path))
             beginning = file.read(2)
         if beginning in _CCACHE_FILES:
-            raise click.ClickException(f"{path} is a ccache, not an export: name it FILE:{path}")
+            raise click.ClickException(f"{path}: a ccache, and not an export; name it FILE:{path}")
         export = EncryptedFile(file)
         unlock(export, identities, passphrase_file)
         count = sum(1 for _ in show_progress(_read_records(export, path, uid), None, "checking"))
@@ -184,7 +185,7 @@ def _import_export(
 def _read_records(export: EncryptedFile, path: str, uid: int | None) -> Iterator[CCacheRecord]:
     """The records of this UID, or all. Damage is reported at its place, a missing end at the end."""
     reader = ArchiveReader()
-    with report_file_errors(f"cannot read {path}"):
+    with report_file_errors(f"cannot read {path}", path):
         for piece in export.pieces():
             for record in reader.feed(piece):
                 if uid is None or record.uid == uid:

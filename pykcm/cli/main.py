@@ -3,7 +3,6 @@
 import errno
 import signal
 import sys
-from io import StringIO
 from typing import NoReturn
 
 import click
@@ -25,11 +24,11 @@ from pykcm.cli import (
 from pykcm.cli.client import NoKcmServerError
 from pykcm.cli.doctor import command as doctor
 from pykcm.cli.either_socket import EitherSocketClient
+from pykcm.cli.files import reason_of
 from pykcm.cli.names import UidType
 from pykcm.cli.output import never_fail_to_encode, print_line, print_text
 from pykcm.config import DEFAULT_CONTROL_SOCKET
 from pykcm.control.messages import ControlError, ErrorCode
-from pykcm.protocol.text import printable
 from pykcm.streams import end_output, open_standard_streams, output_error
 
 EXIT_FAILED = 1
@@ -38,7 +37,22 @@ EXIT_NO_DAEMON = 3
 EXIT_PERMISSION = 4
 EXIT_NOT_FOUND = 5
 
+# A message that begins with one of these begins with a name, which keeps its case.
+_OPTION_OR_NAME = ("-", "KCM", "FILE", "DIR", "%")
+
+# Commands that only show something: if the reader of a pipe has seen enough, they have done their work.
+_SHOWING = {"list", "show", "stats", "metrics", "watch", "trace", "doctor", "completion", ""}
+
 _CODES = {ErrorCode.PERMISSION: EXIT_PERMISSION, ErrorCode.NOT_FOUND: EXIT_NOT_FOUND}
+
+
+class _Run:
+    """The command that runs in this process."""
+
+    command = ""
+
+
+_run = _Run()
 
 
 @click.group(
@@ -76,6 +90,7 @@ def cli(context: click.Context, path: str, daemon_uid: int | None, kcm_path: str
     Root sees and changes everything. Other users see and change their own ccaches, with list, show, switch,
     destroy, import, export and watch. Every command has --help. Commands that show something have --json.
     """
+    _run.command = context.invoked_subcommand or ""
     context.obj = EitherSocketClient(path, _report_silence, daemon_uid, kcm_path=kcm_path)
 
 
@@ -122,13 +137,22 @@ def main() -> NoReturn:
         )
     except OSError as error:
         # end_output() reports an error of stdout.
-        status = EXIT_FAILED if error is output_error() else _report_os_error(error)
+        status = _output_status() if error is output_error() else _report_os_error(error)
     except SystemExit:
-        end_output("pykcmctl")
-        raise
+        # click ends the program after an EPIPE.
+        if end_output("pykcmctl"):
+            raise
+        sys.exit(_output_status())
     if not end_output("pykcmctl"):
-        status = status or EXIT_FAILED
+        status = status or _output_status()
     sys.exit(status)
+
+
+def _output_status() -> int:
+    """The exit status after an error of stdout: 0 if its reader has seen enough."""
+    error = output_error()
+    has_seen_enough = error is not None and error.errno == errno.EPIPE and _run.command in _SHOWING
+    return 0 if has_seen_enough else EXIT_FAILED
 
 
 def _report_silence() -> None:
@@ -140,13 +164,36 @@ def _report_silence() -> None:
 
 
 def _show(error: click.ClickException) -> None:
-    """Print the error as click does, but escaped: its message may quote file names from the command line."""
-    text, message = StringIO(), error.format_message()
-    error.show(text)
+    """Print an error in one line, and the usage only if the usage was wrong."""
     # A message that is a command's help has several lines.
-    is_help = isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ()))
-    escaped = text.getvalue() if is_help else text.getvalue().replace(message, printable(message))
-    print_text(escaped.removesuffix("\n"), err=True)
+    if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):
+        print_text(error.format_message(), err=True)
+        return
+    if not isinstance(error, click.UsageError):
+        print_line(f"pykcmctl: {error.format_message()}", err=True)
+        return
+    context = error.ctx
+    command = "" if context is None or context.parent is None else f"{context.info_name}: "
+    is_bad_value = isinstance(error, click.BadParameter) and not isinstance(error, click.MissingParameter)
+    if is_bad_value and isinstance(error, click.BadParameter) and error.param is not None:
+        names = [opt for opt in error.param.opts if opt.startswith("-")]
+        text = f"{names[0] if names else error.param.human_readable_name}: {_as_part(error.message)}"
+    else:
+        text = _as_part(error.format_message())
+    print_line(f"pykcmctl: {command}{text}", err=True)
+    if context is not None and not is_bad_value:
+        path = context.command_path
+        print_text(f"{context.get_usage()}\nExamples and options: {path} --help", err=True)
+
+
+def _as_part(message: str) -> str:
+    """A message of click as the second part of one of ours."""
+    message = " ".join(message.split("\n")).replace("\t", "")
+    for following in ("Did you mean", "Choose from"):
+        message = message.replace(f". {following}", f"; {following.lower()}")
+    if not message.startswith(_OPTION_OR_NAME):
+        message = message[:1].lower() + message[1:]
+    return message.removesuffix(".")
 
 
 def _exit_by_signal(number: int, _: object) -> NoReturn:
@@ -160,7 +207,7 @@ def _report_os_error(error: OSError) -> int:
         print_text(f"pykcmctl: {error}", err=True)
         return EXIT_NO_DAEMON
     if error.filename:
-        print_line(f"pykcmctl: cannot use {error.filename}: {error.strerror or error}", err=True)
+        print_line(f"pykcmctl: {error.filename}: cannot be used: {reason_of(error)}", err=True)
         return EXIT_FAILED
     if isinstance(error, ConnectionError) and error.errno in {errno.ECONNRESET, None}:
         print_line(

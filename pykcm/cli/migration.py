@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from pykcm.cli.client import ControlClient
+from pykcm.cli.files import reason_of
 from pykcm.cli.folders import match_files
 from pykcm.cli.importing import ImportOptions, ReadResult, from_other_server, import_ccaches, import_options
 from pykcm.cli.names import UidType
@@ -113,7 +114,8 @@ def _select_uids(origin: str, source_socket: str, uids: tuple[int, ...]) -> list
         return sorted(uids_of_server(source_socket))
     except (OSError, KcmError) as error:
         raise click.ClickException(
-            f"the server at {source_socket} does not list its users ({error}): name them with --uid"
+            f"the server at {source_socket} does not list its users "
+            f"({reason_of(error) if isinstance(error, OSError) else error}): name them with --uid"
         ) from None
 
 

@@ -1,13 +1,17 @@
 """Users and ccaches as an administrator types and reads them."""
 
 import functools
+import os
 import pwd
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
 
 from pykcm.cli.completion import completions
+from pykcm.control.messages import ControlError, ErrorCode
 from pykcm.protocol.text import escape, printable, unescape
 
 PREFIX = "KCM:"
@@ -78,3 +82,33 @@ def format_user(uid: int) -> str:
 
 def format_ccache(name: bytes) -> str:
     return PREFIX + escape(name)
+
+
+@contextmanager
+def naming_ccache(name: bytes) -> Iterator[None]:
+    """Errors of requests about one ccache name it. A user's name in its place is recognised."""
+    try:
+        yield
+    except ControlError as error:
+        if error.code == ErrorCode.NOT_FOUND:
+            message = f"{format_ccache(name)}: no such ccache; {_advice(name)}"
+        elif error.code in {ErrorCode.STORE, ErrorCode.ARGUMENTS}:
+            message = f"{format_ccache(name)}: {error.message}"
+        else:
+            raise
+        raise ControlError(error.code, message) from None
+
+
+def _advice(name: bytes) -> str:
+    text = escape(name)
+    if text.isdigit() or _is_user(name):
+        return f"for the ccaches of this user: pykcmctl list --user {text}"
+    return "for the names of all: pykcmctl list --wide"
+
+
+def _is_user(name: bytes) -> bool:
+    try:
+        pwd.getpwnam(os.fsdecode(name))
+    except (KeyError, ValueError):
+        return False
+    return True

@@ -10,8 +10,8 @@ from typing import Any
 
 import click
 
-from pykcm.cli.client import ControlClient
-from pykcm.cli.names import CCacheType, format_ccache, format_user, user_name
+from pykcm.cli.client import Answer, ControlClient
+from pykcm.cli.names import CCacheType, format_ccache, format_user, naming_ccache, user_name
 from pykcm.cli.output import (
     enctype_name,
     flag_names,
@@ -51,14 +51,8 @@ def show_command(
     """
     if with_secrets and not as_json:
         raise click.UsageError("--with-secrets prints JSON: give --json as well")
-    items = iter(client.ask("show", name=ccache, payload=with_secrets))
-    head = next(items)["ccache"]
-    credentials: list[dict[str, Any]] = []
-    for item in items:
-        if "credential" in item:
-            credentials.append(item["credential"])
-        else:
-            credentials[-1]["payload"] = item["payload"]
+    with naming_ccache(ccache):
+        head, credentials = _fetch(client.ask("show", name=ccache, payload=with_secrets))
     if with_secrets:
         _warn_of_secrets()
         print_json(_stored_json(head, credentials))
@@ -70,6 +64,19 @@ def show_command(
         _print_for_people(head, credentials, wide=wide, has_dates=times)
     else:
         _print_for_pipe(head, credentials)
+
+
+def _fetch(answer: Answer) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The ccache and its credentials, which have their bytes as `payload` if these were requested."""
+    items = iter(answer)
+    head: dict[str, Any] = next(items)["ccache"]
+    credentials: list[dict[str, Any]] = []
+    for item in items:
+        if "credential" in item:
+            credentials.append(item["credential"])
+        else:
+            credentials[-1]["payload"] = item["payload"]
+    return head, credentials
 
 
 def _print_for_people(

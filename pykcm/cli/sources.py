@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple
 
-from pykcm.cli.files import LOCK_TIMEOUT, RETRY_INTERVAL, FileError, FileInUseError, read_user_file
+from pykcm.cli.files import LOCK_TIMEOUT, RETRY_INTERVAL, FileError, FileInUseError, read_user_file, reason_of
 from pykcm.cli.folders import Folder, open_folder
 from pykcm.client import KcmClient
 from pykcm.control.records import CCacheRecord, PrincipalRecord
@@ -59,7 +59,7 @@ def from_file(path: str, uid: int | None = None, patience: float = 0.0) -> CCach
     except FileInUseError as error:
         raise _in_use(location, uid, error, partial(from_file, path, uid)) from None
     except OSError as error:
-        raise SourceError(location, uid, error.strerror or str(error)) from None
+        raise SourceError(location, uid, reason_of(error)) from None
 
 
 def from_folder(path: str, uid: int | None = None) -> Iterator[CCacheRecord | SourceError]:
@@ -90,7 +90,7 @@ def from_folder(path: str, uid: int | None = None) -> Iterator[CCacheRecord | So
                     location, uid, f"{left_out} more files are left out: the limit is {_MAX_MEMBERS}"
                 )
     except OSError as error:
-        yield UnreadableFolderError(location, uid, error.strerror or str(error))
+        yield UnreadableFolderError(location, uid, reason_of(error))
 
 
 def _member_names(folder: Folder) -> tuple[list[str], int]:
@@ -120,7 +120,7 @@ def _from_member(path: str, name: str, location: str, uid: int, *, is_default: b
         retry = partial(_from_member, path, name, location, uid, is_default=is_default)
         raise _in_use(member, uid, error, retry) from None
     except OSError as error:
-        raise SourceError(member, uid, error.strerror or str(error)) from None
+        raise SourceError(member, uid, reason_of(error)) from None
 
 
 def _in_use(
@@ -192,7 +192,7 @@ def _from_file(
     except FileError as error:
         raise SourceError(location, uid, str(error)) from None
     except OSError as error:
-        raise SourceError(location, uid, error.strerror or str(error)) from None
+        raise SourceError(location, uid, reason_of(error)) from None
     return CCacheRecord(
         uid=owner if uid is None else uid,
         principal=PrincipalRecord.of(file.principal),
@@ -247,7 +247,7 @@ def from_server(path: str, uid: int) -> Iterator[ServerCCache | SourceError]:
     try:
         kcm = _connect_as(path, uid)
     except OSError as error:
-        yield SourceError(location, uid, error.strerror or str(error))
+        yield SourceError(location, uid, reason_of(error))
         return
     with kcm:
         try:
@@ -257,7 +257,7 @@ def from_server(path: str, uid: int) -> Iterator[ServerCCache | SourceError]:
             # sssd's answer for a user without ccaches.
             if isinstance(error, KcmError) and error.code == Code.FCC_NOFILE:
                 return
-            yield SourceError(location, uid, str(error))
+            yield SourceError(location, uid, reason_of(error) if isinstance(error, OSError) else str(error))
             return
         for uuid in uuids:
             try:
@@ -268,7 +268,7 @@ def from_server(path: str, uid: int) -> Iterator[ServerCCache | SourceError]:
             except KcmError as error:
                 yield SourceError(location, uid, str(error))
             except OSError as error:
-                yield SourceError(location, uid, str(error))
+                yield SourceError(location, uid, reason_of(error))
                 return
 
 

@@ -46,3 +46,69 @@ def test_unusable_socket_is_explained(tmp_path: Path, name: str, status: int, me
     assert returncode == status
     assert message in errors
     assert len(errors.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "usage"),
+    [
+        (["lst"], "no such command 'lst'; did you mean 'list'?", "pykcmctl [OPTIONS]"),
+        (["list", "--foo"], "list: no such option '--foo'", "pykcmctl list"),
+        (
+            ["list", "alice"],
+            "list: unexpected argument 'alice': for the ccaches of one user give --user",
+            "pykcmctl list",
+        ),
+        (["show"], "show: missing argument 'CCACHE'", "pykcmctl show"),
+        (
+            ["migrate"],
+            "migrate: missing option '--from'; choose from: sssd, heimdal, files",
+            "pykcmctl migrate",
+        ),
+        (["list", "--uid", "no one"], "list: --uid: there is no user 'no one'; give a name", None),
+        (["show", "KCM:"], "show: CCACHE: give the name of one ccache", None),
+        (["completion", "sh"], "completion: SHELL: 'sh' is not one of 'bash', 'zsh', 'fish'", None),
+    ],
+)
+def test_errors_have_one_form(arguments: list[str], message: str, usage: str | None) -> None:
+    """One line says what is wrong; the usage follows only if the usage was wrong."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pykcm.cli.main", *arguments], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    first, *others = done.stderr.splitlines()
+    assert first.startswith(f"pykcmctl: {message}")
+    assert [line.startswith(f"Usage: {usage}") for line in others[:1]] == ([] if usage is None else [True])
+
+
+@pytest.mark.parametrize("content", [b"", b"x", b"root:x:0:0:root:/root:/bin/bash\n", b"\xa1\x66"])
+def test_file_that_is_no_export_is_named(tmp_path: Path, content: bytes) -> None:
+    """The message does not speak of ccaches that the file never had."""
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    done = subprocess.run(
+        [sys.executable, "-m", "pykcm.cli.main", "import", str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"pykcmctl: {path}: ")
+    assert "not an export of pykcmctl" in done.stderr
+    assert "ccaches" not in done.stderr
+
+
+@pytest.mark.parametrize("prefix", ["FILE:", "DIR:", ""])
+def test_loop_of_links_is_explained(tmp_path: Path, prefix: str) -> None:
+    """The text of an errno alone helps nobody."""
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    done = subprocess.run(
+        [sys.executable, "-m", "pykcm.cli.main", "import", f"{prefix}{tmp_path}/a/x"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "symbolic link" in done.stderr
+    assert "Too many levels" not in done.stderr
+    assert "Errno" not in done.stderr

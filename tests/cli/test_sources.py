@@ -144,7 +144,7 @@ def test_folder_with_files_of_other_users(tmp_path: Path) -> None:
 def test_missing_server_is_reported_once(tmp_path: Path) -> None:
     (error,) = sources.from_server(str(tmp_path / "kcm.sock"), os.geteuid())
     assert isinstance(error, SourceError)
-    assert error.reason == "No such file or directory"
+    assert error.reason == "No such file or directory; check the path"
 
 
 @pytest.mark.parametrize(

@@ -48,9 +48,12 @@ def test_file_of_kinit_is_imported(users_folder: Path, mit: MitClient, ctl: Pykc
 def test_unusable_file_is_named(ctl: Pykcmctl, folder: Path) -> None:
     """A file that is missing or not a ccache is named in one line."""
     (folder / "text").write_text("no ccache")
-    for name, reason in (("nothing", "No such file or directory"), ("text", "not a ccache file")):
+    for name, reason in (
+        ("nothing", "No such file or directory; check the path"),
+        ("text", "not a ccache file"),
+    ):
         said = ctl.run("import", f"FILE:{folder}/{name}")
-        assert said == (1, "", f"Error: FILE:{folder}/{name}: {reason}\n")
+        assert said == (1, "", f"pykcmctl: FILE:{folder}/{name}: {reason}\n")
 
 
 def test_folder_of_kinit_is_imported(users_folder: Path, mit: MitClient, ctl: Pykcmctl) -> None:
@@ -103,9 +106,12 @@ def test_unreadable_files_of_folder_are_reported(users_folder: Path, mit: MitCli
 def test_unreadable_folder_is_named(ctl: Pykcmctl, folder: Path) -> None:
     """A path that is missing or not a folder is named in one line."""
     (folder / "file").write_text("no folder")
-    for name, reason in (("none", "No such file or directory"), ("file", "Not a directory")):
+    for name, reason in (
+        ("none", "No such file or directory; check the path"),
+        ("file", "Not a directory; check the path"),
+    ):
         said = ctl.run("import", f"DIR:{folder}/{name}")
-        assert said == (1, "", f"Error: DIR:{folder}/{name}: {reason}\n")
+        assert said == (1, "", f"pykcmctl: DIR:{folder}/{name}: {reason}\n")
 
 
 def test_keytab_is_refused(ctl: Pykcmctl, folder: Path) -> None:

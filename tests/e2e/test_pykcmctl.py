@@ -333,8 +333,8 @@ def test_unwritable_output_fails_the_command(
         assert output_to(ctl, arguments, redirection) == (1, complaints), arguments
 
 
-def test_closed_pipe_fails_silently(mit_as: Callable[[int], MitClient], ctl: Pykcmctl) -> None:
-    """A reader that closed the pipe has seen enough."""
+def test_closed_pipe_ends_showing_commands_with_0(mit_as: Callable[[int], MitClient], ctl: Pykcmctl) -> None:
+    """A reader that closed the pipe has seen enough, except of an export, which is incomplete then."""
     mit_as(USER).kinit("alice")
     for arguments in PRINTING:
         reading, writing = os.pipe()
@@ -343,9 +343,62 @@ def test_closed_pipe_fails_silently(mit_as: Callable[[int], MitClient], ctl: Pyk
             ctl.argv(*arguments), stdout=writing, stderr=subprocess.PIPE, text=True, check=False
         )
         os.close(writing)
-        assert done.returncode == 1, arguments
+        is_export = "export" in arguments
+        assert done.returncode == is_export, arguments
+        assert ("incomplete" in done.stderr) == is_export
         for complaint in ("Broken pipe", "Traceback", "Exception ignored"):
             assert complaint not in done.stderr, arguments
+
+
+def test_commands_that_change_something_fail_at_a_closed_pipe(
+    mit_as: Callable[[int], MitClient], ctl: Pykcmctl
+) -> None:
+    """They may have ended before all was done."""
+    mit_as(USER).kinit("alice")
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(ctl.argv("destroy", "--yes", "--uid", str(USER)), stdout=writing, check=False)
+    os.close(writing)
+    assert done.returncode == 1
+
+
+def test_missing_ccache_is_named(mit_as: Callable[[int], MitClient], ctl: Pykcmctl) -> None:
+    """The message names the ccache; for a user's name or UID it names the option."""
+    for arguments in (
+        ["show"],
+        ["destroy", "--yes"],
+    ):
+        for name, advice in (
+            ("9999", "pykcmctl list --user 9999"),
+            ("root", "pykcmctl list --user root"),
+            ("9999:x", "pykcmctl list --wide"),
+        ):
+            said = ctl.run(*arguments, f"KCM:{name}")
+            assert said.status == 5, said
+            assert said.errors.startswith(f"pykcmctl: KCM:{name}: no such ccache; for ")
+            assert said.errors.endswith(f"{advice}\n")
+    said = ctl.run("switch", "--uid", str(USER), f"KCM:{USER}:x")
+    assert (said.status, said.errors.partition("; ")[0]) == (5, f"pykcmctl: KCM:{USER}:x: no such ccache")
+    said = ctl.run("switch", "--uid", str(USER), "KCM:9999")
+    assert said.errors == f"pykcmctl: KCM:9999: the ccache does not belong to UID {USER}\n"
+
+
+def test_destroy_says_how_many(mit_as: Callable[[int], MitClient], ctl: Pykcmctl) -> None:
+    """Before it asks, it counts the ccaches, or the tickets of one."""
+    mit_as(USER).kinit("alice")
+    mit_as(USER).kinit("bob", ccache=f"KCM:{USER}:two")
+    for arguments, question in (
+        (["--uid", str(USER)], "Destroy 2 ccaches of "),
+        ([f"KCM:{USER}:two"], f"Destroy KCM:{USER}:two of UID {USER}, with 1 ticket?"),
+    ):
+        status, screen = on_a_terminal(ctl, "destroy", *arguments, typed=b"n\n")
+        assert status == 1
+        assert question in screen
+    for arguments in (["--uid", str(OTHER)], ["--expired"]):
+        status, screen = on_a_terminal(ctl, "destroy", *arguments)
+        assert status == 0
+        assert "nothing to destroy" in screen
+    assert len(ctl.json("list")) == 2
 
 
 @pytest.mark.parametrize("command", ["watch", "trace"])
