@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from pykcm import command_line, config
-from pykcm.cli import main
+from pykcm.cli import examples, main
 
 _HERE = Path(__file__).parent
 _README = _HERE.parent / "README.md"
@@ -108,6 +108,12 @@ def _usage(command: click.Command, name: str, outer: click.Context) -> Iterator[
                 yield from _usage(member, f"{name} {each}", context)
 
 
+def command_examples() -> str:
+    """The examples of every command of pykcmctl, as in its --help."""
+    names = sorted(name for name in examples.EXAMPLES if name)
+    return "".join(f"{name}\n{'~' * len(name)}\n\n{examples.man_text(name)}" for name in names)
+
+
 def _help(text: str) -> str:
     paragraphs = inspect.cleandoc(text).split("\n\n")
     return "".join(
@@ -132,4 +138,5 @@ GENERATED: dict[str, Callable[[], str]] = {
     "daemon options": daemon_options,
     "pykcmctl options": control_options,
     "commands": commands,
+    "examples": command_examples,
 }

@@ -24,6 +24,7 @@ from pykcm.cli import (
 from pykcm.cli.client import NoKcmServerError
 from pykcm.cli.doctor import command as doctor
 from pykcm.cli.either_socket import EitherSocketClient
+from pykcm.cli.examples import help_text
 from pykcm.cli.files import reason_of
 from pykcm.cli.names import UidType
 from pykcm.cli.output import never_fail_to_encode, print_line, print_text
@@ -57,7 +58,8 @@ _run = _Run()
 
 @click.group(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Exit status: 0 done; 1 failed; 2 wrong usage; 3 no daemon; 4 not permitted; 5 no such ccache.",
+    epilog=f"{help_text('')}\n\n"
+    "Exit status: 0 done; 1 failed; 2 wrong usage; 3 no daemon; 4 not permitted; 5 no such ccache.",
 )
 @click.option(
     "--socket",
@@ -109,8 +111,20 @@ _MODULES = (
     completion,
 )
 
-for command in (command for module in _MODULES for command in module.COMMANDS):
-    cli.add_command(command)
+
+def _complete_help(command: click.Command, name: str) -> None:
+    """Add the examples, and the whole summary to the list of commands: click cuts it on narrow terminals."""
+    command.epilog = help_text(name)
+    command.short_help = command.get_short_help_str(limit=1000)
+    if isinstance(command, click.Group):
+        for member_name, member in command.commands.items():
+            _complete_help(member, f"{name} {member_name}")
+
+
+for module in _MODULES:
+    for command in module.COMMANDS:
+        _complete_help(command, command.name or "")
+        cli.add_command(command)
 
 
 def main() -> NoReturn:

@@ -1,13 +1,28 @@
 """The command line as a whole: its help, and the messages and exit statuses of connection errors."""
 
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
+from pykcm.cli.examples import EXAMPLES
 from pykcm.cli.main import cli
+
+# The names of all commands, with those of groups.
+NAMES = {
+    *cli.commands,
+    *[
+        f"{name} {member}"
+        for name, command in cli.commands.items()
+        if isinstance(command, click.Group)
+        for member in command.commands
+    ],
+}
 
 
 def run_list(path: str) -> tuple[int, str]:
@@ -112,3 +127,36 @@ def test_loop_of_links_is_explained(tmp_path: Path, prefix: str) -> None:
     assert "symbolic link" in done.stderr
     assert "Too many levels" not in done.stderr
     assert "Errno" not in done.stderr
+
+
+@pytest.mark.parametrize("width", [60, 80])
+@pytest.mark.parametrize("name", ["", *sorted(NAMES)])
+def test_help_has_two_examples_and_is_not_cut(name: str, width: int) -> None:
+    """No line of a help is longer than the terminal is wide, or ends with an ellipsis."""
+    arguments = [*name.split(), "--help"]
+    printed = CliRunner().invoke(cli, arguments, prog_name="pykcmctl", terminal_width=width).output
+    lines = printed.splitlines()
+    assert [
+        line for line in lines if len(line) > width or (line.endswith(("...", "…")) and "[ARGS]" not in line)
+    ] == []
+    examples = printed.partition("Examples:\n")[2].splitlines()
+    assert sum(line.startswith("    pykcmctl ") for line in examples) == 2
+
+
+def test_every_example_belongs_to_a_command() -> None:
+    """There are no examples of commands that do not exist."""
+    assert EXAMPLES.keys() == {"", *NAMES}
+
+
+@pytest.mark.parametrize("name", sorted(EXAMPLES))
+def test_examples_are_valid_commands(name: str) -> None:
+    """The command, its options and its arguments exist."""
+    for example in EXAMPLES[name]:
+        words = shlex.split(re.split(r" [|>]", example.arguments)[0])
+        words = [word.replace("alice", "root") for word in words]
+        assert words[: len(name.split())] == name.split()
+        command: click.Command = cli
+        while isinstance(command, click.Group):
+            command = command.commands[words.pop(0)]
+        with command.make_context(command.name, words):
+            pass

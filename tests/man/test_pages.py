@@ -76,6 +76,12 @@ def test_page_is_rendered_without_warnings(pages: Path, page: str) -> None:
     assert re.search(rf"^NAME\n +{re.escape(name)} - \w", text, re.MULTILINE)
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_page_has_examples(pages: Path, page: str) -> None:
+    """Every page has an EXAMPLES section."""
+    assert re.search(r"^EXAMPLES\n", text_of(pages / page), re.MULTILINE)
+
+
 def test_no_further_pages_are_made(pages: Path) -> None:
     """The tests know all pages."""
     made = [str(path.relative_to(pages)) for path in pages.rglob("*") if path.is_file()]
