@@ -62,5 +62,15 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--log-level", choices=["debug", "info", "warning", "error"], help="the lowest level that is logged"
     )
+    made.add_argument(
+        "--check",
+        action="store_true",
+        help="print all mistakes of the configuration, and end with 1 if it has any",
+    )
+    made.add_argument(
+        "--show-config",
+        action="store_true",
+        help="print each option's value and where it comes from, and end",
+    )
     made.add_argument("--version", action="version", version=f"pykcmd {__version__}")
     return made

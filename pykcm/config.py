@@ -7,6 +7,7 @@ A new option needs a line of Config, a row of README's table, and an entry in ea
 tests/test_config.py.
 """
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
@@ -183,29 +184,43 @@ def config_files(file: Path | None = None) -> list[Path]:
         more = sorted((main.parent / "conf.d").glob("*.toml"))
         return files + [path for path in more if not path.name.startswith(".")]
     except OSError as error:
-        raise ConfigError(f"{error.filename or main}: {error.strerror}") from error
+        raise ConfigError(f"{error.filename or main}: {error.strerror}{_reader(error)}") from error
 
 
 def _read(path: Path) -> dict[str, Any]:
+    options = read_toml(path)
+    # Each file is validated separately, so that the message can name it.
+    return {name: checked_value(str(path), name, value) for name, value in options.items()}
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Return the values of a file without validating them; raises ConfigError."""
     import tomllib  # noqa: PLC0415 - a start without a file does not need it
 
     try:
         with path.open("rb") as file:
-            options = tomllib.load(file)
+            return tomllib.load(file)
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from error
+        raise ConfigError(f"{path}: {error.strerror}{_reader(error)}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: the file is not TOML: {error}") from error
-    for name in options:
-        if name in REMOVED:
-            raise ConfigError(f"{path}: option {name}: {REMOVED[name]}")
-        if name not in OPTIONS:
-            raise ConfigError(f"{path}: option {name}: unknown{_suggestion(name)}")
-    for name in _DURATIONS & options.keys():
-        options[name] = _duration(str(path), name, options[name])
-    # Each file is validated separately, so that the message can name it.
-    _convert(str(path), options)
-    return options
+
+
+def checked_value(source: str, name: str, value: Any) -> Any:
+    """Return the value of an option, durations in seconds; raises ConfigError."""
+    if name in REMOVED:
+        raise ConfigError(f"{source}: option {name}: {REMOVED[name]}")
+    if name not in OPTIONS:
+        raise ConfigError(f"{source}: option {name}: unknown{_suggestion(name)}")
+    if name in _DURATIONS:
+        value = _duration(source, name, value)
+    _convert(source, {name: value})
+    return value
+
+
+def _reader(error: OSError) -> str:
+    """Name the user whom the file's permissions refuse."""
+    return f" for UID {os.geteuid()}" if isinstance(error, PermissionError) else ""
 
 
 def _duration(source: str, name: str, value: Any) -> Any:

@@ -90,16 +90,19 @@ def main(arguments: list[str] | None = None) -> int:
     set_up_logging()
     try:
         forbid_dumps()
-        config = load_config(
-            options.config,
-            {
-                "socket_path": options.socket_path and str(options.socket_path.absolute()),
-                "control_socket_path": options.control_socket_path,
-                "state_dir": options.state_dir and str(options.state_dir.absolute()),
-                "store": options.store,
-                "log_level": options.log_level,
-            },
-        )
+        overrides = {
+            "socket_path": options.socket_path and str(options.socket_path.absolute()),
+            "control_socket_path": options.control_socket_path,
+            "state_dir": options.state_dir and str(options.state_dir.absolute()),
+            "store": options.store,
+            "log_level": options.log_level,
+        }
+        if options.check or options.show_config:
+            from pykcm.config_report import report  # noqa: PLC0415 - a start does not need it
+
+            printed = report(options.config, overrides, shows=options.show_config)
+            return printed if end_output("pykcmd") else EXIT_UNUSABLE
+        config = load_config(options.config, overrides)
         set_level(config.log_level)
         return _run(config)
     except (
