@@ -1,9 +1,11 @@
 """The alert rules and the dashboard in monitoring/: Prometheus accepts them, and their metrics exist."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,7 +27,9 @@ def expressions() -> list[str]:
 
 
 def promtool(*arguments: str) -> None:
-    program = shutil.which("promtool")
+    # scripts/bootstrap unpacks it next to the interpreter.
+    folders = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    program = shutil.which("promtool", path=folders)
     if program is None:
         pytest.skip("promtool is missing: it is in Debian's package prometheus")
     run = subprocess.run(

@@ -13,7 +13,7 @@ from .clients import LabelledClient
 CONTROL = Path("/run/pykcm/control.sock")
 CONTROL_UNIT = "pykcm-control.socket"
 PYKCMCTL = "/opt/pykcm/bin/pykcmctl"
-USER = 1000
+USER, OTHER = 1000, 1001
 ONE, TWO = "s0:c1,c2", "s0:c3,c4"
 
 ClientAs = Callable[..., LabelledClient]
@@ -63,11 +63,21 @@ def test_list_shows_the_ccaches_of_readable_levels(client_as: ClientAs) -> None:
     assert listed(machine.run(PYKCMCTL, "list", "--json")) == [("alice@PYKCM.TEST", ONE)]
 
 
-def test_other_users_are_refused(client_as: ClientAs) -> None:
+def test_other_users_list_their_own_ccaches(client_as: ClientAs) -> None:
+    """The control socket refuses them: pykcmctl goes over the KCM socket, at the user's own level."""
+    client_as(USER).kinit("alice")
+    client_as(OTHER).kinit("bob")
+    rows = json.loads(client_as(USER).ok(PYKCMCTL, "list", "--json"))
+    assert [(each["uid"], each["principal"]) for each in rows] == [(USER, "alice@PYKCM.TEST")]
+    assert json.loads(client_as(USER, ONE).ok(PYKCMCTL, "list", "--json")) == []
+
+
+def test_other_users_are_refused_what_is_for_root(client_as: ClientAs) -> None:
     """The message says that only root may use the control socket."""
-    refused = client_as(USER).run(PYKCMCTL, "list")
-    assert refused.code == 4
-    assert "only root" in refused.output
+    for command in ("stats", "trace", "reap"):
+        refused = client_as(USER).run(PYKCMCTL, command)
+        assert refused.code == 4
+        assert "only root" in refused.output
 
 
 def test_doctor_finds_nothing_after_an_installation(client_as: ClientAs) -> None:
