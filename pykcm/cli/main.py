@@ -3,7 +3,8 @@
 import errno
 import signal
 import sys
-from typing import NoReturn
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 import click
 
@@ -42,7 +43,7 @@ EXIT_NOT_FOUND = 5
 _OPTION_OR_NAME = ("-", "KCM", "FILE", "DIR", "%")
 
 # Commands that only show something: if the reader of a pipe has seen enough, they have done their work.
-_SHOWING = {"list", "show", "stats", "metrics", "watch", "trace", "doctor", "completion", ""}
+_SHOWING = {"list", "show", "stats", "metrics", "watch", "trace", "doctor", "completion", "store check", ""}
 
 _CODES = {ErrorCode.PERMISSION: EXIT_PERMISSION, ErrorCode.NOT_FOUND: EXIT_NOT_FOUND}
 
@@ -92,7 +93,6 @@ def cli(context: click.Context, path: str, daemon_uid: int | None, kcm_path: str
     Root sees and changes everything. Other users see and change their own ccaches, with list, show, switch,
     destroy, import, export and watch. Every command has --help. Commands that show something have --json.
     """
-    _run.command = context.invoked_subcommand or ""
     context.obj = EitherSocketClient(path, _report_silence, daemon_uid, kcm_path=kcm_path)
 
 
@@ -112,18 +112,30 @@ _MODULES = (
 )
 
 
-def _complete_help(command: click.Command, name: str) -> None:
-    """Add the examples, and the whole summary to the list of commands: click cuts it on narrow terminals."""
+def _complete(command: click.Command, name: str) -> None:
+    """Note that the command runs; add its examples, and its whole summary to the list of commands.
+
+    Click cuts the summary on narrow terminals.
+    """
+    command.callback = _noting(name, command.callback)
     command.epilog = help_text(name)
     command.short_help = command.get_short_help_str(limit=1000)
     if isinstance(command, click.Group):
         for member_name, member in command.commands.items():
-            _complete_help(member, f"{name} {member_name}")
+            _complete(member, f"{name} {member_name}")
+
+
+def _noting(name: str, callback: Callable[..., Any] | None) -> Callable[..., Any]:
+    def run(*arguments: Any, **options: Any) -> Any:
+        _run.command = name
+        return callback(*arguments, **options) if callback else None
+
+    return run
 
 
 for module in _MODULES:
     for command in module.COMMANDS:
-        _complete_help(command, command.name or "")
+        _complete(command, command.name or "")
         cli.add_command(command)
 
 
@@ -187,7 +199,8 @@ def _show(error: click.ClickException) -> None:
         print_line(f"pykcmctl: {error.format_message()}", err=True)
         return
     context = error.ctx
-    command = "" if context is None or context.parent is None else f"{context.info_name}: "
+    path = "pykcmctl" if context is None else context.command_path
+    command = f"{path.removeprefix('pykcmctl ')}: " if " " in path else ""
     is_bad_value = isinstance(error, click.BadParameter) and not isinstance(error, click.MissingParameter)
     if is_bad_value and isinstance(error, click.BadParameter) and error.param is not None:
         names = [opt for opt in error.param.opts if opt.startswith("-")]
@@ -196,7 +209,6 @@ def _show(error: click.ClickException) -> None:
         text = _as_part(error.format_message())
     print_line(f"pykcmctl: {command}{text}", err=True)
     if context is not None and not is_bad_value:
-        path = context.command_path
         print_text(f"{context.get_usage()}\nExamples and options: {path} --help", err=True)
 
 

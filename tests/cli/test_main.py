@@ -79,6 +79,8 @@ def test_unusable_socket_is_explained(tmp_path: Path, name: str, status: int, me
             "migrate: missing option '--from'; choose from: sssd, heimdal, files",
             "pykcmctl migrate",
         ),
+        (["store", "chek"], "store: no such command 'chek'; did you mean 'check'?", "pykcmctl store"),
+        (["store", "init", "--foo"], "store init: no such option '--foo'", "pykcmctl store init"),
         (["list", "--uid", "no one"], "list: --uid: there is no user 'no one'; give a name", None),
         (["show", "KCM:"], "show: CCACHE: give the name of one ccache", None),
         (["completion", "sh"], "completion: SHELL: 'sh' is not one of 'bash', 'zsh', 'fish'", None),
@@ -93,6 +95,27 @@ def test_errors_have_one_form(arguments: list[str], message: str, usage: str | N
     first, *others = done.stderr.splitlines()
     assert first.startswith(f"pykcmctl: {message}")
     assert [line.startswith(f"Usage: {usage}") for line in others[:1]] == ([] if usage is None else [True])
+
+
+def test_unreachable_database_is_explained_in_one_line(tmp_path: Path) -> None:
+    """The errors of libpq have several lines."""
+    pytest.importorskip("psycopg")
+    pytest.importorskip("cryptography")
+    (tmp_path / "key").write_bytes(b"k" * 32)
+    (tmp_path / "key").chmod(0o600)
+    (tmp_path / "pykcm.toml").write_text(
+        f'store = "postgresql"\npostgresql = "host=127.0.0.1 port=1 dbname=db"\nkey_file = "{tmp_path}/key"\n'
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "pykcm.cli.main", "store", "check", "--config", str(tmp_path / "pykcm.toml")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("pykcmctl: postgresql 127.0.0.1/db: ")
+    assert "Connection refused" in done.stderr
+    assert "\\x" not in done.stderr
 
 
 @pytest.mark.parametrize("content", [b"", b"x", b"root:x:0:0:root:/root:/bin/bash\n", b"\xa1\x66"])
