@@ -2,6 +2,7 @@
 
 import time
 
+from pykcm.cli.names import format_user
 from pykcm.client import KcmClient
 from tests.builders import credential_bytes, principal
 
@@ -43,7 +44,7 @@ def test_short_tickets_are_reaped(pykcmd: Pykcmd, mit: MitClient) -> None:
     assert pykcmd.stop() == 0
     pykcmd.configure(AT_ONCE)
     pykcmd.start()
-    _wait_for_log(pykcmd, f"UID {USER}: expired ccache KCM:{USER} removed (expired_retention)")
+    _wait_for_log(pykcmd, f"{format_user(USER)}: expired ccache KCM:{USER} removed (expired_retention)")
     assert mit.klist_all() == [Listed(bobs, f"bob@{REALM}", [TGT])]
     pykcmd.restart()
     assert mit.klist_all() == [Listed(bobs, f"bob@{REALM}", [TGT])]
@@ -114,4 +115,6 @@ def test_expired_ccache_is_evicted_at_the_limit(stopped_pykcmd: Pykcmd, mit: Mit
         assert len(mit.klist_all()) == 2
         mit.kinit("carol", ccache=f"{OWN}:new")
         assert {listed.principal for listed in mit.klist_all()} == {f"bob@{REALM}", f"carol@{REALM}"}
-        assert f"UID {USER}: expired ccache KCM:{USER} removed (max_uid_ccaches)" in stopped_pykcmd.log
+        assert (
+            f"{format_user(USER)}: expired ccache KCM:{USER} removed (max_uid_ccaches)" in stopped_pykcmd.log
+        )

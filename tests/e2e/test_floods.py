@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
+from pykcm.cli.names import format_user
 from pykcm.client import KcmClient
 from pykcm.protocol.opcodes import Opcode
 
@@ -72,7 +73,7 @@ def test_longest_idle_connection_is_closed_at_max_uid_connections(stopped_pykcmd
                 half.send(request(Opcode.NOOP)[6:])
                 assert half.reply() == (0, b"")
                 assert last.ask(Opcode.NOOP) == 0
-        assert f"UID {USER}: max_uid_connections (3) reached" in pykcmd.log
+        assert f"{format_user(USER)}: max_uid_connections (3) reached" in pykcmd.log
 
 
 def test_a_user_at_its_limit_keeps_no_other_out(several_uids: None, stopped_pykcmd: Pykcmd) -> None:
@@ -91,4 +92,7 @@ def test_a_user_at_its_limit_keeps_no_other_out(several_uids: None, stopped_pykc
                 assert [connection.ask(Opcode.NOOP) for connection in connections[1:]] == [0, 0]
         for connection in connections:
             connection.__exit__()
-        assert f"UID {OTHER}: max_connections (4) reached: an idle connection of UID {USER} " in pykcmd.log
+        assert (
+            f"{format_user(OTHER)}: max_connections (4) reached: an idle connection of {format_user(USER)} "
+            in pykcmd.log
+        )

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from pykcm.cli.main import main
+from pykcm.cli.names import format_user
 from pykcm.client import KcmClient
 from pykcm.protocol.principal import Principal
 from tests.builders import TGS, credential_bytes, principal
@@ -224,7 +225,7 @@ def test_other_users_are_refused(
     assert said() == "pykcmctl: only root may use the control socket: try sudo\n"
     pykcmd.control_path.chmod(0o666)
     assert said() == "pykcmctl: only root may use it\n"
-    assert f"control socket: UID {USER} refused" in pykcmd.log
+    assert f"control socket: {format_user(USER)} refused" in pykcmd.log
 
 
 def test_long_list_is_streamed(pykcmd: Pykcmd, ctl: Pykcmctl, folder: Path) -> None:
@@ -389,7 +390,7 @@ def test_destroy_says_how_many(mit_as: Callable[[int], MitClient], ctl: Pykcmctl
     mit_as(USER).kinit("bob", ccache=f"KCM:{USER}:two")
     for arguments, question in (
         (["--uid", str(USER)], "Destroy 2 ccaches of "),
-        ([f"KCM:{USER}:two"], f"Destroy KCM:{USER}:two of UID {USER}, with 1 ticket?"),
+        ([f"KCM:{USER}:two"], f"Destroy KCM:{USER}:two of {format_user(USER)}, with 1 ticket?"),
     ):
         status, screen = on_a_terminal(ctl, "destroy", *arguments, typed=b"n\n")
         assert status == 1
