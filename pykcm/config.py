@@ -9,6 +9,7 @@ tests/test_config.py.
 
 import os
 import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
@@ -152,7 +153,35 @@ REMOVED = {
     ),
 }
 
+_RENEWAL = "an option of sssd for renewal: pykcmd renews no tickets. Delete it"
+_SSSDS = "an option of sssd that has no meaning here: delete it"
+_SSSDS_LOG = 'an option of sssd: use log_level = "debug"'
+
+# Options of sssd.conf that do not exist here, and what to do instead.
+OF_SSSD = {
+    **dict.fromkeys(
+        (
+            *("tgt_renewal", "tgt_renewal_inherit", "krb5_renew_interval", "krb5_renewable_lifetime"),
+            *("krb5_lifetime", "krb5_validate", "krb5_canonicalize", "krb5_auth_timeout"),
+        ),
+        _RENEWAL,
+    ),
+    **dict.fromkeys(("debug", "debug_level", "debug_to_files", "debug_backtrace_enabled"), _SSSDS_LOG),
+    **dict.fromkeys(("debug_timestamps", "debug_microseconds", "containers_nest_level", "command"), _SSSDS),
+    **dict.fromkeys(("services", "domains", "timeout", "offline_timeout", "reconnection_retries"), _SSSDS),
+    "ccache_storage": 'an option of sssd: use store = "sqlcipher" or "memory"',
+    "client_idle_timeout": (
+        "an option of sssd: here an idle connection is closed when max_connections or max_uid_connections is "
+        "reached. Delete it"
+    ),
+    "fd_limit": "an option of sssd: use LimitNOFILE= of pykcm.service",
+    "max_secrets": "an option of sssd-secrets: use max_ccaches",
+    "max_uid_secrets": "an option of sssd-secrets: use max_uid_ccaches",
+    "max_payload_size": "an option of sssd-secrets: use max_ccache_size",
+}
+
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_NUMBER = re.compile(r"\s*-?\d+\s*", re.ASCII)
 _DURATION = re.compile(r"(\d{1,12})([smhd])", re.ASCII)
 
 
@@ -167,12 +196,20 @@ def load_config(file: Path | None = None, overrides: dict[str, Any] | None = Non
         options |= _read(path)
     given = {name: value for name, value in (overrides or {}).items() if value is not None}
     config = _convert("command line", options | given)
-    if config.client_keytab is not None and config.postgresql is None:
-        raise ConfigError(
+    for message in contradictions(options | given):
+        raise ConfigError(message)
+    return config
+
+
+def contradictions(options: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a message for each option that needs another one."""
+    if "client_keytab" in options and "postgresql" not in options:
+        yield (
             "option client_keytab: the daemon authenticates with it to the database of option postgresql, "
             "which is missing"
         )
-    return config
+    if options.get("store") == "postgresql" and "postgresql" not in options:
+        yield 'option postgresql: it is missing, and store = "postgresql" needs it'
 
 
 def config_files(file: Path | None = None) -> list[Path]:
@@ -210,6 +247,13 @@ def checked_value(source: str, name: str, value: Any) -> Any:
     """Return the value of an option, durations in seconds; raises ConfigError."""
     if name in REMOVED:
         raise ConfigError(f"{source}: option {name}: {REMOVED[name]}")
+    if name not in OPTIONS and isinstance(value, dict):
+        raise ConfigError(
+            f"{source}: section [{name}]: there are no sections, as sssd.conf has them; put the options at "
+            "the top level, under their names in pykcm.toml(5)"
+        )
+    if name in OF_SSSD:
+        raise ConfigError(f"{source}: option {name}: {OF_SSSD[name]}")
     if name not in OPTIONS:
         raise ConfigError(f"{source}: option {name}: unknown{_suggestion(name)}")
     if name in _DURATIONS:
@@ -244,7 +288,9 @@ def _convert(source: str, options: dict[str, Any]) -> Config:
 def _wrong(source: str, name: str, value: Any) -> ConfigError:
     # A connection string may hold a password.
     text = "this value" if name == "postgresql" else repr(value)
-    return ConfigError(f"{source}: option {name}: {text} is not {ALLOWED[name]}")
+    is_number = isinstance(value, str) and _NUMBER.fullmatch(value) and name != "postgresql"
+    hint = f"; a number has no quotes: {value.strip()}" if is_number else ""
+    return ConfigError(f"{source}: option {name}: {text} is not {ALLOWED[name]}{hint}")
 
 
 def _suggestion(name: str) -> str:

@@ -3,12 +3,29 @@
 import json
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pykcm.config import OPTIONS, Config, ConfigError, checked_value, config_files, load_config, read_toml
+from pykcm.config import (
+    OPTIONS,
+    Config,
+    ConfigError,
+    checked_value,
+    config_files,
+    contradictions,
+    load_config,
+    read_toml,
+)
 
-_NUMBER = re.compile(r"\s*-?\d+\s*", re.ASCII)
+_HEADER = re.compile(r"\s*\[\[?\s*[\"']?([^]\"']*?)[\"']?\s*\]")
+_KEY = re.compile(r"\s*[\"']?([A-Za-z0-9_-]+)[\"']?\s*[=.]")
+
+# Passwords in libpq's connection strings of both forms: "password=…" and "postgresql://user:…@host".
+_PASSWORD = re.compile(
+    r"((?:ssl)?password\s*=\s*)('(?:[^'\\]|\\.)*'|[^\s&]+)|(?<=://)([^/@:]*:)([^/@]*)(?=@)", re.IGNORECASE
+)
+_HIDDEN = "***"
 
 
 def mistakes(file: Path | None = None) -> list[str]:
@@ -17,42 +34,45 @@ def mistakes(file: Path | None = None) -> list[str]:
         files = config_files(file)
     except ConfigError as error:
         return [str(error)]
-    return [message for path in files for message in _mistakes_of(path)]
-
-
-def _mistakes_of(path: Path) -> list[str]:
-    try:
-        options = read_toml(path)
-    except ConfigError as error:
-        return [str(error)]
-    messages = []
-    for name, value in options.items():
-        line = _line_of(path, name)
-        source = f"{path}:{line}" if line else str(path)
-        if isinstance(value, dict) and name not in OPTIONS:
-            messages.append(
-                f"{source}: section [{name}]: there are no sections, as sssd.conf has them; "
-                "put the options at the top level, under their names in pykcm.toml(5)"
-            )
+    messages: list[str] = []
+    options: dict[str, Any] = {}
+    for path in files:
+        try:
+            found = read_toml(path)
+        except ConfigError as error:
+            messages.append(str(error))
             continue
+        messages += _mistakes_of(path, found, _lines_of(path))
+        options |= found
+    return [*messages, *contradictions(options)]
+
+
+def _mistakes_of(
+    path: Path, options: dict[str, Any], lines: dict[tuple[str, str], int], section: str = ""
+) -> Iterator[str]:
+    for name, value in options.items():
+        is_section = isinstance(value, dict) and name not in OPTIONS
+        line = lines.get((name, "") if is_section else (section, name)) or lines.get((section, name))
+        source = f"{path}:{line}" if line else str(path)
         try:
             checked_value(source, name, value)
         except ConfigError as error:
-            messages.append(f"{error}{_hint(value)}")
-    return messages
+            yield str(error)
+        if is_section:
+            yield from _mistakes_of(path, value, lines, name)
 
 
-def _hint(value: Any) -> str:
-    is_number = isinstance(value, str) and _NUMBER.fullmatch(value)
-    return f"; a number has no quotes: {value.strip()}" if is_number else ""
-
-
-def _line_of(path: Path, name: str) -> int | None:
-    """Return the line where an option or section begins; tomllib does not give lines of values."""
-    quoted = rf"[\"']?{re.escape(name)}[\"']?"
-    start = re.compile(rf"\s*(?:{quoted}\s*[=.]|\[\[?\s*{quoted}\s*[].])")
-    lines = path.read_text("utf-8").splitlines()
-    return next((number for number, line in enumerate(lines, 1) if start.match(line)), None)
+def _lines_of(path: Path) -> dict[tuple[str, str], int]:
+    """Return the lines by section and option, sections themselves with "": tomllib does not give them."""
+    section = ""
+    lines: dict[tuple[str, str], int] = {}
+    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+        if header := _HEADER.match(line):
+            section = header[1]
+            lines.setdefault((section, ""), number)
+        elif key := _KEY.match(line):
+            lines.setdefault((section, key[1]), number)
+    return lines
 
 
 def values(file: Path | None, overrides: dict[str, Any]) -> list[str]:
@@ -67,7 +87,14 @@ def _line(config: Config, name: str, origin: str) -> str:
     value = getattr(config, name)
     if value is None:
         return f"# {name} is not set"
+    if name == "postgresql":
+        value = without_passwords(value)
     return f"{name} = {json.dumps(value, ensure_ascii=False)}  # {origin}"
+
+
+def without_passwords(connection_string: str) -> str:
+    """Return a connection string of libpq with its passwords hidden."""
+    return _PASSWORD.sub(lambda found: f"{found[1] or found[3]}{_HIDDEN}", connection_string)
 
 
 def report(file: Path | None, overrides: dict[str, Any], *, shows: bool) -> int:

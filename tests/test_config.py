@@ -102,7 +102,7 @@ VALUES: list[tuple[str, str, object]] = [
     ("state_dir", '"/srv/kcm"', "/srv/kcm"),
     ("store", '"memory"', "memory"),
     ("store", '"sqlcipher"', "sqlcipher"),
-    ("store", '"postgresql"', "postgresql"),
+    ("store", '"postgresql"\npostgresql = "host=db"', "postgresql"),
     ("postgresql", '"host=db1,db2 dbname=pykcm"', "host=db1,db2 dbname=pykcm"),
     ("postgresql", f'"host={"x" * 4091}"', "host=" + "x" * 4091),
     ("client_keytab", '"/etc/pykcm/pykcm.keytab"\npostgresql = "host=db"', "/etc/pykcm/pykcm.keytab"),
@@ -149,7 +149,7 @@ VALUES: list[tuple[str, str, object]] = [
 def test_valid_values_are_accepted(file: Path, option: str, toml: str, value: object) -> None:
     """Each option accepts its valid values, and the other options keep their defaults."""
     config = load(file, f"{option} = {toml}\n")
-    others = {"postgresql": "host=db"} if option == "client_keytab" else {}
+    others = {"postgresql": "host=db"} if option == "client_keytab" or value == "postgresql" else {}
     assert config == msgspec.structs.replace(Config(), **{option: value, **others})
 
 

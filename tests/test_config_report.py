@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pykcm.config import OPTIONS
+from pykcm.config import OF_SSSD, OPTIONS, ConfigError, load_config
 from pykcm.config_report import mistakes, values
 from pykcm.daemon import main
 
@@ -21,7 +21,8 @@ def test_all_mistakes_of_all_files_are_reported(file: Path, capsys: pytest.Captu
     broken, last = file.parent / "conf.d/1.toml", file.parent / "conf.d/2.toml"
     broken.write_text("a = 1\nstore = \n")
     last.write_text("# none\nstore = 7\n")
-    first, second, third, fourth, fifth = mistakes(file)
+    first, second, third, fourth, fifth, *others = mistakes(file)
+    assert others == []
     assert first.startswith(f"{file}:1: option max_ccaches: '5' is not")
     assert first.endswith("a number has no quotes: 5")
     assert second.startswith(f"{file}:3: option nonsense: unknown")
@@ -53,3 +54,55 @@ def test_each_value_is_shown_with_its_origin(file: Path) -> None:
     assert f"max_uid_size = 2  # {file}" in lines
     assert 'store = "sqlcipher"  # command line' in lines
     assert 'log_level = "info"  # default' in lines
+
+
+def test_mistakes_within_sections_are_reported(file: Path) -> None:
+    """A copy of sssd.conf as TOML has its options in a section: each of them is checked, too."""
+    file.write_text(
+        'max_ccaches = 1\n[kcm]\nmax_ccaches = "7"\ntgt_renewal = true\n\n[domain.one]\nnonsense = 1\n'
+    )
+    section, number, renewal, *others = mistakes(file)
+    assert section.startswith(f"{file}:2: section [kcm]: ")
+    assert number.startswith(f"{file}:3: option max_ccaches: '7' is not ")
+    assert number.endswith("; a number has no quotes: 7")
+    assert renewal == f"{file}:4: option tgt_renewal: {OF_SSSD['tgt_renewal']}"
+    assert any("option nonsense: unknown" in each for each in others)
+
+
+@pytest.mark.parametrize("name", sorted(OF_SSSD))
+def test_options_of_sssd_have_a_hint(file: Path, name: str) -> None:
+    """The message says what to do, and proposes no option of another meaning."""
+    file.write_text(f"{name} = 1\n")
+    assert mistakes(file) == [f"{file}:1: option {name}: {OF_SSSD[name]}"]
+    with pytest.raises(ConfigError, match=f"option {name}: an option of sssd"):
+        load_config(file)
+
+
+def test_missing_options_are_reported_with_the_others(file: Path) -> None:
+    """An option that needs another one is a mistake of all files together."""
+    (file.parent / "conf.d/1.toml").write_text('store = "postgresql"\n')
+    file.write_text('nonsense = 1\nclient_keytab = "/etc/pykcm/client.keytab"\n')
+    first, second, third = mistakes(file)
+    assert "option nonsense" in first
+    assert "option client_keytab" in second
+    assert "option postgresql: it is missing" in third
+
+
+@pytest.mark.parametrize(
+    "connection",
+    [
+        "host=db1 password=secret dbname=pykcm",
+        r"host=db1 PASSWORD = 'sec\\'ret secret' dbname=pykcm",
+        "host=db1 sslpassword=secret dbname=pykcm",
+        "postgresql://user:secret@db1/pykcm",
+        "postgresql://db1/pykcm?user=u&password=secret&connect_timeout=5",
+    ],
+)
+def test_passwords_are_not_shown(file: Path, connection: str) -> None:
+    """Administrators paste what --show-config prints."""
+    file.write_text(f'postgresql = """{connection}"""\n')
+    (line,) = [each for each in values(file, {}) if each.startswith("postgresql = ")]
+    assert "ret" not in line
+    assert "***" in line
+    assert "db1" in line
+    assert "pykcm" in line

@@ -22,9 +22,11 @@ def configuration(environment: Environment) -> Result:
     except ConfigError as error:
         if isinstance(error.__cause__, PermissionError) and environment.uid != 0:
             return skipped(f"needs root: {error}")
+        file, *_ = str(error).partition(":")
         return failed(
             f"{error}: the daemon refuses to start",
-            f"${{EDITOR:-vi}} {shell_quote(str(error).partition(':')[0])}",
+            # A mistake of all files together names none.
+            f"${{EDITOR:-vi}} {shell_quote(file if file.startswith('/') else str(files[0]))}",
             "systemctl restart pykcm.service",
         )
     if environment.service_uid is not None:
