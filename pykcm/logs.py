@@ -19,6 +19,8 @@ _MOST_COUNTED = 512
 
 # In seconds: a name is looked up again after this time.
 _NAME_LIFETIME = 600.0
+# In seconds: after a line has waited in vain, further lines do not wait for this time.
+_SLOW = 60.0
 _MOST_NAMES = 4096
 
 Schedule = Callable[[float, Callable[[], None]], object]
@@ -37,7 +39,8 @@ class User(int):
 class UserNames:
     """The names of users, looked up in a thread: a directory service may take long, and the daemon must not.
 
-    A line waits for at most `patience` seconds. Until the name is known, lines have the UID alone.
+    A line waits for at most `patience` seconds, and in a minute at most one line waits in vain: a user with
+    many UIDs does not delay the others. Until the name is known, lines have the UID alone.
     """
 
     def __init__(self, look_up: Callable[[int], str | None], patience: float = 0.02) -> None:
@@ -46,6 +49,7 @@ class UserNames:
         # The names that were found, and the time of the look-up.
         self._known: dict[int, tuple[str | None, float]] = {}
         self._thread: threading.Thread | None = None
+        self._waits_again = 0.0
 
     def name(self, uid: int) -> str | None:
         """The user's name; None: there is none, or it is not known yet."""
@@ -58,7 +62,10 @@ class UserNames:
             self._known.clear()
         self._thread = threading.Thread(target=self._ask, args=(uid,), name="user names", daemon=True)
         self._thread.start()
-        self._thread.join(self._patience)
+        if time.monotonic() >= self._waits_again:
+            self._thread.join(self._patience)
+            if self._thread.is_alive():
+                self._waits_again = time.monotonic() + _SLOW
         return self._known.get(uid, (name, 0.0))[0]
 
     def _ask(self, uid: int) -> None:

@@ -305,3 +305,22 @@ def test_slow_directory_service_delays_no_line() -> None:
     while names.name(1) is None:
         assert time.monotonic() < deadline
     assert names.name(1) == "user1"
+
+
+def test_slow_directory_service_delays_one_line_a_minute() -> None:
+    """After one line waited in vain, the look-ups of other users are not waited for."""
+    answers = {1: threading.Event(), 2: threading.Event()}
+
+    def look_up(uid: int) -> None:
+        assert answers[uid].wait(20)
+
+    names = UserNames(look_up, patience=0.001)
+    assert names.name(1) is None
+    answers[1].set()
+    assert names._thread is not None
+    names._thread.join(20)
+    names._patience = 20.0
+    begun = time.monotonic()
+    assert names.name(2) is None
+    assert time.monotonic() - begun < 10
+    answers[2].set()

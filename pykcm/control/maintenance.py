@@ -9,6 +9,7 @@ import msgspec
 
 from pykcm.control.calls import Call
 from pykcm.control.messages import ControlError, ErrorCode
+from pykcm.logs import User
 from pykcm.processes import describe_process
 from pykcm.store.copies import Copied, Copies, StoreBusyError, UnsupportedError
 
@@ -90,7 +91,7 @@ async def rekey(call: Call) -> AsyncIterator[dict[str, Any]]:
 
 
 def _client(call: Call) -> str:
-    return f"{describe_process(call.peer.pid)} of UID {call.peer.uid}"
+    return f"{describe_process(call.peer.pid)} of {User(call.peer.uid)}"
 
 
 def _copies(call: Call, consequence: str) -> Copies:

@@ -12,6 +12,7 @@ import logging
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from pykcm.logs import User
 from pykcm.store.copies import Copied, Rekeyed, StoreBusyError, UnsupportedError
 from pykcm.store.interface import StoreError, StoreUnusableError
 from pykcm.store.postgresql.database import Connection, Database
@@ -228,7 +229,7 @@ class _Passes:
                 value = self._sealer.unseal(place, sealed, expires)
             except UnsealError as error:
                 self.damaged += 1
-                log.error("%s: UID %d: a row cannot be unsealed: %s", self._database.name, uid, error)  # noqa: TRY400
+                log.error("%s: %s: a row cannot be unsealed: %s", self._database.name, User(uid), error)  # noqa: TRY400
                 continue
             self.found += 1
             rows.append((*place, sealed, self._sealer.seal(place, value, expires)))

@@ -11,6 +11,7 @@ from typing import Any, Protocol, Self
 
 from sqlcipher3 import dbapi2 as sqlcipher
 
+from pykcm.logs import User
 from pykcm.store.disk import sync_file
 from pykcm.store.interface import StoreError
 from pykcm.store.keys import Key
@@ -141,7 +142,7 @@ class HeldCheckpoint:
             self._weight += sum(map(weight_of, changes))
         if self._fullness() > 1:
             most = self.pacer.most()
-            writer = "" if most is None else f", most of it by UID {most[0]} ({most[1] // _MIB} MiB)"
+            writer = "" if most is None else f", most of it by {User(most[0])} ({most[1] // _MIB} MiB)"
             self._give_up(
                 f"given up: too much was written meanwhile{writer}; try again when there is less to do"
             )

@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+from pykcm.logs import User
 from pykcm.store.tree import Put, SecretChange, uid_of_container
 
 log = logging.getLogger(__name__)
@@ -123,9 +124,9 @@ class WritePacer:
             return
         self.slowed[uid] = None
         log.warning(
-            "%s: UID %d writes much while the database is copied (%d MiB so far): its changes wait for the "
+            "%s: %s writes much while the database is copied (%d MiB so far): its changes wait for the "
             "copy, up to %g s each, and those of others do not",
-            *(self._path, uid, self._written[uid] // _MIB, _LONGEST_WAIT),
+            *(self._path, User(uid), self._written[uid] // _MIB, _LONGEST_WAIT),
             extra={"KCM_UID": uid},
         )
 
