@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from pykcm.cli.client import ControlClient
-from pykcm.cli.names import CCacheType, UidType, format_ccache, format_user, naming_ccache
+from pykcm.cli.names import format_ccache, format_user, naming_ccache
 from pykcm.cli.output import (
     fetch_first,
     format_count,
@@ -15,6 +15,7 @@ from pykcm.cli.output import (
     print_json_array,
     print_line,
 )
+from pykcm.cli.parameters import CCacheType, UidType
 from pykcm.control.messages import ControlError, ErrorCode
 from pykcm.peer.names import collection_of
 

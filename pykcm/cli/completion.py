@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import click
 from click.shell_completion import BashComplete, CompletionItem, get_completion_class, split_arg_string
 
-from pykcm.cli.client import ControlClient
+from pykcm.cli.either_socket import EitherSocketClient
 from pykcm.config import DEFAULT_CONTROL_SOCKET
 from pykcm.control.messages import ControlError
 
@@ -49,8 +49,11 @@ def completions(
 
 
 def _list_ccaches(context: click.Context) -> Iterator[dict[str, Any]]:
-    path = context.find_root().params.get("path") or DEFAULT_CONTROL_SOCKET
-    for item in ControlClient(path).ask("list"):
+    options = context.find_root().params
+    client = EitherSocketClient(
+        options.get("path") or DEFAULT_CONTROL_SOCKET, kcm_path=options.get("kcm_path")
+    )
+    for item in client.ask("list"):
         if "ccache" in item:
             yield item["ccache"]
 

@@ -12,8 +12,9 @@ from pykcm.cli import files
 from pykcm.cli.archive import pack_archive
 from pykcm.cli.client import ControlClient
 from pykcm.cli.encryption import encrypt_for, encrypt_with_passphrase
-from pykcm.cli.names import UidType, format_ccache
+from pykcm.cli.names import format_ccache
 from pykcm.cli.output import format_count, print_json, print_line, show_progress
+from pykcm.cli.parameters import UidType
 from pykcm.cli.passphrases import get_passphrase, get_recipients, passphrase_file_option
 from pykcm.control.messages import ControlError, ErrorCode
 

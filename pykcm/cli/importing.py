@@ -11,7 +11,7 @@ from pykcm.cli.archive import ArchiveReader
 from pykcm.cli.client import ControlClient
 from pykcm.cli.encryption import EncryptedFile
 from pykcm.cli.files import LOCK_TIMEOUT, open_seekable, reason_of, report_file_errors
-from pykcm.cli.names import UidType, format_ccache, user_name
+from pykcm.cli.names import format_ccache, user_name
 from pykcm.cli.output import (
     Column,
     fetch_first,
@@ -21,6 +21,7 @@ from pykcm.cli.output import (
     print_rows,
     show_progress,
 )
+from pykcm.cli.parameters import UidType
 from pykcm.cli.passphrases import passphrase_file_option, unlock
 from pykcm.cli.sources import (
     ServerCCache,

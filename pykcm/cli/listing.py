@@ -12,7 +12,7 @@ import click
 
 from pykcm.cli.client import Answer, ControlClient
 from pykcm.cli.list_columns import COLUMNS, DEFAULT_COLUMNS, SORT_KEYS, WIDE_COLUMNS, Row, Style, states_of
-from pykcm.cli.names import UidType, format_ccache, user_name
+from pykcm.cli.names import format_ccache, user_name
 from pykcm.cli.output import (
     fetch_first,
     format_count,
@@ -21,6 +21,7 @@ from pykcm.cli.output import (
     print_json_array,
     print_line,
 )
+from pykcm.cli.parameters import UidType
 from pykcm.cli.tables import print_table, table_lines
 
 # The share of a quota from which its use is mentioned, and how many users are named.

@@ -27,8 +27,8 @@ from pykcm.cli.doctor import command as doctor
 from pykcm.cli.either_socket import EitherSocketClient
 from pykcm.cli.examples import help_text
 from pykcm.cli.files import reason_of
-from pykcm.cli.names import UidType
 from pykcm.cli.output import never_fail_to_encode, print_line, print_text
+from pykcm.cli.parameters import UidType
 from pykcm.config import DEFAULT_CONTROL_SOCKET
 from pykcm.control.messages import ControlError, ErrorCode
 from pykcm.streams import end_output, open_standard_streams, output_error

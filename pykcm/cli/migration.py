@@ -13,7 +13,7 @@ from pykcm.cli.client import ControlClient
 from pykcm.cli.files import reason_of
 from pykcm.cli.folders import match_files
 from pykcm.cli.importing import ImportOptions, ReadResult, from_other_server, import_ccaches, import_options
-from pykcm.cli.names import UidType
+from pykcm.cli.parameters import UidType
 from pykcm.cli.profile import ProfileError, read_profile
 from pykcm.cli.sources import SourceError, from_file, from_folder, retry_locked, uids_of_server
 from pykcm.client import KcmClient

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from pykcm.cli.client import Answer, ControlClient
-from pykcm.cli.names import CCacheType, format_ccache, format_user, naming_ccache, user_name
+from pykcm.cli.names import format_ccache, format_user, naming_ccache, user_name
 from pykcm.cli.output import (
     enctype_name,
     flag_names,
@@ -23,6 +23,7 @@ from pykcm.cli.output import (
     print_json,
     print_line,
 )
+from pykcm.cli.parameters import CCacheType
 from pykcm.cli.special_entries import notes
 from pykcm.cli.tables import Field, print_table
 from pykcm.protocol.text import printable

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import click
 
 from pykcm.cli.client import ControlClient
-from pykcm.cli.names import CCacheType, UidType, format_ccache, format_user, user_name
+from pykcm.cli.names import format_ccache, format_user, user_name
 from pykcm.cli.output import (
     enctype_name,
     flag_names,
@@ -21,6 +21,7 @@ from pykcm.cli.output import (
     print_json,
     print_line,
 )
+from pykcm.cli.parameters import CCacheType, UidType
 from pykcm.processes import program_of
 from pykcm.protocol.opcodes import Opcode
 from pykcm.protocol.text import escape, printable

@@ -2,7 +2,8 @@
 
 import pytest
 
-from pykcm.cli.names import CCacheType, format_ccache, format_user
+from pykcm.cli.names import format_ccache, format_user
+from pykcm.cli.parameters import CCacheType
 
 NOBODYS = 3_999_999_999
 

@@ -292,6 +292,27 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
+def test_completion_offers_a_users_own_ccaches(pykcmd: Pykcmd, user_ctl: UserCtl) -> None:
+    """Tab after `pykcmctl show` finds them over the KCM socket."""
+    fill(pykcmd)
+    completed = subprocess.run(
+        user_ctl.argv(),
+        capture_output=True,
+        text=True,
+        check=False,
+        env={
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(ROOT),
+            "LC_ALL": "C.UTF-8",
+            "_PYKCMCTL_COMPLETE": "bash_complete",
+            "COMP_LINE": f"pykcmctl --socket {user_ctl.control_path} show KCM:",
+            **user_ctl.environment,
+        },
+        cwd="/",
+    )
+    assert completed.stdout.splitlines() == [f"plain,KCM:{USER}", f"plain,KCM:{USER}:second"]
+
+
 def test_missing_kcm_server_has_its_exit_status(pykcmd: Pykcmd, user_ctl: UserCtl) -> None:
     """The message names the KCM socket."""
     user_ctl.krb5_conf.write_text("[libdefaults]\n    kcm_socket = /nonexistent/kcm\n")
