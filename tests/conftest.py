@@ -56,9 +56,12 @@ def _no_lines_counted() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _no_accounts(monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_accounts() -> Iterator[None]:
     """Let no user except root have an account, so that log lines do not depend on the machine."""
-    monkeypatch.setattr(logs, "_USER_NAMES", UserNames(lambda uid: None if uid else "root", patience=20))
+    # Not the fixture monkeypatch: all tests would undo their own patches after their folders are removed.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(logs, "_USER_NAMES", UserNames(lambda uid: None if uid else "root", patience=20))
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -142,7 +142,7 @@ def test_sigterm_during_reaping_ends_in_order(daemon: Daemon, store: str) -> Non
         name = b"%d" % os.geteuid()
         kcm.replace(name, 0, ALICE, [ticket().blob])
         deadline = time.monotonic() + LIMIT
-        while f"expired ccache {os.geteuid()} removed" not in daemon.log:
+        while f"expired ccache KCM:{os.geteuid()} removed" not in daemon.log:
             assert time.monotonic() < deadline
             time.sleep(0.01)
         assert kcm.get_cache_uuid_list() == []
