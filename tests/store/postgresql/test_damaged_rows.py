@@ -108,7 +108,7 @@ def test_damaged_ccache_row_makes_its_ccache_unavailable(
     items = [each["ccache"] for each in control.ask("list") if "ccache" in each]
     assert [(each["name"], each["principal"] is None) for each in items] == [(GOOD, False), (name, True)]
     secret = f"/kcm/persistent/1000/ccaches/{site.uuid.hex()}-{name.decode()}"
-    assert f"UID 1000: secret {secret} cannot be read" in caplog.text
+    assert f"UID 1000: ccache KCM:{name.decode()}: secret {secret} cannot be read" in caplog.text
     assert site.rows() == before
     client.destroy(name)
     assert len(site.rows()) == len(before) - 3
