@@ -4,6 +4,7 @@ import asyncio
 import struct
 from itertools import count
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -109,6 +110,8 @@ WITHOUT_SELINUX: list[str | None] = [None]
 WITH_SELINUX: list[str | None] = [CONTAINER_1, CONTAINER_2, HOST]
 
 
+# On a busy machine, some thousand transactions of a database take long.
+@pytest.mark.timeout(600)
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.sampled_from([WITHOUT_SELINUX, WITH_SELINUX]).flatmap(

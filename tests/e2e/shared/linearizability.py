@@ -187,23 +187,22 @@ class _Search(Generic[S]):
         """The situations, except those that allow nothing that another one does not allow.
 
         A call without an answer need not take effect: of two situations with one state, the one in which
-        fewer of these calls have taken effect allows more.
+        fewer of these calls have taken effect allows more. A call that changes nothing does not matter to the
+        others: the situation in which more of these calls have taken effect allows more.
         """
-        groups: dict[Hashable, list[tuple[frozenset[int], _Situation[S]]]] = {}
+        groups: dict[Hashable, list[tuple[frozenset[int], frozenset[int], _Situation[S]]]] = {}
         for situation in situations:
-            unknown = frozenset(
-                number
-                for number in situation.done
-                if number in self._open and self._open[number].answer is None
-            )
-            key = situation.state.fingerprint, situation.done - unknown
-            groups.setdefault(key, []).append((unknown, situation))
+            in_progress = [(number, self._open[number]) for number in situation.done if number in self._open]
+            unknown = frozenset(number for number, call in in_progress if call.answer is None)
+            quiet = frozenset(number for number, call in in_progress if call.has_no_effect) - unknown
+            key = situation.state.fingerprint, situation.done - unknown - quiet
+            groups.setdefault(key, []).append((unknown, quiet, situation))
         kept = []
         for group in groups.values():
-            least: list[frozenset[int]] = []
-            for unknown, situation in sorted(group, key=lambda each: len(each[0])):
-                if not any(smaller <= unknown for smaller in least):
-                    least.append(unknown)
+            best: list[tuple[frozenset[int], frozenset[int]]] = []
+            for unknown, quiet, situation in sorted(group, key=lambda each: (len(each[0]), -len(each[1]))):
+                if not any(fewer <= unknown and more >= quiet for fewer, more in best):
+                    best.append((unknown, quiet))
                     kept.append(situation)
         return kept
 

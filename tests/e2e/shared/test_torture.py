@@ -123,7 +123,7 @@ def test_all_answers_are_linearizable_whatever_fails(stack: ExitStack, servers: 
 
 
 @pytest.mark.usefixtures("several_uids")
-@pytest.mark.timeout(300 + 5 * NOTIFIED_DISTURBANCES + NOTIFIED_OPERATIONS // 50)
+@pytest.mark.timeout(600 + 5 * NOTIFIED_DISTURBANCES + NOTIFIED_OPERATIONS // 50)
 def test_hosts_with_notifications_lose_nothing_and_agree(stack: ExitStack, servers: list[Server]) -> None:
     """Changes have one order, and each host shows its own; another host's are seen soon, and then by all.
 
