@@ -264,7 +264,15 @@ def checked_value(source: str, name: str, value: Any) -> Any:
 
 def _reader(error: OSError) -> str:
     """Name the user whom the file's permissions refuse."""
-    return f" for UID {os.geteuid()}" if isinstance(error, PermissionError) else ""
+    if not isinstance(error, PermissionError):
+        return ""
+    import pwd  # noqa: PLC0415 - only needed after a mistake
+
+    uid = os.geteuid()
+    try:
+        return f" for {pwd.getpwuid(uid).pw_name} (UID {uid})"
+    except KeyError:
+        return f" for UID {uid}"
 
 
 def _duration(source: str, name: str, value: Any) -> Any:

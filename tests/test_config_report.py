@@ -1,9 +1,13 @@
 """`pykcmd --check` and `--show-config`: every mistake, and the origin of every value."""
 
+import errno
+import os
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
+from pykcm.cli.names import format_user
 from pykcm.config import OF_SSSD, OPTIONS, ConfigError, load_config
 from pykcm.config_report import mistakes, values
 from pykcm.daemon import main
@@ -106,3 +110,14 @@ def test_passwords_are_not_shown(file: Path, connection: str) -> None:
     assert "***" in line
     assert "db1" in line
     assert "pykcm" in line
+
+
+def test_unreadable_file_is_named_with_the_user(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message says which file may not be read, and who asked."""
+    file.write_text("max_ccaches = 1\n")
+
+    def refuse(path: Path, mode: str) -> NoReturn:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    assert mistakes(file) == [f"{file}: Permission denied for {format_user(os.geteuid())}"]
