@@ -31,17 +31,24 @@ def shared_store(environment: Environment) -> Result:
             f'store = "postgresql" needs {error.name}: the daemon refuses to start',
             'pip install "pykcm[postgresql]"',
         )
+    result = None
+    with_credentials = f"{keyring.WITH_CREDENTIALS} {_CHECK}"
     try:
         missing = _missing_credentials(environment, credentials.credential_names(config))
-        result = None if missing else _check(config)
+        if not missing:
+            result = _check(config)
     except StoreUnusableError as error:
-        return failed(str(error), _CHECK)
+        if not _ask_daemon(environment)[0]:
+            return failed(str(error), _CHECK)
+        # For example, the role is that of the service's user.
+        return warning(
+            f"the daemon reaches the database, and this command does not: {error}", with_credentials
+        )
     is_reached, reason = _ask_daemon(environment)
     if result is None:
         if reason:
             return failed(f"the daemon does not reach the database: {reason}", _LOG)
-        command = f"{keyring.WITH_CREDENTIALS} {_CHECK}"
-        text = f"for the checks with the service's credentials ({', '.join(missing)}): {command}"
+        text = f"for the checks with the service's credentials ({', '.join(missing)}): {with_credentials}"
         return ok(f"the daemon reaches the database; {text}") if is_reached else skipped(text)
     if reason and result.level is not Level.FAILED:
         return failed(f"this command reaches the database, but the daemon does not: {reason}", _LOG)

@@ -12,7 +12,7 @@ import psycopg
 from psycopg import errors
 
 from pykcm.store.interface import StoreError
-from pykcm.store.postgresql.failures import connection_failure
+from pykcm.store.postgresql.failures import NO_ANSWER, connection_failure
 from pykcm.store.postgresql.presence import Presence
 
 log = logging.getLogger(__name__)
@@ -169,7 +169,7 @@ class Database:
                 async with asyncio.timeout_at(end):
                     return await self.open()
             except TimeoutError:
-                self.presence.lost(f"no connection within {monotonic() - begun:.1f} s", begun)
+                self.presence.lost(f"no connection within {monotonic() - begun:.1f} s; {NO_ANSWER}", begun)
             except psycopg.Error as error:
                 self.presence.lost(connection_failure(error))
             if not (waits and await self.presence.wait(end - loop.time())):
@@ -195,7 +195,7 @@ class Database:
             async with asyncio.timeout(limit):
                 connection = await self.open()
         except TimeoutError:
-            raise OSError(f"no connection within {limit:g} s") from None
+            raise OSError(f"no connection within {limit:g} s; {NO_ANSWER}") from None
         except psycopg.Error as error:
             raise OSError(connection_failure(error)) from None
         self._idle.append(connection)

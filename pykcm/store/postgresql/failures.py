@@ -1,6 +1,7 @@
 """Why no connection to the database can be made: one line, with what to do about it."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
@@ -18,9 +19,20 @@ _PREFIX = re.compile(r"^connection (failed|is bad): (?=.)")
 # Where psycopg lists the failures of several hosts, the last one is also at the beginning.
 _FAILURES = "All failures were:\n"
 
+# Where the name of the server cannot be resolved.
+_UNRESOLVED = "failed to resolve host|could not translate host name"
+
+# What psycopg says where libpq may not create a socket, and gives no reason.
+_NO_REASON = "no error details available"
+_NO_SOCKET = "libpq cannot create a socket"
+
 _PGPASS = (
     "the pgpass file (passfile=, or the credential pykcm.pgpass) is missing, cannot be read, may be read by "
     "other users, or has no line for this host, port, database and role"
+)
+
+NO_ANSWER = (
+    "the server is silent, a firewall drops packets, or IPAddressAllow= of pykcm.service lacks its address"
 )
 
 # Parts of messages of libpq, psycopg and the server, and what to do. The first one that fits counts.
@@ -36,10 +48,11 @@ _REMEDIES = [
     ("permission denied for database", "GRANT CONNECT ON DATABASE to this role"),
     ("is not permitted to log in", "ALTER ROLE with LOGIN"),
     ("too many c", "raise the server's max_connections or the role's CONNECTION LIMIT"),
+    ("timeout expired", NO_ANSWER),
     ("Operation not permitted", "pykcm.service needs IPAddressAllow= with the server's address"),
-    ("Address family not supported", "pykcm.service needs its drop-in postgresql.conf"),
+    (f"Address family not supported|{_NO_SOCKET}", "pykcm.service needs its drop-in postgresql.conf"),
     (
-        "failed to resolve host|could not translate host name",
+        _UNRESOLVED,
         "correct the name, or allow the resolver's address with IPAddressAllow= of pykcm.service",
     ),
 ]
@@ -49,17 +62,19 @@ def connection_failure(error: psycopg.Error) -> str:
     """The reason, with a remedy where one is known."""
     text = str(error).rpartition(_FAILURES)[2]
     text = _CREDENTIAL.sub("systemd credential pykcm.pgpass", text)
+    text = text.replace(_NO_REASON, _NO_SOCKET)
     lines = [_PREFIX.sub("", line.strip(" \t-")) for line in text.splitlines()]
     reason = "; ".join(filter(None, lines)).rstrip(".?")
-    remedy = _remedy(reason)
-    return f"{reason}; {remedy}" if remedy else reason
+    return "; ".join([reason, *_remedies(reason)])
 
 
-def _remedy(reason: str) -> str | None:
-    # The kernel's word, in contrast to the server's "permission denied".
-    if "Permission denied" in reason and _is_enforcing():
-        return f"SELinux may deny it: {_ALLOW}"
-    return next((remedy for part, remedy in _REMEDIES if re.search(part, reason)), None)
+def _remedies(reason: str) -> Iterator[str]:
+    known = next((remedy for part, remedy in _REMEDIES if re.search(part, reason)), None)
+    if known is not None:
+        yield known
+    # "Permission denied" is the kernel's word, in contrast to the server's "permission denied".
+    if re.search(f"Permission denied|{_NO_SOCKET}|{_UNRESOLVED}", reason) and _is_enforcing():
+        yield f"SELinux may deny it: {_ALLOW}"
 
 
 def _is_enforcing() -> bool:

@@ -31,9 +31,9 @@ from pykcm.store.postgresql.statements import KEYS
 
 log = logging.getLogger(__name__)
 
-# Runs a command with the service's credentials.
+# Runs a command with the service's user and credentials.
 WITH_CREDENTIALS = (
-    "systemd-run --quiet --collect --pipe --wait"
+    "systemd-run --quiet --collect --pipe --wait -p User=pykcm"
     " -p LoadCredentialEncrypted=pykcm.key -p LoadCredentialEncrypted=pykcm.pgpass"
 )
 

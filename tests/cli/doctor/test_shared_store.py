@@ -104,6 +104,18 @@ def test_daemon_that_does_not_reach_the_database_fails(
     assert result.level is (Level.OK if has_credential else Level.WARNING)
 
 
+def test_database_that_only_the_daemon_reaches_is_a_warning(
+    administrator: Administrator, machine: Machine
+) -> None:
+    """The role may be that of the service's user; the remedy checks as this user."""
+    administrator.configure(f"{administrator.role} user=nobody-such")
+    with answering(machine, {"away_since": None, "reason": ""}):
+        result = shared_store.shared_store(environment_of(administrator, machine.root))
+    assert result.level is Level.WARNING
+    assert "nobody-such" in result.text
+    assert "User=pykcm" in result.remedy[0]
+
+
 @contextmanager
 def answering(machine: Machine, store: dict[str, Any]) -> Iterator[None]:
     """A daemon whose statistics have this state of the store."""

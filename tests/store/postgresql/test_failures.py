@@ -41,6 +41,7 @@ def test_failures_of_several_hosts_are_one_line() -> None:
         ("SSL error: certificate verify failed", "sslrootcert= must have the CA"),
         ("FATAL:  too many connections for role", "max_connections"),
         ("FATAL:  sorry, too many clients already", "max_connections"),
+        ("timeout expired", "IPAddressAllow="),
         ("Operation not permitted", "pykcm.service needs IPAddressAllow="),
         ("could not create socket: Address family not supported by protocol", "needs its drop-in"),
         (
@@ -64,8 +65,12 @@ def test_denied_access_names_the_boolean_where_selinux_enforces(
     """Elsewhere the kernel's own permissions have denied it."""
     if mode is not None:
         set_enforcing.write_text(mode)
-    said = connection_failure(psycopg.OperationalError(f"{_TO_SERVER}Permission denied"))
-    assert ("setsebool -P pykcm_use_postgresql on" in said) is is_named
+    for reason in (
+        f"{_TO_SERVER}Permission denied",
+        "failed to resolve host 'db': [Errno -3] Temporary failure",
+    ):
+        said = connection_failure(psycopg.OperationalError(reason))
+        assert ("setsebool -P pykcm_use_postgresql on" in said) is is_named
 
 
 def test_password_file_in_memory_is_named_as_the_credential() -> None:
