@@ -20,7 +20,7 @@ _CONFIG = Path("/etc/pykcm/pykcm.toml")
 _CGROUP = Path("/sys/fs/cgroup/system.slice", SERVICE, "cgroup.procs")
 
 # In seconds, for each wait: the emulated machine is ten times as slow as a real one.
-PATIENCE = 120
+PATIENCE = 300
 
 # The time of the last start_afresh().
 _begin_of_test = 0.0
