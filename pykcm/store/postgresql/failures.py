@@ -16,13 +16,13 @@ _CREDENTIAL = re.compile(r'file "/proc/self/fd/\d+"')
 # Text of psycopg before a message of libpq.
 _PREFIX = re.compile(r"^connection (failed|is bad): (?=.)")
 
-# Where psycopg lists the failures of several hosts, the last one is also at the beginning.
+# The list of failures of several hosts. psycopg has the last one also at the beginning.
 _FAILURES = "All failures were:\n"
 
-# Where the name of the server cannot be resolved.
+# Texts for a server whose name cannot be resolved.
 _UNRESOLVED = "failed to resolve host|could not translate host name"
 
-# What psycopg says where libpq may not create a socket, and gives no reason.
+# The text of psycopg where libpq may not create a socket, and gives no reason.
 _NO_REASON = "no error details available"
 _NO_SOCKET = "libpq cannot create a socket"
 
