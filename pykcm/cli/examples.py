@@ -36,6 +36,10 @@ EXAMPLES = {
         Example("Make one of your ccaches the default", "switch KCM:1000:work"),
         Example("The same for another user, as root", "switch --uid alice KCM:1000:work"),
     ),
+    "setup": (
+        Example("What it would do for a pykcm from pip", "setup"),
+        Example("Install users and units, start sockets", "setup --apply"),
+    ),
     "export": (
         Example("All ccaches, encrypted for a passphrase", "export /root/ccaches.pykcm"),
         Example("The ccaches of alice, for an age key", "export --uid alice --recipient age1... a.pykcm"),

@@ -17,6 +17,7 @@ from pykcm.cli import (
     listing,
     maintenance,
     migration,
+    setup,
     showing,
     statistics,
     store,
@@ -108,6 +109,7 @@ _MODULES = (
     statistics,
     watching,
     doctor,
+    setup,
     completion,
 )
 
