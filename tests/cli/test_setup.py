@@ -1,7 +1,8 @@
 """pykcmctl setup: it prints its plan, carries it out, and removes it again."""
 
 import shutil
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
@@ -34,19 +35,25 @@ def run() -> Recorder:
 
 
 @pytest.fixture
-def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setup:
+def folder() -> Iterator[Path]:
+    """A folder that other users may enter, unlike pytest's."""
+    with tempfile.TemporaryDirectory() as name:
+        made = Path(name).resolve()
+        made.chmod(0o711)
+        yield made
+
+
+@pytest.fixture
+def setup(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Setup:
     """An empty system, and an environment with what the wheel installs."""
-    # pytest's folders are closed to other users, which setup refuses.
-    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        folder.chmod(0o711)
-    prefix = tmp_path / "venv"
+    prefix = folder / "venv"
     for name in ("systemd", "krb5.conf.d"):
         shutil.copytree(ROOT / name, prefix / "share" / "pykcm" / name)
     (prefix / "bin").mkdir()
     (prefix / "bin" / "pykcmctl").touch()
-    (tmp_path / "root").mkdir()
+    (folder / "root").mkdir()
     monkeypatch.setattr("sys.prefix", str(prefix))
-    return Setup(tmp_path / "root", prefix)
+    return Setup(folder / "root", prefix)
 
 
 def files_in(folder: Path) -> set[str]:
