@@ -83,6 +83,15 @@ _LogLevel = Annotated[
     Literal["debug", "info", "warning", "error"],
     Meta(description='"debug", "info", "warning" or "error"'),
 ]
+_Share = Annotated[float, Meta(ge=0.05, le=0.95, description="a number from 0.05 to 0.95")]
+_Number = Annotated[int, Meta(ge=1, le=1024, description="a whole number from 1 to 1024")]
+_RenewalInterval = Annotated[
+    float, Meta(ge=0, le=10 * 365 * 86400, description=f"a duration from 0 (as soon as due) {_PERIOD}")
+]
+_UserName = Annotated[
+    str,
+    Meta(pattern=r"\A[A-Za-z_][A-Za-z0-9_.-]{0,30}\Z", description="the name of a user, of at most 31 bytes"),
+]
 _Switch = Annotated[bool, Meta(description="true or false")]
 
 
@@ -122,6 +131,13 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     reap_interval: _Interval = 600.0
     expired_retention: _Retention = 86400.0
     root_lists_all: _Switch = False
+    tgt_renewal: _Switch = True
+    krb5_renew_interval: _RenewalInterval = 0.0
+    renew_at: _Share = 0.5
+    krb5_auth_timeout: _Timeout = 6.0
+    max_renewals: _Number = 32
+    max_realm_renewals: _Number = 16
+    renewal_user: _UserName = "pykcm-renew"
     audit_socket_path: _SocketPath = "/run/pykcm-audit.sock"
     responder_idle_timeout: _Interval = 300.0
 
@@ -139,7 +155,9 @@ def _meta(option: Any) -> Meta:
 
 _TYPES = get_type_hints(Config, include_extras=True)
 _DURATIONS = frozenset(
-    name for name, type_ in _TYPES.items() if type_ in {_Interval, _Retention, _Timeout, _Grace}
+    name
+    for name, type_ in _TYPES.items()
+    if type_ in {_Interval, _RenewalInterval, _Retention, _Timeout, _Grace}
 )
 
 # By option: a description of the valid values.
