@@ -76,7 +76,7 @@ def conf_d(file: Path, name: str, text: str) -> Path:
 
 
 def documented() -> set[str]:
-    return set(re.findall(r"^\| `([a-z_]+)` \| (?:`|not set)", README.read_text(), re.MULTILINE))
+    return set(re.findall(r"^\| `([a-z0-9_]+)` \| (?:`|not set)", README.read_text(), re.MULTILINE))
 
 
 def test_every_option_is_in_all_tables() -> None:
