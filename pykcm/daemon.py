@@ -20,7 +20,7 @@ from pykcm import __version__
 from pykcm.ccaches.quotas import Quotas
 from pykcm.command_line import parser
 from pykcm.config import DEFAULT_CONTROL_SOCKET, DEFAULT_SOCKET, Config, ConfigError, load_config
-from pykcm.control.calls import Administration
+from pykcm.control.calls import Administration, RenewalsOnDemand
 from pykcm.control.control_socket import ControlSocket
 from pykcm.engine.clock import ClockKeeper
 from pykcm.engine.collection_cache import CollectionCache
@@ -63,9 +63,9 @@ _PATIENCE_WITH_A_REQUEST = 30.0
 # Connections of a UID that are accepted in a tenth of a second, however many clients wait.
 _LEAST_RATE = 256
 
-# The paths in pykcm.service and pykcm-metrics.service.
-_METRICS_FOLDER = "pykcm-metrics"
-_METRICS_SOCKET = "control.sock"
+# The control sockets of other users, in folders of pykcm.service, by the services that use them.
+_FOLDERS_OF_OTHERS = {"pykcm-metrics": "pykcm-metrics.service", "pykcm-renew": "pykcm-renew.service"}
+_SOCKET_OF_OTHERS = "control.sock"
 
 # In seconds. Python's default is ten times as long.
 _SWITCH_INTERVAL = 0.0005
@@ -136,7 +136,7 @@ def _run(config: Config) -> int:
             sockets.kcm.append(bound.socket)
             if not sockets.control:
                 sockets.control.extend(_control_sockets(config, at_end))
-        sockets.control.extend(_metrics_sockets(at_end))
+        sockets.control.extend(_sockets_of_others(at_end))
         store, copies, clock_keeper = open_store(config, at_end)
         with (
             asyncio.Runner(loop_factory=EventLoop) as runner,
@@ -172,22 +172,25 @@ def _control_sockets(config: Config, at_end: ExitStack) -> list[socket.socket]:
     return [bound.socket]
 
 
-def _metrics_sockets(at_end: ExitStack) -> list[socket.socket]:
-    """Bind the control socket for pykcm-metrics.service, whose user is in the daemon's group.
+def _sockets_of_others(at_end: ExitStack) -> list[socket.socket]:
+    """Bind the control sockets for pykcm-metrics.service and pykcm-renew.service.
 
-    It is in the folder made by RuntimeDirectory= of the unit. systemd does not listen there, because a scrape
-    must not start the daemon.
+    Their users are in the daemon's group. The sockets are in folders made by RuntimeDirectory= of the unit.
+    systemd does not listen there, because these services must not start the daemon.
     """
+    sockets = []
     for folder in map(Path, os.environ.get("RUNTIME_DIRECTORY", "").split(":")):
-        if folder.name == _METRICS_FOLDER:
-            try:
-                bound = BoundSocket(folder / _METRICS_SOCKET, 0o660)
-            except ListenError as error:
-                log.warning("pykcm-metrics.service cannot reach this daemon: %s", error)
-                return []
-            at_end.callback(bound.close)
-            return [bound.socket]
-    return []
+        service = _FOLDERS_OF_OTHERS.get(folder.name)
+        if service is None:
+            continue
+        try:
+            bound = BoundSocket(folder / _SOCKET_OF_OTHERS, 0o660)
+        except ListenError as error:
+            log.warning("%s cannot reach this daemon: %s", service, error)
+            continue
+        at_end.callback(bound.close)
+        sockets.append(bound.socket)
+    return sockets
 
 
 def _administrators(*, activated: bool) -> set[int]:
@@ -241,6 +244,9 @@ async def _serve(
         stop.set()
 
     def end_if_idle() -> None:
+        if renewals.are_needed:
+            connections.start_timer()
+            return
         if clock_keeper.clock.is_believed():
             stop.set()
             return
@@ -267,8 +273,10 @@ async def _serve(
     )
     clients = ClientReception(parts, kernel, AcceptRates(max(_LEAST_RATE, limits.uid_connections)))
     reaper = Reaper(engine, config.expired_retention, clock_keeper.clock.removal_time)
+    renewals = RenewalsOnDemand(engine, config)
     administration = Administration(
-        *(config, engine, dispatcher, store, copies, access, reaper, connections, fair_queue, clock_keeper)
+        *(config, engine, dispatcher, store, copies, access, reaper, connections, fair_queue, clock_keeper),
+        renewals=renewals,
     )
     control_socket = ControlSocket(
         administration, kernel, RequestAccess(_administrators(activated=activated))

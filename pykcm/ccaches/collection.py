@@ -56,9 +56,7 @@ class Collection(CCacheLookup):
         ccache_count: CCacheCount | None = None,
         removal_clock: Clock | None = None,
     ) -> None:
-        super().__init__(uid)
-        self._clock = clock
-        self._removal_clock = removal_clock or clock
+        super().__init__(uid, clock, removal_clock or clock)
         self._room = eviction.Room(uid, quotas, ccache_count or CCacheCount())
         self._changes: list[Change] = []
 
@@ -96,19 +94,6 @@ class Collection(CCacheLookup):
     def ccache_count(self) -> CCacheCount:
         """Counts the ccaches of all collections."""
         return self._room.ccache_count
-
-    @property
-    def now(self) -> float:
-        """Seconds since the epoch."""
-        return self._clock()
-
-    @property
-    def removal_time(self) -> float:
-        """Seconds since the epoch: a ccache may be removed as expired if it has expired by then.
-
-        It is earlier than `now` while the clock is in doubt.
-        """
-        return self._removal_clock()
 
     @property
     def size(self) -> int:
@@ -201,14 +186,18 @@ class Collection(CCacheLookup):
         wanted = self._room.wanted_for_credential(ccache, credential, replaced)
         plan = self._plan(ccache.name, wanted, eviction.service_tickets(ccache, uuid))
         latest_end = credentials.latest_end
-        uuid = uuid or os.urandom(UUID_SIZE)
-        size = credentials.size
-        credentials.put(uuid, credential)
-        self._room.size += credentials.size - size
-        self._room.credentials += replaced is None
-        self._changes.append(CredentialStored(ccache, uuid, credential, replaced))
+        self._put(ccache, uuid or os.urandom(UUID_SIZE), credential, replaced)
         if plan is not eviction.NOTHING:
             self.make_room(plan, ccache)
+        self._note_latest_end(ccache, latest_end)
+
+    def renew(self, ccache: CCache, uuid: bytes, renewed: Credential) -> None:
+        """Replace the credential of this UUID where it stands, and nothing else; no quota is checked.
+
+        Raises ValueError if an equal credential has another UUID.
+        """
+        latest_end = ccache.credentials.latest_end
+        self._put(ccache, uuid, renewed, ccache.credentials.get(uuid))
         self._note_latest_end(ccache, latest_end)
 
     def remove_credentials(self, ccache: CCache, tag: Tag, match_flags: int) -> int:
@@ -350,6 +339,13 @@ class Collection(CCacheLookup):
         else:
             self._changes.append(CCacheReplaced(ccache, overwritten, moved_from))
         return overwritten
+
+    def _put(self, ccache: CCache, uuid: bytes, credential: Credential, replaced: Credential | None) -> None:
+        size = ccache.credentials.size
+        ccache.credentials.put(uuid, credential)
+        self._room.size += ccache.credentials.size - size
+        self._room.credentials += replaced is None
+        self._changes.append(CredentialStored(ccache, uuid, credential, replaced))
 
     def _take_out(self, ccache: CCache) -> None:
         self._delete(ccache)

@@ -81,6 +81,14 @@ class Credentials:
             self._tgt_end = max(self._tgt_ends.values())
         return self._tgt_end
 
+    def tgts(self) -> Iterable[tuple[bytes, Credential]]:
+        """The TGTs with their UUIDs."""
+        return [(uuid, self._by_uuid[uuid]) for uuid in self._tgt_ends]
+
+    def of_server(self, name: bytes) -> Iterable[Credential]:
+        """The credentials for servers of this name (see name_of) in any realm."""
+        return [self._by_uuid[uuid] for uuid in self._by_server.get(name, ())]
+
     @property
     def service_tickets(self) -> Iterable[bytes]:
         """The UUIDs of the service tickets in the order in which they were issued."""

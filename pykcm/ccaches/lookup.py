@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from pykcm.ccaches.ccache import UNKNOWN_LABEL, CCache
 from pykcm.ccaches.defaults import NOTHING_CHOSEN, Defaults, MayUse, latest_tgt
@@ -17,8 +17,10 @@ class CCacheLookup:
     of those of them whose label is known.
     """
 
-    def __init__(self, uid: int) -> None:
+    def __init__(self, uid: int, clock: Callable[[], float], removal_clock: Callable[[], float]) -> None:
         self.uid = uid
+        self._clock = clock
+        self._removal_clock = removal_clock
         self.own_name = b"%d" % uid
         self.unavailable: dict[bytes, bytes] = {}
         self.unavailable_labels: dict[bytes, str | None] = {}
@@ -31,6 +33,19 @@ class CCacheLookup:
 
     def __iter__(self) -> Iterator[CCache]:
         return iter(self._ccaches.values())
+
+    @property
+    def now(self) -> float:
+        """Seconds since the epoch."""
+        return self._clock()
+
+    @property
+    def removal_time(self) -> float:
+        """Seconds since the epoch: a ccache may be removed as expired if it has expired by then.
+
+        It is earlier than `now` while the clock is in doubt.
+        """
+        return self._removal_clock()
 
     @property
     def is_empty(self) -> bool:

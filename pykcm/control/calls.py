@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from pykcm.ccaches.collection import Collection
 from pykcm.config import Config
@@ -18,11 +18,45 @@ from pykcm.server.fair_queue import FairQueue
 from pykcm.store.copies import Copies
 from pykcm.store.interface import Store
 
-# The most open connections of the control socket, and the most of users who are not administrators.
+if TYPE_CHECKING:
+    from pykcm.engine.renewals import Renewals
+
+# The most open connections of the control socket, and the most of each user who is not an administrator.
 MOST_CONNECTIONS = 64
 MOST_CONNECTIONS_OF_OTHERS = 16
 
 T = TypeVar("T")
+
+
+class RenewalsOnDemand:
+    """Makes the renewals when the first client asks for them: most daemons end without one."""
+
+    def __init__(self, engine: Engine, config: Config) -> None:
+        self._engine = engine
+        self._config = config
+        self.current: Renewals | None = None
+
+    def start(self) -> "Renewals":
+        if self.current is None:
+            from pykcm.engine.renewals import Renewals, settings_of  # noqa: PLC0415
+
+            config = self._config
+            settings = settings_of(
+                *(config.renew_at, config.krb5_renew_interval, config.krb5_auth_timeout),
+                *(config.max_renewals, config.max_realm_renewals),
+            )
+            self.current = Renewals(self._engine, settings)
+        return self.current
+
+    @property
+    def are_needed(self) -> bool:
+        """Whether an idle daemon has to wait for a renewal."""
+        return self.current is not None and self.current.is_needed
+
+    async def finish(self) -> None:
+        """Tell the client when the next TGT is due, and stop."""
+        if self.current is not None:
+            await self.current.finish()
 
 
 class Administration(NamedTuple):
@@ -38,6 +72,7 @@ class Administration(NamedTuple):
     connections: Connections
     fair_queue: FairQueue
     clock_keeper: ClockKeeper
+    renewals: RenewalsOnDemand
 
 
 async def no_frames() -> bytes | None:

@@ -85,8 +85,9 @@ class Controls:
         if len(self.open) >= MOST_CONNECTIONS:
             return False
         if connection.is_administrators:
+            connection.keeps_awake = True
             self._connections.add_control_connection()
-        elif sum(not each.is_administrators for each in self.open) >= MOST_CONNECTIONS_OF_OTHERS:
+        elif sum(each.uid == connection.uid for each in self.open) >= MOST_CONNECTIONS_OF_OTHERS:
             return False
         self.open.add(connection)
         return True
@@ -110,8 +111,13 @@ class Controls:
     def discard(self, connection: "ControlConnection") -> None:
         if connection in self.open:
             self.open.remove(connection)
-            if connection.is_administrators:
-                self._connections.remove_control_connection()
+            self.let_sleep(connection)
+
+    def let_sleep(self, connection: "ControlConnection") -> None:
+        """From now on this connection does not keep an idle daemon running."""
+        if connection.keeps_awake:
+            connection.keeps_awake = False
+            self._connections.remove_control_connection()
 
     async def finish(self) -> None:
         """End all requests. Changes in progress are completed first."""
@@ -135,8 +141,14 @@ class ControlConnection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._is_over = False
         self.is_administrators = False
+        self.keeps_awake = False
         self._transport: asyncio.Transport
         self._peer: Peer
+
+    @property
+    def uid(self) -> int:
+        """The peer's UID."""
+        return self._peer.uid
 
     @property
     def untaken(self) -> int:
@@ -232,9 +244,12 @@ class ControlConnection(asyncio.Protocol):
         if read is None:
             return
         call, found = read
+        if not found.keeps_awake:
+            self._controls.let_sleep(self)
         self._task = asyncio.get_running_loop().create_task(self._serve(call, found))
         administration = self._controls.administration
-        self._reader.limit(largest_frame(administration.config) if found.takes_frames else 0)
+        largest = found.largest_frame or largest_frame(administration.config)
+        self._reader.limit(largest if found.takes_frames else 0)
 
     def _read_request(self, frame: bytes) -> tuple[Call, Request] | None:
         """Return None if the peer may not make this request; then it has been answered."""

@@ -30,10 +30,11 @@ class ControlSocket:
     def connection(self) -> asyncio.Protocol:
         # Most daemons end without any request: they start faster, and save more than 1 MiB.
         from pykcm.control.connection import ControlConnection, Controls  # noqa: PLC0415
-        from pykcm.control.requests import REQUESTS  # noqa: PLC0415
+        from pykcm.control.requests import requests_of  # noqa: PLC0415
 
         if self._controls is None:
-            self._controls = Controls(self._administration, REQUESTS, self._kernel, self._access)
+            requests = requests_of(self._administration.config)
+            self._controls = Controls(self._administration, requests, self._kernel, self._access)
         return ControlConnection(self._controls)
 
     @staticmethod
@@ -50,6 +51,7 @@ class ControlSocket:
                     )
 
     async def finish(self) -> None:
-        """End the requests of administrators."""
+        """End the requests of administrators, and renewals, whose client gets the time of the next one."""
+        await self._administration.renewals.finish()
         if self._controls is not None:
             await self._controls.finish()

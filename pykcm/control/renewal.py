@@ -1,10 +1,16 @@
 """The requests renewals and renewed: TGTs that are due go to pykcm-renew, and come back renewed."""
 
-from typing import Annotated
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Annotated, Any, Literal
 
 import msgspec
 
-ID_SIZE = 16
+from pykcm.control.calls import Call
+from pykcm.control.frames import FrameError, FrameType, FrameTypeError
+from pykcm.control.messages import ControlError, ErrorCode
+from pykcm.control.records import principal_text
+from pykcm.engine.renewal_attempts import ID_SIZE, BusyError, Failure, Offer
 
 # In bytes: the largest frame with the result of a renewal.
 LARGEST_RESULT = 1024 * 1024
@@ -18,10 +24,20 @@ class RenewedArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The request has no arguments. Its results follow as frames."""
 
 
-class Failure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class FailureRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Why an attempt failed; `code` of libkrb5; not `again`: this TGT can never be renewed."""
 
-    reason: str
+    reason: Literal[
+        "unreachable",
+        "timeout",
+        "clock",
+        "locked",
+        "revoked",
+        "not-renewable",
+        "expired",
+        "kdc",
+        "internal",
+    ]
     code: int = 0
     message: Annotated[str, msgspec.Meta(max_length=512)] = ""
     again: bool = True
@@ -32,4 +48,80 @@ class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     id: Annotated[bytes, msgspec.Meta(min_length=ID_SIZE, max_length=ID_SIZE)]
     credential: bytes | None = None
-    failure: Failure | None = None
+    failure: FailureRecord | None = None
+
+
+_RESULT = FrameType(Result, LARGEST_RESULT)
+
+
+async def offer_renewals(call: Call) -> AsyncIterator[dict[str, Any]]:
+    """Yield each TGT when it is due, until the client closes the connection or the daemon ends."""
+    config = call.administration.config
+    if not config.tgt_renewal:
+        raise ControlError(ErrorCode.UNSUPPORTED, "TGTs are not renewed here (tgt_renewal = false)")
+    renewals = call.administration.renewals.start()
+    access = call.administration.access
+    async with aclosing(renewals.offers(lambda label: access.may_use(call.peer, label))) as offers:
+        try:
+            yield {
+                "renewals": {
+                    "max_renewals": config.max_renewals,
+                    "max_realm_renewals": config.max_realm_renewals,
+                }
+            }
+            async for offer in offers:
+                yield {"tgt": _item(offer)}
+        except BusyError:
+            raise ControlError(ErrorCode.BUSY, "another client renews TGTs already") from None
+    call.summary = {"next_due": renewals.next_due}
+
+
+def _item(offer: Offer) -> dict[str, Any]:
+    return {
+        "id": offer.id,
+        "uid": offer.uid,
+        "ccache": offer.ccache,
+        "client": principal_text(offer.credential.client),
+        "server": principal_text(offer.credential.server),
+        "realm": offer.realm,
+        "credential": offer.credential.blob,
+        "kdc_offset": offer.kdc_offset,
+        "due": offer.due,
+        "end": offer.end,
+        "renew_until": offer.renew_until,
+    }
+
+
+async def take_renewed(call: Call) -> AsyncIterator[dict[str, Any]]:
+    """Yield what became of each result that the client sends behind its request."""
+    renewals = call.administration.renewals.start()
+    while (frame := await call.receive()) is not None:
+        result = _read(frame)
+        given: bytes | Failure
+        if result.failure is None:
+            assert result.credential is not None
+            given = result.credential
+        else:
+            failure = result.failure
+            given = Failure(failure.reason, failure.message, failure.code, failure.again)
+        handed_back = await renewals.hand_back(result.id, given)
+        yield {
+            "renewed": {
+                "id": result.id,
+                "result": handed_back.result,
+                "next_attempt": handed_back.next_attempt,
+            }
+        }
+
+
+def _read(frame: bytes) -> Result:
+    """Raises ControlError."""
+    try:
+        result = _RESULT.decode(frame)
+    except FrameTypeError as error:
+        raise ControlError(ErrorCode.ARGUMENTS, f"not a valid result: {error}") from None
+    except FrameError as error:
+        raise ControlError(ErrorCode.MALFORMED, str(error)) from None
+    if (result.credential is None) == (result.failure is None):
+        raise ControlError(ErrorCode.ARGUMENTS, "a result has either a credential or a failure")
+    return result

@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
 from itertools import count
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from pykcm.ccaches.changes import Change, added_ccaches, removals_in, written_size
 from pykcm.engine.collection_cache import CollectionCache
@@ -36,6 +36,16 @@ _LONGEST_PAUSE = 0.5
 _ID_SIZE = 8
 
 
+class ChangeIndex(Protocol):
+    """An index that follows from the collections."""
+
+    def committed(self, uid: int, changes: Sequence[Change]) -> None:
+        """Note changes that are durable."""
+
+    def dropped(self, uid: int) -> None:
+        """Note that changes of this UID, made in memory, are not durable and may never be."""
+
+
 class Commits:
     """Commits changes of collections in the cache, and notes what is durable.
 
@@ -46,6 +56,7 @@ class Commits:
         self.committer = Committer(store)
         self.removals = RemovalCounts()
         self.watchers: Observers[Watch] = Observers()
+        self.renewal_index: ChangeIndex | None = None
         self._store = store
         self._collection_cache = collection_cache
         # Unique among all processes that use the store.
@@ -108,6 +119,8 @@ class Commits:
             if not is_committed:
                 self._drop(changed)
                 self._collection_cache.forget_count()
+                for each in changed:
+                    self.note_dropped(each.collection.uid)
         if is_committed:
             for collection, changes in changed:
                 if not self.note_durable(collection.uid, changes, events):
@@ -145,6 +158,11 @@ class Commits:
         defaults = {id(watcher): each for watcher, each in before}
         return self.watchers.each(lambda watcher: watcher.events(changed, defaults[id(watcher)]))
 
+    def note_dropped(self, uid: int) -> None:
+        """Note that changes of this UID are not durable, and that its collection is read again."""
+        if self.renewal_index is not None:
+            self.renewal_index.dropped(uid)
+
     def note_durable(
         self, uid: int, changes: Sequence[Change], events: Iterable[tuple[Watch, list[Event]]]
     ) -> bool:
@@ -157,6 +175,8 @@ class Commits:
             if removals := removals_in(changes):
                 log_removals(uid, removals)
                 self.removals.add(removals)
+            if self.renewal_index is not None:
+                self.renewal_index.committed(uid, changes)
             for watcher, reported in events:
                 self.watchers.call(watcher, watcher.committed, reported)
         except Exception:  # noqa: BLE001 - logged with its traceback

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from pykcm.ccaches.collection import Collection
 from pykcm.engine.collection_cache import CollectionCache
-from pykcm.engine.commits import Commits
+from pykcm.engine.commits import ChangeIndex, Commits
 from pykcm.engine.pipelines import CollectionNeededError, Pipelines
 from pykcm.engine.uid_queues import Collections, UidQueue, UidQueues
 from pykcm.store.interface import Store
@@ -36,6 +36,10 @@ class Engine:
         self.removals = self._commits.removals
         self.watchers = self._commits.watchers
         self._freshness = store.freshness
+
+    def report_changes_to(self, index: ChangeIndex) -> None:
+        """From now on the index gets every change that is durable."""
+        self._commits.renewal_index = index
 
     def cached(self, uids: Sequence[int]) -> Collections | None:
         """The collections to read at once, if all are in the cache and durable, and nobody changes them.

@@ -289,6 +289,7 @@ class Pipelines:
         for call in queue.pending:
             self._collection_cache.take_back(added_ccaches(call.changes))
         self._collection_cache.forget_count()
+        self.commits.note_dropped(queue.uid)
         writes = [call for call in queue.pending[: queue.committing] if call.changes]
         if type(outcome) is Unknown or (type(outcome) is Refused and len(writes) == 1):
             queue.pending = [call for call in queue.pending if call not in writes]

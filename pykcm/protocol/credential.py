@@ -108,6 +108,15 @@ class Credential(msgspec.Struct, frozen=True, gc=False):
         return flags
 
     @property
+    def ticket(self) -> bytes:
+        """The ticket. It is not kept, because only few are looked at."""
+        reader = StoredReader(self.blob)
+        reader.at = self.times_at + TIMES_AND_FLAGS.size
+        reader.typed_list()
+        reader.typed_list()
+        return reader.data()
+
+    @property
     def authdata(self) -> bytes:
         return self.equality.authdata
 

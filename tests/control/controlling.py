@@ -9,7 +9,7 @@ from msgspec.msgpack import decode as unpackb
 from msgspec.msgpack import encode as packb
 
 from pykcm.config import Config
-from pykcm.control.calls import Administration, Call
+from pykcm.control.calls import Administration, Call, RenewalsOnDemand
 from pykcm.control.messages import read_arguments
 from pykcm.control.requests import REQUESTS
 from pykcm.engine.clock import ClockKeeper
@@ -43,6 +43,7 @@ class Controlling:
             Connections(0, lambda: None),
             FairQueue(),
             ClockKeeper(server.checked_clock),
+            RenewalsOnDemand(server.engine, config),
         )
         self.summary: dict[str, Any] = {}
 

@@ -1,0 +1,153 @@
+"""One attempt to renew a TGT: what the client gets, what it hands back, and the change of the ccache."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import NamedTuple
+
+from pykcm.ccaches.renewal import Schedule, is_renewal_off
+from pykcm.engine.engine import Collections
+from pykcm.engine.renewal_queue import Tgt
+from pykcm.logs import LimitedLog
+from pykcm.protocol.credential import Credential
+from pykcm.protocol.principal import Principal
+from pykcm.protocol.text import escape
+
+log = logging.getLogger(__name__)
+
+_FAILURES = LimitedLog(log, "TGTs that were not renewed", 10)
+_RENEWED = LimitedLog(log, "renewed TGTs", 30)
+
+ID_SIZE = 16
+
+
+class Replacement(Enum):
+    """The outcome for a new TGT: stored, the ccache has changed, or it has an equal TGT elsewhere."""
+
+    DONE = "renewed"
+    CHANGED = "changed"
+    HAS_EQUAL = "refused"
+
+
+class BusyError(Exception):
+    """Another client renews TGTs already."""
+
+
+class Settings(NamedTuple):
+    """Options, as the configuration has them. `patience`: seconds that an attempt may take."""
+
+    schedule: Schedule = Schedule()
+    most: int = 32
+    most_of_realm: int = 16
+    patience: float = 66.0
+
+
+class Offer(NamedTuple):
+    """One attempt: what a client needs for it. Times are by this machine's clock."""
+
+    id: bytes
+    uid: int
+    ccache: bytes
+    credential: Credential
+    realm: bytes
+    kdc_offset: int
+    due: float
+    end: int
+    renew_until: int
+
+
+class Failure(NamedTuple):
+    """Why an attempt failed; not `again`: this TGT can never be renewed."""
+
+    reason: str
+    message: str = ""
+    code: int = 0
+    again: bool = True
+
+
+class HandedBack(NamedTuple):
+    """The outcome of an attempt that was handed back, and the time of the next attempt; None: never."""
+
+    result: str
+    next_attempt: float | None = None
+
+
+class Found(NamedTuple):
+    """The TGT of an attempt, as its ccache holds it."""
+
+    name: bytes
+    label: str | None
+    credential: Credential
+    kdc_offset: int
+    principal: Principal
+
+
+@dataclass(eq=False)
+class Attempt:
+    """An attempt that a client makes."""
+
+    tgt: Tgt
+    offer: Offer
+    principal: Principal
+    timer: asyncio.TimerHandle
+
+
+def log_renewal(attempt: Attempt, new: Credential) -> None:
+    tgt, name = attempt.tgt, escape(attempt.offer.ccache)
+    _RENEWED.write(
+        logging.INFO,
+        tgt.uid,
+        "UID %d: KCM:%s: TGT of %s renewed until %s",
+        *(tgt.uid, name, attempt.principal, _time_text(new.endtime - attempt.offer.kdc_offset)),
+        fields={"KCM_UID": tgt.uid, "KCM_CCACHE": name},
+    )
+
+
+def log_failure(attempt: Attempt, failure: Failure, now: float) -> None:
+    tgt, name = attempt.tgt, escape(attempt.offer.ccache)
+    code = f" (code {failure.code})" if failure.code else ""
+    then = "no further attempt"
+    if tgt.due is not None:
+        then = f"next attempt in {max(1, round(tgt.due - now))} s"
+    _FAILURES.write(
+        logging.WARNING,
+        tgt.uid,
+        "UID %d: KCM:%s: TGT of %s not renewed: %s: %s%s; it ends at %s; %s",
+        *(tgt.uid, name, attempt.principal, failure.reason, tgt.last_message, code),
+        *(_time_text(tgt.end), then),
+        fields={"KCM_UID": tgt.uid, "KCM_CCACHE": name, "KCM_REASON": failure.reason},
+    )
+
+
+def _time_text(seconds: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(max(0, seconds)))
+
+
+def find_tgt(tgt: Tgt, collections: Collections) -> Found | None:
+    ccache = collections[tgt.uid].by_uuid(tgt.ccache)
+    if ccache is None or is_renewal_off(ccache):
+        return None
+    credential = ccache.credentials.get(tgt.uuid)
+    if credential is None or hash(credential.blob) != tgt.digest:
+        return None
+    return Found(ccache.name, ccache.label, credential, ccache.kdc_offset, ccache.principal)
+
+
+def replace_tgt(
+    tgt: Tgt, offer: Offer, new: Credential, may_renew: Callable[[str | None], bool], collections: Collections
+) -> Replacement:
+    """Replace the TGT, if its ccache still holds exactly the one that was offered."""
+    collection = collections[tgt.uid]
+    ccache = collection.by_uuid(tgt.ccache)
+    if ccache is None or is_renewal_off(ccache) or not may_renew(ccache.label):
+        return Replacement.CHANGED
+    credential = ccache.credentials.get(tgt.uuid)
+    if credential is None or credential.blob != offer.credential.blob:
+        return Replacement.CHANGED
+    if ccache.credentials.uuid_of_equal(new) not in {None, tgt.uuid}:
+        return Replacement.HAS_EQUAL
+    collection.renew(ccache, tgt.uuid, new)
+    return Replacement.DONE

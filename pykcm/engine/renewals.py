@@ -1,0 +1,351 @@
+"""Renewals: attempts to renew TGTs, which a client makes, and what becomes of them.
+
+The client (pykcm-renew) gets each TGT when it is due, asks the KDC, and hands the new one back. A new TGT
+replaces the old one only if the ccache still holds exactly that one.
+"""
+
+import asyncio
+import logging
+import os
+import random
+import time
+from collections import Counter, deque
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+from pykcm.ccaches.renewal import Schedule, why_no_renewal
+from pykcm.engine.engine import Engine, to_the_end
+from pykcm.engine.renewal_attempts import (
+    ID_SIZE,
+    Attempt,
+    BusyError,
+    Failure,
+    Found,
+    HandedBack,
+    Offer,
+    Replacement,
+    Settings,
+    find_tgt,
+    log_failure,
+    log_renewal,
+    replace_tgt,
+)
+from pykcm.engine.renewal_index import RenewalIndex
+from pykcm.engine.renewal_queue import RenewalQueue, Tgt
+from pykcm.protocol.codes import KcmError
+from pykcm.protocol.credential import Credential, parse_credential
+from pykcm.protocol.text import printable
+from pykcm.store.interface import StoreError
+
+log = logging.getLogger(__name__)
+
+# In seconds: the pause after a first failure, and the longest one.
+_PAUSE = 1.0
+_LONGEST_PAUSE = 3600.0
+# The pause is at most this part of the time until the TGT ends.
+_PART_OF_REST = 0.25
+
+# In seconds: how long an attempt may take in addition to the KDC's time.
+_PATIENCE = 60.0
+
+# In seconds: how long the client may take to read its offers when the daemon ends.
+_PATIENCE_AT_END = 1.0
+
+# In seconds: an idle daemon waits so long for a TGT to be due.
+_SOON = 10.0
+
+# In seconds: the clock may be set meanwhile, and the machine may sleep.
+_LONGEST_WAIT = 30.0
+
+
+@dataclass(eq=False)
+class _Client:
+    """The client, and its offers that it has not taken yet."""
+
+    may_renew: Callable[[str | None], bool]
+    offers: deque[Offer] = field(default_factory=deque)
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+
+def settings_of(
+    renew_at: float, interval: float, kdc_timeout: float, most: int, most_of_realm: int
+) -> Settings:
+    """The settings of these options of the configuration."""
+    return Settings(Schedule(renew_at, interval), most, most_of_realm, kdc_timeout + _PATIENCE)
+
+
+class Renewals:
+    """Offers TGTs that are due to one client at a time, and takes new ones.
+
+    `renewed`: the number of TGTs renewed; `unchanged`: of new ones that came too late; `failures`: of failed
+    attempts, by reason.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        settings: Settings = Settings(),  # noqa: B008 - it cannot be changed
+        clock: Callable[[], float] = time.time,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._engine = engine
+        self._settings = settings
+        self._clock = clock
+        self._jitter = jitter
+        self._queue = RenewalQueue(settings.most, settings.most_of_realm)
+        self.index = RenewalIndex(engine, self._queue, settings.schedule, self._wake, jitter)
+        self._client: _Client | None = None
+        self._has_no_client = asyncio.Event()
+        self._has_no_client.set()
+        self._attempts: dict[bytes, Attempt] = {}
+        self._reading: asyncio.Task[None] | None = None
+        self._is_ending = False
+        self.renewed = 0
+        self.unchanged = 0
+        self.failures: Counter[str] = Counter()
+
+    @property
+    def has_client(self) -> bool:
+        return self._client is not None
+
+    @property
+    def trying(self) -> int:
+        """The number of attempts in progress."""
+        return self._queue.trying
+
+    @property
+    def ready(self) -> int:
+        """The number of TGTs that are due and wait for their turn."""
+        return self._queue.ready
+
+    @property
+    def next_due(self) -> float | None:
+        """When the next TGT is due; None: none is going to be."""
+        if self._queue.ready or self._queue.trying or self.index.is_reading:
+            return self._clock()
+        return self._queue.next_due
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether an idle daemon has to wait: an attempt is in progress, or a TGT is due soon."""
+        due = self.next_due
+        return self._client is not None and due is not None and due <= self._clock() + _SOON
+
+    async def offers(self, may_renew: Callable[[str | None], bool]) -> AsyncGenerator[Offer]:
+        """Yield each TGT when it is due, until `finish` is called; raises BusyError.
+
+        `may_renew`: whether the client may read and change ccaches of this SELinux label. If the caller does
+        not go on, its attempts end, and their TGTs are due again at once.
+        """
+        if self._client is not None:
+            raise BusyError
+        client = self._client = _Client(may_renew)
+        self._has_no_client.clear()
+        self._begin()
+        try:
+            while not self._is_ending:
+                while client.offers:
+                    yield client.offers.popleft()
+                client.arrived.clear()
+                self._fill(client)
+                if not client.offers:
+                    await self._wait(client)
+        finally:
+            self._client = None
+            self._has_no_client.set()
+            for task in client.tasks:
+                task.cancel()
+            for attempt in list(self._attempts.values()):
+                self._lose(attempt)
+
+    async def finish(self) -> None:
+        """End the offers and all work, because the daemon ends."""
+        self._is_ending = True
+        self._wake()
+        try:
+            async with asyncio.timeout(_PATIENCE_AT_END):
+                await self._has_no_client.wait()
+        except TimeoutError:
+            pass
+        if self._reading is not None:
+            self._reading.cancel()
+
+    def _begin(self) -> None:
+        """Find all TGTs, when the first client comes."""
+        if self._reading is None:
+            self._engine.report_changes_to(self.index)
+            self._reading = asyncio.create_task(self._read_all())
+
+    async def _read_all(self) -> None:
+        uids = None
+        while uids is None:
+            try:
+                uids = await self._engine.store.uids()
+            except StoreError as error:
+                log.error("TGTs that can be renewed are searched for later: %s", error)  # noqa: TRY400
+                await asyncio.sleep(_PAUSE)
+        self.index.read_again(uids)
+        await self.index.run()
+
+    def _wake(self) -> None:
+        if self._client is not None:
+            self._client.arrived.set()
+
+    async def _wait(self, client: _Client) -> None:
+        due = self._queue.next_due
+        pause = _LONGEST_WAIT if due is None else min(_LONGEST_WAIT, max(0.0, due - self._clock()))
+        try:
+            async with asyncio.timeout(pause):
+                await client.arrived.wait()
+        except TimeoutError:
+            pass
+
+    # Attempts
+
+    def _fill(self, client: _Client) -> None:
+        """Begin as many attempts as there may be."""
+        while (tgt := self._queue.take(self._clock())) is not None:
+            task = asyncio.create_task(self._offer(client, tgt))
+            client.tasks.add(task)
+            task.add_done_callback(client.tasks.discard)
+
+    async def _offer(self, client: _Client, tgt: Tgt) -> None:
+        """Offer a TGT to the client, if its ccache still holds it."""
+        is_offered = False
+        try:
+            if tgt.end <= self._clock():
+                tgt.due = None
+                return
+            found = await self._engine.read((tgt.uid,), partial(find_tgt, tgt))
+            if not self.index.is_known(tgt):
+                return
+            if found is None or not client.may_renew(found.label):
+                self.index.remove(tgt)
+                if found is None:
+                    self.index.read_again((tgt.uid,))
+                return
+            self._attempt(client, tgt, found)
+            is_offered = True
+        except StoreError:
+            tgt.due = self._clock() + _PAUSE
+        finally:
+            if not is_offered:
+                self._queue.end(tgt)
+                self._put_back(tgt)
+                self._wake()
+
+    def _attempt(self, client: _Client, tgt: Tgt, found: Found) -> None:
+        times = found.credential.times
+        offer = Offer(
+            *(os.urandom(ID_SIZE), tgt.uid, found.name, found.credential, tgt.realm, found.kdc_offset),
+            *(self._clock() if tgt.due is None else tgt.due, tgt.end, times.renew_till - found.kdc_offset),
+        )
+        loop = asyncio.get_running_loop()
+        attempt = Attempt(
+            tgt, offer, found.principal, loop.call_later(self._settings.patience, self._give_up, offer.id)
+        )
+        self._attempts[offer.id] = attempt
+        client.offers.append(offer)
+        client.arrived.set()
+
+    def _put_back(self, tgt: Tgt) -> None:
+        """Put a TGT into the queue again, if its ccache still holds it."""
+        if self.index.is_known(tgt):
+            self._queue.put(tgt)
+
+    def _take(self, id_: bytes) -> Attempt | None:
+        attempt = self._attempts.pop(id_, None)
+        if attempt is not None:
+            attempt.timer.cancel()
+        return attempt
+
+    def _end(self, tgt: Tgt) -> None:
+        self._queue.end(tgt)
+        self._put_back(tgt)
+        self._wake()
+
+    def _lose(self, attempt: Attempt) -> None:
+        """End an attempt whose client has gone. The TGT may be the reason, if that happens again."""
+        self._take(attempt.offer.id)
+        tgt = attempt.tgt
+        self.failures["lost"] += 1
+        tgt.losses += 1
+        tgt.due = self._clock() if tgt.losses == 1 else self._next_attempt(tgt, tgt.losses - 1)
+        self._end(tgt)
+
+    def _give_up(self, id_: bytes) -> None:
+        attempt = self._take(id_)
+        if attempt is not None:
+            self._fail(attempt, Failure("lost", "pykcm-renew gave no result in time"))
+
+    def _next_attempt(self, tgt: Tgt, failures: int) -> float | None:
+        now = self._clock()
+        pause = min(_PAUSE * 2 ** min(failures - 1, 20), _LONGEST_PAUSE, _PART_OF_REST * (tgt.end - now))
+        at = now + max(pause, _PAUSE) * (1 + 0.1 * self._jitter())
+        return at if at < tgt.end else None
+
+    # Results
+
+    async def hand_back(self, id_: bytes, result: bytes | Failure) -> HandedBack:
+        """Take the result of an attempt: the renewed TGT, or a failure."""
+        attempt = self._take(id_)
+        if attempt is None:
+            return HandedBack("unknown")
+        if isinstance(result, Failure):
+            return HandedBack("failed", self._fail(attempt, result))
+        try:
+            new = parse_credential(result)
+            reason = why_no_renewal(attempt.offer.credential, new)
+        except KcmError as error:
+            reason = f"it cannot be read: {error}"
+        if reason:
+            failure = Failure("refused", f"what pykcm-renew handed back is not the renewed TGT: {reason}")
+            return HandedBack("refused", self._fail(attempt, failure))
+        return await to_the_end(self._replace(attempt, new))
+
+    async def _replace(self, attempt: Attempt, new: Credential) -> HandedBack:
+        tgt = attempt.tgt
+        may_renew = (lambda _: False) if self._client is None else self._client.may_renew
+        try:
+            replacement = await self._engine.change(
+                (tgt.uid,), partial(replace_tgt, tgt, attempt.offer, new, may_renew)
+            )
+        except StoreError as error:
+            return HandedBack("failed", self._fail(attempt, Failure("store", str(error))))
+        except BaseException:
+            self._fail(attempt, Failure("internal", "an error in pykcm"))
+            raise
+        if replacement is Replacement.HAS_EQUAL:
+            failure = Failure("refused", "the ccache has another TGT that equals the renewed one")
+            return HandedBack("refused", self._fail(attempt, failure))
+        if replacement is Replacement.DONE:
+            self.renewed += 1
+            self._note_renewed(attempt, new)
+        else:
+            self.unchanged += 1
+            # The index may be wrong about this ccache.
+            self.index.remove(tgt)
+            self.index.read_again((tgt.uid,))
+        self._end(tgt)
+        return HandedBack(replacement.value)
+
+    def _note_renewed(self, attempt: Attempt, new: Credential) -> None:
+        tgt = attempt.tgt
+        now = self.index.of_ccache(tgt.uid, tgt.ccache).get(tgt.uuid)
+        if now is not None:
+            now.last_time, now.last_result = self._clock(), "renewed"
+        log_renewal(attempt, new)
+
+    def _fail(self, attempt: Attempt, failure: Failure) -> float | None:
+        """Note a failure, and return when the next attempt is."""
+        tgt = attempt.tgt
+        self.failures[failure.reason] += 1
+        tgt.failures += 1
+        tgt.last_time, tgt.last_result = self._clock(), failure.reason
+        tgt.last_message = printable(failure.message)
+        tgt.due = self._next_attempt(tgt, tgt.failures) if failure.again else None
+        log_failure(attempt, failure, self._clock())
+        self._end(tgt)
+        return tgt.due
