@@ -1,7 +1,6 @@
 """The requests renewals and renewed: TGTs that are due go to pykcm-renew, and come back renewed."""
 
 from collections.abc import AsyncIterator
-from contextlib import aclosing
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -61,8 +60,8 @@ async def offer_renewals(call: Call) -> AsyncIterator[dict[str, Any]]:
         raise ControlError(ErrorCode.UNSUPPORTED, "TGTs are not renewed here (tgt_renewal = false)")
     renewals = call.administration.renewals.start()
     access = call.administration.access
-    async with aclosing(renewals.offers(lambda label: access.may_use(call.peer, label))) as offers:
-        try:
+    try:
+        with renewals.connected(lambda label: access.may_use(call.peer, label)) as offers:
             yield {
                 "renewals": {
                     "max_renewals": config.max_renewals,
@@ -71,8 +70,8 @@ async def offer_renewals(call: Call) -> AsyncIterator[dict[str, Any]]:
             }
             async for offer in offers:
                 yield {"tgt": _item(offer)}
-        except BusyError:
-            raise ControlError(ErrorCode.BUSY, "another client renews TGTs already") from None
+    except BusyError:
+        raise ControlError(ErrorCode.BUSY, "another client renews TGTs already") from None
     call.summary = {"next_due": renewals.next_due}
 
 

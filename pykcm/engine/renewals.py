@@ -10,7 +10,8 @@ import os
 import random
 import time
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -101,6 +102,7 @@ class Renewals:
         self._has_no_client.set()
         self._attempts: dict[bytes, Attempt] = {}
         self._reading: asyncio.Task[None] | None = None
+        self._is_beginning = False
         self._is_ending = False
         self.renewed = 0
         self.unchanged = 0
@@ -121,9 +123,14 @@ class Renewals:
         return self._queue.ready
 
     @property
+    def is_searching(self) -> bool:
+        """Whether collections have to be read: there may be more TGTs than are known."""
+        return self._is_beginning or self.index.is_reading
+
+    @property
     def next_due(self) -> float | None:
         """When the next TGT is due; None: none is going to be."""
-        if self._queue.ready or self._queue.trying or self.index.is_reading:
+        if self._queue.ready or self._queue.trying or self.is_searching:
             return self._clock()
         return self._queue.next_due
 
@@ -133,11 +140,13 @@ class Renewals:
         due = self.next_due
         return self._client is not None and due is not None and due <= self._clock() + _SOON
 
-    async def offers(self, may_renew: Callable[[str | None], bool]) -> AsyncGenerator[Offer]:
-        """Yield each TGT when it is due, until `finish` is called; raises BusyError.
+    @contextmanager
+    def connected(self, may_renew: Callable[[str | None], bool]) -> Iterator[AsyncIterator[Offer]]:
+        """Within it, there is a client, which takes the offers; raises BusyError if there is another one.
 
-        `may_renew`: whether the client may read and change ccaches of this SELinux label. If the caller does
-        not go on, its attempts end, and their TGTs are due again at once.
+        `may_renew`: whether the client may read and change ccaches of this SELinux label. When the client
+        has gone, its attempts end, and their TGTs are due again at once. There are no more offers after
+        `finish`.
         """
         if self._client is not None:
             raise BusyError
@@ -145,13 +154,7 @@ class Renewals:
         self._has_no_client.clear()
         self._begin()
         try:
-            while not self._is_ending:
-                while client.offers:
-                    yield client.offers.popleft()
-                client.arrived.clear()
-                self._fill(client)
-                if not client.offers:
-                    await self._wait(client)
+            yield self._offers(client)
         finally:
             self._client = None
             self._has_no_client.set()
@@ -159,6 +162,15 @@ class Renewals:
                 task.cancel()
             for attempt in list(self._attempts.values()):
                 self._lose(attempt)
+
+    async def _offers(self, client: _Client) -> AsyncIterator[Offer]:
+        while not self._is_ending:
+            while client.offers:
+                yield client.offers.popleft()
+            client.arrived.clear()
+            self._fill(client)
+            if not client.offers:
+                await self._wait(client)
 
     async def finish(self) -> None:
         """End the offers and all work, because the daemon ends."""
@@ -175,6 +187,7 @@ class Renewals:
     def _begin(self) -> None:
         """Find all TGTs, when the first client comes."""
         if self._reading is None:
+            self._is_beginning = True
             self._engine.report_changes_to(self.index)
             self._reading = asyncio.create_task(self._read_all())
 
@@ -187,6 +200,7 @@ class Renewals:
                 log.error("TGTs that can be renewed are searched for later: %s", error)  # noqa: TRY400
                 await asyncio.sleep(_PAUSE)
         self.index.read_again(uids)
+        self._is_beginning = False
         await self.index.run()
 
     def _wake(self) -> None:

@@ -35,6 +35,7 @@ from tests.server.largest_costs import (
     fill,
     smallest,
 )
+from tests.server.waiting import until
 
 EXPIRED_UID = 1001
 DOCUMENTED = documented("[a-z]+")
@@ -127,8 +128,7 @@ async def answer_whole(server: Server, name: str, sent: list[bytes]) -> None:
         await asyncio.sleep(0)
         if name == "renewals":
             # The first client causes the search for TGTs.
-            while administration.renewals.start().index.is_reading:
-                await asyncio.sleep(0)
+            await until(lambda: not administration.renewals.start().is_searching)
             return
         if name in {"watch", "trace"}:
             if isinstance(each, Raw):
