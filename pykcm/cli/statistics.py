@@ -200,6 +200,7 @@ def _ask(client: ControlClient) -> Stats:
 # Keys and groups of keys that are states. All others are counters.
 _STATES = {
     *("time", "started", "ccaches", "collections", "size", "open", "longest", "watchers", "tracers"),
+    *("client", "known", "due", "trying", "next_due"),
     *("away_since", "last_seen", "connections_open"),
 }
 _STATE_GROUPS = {"queues"}
@@ -316,6 +317,7 @@ def _other_rows(stats: Stats, seconds: float) -> Iterator[list[str]]:
     yield row("requests waiting for other users'", queues["waiting_for_turn"])
     yield row("large requests waiting", None, format_size(queues["request_bytes"]))
     yield row("replies not read by clients", None, format_size(queues["reply_bytes"]))
+    yield from _renewal_rows(stats.get("renewals"))
     for kind in ("ccaches", "tickets"):
         for reason, number in stats[f"removed_{kind}"].items():
             yield row(f"{kind} removed: {reason}", number)
@@ -341,6 +343,20 @@ def _store_rows(store: Stats | None, now: float) -> Iterator[list[str]]:
     yield ["answers of the shared store that were late", str(store["timeouts"])]
     more = f"{found['made']} commits found to be made, {found['not_made']} not"
     yield ["answers of the shared store that were lost", f"{store['lost_answers']} ({more})"]
+
+
+def _renewal_rows(renewals: Stats | None) -> Iterator[list[str]]:
+    """The state of renewals, once pykcm-renew has asked for TGTs."""
+    if renewals is None:
+        return
+    client = "pykcm-renew is connected" if renewals["client"] else "pykcm-renew is not connected"
+    yield ["TGTs that can be renewed", str(renewals["known"]), client]
+    yield ["TGTs that wait for their renewal", str(renewals["due"]), ""]
+    yield ["renewals in progress", str(renewals["trying"]), ""]
+    yield ["TGTs renewed", str(renewals["renewed"]), ""]
+    yield ["TGTs renewed too late", str(renewals["unchanged"]), "the ccache had changed"]
+    for reason, number in renewals["failures"].items():
+        yield [f"failed renewals: {printable(reason)}", str(number), ""]
 
 
 def _two_quantiles(durations: Stats) -> str:

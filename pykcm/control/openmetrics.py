@@ -37,6 +37,8 @@ def _families(stats: Mapping[str, Any]) -> Iterator[str]:
     yield from _cache(stats["cache"])
     yield from _connections(stats["connections"])
     yield from _queues(stats["queues"])
+    if stats["renewals"] is not None:
+        yield from _renewals(stats["renewals"])
     for name, what in (("ccaches", "Ccaches"), ("tickets", "Service tickets")):
         removed = [({"reason": reason}, count) for reason, count in stats[f"removed_{name}"].items()]
         help_ = f"{what} removed because they had expired or to make room, by the option that required it."
@@ -142,6 +144,19 @@ def _queues(queues: Mapping[str, Any]) -> Iterator[str]:
         queues["reply_bytes"],
         "bytes",
     )
+
+
+def _renewals(renewals: Mapping[str, Any]) -> Iterator[str]:
+    """The metrics of renewals, once pykcm-renew has asked for TGTs."""
+    yield from _gauge("pykcm_renewal_client", "1 while pykcm-renew is connected.", int(renewals["client"]))
+    yield from _gauge("pykcm_renewable_tgts", "TGTs that can be renewed.", renewals["known"])
+    yield from _gauge("pykcm_renewals_due", "TGTs that are due and wait for their turn.", renewals["due"])
+    yield from _gauge("pykcm_renewals_in_progress", "Renewals in progress.", renewals["trying"])
+    results = [({"result": "renewed"}, renewals["renewed"]), ({"result": "changed"}, renewals["unchanged"])]
+    help_ = "New TGTs, by what became of them; changed: the ccache no longer held the old one."
+    yield from _counters("pykcm_renewals", help_, results)
+    failures = [({"reason": reason}, count) for reason, count in renewals["failures"].items()]
+    yield from _counters("pykcm_renewal_failures", "Failed attempts to renew a TGT, by reason.", failures)
 
 
 # Format

@@ -14,6 +14,9 @@ from pykcm.engine.renewal_attempts import ID_SIZE, BusyError, Failure, Offer
 # In bytes: the largest frame with the result of a renewal.
 LARGEST_RESULT = 1024 * 1024
 
+# In seconds: the end of a client that was killed is noticed within a second.
+_PATIENCE = 2.0
+
 
 class RenewalsArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The request has no arguments."""
@@ -60,6 +63,7 @@ async def offer_renewals(call: Call) -> AsyncIterator[dict[str, Any]]:
         raise ControlError(ErrorCode.UNSUPPORTED, "TGTs are not renewed here (tgt_renewal = false)")
     renewals = call.administration.renewals.start()
     access = call.administration.access
+    await renewals.wait_until_free(_PATIENCE)
     try:
         with renewals.connected(lambda label: access.may_use(call.peer, label)) as offers:
             yield {

@@ -80,6 +80,9 @@ async def gather(administration: Administration) -> dict[str, Any]:
             "request_bytes": connections.request_memory,
             "reply_bytes": connections.reply_memory,
         },
+        "renewals": None
+        if administration.renewals.current is None
+        else administration.renewals.current.statistics(),
         "removed_ccaches": dict(engine.removals.ccaches),
         "removed_tickets": dict(engine.removals.tickets),
         "watchers": sum(watcher.is_client for watcher in engine.watchers),

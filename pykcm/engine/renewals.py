@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 from pykcm.ccaches.renewal import Schedule, why_no_renewal
 from pykcm.engine.engine import Engine, to_the_end
@@ -109,10 +110,6 @@ class Renewals:
         self.failures: Counter[str] = Counter()
 
     @property
-    def has_client(self) -> bool:
-        return self._client is not None
-
-    @property
     def trying(self) -> int:
         """The number of attempts in progress."""
         return self._queue.trying
@@ -121,6 +118,19 @@ class Renewals:
     def ready(self) -> int:
         """The number of TGTs that are due and wait for their turn."""
         return self._queue.ready
+
+    def statistics(self) -> dict[str, Any]:
+        """The state and counts since the start, as the request `stats` gives them."""
+        return {
+            "client": self._client is not None,
+            "known": len(self.index),
+            "due": self._queue.ready,
+            "trying": self._queue.trying,
+            "next_due": self.next_due,
+            "renewed": self.renewed,
+            "unchanged": self.unchanged,
+            "failures": dict(self.failures),
+        }
 
     @property
     def is_searching(self) -> bool:
@@ -139,6 +149,14 @@ class Renewals:
         """Whether an idle daemon has to wait: an attempt is in progress, or a TGT is due soon."""
         due = self.next_due
         return self._client is not None and due is not None and due <= self._clock() + _SOON
+
+    async def wait_until_free(self, patience: float) -> None:
+        """Wait until there is no client, but at most so many seconds: it may just have been killed."""
+        try:
+            async with asyncio.timeout(patience):
+                await self._has_no_client.wait()
+        except TimeoutError:
+            pass
 
     @contextmanager
     def connected(self, may_renew: Callable[[str | None], bool]) -> Iterator[AsyncIterator[Offer]]:
@@ -176,11 +194,7 @@ class Renewals:
         """End the offers and all work, because the daemon ends."""
         self._is_ending = True
         self._wake()
-        try:
-            async with asyncio.timeout(_PATIENCE_AT_END):
-                await self._has_no_client.wait()
-        except TimeoutError:
-            pass
+        await self.wait_until_free(_PATIENCE_AT_END)
         if self._reading is not None:
             self._reading.cancel()
 
