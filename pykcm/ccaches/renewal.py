@@ -4,10 +4,21 @@ A user who wants no renewal of a ccache puts a configuration entry of libkrb5 in
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from pykcm.ccaches.ccache import CCache
+from pykcm.ccaches.changes import (
+    CCacheCreated,
+    CCacheMoved,
+    CCacheRemoved,
+    CCacheReplaced,
+    Change,
+    CredentialRemoved,
+    CredentialStored,
+    KdcOffsetChanged,
+    LabelChanged,
+)
 from pykcm.ccaches.expiry import is_ticket
 from pykcm.protocol.credential import Credential
 from pykcm.protocol.principal import Identity, Principal, is_tgs, name_of
@@ -107,9 +118,28 @@ def is_renewal_off(ccache: CCache) -> bool:
     )
 
 
-def matters(server: Identity) -> bool:
+def _matters(server: Identity) -> bool:
     """Whether a credential for this server decides about renewals: a TGT, or the user's setting."""
     return is_tgs(server) or server == SETTING.identity
+
+
+def ccaches_with_other_tgts(changes: Iterable[Change]) -> dict[bytes, CCache | None]:
+    """The ccaches whose TGTs may have changed, by UUID; None: there is none any more."""
+    touched: dict[bytes, CCache | None] = {}
+    for change in changes:
+        match change:
+            case CCacheCreated(ccache) | CCacheReplaced(ccache) | KdcOffsetChanged(ccache):
+                touched[ccache.uuid] = ccache
+            case LabelChanged(ccache):
+                touched[ccache.uuid] = ccache
+            case CredentialStored(ccache, _, credential) | CredentialRemoved(ccache, _, credential):
+                if _matters(credential.equality.server):
+                    touched[ccache.uuid] = ccache
+            case CCacheRemoved(uuid):
+                touched[uuid] = None
+            case CCacheMoved(ccache):
+                touched[ccache.uuid] = None
+    return touched
 
 
 def why_no_renewal(old: Credential, new: Credential) -> str:

@@ -38,7 +38,8 @@ class RenewalsOnDemand:
 
     def start(self) -> "Renewals":
         if self.current is None:
-            from pykcm.engine.renewals import Renewals, settings_of  # noqa: PLC0415
+            from pykcm.engine.renewal_attempts import settings_of  # noqa: PLC0415
+            from pykcm.engine.renewals import Renewals  # noqa: PLC0415
 
             config = self._config
             settings = settings_of(

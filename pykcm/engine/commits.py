@@ -9,6 +9,7 @@ from itertools import count
 from typing import Protocol, TypeVar
 
 from pykcm.ccaches.changes import Change, added_ccaches, removals_in, written_size
+from pykcm.ccaches.renewal import ccaches_with_other_tgts
 from pykcm.engine.collection_cache import CollectionCache
 from pykcm.engine.committer import Committer
 from pykcm.engine.events import Changed, Event, Watch
@@ -144,9 +145,13 @@ class Commits:
         """An entry of these changes, based on what is stored of the UIDs."""
         bases = {uid: self._collection_cache.version(uid) for uid in uids}
         id_ = self._id_prefix + next(self._numbers).to_bytes(_ID_SIZE)
-        if most := self._collection_cache.most_ccaches:
-            return Entry(secrets, bases, size, id_, sum(map(added_ccaches, changes)), most)
-        return Entry(secrets, bases, size, id_)
+        if self._store.freshness is None:
+            return Entry(secrets, bases, size, id_)
+        several = list(changes)
+        most = self._collection_cache.most_ccaches
+        added = sum(map(added_ccaches, several)) if most else 0
+        changes_tgts = any(ccaches_with_other_tgts(each) for each in several)
+        return Entry(secrets, bases, size, id_, added, most, changes_tgts)
 
     def before(self, collections: Collections) -> list[tuple[Watch, dict[int, bytes]]]:
         return self.watchers.each(lambda watcher: watcher.before(collections.values()))

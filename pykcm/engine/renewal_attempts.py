@@ -3,8 +3,9 @@
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
@@ -22,6 +23,9 @@ _FAILURES = LimitedLog(log, "TGTs that were not renewed", 10)
 _RENEWED = LimitedLog(log, "renewed TGTs", 30)
 
 ID_SIZE = 16
+
+# In seconds: how long an attempt may take in addition to the KDC's time.
+_PATIENCE = 60.0
 
 
 class Replacement(Enum):
@@ -42,7 +46,14 @@ class Settings(NamedTuple):
     schedule: Schedule = Schedule()
     most: int = 32
     most_of_realm: int = 16
-    patience: float = 66.0
+    patience: float = 6.0 + _PATIENCE
+
+
+def settings_of(
+    renew_at: float, interval: float, kdc_timeout: float, most: int, most_of_realm: int
+) -> Settings:
+    """The settings of these options of the configuration."""
+    return Settings(Schedule(renew_at, interval), most, most_of_realm, kdc_timeout + _PATIENCE)
 
 
 class Offer(NamedTuple):
@@ -134,6 +145,16 @@ def find_tgt(tgt: Tgt, collections: Collections) -> Found | None:
     if credential is None or hash(credential.blob) != tgt.digest:
         return None
     return Found(ccache.name, ccache.label, credential, ccache.kdc_offset, ccache.principal)
+
+
+@dataclass(eq=False)
+class Client:
+    """The client, and its offers that it has not taken yet."""
+
+    may_renew: Callable[[str | None], bool]
+    offers: deque[Offer] = field(default_factory=deque)
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
 
 def replace_tgt(

@@ -12,19 +12,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple, NoReturn
 
-from pykcm.ccaches.ccache import CCache
 from pykcm.ccaches.changes import (
-    CCacheCreated,
-    CCacheMoved,
-    CCacheRemoved,
-    CCacheReplaced,
     Change,
-    CredentialRemoved,
-    CredentialStored,
-    KdcOffsetChanged,
-    LabelChanged,
 )
-from pykcm.ccaches.renewal import RenewableTgt, Schedule, matters, renewable_tgts
+from pykcm.ccaches.renewal import RenewableTgt, Schedule, ccaches_with_other_tgts, renewable_tgts
 from pykcm.engine.engine import Collections, Engine
 from pykcm.engine.renewal_queue import RenewalQueue, Tgt
 from pykcm.logs import LimitedLog
@@ -68,6 +59,8 @@ class RenewalIndex:
         self._notify = notify
         self._jitter = jitter
         self._by_uid: dict[int, _OfUid] = {}
+        # Whether this host renews TGTs, and not another one for it.
+        self.is_active = True
         # UIDs whose collections have to be read, in this order.
         self._to_read: dict[int, None] = {}
         self._arrived = asyncio.Event()
@@ -103,9 +96,11 @@ class RenewalIndex:
 
     def committed(self, uid: int, changes: Iterable[Change]) -> None:
         """Note changes that are durable."""
+        if not self.is_active:
+            return
         if uid == self._reading:
             self._is_outdated = True
-        for ccache, contents in _touched(changes).items():
+        for ccache, contents in ccaches_with_other_tgts(changes).items():
             self._note(uid, ccache, () if contents is None else renewable_tgts(contents))
 
     def dropped(self, uid: int) -> None:
@@ -116,7 +111,7 @@ class RenewalIndex:
 
     def read_again(self, uids: Iterable[int]) -> None:
         """Have these collections read."""
-        for uid in uids:
+        for uid in uids if self.is_active else ():
             if uid == self._reading:
                 self._is_outdated = True
             self._to_read.setdefault(uid)
@@ -129,6 +124,7 @@ class RenewalIndex:
                 self._queue.discard(tgt)
         self._by_uid.clear()
         self._to_read.clear()
+        self._is_outdated = True
 
     async def run(self) -> NoReturn:
         """Read the collections that have to be read, until cancelled."""
@@ -211,25 +207,6 @@ class RenewalIndex:
         elif not ccaches:
             del self._by_uid[uid]
         self._notify()
-
-
-def _touched(changes: Iterable[Change]) -> dict[bytes, CCache | None]:
-    """The ccaches whose TGTs may have changed, by UUID; None: there is none any more."""
-    touched: dict[bytes, CCache | None] = {}
-    for change in changes:
-        match change:
-            case CCacheCreated(ccache) | CCacheReplaced(ccache) | KdcOffsetChanged(ccache):
-                touched[ccache.uuid] = ccache
-            case LabelChanged(ccache):
-                touched[ccache.uuid] = ccache
-            case CredentialStored(ccache, _, credential) | CredentialRemoved(ccache, _, credential):
-                if matters(credential.equality.server):
-                    touched[ccache.uuid] = ccache
-            case CCacheRemoved(uuid):
-                touched[uuid] = None
-            case CCacheMoved(ccache):
-                touched[ccache.uuid] = None
-    return touched
 
 
 def _find(uid: int, collections: Collections) -> list[_Found]:

@@ -9,19 +9,19 @@ import logging
 import os
 import random
 import time
-from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 
-from pykcm.ccaches.renewal import Schedule, why_no_renewal
+from pykcm.ccaches.renewal import why_no_renewal
 from pykcm.engine.engine import Engine, to_the_end
 from pykcm.engine.renewal_attempts import (
     ID_SIZE,
     Attempt,
     BusyError,
+    Client,
     Failure,
     Found,
     HandedBack,
@@ -35,6 +35,7 @@ from pykcm.engine.renewal_attempts import (
 )
 from pykcm.engine.renewal_index import RenewalIndex
 from pykcm.engine.renewal_queue import RenewalQueue, Tgt
+from pykcm.engine.renewal_sharing import RenewalLease
 from pykcm.protocol.codes import KcmError
 from pykcm.protocol.credential import Credential, parse_credential
 from pykcm.protocol.text import printable
@@ -42,14 +43,13 @@ from pykcm.store.interface import StoreError
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 # In seconds: the pause after a first failure, and the longest one.
 _PAUSE = 1.0
 _LONGEST_PAUSE = 3600.0
 # The pause is at most this part of the time until the TGT ends.
 _PART_OF_REST = 0.25
-
-# In seconds: how long an attempt may take in addition to the KDC's time.
-_PATIENCE = 60.0
 
 # In seconds: how long the client may take to read its offers when the daemon ends.
 _PATIENCE_AT_END = 1.0
@@ -59,23 +59,6 @@ _SOON = 10.0
 
 # In seconds: the clock may be set meanwhile, and the machine may sleep.
 _LONGEST_WAIT = 30.0
-
-
-@dataclass(eq=False)
-class _Client:
-    """The client, and its offers that it has not taken yet."""
-
-    may_renew: Callable[[str | None], bool]
-    offers: deque[Offer] = field(default_factory=deque)
-    arrived: asyncio.Event = field(default_factory=asyncio.Event)
-    tasks: set[asyncio.Task[None]] = field(default_factory=set)
-
-
-def settings_of(
-    renew_at: float, interval: float, kdc_timeout: float, most: int, most_of_realm: int
-) -> Settings:
-    """The settings of these options of the configuration."""
-    return Settings(Schedule(renew_at, interval), most, most_of_realm, kdc_timeout + _PATIENCE)
 
 
 class Renewals:
@@ -98,12 +81,14 @@ class Renewals:
         self._jitter = jitter
         self._queue = RenewalQueue(settings.most, settings.most_of_realm)
         self.index = RenewalIndex(engine, self._queue, settings.schedule, self._wake, jitter)
-        self._client: _Client | None = None
+        self._client: Client | None = None
+        self._sharing = engine.store.sharing
         self._has_no_client = asyncio.Event()
         self._has_no_client.set()
         self._attempts: dict[bytes, Attempt] = {}
-        self._reading: asyncio.Task[None] | None = None
-        self._is_beginning = False
+        self._has_begun = False
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._searching: asyncio.Task[None] | None = None
         self._is_ending = False
         self.renewed = 0
         self.unchanged = 0
@@ -135,7 +120,8 @@ class Renewals:
     @property
     def is_searching(self) -> bool:
         """Whether collections have to be read: there may be more TGTs than are known."""
-        return self._is_beginning or self.index.is_reading
+        is_beginning = self._searching is not None and not self._searching.done()
+        return is_beginning or self.index.is_reading
 
     @property
     def next_due(self) -> float | None:
@@ -146,7 +132,12 @@ class Renewals:
 
     @property
     def is_needed(self) -> bool:
-        """Whether an idle daemon has to wait: an attempt is in progress, or a TGT is due soon."""
+        """Whether an idle daemon has to wait: an attempt is in progress, or a TGT is due soon.
+
+        With a shared store it always does: it may have to take over from another host.
+        """
+        if self._sharing is not None:
+            return self._client is not None
         due = self.next_due
         return self._client is not None and due is not None and due <= self._clock() + _SOON
 
@@ -168,20 +159,20 @@ class Renewals:
         """
         if self._client is not None:
             raise BusyError
-        client = self._client = _Client(may_renew)
+        client = self._client = Client(may_renew)
         self._has_no_client.clear()
-        self._begin()
+        lease = self._begin()
         try:
             yield self._offers(client)
         finally:
             self._client = None
             self._has_no_client.set()
-            for task in client.tasks:
+            for task in [*client.tasks, *lease]:
                 task.cancel()
             for attempt in list(self._attempts.values()):
                 self._lose(attempt)
 
-    async def _offers(self, client: _Client) -> AsyncIterator[Offer]:
+    async def _offers(self, client: Client) -> AsyncIterator[Offer]:
         while not self._is_ending:
             while client.offers:
                 yield client.offers.popleft()
@@ -195,17 +186,40 @@ class Renewals:
         self._is_ending = True
         self._wake()
         await self.wait_until_free(_PATIENCE_AT_END)
-        if self._reading is not None:
-            self._reading.cancel()
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=_PATIENCE_AT_END)
 
-    def _begin(self) -> None:
-        """Find all TGTs, when the first client comes."""
-        if self._reading is None:
-            self._is_beginning = True
+    def _begin(self) -> list[asyncio.Task[NoReturn]]:
+        """Find all TGTs; returns the task that does so for this client, if other hosts may do it, too."""
+        if not self._has_begun:
+            self._has_begun = True
             self._engine.report_changes_to(self.index)
-            self._reading = asyncio.create_task(self._read_all())
+            self._start(self.index.run())
+            if self._sharing is None:
+                self._searching = self._start(self._search())
+        if self._sharing is None:
+            return []
+        self.index.is_active = False
+        lease = RenewalLease(self._sharing, self._begin_for_all, self.index.read_again, self._end_for_all)
+        return [self._start(lease.run())]
 
-    async def _read_all(self) -> None:
+    def _start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _begin_for_all(self) -> None:
+        self.index.is_active = True
+        self.index.read_again(await self._engine.store.uids())
+
+    def _end_for_all(self) -> None:
+        self.index.is_active = False
+        self.index.clear()
+
+    async def _search(self) -> None:
         uids = None
         while uids is None:
             try:
@@ -214,14 +228,12 @@ class Renewals:
                 log.error("TGTs that can be renewed are searched for later: %s", error)  # noqa: TRY400
                 await asyncio.sleep(_PAUSE)
         self.index.read_again(uids)
-        self._is_beginning = False
-        await self.index.run()
 
     def _wake(self) -> None:
         if self._client is not None:
             self._client.arrived.set()
 
-    async def _wait(self, client: _Client) -> None:
+    async def _wait(self, client: Client) -> None:
         due = self._queue.next_due
         pause = _LONGEST_WAIT if due is None else min(_LONGEST_WAIT, max(0.0, due - self._clock()))
         try:
@@ -232,14 +244,14 @@ class Renewals:
 
     # Attempts
 
-    def _fill(self, client: _Client) -> None:
+    def _fill(self, client: Client) -> None:
         """Begin as many attempts as there may be."""
         while (tgt := self._queue.take(self._clock())) is not None:
             task = asyncio.create_task(self._offer(client, tgt))
             client.tasks.add(task)
             task.add_done_callback(client.tasks.discard)
 
-    async def _offer(self, client: _Client, tgt: Tgt) -> None:
+    async def _offer(self, client: Client, tgt: Tgt) -> None:
         """Offer a TGT to the client, if its ccache still holds it."""
         is_offered = False
         try:
@@ -264,7 +276,7 @@ class Renewals:
                 self._put_back(tgt)
                 self._wake()
 
-    def _attempt(self, client: _Client, tgt: Tgt, found: Found) -> None:
+    def _attempt(self, client: Client, tgt: Tgt, found: Found) -> None:
         times = found.credential.times
         offer = Offer(
             *(os.urandom(ID_SIZE), tgt.uid, found.name, found.credential, tgt.realm, found.kdc_offset),

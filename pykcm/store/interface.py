@@ -36,7 +36,8 @@ class Entry(NamedTuple):
     `bases`: for each UID whose secrets they change, the version that they are based on. `size`: about how
     many bytes they write and delete. `id`: unique among all entries of all processes that use the store.
     `added`: how many ccaches they add, if `most_ccaches` limits those of all UIDs; a store that other hosts
-    change answers Conflict if there would be more. 0: no limit.
+    change answers Conflict if there would be more. 0: no limit. `changes_tgts`: whether other hosts have to
+    know, because a TGT to be renewed was added or removed.
     """
 
     changes: Sequence[SecretChange]
@@ -45,6 +46,7 @@ class Entry(NamedTuple):
     id: bytes = b""
     added: int = 0
     most_ccaches: int = 0
+    changes_tgts: bool = False
 
 
 class Committed(NamedTuple):
@@ -104,6 +106,21 @@ class Sharing(Protocol):
         """Whether this host searches for expired ccaches now, and no other for so many seconds.
 
         Raises StoreError.
+        """
+
+    async def may_renew(self, holder: bytes, seconds: float) -> bool:
+        """Whether this host renews TGTs for all, and no other for so many seconds.
+
+        `holder` stands for this host, which may ask again before the time is over. Raises StoreError.
+        """
+
+    async def end_renewals(self, holder: bytes) -> None:
+        """Let another host renew TGTs at once; raises StoreError."""
+
+    async def commits_of_tgts(self, seconds: float) -> dict[bytes, list[int]]:
+        """Return the commits of the last seconds that added or removed a TGT: their UIDs by their ids.
+
+        The work does not grow with the number of collections. Raises StoreError.
         """
 
     async def versions_after(self, uid: int, limit: int) -> list[tuple[int, int]]:

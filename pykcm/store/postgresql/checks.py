@@ -17,7 +17,11 @@ CLOCK = "clock"
 _GRANT_AGAIN = "run the GRANTs of `pykcmctl store init --sql --role NAME`"
 
 # By the name of a lease: what no host does without its row.
-_LEASES = {"reaper": "removes expired ccaches", "commits": "removes the records of old commits"}
+_LEASES = {
+    "reaper": "removes expired ccaches",
+    "commits": "removes the records of old commits",
+    "renewals": "renews TGTs",
+}
 
 
 class Finding(NamedTuple):

@@ -38,20 +38,25 @@ CREATE INDEX ccaches ON pykcm.secrets (expires, ccache, uid)
 
 -- Commits of the last hours, so that a host whose connection broke can find out what became of its own.
 -- A commit that was not made, and never will be, has made = false.
+-- uids: whose TGTs a commit has changed, for the host that renews TGTs (NULL: of nobody).
 CREATE TABLE pykcm.commits (
     id bytea PRIMARY KEY,
     made boolean NOT NULL,
-    at timestamptz NOT NULL DEFAULT now()
+    at timestamptz NOT NULL DEFAULT now(),
+    uids bigint[]
 );
 
 CREATE INDEX commits_at ON pykcm.commits (at);
 
--- Work that one host does for all, until the time at which another one may take it.
+-- Work that one host does for all, until the time at which another one may take it. The holder, where there
+-- is one, may keep it before that.
 CREATE TABLE pykcm.leases (
     name text PRIMARY KEY,
-    until timestamptz NOT NULL
+    until timestamptz NOT NULL,
+    holder bytea
 );
 
-INSERT INTO pykcm.leases VALUES ('reaper', '-infinity'), ('commits', '-infinity');
+INSERT INTO pykcm.leases (name, until)
+VALUES ('reaper', '-infinity'), ('commits', '-infinity'), ('renewals', '-infinity');
 
 INSERT INTO pykcm.schema (version) VALUES (1);

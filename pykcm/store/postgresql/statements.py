@@ -49,6 +49,20 @@ TAKE_LEASE = """
     WHERE name = %(name)s AND until <= now() RETURNING name
 """
 
+# One host renews TGTs for all, as long as it asks again in time.
+KEEP_RENEWALS = """
+    UPDATE pykcm.leases SET until = now() + %(seconds)s * interval '1 second', holder = %(holder)s
+    WHERE name = 'renewals' AND (until <= now() OR holder = %(holder)s) RETURNING name
+"""
+END_RENEWALS = """
+    UPDATE pykcm.leases SET until = '-infinity' WHERE name = 'renewals' AND holder = %(holder)s RETURNING name
+"""
+
+COMMITS_OF_TGTS = """
+    SELECT id, uids FROM pykcm.commits
+    WHERE at > now() - %(seconds)s * interval '1 second' AND made AND uids IS NOT NULL
+"""
+
 # The engine asks for the outcome of a commit within minutes. One host at a time removes its id.
 REMOVE_COMMITS = """
     WITH lease AS (
@@ -83,8 +97,9 @@ _LISTENED = "(SELECT coalesce(bool_or(listened_until > now()), false) FROM pykcm
 _BEGIN = f"""
     WITH known AS MATERIALIZED (
 {_SEALING_KEY}    ), entries AS MATERIALIZED (
-        SELECT e.uid, e.base, e.id
-        FROM unnest(%(uids)s::bigint[], %(bases)s::bigint[], %(ids)s::bytea[]) AS e (uid, base, id)
+        SELECT e.uid, e.base, e.id, e.is_noted
+        FROM unnest(%(uids)s::bigint[], %(bases)s::bigint[], %(ids)s::bytea[], %(are_noted)s::boolean[])
+            AS e (uid, base, id, is_noted)
         WHERE EXISTS (SELECT FROM known)
     ), locked AS MATERIALIZED (
         SELECT c.uid FROM pykcm.collections c JOIN entries e ON c.uid = e.uid AND c.version = e.base
@@ -100,7 +115,9 @@ _BEGIN = f"""
         SELECT id FROM increased
         UNION ALL SELECT e.id FROM entries e JOIN created c ON c.uid = e.uid AND e.base = 0
     ), noted AS (
-        INSERT INTO pykcm.commits (id, made) SELECT DISTINCT id, true FROM done
+        INSERT INTO pykcm.commits (id, made, uids)
+        SELECT e.id, true, array_agg(e.uid) FILTER (WHERE e.is_noted) FROM entries e
+        WHERE e.id IN (SELECT id FROM done) GROUP BY e.id
     )
     SELECT id, 1 / (
         CASE WHEN count(*) = (SELECT count(*) FROM entries e WHERE e.id = d.id) THEN 1 ELSE 0 END
@@ -127,7 +144,8 @@ _BEGIN_ONE = f"""
         UPDATE pykcm.collections c SET version = version + 1 FROM locked l
         WHERE c.uid = l.uid AND c.version = %(base)s RETURNING c.uid
     ), noted AS (
-        INSERT INTO pykcm.commits (id, made) SELECT %(id)s, true FROM increased RETURNING id
+        INSERT INTO pykcm.commits (id, made, uids)
+        SELECT %(id)s, true, CASE WHEN %(is_noted)s THEN ARRAY[uid] END FROM increased RETURNING id
     )
     SELECT id, 1, {_LISTENED} FROM noted
     UNION ALL SELECT %(id)s, 0, false FROM pykcm.collections
@@ -191,6 +209,7 @@ class Sealed(NamedTuple):
     changes: RowChanges
     added: int = 0
     most_ccaches: int = 0
+    changes_tgts: bool = False
 
     @property
     def is_limited(self) -> bool:
@@ -255,9 +274,13 @@ def _begin(entries: Sequence[Sealed], sealer: Sealer) -> Statement:
     if len(entries) == 1 and len(entries[0].bases) == 1 and not is_limited:
         [(uid, base)] = entries[0].bases.items()
         if base:
-            return _BEGIN_ONE, {"uid": uid, "base": base, "id": entries[0].id, "key": sealer.key.id}
-    bases = [(uid, base, entry.id) for entry in entries for uid, base in entry.bases.items()]
-    parameters = {"key": sealer.key.id, **_columns("uids bases ids", bases)}
+            entry = entries[0]
+            one = {"uid": uid, "base": base, "id": entry.id, "is_noted": entry.changes_tgts}
+            return _BEGIN_ONE, one | {"key": sealer.key.id}
+    bases = [
+        (uid, base, entry.id, entry.changes_tgts) for entry in entries for uid, base in entry.bases.items()
+    ]
+    parameters = {"key": sealer.key.id, **_columns("uids bases ids are_noted", bases)}
     if is_limited:
         return _BEGIN_LIMITED, parameters | {"added": entries[0].added, "most": entries[0].most_ccaches}
     return _BEGIN, parameters

@@ -209,7 +209,9 @@ class PostgreSQLStore:
             for source in sources_of_renames(entry.changes)
         }
         changes = row_changes(entry.changes, renamed)
-        return Sealed(entry.id, dict(entry.bases), changes, entry.added, entry.most_ccaches)
+        return Sealed(
+            *(entry.id, dict(entry.bases), changes, entry.added, entry.most_ccaches), entry.changes_tgts
+        )
 
     async def _read(self, container: Container, is_last: bool) -> dict[bytes, Row]:
         found = await self._query(
@@ -280,6 +282,15 @@ class PostgreSQLStore:
         await self.keyring.renew()
         taken = await self._query(statements.TAKE_LEASE, {"name": "reaper", "seconds": seconds})
         return bool(taken)
+
+    async def may_renew(self, holder: bytes, seconds: float) -> bool:
+        return bool(await self._query(statements.KEEP_RENEWALS, {"holder": holder, "seconds": seconds}))
+
+    async def end_renewals(self, holder: bytes) -> None:
+        await self._query(statements.END_RENEWALS, {"holder": holder})
+
+    async def commits_of_tgts(self, seconds: float) -> dict[bytes, list[int]]:
+        return dict(await self._query(statements.COMMITS_OF_TGTS, {"seconds": seconds}))
 
     async def versions_after(self, uid: int, limit: int) -> list[tuple[int, int]]:
         return [(uid, version) for uid, version in await self._query(statements.VERSIONS_AFTER, (uid, limit))]
