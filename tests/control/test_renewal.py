@@ -14,6 +14,7 @@ from tests.control.controlling import Controlling
 from tests.control.parsing import parsed
 from tests.engine.renewing import Client, tgt
 from tests.server.asking import Server
+from tests.storing import EMBEDDED_STORES
 
 
 @pytest.fixture
@@ -42,6 +43,7 @@ def answer(server: Server, control: Controlling) -> dict[str, Any]:
     return dict(answer)
 
 
+@EMBEDDED_STORES
 def test_statistics_count_renewals(answer: dict[str, Any]) -> None:
     """The counts of results and failures, and the state of the queue."""
     renewals = answer["renewals"]
@@ -65,6 +67,7 @@ def test_statistics_without_renewals_say_nothing_of_them(control: Controlling) -
     assert not [row for row in _other_rows(answer, 1.0) if "renew" in row[0]]
 
 
+@EMBEDDED_STORES
 def test_metrics_count_renewals_by_reason(answer: dict[str, Any]) -> None:
     """Prometheus gets a counter for each result and reason."""
     samples = {
@@ -84,6 +87,7 @@ def test_metrics_count_renewals_by_reason(answer: dict[str, Any]) -> None:
     }
 
 
+@EMBEDDED_STORES
 def test_table_of_statistics_has_renewals(answer: dict[str, Any]) -> None:
     """`pykcmctl stats` shows renewals; with an interval, those within it."""
     rows = {row[0]: row[1] for row in _other_rows(answer, 1.0)}
