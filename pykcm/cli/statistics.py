@@ -25,6 +25,7 @@ from pykcm.cli.output import (
 from pykcm.cli.tables import Field, print_table, table_lines
 from pykcm.control.openmetrics import openmetrics
 from pykcm.protocol.codes import EVERYDAY
+from pykcm.protocol.text import printable
 
 _UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)(ms|s|m|h)?", re.ASCII)
