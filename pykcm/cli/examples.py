@@ -40,6 +40,10 @@ EXAMPLES = {
         Example("What it would do for a pykcm from pip", "setup"),
         Example("Install users and units, start sockets", "setup --apply"),
     ),
+    "renew": (
+        Example("Renew the TGT of your default ccache now", "renew"),
+        Example("Leave a ccache out of renewal", "renew --off KCM:1000:work"),
+    ),
     "export": (
         Example("All ccaches, encrypted for a passphrase", "export /root/ccaches.pykcm"),
         Example("The ccaches of alice, for an age key", "export --uid alice --recipient age1... a.pykcm"),

@@ -54,6 +54,7 @@ COLUMNS = {
     ),
     "renewable": _Column(Field("Renewable until"), lambda row, style: style.past_or_end(row["renew_till"])),
     "renewed": _Column(Field("Renewed"), lambda row, style: style.past_or_end(row["last_renewal"])),
+    "renewal": _Column(Field("Next renewal"), lambda row, style: style.past_or_end(_next_renewal(row))),
     "uuid": _Column(Field("UUID"), lambda row, _: row["uuid"].hex()),
     "label": _Column(Field("Label", floors=(20, 8)), lambda row, _: row["label"] or "-"),
 }
@@ -74,6 +75,26 @@ SORT_KEYS: dict[str, Callable[[Row], Any]] = {
     "tickets": lambda row: row["tickets"],
     "size": lambda row: row["size"],
 }
+
+
+def _next_renewal(row: Row) -> int | None:
+    due = row["renewal"]["next_attempt"] if "renewal" in row else None
+    return None if due is None else int(due)
+
+
+def renewal_json(row: Row) -> Row:
+    """The state of renewal, if pykcm-renew renews the TGT of the ccache."""
+    return {"renewal": row["renewal"]} if "renewal" in row else {}
+
+
+def renewal_words(renewal: Row) -> str:
+    """The next attempt and the last result in one line."""
+    due, last = renewal["next_attempt"], renewal["last_attempt"]
+    words = "no further attempt" if due is None else f"next attempt at {format_time(int(due))}"
+    if last is None:
+        return words
+    result = ": ".join(filter(None, (renewal["last_result"], renewal["last_message"])))
+    return f"{words}; last attempt at {format_time(int(last))}: {result}"
 
 
 def _has_expired(row: Row, now: float) -> bool:

@@ -11,7 +11,16 @@ from typing import Any, NamedTuple
 import click
 
 from pykcm.cli.client import Answer, ControlClient
-from pykcm.cli.list_columns import COLUMNS, DEFAULT_COLUMNS, SORT_KEYS, WIDE_COLUMNS, Row, Style, states_of
+from pykcm.cli.list_columns import (
+    COLUMNS,
+    DEFAULT_COLUMNS,
+    SORT_KEYS,
+    WIDE_COLUMNS,
+    Row,
+    Style,
+    renewal_json,
+    states_of,
+)
 from pykcm.cli.names import format_ccache, user_name
 from pykcm.cli.output import (
     fetch_first,
@@ -291,6 +300,7 @@ def _for_json(row: Row) -> Row:
         "label": row["label"],
         "last_renewal": row["last_renewal"],
         "states": states_of(row, now),
+        **renewal_json(row),
     }
 
 

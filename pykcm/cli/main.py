@@ -17,6 +17,7 @@ from pykcm.cli import (
     listing,
     maintenance,
     migration,
+    renewing,
     setup,
     showing,
     statistics,
@@ -92,7 +93,8 @@ def cli(context: click.Context, path: str, daemon_uid: int | None, kcm_path: str
     """Administer pykcm, the server for Kerberos ccaches (KCM:).
 
     Root sees and changes everything. Other users see and change their own ccaches, with list, show, switch,
-    destroy, import, export and watch. Every command has --help. Commands that show something have --json.
+    destroy, renew, import, export and watch. Every command has --help. Commands that show something have
+    --json.
     """
     context.obj = EitherSocketClient(path, _report_silence, daemon_uid, kcm_path=kcm_path)
 
@@ -101,6 +103,7 @@ _MODULES = (
     listing,
     showing,
     ccaches,
+    renewing,
     exporting,
     importing,
     migration,

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from pykcm.cli.client import Answer, ControlClient
+from pykcm.cli.list_columns import renewal_json, renewal_words
 from pykcm.cli.names import format_ccache, format_user, naming_ccache, user_name
 from pykcm.cli.output import (
     enctype_name,
@@ -131,6 +132,8 @@ def _header(head: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "UUID", head["uuid"].hex()
     if head["label"]:
         yield "Label", head["label"]
+    if "renewal" in head:
+        yield "Renewal", renewal_words(head["renewal"])
 
 
 def _print_for_pipe(head: dict[str, Any], credentials: list[dict[str, Any]]) -> None:
@@ -189,6 +192,7 @@ def _for_json(head: dict[str, Any], credentials: list[dict[str, Any]]) -> dict[s
         "last_renewal": head["last_renewal"],
         "kdc_offset": head["kdc_offset"],
         "credentials": [_credential_json(each) for each in credentials],
+        **renewal_json(head),
     }
 
 

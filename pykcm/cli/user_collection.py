@@ -102,11 +102,18 @@ def _credentials(kcm: KcmClient, name: bytes) -> Iterable[tuple[bytes, bytes]]:
     return [(uuid, kcm.get_cred_by_uuid(name, uuid)) for uuid in uuids]
 
 
+class _NoRenewals:
+    """The daemon does not tell users about renewals."""
+
+    current = None
+
+
 class _Parts(NamedTuple):
     """The parts of the daemon that the code of its requests uses here. The daemon has checked the labels."""
 
     config: Config
     access: Access
+    renewals: _NoRenewals = _NoRenewals()
 
 
 @dataclass

@@ -54,7 +54,7 @@ async def list_ccaches(call: Call) -> AsyncIterator[dict[str, Any]]:
         ccaches += len(listed) + len(damaged)
         size += sum(each.size for each in listed)
         for ccache in listed:
-            yield {"ccache": _row(ccache)}
+            yield {"ccache": _row(ccache) | _renewal(call, ccache)}
         for each in damaged:
             yield {"ccache": _damaged_row(each)}
         yield {"user": _use(snapshot, administration.config)}
@@ -106,6 +106,24 @@ def _row(ccache: CCacheSnapshot) -> dict[str, Any]:
         "last_renewal": None
         if times is None or times.starttime <= times.authtime
         else _local_time(times.starttime, ccache),
+    }
+
+
+def _renewal(call: Call, ccache: CCacheSnapshot) -> dict[str, Any]:
+    """The state of the renewal of its TGT; nothing if no TGT of it is going to be renewed by this host."""
+    renewals = call.administration.renewals.current
+    tgts = () if renewals is None else renewals.index.of_ccache(ccache.uid, ccache.uuid).values()
+    tgt = min(tgts, key=lambda each: (each.due is None, each.due or 0.0), default=None)
+    if tgt is None:
+        return {}
+    return {
+        "renewal": {
+            "next_attempt": tgt.due,
+            "failures": tgt.failures,
+            "last_attempt": tgt.last_time,
+            "last_result": tgt.last_result or None,
+            "last_message": tgt.last_message or None,
+        }
     }
 
 
@@ -163,7 +181,8 @@ async def show_ccache(call: Call) -> AsyncIterator[dict[str, Any]]:
     ccache = await call.read(
         uid, lambda collection: snapshot_of(collection, visible(collection, wanted.name, call), gone)
     )
-    yield {"ccache": _row(ccache) | {"kdc_offset": ccache.kdc_offset, **_principal(ccache.principal)}}
+    row = _row(ccache) | _renewal(call, ccache)
+    yield {"ccache": row | {"kdc_offset": ccache.kdc_offset, **_principal(ccache.principal)}}
     for uuid, credential in ccache.credentials:
         yield {"credential": _details(uuid, credential)}
         if wanted.payload:
