@@ -48,6 +48,11 @@ ALLOWED: dict[str, set[str]] = {
         *("store.postgresql", "store.interface", "store.moving", "store.offline"),
         *COMMON,
     },
+    # A program of its own. It makes requests of the control socket, and needs nothing of the daemon.
+    "renew": {
+        *("config", "control.frames", "control.messages", "peer.identity", "protocol.text", "protocol.wire"),
+        *("sockets.systemd", *COMMON),
+    },
     "client": {"protocol", "sockets.connecting"},
     "config": set(),
     "logs": {"protocol.text"},

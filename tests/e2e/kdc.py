@@ -83,7 +83,7 @@ class Kdc:
     """
 
     def __init__(self, clock_offset: int = 0) -> None:
-        self.clock = other_clock(clock_offset) if clock_offset else {}
+        self.set_clock(clock_offset)
         self.folder = Path(tempfile.mkdtemp(prefix="pykcm-kdc-"))
         self.folder.chmod(0o755)
         self.keytab = self.folder / "all.keytab"
@@ -99,7 +99,7 @@ class Kdc:
     def __enter__(self) -> Self:
         try:
             self._create()
-            self._start()
+            self.start()
         except BaseException:
             self.close()
             raise
@@ -109,14 +109,26 @@ class Kdc:
         self.close()
 
     def close(self) -> None:
+        self.stop()
+        shutil.rmtree(self.folder)
+
+    def stop(self) -> None:
+        """Stop the KDC; start() starts it again with its principals."""
         if self._process is not None:
             self._process.terminate()
             self._process.communicate()
-        shutil.rmtree(self.folder)
+            self._process = None
 
-    def krb5_conf(self, *libdefaults: str) -> str:
-        """A client's krb5.conf for this realm; `libdefaults` are further lines of that section."""
-        return _KRB5_CONF.format(realm=REALM, port=self.port, libdefaults="\n    ".join(libdefaults))
+    def set_clock(self, offset: int) -> None:
+        """Set the clock for the next start."""
+        self.clock = other_clock(offset) if offset else {}
+
+    def krb5_conf(self, *libdefaults: str, port: int | None = None) -> str:
+        """A client's krb5.conf for this realm; `libdefaults` are further lines of that section.
+
+        `port`: of a proxy of the KDC, instead of its own.
+        """
+        return _KRB5_CONF.format(realm=REALM, port=port or self.port, libdefaults="\n    ".join(libdefaults))
 
     def _create(self) -> None:
         (self.folder / "krb5.conf").write_text(self.krb5_conf())
@@ -133,12 +145,13 @@ class Kdc:
             # Not random, so that the keytab and the password give the same key.
             *(f"ktadd -norandkey -k {self.keytab} {principal}" for principal in principals),
         ]
-        output = self._run(["kadmin.local", "-r", REALM, "-p", f"admin@{REALM}"], "\n".join(queries) + "\n")
+        output = self.admin(*queries)
         if not self.keytab.exists():
             raise RuntimeError(f"the KDC's principals could not be made:\n{output}")
         self.keytab.chmod(0o644)
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Start the KDC, and wait until it listens."""
         process = subprocess.Popen(
             ["krb5kdc", "-n", "-r", REALM],
             stdin=subprocess.DEVNULL,
@@ -156,6 +169,10 @@ class Kdc:
             if "starting" in line:
                 return
         raise RuntimeError(f"krb5kdc did not start (exit code {process.wait()}):\n{''.join(said)}")
+
+    def admin(self, *queries: str) -> str:
+        """Run queries of kadmin on the database; returns their output."""
+        return self._run(["kadmin.local", "-r", REALM, "-p", f"admin@{REALM}"], "\n".join(queries) + "\n")
 
     def _run(self, command: Sequence[str], stdin: str = "") -> str:
         done = subprocess.run(

@@ -1,0 +1,1 @@
+"""pykcm-renew: renews TGTs that are due, with libkrb5 and the network, which the daemon does not need."""
