@@ -211,6 +211,7 @@ def _frame_of(number: bytes, outcome: _Outcome) -> dict[str, object]:
 
 def _log_result(tgt: Tgt, outcome: _Outcome, answer: Answer) -> None:
     name = f"KCM:{escape(tgt.ccache)} of UID {tgt.uid}: the TGT of {tgt.client}"
+    log.debug("%s: the daemon's answer: %s", name, answer.result)
     if isinstance(outcome, bytes):
         words = {
             "renewed": "is renewed",

@@ -39,6 +39,7 @@ class PykcmRenew:
                     *COMMAND,
                     *("--config", str(self.daemon.config_path)),
                     *("--control-socket", str(self.daemon.control_path)),
+                    *("--log-level", "debug"),
                     *options,
                 ],
                 stdin=subprocess.DEVNULL,

@@ -10,9 +10,9 @@ from tests.e2e.kdc import free_port
 
 
 class SlowKdc:
-    """Listens on `port` of 127.0.0.1; `most` is the largest number of requests at the same time so far.
+    """Listens on `port` of 127.0.0.1; `most` is the largest number of requests at a time so far.
 
-    `delay`: in seconds, for each request. While `gate` is clear, requests are held; `held` is set when one is.
+    `delay`: in seconds, for each request. While `gate` is clear, requests are held, and then `held` is set.
     """
 
     def __init__(self, kdc_port: int, delay: float) -> None:

@@ -10,6 +10,9 @@ from pykcm.protocol.credential import TIMES_AND_FLAGS, Credential, parse_credent
 from tests.e2e.daemon import Pykcmd, effective_uid
 from tests.e2e.kdc import SYSTEM_PATH, Kdc
 
+# A ticket flag of RFC 4120.
+_RENEWABLE = 0x00800000
+
 
 def tickets_of(ccache: Path) -> list[Credential]:
     """The tickets of a ccache file."""
@@ -37,6 +40,16 @@ def with_times(blob: bytes, begin: float, end: float) -> bytes:
     old = TIMES_AND_FLAGS.pack(*times, *rest)
     assert blob.count(old) == 1
     return blob.replace(old, TIMES_AND_FLAGS.pack(*changed, *rest))
+
+
+def as_renewable(blob: bytes) -> bytes:
+    """The credential that is due, and has the flag of a renewable one beside its ticket."""
+    credential = parse_credential(with_times(blob, -100, 60))
+    times = credential.times
+    old = TIMES_AND_FLAGS.pack(*times, credential.is_skey, credential.flags)
+    changed = times._replace(renew_till=times.endtime + 3600)
+    new = TIMES_AND_FLAGS.pack(*changed, credential.is_skey, credential.flags | _RENEWABLE)
+    return credential.blob.replace(old, new)
 
 
 def store(daemon: Pykcmd, uid: int, name: str, tgt: bytes) -> None:

@@ -1,0 +1,150 @@
+"""Renewal goes on after the KDC, the daemon or pykcm-renew has stopped, or was killed."""
+
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import USER, started
+from tests.e2e.daemon import Pykcmd
+from tests.e2e.kdc import Kdc
+from tests.e2e.waiting import wait_until
+
+from .conftest import renewal_conf, watched_program
+from .program import PykcmRenew
+from .slow_kdc import SlowKdc
+from .tickets import as_renewable, load, new_tgt, store, with_times
+
+CCACHE = f"{USER}:tested"
+
+
+def is_renewed(daemon: Pykcmd, name: str = CCACHE) -> bool:
+    return load(daemon, USER, name)[0].endtime > time.time() + 1000
+
+
+def test_kdc_that_was_away(pykcmd: Pykcmd, folder: Path) -> None:
+    """While no KDC runs, each failure is logged with libkrb5's words; then the TGT is renewed."""
+    with Kdc() as kdc, watched_program(PykcmRenew(pykcmd, renewal_conf(kdc, folder))) as program:
+        tgt = new_tgt(kdc, folder, "-l", "1h", "-r", "1d")
+        kdc.stop()
+        program.start()
+        store(pykcmd, USER, CCACHE, with_times(tgt, -100, 60))
+        wait_until(lambda: program.log.count("was not renewed (unreachable): Cannot contact any KDC") >= 2)
+        assert "; the next attempt is at " in program.log
+        kdc.start()
+        wait_until(lambda: is_renewed(pykcmd))
+        assert time.time() < load(pykcmd, USER, CCACHE)[0].endtime
+
+
+def test_final_refusal_is_not_repeated(pykcmd: Pykcmd, kdc: Kdc, renew: PykcmRenew, folder: Path) -> None:
+    """A ticket that the KDC cannot renew is tried once; the log has the KDC's words, and says so."""
+    renew.start()
+    store(pykcmd, USER, CCACHE, as_renewable(new_tgt(kdc, folder, "-l", "1h")))
+    wait_until(lambda: "was not renewed" in renew.log)
+    line = next(line for line in renew.log.splitlines() if "was not renewed" in line)
+    assert "(not-renewable): KDC can't fulfill requested option (error 13 of the KDC)" in line
+    assert "; there is no further attempt, and it ends at " in line
+    # Another one is renewed meanwhile, and the first one is not tried again.
+    store(pykcmd, USER, f"{USER}:good", with_times(new_tgt(kdc, folder, "-l", "1h", "-r", "1d"), -100, 60))
+    wait_until(lambda: is_renewed(pykcmd, f"{USER}:good"))
+    assert renew.log.count("was not renewed") == 1
+
+
+Disturbance = Callable[[Pykcmd, PykcmRenew], None]
+
+
+def restart_daemon(daemon: Pykcmd, program: PykcmRenew) -> None:
+    daemon.restart()
+
+
+def kill_daemon(daemon: Pykcmd, program: PykcmRenew) -> None:
+    daemon.kill()
+    daemon.start()
+
+
+def restart_program(daemon: Pykcmd, program: PykcmRenew) -> None:
+    assert program.stop() == 0
+    program.start()
+
+
+def kill_program(daemon: Pykcmd, program: PykcmRenew) -> None:
+    program.kill()
+    program.start()
+
+
+def kill_workers(daemon: Pykcmd, program: PykcmRenew) -> None:
+    """Kill the worker of the attempt in progress, whose parent is the spawner."""
+    (spawner,) = children(program.pid)
+    workers = children(spawner)
+    assert workers
+    subprocess.run(["kill", "-9", *map(str, workers)], check=True)
+
+
+def kill_spawner(daemon: Pykcmd, program: PykcmRenew) -> None:
+    """Without the process that forks workers the program ends, and its unit starts it again."""
+    (spawner,) = children(program.pid)
+    subprocess.run(["kill", "-9", str(spawner)], check=True)
+    assert program.process is not None
+    assert program.process.wait(20) == 1
+    program.start()
+
+
+def children(pid: int) -> list[int]:
+    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize(
+    "disturb",
+    [restart_daemon, kill_daemon, restart_program, kill_program, kill_workers, kill_spawner],
+    ids=lambda function: function.__name__,
+)
+def test_renewal_goes_on_after_a_restart(
+    kdc: Kdc, stopped_pykcmd: Pykcmd, folder: Path, proxy: SlowKdc, disturb: Disturbance
+) -> None:
+    """Whatever ends while a TGT is being renewed: it is renewed later, and one that becomes due as well."""
+    tgt = new_tgt(kdc, folder, "-l", "1h", "-r", "1d")
+    with (
+        started(stopped_pykcmd) as daemon,
+        watched_program(PykcmRenew(daemon, renewal_conf(kdc, folder, proxy.port))) as program,
+    ):
+        program.start()
+        proxy.gate.clear()
+        store(daemon, USER, CCACHE, with_times(tgt, -100, 60))
+        assert proxy.held.wait(20)
+        disturb(daemon, program)
+        proxy.gate.set()
+        wait_until(lambda: is_renewed(daemon))
+        store(daemon, USER, f"{USER}:later", with_times(tgt, -100, 60))
+        wait_until(lambda: is_renewed(daemon, f"{USER}:later"))
+
+
+def test_program_without_a_daemon(stopped_pykcmd: Pykcmd, kdc: Kdc, folder: Path, proxy: SlowKdc) -> None:
+    """The program waits for a daemon that starts later, and ends with status 0 when it is told to."""
+    with watched_program(PykcmRenew(stopped_pykcmd, renewal_conf(kdc, folder, proxy.port))) as program:
+        program.launch()
+        wait_until(lambda: "the daemon does not run" in program.log)
+        with started(stopped_pykcmd) as daemon:
+            store(daemon, USER, CCACHE, with_times(new_tgt(kdc, folder, "-r", "1d"), -100, 60))
+            wait_until(lambda: is_renewed(daemon))
+        assert program.stop() == 0
+
+
+def test_no_process_stays(pykcmd: Pykcmd, renew: PykcmRenew, proxy: SlowKdc, kdc: Kdc, folder: Path) -> None:
+    """When the program stops or is killed in an attempt, its spawner and workers end as well."""
+    tgt = new_tgt(kdc, folder, "-l", "1h", "-r", "1d")
+    pykcmd.configure("krb5_auth_timeout = 0.5\n")
+    for end in (renew.stop, renew.kill):
+        proxy.gate.clear()
+        proxy.held.clear()
+        renew.start()
+        store(pykcmd, USER, CCACHE, with_times(tgt, -100, 60))
+        assert proxy.held.wait(20)
+        (spawner,) = children(renew.pid)
+        processes = [spawner, *children(spawner)]
+        assert len(processes) == 2
+        end()
+        wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in processes))  # noqa: B023
+        proxy.gate.set()
