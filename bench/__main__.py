@@ -18,12 +18,13 @@ from bench.fairness import measure_fairness
 from bench.goals import GOALS, judge, table
 from bench.growth import measure_growth
 from bench.processes import BenchError, say
+from bench.renewal import measure_renewal
 from bench.report import file_system, markdown_table, paragraph, write_section
 from bench.rounds import FULL, QUICK, Effort, measure
 from bench.shared import measure_shared
 from bench.slow_disk import measure_slow_disk
 
-_PARTS = ("goals", "growth", "clients", "fairness", "slow-disk", "shared")
+_PARTS = ("goals", "growth", "clients", "fairness", "slow-disk", "shared", "renewal")
 
 # Fewer rounds than for the other parts: longer ones give the percentiles enough samples.
 _FAIRNESS = dataclasses.replace(FULL, rounds=5, seconds=2.0)
@@ -68,7 +69,8 @@ def _parser() -> argparse.ArgumentParser:
         "clients: the time of real Kerberos clients; "
         "fairness: the waits of one user while another floods the daemon, or several attack it (root only); "
         "slow-disk: the waits of readers while others store and each sync takes 20 ms (root only); "
-        "shared: hosts that share a store on PostgreSQL (root only)",
+        "shared: hosts that share a store on PostgreSQL (root only); "
+        "renewal: 10,000 TGTs that are due at the same time (root only)",
     )
     parser.add_argument(
         "--quick", action="store_true", help="a short run that shows whether everything works"
@@ -196,6 +198,11 @@ def _shared(folder: Path, effort: Effort) -> None:
     _finish("Shared store", text, folder, effort, printed=text)
 
 
+def _renewal(folder: Path, effort: Effort) -> None:
+    text = measure_renewal(folder, effort)
+    _finish("Renewal", text, folder, effort, printed=text)
+
+
 def _finish(title: str, text: str, folder: Path, effort: Effort, *, printed: str) -> None:
     is_complete = not (effort.is_quick or effort.only)
     path = write_section(title, text, folder, is_complete=is_complete)
@@ -210,6 +217,7 @@ _RUN = {
     "fairness": _fairness,
     "slow-disk": _slow_disk,
     "shared": _shared,
+    "renewal": _renewal,
 }
 
 

@@ -11,6 +11,7 @@ import click
 
 from pykcm import command_line, config
 from pykcm.cli import examples, main
+from pykcm.renew import program
 
 _HERE = Path(__file__).parent
 _README = _HERE.parent / "README.md"
@@ -54,16 +55,25 @@ def _plain(text: str) -> str:
 
 def daemon_options() -> str:
     """The options of pykcmd."""
+    return _options_of(command_line.parser())
+
+
+def renewal_options() -> str:
+    """The options of pykcm-renew."""
+    return _options_of(program.parser())
+
+
+def _options_of(parser: argparse.ArgumentParser) -> str:
     # argparse has no public way to list them.
-    actions: list[argparse.Action] = command_line.parser()._actions  # noqa: SLF001
-    return "".join(_definition(*_of_argparse(action)) for action in actions)
+    actions: list[argparse.Action] = parser._actions  # noqa: SLF001
+    return "".join(_definition(*_of_argparse(action, parser.prog)) for action in actions)
 
 
-def _of_argparse(action: argparse.Action) -> tuple[str, str]:
+def _of_argparse(action: argparse.Action, prog: str) -> tuple[str, str]:
     value = action.metavar or ("{" + ",".join(action.choices) + "}" if action.choices else "")
     if action.nargs != 0 and not value:
         value = action.dest.upper()
-    text = (action.help or "").replace("%(prog)s", "pykcmd")
+    text = (action.help or "").replace("%(prog)s", prog)
     return ", ".join(f"{name} {value}".rstrip() for name in action.option_strings), text
 
 
@@ -136,6 +146,7 @@ def _options(command: click.Command, context: click.Context) -> Iterator[str]:
 GENERATED: dict[str, Callable[[], str]] = {
     "configuration": configuration,
     "daemon options": daemon_options,
+    "renewal options": renewal_options,
     "pykcmctl options": control_options,
     "commands": commands,
     "examples": command_examples,

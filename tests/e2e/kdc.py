@@ -82,12 +82,12 @@ class Kdc:
     `clock_offset`: seconds by which its clock is ahead of this machine's; this needs libfaketime.
     """
 
-    def __init__(self, clock_offset: int = 0) -> None:
+    def __init__(self, clock_offset: int = 0, port: int | None = None) -> None:
         self.set_clock(clock_offset)
         self.folder = Path(tempfile.mkdtemp(prefix="pykcm-kdc-"))
         self.folder.chmod(0o755)
         self.keytab = self.folder / "all.keytab"
-        self.port = free_port()
+        self.port = port or free_port()
         self._environment = {
             "PATH": SYSTEM_PATH,
             "LC_ALL": "C",

@@ -1,22 +1,25 @@
 """The man pages and README's tables: they are complete, and man renders the pages without a warning."""
 
+import argparse
 import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
 
+from pykcm import command_line
 from pykcm.cli import main
-from pykcm.command_line import parser
 from pykcm.config import Config, load_config
+from pykcm.renew import program as renewal
 
 ROOT = Path(__file__).parents[2]
-PAGES = ["man8/pykcmd.8", "man8/pykcmctl.8", "man5/pykcm.toml.5", "man7/pykcm.7"]
+PAGES = ["man8/pykcmd.8", "man8/pykcmctl.8", "man8/pykcm-renew.8", "man5/pykcm.toml.5", "man7/pykcm.7"]
 
 COMMANDS = dict(main.cli.commands)
 WITH_JSON = sorted(
@@ -124,10 +127,15 @@ def test_pykcmctl_page_has_every_exit_status(pages: Path) -> None:
     assert {int(number) for number in re.findall(r"^ {7}(\d+) ", found[1], re.MULTILINE)} == statuses
 
 
-def test_pykcmd_page_has_every_option(pages: Path) -> None:
-    """Every option of pykcmd is in pykcmd(8)."""
-    text = text_of(pages / "man8/pykcmd.8")
-    options = [opt for action in parser()._actions for opt in action.option_strings]
+@pytest.mark.parametrize(
+    ("program", "made"), [("pykcmd", command_line.parser), ("pykcm-renew", renewal.parser)]
+)
+def test_page_has_every_option(
+    pages: Path, program: str, made: Callable[[], argparse.ArgumentParser]
+) -> None:
+    """Every option of a program is in its page."""
+    text = text_of(pages / f"man8/{program}.8")
+    options = [opt for action in made()._actions for opt in action.option_strings]
     assert "--config" in options
     assert [opt for opt in options if not re.search(rf"^ +(.*, )?{opt}\b", text, re.MULTILINE)] == []
 

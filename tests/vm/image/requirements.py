@@ -1,5 +1,6 @@
-"""Prints what the image needs of PyPI: the dependencies of pykcm and of its shared store, and pytest's."""
+"""Prints what the image needs of PyPI: for pykcm and its shared store, and pytest with its plugins; or an extra."""
 
+import sys
 import tomllib
 from pathlib import Path
 
@@ -7,4 +8,5 @@ project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text
 extras = project["optional-dependencies"]
 # anyio's plugin knows the option anyio_mode of pyproject.toml.
 tools = [wanted for wanted in extras["dev"] if wanted.startswith(("pytest", "anyio"))]
-print(*project["dependencies"], *extras["postgresql"], *tools, sep="\n")
+needed = [*project["dependencies"], *extras["postgresql"], *tools]
+print(*(extras[sys.argv[1]] if sys.argv[1:] else needed), sep="\n")
