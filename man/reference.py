@@ -17,7 +17,7 @@ _HERE = Path(__file__).parent
 _README = _HERE.parent / "README.md"
 
 # A row of README's table of options: name, default, meaning.
-_ROW = re.compile(r"^\| `([a-z_]+)` \| (.*?) \| (.*) \|$", re.MULTILINE)
+_ROW = re.compile(r"^\| `([a-z0-9_]+)` \| (.*?) \| (.*) \|$", re.MULTILINE)
 
 
 def readme_options() -> list[tuple[str, str, str]]:

@@ -87,7 +87,7 @@ def _renew(kcm: KcmClient, name: bytes) -> None:
     temporary = kcm.gen_new()
     try:
         kcm.replace(temporary, kcm.get_kdc_offset(name), principal, [old.blob])
-        _run_kinit(temporary)
+        _run_kinit(temporary, format_ccache(name))
         new = _tgt(kcm, temporary, principal)
     finally:
         try:
@@ -119,7 +119,8 @@ def _tgt(kcm: KcmClient, name: bytes, principal: Principal) -> Credential | None
     return max(tgts, key=lambda each: each.endtime, default=None)
 
 
-def _run_kinit(ccache: bytes) -> None:
+def _run_kinit(ccache: bytes, shown_as: str) -> None:
+    """Renew the TGT in `ccache`; messages name the ccache `shown_as`."""
     name = b"KCM:" + ccache
     try:
         done = subprocess.run(  # noqa: S603 - the name is one that the server has made
@@ -138,7 +139,7 @@ def _run_kinit(ccache: bytes) -> None:
         raise ControlError(ErrorCode.INTERNAL, f"kinit did not end within {_PATIENCE:g} s") from None
     if done.returncode:
         words = printable(done.stderr.decode(errors="replace").strip()) or f"exit status {done.returncode}"
-        raise ControlError(ErrorCode.INTERNAL, words)
+        raise ControlError(ErrorCode.INTERNAL, f"{shown_as}: {words}")
 
 
 COMMANDS = (renew_command,)
