@@ -1,7 +1,11 @@
 """The systemd units, as they are installed."""
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 UNITS = sorted(path for path in (ROOT / "systemd").iterdir() if path.is_file())
@@ -24,6 +28,18 @@ def test_every_user_of_a_unit_is_created() -> None:
         assert set(used) <= created, unit
         if unit.suffix == ".service":
             assert ("DynamicUser=yes" in text.splitlines()) != bool(used)
+
+
+def test_exposure_of_renewal_is_low() -> None:
+    """systemd-analyze gives the unit with a network an exposure of at most 2."""
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is missing")
+    unit = ROOT / "systemd/pykcm-renew.service"
+    command = ["systemd-analyze", "security", "--no-pager", "--offline=true", "--threshold=20", str(unit)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    if "unrecognized option" in done.stdout:
+        pytest.skip("systemd-analyze is too old")
+    assert done.returncode == 0, done.stdout
 
 
 def test_drop_in_opens_no_more_than_the_network() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import aclosing, closing
 from typing import Any
 
-from pykcm.control.messages import ControlError
+from pykcm.control.messages import ControlError, ErrorCode
 from pykcm.logs import LimitedLog
 from pykcm.protocol.text import escape, escape_path
 from pykcm.renew.connection import Answer, Connection, Limits, Tgt
@@ -31,6 +31,9 @@ _RETRY = 1.0
 _REFUSED_RETRY = 5.0
 _MOST_SECONDS_BETWEEN_WAKES = 60.0
 _WAKE = 10.0
+
+# Errors of the daemon that would come again if the same result were sent again.
+_ABOUT_A_RESULT = {ErrorCode.ARGUMENTS, ErrorCode.MALFORMED, ErrorCode.INTERNAL}
 
 _Outcome = bytes | RenewalError
 
@@ -160,7 +163,12 @@ class _Attempts:
             first = await self._unsent.get()
             try:
                 await self._exchange(first)
-            except (OSError, ControlError) as error:
+            except ControlError as error:
+                log.error("the daemon does not take renewed TGTs: %s: %s", error.code, error.message)  # noqa: TRY400
+                if error.code in _ABOUT_A_RESULT and self._results:
+                    # The daemon answers in order: it means the first result that it has not answered.
+                    del self._results[next(iter(self._results))]
+            except OSError as error:
                 log.log(
                     logging.WARNING if self._results else logging.DEBUG,
                     "the connection for renewed TGTs ended, and is made again: %s",

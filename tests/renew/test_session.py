@@ -121,6 +121,19 @@ async def test_unanswered_results_are_sent_again(daemon: Daemon, pools: Pools) -
     assert (await again.receive())["credential"] == b"THIRD"
 
 
+async def test_result_that_the_daemon_rejects_is_not_sent_again(daemon: Daemon, pools: Pools) -> None:
+    """One result that the daemon cannot read costs its attempt, and holds no other one up."""
+    renewals = await daemon.next_renewals()
+    await renewals.send(tgt(1, b"first"))
+    renewed = await daemon.next_renewed()
+    await renewed.receive()
+    await renewals.send(tgt(2, b"second"))
+    second = await renewed.receive()
+    await renewed.send({"error": {"code": "arguments", "message": "not a valid result"}})
+    renewed.close()
+    assert await (await daemon.next_renewed()).receive() == second
+
+
 async def test_attempts_end_with_the_connection(daemon: Daemon, pools: Pools) -> None:
     """When the daemon has gone, attempts in progress are given up, and the next daemon is found."""
     renewals = await daemon.next_renewals()

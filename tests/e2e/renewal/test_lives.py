@@ -62,9 +62,9 @@ def test_many_ccaches_with_a_slow_kdc(kdc: Kdc, stopped_pykcmd: Pykcmd, folder: 
     tgt = new_tgt(kdc, folder, "-l", "1h", "-r", "1d")
     places = [(20000 + number // 5, f"{20000 + number // 5}:{number % 5}") for number in range(500)]
     with started(stopped_pykcmd) as daemon:
-        end = time.time() + 40
+        end = time.time() + 60
         for uid, name in places:
-            store(daemon, uid, name, with_times(tgt, -60, end - time.time()))
+            store(daemon, uid, name, with_times(tgt, -120, end - time.time()))
         with watched_program(PykcmRenew(daemon, renewal_conf(kdc, folder, proxy.port))) as program:
             program.start()
             # The last one alone first: a look at all of them takes long.
