@@ -24,12 +24,11 @@ LIFE, RENEWABLE_LIFE = 6, 60
 
 @contextmanager
 def user_of(kdc: Kdc) -> Iterator[tuple[MitClient, PykcmRenew]]:
-    """A user with a ccache of short lives, a daemon and a pykcm-renew for this KDC."""
+    """A user, a daemon and a pykcm-renew for this KDC."""
     with public_folder() as folder, watched(Pykcmd(folder)) as daemon, started(daemon):
         user = MitClient(USER, daemon.socket_path, *_arguments(kdc, folder))
         with watched_program(PykcmRenew(daemon, renewal_conf(kdc, folder))) as program:
             program.start()
-            user.kinit("alice", "-l", f"{LIFE}s", "-r", f"{RENEWABLE_LIFE}s")
             yield user, program
             assert program.stop() == 0
 
@@ -45,7 +44,9 @@ def test_ccaches_live_until_the_end_of_their_renewable_lives(kdc: Kdc, heimdal_k
     with ExitStack() as stack:
         users = [stack.enter_context(user_of(each)) for each in (kdc, heimdal_kdc)]
         began = time.monotonic()
-        time.sleep(RENEWABLE_LIFE - LIFE)
+        for user, _ in users:
+            user.kinit("alice", "-l", f"{LIFE}s", "-r", f"{RENEWABLE_LIFE}s")
+        time.sleep(began + RENEWABLE_LIFE - LIFE - time.monotonic())
         for user, program in users:
             assert user.run("klist", "-s").code == 0, program.log
             user.kvno(SERVICES[0])
