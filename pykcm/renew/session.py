@@ -64,6 +64,9 @@ class Session:
             except ControlError as error:
                 self._complain(f"{error.code}: {error.message}")
                 pause = _REFUSED_RETRY
+            except PermissionError as error:
+                self._complain(f"{escape_path(self._control_path)}: {error.strerror}")
+                pause = _REFUSED_RETRY
             except OSError as error:
                 log.debug("the connection to the daemon ended: %s", error.strerror or error)
                 # It may have been killed, and what it knew of due TGTs with it.

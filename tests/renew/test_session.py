@@ -1,7 +1,9 @@
 """The session with the daemon: results, lost connections, and a daemon that ends and starts again."""
 
 import asyncio
+import errno
 import logging
+import os
 import socket
 import time
 from collections.abc import AsyncIterator
@@ -181,6 +183,26 @@ async def test_refusal_is_logged_once(daemon: Daemon, pools: Pools, caplog: pyte
         await connection.send({"error": {"code": "busy", "message": "another client renews"}})
     lines = [record.getMessage() for record in caplog.records if "another client" in record.getMessage()]
     assert lines == ["no TGT is renewed meanwhile: busy: another client renews"]
+
+
+async def test_closed_control_socket_is_logged(
+    daemon: Daemon, pools: Pools, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A control socket that this user may not use is logged once, and tried again."""
+    renewals = await daemon.next_renewals()
+    refused = iter([PermissionError(errno.EACCES, os.strerror(errno.EACCES))] * 2)
+    connect = asyncio.open_unix_connection
+
+    async def connect_later(path: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        for error in refused:
+            raise error
+        return await connect(path)
+
+    monkeypatch.setattr(asyncio, "open_unix_connection", connect_later)
+    renewals.close()
+    await daemon.next_renewals()
+    lines = [record.getMessage() for record in caplog.records if "Permission denied" in record.getMessage()]
+    assert lines == [f"no TGT is renewed meanwhile: {daemon.path}: Permission denied"]
 
 
 async def test_result_is_logged_with_the_words_of_the_kdc(
