@@ -8,8 +8,7 @@ import socket
 
 from pykcm.control.frames import FrameError, FrameReader, FrameTypeError, encode
 from pykcm.renew.failures import RenewalError
-from pykcm.renew.messages import LARGEST, OUTCOME, Job, Outcome, error_of
-from pykcm.renew.workers import HELLO, Spawner
+from pykcm.renew.workers import HELLO, LARGEST, OUTCOME, Job, Outcome, Spawner, error_of
 
 # In seconds: a worker without work ends after this time, and its memory with it.
 _IDLE = 30.0

@@ -13,10 +13,12 @@ import socket
 from collections.abc import Callable
 from typing import NoReturn
 
-from pykcm.control.frames import FrameError, FrameReader, FrameTypeError, encode
+import msgspec
+
+from pykcm.control.frames import FrameError, FrameReader, FrameType, FrameTypeError, encode
+from pykcm.control.messages import LARGEST_FRAME
 from pykcm.processes import forbid_dumps
 from pykcm.renew.failures import RenewalError
-from pykcm.renew.messages import JOB, LARGEST, Outcome, outcome_of
 
 # In bytes: the address space of the spawner and of each worker.
 _MOST_MEMORY = 512 * 1024 * 1024
@@ -29,9 +31,47 @@ _PIECE = 256 * 1024
 # A worker sends it when it can be killed, with a descriptor of itself.
 HELLO = b"w"
 
+# In bytes: a frame between the pool and a worker.
+LARGEST = LARGEST_FRAME
+
 EXIT_NO_LIBRARY = 3
 
 Renew = Callable[[bytes, int], bytes]
+
+
+class Job(msgspec.Struct, frozen=True):
+    """A TGT to renew; see exchange.renew()."""
+
+    credential: bytes
+    kdc_offset: int
+
+    def __repr__(self) -> str:
+        return "<Job>"
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """The renewed TGT, or the reason for which there is none."""
+
+    credential: bytes | None = None
+    reason: str = ""
+    code: int = 0
+    message: str = ""
+    again: bool = True
+
+    def __repr__(self) -> str:
+        return f"<Outcome {self.reason or 'renewed'}>"
+
+
+JOB = FrameType(Job, LARGEST)
+OUTCOME = FrameType(Outcome, LARGEST)
+
+
+def outcome_of(error: RenewalError) -> Outcome:
+    return Outcome(None, error.reason, error.code, error.message, error.again)
+
+
+def error_of(outcome: Outcome) -> RenewalError:
+    return RenewalError(outcome.reason, outcome.code, outcome.message, again=outcome.again)
 
 
 class SpawnerError(Exception):
