@@ -171,7 +171,7 @@ REMOVED = {
     ),
 }
 
-_RENEWAL = "an option of sssd for renewal: pykcmd renews no tickets. Delete it"
+_RENEWAL = "an option of sssd for the tickets that it requests: pykcm requests none. Delete it"
 _SSSDS = "an option of sssd that has no meaning here: delete it"
 _SSSDS_LOG = 'an option of sssd: use log_level = "debug"'
 
@@ -179,8 +179,8 @@ _SSSDS_LOG = 'an option of sssd: use log_level = "debug"'
 OF_SSSD = {
     **dict.fromkeys(
         (
-            *("tgt_renewal", "tgt_renewal_inherit", "krb5_renew_interval", "krb5_renewable_lifetime"),
-            *("krb5_lifetime", "krb5_validate", "krb5_canonicalize", "krb5_auth_timeout"),
+            *("tgt_renewal_inherit", "krb5_renewable_lifetime"),
+            *("krb5_lifetime", "krb5_validate", "krb5_canonicalize"),
         ),
         _RENEWAL,
     ),
