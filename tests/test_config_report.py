@@ -63,13 +63,13 @@ def test_each_value_is_shown_with_its_origin(file: Path) -> None:
 def test_mistakes_within_sections_are_reported(file: Path) -> None:
     """A copy of sssd.conf as TOML has its options in a section: each of them is checked, too."""
     file.write_text(
-        'max_ccaches = 1\n[kcm]\nmax_ccaches = "7"\ntgt_renewal = true\n\n[domain.one]\nnonsense = 1\n'
+        'max_ccaches = 1\n[kcm]\nmax_ccaches = "7"\nkrb5_validate = true\n\n[domain.one]\nnonsense = 1\n'
     )
     section, number, renewal, *others = mistakes(file)
     assert section.startswith(f"{file}:2: section [kcm]: ")
     assert number.startswith(f"{file}:3: option max_ccaches: '7' is not ")
     assert number.endswith("; a number has no quotes: 7")
-    assert renewal == f"{file}:4: option tgt_renewal: {OF_SSSD['tgt_renewal']}"
+    assert renewal == f"{file}:4: option krb5_validate: {OF_SSSD['krb5_validate']}"
     assert any("option nonsense: unknown" in each for each in others)
 
 

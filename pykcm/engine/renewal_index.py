@@ -168,6 +168,8 @@ class RenewalIndex:
             return True
         finally:
             self._reading = None
+        if not self.is_active:
+            return True
         if self._is_outdated:
             self._to_read.setdefault(uid)
             return True
