@@ -41,11 +41,14 @@ async def list_ccaches(call: Call) -> AsyncIterator[dict[str, Any]]:
     administration = call.administration
     uids = await administration.store.uids() if wanted.uid is None else [wanted.uid]
     ccaches = size = users = 0
+    all_ccaches: int | None = None
     for uid in uids:
         # Reading a cached collection does not yield to the event loop.
         await asyncio.sleep(0)
         gone = await _gone_default(call, uid)
         snapshot = await call.read(uid, partial(take_snapshot, call=call, gone=gone))
+        if administration.config.max_ccaches:
+            all_ccaches = await call.read(uid, lambda collection: collection.ccache_count.total)
         listed = [each for each in snapshot.ccaches if each.has_expired or not wanted.expired]
         damaged = [] if wanted.expired else snapshot.damaged
         if not listed and not damaged:
@@ -59,6 +62,8 @@ async def list_ccaches(call: Call) -> AsyncIterator[dict[str, Any]]:
             yield {"ccache": _damaged_row(each)}
         yield {"user": _use(snapshot, administration.config)}
     call.summary = {"users": users, "ccaches": ccaches, "size": size}
+    if all_ccaches is not None:
+        call.summary |= {"all_ccaches": all_ccaches, "max_ccaches": administration.config.max_ccaches}
 
 
 async def _gone_default(call: Call, uid: int) -> bytes | None:
@@ -82,6 +87,7 @@ def _use(snapshot: CollectionSnapshot, config: Config) -> dict[str, Any]:
         "max_size": config.max_uid_size * 1024,
         "credentials": sum(len(ccache.credentials) for ccache in snapshot.ccaches),
         "max_credentials": config.max_uid_credentials,
+        "missing_default": snapshot.missing_default,
     }
 
 
@@ -102,6 +108,7 @@ def _row(ccache: CCacheSnapshot) -> dict[str, Any]:
         "tgt_expires": None if times is None else _local_time(times.endtime, ccache),
         "renew_till": None if times is None else _local_time(times.renew_till, ccache),
         "label": ccache.label,
+        "kdc_offset": ccache.kdc_offset,
         # A renewed ticket keeps its authtime and begins to be valid when it is issued.
         "last_renewal": None
         if times is None or times.starttime <= times.authtime
@@ -146,6 +153,7 @@ def _damaged_row(ccache: DamagedCCache) -> dict[str, Any]:
         "tickets": 0,
         "size": 0,
         "label": ccache.label,
+        "kdc_offset": 0,
         **dict.fromkeys(unknown),
     }
 
@@ -181,8 +189,7 @@ async def show_ccache(call: Call) -> AsyncIterator[dict[str, Any]]:
     ccache = await call.read(
         uid, lambda collection: snapshot_of(collection, visible(collection, wanted.name, call), gone)
     )
-    row = _row(ccache) | _renewal(call, ccache)
-    yield {"ccache": row | {"kdc_offset": ccache.kdc_offset, **_principal(ccache.principal)}}
+    yield {"ccache": _row(ccache) | _renewal(call, ccache) | _principal(ccache.principal)}
     for uuid, credential in ccache.credentials:
         yield {"credential": _details(uuid, credential)}
         if wanted.payload:

@@ -51,11 +51,15 @@ class DamagedCCache(NamedTuple):
 
 
 class CollectionSnapshot(NamedTuple):
-    """The ccaches of one UID that the peer may read, in stored order."""
+    """The ccaches of one UID that the peer may read, in stored order.
+
+    `missing_default`: the name of the shared default, if its user chose or destroyed it and no ccache has it.
+    """
 
     uid: int
     ccaches: list[CCacheSnapshot]
     damaged: list[DamagedCCache]
+    missing_default: bytes | None
 
 
 def other_uid_chosen(collection: Collection) -> int | None:
@@ -102,7 +106,15 @@ def take_snapshot(collection: Collection, call: Call, gone: bytes | None = None)
             for name, uuid in collection.unavailable.items()
             if is_readable(collection.label_of(name))
         ],
+        _missing_default(collection, gone),
     )
+
+
+def _missing_default(collection: Collection, gone: bytes | None) -> bytes | None:
+    chosen, defaults = collection.default_name, collection.defaults
+    is_chosen = defaults.shared is not None or None in defaults.destroyed
+    is_missing = not collection.has(chosen) if other_uid_chosen(collection) is None else chosen == gone
+    return chosen if is_chosen and is_missing else None
 
 
 def snapshot_of(collection: Collection, ccache: CCache, gone: bytes | None) -> CCacheSnapshot:

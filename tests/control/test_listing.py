@@ -63,6 +63,7 @@ def test_row_describes_a_ccache(server: Server, control: Controlling) -> None:
             "tgt_expires": 5000,
             "renew_till": 9000,
             "label": None,
+            "kdc_offset": 0,
             "last_renewal": 1200,
         }
     ]
@@ -144,6 +145,7 @@ def test_list_is_ordered_by_uid_with_use_and_totals(server: Server, control: Con
         "max_size": 16384 * 1024,
         "credentials": 0,
         "max_credentials": 8192,
+        "missing_default": None,
     }
     assert control.summary == {"users": 3, "ccaches": 4, "size": 4 * size}
     assert names(control, uid=1000) == [b"1000:b", b"1000:a"]
@@ -177,14 +179,45 @@ def test_current_default_is_marked(server: Server, control: Controlling) -> None
     assert escape["ccache"]["current_default"]
 
 
+def test_missing_default_is_named(server: Server, control: Controlling) -> None:
+    """A chosen default without a ccache is named; the name that is only the UID is chosen by nobody."""
+
+    def missing() -> bytes | None:
+        (use,) = [item["user"] for item in control.ask("list", uid=1000) if "user" in item]
+        name: bytes | None = use["missing_default"]
+        return name
+
+    client = server.ask_as(1000)
+    for name in (b"1000:a", b"1000:b"):
+        client.replace(name, 0, ALICE, [ticket().blob])
+    assert missing() is None
+    client.set_default_cache(b"1000:b")
+    assert missing() is None
+    server.ask_as(1000).destroy(b"1000:b")
+    assert missing() == b"1000:b"
+    assert [row["current_default"] for row in rows(control)] == [True]
+    client.set_default_cache(b"1000:a")
+    assert missing() is None
+    # A plain kdestroy: no other ccache takes the place of this default.
+    client.replace(b"1000", 0, ALICE, [ticket().blob])
+    client.set_default_cache(b"1000")
+    kdestroy = server.ask_as(1000)
+    assert kdestroy.get_default_cache() == b"1000"
+    kdestroy.destroy(b"1000")
+    assert missing() == b"1000"
+    assert [row["current_default"] for row in rows(control)] == [False]
+
+
 def test_ccache_of_another_user_can_be_roots_current_default(server: Server, control: Controlling) -> None:
     """Root's own ccache is the current default only if the chosen one does not exist."""
     server.ask_as(0).replace(b"0:own", 0, ALICE, [ticket().blob])
     server.ask_as(1000).initialize(b"1000:x", BOB)
     server.ask_as(0).set_default_cache(b"1000:x")
     assert [row["current_default"] for row in rows(control, uid=0)] == [False]
+    assert control.ask("list", uid=0)[-1]["user"]["missing_default"] is None
     server.ask_as(1000).destroy(b"1000:x")
     assert [row["current_default"] for row in rows(control, uid=0)] == [True]
+    assert control.ask("list", uid=0)[-1]["user"]["missing_default"] == b"1000:x"
     [escape, *_] = control.ask("show", name=b"0:own")
     assert escape["ccache"]["current_default"]
 

@@ -20,6 +20,7 @@ def all_groups() -> "dict[str, tuple[Check, ...]]":
     """All checks by group, in the order of the report: a check comes after those that it depends on."""
     # Imported late: no other command needs them.
     from pykcm.cli.doctor import (  # noqa: PLC0415
+        apparmor,
         clients,
         configuration,
         programs,
@@ -36,7 +37,7 @@ def all_groups() -> "dict[str, tuple[Check, ...]]":
         "systemd": units.CHECKS,
         "Sockets": sockets.CHECKS,
         "Kerberos programs": (*clients.CHECKS, *programs.CHECKS),
-        "Security": configuration.SELINUX_CHECKS,
+        "Security": (*configuration.SELINUX_CHECKS, *apparmor.CHECKS),
         "Storage": (*storage.CHECKS, *shared_store.CHECKS),
         "Users": users.CHECKS,
         "Answers": round_trip.CHECKS,

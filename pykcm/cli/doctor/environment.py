@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from pykcm.cli.doctor.systemd import KCM_SOCKET, SERVICE, Unit, read_units
 from pykcm.cli.profile import Profile, read_profile
@@ -48,7 +49,10 @@ def run_program(argv: Sequence[str]) -> str | None:
 
 @dataclass
 class Environment:
-    """The machine with its root folder at `root`. `config_file` is the daemon's, None for the default one."""
+    """The machine with its root folder at `root`. `config_file` is the daemon's, None for the default one.
+
+    `answers` keeps what several checks ask the daemon for.
+    """
 
     root: Path = Path("/")
     config_file: Path | None = None
@@ -57,6 +61,7 @@ class Environment:
     uid: int = field(default_factory=os.geteuid)
     run: Callable[[Sequence[str]], str | None] = run_program
     load_policy: Callable[[], Policy] = load_policy
+    answers: dict[str, Any] = field(default_factory=dict)
 
     def path(self, path: str | os.PathLike[str]) -> Path:
         """An absolute path of the machine, as a path that can be opened."""

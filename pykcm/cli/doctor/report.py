@@ -1,16 +1,13 @@
 """The report of the doctor: problems first, then the other checks by group, and a summary."""
 
-import os
 import shutil
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-import click
-
 from pykcm.cli.doctor.results import Check, Level, Result
-from pykcm.cli.output import format_count, is_terminal, print_line
+from pykcm.cli.output import format_count, is_terminal, print_line, styled
 from pykcm.protocol.text import printable
 
 _COLOURS = {Level.OK: "green", Level.WARNING: "yellow", Level.FAILED: "red", Level.SKIPPED: None}
@@ -42,7 +39,7 @@ def print_report(findings: Sequence[Finding], *, quiet: bool, verbose: bool) -> 
         return
     width = max(len(finding.check.name) for finding in findings)
     for heading, section in _sections(findings, quiet=quiet):
-        print_line(styled=_styled(heading, bold=True))
+        print_line(styled=styled(heading, bold=True))
         for finding in section:
             _print_finding(finding, width, verbose=verbose)
         print_line()
@@ -64,7 +61,7 @@ def _sections(findings: Sequence[Finding], *, quiet: bool) -> Iterator[tuple[str
 
 def _print_finding(finding: Finding, width: int, *, verbose: bool) -> None:
     check, result = finding.check, finding.result
-    level = " " * _INDENT + _styled(f"{result.level:<{_LEVEL_WIDTH}}", fg=_COLOURS[result.level])
+    level = " " * _INDENT + styled(f"{result.level:<{_LEVEL_WIDTH}}", fg=_COLOURS[result.level])
     first, *more = _wrapped(result.text, _COMMAND_INDENT + width + 2)
     print_line(f"  {check.name:<{width}}  {first}", styled=level)
     indent = " " * (_COMMAND_INDENT + width + 2)
@@ -72,7 +69,7 @@ def _print_finding(finding: Finding, width: int, *, verbose: bool) -> None:
         print_line(indent + line)
     if verbose and check.run.__doc__:
         for line in _wrapped(" ".join(check.run.__doc__.split()), len(indent)):
-            print_line(styled=indent + _styled(line, dim=True))
+            print_line(styled=indent + styled(line, dim=True))
     for command in result.remedy:
         print_line(" " * _COMMAND_INDENT + command)
 
@@ -84,11 +81,6 @@ def _wrapped(text: str, indent: int) -> list[str]:
         return [escaped]
     width = max(shutil.get_terminal_size().columns - indent, _SMALLEST_WIDTH)
     return textwrap.wrap(escaped, width, break_long_words=False, break_on_hyphens=False) or [""]
-
-
-def _styled(text: str, **style: bool | str | None) -> str:
-    # https://no-color.org; click itself leaves styles out where stdout is no terminal.
-    return text if os.environ.get("NO_COLOR") else click.style(text, **style)  # type: ignore[arg-type]
 
 
 def summary(levels: Iterable[Level]) -> str:
