@@ -24,7 +24,7 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 @click.command("destroy")
 @click.argument("ccache", type=CCacheType(), required=False)
-@click.option("--uid", type=UidType(), help="All ccaches of this user.")
+@click.option("--user", "--uid", "uid", type=UidType(), help="All ccaches of this user.")
 @click.option("--expired", is_flag=True, help="All users' ccaches whose tickets have all expired.")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask for confirmation.")
 @_json
@@ -37,7 +37,7 @@ def destroy_command(
     On a terminal it asks for confirmation first.
     """
     if [ccache is not None, uid is not None, expired].count(True) != 1:
-        raise click.UsageError("give exactly one of CCACHE, --uid and --expired")
+        raise click.UsageError("give exactly one of CCACHE, --user and --expired")
     if not yes:
         if not sys.stdin.isatty():
             raise click.UsageError("no terminal to ask for confirmation on: give --yes")
@@ -129,7 +129,9 @@ def _warn_of_clock(summary: dict[str, Any]) -> None:
 
 
 @click.command("switch")
-@click.option("--uid", type=UidType(), help="The user whose default ccache changes; not needed.")
+@click.option(
+    "--user", "--uid", "uid", type=UidType(), help="The user whose default ccache changes; not needed."
+)
 @click.argument("ccache", type=CCacheType())
 @_json
 @click.pass_obj

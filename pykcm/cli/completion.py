@@ -119,7 +119,6 @@ def completion_command(context: click.Context, shell: str) -> None:
     """Print a completion script for a shell.
 
     The script completes commands, options, users and ccaches.
-    For bash: pykcmctl completion bash >/etc/bash_completion.d/pykcmctl
     """
     root = context.find_root()
     kind = get_completion_class(shell)

@@ -25,7 +25,7 @@ EXAMPLES = {
         Example("The services of its tickets", "show KCM:1000 | grep ^ticket | cut -f2"),
     ),
     "destroy": (
-        Example("All ccaches of alice, after a question", "destroy --uid alice"),
+        Example("All ccaches of alice, after a question", "destroy --user alice"),
         Example("All expired ccaches, without one", "destroy --expired --yes"),
     ),
     "reap": (
@@ -34,7 +34,7 @@ EXAMPLES = {
     ),
     "switch": (
         Example("Make one of your ccaches the default", "switch KCM:1000:work"),
-        Example("The same for another user, as root", "switch --uid alice KCM:1000:work"),
+        Example("The same for another user, as root", "switch --user alice KCM:1000:work"),
     ),
     "setup": (
         Example("What it would do for a pykcm from pip", "setup"),
@@ -46,7 +46,7 @@ EXAMPLES = {
     ),
     "export": (
         Example("All ccaches, encrypted for a passphrase", "export /root/ccaches.pykcm"),
-        Example("The ccaches of alice, for an age key", "export --uid alice --recipient age1... a.pykcm"),
+        Example("The ccaches of alice, for an age key", "export --user alice --recipient age1... x"),
     ),
     "import": (
         Example("A file of sshd becomes one of your ccaches", "import FILE:/tmp/krb5cc_1000_x"),
@@ -93,11 +93,11 @@ EXAMPLES = {
         Example("Serve them over HTTP", "metrics --listen 127.0.0.1:9090"),
     ),
     "watch": (
-        Example("What happens to the ccaches of alice", "watch --uid alice"),
+        Example("What happens to the ccaches of alice", "watch --user alice"),
         Example("Everything, also after a restart, for a log", "watch --json --reconnect"),
     ),
     "trace": (
-        Example("What the programs of alice ask for", "trace --uid alice"),
+        Example("What the programs of alice ask for", "trace --user alice"),
         Example("Requests that fail, in a pipe", "trace --json | jq 'select(.code != \"OK\")'"),
     ),
     "doctor": (
@@ -105,8 +105,8 @@ EXAMPLES = {
         Example("Only problems and warnings, for a timer", "doctor --quiet"),
     ),
     "completion": (
+        Example("For bash, from the next login on", "completion bash >>~/.bash_completion"),
         Example("A file for zsh's folder of functions", "completion zsh >_pykcmctl"),
-        Example("For this shell only", "completion bash | source /dev/stdin"),
     ),
 }
 

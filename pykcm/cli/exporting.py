@@ -20,7 +20,7 @@ from pykcm.control.messages import ControlError, ErrorCode
 
 
 @click.command("export")
-@click.option("--uid", type=UidType(), help="Only the ccaches of this user.")
+@click.option("--user", "--uid", "uid", type=UidType(), help="Only the ccaches of this user.")
 @click.option("--recipient", "keys", multiple=True, metavar="KEY", help="Encrypt for this age key (age1…).")
 @passphrase_file_option
 @click.option(

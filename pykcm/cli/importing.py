@@ -72,7 +72,13 @@ def import_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @click.command("import")
-@click.option("--uid", type=UidType(), help="Only this user's ccaches; a file becomes a ccache of this user.")
+@click.option(
+    "--user",
+    "--uid",
+    "uid",
+    type=UidType(),
+    help="Only this user's ccaches; a file becomes a ccache of this user.",
+)
 @click.option("--identity", "identities", multiple=True, metavar="PATH", help="A file with the age key.")
 @passphrase_file_option
 @import_options

@@ -1,5 +1,6 @@
 """The columns of list, its sort orders, and the states of a ccache."""
 
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -34,15 +35,15 @@ class _Column(NamedTuple):
 
 COLUMNS = {
     "user": _Column(
-        Field("User", floors=(10, 6)),
+        Field("User", floors=(8, 6), importance=3),
         lambda row, _: user_name(row["uid"]) or str(row["uid"]),
     ),
     "uid": _Column(Field("UID", is_number=True), lambda row, _: str(row["uid"])),
     "principal": _Column(
-        Field("Principal", floors=(20, 8)),
+        Field("Principal", floors=(16, 8), importance=2),
         lambda row, _: "-" if row["principal"] is None else row["principal"],
     ),
-    "ccache": _Column(Field("Ccache", floors=(14, 9)), lambda row, _: format_ccache(row["name"])),
+    "ccache": _Column(Field("Ccache", floors=(14, 12)), lambda row, _: format_ccache(row["name"])),
     "expires": _Column(Field("Expires"), lambda row, style: style.time(row["expires"])),
     "tickets": _Column(Field("Tickets", is_number=True), lambda row, _: str(row["tickets"])),
     "state": _Column(
@@ -62,19 +63,6 @@ DEFAULT_COLUMNS = ("user", "principal", "ccache", "expires", "tickets", "state")
 WIDE_COLUMNS = (
     *("user", "uid", "principal", "ccache", "expires", "renewable", "renewed", "tickets", "size", "state"),
 )
-
-# Rows without a value come last.
-SORT_KEYS: dict[str, Callable[[Row], Any]] = {
-    "user": lambda row: user_name(row["uid"]) or str(row["uid"]),
-    "uid": lambda row: row["uid"],
-    "principal": lambda row: row["principal"],
-    "ccache": lambda row: row["name"],
-    "expires": lambda row: row["expires"],
-    "renewable": lambda row: row["renew_till"],
-    "renewed": lambda row: row["last_renewal"],
-    "tickets": lambda row: row["tickets"],
-    "size": lambda row: row["size"],
-}
 
 
 def _next_renewal(row: Row) -> int | None:
@@ -114,6 +102,30 @@ _STATES: tuple[tuple[str, str, Callable[[Row, float], bool]], ...] = (
     ("*", "default", lambda row, _: row["default"]),
     ("+", "default", lambda row, _: row["current_default"] and not row["default"]),
 )
+
+
+def _importance(row: Row) -> int:
+    """The place of the most important state among all states; after them for none."""
+    now = time.time()
+    applying = (place for place, (_, _, applies) in enumerate(_STATES) if applies(row, now))
+    return next(applying, len(_STATES))
+
+
+# Rows without a value come last.
+SORT_KEYS: dict[str, Callable[[Row], Any]] = {
+    "user": lambda row: user_name(row["uid"]) or str(row["uid"]),
+    "uid": lambda row: row["uid"],
+    "principal": lambda row: row["principal"],
+    "ccache": lambda row: row["name"],
+    "expires": lambda row: row["expires"],
+    "renewable": lambda row: row["renew_till"],
+    "renewed": lambda row: row["last_renewal"],
+    "tickets": lambda row: row["tickets"],
+    "size": lambda row: row["size"],
+    "state": _importance,
+    "uuid": lambda row: row["uuid"],
+    "label": lambda row: row["label"],
+}
 
 
 def states_of(row: Row, now: float) -> list[str]:

@@ -33,8 +33,11 @@ from pykcm.cli.output import (
 from pykcm.cli.parameters import UidType
 from pykcm.cli.tables import print_table, table_lines
 
-# The share of a quota from which its use is mentioned, and how many users are named.
+# The shares of a quota from which its use is mentioned, and from which the next ticket may be refused.
 _MENTIONED_SHARE = 0.8
+_FULL_SHARE = 0.95
+
+# How many users near a quota are named.
 _USERS_NAMED = 10
 
 # In seconds: how often --watch asks again.
@@ -100,7 +103,7 @@ class _Filter(NamedTuple):
 
 
 @click.command("list", context_settings={"allow_extra_args": True})
-@click.option("--uid", "--user", type=UidType(), help="Only the ccaches of this user.")
+@click.option("--user", "--uid", "uid", type=UidType(), help="Only the ccaches of this user.")
 @click.option("--principal", metavar="GLOB", help="Only ccaches of these principals, such as 'alice@*'.")
 @click.option("--expired", is_flag=True, help="Only ccaches whose tickets have all expired.")
 @click.option("--expiring", type=_Duration(), help="Only ccaches that expire within this time, such as 1h.")
@@ -220,11 +223,24 @@ class _Listing:
             yield f"{format_count(total, 'ccache')} of {users}, {format_size(summary['size'])}"
 
     def quota_lines(self) -> Iterator[str]:
-        """A line for each user near a quota."""
+        """A line for each user near a quota, and for all users together."""
+        assert self._answer is not None
+        shares = [_quota_share(use) for use in self._uses]
         for use in self._uses:
+            yield f"{user_name(use['uid']) or use['uid']} has used {_quota_share(use):.0%} of a quota: " + (
+                ", ".join(_quota_texts(use))
+            )
+        number, most = (self._answer.summary.get(key, 0) for key in ("all_ccaches", "max_ccaches"))
+        if most and number >= _MENTIONED_SHARE * most:
+            shares.append(number / most)
             yield (
-                f"{user_name(use['uid']) or use['uid']} has used {_quota_share(use):.0%} of the quota: "
-                + ", ".join(_quota_texts(use))
+                f"all users together have used {number / most:.0%} of a quota: {number} of {most} ccaches "
+                "(max_ccaches)"
+            )
+        if shares and max(shares) >= _FULL_SHARE:
+            yield (
+                'A full quota refuses tickets: kinit says "Disk quota exceeded". Make room with `pykcmctl '
+                "destroy`, or raise the quota in /etc/pykcm/pykcm.toml"
             )
 
     def print_totals(self) -> None:
@@ -243,21 +259,32 @@ def _sorted(rows: Iterable[Row], sort: str) -> list[Row]:
     return known + [row for row in rows if key(row) is None]
 
 
-_QUOTAS = (("ccaches", "max_ccaches"), ("size", "max_size"), ("credentials", "max_credentials"))
+# The keys of a use and its limit, and the option of the limit.
+_QUOTAS = (
+    ("ccaches", "max_ccaches", "max_uid_ccaches"),
+    ("size", "max_size", "max_uid_size"),
+    ("credentials", "max_credentials", "max_uid_credentials"),
+)
+
+
+def _share(use: dict[str, int], used: str, limit: str) -> float:
+    return use[used] / use[limit] if use.get(limit) else 0.0
 
 
 def _quota_share(use: dict[str, int]) -> float:
     """The used share of a user's quotas, of the one that is used most."""
-    return max(use[used] / use[limit] if use.get(limit) else 0.0 for used, limit in _QUOTAS)
+    return max(_share(use, used, limit) for used, limit, _ in _QUOTAS)
 
 
 def _quota_texts(use: dict[str, int]) -> Iterator[str]:
-    for used, limit in _QUOTAS:
-        if use.get(limit):
-            if used == "size":
-                yield f"{format_size(use[used])} of {format_size(use[limit])}"
-            else:
-                yield f"{use[used]} of {use[limit]} {used}"
+    for used, limit, option in _QUOTAS:
+        if _share(use, used, limit) >= _MENTIONED_SHARE:
+            amounts = (
+                f"{format_size(use[used])} of {format_size(use[limit])}"
+                if used == "size"
+                else f"{use[used]} of {use[limit]} {used}"
+            )
+            yield f"{amounts} ({option})"
 
 
 def _watch(listing: _Listing, *, header: bool, shortens: bool, has_dates: bool) -> None:

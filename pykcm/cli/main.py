@@ -1,6 +1,7 @@
 """pykcmctl: the command line, its exit statuses and errors."""
 
 import errno
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -204,7 +205,8 @@ def _show(error: click.ClickException) -> None:
         print_line(f"pykcmctl: {error.format_message()}", err=True)
         return
     context = error.ctx
-    path = "pykcmctl" if context is None else context.command_path
+    # The parser raises errors of options without a context.
+    path = f"pykcmctl {_run.command}".rstrip() if context is None else context.command_path
     command = f"{path.removeprefix('pykcmctl ')}: " if " " in path else ""
     is_bad_value = isinstance(error, click.BadParameter) and not isinstance(error, click.MissingParameter)
     if is_bad_value and isinstance(error, click.BadParameter) and error.param is not None:
@@ -220,6 +222,7 @@ def _show(error: click.ClickException) -> None:
 def _as_part(message: str) -> str:
     """A message of click as the second part of one of ours."""
     message = " ".join(message.split("\n")).replace("\t", "")
+    message = re.sub(r"^Got unexpected extra arguments? \((.*)\)$", r"unexpected argument '\1'", message)
     for following in ("Did you mean", "Choose from"):
         message = message.replace(f". {following}", f"; {following.lower()}")
     if not message.startswith(_OPTION_OR_NAME):

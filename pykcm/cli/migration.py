@@ -47,7 +47,9 @@ _USER_VARIABLES = {"uid", "euid", "USERID", "username"}
     required=True,
     help="Where the tickets are now.",
 )
-@click.option("--uid", "uids", type=UidType(), multiple=True, help="Only this user; by default all users.")
+@click.option(
+    "--user", "--uid", "uids", type=UidType(), multiple=True, help="Only this user; by default all users."
+)
 @click.option(
     "--source-socket",
     default=DEFAULT_SOCKET,
@@ -60,7 +62,7 @@ _USER_VARIABLES = {"uid", "euid", "USERID", "username"}
     "patterns",
     multiple=True,
     metavar="PATTERN",
-    help="Further files, in the form of default_ccache_name: FILE:/run/user/%{uid}/krb5cc.",
+    help="Further files, such as FILE:/srv/%{uid}/cc, as in default_ccache_name.",
 )
 @import_options
 @click.pass_obj

@@ -6,6 +6,7 @@ import pwd
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from pykcm.cli.output import shell_quote
 from pykcm.control.messages import ControlError, ErrorCode
 from pykcm.protocol.text import escape, printable
 
@@ -39,7 +40,13 @@ def naming_ccache(name: bytes) -> Iterator[None]:
     except ControlError as error:
         if error.code == ErrorCode.NOT_FOUND:
             message = f"{format_ccache(name)}: no such ccache; {_advice(name)}"
-        elif error.code in {ErrorCode.STORE, ErrorCode.ARGUMENTS}:
+        elif error.code == ErrorCode.STORE:
+            reason = error.message.removeprefix("EIO: ")
+            advice = "see `journalctl -u pykcm.service`"
+            if "secrets cannot be read" in reason:
+                advice += f"; `pykcmctl destroy {shell_quote(format_ccache(name))}` removes it"
+            message = f"{format_ccache(name)}: {reason}; {advice}"
+        elif error.code == ErrorCode.ARGUMENTS:
             message = f"{format_ccache(name)}: {error.message}"
         else:
             raise

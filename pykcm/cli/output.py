@@ -7,6 +7,7 @@ names of ccaches and files, and root reads them on a terminal.
 import codecs
 import io
 import json
+import os
 import shlex
 import sys
 import time
@@ -65,6 +66,14 @@ def never_fail_to_encode() -> None:
 def print_line(text: str = "", *, styled: str = "", err: bool = False) -> None:
     """Print exactly one line. `styled` is a prefix from click.style() that is not escaped."""
     click.echo(styled + printable(text), err=err)
+
+
+def styled(text: str, **style: bool | str | None) -> str:
+    """The text in this style of click.style(), unless NO_COLOR is set (https://no-color.org).
+
+    click.echo() leaves styles out where stdout is no terminal.
+    """
+    return text if os.environ.get("NO_COLOR") else click.style(text, **style)  # type: ignore[arg-type]
 
 
 def print_text(text: str, *, err: bool = False) -> None:

@@ -29,7 +29,7 @@ from pykcm.cli.special_entries import notes
 from pykcm.cli.tables import Field, print_table
 from pykcm.protocol.text import printable
 
-_SERVICE = Field("Service", floors=(28, 12))
+_SERVICE = Field("Service", floors=(20, 12), importance=3)
 _ENCTYPE = Field("Enctype", floors=(14, 9))
 
 

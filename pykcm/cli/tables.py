@@ -3,13 +3,12 @@
 import codecs
 import shutil
 import sys
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
-import click
-
-from pykcm.cli.output import is_terminal, print_line
+from pykcm.cli.output import is_terminal, print_line, styled
 from pykcm.protocol.text import printable
 
 # Rows for which the widths are computed together: rows are printed as they arrive.
@@ -19,11 +18,15 @@ _GAP, _SMALL_GAP = 2, 1
 
 
 class Field(NamedTuple):
-    """A column. `floors`: the widths to which it may be shortened, a readable one and the smallest."""
+    """A column. `floors`: the widths to which it may be shortened, a readable one and the smallest.
+
+    `importance`: how much a character counts when another column may be shortened in its place.
+    """
 
     heading: str
     is_number: bool = False
     floors: tuple[int, int] | None = None
+    importance: int = 1
 
 
 def print_table(
@@ -48,7 +51,7 @@ def table_lines(
         widths, gap = _widths(fields, batch, width, header=header)
         if header:
             headings = _line([field.heading for field in fields], fields, widths, gap)
-            yield click.style(headings, bold=True)
+            yield styled(headings, bold=True)
             header = False
         for row in batch:
             yield _line(row, fields, widths, gap)
@@ -58,22 +61,42 @@ def _widths(
     fields: Sequence[Field], rows: Sequence[Sequence[str]], available: int | None, *, header: bool
 ) -> tuple[list[int], int]:
     """The width of each column, and of the gap between two."""
-    widths = [
+    full = [
         max(_cells(field.heading) if header else 0, *(_cells(row[number]) for row in rows))
         for number, field in enumerate(fields)
     ]
     if available is None:
-        return widths, _GAP
+        return full, _GAP
+    lengths = [sorted(_cells(row[number]) for row in rows) for number in range(len(fields))]
     for step, gap in enumerate((_GAP, _SMALL_GAP)):
+        widths = list(full)
         excess = sum(widths) + gap * (len(fields) - 1) - available
-        for number, field in enumerate(fields):
-            if excess > 0 and field.floors is not None:
-                cut = min(excess, max(widths[number] - field.floors[step], 0))
-                widths[number] -= cut
-                excess -= cut
+        while excess > 0 and (number := _to_narrow(fields, widths, lengths, step)) is not None:
+            widths[number] -= 1
+            excess -= 1
         if excess <= 0:
             break
     return widths, gap
+
+
+def _to_narrow(
+    fields: Sequence[Field], widths: Sequence[int], lengths: Sequence[Sequence[int]], step: int
+) -> int | None:
+    """The column that loses the fewest characters when it gets narrower: few long names shorten no others.
+
+    None: all have the widths of their floors.
+    """
+
+    def loss(number: int) -> tuple[int, int]:
+        longer = len(lengths[number]) - bisect_left(lengths[number], widths[number])
+        return longer * fields[number].importance, -widths[number]
+
+    narrowable = [
+        number
+        for number, field in enumerate(fields)
+        if field.floors is not None and widths[number] > field.floors[step]
+    ]
+    return min(narrowable, key=loss, default=None)
 
 
 def _line(cells: Sequence[str], fields: Sequence[Field], widths: Sequence[int], gap: int) -> str:

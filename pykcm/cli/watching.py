@@ -6,10 +6,12 @@ import textwrap
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
+from click.shell_completion import CompletionItem
 
 from pykcm.cli.client import ControlClient
 from pykcm.cli.names import format_ccache, format_user, user_name
@@ -44,11 +46,32 @@ _USER_WIDTH, _PROGRAM_WIDTH = 8, 14
 _MOST_PROGRAMS = 1024
 _REMEMBERED_FOR = 60.0
 
-_uid = click.option("--uid", "--user", "uid", type=UidType(), help="Only this user.")
+_uid = click.option("--user", "--uid", "uid", type=UidType(), help="Only this user.")
 _json = click.option("--json", "as_json", is_flag=True, help="Print a JSON object on each line.")
 _reconnect = click.option(
     "--reconnect", is_flag=True, help="Continue when the daemon has ended and was started again."
 )
+
+
+class _Operation(click.ParamType):  # type: ignore[type-arg]
+    """Click parameter type: the name of an operation, in upper or lower case."""
+
+    name = "operation"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        names = [opcode.name for opcode in Opcode]
+        operation: str = value.upper()
+        if operation not in names:
+            similar = " or ".join(get_close_matches(operation, names, 3))
+            advice = f"did you mean {similar}?" if similar else "`pykcmctl stats` names those in use"
+            self.fail(f"there is no operation {value!r}; {advice}", param, ctx)
+        return operation
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        return [CompletionItem(each.name) for each in Opcode if each.name.startswith(incomplete.upper())]
+
 
 Item = dict[str, Any]
 Line = Callable[[Item], str]
@@ -75,8 +98,7 @@ def watch_command(client: ControlClient, uid: int | None, *, as_json: bool, reco
 @click.option(
     "--op",
     "operation",
-    type=click.Choice([opcode.name for opcode in Opcode], case_sensitive=False),
-    metavar="OPERATION",
+    type=_Operation(),
     help="Only this operation, for example RETRIEVE.",
 )
 @click.option("--ccache", type=CCacheType(), help="Only requests that name this ccache, or whose reply does.")

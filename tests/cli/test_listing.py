@@ -56,10 +56,15 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> List:
     monkeypatch.setenv("COLUMNS", "80")
 
     def run_list(
-        *arguments: str, rows: list[dict[str, Any]], uses: list[dict[str, int]] | None = None
+        *arguments: str,
+        rows: list[dict[str, Any]],
+        uses: list[dict[str, int]] | None = None,
+        summary: dict[str, int] | None = None,
     ) -> Result:
         found = [*({"ccache": each} for each in rows), *({"user": each} for each in uses or [])]
-        answer = items(*found, ccaches=len(rows), users=len({each["uid"] for each in rows}), size=1)
+        answer = items(
+            *found, ccaches=len(rows), users=len({each["uid"] for each in rows}), size=1, **summary or {}
+        )
         with answering(tmp_path / "control.sock", *answer) as client:
             return CliRunner().invoke(cli, ["--socket", str(client.path), "list", *arguments])
 
@@ -110,6 +115,24 @@ def test_every_ccache_has_one_line_that_fits(run: List, width: int, monkeypatch:
 
 
 @pytest.mark.usefixtures("on_terminal")
+def test_one_long_name_does_not_shorten_the_others(run: List, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    rows = [row(uid) for uid in range(4_000_000_001, 4_000_000_010)]
+    rows[4] |= {"principal": "p" * 100, "name": b"4000000005:" + b"n" * 100}
+    lines = run(rows=rows).stdout.splitlines()
+    assert [line.count("…") for line in lines] == [0] * 5 + [2] + [0] * 4
+
+
+@pytest.mark.usefixtures("on_terminal")
+@pytest.mark.parametrize("value", ["", "1"])
+def test_no_color_leaves_styles_out(run: List, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    """An empty NO_COLOR is not set, as https://no-color.org says."""
+    monkeypatch.setenv("NO_COLOR", value)
+    monkeypatch.setattr("click.echo", lambda text="", **_: print(text))  # noqa: T201
+    assert ("\x1b" in run(rows=[row()]).stdout) is not bool(value)
+
+
+@pytest.mark.usefixtures("on_terminal")
 @pytest.mark.parametrize(
     ("changes", "state", "words"),
     [
@@ -152,13 +175,16 @@ def test_filters_combine(run: List) -> None:
         ("-expires", ["KCM:1", "KCM:2", "KCM:3"]),
         ("principal", ["KCM:3", "KCM:2", "KCM:1"]),
         ("-uid", ["KCM:3", "KCM:2", "KCM:1"]),
+        ("state", ["KCM:2", "KCM:1", "KCM:3"]),
+        ("uuid", ["KCM:3", "KCM:2", "KCM:1"]),
+        ("-label", ["KCM:1", "KCM:2", "KCM:3"]),
     ],
 )
 def test_sort_puts_unknown_values_last(run: List, order: str, wanted: list[str]) -> None:
     rows = [
-        row(1, expires=NOW + 9, principal="c"),
-        row(2, expires=NOW + 5, principal="b"),
-        row(3, expires=None, principal="a"),
+        row(1, expires=NOW + 9, principal="c", uuid=b"3", label="b", default=True),
+        row(2, expires=NOW + 5, principal="b", uuid=b"2", label="a", last_renewal=5, renew_till=NOW + 9),
+        row(3, expires=None, principal="a", uuid=b"1"),
     ]
     assert names(run("--sort", order, rows=rows)) == wanted
 
@@ -209,7 +235,23 @@ def test_quota_is_mentioned_from_80_percent(run: List, changes: dict[str, int], 
     if share is None:
         assert result.stderr == ""
     else:
-        assert result.stderr.startswith(f"4000000000 has used {share} of the quota: ")
+        assert result.stderr.startswith(f"4000000000 has used {share} of a quota: ")
+        is_full = int(share.removesuffix("%")) >= 95
+        assert ('kinit says "Disk quota exceeded"' in result.stderr) is is_full
+
+
+def test_quotas_in_use_are_named_with_their_options(run: List) -> None:
+    """A quota of which less than 80 % is used is not mentioned next to a full one."""
+    [line, _] = run(
+        rows=[row()], uses=[use(4_000_000_000, ccaches=100, size=8000, credentials=1)]
+    ).stderr.splitlines()
+    assert line.endswith(": 100 of 100 ccaches (max_uid_ccaches), 7.8 KiB of 9.8 KiB (max_uid_size)")
+
+
+def test_quota_of_all_users_together_is_mentioned(run: List) -> None:
+    for number, mentioned in ((79, False), (80, True)):
+        result = run(rows=[row()], uses=[use()], summary={"all_ccaches": number, "max_ccaches": 100})
+        assert (f"{number} of 100 ccaches (max_ccaches)" in result.stderr) is mentioned
 
 
 @pytest.mark.usefixtures("on_terminal")

@@ -182,4 +182,4 @@ def test_readme_has_the_defaults(tmp_path: Path) -> None:
 def test_ccache_names_are_not_links(pages: Path) -> None:
     """A ccache name that begins with FILE: looks like a URL to docutils."""
     text, _ = rendered(pages / "man8/pykcmctl.8")
-    assert "FILE:/run/user/%{uid}/krb5cc" in text
+    assert "FILE:/srv/%{uid}/cc" in text
