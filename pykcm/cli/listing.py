@@ -238,10 +238,7 @@ class _Listing:
                 "(max_ccaches)"
             )
         if shares and max(shares) >= _FULL_SHARE:
-            yield (
-                'A full quota refuses tickets: kinit says "Disk quota exceeded". Make room with `pykcmctl '
-                "destroy`, or raise the quota in /etc/pykcm/pykcm.toml"
-            )
+            yield 'At 100% kinit says "Disk quota exceeded"; `pykcmctl destroy` makes room'
 
     def print_totals(self) -> None:
         if is_terminal():

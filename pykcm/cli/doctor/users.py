@@ -96,7 +96,7 @@ def quota_result(listing: Listing) -> Result:
     ]
     if not full:
         return ok("no user is at a quota")
-    named = _some([f"{format_user(uid)} ({option})" for uid, option in full])
+    named = _some([f"{option} of {format_user(uid)}" for uid, option in full])
     return warning(
         f'at a quota: {named}; kinit may say "Disk quota exceeded"', f"pykcmctl list --user {full[0][0]}"
     )

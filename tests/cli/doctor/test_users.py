@@ -54,7 +54,7 @@ def test_user_at_a_quota_is_named(change: dict[str, int], option: str | None) ->
     result = users.quota_result(listing(uses=[USE | {"uid": 1}, USE | change]))
     assert result.level is (Level.WARNING if option else Level.OK)
     if option:
-        assert f"UID 4000000 ({option})" in result.text
+        assert f"{option} of UID 4000000" in result.text
         assert result.remedy == ("pykcmctl list --user 4000000",)
 
 
