@@ -69,3 +69,20 @@ def test_every_alert_has_a_unit_test() -> None:
     tested = re.findall(r'alertname="(\w+)"', (MONITORING / "pykcm.rules.test.yml").read_text())
     assert alerts
     assert set(alerts) == set(tested)
+
+
+def test_panels_of_the_dashboard_do_not_overlap() -> None:
+    """Each panel has an ID, a place of its own within Grafana's 24 columns, and the chosen data source."""
+    panels = json.loads((MONITORING / "grafana-dashboard.json").read_text())["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    taken: set[tuple[int, int]] = set()
+    for panel in panels:
+        x, y, width, height = (panel["gridPos"][key] for key in "xywh")
+        assert x + width <= 24
+        cells = {(column, line) for column in range(x, x + width) for line in range(y, y + height)}
+        assert not cells & taken, panel["title"]
+        taken |= cells
+        targets = panel.get("targets", [])
+        assert (panel["type"] == "row") is not bool(targets)
+        assert len({target["refId"] for target in targets}) == len(targets)
+        assert {target["datasource"]["uid"] for target in targets} <= {"${datasource}"}
