@@ -1,8 +1,10 @@
 """The command import, and the parts that it shares with migrate."""
 
+import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
@@ -43,6 +45,9 @@ from pykcm.protocol.text import printable
 _CCACHE_FILES = (b"\x05\x03", b"\x05\x04")
 
 # Results that need no attention, and results that make the exit status 1.
+# libkrb5's names of a ccache have its type first.
+_OTHER_TYPE = re.compile(r"([A-Z]{2,}):")
+
 _GOOD_RESULTS = ("imported", "unchanged")
 _BAD_RESULTS = ("refused", "failed")
 
@@ -177,6 +182,12 @@ def _import_export(
     *,
     as_json: bool,
 ) -> None:
+    kind = _OTHER_TYPE.match(path)
+    if kind is not None and not Path(path).exists():
+        raise click.ClickException(
+            f"{path}: ccaches of the type {kind[1]} cannot be imported; give an export, or FILE:, DIR: or "
+            "KCM: with a path"
+        )
     with ExitStack() as at_end:
         with report_file_errors(f"cannot read {path}", path):
             file = at_end.enter_context(open_seekable(path))

@@ -35,7 +35,7 @@ class _Column(NamedTuple):
 
 COLUMNS = {
     "user": _Column(
-        Field("User", floors=(8, 6), importance=3),
+        Field("User", floors=(8, 8), importance=3),
         lambda row, _: user_name(row["uid"]) or str(row["uid"]),
     ),
     "uid": _Column(Field("UID", is_number=True), lambda row, _: str(row["uid"])),

@@ -52,9 +52,11 @@ _CODES = {ErrorCode.PERMISSION: EXIT_PERMISSION, ErrorCode.NOT_FOUND: EXIT_NOT_F
 
 
 class _Run:
-    """The command that runs in this process."""
+    """The command that runs in this process, the one that was named, and the path of the control socket."""
 
     command = ""
+    named = ""
+    path = DEFAULT_CONTROL_SOCKET
 
 
 _run = _Run()
@@ -97,6 +99,8 @@ def cli(context: click.Context, path: str, daemon_uid: int | None, kcm_path: str
     destroy, renew, import, export and watch. Every command has --help. Commands that show something have
     --json.
     """
+    _run.named = context.invoked_subcommand or ""
+    _run.path = path
     context.obj = EitherSocketClient(path, _report_silence, daemon_uid, kcm_path=kcm_path)
 
 
@@ -206,7 +210,7 @@ def _show(error: click.ClickException) -> None:
         return
     context = error.ctx
     # The parser raises errors of options without a context.
-    path = f"pykcmctl {_run.command}".rstrip() if context is None else context.command_path
+    path = f"pykcmctl {_run.named}".rstrip() if context is None else context.command_path
     command = f"{path.removeprefix('pykcmctl ')}: " if " " in path else ""
     is_bad_value = isinstance(error, click.BadParameter) and not isinstance(error, click.MissingParameter)
     if is_bad_value and isinstance(error, click.BadParameter) and error.param is not None:
@@ -252,8 +256,8 @@ def _report_os_error(error: OSError) -> int:
         return EXIT_NO_DAEMON
     if error.errno in {errno.ENOENT, errno.ECONNREFUSED}:
         print_line(
-            f"pykcmctl: no daemon answers ({error.strerror or error}): start it with `systemctl start "
-            "pykcm-control.socket`, or name its control socket with --socket",
+            f"pykcmctl: {_run.path}: no daemon answers: {error.strerror or error}; start it with `systemctl "
+            "start pykcm-control.socket`, or name its control socket with --socket",
             err=True,
         )
         return EXIT_NO_DAEMON
@@ -261,8 +265,8 @@ def _report_os_error(error: OSError) -> int:
         print_line("pykcmctl: only root may use the control socket: try sudo", err=True)
         return EXIT_PERMISSION
     print_line(
-        f"pykcmctl: cannot use the control socket ({error.strerror or error}): check --socket and "
-        "PYKCM_CONTROL_SOCKET, and see `pykcmctl doctor`",
+        f"pykcmctl: {_run.path}: cannot be used as the control socket: {error.strerror or error}; check "
+        "--socket and PYKCM_CONTROL_SOCKET, and see `pykcmctl doctor`",
         err=True,
     )
     return EXIT_FAILED

@@ -24,7 +24,7 @@ from pykcm.control.messages import ControlError, ErrorCode
 from pykcm.control.modify import DestroyArguments, SwitchArguments
 from pykcm.control.transfer import ExportArguments, ImportArguments, export_ccaches
 from pykcm.control.watching import WatchArguments
-from pykcm.peer.names import collection_of
+from pykcm.peer.names import collection_of, owner_of
 from pykcm.protocol.codes import Code, KcmError
 
 _CODES = {
@@ -167,6 +167,8 @@ class UserClient:
 
     def _check_owner(self, name: bytes) -> None:
         owner = collection_of(name)
+        if owner_of(name) is None:
+            raise ControlError(ErrorCode.NOT_FOUND, "the name belongs to no user")
         if owner != self.uid:
             raise ControlError(
                 ErrorCode.PERMISSION,

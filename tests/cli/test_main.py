@@ -48,10 +48,14 @@ def test_help_shows_the_whole_summary_of_each_command() -> None:
 @pytest.mark.parametrize(
     ("name", "status", "message"),
     [
-        ("missing", 3, "no daemon answers"),
-        ("file", 3, "no daemon answers"),
-        ("x" * 200, 1, "cannot use the control socket (AF_UNIX path too long): check --socket"),
-        ("file/below", 1, "cannot use the control socket (Not a directory): check --socket"),
+        ("missing", 3, "/missing: no daemon answers: No such file or directory; start it"),
+        ("file", 3, "/file: no daemon answers: Connection refused; start it"),
+        ("x" * 200, 1, ": cannot be used as the control socket: AF_UNIX path too long; check --socket"),
+        (
+            "file/below",
+            1,
+            "file/below: cannot be used as the control socket: Not a directory; check --socket",
+        ),
     ],
 )
 def test_unusable_socket_is_explained(tmp_path: Path, name: str, status: int, message: str) -> None:
@@ -142,6 +146,13 @@ def test_file_that_is_no_export_is_named(tmp_path: Path, content: bytes) -> None
     assert done.stderr.startswith(f"pykcmctl: {path}: ")
     assert "not an export of pykcmctl" in done.stderr
     assert "ccaches" not in done.stderr
+
+
+@pytest.mark.parametrize("source", ["KEYRING:persistent:0", "MEMORY:x", "API:x"])
+def test_type_that_cannot_be_imported_is_named(source: str) -> None:
+    result = CliRunner().invoke(cli, ["import", source])
+    assert result.exit_code == 1
+    assert f"{source}: ccaches of the type {source.partition(':')[0]} cannot be imported" in result.stderr
 
 
 @pytest.mark.parametrize("prefix", ["FILE:", "DIR:", ""])

@@ -131,7 +131,6 @@ def test_other_users_ccaches_are_refused(pykcmd: Pykcmd, user_ctl: UserCtl, fold
         ["list", "--uid", str(OTHER)],
         ["show", name],
         ["show", "0"],
-        ["show", "backup"],
         ["destroy", name, "--yes"],
         ["destroy", "--uid", str(OTHER), "--yes"],
         ["switch", name],
@@ -146,6 +145,16 @@ def test_other_users_ccaches_are_refused(pykcmd: Pykcmd, user_ctl: UserCtl, fold
         assert "only root may see and change other users' ccaches" in said.errors
     with kcm_as(pykcmd, OTHER) as kcm:
         assert kcm.get_principal(b"%d" % OTHER) == BOB
+
+
+def test_name_that_belongs_to_no_user_does_not_exist(pykcmd: Pykcmd, user_ctl: UserCtl) -> None:
+    """Only root has ccaches of such names: whether there is one, other users do not learn."""
+    with KcmClient(pykcmd.socket_path) as root:
+        root.replace(b"backup", 0, ALICE, [tgt()])
+    for name in ("backup", "nothing"):
+        said = user_ctl.run("show", name)
+        assert (said.status, said.output) == (5, "")
+        assert f"KCM:{name}: no such ccache" in said.errors
 
 
 def test_requests_about_the_daemon_stay_with_root(pykcmd: Pykcmd, user_ctl: UserCtl) -> None:
