@@ -74,16 +74,21 @@ def prometheus(folder: Path, scraped: int) -> Iterator[Prometheus]:
 
 
 def panels() -> dict[str, list[str]]:
-    """The expressions of each panel by its title, with values for Grafana's variables."""
-    dashboard = json.loads((MONITORING / "grafana-dashboard.json").read_text())
-    return {
-        panel["title"]: [
-            target["expr"].replace("$__rate_interval", _INTERVAL).replace("$instance", ".*")
-            for target in panel["targets"]
-        ]
-        for panel in dashboard["panels"]
-        if panel["type"] != "row"
-    }
+    """The expressions of each panel by its title, with values for Grafana's variables.
+
+    Panels below the heading "Shared store" are left out: the daemon has the other store.
+    """
+    found: dict[str, list[str]] = {}
+    heading = ""
+    for panel in json.loads((MONITORING / "grafana-dashboard.json").read_text())["panels"]:
+        if panel["type"] == "row":
+            heading = panel["title"]
+        elif heading != "Shared store":
+            found[panel["title"]] = [
+                target["expr"].replace("$__rate_interval", _INTERVAL).replace("$instance", ".*")
+                for target in panel["targets"]
+            ]
+    return found
 
 
 def use(kcm: KcmClient) -> None:
