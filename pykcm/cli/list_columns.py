@@ -120,6 +120,7 @@ SORT_KEYS: dict[str, Callable[[Row], Any]] = {
     "expires": lambda row: row["expires"],
     "renewable": lambda row: row["renew_till"],
     "renewed": lambda row: row["last_renewal"],
+    "renewal": _next_renewal,
     "tickets": lambda row: row["tickets"],
     "size": lambda row: row["size"],
     "state": _importance,
