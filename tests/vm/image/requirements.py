@@ -1,4 +1,4 @@
-"""Prints what the image needs of PyPI: for pykcm and its shared store, and pytest with its plugins; or an extra."""
+"""Prints what the image needs of PyPI: for pykcm, its shared store and pytest; or an extra of pykcm."""
 
 import sys
 import tomllib
