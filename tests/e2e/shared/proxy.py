@@ -15,7 +15,7 @@ from tests.store.postgresql.server import free_port
 T = TypeVar("T")
 
 # Of the statements that begin a commit.
-_COMMIT = b"INSERT INTO pykcm.commits (id, made) SELECT"
+_COMMIT = b"INSERT INTO pykcm.commits (id, made, uids)"
 
 _HEADER_SIZE = 5
 _CHUNK = 65536

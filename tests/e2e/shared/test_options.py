@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 
 from pykcm.client import KcmClient
-from tests.builders import ALICE, BOB
+from tests.builders import ALICE, BOB, REALM
 from tests.e2e.conftest import OTHER, USER, public_folder, started, watched
 from tests.e2e.crashes import code_of
 from tests.e2e.daemon import effective_uid
@@ -63,7 +63,7 @@ def test_list_show_and_destroy_work_on_any_host(stack: ExitStack, start_hosts: S
     kcm.initialize(_NAME, ALICE)
     assert "kept in the database that hosts share" in two.log
     assert [(each["uid"], each["name"]) for each in two.ctl.json("list")] == [(USER, f"KCM:{USER}")]
-    assert two.ctl.json("show", f"KCM:{USER}")["principal"]["components"] == ["alice"]
+    assert two.ctl.json("show", f"KCM:{USER}")["principal"] == f"alice@{REALM.decode()}"
     two.ctl.ok("destroy", "--yes", f"KCM:{USER}")
     assert kcm.get_cache_uuid_list() == []
 
