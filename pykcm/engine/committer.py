@@ -123,8 +123,7 @@ class Committer:
         self.is_failing = False
         self._small: list[Changes] = []
         self._large: list[deque[Changes]] = [deque() for _ in _SIZES]
-        self._task: asyncio.Task[None] | None = None  # kept, because an event loop holds tasks weakly
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()  # kept, because an event loop holds tasks weakly
         self._is_running = False
         # For a store that takes several commits at a time: the others do not wait for one that takes long.
         at_once = store.commits_at_once
@@ -150,11 +149,8 @@ class Committer:
             self._is_running = True
             loop = asyncio.get_running_loop()
             # The commit begins when this iteration of the event loop has brought all its changes.
-            if self._store.needs_task:
-                self._task = loop.create_task(self._commit_waiting())
-            else:
-                # Where the loop has it (see sockets.event_loop): 15 µs of a STORE.
-                getattr(loop, "call_after_readers", loop.call_soon)(self._start)
+            # Where the loop has it (see sockets.event_loop): 15 µs of a STORE.
+            getattr(loop, "call_after_readers", loop.call_soon)(self._start)
 
     async def _gather(self) -> None:
         """Wait for further operations, as long as each iteration of the event loop brings some.
@@ -235,14 +231,15 @@ class Committer:
         self.submit(changes)
 
     async def _begin_commit(self, waiting: list[Changes]) -> None:
-        """Commit in a task of its own, as soon as not too many others do."""
+        """Begin a commit, as soon as not too many others are in progress, and do not wait for its end."""
         assert self._free is not None
         try:
             await self._free.acquire()
         except BaseException:
             _give_up(waiting, Refused)
             raise
-        self._keep(self._commit_and_free(self._free, waiting))
+        # If it fails, it has answered its changes.
+        step(self._commit_and_free(self._free, waiting), lambda _: None, lambda: None)
 
     async def _commit_and_free(self, free: asyncio.Semaphore, waiting: list[Changes]) -> None:
         try:

@@ -121,7 +121,7 @@ class Pipelines:
         except Exception as error:  # noqa: BLE001 - raised below, if it follows from the newest version
             failure = error
         if seen.version is not None and not freshness.is_known_newest(uid, seen.version):
-            newest = await asyncio.ensure_future(freshness.newest_version(uid))
+            newest = await freshness.newest_version(uid)
             if newest > seen.version:
                 failure = None
                 return await self.run(uid, function, keep=keep, seen=Seen(newest, may_change=may_change))

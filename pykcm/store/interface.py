@@ -95,7 +95,7 @@ class Freshness(Protocol):
         """Return a version that is at least as new as the UID's was when this was called.
 
         Returns 0 while the store cannot be reached and memory counts all the same; raises StoreError when it
-        does not count any more.
+        does not count any more. Callers need no task.
         """
 
 
@@ -141,12 +141,11 @@ class Store(Protocol):
 
     Each UID's secrets have a version, which each commit that changes them increases. One process at a time
     opens a store of one host, and its commits never conflict.
-    `persistent`: whether committed secrets outlive the process. `needs_task`: whether `commit` must be called
-    in a task, which is slower. `commits_at_once`: the most calls of `commit` at a time.
+    `persistent`: whether committed secrets outlive the process. `commits_at_once`: the most calls of `commit`
+    at a time. Callers of `commit` need no task (see engine.stepping).
     """
 
     persistent: bool
-    needs_task: bool
     commits_at_once: int
 
     @property

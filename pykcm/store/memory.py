@@ -23,7 +23,6 @@ class MemoryStore:
     """Implements Store with dictionaries."""
 
     persistent = False
-    needs_task = False
     commits_at_once = 1
     freshness = None
     sharing = None

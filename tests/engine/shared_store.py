@@ -28,10 +28,8 @@ class SharedStore(MemoryStore):
     `known`: the newest versions that hosts know without asking. `questions`: the UIDs asked about.
     `failure`: of reads and of `outcome`; `outcomes`: of the next entries, which are not made.
     `away`: raised instead of answers; 0: memory counts all the same. `seen` counts the outcomes by their
-    names. It needs a task, as a database's library may.
+    names.
     """
-
-    needs_task = True
 
     def __init__(self, chance: random.Random | None = None) -> None:
         super().__init__()
@@ -106,7 +104,6 @@ class SharedStore(MemoryStore):
         return self._made.get(entry.id)
 
     async def _wait(self) -> None:
-        assert asyncio.current_task() is not None
         for _ in range(0 if self._chance is None else self._chance.randrange(4)):
             await asyncio.sleep(0)
 

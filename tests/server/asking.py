@@ -95,7 +95,6 @@ class ScriptedStore:
     def __init__(self, inner: Store) -> None:
         self.inner = inner
         self.persistent = inner.persistent
-        self.needs_task = inner.needs_task
         self.commits_at_once = inner.commits_at_once
         self.freshness = inner.freshness
         self.sharing = inner.sharing

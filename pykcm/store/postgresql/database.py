@@ -3,25 +3,32 @@
 import asyncio
 import errno
 import logging
-import select
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from time import monotonic
 from typing import Any, TypeVar
 
 import psycopg
-from psycopg import errors
 
 from pykcm.store.interface import StoreError
-from pykcm.store.postgresql.failures import NO_ANSWER, connection_failure
+from pykcm.store.postgresql.failures import (
+    NO_ANSWER,
+    LostAnswerError,
+    RepeatError,
+    call_failure,
+    connection_failure,
+)
+from pykcm.store.postgresql.pipelined_connection import Answer, Connection, PipelinedConnection
+from pykcm.store.postgresql.prepared import Statement
 from pykcm.store.postgresql.presence import Presence
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# Commits never take the connections of reads, which are short.
+# Commits never take the connections of reads, which are short. Look-ups are made one at a time.
 COMMITS_AT_ONCE = 4
-_READS_AT_ONCE = 4
+_READS_AT_ONCE = 3
 
 # libpq's shortest limit, in seconds, for a connection to one of several hosts.
 _SHORTEST_CONNECT_TIMEOUT = 2
@@ -40,24 +47,8 @@ _DEAD = 20_000  # in milliseconds
 # In seconds, before a statement is tried again that other transactions were in the way of.
 _PAUSE = 0.02
 
-Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 Function = Callable[[Connection], Awaitable[T]]
-
-
-class LostAnswerError(Exception):
-    """A statement was sent, and its outcome is not known."""
-
-    def __init__(self, error: StoreError) -> None:
-        super().__init__(error.reason)
-        self.error = error
-
-
-class RepeatError(Exception):
-    """Another transaction was in the way: nothing was changed, and another attempt may succeed."""
-
-
-class PartialConflictError(Exception):
-    """Some UIDs of an entry have other versions: nothing was changed."""
+Rows = list[tuple[Any, ...]]
 
 
 class Database:
@@ -72,29 +63,106 @@ class Database:
         self.stale_reads = stale_reads
         self.presence = Presence(self.name, self._probe)
         self._conninfo, self._hosts = _with_limits(conninfo, timeout)
-        self._idle: list[Connection] = []
+        self._idle: list[PipelinedConnection] = []
         self._reads = asyncio.Semaphore(_READS_AT_ONCE)
         self._commits = asyncio.Semaphore(COMMITS_AT_ONCE)
         # Connections in use, and counts since the start.
         self._busy = 0
         self._connected = self._calls = self._timeouts = self._lost_answers = 0
 
-    async def call(
-        self, function: Function[T], *, end: float | None = None, waits: bool = True, commits: bool = False
-    ) -> T:
+    def ask(self, statement: Statement, answered: Callable[[Rows | None], None]) -> bool:
+        """Ask at once, without a task, if a connection is idle; returns whether that was possible.
+
+        `answered` is called with the rows, or with None where this failed: `repeatable` asks again.
+        """
+        connection = None if self.presence.is_away else self._take_idle()
+        if connection is None:
+            return False
+        begun = monotonic()
+
+        def end(answer: Answer) -> None:
+            self._busy -= 1
+            self._give_back(connection)
+            if isinstance(answer, list):
+                self.presence.seen()
+                answered(answer)
+                return
+            self._failure(answer, begun)
+            answered(None)
+
+        try:
+            connection.send([statement], asyncio.get_running_loop().time() + self.timeout, end)
+        except psycopg.Error:
+            self._give_back(connection)
+            return False
+        self._calls += 1
+        self._busy += 1
+        return True
+
+    async def transact(self, statements: Sequence[Statement], *, end: float | None = None) -> Rows:
+        """Run statements as one transaction, in one round trip; returns the rows of the first one.
+
+        It needs no task, and creates one only where it has to wait for a connection. See `call`.
+        """
+        slots = self._commits
+        connection = None if self.presence.is_away or slots.locked() else self._take_idle()
+        if connection is None:
+            return await asyncio.ensure_future(self._transact_later(statements, end))
+        # Which does not wait.
+        async with slots:
+            limit = asyncio.get_running_loop().time() + self.timeout if end is None else end
+            return await self._transact(connection, statements, limit)
+
+    async def _transact_later(self, statements: Sequence[Statement], end: float | None) -> Rows:
+        async with self._connection(self._commits, end, waits=True) as (connection, limit):
+            return await self._transact(connection, statements, limit)
+
+    async def _transact(
+        self, connection: PipelinedConnection, statements: Sequence[Statement], end: float
+    ) -> Rows:
+        """Use the connection, and give it back."""
+        begun = monotonic()
+        self._calls += 1
+        self._busy += 1
+        try:
+            rows = await connection.execute(statements, end)
+        except (psycopg.Error, TimeoutError) as error:
+            raise self._failure(error, begun) from error
+        finally:
+            self._busy -= 1
+            self._give_back(connection)
+        self.presence.seen()
+        return rows
+
+    async def call(self, function: Function[T], *, end: float | None = None, waits: bool = True) -> T:
         """The function's result.
 
         `end`: in the event loop's time; None: after `timeout`, of which the database's absence is a part. Not
-        `waits`: not for a database that is away. `commits`: with a connection for commits.
+        `waits`: not for a database that is away.
         Raises StoreError, where nothing was changed; LostAnswerError, RepeatError, PartialConflictError.
         """
+        async with self._connection(self._reads, end, waits=waits) as (connection, limit):
+            self._calls += 1
+            self._busy += 1
+            try:
+                result = await self._run(connection, function, limit)
+            finally:
+                self._busy -= 1
+                self._give_back(connection)
+        self.presence.seen()
+        return result
+
+    @asynccontextmanager
+    async def _connection(
+        self, slots: asyncio.Semaphore, end: float | None, *, waits: bool
+    ) -> AsyncIterator[tuple[PipelinedConnection, float]]:
+        """A connection, which the caller gives back, and the end of the call; raises StoreError."""
         loop = asyncio.get_running_loop()
         patience = self.presence.patience(self.timeout) if end is None else end - loop.time()
         if not await self.presence.wait(patience if waits else 0.0):
             raise self.away()
         if end is None:
             end = loop.time() + self.timeout
-        slots = self._commits if commits else self._reads
         try:
             async with asyncio.timeout_at(end):
                 await slots.acquire()
@@ -103,24 +171,21 @@ class Database:
                 f"{self.name}: too many requests wait for the database", errno.ETIMEDOUT
             ) from None
         try:
-            connection = self._take_idle() or await self._connect(end, waits=waits)
-            self._calls += 1
-            self._busy += 1
-            try:
-                result = await self._run(connection, function, end)
-            except LostAnswerError:
-                self._lost_answers += 1
-                raise
-            finally:
-                self._busy -= 1
-                if connection.closed:
-                    self._forget_idle()
-                else:
-                    self._idle.append(connection)
+            yield self._take_idle() or await self._connect(end, waits=waits), end
         finally:
             slots.release()
-        self.presence.seen()
-        return result
+
+    def _give_back(self, connection: PipelinedConnection) -> None:
+        if connection.closed:
+            # The connections of a server that has ended are all broken.
+            self._forget_idle()
+        else:
+            self._idle.append(connection)
+
+    def _note_ended(self, connection: PipelinedConnection) -> None:
+        """The server has ended a connection that was idle."""
+        if connection in self._idle:
+            self._idle.remove(connection)
 
     async def repeatable(self, function: Function[T], *, end: float | None = None, waits: bool = True) -> T:
         """As `call`, of a function that may run again when its answer was lost; raises StoreError."""
@@ -145,19 +210,16 @@ class Database:
                 await asyncio.sleep(_PAUSE)
             end = last
 
-    def _take_idle(self) -> Connection | None:
+    def _take_idle(self) -> PipelinedConnection | None:
         """An idle connection that the server has not ended. On an ended one, a commit would be in doubt."""
         while self._idle:
             connection = self._idle.pop()
-            poll = select.poll()
-            poll.register(connection.fileno(), select.POLLIN)
-            # Nothing is expected from the server: it is the end, or a message that announces the end.
-            if not poll.poll(0):
+            if connection.is_quiet():
                 return connection
-            connection.pgconn.finish()
+            connection.finish()
         return None
 
-    async def _connect(self, end: float, *, waits: bool) -> Connection:
+    async def _connect(self, end: float, *, waits: bool) -> PipelinedConnection:
         """A connection. `waits`: the one that finds the database away waits for it until `end`, too.
 
         Raises StoreError.
@@ -167,7 +229,7 @@ class Database:
             begun = monotonic()
             try:
                 async with asyncio.timeout_at(end):
-                    return await self.open()
+                    return PipelinedConnection(await self.open(), self._note_ended)
             except TimeoutError:
                 self.presence.lost(f"no connection within {monotonic() - begun:.1f} s; {NO_ANSWER}", begun)
             except psycopg.Error as error:
@@ -193,7 +255,7 @@ class Database:
         limit = max(self.timeout, (_SHORTEST_CONNECT_TIMEOUT + 1) * self._hosts)
         try:
             async with asyncio.timeout(limit):
-                connection = await self.open()
+                connection = PipelinedConnection(await self.open(), self._note_ended)
         except TimeoutError:
             raise OSError(f"no connection within {limit:g} s; {NO_ANSWER}") from None
         except psycopg.Error as error:
@@ -218,47 +280,42 @@ class Database:
             errno.ETIMEDOUT,
         )
 
-    async def _run(self, connection: Connection, function: Function[T], end: float) -> T:
+    async def _run(self, connection: PipelinedConnection, function: Function[T], end: float) -> T:
         task = asyncio.current_task()
         assert task is not None
         begun = monotonic()
         limit = _Limit(connection, task)
         timer = asyncio.get_running_loop().call_at(end, limit.expire)
         try:
-            return await function(connection)
+            return await function(connection.psycopg())
         except asyncio.CancelledError:
-            connection.pgconn.finish()
+            connection.finish()
             if limit.is_over and not task.uncancel():
-                self._timeouts += 1
-                self.presence.lost(f"no answer within {self.timeout:g} s", begun)
-                raise LostAnswerError(
-                    StoreError(f"{self.name}: no answer within {self.timeout:g} s", errno.ETIMEDOUT)
-                ) from None
+                raise self._failure(TimeoutError(), begun) from None
             raise
-        except errors.DivisionByZero as error:
-            raise PartialConflictError from error
-        except (errors.SerializationFailure, errors.DeadlockDetected, errors.LockNotAvailable) as error:
-            raise RepeatError from error
         except psycopg.Error as error:
-            raise self._explain(error) from error
+            raise self._failure(error, begun) from error
         finally:
             timer.cancel()
 
-    def _explain(self, error: psycopg.Error) -> StoreError | LostAnswerError:
-        state = error.sqlstate or ""
-        text = (error.diag.message_primary or str(error)).strip()
-        if not state or state.startswith(_CONNECTION_ENDS):
-            return LostAnswerError(StoreError(f"{self.name}: {text}", errno.ETIMEDOUT))
-        for beginning, code, way_out in _MEANINGS:
-            if state.startswith(beginning):
-                return StoreError(f"{self.name}: {text}{way_out}", code)
-        return StoreError(f"{self.name}: {text} (SQLSTATE {state})")
+    def _failure(self, error: Exception, begun: float) -> Exception:
+        """The error as `call` raises it; `begun`: monotonic time of the call."""
+        failure: Exception
+        if isinstance(error, psycopg.Error):
+            failure = call_failure(self.name, error)
+        else:
+            reason = f"no answer within {self.timeout:g} s"
+            self._timeouts += 1
+            self.presence.lost(reason, begun)
+            failure = LostAnswerError(StoreError(f"{self.name}: {reason}", errno.ETIMEDOUT))
+        if isinstance(failure, LostAnswerError):
+            self._lost_answers += 1
+        return failure
 
     def _forget_idle(self) -> None:
-        """The connections of a server that has ended are all broken."""
         idle, self._idle = self._idle, []
         for connection in idle:
-            connection.pgconn.finish()
+            connection.finish()
 
     def close(self) -> None:
         self.presence.close()
@@ -268,7 +325,7 @@ class Database:
 class _Limit:
     """Ends a call whose time is over."""
 
-    def __init__(self, connection: Connection, task: "asyncio.Task[Any]") -> None:
+    def __init__(self, connection: PipelinedConnection, task: "asyncio.Task[Any]") -> None:
         self._connection = connection
         self._task = task
         self.is_over = False
@@ -277,24 +334,8 @@ class _Limit:
         self.is_over = True
         # Closed first: psycopg would have the server cancel a commit that waits for its standby, and that
         # commit stands all the same.
-        self._connection.pgconn.finish()
+        self._connection.finish()
         self._task.cancel()
-
-
-# SQLSTATEs of connections that end: what was sent may have been done.
-_CONNECTION_ENDS = ("08", "57P")
-
-# Beginnings of SQLSTATEs, the system's errno, and what to do.
-_MEANINGS = [
-    ("53100", errno.ENOSPC, "; the database's disk is full: make room on it"),
-    ("53200", errno.ENOMEM, "; the database is out of memory"),
-    ("57014", errno.ETIMEDOUT, "; the database takes too long: see to its load and locks"),
-    ("25006", errno.EROFS, "; this server only reads: add target_session_attrs=read-write"),
-    ("42501", errno.EACCES, "; `pykcmctl store init --sql` prints the GRANTs"),
-    ("3F000", errno.EIO, "; there is no schema: run `pykcmctl store init`"),
-    ("42P01", errno.EIO, "; there is no schema: run `pykcmctl store init`"),
-    ("42703", errno.EIO, "; the schema has another version: run `pykcmctl store check`"),
-]
 
 
 def _with_limits(conninfo: str, timeout: float) -> tuple[str, int]:

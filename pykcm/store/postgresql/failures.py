@@ -1,10 +1,14 @@
-"""Why no connection to the database can be made: one line, with what to do about it."""
+"""Failures of connections and of calls: what an error of psycopg means, and what to do about it."""
 
+import errno
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
+from psycopg import errors
+
+from pykcm.store.interface import StoreError
 
 _ENFORCING = Path("/sys/fs/selinux/enforce")
 
@@ -82,3 +86,54 @@ def _is_enforcing() -> bool:
         return _ENFORCING.read_text(encoding="ascii").strip() == "1"
     except OSError:
         return False
+
+
+class LostAnswerError(Exception):
+    """A statement was sent, and its outcome is not known."""
+
+    def __init__(self, error: StoreError) -> None:
+        super().__init__(error.reason)
+        self.error = error
+
+
+class RepeatError(Exception):
+    """Another transaction was in the way: nothing was changed, and another attempt may succeed."""
+
+
+class PartialConflictError(Exception):
+    """Some UIDs of an entry have other versions: nothing was changed."""
+
+
+# SQLSTATEs of connections that end: what was sent may have been done.
+_CONNECTION_ENDS = ("08", "57P")
+
+# Beginnings of SQLSTATEs, the system's errno, and what to do.
+_MEANINGS = [
+    ("53100", errno.ENOSPC, "; the database's disk is full: make room on it"),
+    ("53200", errno.ENOMEM, "; the database is out of memory"),
+    ("57014", errno.ETIMEDOUT, "; the database takes too long: see to its load and locks"),
+    ("25006", errno.EROFS, "; this server only reads: add target_session_attrs=read-write"),
+    ("42501", errno.EACCES, "; `pykcmctl store init --sql` prints the GRANTs"),
+    ("3F000", errno.EIO, "; there is no schema: run `pykcmctl store init`"),
+    ("42P01", errno.EIO, "; there is no schema: run `pykcmctl store init`"),
+    ("42703", errno.EIO, "; the schema has another version: run `pykcmctl store check`"),
+]
+
+
+def call_failure(database: str, error: psycopg.Error) -> Exception:
+    """The error of a call that failed in the database of this name.
+
+    It is a StoreError where nothing was changed; else LostAnswerError, RepeatError or PartialConflictError.
+    """
+    if isinstance(error, errors.DivisionByZero):
+        return PartialConflictError()
+    if isinstance(error, errors.SerializationFailure | errors.DeadlockDetected | errors.LockNotAvailable):
+        return RepeatError()
+    state = error.sqlstate or ""
+    text = (error.diag.message_primary or str(error)).strip()
+    if not state or state.startswith(_CONNECTION_ENDS):
+        return LostAnswerError(StoreError(f"{database}: {text}", errno.ETIMEDOUT))
+    for beginning, code, way_out in _MEANINGS:
+        if state.startswith(beginning):
+            return StoreError(f"{database}: {text}{way_out}", code)
+    return StoreError(f"{database}: {text} (SQLSTATE {state})")

@@ -1,15 +1,28 @@
 """Whether memory is still the newest: one look-up for all who wait together."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Protocol
 
 from pykcm.store.interface import StoreError
 from pykcm.store.postgresql.database import Database
 
-LookUp = Callable[[Sequence[int]], Awaitable[dict[int, int]]]
-
 # UIDs of one look-up.
 _MOST = 1000
+
+
+class LookUp(Protocol):
+    """Looks up the newest versions of UIDs, by two ways. A UID without a version has version 0."""
+
+    def ask_versions(self, uids: Sequence[int], answered: Callable[[Mapping[int, int] | None], None]) -> bool:
+        """Ask at once, if that is possible now; returns whether it is. `answered` gets None for a failure."""
+
+    async def versions(self, uids: Sequence[int]) -> dict[int, int]:
+        """Ask, and wait if need be; raises StoreError. It must not wait for a database that is away."""
+
+
+_Futures = dict[int, list[asyncio.Future[int]]]
 
 
 class NewestVersions:
@@ -17,47 +30,77 @@ class NewestVersions:
 
     def __init__(self, look_up: LookUp) -> None:
         self._look_up = look_up
-        self._waiting: dict[int, asyncio.Future[int]] = {}
-        self._task: asyncio.Task[None] | None = None
+        # By UID. Those who come while a look-up is in progress wait for the next one.
+        self._waiting: _Futures = {}
+        self._is_asking = False
+        self._task: asyncio.Task[None] | None = None  # kept, because an event loop holds tasks weakly
 
-    async def newest(self, uid: int) -> int:
-        """The version; raises StoreError."""
-        future = self._waiting.get(uid)
-        if future is None:
-            future = self._waiting[uid] = asyncio.get_running_loop().create_future()
-            if self._task is None:
-                self._task = asyncio.get_running_loop().create_task(self._answer_all())
-        return await asyncio.shield(future)
+    def newest(self, uid: int) -> asyncio.Future[int]:
+        """The version; its exception is StoreError."""
+        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(uid, []).append(future)
+        if not self._is_asking:
+            self._ask_soon()
+        return future
 
-    async def _answer_all(self) -> None:
+    def _ask_soon(self) -> None:
+        """Ask when all requests that have come are there."""
+        self._is_asking = True
+        loop = asyncio.get_running_loop()
+        # Where the loop has it (see sockets.event_loop).
+        getattr(loop, "call_after_readers", loop.call_soon)(self._ask)
+
+    def _ask(self) -> None:
+        asked = self._waiting
+        if len(asked) <= _MOST:
+            self._waiting = {}
+        else:
+            asked = {uid: asked.pop(uid) for uid, _ in zip(list(asked), range(_MOST), strict=False)}
+        is_sent = False
         try:
-            while self._waiting:
-                await self._answer([uid for uid, _ in zip(self._waiting, range(_MOST), strict=False)])
+            is_sent = self._look_up.ask_versions(list(asked), partial(self._answer, asked))
         finally:
-            self._task = None
+            if not is_sent:
+                self._ask_in_task(asked)
 
-    async def _answer(self, uids: Sequence[int]) -> None:
-        # Those who come from now on wait for the next look-up.
-        futures = {uid: self._waiting.pop(uid) for uid in uids}
+    def _answer(self, asked: _Futures, versions: Mapping[int, int] | None) -> None:
+        if versions is None:
+            self._ask_in_task(asked)
+            return
+        for uid, futures in asked.items():
+            for future in futures:
+                # A caller may have been cancelled.
+                if not future.done():
+                    future.set_result(versions.get(uid, 0))
+        self._go_on()
+
+    def _ask_in_task(self, asked: _Futures) -> None:
+        self._task = asyncio.ensure_future(self._ask_and_wait(asked))
+
+    async def _ask_and_wait(self, asked: _Futures) -> None:
         try:
-            versions = await self._look_up(uids)
+            versions = await self._look_up.versions(list(asked))
         except BaseException as error:
-            for future in futures.values():
+            for future in (each for futures in asked.values() for each in futures if not each.done()):
                 if isinstance(error, Exception):
                     future.set_exception(error)
-                    # A caller may have been cancelled.
-                    future.exception()
                 else:
                     future.cancel()
             if not isinstance(error, Exception):
                 raise
+            self._go_on()
         else:
-            for uid, future in futures.items():
-                future.set_result(versions[uid])
+            self._answer(asked, versions)
+
+    def _go_on(self) -> None:
+        if self._waiting:
+            self._ask_soon()
+        else:
+            self._is_asking = False
 
 
 class StrictFreshness:
-    """Implements Freshness: asks the database each time. `look_up` must not wait for one that is away."""
+    """Implements Freshness: asks the database each time."""
 
     def __init__(self, database: Database, look_up: LookUp) -> None:
         self._database = database

@@ -24,7 +24,8 @@ from pykcm.store.keys import (
     next_key_of,
     write_key,
 )
-from pykcm.store.postgresql.database import Connection, Database
+from pykcm.store.postgresql.database import Database
+from pykcm.store.postgresql.pipelined_connection import Connection
 from pykcm.store.postgresql.schema import VERSION, VERSION_OF_SCHEMA, way_out_of
 from pykcm.store.postgresql.sealing import Sealer, SharedKey
 from pykcm.store.postgresql.statements import KEYS

@@ -19,8 +19,9 @@ from time import monotonic
 import psycopg
 
 from pykcm.store.interface import StoreError
-from pykcm.store.postgresql.database import Connection, Database
+from pykcm.store.postgresql.database import Database
 from pykcm.store.postgresql.freshness import LookUp, StrictFreshness
+from pykcm.store.postgresql.pipelined_connection import Connection, PipelinedConnection
 from pykcm.store.postgresql.schema import VERSION, VERSION_OF_SCHEMA
 
 log = logging.getLogger(__name__)
@@ -148,34 +149,41 @@ class NotifiedFreshness(StrictFreshness):
 
     async def _listen(self) -> None:
         """Listen until the connection is lost; raises that error."""
+        loop = asyncio.get_running_loop()
+        ended = asyncio.Event()
         async with asyncio.timeout(self._database.timeout):
-            connection = await self._database.open()
+            opened = await self._database.open()
+        connection = PipelinedConnection(opened, lambda _: ended.set(), self._take)
         try:
             async with asyncio.timeout(self._database.timeout):
                 await _check_schema(connection, self._database.name)
-                await connection.execute(_LISTEN)
-                await connection.execute(_ASK_FOR_NOTIFICATIONS)
-            await self._wait_for_earlier_transactions(connection)
+                opened = connection.psycopg()
+                await opened.execute(_LISTEN)
+                await opened.execute(_ASK_FOR_NOTIFICATIONS)
+            await self._wait_for_earlier_transactions(opened)
             self._begin_again()
             asked = monotonic()
-            while True:
+            while not ended.is_set():
                 begun = monotonic()
-                async with asyncio.timeout(BOUND):
-                    # Those notified before the question come before its answer.
-                    await _check_schema(connection, self._database.name)
+                # Those notified before the question come before its answer.
+                await _check_schema(connection, self._database.name)
                 self._valid_until = begun + BOUND
                 if self._is_logged:
                     self._is_logged = False
                     log.info("%s: notifications come again", self._database.name)
-                async for notification in connection.notifies(timeout=_HEARTBEAT):
-                    with suppress(ValueError):
-                        uid, _, version = notification.payload.partition(" ")
-                        self.notified(int(uid), int(version))
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(ended.wait(), _HEARTBEAT)
                 if monotonic() - asked > _HOUR:
                     asked = monotonic()
-                    await connection.execute(_ASK_FOR_NOTIFICATIONS)
+                    await connection.execute([(_ASK_FOR_NOTIFICATIONS, {})], loop.time() + BOUND)
+            raise OSError("the connection was lost")
         finally:
-            connection.pgconn.finish()
+            connection.finish()
+
+    def _take(self, payload: bytes) -> None:
+        with suppress(ValueError):
+            uid, _, version = payload.partition(b" ")
+            self.notified(int(uid), int(version))
 
     async def _wait_for_earlier_transactions(self, connection: Connection) -> None:
         """Wait until those are over that did not see that this host listens."""
@@ -193,8 +201,8 @@ class NotifiedFreshness(StrictFreshness):
             self._task.cancel()
 
 
-async def _check_schema(connection: Connection, database: str) -> None:
+async def _check_schema(connection: PipelinedConnection, database: str) -> None:
     """Raise StoreError if this pykcm does not know the schema: newer hosts may notify in another way."""
-    cursor = await connection.execute(VERSION_OF_SCHEMA)
-    if await cursor.fetchall() != [(VERSION,)]:
+    end = asyncio.get_running_loop().time() + BOUND
+    if await connection.execute([(VERSION_OF_SCHEMA, {})], end) != [(VERSION,)]:
         raise StoreError(f"{database}: the schema has another version")

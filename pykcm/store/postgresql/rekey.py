@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 from pykcm.logs import User
 from pykcm.store.copies import Copied, Rekeyed, StoreBusyError, UnsupportedError
 from pykcm.store.interface import StoreError, StoreUnusableError
-from pykcm.store.postgresql.database import Connection, Database
+from pykcm.store.postgresql.database import Database
 from pykcm.store.postgresql.keyring import KeyFiles, Keyring, registered_keys, schema_refusal
+from pykcm.store.postgresql.pipelined_connection import Connection
 from pykcm.store.postgresql.sealing import KEY_ID_SIZE, Place, Sealer, SharedKey, UnsealError
 
 log = logging.getLogger(__name__)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from pykcm.store.postgresql.prepared import Statement
 from pykcm.store.postgresql.rows import RowChanges
 from pykcm.store.postgresql.schema import VERSION
 from pykcm.store.postgresql.sealing import NIL, Place, Sealer
@@ -192,6 +193,12 @@ _NOTIFY = """
         JOIN pykcm.commits k ON k.id = p.id JOIN pykcm.collections c ON c.uid = p.uid
 """
 
+# The same for one UID.
+_NOTIFY_ONE = """
+    SELECT pg_notify('pykcm', %(uid)s::bigint || ' ' || %(version)s::bigint)
+    FROM pykcm.commits WHERE id = %(id)s
+"""
+
 # After this the commit of this id is either made, or never will be: the row is in its way. It also writes
 # where there is a row: after a crash the server shows commits that its standby does not have yet. The answer
 # comes when the standby has this change, and all before it.
@@ -215,9 +222,6 @@ class Sealed(NamedTuple):
     def is_limited(self) -> bool:
         """Whether it depends on the number of all ccaches; it is committed alone."""
         return self.most_ccaches > 0 and self.added > 0
-
-
-Statement = tuple[str, dict[str, Any]]
 
 
 def commit_statements(entries: Sequence[Sealed], sealer: Sealer) -> list[Statement]:
@@ -266,6 +270,9 @@ def commit_statements(entries: Sequence[Sealed], sealer: Sealer) -> list[Stateme
 
 def notification(entries: Sequence[Sealed]) -> Statement:
     """The statement that notifies the new versions of those entries that were committed."""
+    if len(entries) == 1 and len(entries[0].bases) == 1:
+        [(uid, base)] = entries[0].bases.items()
+        return _NOTIFY_ONE, {"uid": uid, "version": base + 1, "id": entries[0].id}
     return _NOTIFY, _columns("ids uids", [(entry.id, uid) for entry in entries for uid in entry.bases])
 
 

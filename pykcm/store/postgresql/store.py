@@ -5,7 +5,7 @@ import errno
 import logging
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
@@ -24,17 +24,12 @@ from pykcm.store.interface import (
     Unknown,
 )
 from pykcm.store.postgresql import statements
-from pykcm.store.postgresql.database import (
-    COMMITS_AT_ONCE,
-    Connection,
-    Database,
-    LostAnswerError,
-    PartialConflictError,
-    RepeatError,
-)
+from pykcm.store.postgresql.database import COMMITS_AT_ONCE, Database
+from pykcm.store.postgresql.failures import LostAnswerError, PartialConflictError, RepeatError
 from pykcm.store.postgresql.freshness import StrictFreshness
 from pykcm.store.postgresql.keyring import Keyring, KeySource
 from pykcm.store.postgresql.listener import NotifiedFreshness
+from pykcm.store.postgresql.pipelined_connection import Connection
 from pykcm.store.postgresql.rows import (
     Container,
     Row,
@@ -44,7 +39,7 @@ from pykcm.store.postgresql.rows import (
     sources_of_renames,
 )
 from pykcm.store.postgresql.sealing import NIL, Place, Sealer, UnknownKeyError, UnsealError
-from pykcm.store.postgresql.statements import Sealed, Statement, commit_statements
+from pykcm.store.postgresql.statements import Sealed, commit_statements
 from pykcm.store.tree import Expired, SecretChange
 
 log = logging.getLogger(__name__)
@@ -72,7 +67,6 @@ class PostgreSQLStore:
     """Implements Store on a database that other hosts use, too."""
 
     persistent = True
-    needs_task = True
     commits_at_once = COMMITS_AT_ONCE
     # Whether this host's clock and the database's have shown the same when the store was opened.
     clock_agrees = False
@@ -88,7 +82,7 @@ class PostgreSQLStore:
         self.database = database
         self.keyring = Keyring(database, sealer, source)
         self._sealer = sealer
-        self.freshness = (NotifiedFreshness if listens else StrictFreshness)(database, self.versions)
+        self.freshness = (NotifiedFreshness if listens else StrictFreshness)(database, self)
         # Whether some host listens for notifications, as the last commit has seen it. The first one always
         # notifies in its transaction: this host may end before it could do so afterwards.
         self._notifies = True
@@ -205,7 +199,8 @@ class PostgreSQLStore:
     async def _prepare(self, entry: Entry) -> Sealed:
         """Raises StoreError, LostAnswerError."""
         renamed = {
-            source: await self._with_all_keys(partial(self._read, source))
+            # A commit has no task of its own, which psycopg needs.
+            source: await asyncio.ensure_future(self._with_all_keys(partial(self._read, source)))
             for source in sources_of_renames(entry.changes)
         }
         changes = row_changes(entry.changes, renamed)
@@ -250,7 +245,7 @@ class PostgreSQLStore:
             if listened and not self._notifies:
                 # It is a host's first wish since this one has last committed.
                 with suppress(StoreError):
-                    await self._query(*statements.notification(entries))
+                    await asyncio.ensure_future(self._query(*statements.notification(entries)))
             self._notifies = listened
         self._commits += len(done)
         if self._commits >= _COMMITS_KEPT and self._tidying is None:
@@ -262,7 +257,7 @@ class PostgreSQLStore:
         todo = commit_statements(entries, self._sealer)
         if self._notifies:
             todo.append(statements.notification(entries))
-        return await self.database.call(partial(_transact, todo), end=end, commits=True)
+        return await self.database.transact(todo, end=end)
 
     async def _remove_commits(self) -> None:
         """Remove ids that nobody asks for any more. The work grows with the commits, not with the hosts."""
@@ -310,6 +305,18 @@ class PostgreSQLStore:
         [(is_made,)] = await self.database.repeatable(find_out, end=end)
         self._found_out["made" if is_made else "not_made"] += 1
         return _committed(entry) if is_made else None
+
+    def ask_versions(self, uids: Sequence[int], answered: Callable[[Mapping[int, int] | None], None]) -> bool:
+        """As LookUp describes it. Where this host's key does not seal, `versions` says so."""
+
+        def take(rows: list[Any] | None) -> None:
+            found = None if rows is None else dict(rows)
+            answered(None if found is None or statements.NO_UID in found else found)
+
+        parameters = {"uids": uids, "key": self._sealer.key.id}
+        is_sent = self.database.ask((statements.VERSIONS, parameters), take)
+        self._look_ups += is_sent
+        return is_sent
 
     async def versions(self, uids: Sequence[int]) -> dict[int, int]:
         """The newest version of each UID; raises StoreError, at once while the database is away."""
@@ -359,13 +366,6 @@ class PostgreSQLStore:
         if self._tidying is not None:
             self._tidying.cancel()
         self.database.close()
-
-
-async def _transact(todo: Sequence[Statement], connection: Connection) -> list[Any]:
-    """The rows of the first statement; all of them are one transaction, and one round trip."""
-    async with connection.pipeline():
-        cursors = [await connection.execute(*each) for each in todo]
-    return await cursors[0].fetchall()
 
 
 async def _fetch(statement: str, parameters: Any, connection: Connection) -> list[Any]:

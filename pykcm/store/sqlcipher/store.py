@@ -100,7 +100,6 @@ class SQLCipherStore:
     """
 
     persistent = True
-    needs_task = False
     commits_at_once = 1
     freshness = None
     sharing = None

@@ -114,6 +114,11 @@ class Relay:
         """Pass nothing any more; connections stay open."""
         self._open.clear()
 
+    def cut(self) -> None:
+        """End all connections without a word."""
+        for task in self._tasks:
+            task.cancel()
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None

@@ -6,10 +6,13 @@ from collections.abc import AsyncIterator
 import psycopg
 import pytest
 
+from pykcm.server.operations import OPERATIONS, no_collection
 from pykcm.store.interface import Committed
 from pykcm.store.postgresql.database import Database
 from pykcm.store.postgresql.sealing import Sealer
 from pykcm.store.postgresql.store import PostgreSQLStore
+from tests.engine.shared_store import SharedStore
+from tests.server.asking import Server
 from tests.store.postgresql.conftest import KEY
 from tests.store.postgresql.server import Relay
 from tests.store.postgresql.test_store import commit, entry, put_ccache, put_credential
@@ -76,3 +79,18 @@ async def _plan(connection: object) -> list[str]:
     await execute("SET enable_seqscan = off")
     cursor = await execute("EXPLAIN SELECT uid, version FROM pykcm.collections WHERE uid = ANY('{1,2}')")
     return [row[0] for row in await cursor.fetchall()]
+
+
+def test_requests_that_look_at_no_collection_ask_nothing() -> None:
+    """NOOP, RESOLVE and operations that are not supported need neither a look-up nor a load."""
+    store = SharedStore()
+    with asyncio.Runner() as runner:
+        alice = Server(runner, store).ask_as(1000)
+        alice.get_default_cache()
+        loads = store.loads
+        for opcode, operation in OPERATIONS.items():
+            if operation.scope is no_collection:
+                alice.answer(opcode, b"1000\0" + bytes(64))
+        assert (store.questions, store.loads) == ([], loads)
+        alice.get_default_cache()
+        assert store.questions == [1000]

@@ -12,7 +12,8 @@ import psycopg
 import pytest
 
 from pykcm.store.interface import Blocked, Committed, Conflict, Refused, StoreError, Unknown
-from pykcm.store.postgresql.database import Connection, Database
+from pykcm.store.postgresql.database import Database
+from pykcm.store.postgresql.pipelined_connection import Connection
 from pykcm.store.postgresql.schema import create
 from pykcm.store.postgresql.sealing import Sealer
 from pykcm.store.postgresql.store import PostgreSQLStore
