@@ -281,22 +281,20 @@ class Database:
         )
 
     async def _run(self, connection: PipelinedConnection, function: Function[T], end: float) -> T:
-        task = asyncio.current_task()
-        assert task is not None
         begun = monotonic()
-        limit = _Limit(connection, task)
+        limit = _Limit(connection)
         timer = asyncio.get_running_loop().call_at(end, limit.expire)
         try:
             return await function(connection.psycopg())
         except asyncio.CancelledError:
             connection.finish()
-            if limit.is_over and not task.uncancel():
-                raise self._failure(TimeoutError(), begun) from None
             raise
         except psycopg.Error as error:
-            raise self._failure(error, begun) from error
+            raise self._failure(TimeoutError() if limit.is_over else error, begun) from error
         finally:
             timer.cancel()
+            if limit.is_over:
+                connection.finish()
 
     def _failure(self, error: Exception, begun: float) -> Exception:
         """The error as `call` raises it; `begun`: monotonic time of the call."""
@@ -325,17 +323,13 @@ class Database:
 class _Limit:
     """Ends a call whose time is over."""
 
-    def __init__(self, connection: PipelinedConnection, task: "asyncio.Task[Any]") -> None:
+    def __init__(self, connection: PipelinedConnection) -> None:
         self._connection = connection
-        self._task = task
         self.is_over = False
 
     def expire(self) -> None:
         self.is_over = True
-        # Closed first: psycopg would have the server cancel a commit that waits for its standby, and that
-        # commit stands all the same.
-        self._connection.finish()
-        self._task.cancel()
+        self._connection.cut()
 
 
 def _with_limits(conninfo: str, timeout: float) -> tuple[str, int]:

@@ -6,10 +6,12 @@ trip. Here the socket is registered once, and the answer is handed on by the cal
 """
 
 import asyncio
+import os
 import select
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from socket import SHUT_RDWR, socket
 from typing import Any
 
 import psycopg
@@ -256,6 +258,16 @@ class PipelinedConnection:
             self._ended(self)
         else:
             answered(error)
+
+    def cut(self) -> None:
+        """Have psycopg's own call fail, which is in progress.
+
+        If it were cancelled, psycopg would have the server cancel a commit that waits for its standby, and
+        that commit stands all the same. If the socket were closed, the event loop would still watch its
+        number, which the next client gets.
+        """
+        with suppress(OSError, psycopg.Error), socket(fileno=os.dup(self._pgconn.socket)) as duplicate:
+            duplicate.shutdown(SHUT_RDWR)
 
     def finish(self) -> None:
         """Close at once; nobody gets an answer. The server is not asked to cancel what it executes."""

@@ -1,7 +1,7 @@
 """Statements and values as libpq takes them: numbered parameters, and values in the binary format."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import cache
 from struct import Struct
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ _PARAMETER = re.compile(r"%\((\w+)\)s")
 
 # Object identifiers of types, in pg_type.
 _BOOL, _BYTEA, _INT8, _INT2, _INT4 = 16, 17, 20, 21, 23
-_BYTEA_ARRAY, _INT8_ARRAY = 1001, 1016
+_ARRAY_OF = {_BOOL: 1000, _BYTEA: 1001, _INT8: 1016}
 _UNKNOWN = 0
 
 _BINARY = 1
@@ -46,30 +46,35 @@ def type_of(value: Any) -> int:
     """The type of a parameter. None leaves it to the statement, which must cast the parameter."""
     if value is None:
         return _UNKNOWN
-    if isinstance(value, int):
-        return _INT8
+    return _ARRAY_OF[_type_of_one(value[0])] if isinstance(value, list) else _type_of_one(value)
+
+
+def _type_of_one(value: bool | int | bytes | None) -> int:
     if isinstance(value, bytes):
         return _BYTEA
-    return _BYTEA_ARRAY if _holds_bytes(value) else _INT8_ARRAY
+    return _BOOL if isinstance(value, bool) else _INT8
 
 
 def encode(value: Any) -> bytes | None:
-    """The value of a parameter: a number, bytes, None, or a list of numbers and None, or one of bytes."""
+    """The value of a parameter.
+
+    That is a number, a truth value, bytes, None, or a list that is not empty: of numbers and None, of truth
+    values, or of bytes.
+    """
+    if not isinstance(value, list):
+        return _encode_one(value)
+    type_ = _type_of_one(value[0])
+    parts = [_array_head(1, None in value, type_, len(value), 1)]
+    for each in value:
+        encoded = _encode_one(each)
+        parts += (_NULL,) if encoded is None else (_size(len(encoded)), encoded)
+    return b"".join(parts)
+
+
+def _encode_one(value: bool | int | bytes | None) -> bytes | None:
     if isinstance(value, bytes) or value is None:
         return value
-    if isinstance(value, int):
-        return _int8(value)
-    if _holds_bytes(value):
-        parts = [_array_head(1, 0, _BYTEA, len(value), 1)]
-        for each in value:
-            parts += (_size(len(each)), each)
-        return b"".join(parts)
-    numbers = [_NULL if each is None else _size(8) + _int8(each) for each in value]
-    return _array_head(1, None in value, _INT8, len(numbers), 1) + b"".join(numbers)
-
-
-def _holds_bytes(values: Sequence[Any]) -> bool:
-    return isinstance(values[0], bytes)
+    return (b"\1" if value else b"\0") if isinstance(value, bool) else _int8(value)
 
 
 def formats(number: int) -> list[int]:

@@ -32,6 +32,8 @@ def test_parameters_are_numbered_in_the_order_of_their_names() -> None:
         ([None, 1, None], "bigint[]"),
         ([None], "bigint[]"),
         ([b"", b"\x00\xff", b"{,}"], "bytea[]"),
+        (True, "boolean"),
+        ([False, True], "boolean[]"),
     ],
 )
 async def test_values_arrive_as_they_were_sent(conninfo: str, value: Any, type_: str) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from pykcm.store.interface import Blocked, Committed, Conflict, Refused, StoreError, Unknown
 from pykcm.store.postgresql.database import Database
+from pykcm.store.postgresql.failures import LostAnswerError
 from pykcm.store.postgresql.pipelined_connection import Connection
 from pykcm.store.postgresql.schema import create
 from pykcm.store.postgresql.sealing import Sealer
@@ -184,6 +185,51 @@ async def test_call_that_is_not_answered_ends_in_time(mortal: PostgreSQL, store:
     found = await store.outcome(late)
     assert not store.database.presence.is_away
     assert (await store.load(1000)).version == (1 if found is None else 2)
+
+
+async def test_end_of_a_silent_call_leaves_its_descriptor_to_others(mortal: PostgreSQL) -> None:
+    """The socket of a call without an answer is closed, and the next client may have its descriptor."""
+    loop = asyncio.get_running_loop()
+    database = Database(mortal.conninfo, 0.3)
+    ours, theirs = socket.socketpair()
+    answered = asyncio.Event()
+
+    async def ask(connection: Connection) -> None:
+        fd = connection.fileno()
+        os.kill(connection.info.backend_pid, signal.SIGSTOP)
+        stopped.append(connection.info.backend_pid)
+
+        def take_number() -> None:
+            try:
+                os.fstat(fd)
+            except OSError:
+                os.dup2(ours.fileno(), fd)
+                taken.append(fd)
+                loop.add_reader(fd, answered.set)
+            else:
+                loop.call_soon(take_number)
+
+        loop.call_soon(take_number)
+        await connection.execute("SELECT 1")
+
+    stopped: list[int] = []
+    taken: list[int] = []
+    try:
+        with pytest.raises(LostAnswerError):
+            await database.call(ask)
+        await until(lambda: taken)
+        theirs.send(b"x")
+        async with asyncio.timeout(LIMIT):
+            await answered.wait()
+    finally:
+        for pid in stopped:
+            os.kill(pid, signal.SIGCONT)
+        for fd in taken:
+            loop.remove_reader(fd)
+            os.close(fd)
+        ours.close()
+        theirs.close()
+        database.close()
 
 
 async def test_locked_rows_hold_no_other_uid_up(mortal: PostgreSQL, store: PostgreSQLStore) -> None:
