@@ -267,7 +267,7 @@ def test_full_disk_of_the_write_ahead_log_loses_nothing_acknowledged(
     assert "the database is away" in host.log
     disk.free()
     server.start()
-    wait_until(lambda: code_of(kcm.get_cache_uuid_list) == 0)
+    wait_until(lambda: "the database is back" in host.log)
     for each in range(number):
         assert kcm.get_cred_list(_NAME + b":%d" % each) == [_LARGE]
     # The last change was made completely, or not at all.
