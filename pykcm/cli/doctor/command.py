@@ -24,6 +24,7 @@ def all_groups() -> "dict[str, tuple[Check, ...]]":
         clients,
         configuration,
         programs,
+        renewal,
         round_trip,
         shared_store,
         sockets,
@@ -39,6 +40,7 @@ def all_groups() -> "dict[str, tuple[Check, ...]]":
         "Kerberos programs": (*clients.CHECKS, *programs.CHECKS),
         "Security": (*configuration.SELINUX_CHECKS, *apparmor.CHECKS),
         "Storage": (*storage.CHECKS, *shared_store.CHECKS),
+        "Renewal": renewal.CHECKS,
         "Users": users.CHECKS,
         "Answers": round_trip.CHECKS,
     }

@@ -8,6 +8,7 @@ CONTROL_SOCKET = "pykcm-control.socket"
 AUDIT_SOCKET = "pykcm-audit.socket"
 AUDIT_SERVICE = "pykcm-audit.service"
 SERVICE = "pykcm.service"
+RENEW_SERVICE = "pykcm-renew.service"
 
 # Units of other KCM servers, with the server's name.
 OTHER_SERVERS = {
@@ -42,7 +43,7 @@ class Unit(NamedTuple):
 
 def read_units(run: Callable[[Sequence[str]], str | None]) -> Mapping[str, Unit]:
     """The units of pykcm and of other KCM servers by name; empty if systemd does not answer."""
-    names = [KCM_SOCKET, CONTROL_SOCKET, AUDIT_SOCKET, SERVICE, *OTHER_SERVERS]
+    names = [KCM_SOCKET, CONTROL_SOCKET, AUDIT_SOCKET, SERVICE, RENEW_SERVICE, *OTHER_SERVERS]
     output = run(["systemctl", "show", "--no-pager", f"--property={','.join(_PROPERTIES)}", *names]) or ""
     units = [_parse_unit(block) for block in output.split("\n\n")]
     return {unit.name: unit for unit in units if unit.name}
