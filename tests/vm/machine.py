@@ -33,6 +33,22 @@ def attempt(*command: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+_ASK = """
+import sys
+from pykcm.cli.client import ControlClient
+from pykcm.control.messages import ControlError
+try:
+    list(ControlClient(sys.argv[1]).ask(sys.argv[2]))
+except ControlError as error:
+    print(f"{error.code}: {error.message}")
+"""
+
+
+def refusal(control_socket: str, request: str, *prefix: str) -> str:
+    """The daemon's answer to a request over a control socket, made by the command that is the prefix."""
+    return run(*prefix, "/opt/pykcm/bin/python", "-c", _ASK, control_socket, request)
+
+
 def run(*command: str) -> str:
     """Run a command that must succeed, and return its output."""
     done = attempt(*command)

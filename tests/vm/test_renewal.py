@@ -18,7 +18,6 @@ _SERVICE = "pykcm-renew.service"
 _CONTROL = Path("/run/pykcm-renew/control.sock")
 _RENEW = "system_u:system_r:pykcm_renew_t:s0"
 _AS_RENEW = ("setpriv", "--reuid=pykcm-renew", "--regid=pykcm-renew", "--groups=pykcm")
-_PYKCMCTL = ("/opt/pykcm/bin/pykcmctl", "--socket", str(_CONTROL))
 
 ClientAs = Callable[..., LabelledClient]
 
@@ -80,16 +79,10 @@ def test_user_may_only_renew(enabled: None, client_as: ClientAs) -> None:
     client_as(1000).kinit("alice")
     assert _CONTROL.stat().st_mode & 0o777 == 0o660
     assert _CONTROL.parent.stat().st_mode & 0o777 == 0o750
-    for request in (
-        ["list"],
-        ["show", "KCM:1000"],
-        ["export", "--plain", "/dev/null"],
-        ["destroy", "--yes", "KCM:1000"],
-        ["watch"],
-        ["stats"],
-    ):
-        refused = machine.attempt(*_AS_RENEW, *_PYKCMCTL, *request)
-        assert refused.returncode == 4, refused.stdout
+    # pykcmctl itself would make some of these requests over the KCM socket, for the user's own ccaches.
+    for request in ("list", "show", "export", "import", "destroy", "switch", "watch", "trace", "stats"):
+        refusal = machine.refusal(str(_CONTROL), request, *_AS_RENEW)
+        assert "permission: only root may make the request" in refusal
 
 
 def test_exposure_of_the_service_is_low(enabled: None) -> None:
