@@ -2,6 +2,8 @@
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import NoReturn
 
@@ -10,7 +12,6 @@ import pytest
 from pykcm.cli.names import format_user
 from pykcm.config import OF_SSSD, OPTIONS, ConfigError, load_config
 from pykcm.config_report import mistakes, values
-from pykcm.daemon import main
 
 
 @pytest.fixture
@@ -19,7 +20,14 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "pykcm.toml"
 
 
-def test_all_mistakes_of_all_files_are_reported(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def check(file: Path) -> tuple[int, str]:
+    """The exit status and output of `pykcmd --check`; it changes its process, as the umask."""
+    argv = [sys.executable, "-m", "pykcm", "--config", str(file), "--check"]
+    done = subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=False, timeout=60)
+    return done.returncode, done.stdout
+
+
+def test_all_mistakes_of_all_files_are_reported(file: Path) -> None:
     """Each mistake is one line with file, line and option; a file that is not TOML hides no other."""
     file.write_text('max_ccaches = "5"\n\nnonsense = 1\n[kcm]\nmax_uid_ccaches = 1\n')
     broken, last = file.parent / "conf.d/1.toml", file.parent / "conf.d/2.toml"
@@ -34,17 +42,14 @@ def test_all_mistakes_of_all_files_are_reported(file: Path, capsys: pytest.Captu
     assert str(broken) in fourth
     assert "line 2" in fourth
     assert fifth.startswith(f"{last}:2: option store: 7 is not")
-    assert main(["--config", str(file), "--check"]) == 1
-    assert capsys.readouterr().out.splitlines() == [first, second, third, fourth, fifth]
+    status, output = check(file)
+    assert (status, output.splitlines()) == (1, [first, second, third, fourth, fifth])
 
 
-def test_valid_configuration_passes_the_check_silently(
-    file: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_valid_configuration_passes_the_check_silently(file: Path) -> None:
     """The check of a valid configuration ends with 0 and prints nothing."""
     file.write_text('reap_interval = "5m"\n')
-    assert main(["--config", str(file), "--check"]) == 0
-    assert capsys.readouterr().out == ""
+    assert check(file) == (0, "")
 
 
 def test_each_value_is_shown_with_its_origin(file: Path) -> None:

@@ -53,8 +53,10 @@ def _ask(environment: Environment, *, is_wanted: bool) -> Result:
     end = time.monotonic() + _CONNECTED_WITHIN
     while True:
         try:
-            (stats,) = ControlClient(path, patience=_PATIENCE).ask("stats")
+            stats = next(iter(ControlClient(path, patience=_PATIENCE).ask("stats")), None)
         except (OSError, ControlError):
+            stats = None
+        if stats is None:
             return skipped(f"{environment.control_path}: no answer: see control socket")
         renewals: Mapping[str, Any] | None = stats.get("renewals")
         if renewals is not None and renewals["client"]:
