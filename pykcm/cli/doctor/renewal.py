@@ -27,19 +27,18 @@ def renewal(environment: Environment) -> Result:
     """Check that TGTs are renewed, where pykcm-renew is enabled or runs."""
     unit = environment.unit(RENEW_SERVICE)
     is_wanted = unit.loaded and (unit.enabled in {"enabled", "enabled-runtime"} or unit.active != "inactive")
-    if environment.why_no_units is None:
-        if not is_wanted:
-            return skipped(f"{RENEW_SERVICE} is not enabled: TGTs are not renewed")
-        if not environment.config.tgt_renewal:
-            return warning(
-                f"tgt_renewal = false: {RENEW_SERVICE} gets no TGTs",
-                f"systemctl disable --now {RENEW_SERVICE}",
-            )
-        if not unit.runs:
-            return failed(f"{RENEW_SERVICE} is {unit.active}: TGTs are not renewed", *_start(unit))
+    if not is_wanted:
+        return skipped(f"{RENEW_SERVICE} is not enabled: TGTs are not renewed")
+    if not environment.config.tgt_renewal:
+        return warning(
+            f"tgt_renewal = false: {RENEW_SERVICE} gets no TGTs",
+            f"systemctl disable --now {RENEW_SERVICE}",
+        )
+    if not unit.runs:
+        return failed(f"{RENEW_SERVICE} is {unit.active}: TGTs are not renewed", *_start(unit))
     if environment.uid != ROOT:
         return skipped("needs root: only root sees the state of renewals")
-    return _ask(environment, is_wanted=is_wanted)
+    return _ask(environment)
 
 
 def _start(unit: Unit) -> tuple[str, ...]:
@@ -47,22 +46,20 @@ def _start(unit: Unit) -> tuple[str, ...]:
     return (_LOG, *reset, f"systemctl start {RENEW_SERVICE}")
 
 
-def _ask(environment: Environment, *, is_wanted: bool) -> Result:
+def _ask(environment: Environment) -> Result:
     """Ask the daemon for the state of renewals."""
     path = os.fspath(environment.path(environment.control_path))
     end = time.monotonic() + _CONNECTED_WITHIN
     while True:
         try:
-            stats = next(iter(ControlClient(path, patience=_PATIENCE).ask("stats")), None)
+            answer = list(ControlClient(path, patience=_PATIENCE).ask("stats"))
         except (OSError, ControlError):
-            stats = None
-        if stats is None:
+            answer = []
+        if not answer:
             return skipped(f"{environment.control_path}: no answer: see control socket")
-        renewals: Mapping[str, Any] | None = stats.get("renewals")
+        renewals: Mapping[str, Any] | None = answer[0].get("renewals")
         if renewals is not None and renewals["client"]:
             return ok(_state(renewals))
-        if not is_wanted:
-            return skipped("pykcm-renew is not connected: TGTs are not renewed")
         if time.monotonic() >= end:
             return failed(f"{RENEW_SERVICE} runs, and is not connected to the daemon", _LOG)
         time.sleep(_BETWEEN_LOOKS)
