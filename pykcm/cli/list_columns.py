@@ -70,6 +70,26 @@ def _next_renewal(row: Row) -> int | None:
     return None if due is None else int(due)
 
 
+def ccache_json(row: Row) -> Row:
+    """The keys that `list --json` and `show --json` have in common, in that order."""
+    return {
+        "uid": row["uid"],
+        "user": user_name(row["uid"]),
+        "name": format_ccache(row["name"]),
+        "uuid": row["uuid"].hex(),
+        "principal": row["principal"],
+        "default": row["default"],
+        "current_default": row["current_default"],
+        "tickets": row["tickets"],
+        "size": row["size"],
+        "expires": row["expires"],
+        "tgt_expires": row["tgt_expires"],
+        "renew_till": row["renew_till"],
+        "label": row["label"],
+        "last_renewal": row["last_renewal"],
+    }
+
+
 def renewal_json(row: Row) -> Row:
     """The state of renewal, if pykcm-renew renews the TGT of the ccache."""
     return {"renewal": row["renewal"]} if "renewal" in row else {}

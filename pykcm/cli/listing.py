@@ -18,10 +18,11 @@ from pykcm.cli.list_columns import (
     WIDE_COLUMNS,
     Row,
     Style,
+    ccache_json,
     renewal_json,
     states_of,
 )
-from pykcm.cli.names import format_ccache, user_name
+from pykcm.cli.names import user_name
 from pykcm.cli.output import (
     fetch_first,
     format_count,
@@ -299,6 +300,7 @@ def _watch(listing: _Listing, *, header: bool, shortens: bool, has_dates: bool) 
             # Home, clear the rest of each line, and then of the screen: nothing flickers.
             print_line(styled="\033[H" + "\033[K\n".join([*lines, *ending]) + "\033[K\033[J")
             sys.stdout.flush()
+            # Expiry is no event, so that the screen is drawn at intervals.
             time.sleep(_WATCH_INTERVAL)
     except KeyboardInterrupt:
         # Ctrl-C is the normal end.
@@ -309,20 +311,7 @@ def _for_json(row: Row) -> Row:
     """The keys that pykcmctl(8) documents, in that order."""
     now = time.time()
     return {
-        "uid": row["uid"],
-        "user": user_name(row["uid"]),
-        "name": format_ccache(row["name"]),
-        "uuid": row["uuid"].hex(),
-        "principal": row["principal"],
-        "default": row["default"],
-        "current_default": row["current_default"],
-        "tickets": row["tickets"],
-        "size": row["size"],
-        "expires": row["expires"],
-        "tgt_expires": row["tgt_expires"],
-        "renew_till": row["renew_till"],
-        "label": row["label"],
-        "last_renewal": row["last_renewal"],
+        **ccache_json(row),
         "states": states_of(row, now),
         **renewal_json(row),
     }

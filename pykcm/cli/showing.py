@@ -11,8 +11,8 @@ from typing import Any
 import click
 
 from pykcm.cli.client import Answer, ControlClient
-from pykcm.cli.list_columns import renewal_json, renewal_words
-from pykcm.cli.names import format_ccache, format_user, naming_ccache, user_name
+from pykcm.cli.list_columns import ccache_json, renewal_json, renewal_words
+from pykcm.cli.names import format_ccache, format_user, naming_ccache
 from pykcm.cli.output import (
     enctype_name,
     flag_names,
@@ -176,20 +176,7 @@ def _warn_of_secrets() -> None:
 def _for_json(head: dict[str, Any], credentials: list[dict[str, Any]]) -> dict[str, Any]:
     """The keys that pykcmctl(8) documents, in that order. Nothing in it is secret."""
     return {
-        "uid": head["uid"],
-        "user": user_name(head["uid"]),
-        "name": format_ccache(head["name"]),
-        "uuid": head["uuid"].hex(),
-        "principal": head["principal"],
-        "default": head["default"],
-        "current_default": head["current_default"],
-        "tickets": head["tickets"],
-        "size": head["size"],
-        "expires": head["expires"],
-        "tgt_expires": head["tgt_expires"],
-        "renew_till": head["renew_till"],
-        "label": head["label"],
-        "last_renewal": head["last_renewal"],
+        **ccache_json(head),
         "kdc_offset": head["kdc_offset"],
         "credentials": [_credential_json(each) for each in credentials],
         **renewal_json(head),

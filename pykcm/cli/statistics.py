@@ -113,6 +113,7 @@ def _watch(client: ControlClient, interval: float) -> None:
     try:
         while True:
             _draw(heading, stats, seconds)
+            # The counts are those of an interval.
             time.sleep(interval)
             now = _ask(client)
             if now["started"] == earlier["started"]:

@@ -187,7 +187,7 @@ def same(text: str) -> str:
 
 
 def read(fd: int, until: str = "") -> str:
-    """What is printed on the terminal up to this text, by default to the end; less if no more comes."""
+    """The output on the terminal up to this text, by default to the end; less if no more comes."""
     screen = b""
     while not until or until not in screen.decode(errors="replace"):
         if not select.select([fd], [], [], LIMIT)[0]:

@@ -8,7 +8,6 @@ import re
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -291,78 +290,6 @@ def test_silent_daemon_is_waited_for(pykcmd: Pykcmd, ctl: Pykcmctl) -> None:
     assert process.returncode == 0
 
 
-PRINTING = [
-    ["list"],
-    ["list", "--json"],
-    ["stats"],
-    ["stats", "--json"],
-    ["metrics"],
-    ["doctor", "--json"],
-    ["--help"],
-    ["list", "--help"],
-    ["--version"],
-    ["completion", "bash"],
-    ["export", "--plain", "-"],
-]
-
-
-def output_to(ctl: Pykcmctl, arguments: list[str], redirection: str) -> tuple[int, list[str]]:
-    """The exit status, and the messages about the output and from Python itself."""
-    done = subprocess.run(
-        ["/bin/sh", "-c", f'"$@" {redirection}', "sh", *ctl.argv(*arguments)],
-        stderr=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
-    prefixes = ("pykcmctl:", "Error:", "Traceback", "Exception ignored")
-    return done.returncode, [line for line in done.stderr.splitlines() if line.startswith(prefixes)]
-
-
-@pytest.mark.parametrize(
-    ("redirection", "complaints"),
-    [
-        (">/dev/full", ["pykcmctl: cannot write to stdout: No space left on device"]),
-        (">&-", ["pykcmctl: cannot write to stdout: Bad file descriptor"]),
-    ],
-)
-def test_unwritable_output_fails_the_command(
-    mit_as: Callable[[int], MitClient], ctl: Pykcmctl, redirection: str, complaints: list[str]
-) -> None:
-    """A full disk or a closed stdout is reported in one line, by every command that prints."""
-    mit_as(USER).kinit("alice")
-    for arguments in PRINTING:
-        assert output_to(ctl, arguments, redirection) == (1, complaints), arguments
-
-
-def test_closed_pipe_ends_showing_commands_with_0(mit_as: Callable[[int], MitClient], ctl: Pykcmctl) -> None:
-    """A reader that closed the pipe has seen enough, except of an export, which is incomplete then."""
-    mit_as(USER).kinit("alice")
-    for arguments in PRINTING:
-        reading, writing = os.pipe()
-        os.close(reading)
-        done = subprocess.run(
-            ctl.argv(*arguments), stdout=writing, stderr=subprocess.PIPE, text=True, check=False
-        )
-        os.close(writing)
-        is_export = "export" in arguments
-        assert done.returncode == is_export, arguments
-        assert ("incomplete" in done.stderr) == is_export
-        for complaint in ("Broken pipe", "Traceback", "Exception ignored"):
-            assert complaint not in done.stderr, arguments
-
-
-def test_commands_that_change_something_fail_at_a_closed_pipe(
-    mit_as: Callable[[int], MitClient], ctl: Pykcmctl
-) -> None:
-    """They may have ended before all was done."""
-    mit_as(USER).kinit("alice")
-    reading, writing = os.pipe()
-    os.close(reading)
-    done = subprocess.run(ctl.argv("destroy", "--yes", "--uid", str(USER)), stdout=writing, check=False)
-    os.close(writing)
-    assert done.returncode == 1
-
-
 def test_missing_ccache_is_named(mit_as: Callable[[int], MitClient], ctl: Pykcmctl) -> None:
     """The message names the ccache; for a user's name or UID it names the option."""
     for arguments in (
@@ -400,42 +327,6 @@ def test_destroy_says_how_many(mit_as: Callable[[int], MitClient], ctl: Pykcmctl
         assert status == 0
         assert "nothing to destroy" in screen
     assert len(ctl.json("list")) == 2
-
-
-@pytest.mark.parametrize("command", ["watch", "trace"])
-def test_watch_ends_when_output_fails(pykcmd: Pykcmd, ctl: Pykcmctl, command: str) -> None:
-    """It ends at the first line that cannot be written."""
-    with Path("/dev/full").open("w") as full:
-        following = subprocess.Popen(ctl.argv(command), stdout=full, stderr=subprocess.PIPE, text=True)
-    with following, KcmClient(pykcmd.socket_path) as client:
-        deadline = time.monotonic() + LIMIT
-        # Until it has begun to follow.
-        while following.poll() is None and time.monotonic() < deadline:
-            client.initialize(b"0", principal("root"))
-        if following.poll() is None:
-            following.kill()
-        _, said = following.communicate()
-    assert (following.returncode, said) == (1, "pykcmctl: cannot write to stdout: No space left on device\n")
-
-
-@pytest.mark.parametrize("redirection", ["2>/dev/full", "2>&-"])
-def test_unwritable_stderr_changes_nothing(
-    mit_as: Callable[[int], MitClient], ctl: Pykcmctl, tmp_path: Path, redirection: str
-) -> None:
-    """With a full or closed stderr, commands and exit statuses are the same."""
-    mit_as(USER).kinit("alice")
-    copy = tmp_path / "backup"
-    for arguments, status in (
-        (["list"], 0),
-        (["backup", str(copy)], 0),
-        (["rekey"], 0),
-        (["show", f"KCM:{USER}:missing"], 5),
-        (["--wrong"], 2),
-    ):
-        command = ["/bin/sh", "-c", f'"$@" {redirection}', "sh", *ctl.argv(*arguments)]
-        done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
-        assert done.returncode == status, arguments
-    assert copy.stat().st_size
 
 
 def test_show_json_keeps_bytes_of_principal(pykcmd: Pykcmd, ctl: Pykcmctl) -> None:

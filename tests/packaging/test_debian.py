@@ -53,7 +53,7 @@ def test_every_pinned_library_has_hashes(name: str) -> None:
 
 @pytest.mark.parametrize("name", LOCKS)
 def test_pinned_versions_are_allowed(name: str) -> None:
-    """What is pinned is within the bounds of pyproject.toml, so that a raised bound is not forgotten here."""
+    """Pinned versions are within the bounds of pyproject.toml: a raised bound is not forgotten here."""
     known = declared()
     wrong = [
         f"{library}=={version}"

@@ -62,6 +62,7 @@ def _ask(environment: Environment) -> Result:
             return ok(_state(renewals))
         if time.monotonic() >= end:
             return failed(f"{RENEW_SERVICE} runs, and is not connected to the daemon", _LOG)
+        # The daemon reports no new clients.
         time.sleep(_BETWEEN_LOOKS)
 
 

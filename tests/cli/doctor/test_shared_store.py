@@ -14,8 +14,8 @@ from pykcm.cli.doctor import shared_store, storage
 from pykcm.cli.doctor.environment import Environment
 from pykcm.cli.doctor.results import Level
 from pykcm.control.frames import encode
+from tests.store.postgresql.administrator import RAW, Administrator, administrator
 from tests.store.postgresql.conftest import postgresql
-from tests.store.postgresql.test_checks import RAW, Administrator, administrator
 
 from .machine import CONTROL, Machine
 

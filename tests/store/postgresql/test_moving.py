@@ -27,8 +27,8 @@ from pykcm.store.tree import Put, Secret, ccache_container, ccache_name, ccaches
 from tests.builders import ALICE, TGS, changed, ticket
 from tests.server.asking import Server
 from tests.server.programs import listed
+from tests.store.postgresql.administrator import Administrator, administrator
 from tests.store.postgresql.conftest import KEY
-from tests.store.postgresql.test_checks import Administrator, administrator
 
 __all__ = ["administrator"]
 
