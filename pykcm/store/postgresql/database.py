@@ -66,8 +66,9 @@ class Database:
         self._idle: list[PipelinedConnection] = []
         self._reads = asyncio.Semaphore(_READS_AT_ONCE)
         self._commits = asyncio.Semaphore(COMMITS_AT_ONCE)
-        # Connections in use, and counts since the start.
-        self._busy = 0
+        self._used: set[PipelinedConnection] = set()
+        self._is_closed = False
+        # Since the start.
         self._connected = self._calls = self._timeouts = self._lost_answers = 0
 
     def ask(self, statement: Statement, answered: Callable[[Rows | None], None]) -> bool:
@@ -81,7 +82,6 @@ class Database:
         begun = monotonic()
 
         def end(answer: Answer) -> None:
-            self._busy -= 1
             self._give_back(connection)
             if isinstance(answer, list):
                 self.presence.seen()
@@ -96,7 +96,6 @@ class Database:
             self._give_back(connection)
             return False
         self._calls += 1
-        self._busy += 1
         return True
 
     async def transact(self, statements: Sequence[Statement], *, end: float | None = None) -> Rows:
@@ -123,13 +122,11 @@ class Database:
         """Use the connection, and give it back."""
         begun = monotonic()
         self._calls += 1
-        self._busy += 1
         try:
             rows = await connection.execute(statements, end)
         except (psycopg.Error, TimeoutError) as error:
             raise self._failure(error, begun) from error
         finally:
-            self._busy -= 1
             self._give_back(connection)
         self.presence.seen()
         return rows
@@ -143,11 +140,9 @@ class Database:
         """
         async with self._connection(self._reads, end, waits=waits) as (connection, limit):
             self._calls += 1
-            self._busy += 1
             try:
                 result = await self._run(connection, function, limit)
             finally:
-                self._busy -= 1
                 self._give_back(connection)
         self.presence.seen()
         return result
@@ -176,9 +171,12 @@ class Database:
             slots.release()
 
     def _give_back(self, connection: PipelinedConnection) -> None:
+        self._used.discard(connection)
         if connection.closed:
             # The connections of a server that has ended are all broken.
             self._forget_idle()
+        elif self._is_closed:
+            connection.finish()
         else:
             self._idle.append(connection)
 
@@ -215,6 +213,7 @@ class Database:
         while self._idle:
             connection = self._idle.pop()
             if connection.is_quiet():
+                self._used.add(connection)
                 return connection
             connection.finish()
         return None
@@ -229,22 +228,28 @@ class Database:
             begun = monotonic()
             try:
                 async with asyncio.timeout_at(end):
-                    return PipelinedConnection(await self.open(), self._note_ended)
+                    connection = PipelinedConnection(await self.open(), self._note_ended)
             except TimeoutError:
                 self.presence.lost(f"no connection within {monotonic() - begun:.1f} s; {NO_ANSWER}", begun)
             except psycopg.Error as error:
                 self.presence.lost(connection_failure(error))
+            else:
+                self._used.add(connection)
+                return connection
             if not (waits and await self.presence.wait(end - loop.time())):
                 raise self.away()
 
     async def open(self) -> Connection:
-        """A new connection, which the caller closes; raises psycopg.Error."""
+        """A new connection, which the caller closes; raises StoreError after `close`, psycopg.Error."""
+        self._check_open()
         connection = await Connection.connect(self._conninfo, autocommit=True)
         self._connected += 1
         milliseconds = int(self.timeout * 1000)
         limits = {"lock": milliseconds // 5, "statement": milliseconds, "dead": max(_DEAD, milliseconds)}
         try:
+            self._check_open()
             await connection.execute(_SETTINGS, {name: str(limit) for name, limit in limits.items()})
+            self._check_open()
         except BaseException:
             connection.pgconn.finish()
             raise
@@ -267,7 +272,7 @@ class Database:
         return {
             "name": self.name,
             **self.presence.statistics(),
-            "connections_open": len(self._idle) + self._busy,
+            "connections_open": len(self._idle) + len(self._used),
             "connections_made": self._connected,
             "calls": self._calls,
             "timeouts": self._timeouts,
@@ -315,9 +320,17 @@ class Database:
         for connection in idle:
             connection.finish()
 
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise StoreError(f"{self.name}: this process ends", errno.ECANCELED)
+
     def close(self) -> None:
+        """End all connections. A call in progress fails; those that come later raise StoreError."""
+        self._is_closed = True
         self.presence.close()
         self._forget_idle()
+        for connection in list(self._used):
+            connection.end(psycopg.OperationalError("the store was closed"))
 
 
 class _Limit:

@@ -269,6 +269,16 @@ class PipelinedConnection:
         with suppress(OSError, psycopg.Error), socket(fileno=os.dup(self._pgconn.socket)) as duplicate:
             duplicate.shutdown(SHUT_RDWR)
 
+    def end(self, error: Exception) -> None:
+        """Let what is in progress fail with the error, and end the connection.
+
+        One that psycopg's own call uses is closed by the caller of that call.
+        """
+        if self._fd >= 0:
+            self._fail(error)
+        else:
+            self.cut()
+
     def finish(self) -> None:
         """Close at once; nobody gets an answer. The server is not asked to cancel what it executes."""
         self._answered = self._error = self._first = None

@@ -25,6 +25,7 @@ class Presence:
         self._away_since: float | None = None
         self._is_back = asyncio.Event()
         self._probing: asyncio.Task[None] | None = None
+        self._is_closed = False
         self.reason = ""
         self.absences = 0
 
@@ -55,7 +56,7 @@ class Presence:
 
         An answer to a later question shows that the database is there, and only this one had to wait.
         """
-        if since is not None and self._last_seen > since:
+        if self._is_closed or (since is not None and self._last_seen > since):
             return
         self.reason = reason
         if self._away_since is None:
@@ -100,5 +101,7 @@ class Presence:
         self._is_back.set()
 
     def close(self) -> None:
+        """Try no more to reach the database."""
+        self._is_closed = True
         if self._probing is not None:
             self._probing.cancel()
