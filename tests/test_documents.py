@@ -1,7 +1,9 @@
-"""The documents name tests that exist."""
+"""The documents name tests that exist, and their spelling is checked."""
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,3 +28,16 @@ def exists(path: Path, name: str | None) -> bool:
     if name is None or not path.exists():
         return path.exists()
     return name in {getattr(node, "name", None) for node in ast.parse(path.read_text()).body}
+
+
+@pytest.mark.parametrize(
+    ("text", "status"),
+    [("A ticket is retreived.\n", 65), ("A ticket is retrieved.\n", 0)],  # codespell:ignore
+)
+def test_spelling_is_checked(tmp_path: Path, text: str, status: int) -> None:
+    """The spelling check of scripts/lint, with the project's settings, finds a mistake in a document."""
+    document = tmp_path / "document.md"
+    document.write_text(text)
+    command = [sys.executable, "-m", "codespell_lib", "--toml", str(ROOT / "pyproject.toml"), str(document)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=30, cwd=ROOT)
+    assert done.returncode == status, done.stdout + done.stderr
