@@ -68,6 +68,7 @@ class NotifiedFreshness(StrictFreshness):
         self._last = self._first = 0
         self._valid_until = 0.0
         self._task: asyncio.Task[None] | None = None
+        self._is_closed = False
         # Whether the log says that this host does not listen.
         self._is_logged = False
 
@@ -121,11 +122,12 @@ class NotifiedFreshness(StrictFreshness):
             self._note(uid, version)
 
     async def _run(self) -> None:
-        while True:
+        # wait_for can swallow the cancellation of this task.
+        while not self._is_closed:
             try:
                 await self._listen()
             except (psycopg.Error, StoreError, TimeoutError, OSError) as error:
-                if not self._is_logged:
+                if not (self._is_logged or self._is_closed):
                     self._is_logged = True
                     log.warning(
                         "%s: no notifications: %s; each request asks the database meanwhile",
@@ -163,7 +165,7 @@ class NotifiedFreshness(StrictFreshness):
             await self._wait_for_earlier_transactions(opened)
             self._begin_again()
             asked = monotonic()
-            while not ended.is_set():
+            while not (ended.is_set() or self._is_closed):
                 begun = monotonic()
                 # Those notified before the question come before its answer.
                 await _check_schema(connection, self._database.name)
@@ -197,6 +199,7 @@ class NotifiedFreshness(StrictFreshness):
             await asyncio.sleep(_PAUSE / 10)
 
     def close(self) -> None:
+        self._is_closed = True
         if self._task is not None:
             self._task.cancel()
 

@@ -274,10 +274,13 @@ class PipelinedConnection:
 
         One that psycopg's own call uses is closed by the caller of that call.
         """
-        if self._fd >= 0:
-            self._fail(error)
-        else:
+        if self._fd < 0:
             self.cut()
+        elif self._loop is None or self._loop.is_closed():
+            # Nobody waits any more.
+            self.finish()
+        else:
+            self._fail(error)
 
     def finish(self) -> None:
         """Close at once; nobody gets an answer. The server is not asked to cancel what it executes."""

@@ -119,3 +119,19 @@ async def test_closed_store_makes_no_connection(database: Database) -> None:
         await database.transact([_QUICK])
     assert raised.value.code == errno.ECANCELED
     assert not database.ask(_QUICK, lambda _: None)
+
+
+def test_store_is_closed_after_the_event_loop(conninfo: str) -> None:
+    """A transaction that nobody waits for any more keeps its connection no longer than the store."""
+    waits = []
+
+    async def begin() -> Database:
+        database = Database(conninfo, 60.0)
+        await database.transact([_QUICK])
+        # A future without a task: the end of the event loop cancels tasks alone.
+        transaction = database.transact([_SLOW])
+        waits.append((transaction, transaction.send(None)))
+        return database
+
+    asyncio.run(begin()).close()
+    waits.clear()
