@@ -44,6 +44,9 @@ _JITTER = 0.1
 # A ticket of which more of its life has passed is renewed at once, and waits for no interval.
 _LATEST = 0.9
 
+# Why a TGT that is the right one is of no use.
+ENDS_NO_LATER = "it does not end later"
+
 # In bytes: a new TGT may be so much larger than the one that it replaces.
 _GROWTH = 16 * 1024
 
@@ -151,7 +154,7 @@ def why_no_renewal(old: Credential, new: Credential) -> str:
     if new.is_skey or not is_ticket(new) or new.flags & _INVALID or not new.ticket:
         return "it is no valid ticket"
     if new.endtime <= old.endtime:
-        return "it does not end later"
+        return ENDS_NO_LATER
     if len(new.blob) > min(len(old.blob) + _GROWTH, _LARGEST):
         return f"it has {len(new.blob)} bytes, and the old one {len(old.blob)}"
     return ""

@@ -20,9 +20,18 @@ from pykcm.protocol.text import escape
 log = logging.getLogger(__name__)
 
 _FAILURES = LimitedLog(log, "TGTs that were not renewed", 10)
+# About one realm: while its KDC is away, all its TGTs fail.
+_OF_REALM = LimitedLog(log, "TGTs that were not renewed", 3)
 _RENEWED = LimitedLog(log, "renewed TGTs", 30)
 
 ID_SIZE = 16
+
+# Reasons of failures without an answer from a KDC, and with one. Others tell nothing about the KDC.
+_NO_ANSWER = frozenset({"unreachable", "timeout"})
+_ANSWER = frozenset({"clock", "locked", "revoked", "expired", "kdc"})
+
+# Reasons that concern all TGTs of a realm.
+_ABOUT_REALM = _NO_ANSWER | {"clock"}
 
 # In seconds: how long an attempt may take in addition to the KDC's time.
 _PATIENCE = 60.0
@@ -79,6 +88,13 @@ class Failure(NamedTuple):
     again: bool = True
 
 
+def answers_of(reason: str) -> bool | None:
+    """Whether a KDC answered an attempt that failed for this reason; None: that is not known."""
+    if reason in _NO_ANSWER:
+        return False
+    return True if reason in _ANSWER else None
+
+
 class HandedBack(NamedTuple):
     """The outcome of an attempt that was handed back, and the time of the next attempt; None: never."""
 
@@ -123,9 +139,10 @@ def log_failure(attempt: Attempt, failure: Failure, now: float) -> None:
     then = "no further attempt"
     if tgt.due is not None:
         then = f"next attempt in {max(1, round(tgt.due - now))} s"
-    _FAILURES.write(
+    is_of_realm = failure.reason in _ABOUT_REALM
+    (_OF_REALM if is_of_realm else _FAILURES).write(
         logging.WARNING,
-        tgt.uid,
+        f"realm {escape(tgt.realm)}" if is_of_realm else tgt.uid,
         "UID %d: KCM:%s: TGT of %s not renewed: %s: %s%s; it ends at %s; %s",
         *(tgt.uid, name, attempt.principal, failure.reason, tgt.last_message, code),
         *(_time_text(tgt.end), then),

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, NoReturn, TypeVar
 
-from pykcm.ccaches.renewal import why_no_renewal
+from pykcm.ccaches.renewal import ENDS_NO_LATER, why_no_renewal
 from pykcm.engine.engine import Engine, to_the_end
 from pykcm.engine.renewal_attempts import (
     ID_SIZE,
@@ -28,6 +28,7 @@ from pykcm.engine.renewal_attempts import (
     Offer,
     Replacement,
     Settings,
+    answers_of,
     find_tgt,
     log_failure,
     log_renewal,
@@ -301,7 +302,10 @@ class Renewals:
             attempt.timer.cancel()
         return attempt
 
-    def _end(self, tgt: Tgt) -> None:
+    def _end(self, tgt: Tgt, answers: bool | None = None) -> None:
+        """End an attempt; `answers`: whether a KDC has answered it, if that is known."""
+        if answers is not None:
+            self._queue.realms.note(tgt.realm, answers=answers)
         self._queue.end(tgt)
         self._put_back(tgt)
         self._wake()
@@ -340,9 +344,13 @@ class Renewals:
             reason = why_no_renewal(attempt.offer.credential, new)
         except KcmError as error:
             reason = f"it cannot be read: {error}"
-        if reason:
-            failure = Failure("refused", f"what pykcm-renew handed back is not the renewed TGT: {reason}")
+        if reason == ENDS_NO_LATER:
+            # The KDC grants shorter lives than before. Near the end of the old TGT a new one ends later.
+            failure = Failure("kdc", "the TGT that the KDC returned ends no later than the present one")
             return HandedBack("refused", self._fail(attempt, failure))
+        if reason:
+            message = f"pykcm-renew handed back a ticket that is not the renewed TGT: {reason}"
+            return HandedBack("refused", self._fail(attempt, Failure("refused", message)))
         return await to_the_end(self._replace(attempt, new))
 
     async def _replace(self, attempt: Attempt, new: Credential) -> HandedBack:
@@ -368,7 +376,7 @@ class Renewals:
             # The index may be wrong about this ccache.
             self.index.remove(tgt)
             self.index.read_again((tgt.uid,))
-        self._end(tgt)
+        self._end(tgt, answers=True)
         return HandedBack(replacement.value)
 
     def _note_renewed(self, attempt: Attempt, new: Credential) -> None:
@@ -387,5 +395,5 @@ class Renewals:
         tgt.last_message = printable(failure.message)
         tgt.due = self._next_attempt(tgt, tgt.failures) if failure.again else None
         log_failure(attempt, failure, self._clock())
-        self._end(tgt)
+        self._end(tgt, answers_of(failure.reason))
         return tgt.due

@@ -6,6 +6,9 @@ from typing import NamedTuple
 _FIRST = -1765328384
 _OF_KDC = range(_FIRST, _FIRST + 128)
 
+# libkrb5's table of errors in ASN.1: an answer that it cannot read.
+_OF_ANSWERS = range(1859794432, 1859794432 + 32)
+
 # In characters: the longest message that the daemon takes.
 LONGEST_MESSAGE = 512
 
@@ -47,6 +50,7 @@ _BY_CODE = {
     -1765328230: _Class("unreachable"),  # KRB5_REALM_UNKNOWN: no KDC is configured or in the DNS
     -1765328164: _Class("unreachable"),  # KRB5_REALM_CANT_RESOLVE
     -1765328236: _Class("clock"),  # KRB5_KDCREP_SKEW
+    -1765328237: _Class("kdc"),  # KRB5_KDCREP_MODIFIED: an answer to another request
     -1765328243: _Class("not-renewable", again=False),  # KRB5_CC_NOTFOUND: no TGT that libkrb5 renews
     -1765328185: _Class("not-renewable", again=False),  # KRB5_CC_FORMAT: no credential that libkrb5 can read
 }
@@ -64,5 +68,6 @@ def failure_of(code: int, message: str) -> RenewalError:
     number = kdc_code(code)
     found = _BY_CODE.get(code) if number is None else _BY_KDC_CODE.get(number)
     if found is None:
-        found = _Class("internal" if number is None else "kdc")
+        is_of_kdc = number is not None or code in _OF_ANSWERS
+        found = _Class("kdc" if is_of_kdc else "internal")
     return RenewalError(found.reason, code, words, again=found.again)

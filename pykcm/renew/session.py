@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 # Lines a minute about one UID; and about one realm, whose KDC may fail for thousands of TGTs.
 _RENEWED = LimitedLog(log, "renewed TGTs", 10)
 _FAILED = LimitedLog(log, "failed renewals", 10)
-_OF_KDC = LimitedLog(log, "failed renewals", 10)
+_OF_KDC = LimitedLog(log, "failed renewals", 3)
 
 # Failures that concern a realm, and not one ccache.
 _OF_REALM = {"unreachable", "timeout", "clock"}
@@ -251,7 +251,7 @@ def _codes_of(code: int) -> str:
     if not code:
         return ""
     number = kdc_code(code)
-    return f" (libkrb5's code {code})" if number is None else f" (error {number} of the KDC)"
+    return f" (libkrb5's code {code})" if number is None else f" (Kerberos error {number})"
 
 
 def _next_attempt(answer: Answer, tgt: Tgt) -> str:

@@ -6,28 +6,7 @@ from collections import Counter
 import pytest
 
 from pykcm.engine.renewal_queue import OrderedQueue, RenewalQueue, Tgt
-
-
-def tgt(
-    end: int, uid: int = 1, *, due: float | None = 0, realm: bytes = b"R", ccache: bytes | None = None
-) -> Tgt:
-    """A TGT in a ccache of its own."""
-    return Tgt(uid, b"%d" % end if ccache is None else ccache, b"u%d" % end, 0, realm, end, due)
-
-
-def queue_of(*tgts: Tgt, most: int = 10, most_of_realm: int = 10) -> RenewalQueue:
-    queue = RenewalQueue(most, most_of_realm)
-    for each in tgts:
-        queue.put(each)
-    return queue
-
-
-def taken(queue: RenewalQueue, now: float = 1) -> list[int]:
-    """The ends of TGTs that may be tried now, in order."""
-    ends = []
-    while (each := queue.take(now)) is not None:
-        ends.append(each.end)
-    return ends
+from tests.engine.queued_tgts import queue_of, taken, tgt
 
 
 def test_tgt_waits_until_it_is_due() -> None:
@@ -97,24 +76,34 @@ def test_removed_tgt_frees_the_place_of_the_next() -> None:
 
 
 def check_limits(
-    queue: RenewalQueue, waiting: list[Tgt], trying: list[Tgt], most: int, most_of_realm: int
+    queue: RenewalQueue, waiting: list[Tgt], trying: list[Tgt], most: int, others: set[Tgt]
 ) -> None:
-    """Check that no limit is exceeded, and that each TGT that waits waits for one of them."""
+    """Check that no limit is exceeded, and that each TGT that waits waits for one of them.
+
+    `others`: those of `trying` that were begun without a known answer of their realm.
+    """
     by_uid, by_realm = Counter(each.uid for each in trying), Counter(each.realm for each in trying)
     busy = {(each.uid, each.ccache) for each in trying}
     assert len(busy) == len(trying) == queue.trying <= most
-    assert max(by_realm.values(), default=0) <= most_of_realm
+    most_of_others = most - most // 4
+    assert len(others) <= most_of_others
     assert max(by_uid.values(), default=0) <= (most + 1) // 2
     assert queue.ready == len(waiting)
     for each in waiting if len(trying) < most else ():
         assert (
             (each.uid, each.ccache) in busy
             or by_uid[each.uid] == (most + 1) // 2
-            or by_realm[each.realm] == most_of_realm
+            or by_realm[each.realm] >= queue.realms.limit(each.realm)
+            or len(others) == most_of_others
         )
 
 
-@pytest.mark.parametrize("seed", range(30))
+def any_tgt(chance: random.Random) -> Tgt:
+    uid, realm = chance.randrange(4), b"%d" % chance.randrange(3)
+    return tgt(chance.randrange(1000), uid, realm=realm, ccache=b"%d" % chance.randrange(4))
+
+
+@pytest.mark.parametrize("seed", range(60))
 def test_no_tgt_waits_without_reason(seed: int) -> None:
     """After any history, a TGT that is due waits only for a limit, and the queue keeps nothing at the end."""
     chance = random.Random(seed)
@@ -122,32 +111,39 @@ def test_no_tgt_waits_without_reason(seed: int) -> None:
     queue = RenewalQueue(most, most_of_realm)
     waiting: list[Tgt] = []
     trying: list[Tgt] = []
+    others: set[Tgt] = set()
     for number in range(400):
         action = chance.random()
         if action < 0.45:
-            uid, realm = chance.randrange(4), b"%d" % chance.randrange(3)
-            each = tgt(chance.randrange(1000), uid, realm=realm, ccache=b"%d" % chance.randrange(4))
-            waiting.append(each)
-            queue.put(each)
+            waiting.append(any_tgt(chance))
+            queue.put(waiting[-1])
         elif action < 0.6 and waiting:
             gone = waiting.pop(chance.randrange(len(waiting)))
             queue.discard(gone)
         elif trying:
             ended = trying.pop(chance.randrange(len(trying)))
+            others.discard(ended)
+            queue.realms.note(ended.realm, answers=chance.random() < 0.6)
             queue.end(ended)
             if chance.random() < 0.3:
                 waiting.append(ended)
                 queue.put(ended)
         while (found := queue.take(number)) is not None:
             waiting.remove(found)
+            assert sum(each.realm == found.realm for each in trying) < queue.realms.limit(found.realm)
             trying.append(found)
-        check_limits(queue, waiting, trying, most, most_of_realm)
+            if not queue.realms.answers(found.realm):
+                others.add(found)
+        check_limits(queue, waiting, trying, most, others)
     for each in waiting:
         queue.discard(each)
     for each in trying:
         queue.end(each)
-    left = (queue._ready, queue._of_full_realms, queue._of_busy_ccaches, queue._tried_by_uid)
-    assert [len(each) for each in left] == [0, 0, 0, 0]
+    left = (
+        *(queue._ready._of_uids, queue._ready_of_others._of_uids, queue._tried_of_others),
+        *(queue._of_full_realms, queue._of_busy_ccaches, queue._tried_by_uid),
+    )
+    assert [len(each) for each in left] == [0] * 6
 
 
 def test_removed_items_take_no_memory() -> None:

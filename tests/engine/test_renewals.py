@@ -90,9 +90,17 @@ async def test_result_without_an_attempt_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    "new", [tgt(NOW + 50, NOW + 150, client=BOB).blob, NEW.blob[:-30], b"", tgt().blob], ids=str
+    ("new", "reason"),
+    [
+        (tgt(NOW + 50, NOW + 150, client=BOB).blob, "refused"),
+        (NEW.blob[:-30], "refused"),
+        (b"", "refused"),
+        # The KDC has shortened the lives of TGTs.
+        (tgt().blob, "kdc"),
+    ],
+    ids=["other client", "truncated", "empty", "ends no later"],
 )
-async def test_other_credential_is_refused_and_tried_again(new: bytes) -> None:
+async def test_other_credential_is_refused_and_tried_again(new: bytes, reason: str) -> None:
     """A credential that is not the renewed TGT is not stored, and the attempt counts as failed."""
     host = Host()
     await host.fill(b"1000", tgt())
@@ -102,7 +110,7 @@ async def test_other_credential_is_refused_and_tried_again(new: bytes) -> None:
         assert handed_back == HandedBack("refused", NOW + 51)
         assert await host.credentials(b"1000") == [tgt()]
         assert len(await host.at(NOW + 51, client)) == 2
-    assert host.renewals.failures["refused"] == 1
+    assert host.renewals.failures == {reason: 1, "lost": 1}
 
 
 async def test_new_tgt_that_equals_another_one_is_refused() -> None:

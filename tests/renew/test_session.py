@@ -227,7 +227,7 @@ async def test_result_is_logged_with_the_words_of_the_kdc(
         await asyncio.sleep(0.01)
     name = "KCM:{0} of UID {0}: the TGT of alice@PYKCM.TEST "
     first = (
-        "was not renewed (revoked): TGT has been revoked (error 20 of the KDC); there is no further attempt, "
+        "was not renewed (revoked): TGT has been revoked (Kerberos error 20); there is no further attempt, "
     )
     assert name.format(1001) + first + "and it ends at 1970-01-01 00:00:00" in caplog.text
     second = "was not renewed (unreachable): Cannot contact any KDC (libkrb5's code -1765328228); the next "

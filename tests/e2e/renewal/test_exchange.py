@@ -1,9 +1,11 @@
 """The exchange with a real KDC, in worker processes: the renewed TGT, and the reasons for failures."""
 
 import asyncio
+import contextlib
 import os
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -212,3 +214,45 @@ def test_damaged_credential_is_refused(kdc: Kdc, tmp_path: Path, length: int) ->
         error = failure(renew, tgt[:length])
         assert (error.reason, error.again) == ("not-renewable", False)
         assert renew(tgt)
+
+
+ANSWERS = {
+    "no Kerberos": b"nonsense",
+    # The tag and the length of a TGS-REP, and nothing else.
+    "truncated": bytes.fromhex("6d8202003082"),
+}
+
+
+@pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS)
+def test_answer_that_cannot_be_read(kdc: Kdc, tmp_path: Path, answer: bytes) -> None:
+    """A KDC that answers with nonsense fails the attempt, and the reason is the KDC."""
+    tgt = tgt_of(kdc, tmp_path, "-r", "1d")
+    with (
+        answering_with(answer) as port,
+        renewing(kdc.krb5_conf("udp_preference_limit = 1", port=port), tmp_path) as renew,
+    ):
+        error = failure(renew, tgt)
+    assert (error.reason, error.again) == ("kdc", True)
+
+
+@contextmanager
+def answering_with(answer: bytes) -> Iterator[int]:
+    """The port of a KDC that gives this answer to each request, over TCP."""
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                with connection, contextlib.suppress(OSError):
+                    connection.recv(65536)
+                    connection.sendall(len(answer).to_bytes(4, "big") + answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            # This ends the call in the thread.
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()

@@ -44,7 +44,7 @@ def test_final_refusal_is_not_repeated(pykcmd: Pykcmd, kdc: Kdc, renew: PykcmRen
     store(pykcmd, USER, CCACHE, as_renewable(new_tgt(kdc, folder, "-l", "1h")))
     wait_until(lambda: "was not renewed" in renew.log)
     line = next(line for line in renew.log.splitlines() if "was not renewed" in line)
-    assert "(not-renewable): KDC can't fulfill requested option (error 13 of the KDC)" in line
+    assert "(not-renewable): KDC can't fulfill requested option (Kerberos error 13)" in line
     assert "; there is no further attempt, and it ends at " in line
     # Another one is renewed meanwhile, and the first one is not tried again.
     store(pykcmd, USER, f"{USER}:good", with_times(new_tgt(kdc, folder, "-l", "1h", "-r", "1d"), -100, 60))
