@@ -1,4 +1,4 @@
-"""Configuration of Sphinx for the man pages; their lists of options come from the code and README."""
+"""Configuration of Sphinx for the man pages; options come from the code and docs/configuration.md."""
 
 import sys
 from pathlib import Path

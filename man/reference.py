@@ -9,30 +9,54 @@ from pathlib import Path
 
 import click
 
-from pykcm import command_line, config
+from pykcm import command_line
 from pykcm.cli import examples, main
 from pykcm.renew import program
 
 _HERE = Path(__file__).parent
-_README = _HERE.parent / "README.md"
+_CONFIGURATION = _HERE.parent / "docs" / "configuration.md"
 
-# A row of README's table of options: name, default, meaning.
-_ROW = re.compile(r"^\| `([a-z0-9_]+)` \| (.*?) \| (.*) \|$", re.MULTILINE)
+# An option in configuration.md: its heading, the line with default and valid values, and its paragraph.
+_OPTION = re.compile(
+    r"^### `(?P<name>\w+)`\n\n"
+    r"Default: (?P<default>.*?)\. Value: (?P<allowed>.*)\.\n\n"
+    r"(?P<meaning>.*(?:\n.+)*)\n",
+    re.MULTILINE,
+)
 
 
-def readme_options() -> list[tuple[str, str, str]]:
-    """README's table of options: name, default and meaning, in Markdown."""
-    text = _README.read_text(encoding="utf-8")
-    return [(name, default, meaning) for name, default, meaning in _ROW.findall(text)]
+def documented_options() -> list[tuple[str, str, str, str]]:
+    """The options in configuration.md: name, default, valid values and meaning, in Markdown."""
+    text = _CONFIGURATION.read_text(encoding="utf-8")
+    return _options_in(text)
+
+
+def _options_in(text: str) -> list[tuple[str, str, str, str]]:
+    return [
+        (found["name"], found["default"], found["allowed"], found["meaning"])
+        for found in _OPTION.finditer(text)
+    ]
 
 
 def configuration() -> str:
-    """Every option of pykcm.toml with its default, meaning and allowed values."""
-    return "".join(
-        f"{name}\n    Default: {_from_markdown(default)}. {_sentence(_from_markdown(meaning))}\n\n"
-        f"    Takes {_plain(config.ALLOWED[name])}.\n\n"
-        for name, default, meaning in readme_options()
+    """Every option of pykcm.toml in the groups of configuration.md, which may begin with paragraphs."""
+    text = _CONFIGURATION.read_text(encoding="utf-8")
+    groups = [part for part in re.split(r"^## ", text, flags=re.MULTILINE)[1:] if "\n### " in part]
+    return "".join(_group(part) for part in groups)
+
+
+def _group(text: str) -> str:
+    title, _, rest = text.partition("\n")
+    introduction = rest.partition("\n### ")[0]
+    paragraphs = "".join(
+        f"{_from_markdown(paragraph)}\n\n" for paragraph in introduction.strip().split("\n\n") if paragraph
     )
+    options = "".join(
+        f"{name}\n    {_from_markdown(' '.join(meaning.split()))}\n\n"
+        f"    Default: {_from_markdown(default)}. Takes {_plain(allowed)}.\n\n"
+        for name, default, allowed, meaning in _options_in(text)
+    )
+    return f"{title}\n{'~' * len(title)}\n\n{paragraphs}{options}"
 
 
 def _from_markdown(text: str) -> str:

@@ -67,7 +67,7 @@ def completions(folder: Path) -> None:
 
 
 def example(folder: Path) -> None:
-    """Make the example configuration from README's table of options."""
+    """Make the example configuration from the options in docs/configuration.md."""
     path = folder / "pykcm" / "pykcm.toml"
     path.parent.mkdir(parents=True)
     path.write_text(_EXAMPLE_HEAD + "".join(_options()), encoding="utf-8")
@@ -75,11 +75,13 @@ def example(folder: Path) -> None:
 
 def _options() -> list[str]:
     sys.path[:0] = [str(ROOT), str(ROOT / "man")]
-    from reference import readme_options  # noqa: PLC0415
+    from reference import documented_options  # noqa: PLC0415
 
     lines = []
-    for name, default, meaning in readme_options():
-        text = textwrap.fill(_plain(meaning), 88, initial_indent="# ", subsequent_indent="# ")
+    for name, default, allowed, meaning in documented_options():
+        text = textwrap.fill(
+            _plain(f"{meaning} Takes {allowed}."), 88, initial_indent="# ", subsequent_indent="# "
+        )
         # A default in words is no value: "not set".
         has_value = re.fullmatch(r"`[^`]+`", default)
         setting = f"#{name} = {_plain(default)}" if has_value else f"# {name}: {_plain(default)}"

@@ -3,7 +3,7 @@
 The main file is read first, then `conf.d/*.toml` next to it in the order of their names. If an option appears
 more than once, the last value wins. Every mistake is an error that names the file and the option.
 
-A new option needs a line of Config, a row of README's table, and an entry in each table of
+A new option needs a line of Config, a section in docs/configuration.md, and an entry in each table of
 tests/test_config.py.
 """
 

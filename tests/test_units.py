@@ -11,12 +11,12 @@ ROOT = Path(__file__).parents[1]
 UNITS = sorted(path for path in (ROOT / "systemd").iterdir() if path.is_file())
 
 
-def test_readme_has_a_drop_in_for_each_program() -> None:
-    """For programs in a virtual environment, README has a drop-in for each unit, with the same arguments."""
-    readme = (ROOT / "README.md").read_text()
+def test_document_has_a_drop_in_for_each_program() -> None:
+    """docs/install.md has a drop-in for each unit, for programs in a virtual environment."""
+    document = (ROOT / "docs/install.md").read_text()
     for unit in UNITS:
         for program in re.findall(r"^ExecStart=/usr/bin/(.*)$", unit.read_text(), re.MULTILINE):
-            assert f"ExecStart=/opt/pykcm/bin/{program}\\n' >{unit.name}.d/program.conf" in readme
+            assert f"ExecStart=/opt/pykcm/bin/{program}\\n' >{unit.name}.d/program.conf" in document
 
 
 def test_every_user_of_a_unit_is_created() -> None:

@@ -83,7 +83,7 @@ def key(daemon: Pykcmd) -> bytes:
 
 
 def test_backup_under_load_is_consistent(crashes: Crashes, ctl: Pykcmctl, folder: Path) -> None:
-    """A copy made under load and restored as README says has every ccache as of one moment."""
+    """A copy made under load and restored by the document's commands has every ccache as of one moment."""
     daemon = crashes.daemon
     copies = []
     writers = crashes.write()

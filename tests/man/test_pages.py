@@ -1,4 +1,4 @@
-"""The man pages and README's tables: they are complete, and man renders the pages without a warning."""
+"""The man pages and the documents' tables: they are complete, and man renders the pages without a warning."""
 
 import argparse
 import os
@@ -15,7 +15,7 @@ import pytest
 
 from pykcm import command_line
 from pykcm.cli import main
-from pykcm.config import Config, load_config
+from pykcm.config import ALLOWED, OPTIONS, Config, load_config
 from pykcm.renew import program as renewal
 
 ROOT = Path(__file__).parents[2]
@@ -143,40 +143,52 @@ def test_page_has_every_option(
 def test_configuration_page_has_every_option(pages: Path) -> None:
     """Every option is in pykcm.toml(5), with its default and its valid values."""
     text = text_of(pages / "man5/pykcm.toml.5")
-    for option in (row[0].strip("`") for row in readme_table("option")):
+    for option in OPTIONS:
         found = re.search(rf"^ {{7}}{option}\b(.*?)(?=^ {{7}}\S|^\S)", text, re.MULTILINE | re.DOTALL)
         assert found is not None, option
         assert "Default: " in found[1]
-        assert "Takes " in found[1]
+        assert f"Takes {ALLOWED[option]}." in found[1]
 
 
-# README
+# The documents
 
 
-def readme_table(head: str) -> list[list[str]]:
-    """Return the cells of the table with this first heading."""
-    text = (ROOT / "README.md").read_text()
-    found = re.search(rf"^\| {head} \|.*\n\|[-|]+\n((?:\|.*\n)+)", text, re.MULTILINE)
+def test_document_has_every_command() -> None:
+    """The table in docs/operations.md has exactly the commands of pykcmctl."""
+    text = (ROOT / "docs/operations.md").read_text()
+    found = re.search(r"^\| pykcmctl \|.*\n\|[-|]+\n((?:\|.*\n)+)", text, re.MULTILINE)
     assert found is not None
-    return [[cell.strip() for cell in row.strip("|").split(" | ")] for row in found[1].splitlines()]
-
-
-def test_readme_has_every_command() -> None:
-    """README's table has exactly the commands of pykcmctl."""
-    names = [name for row in readme_table("pykcmctl") for name in re.findall(r"`([a-z]+)[^`]*`", row[0])]
+    first_cells = [row.split(" | ")[0] for row in found[1].splitlines()]
+    names = [name for cell in first_cells for name in re.findall(r"`([a-z]+)[^`]*`", cell)]
     assert sorted(names) == sorted(COMMANDS)
+
+
+def documented_options() -> list[tuple[str, ...]]:
+    """The options in docs/configuration.md: name, default, and valid values."""
+    text = (ROOT / "docs/configuration.md").read_text()
+    return re.findall(r"^### `(\w+)`\n\nDefault: (.*?)\. Value: (.*)\.\n\n\w", text, re.MULTILINE)
 
 
 # Options whose defaults depend on other options.
 DEPENDENT: dict[str, Any] = dict.fromkeys(("key_file", "control_socket_path", "postgresql", "client_keytab"))
 
 
-def test_readme_has_the_defaults(tmp_path: Path) -> None:
-    """README has the defaults of the program, in the format of the configuration file."""
-    rows = [row for row in readme_table("option") if row[0].strip("`") not in DEPENDENT]
+def test_configuration_document_has_the_defaults(tmp_path: Path) -> None:
+    """docs/configuration.md has the defaults of the program, in the format of the configuration file."""
     file = tmp_path / "pykcm.toml"
-    file.write_text("".join(f"{row[0].strip('`')} = {row[1].strip('`')}\n" for row in rows))
+    file.write_text(
+        "".join(
+            f"{name} = {default.strip('`')}\n"
+            for name, default, _ in documented_options()
+            if name not in DEPENDENT
+        )
+    )
     assert load_config(file) == Config()
+
+
+def test_configuration_document_has_the_valid_values() -> None:
+    """docs/configuration.md describes valid values in the words of the program's messages."""
+    assert {name: allowed for name, _, allowed in documented_options()} == ALLOWED
 
 
 def test_ccache_names_are_not_links(pages: Path) -> None:

@@ -82,7 +82,7 @@ def test_other_users_are_refused_what_is_for_root(client_as: ClientAs) -> None:
 
 
 def test_doctor_finds_nothing_after_an_installation(client_as: ClientAs) -> None:
-    """On a machine that was set up as in README, all checks are good."""
+    """On a machine that was set up by the documents' commands, all checks are good."""
     client_as(USER).kinit("alice")
     checks = json.loads(machine.run(PYKCMCTL, "doctor", "--json"))
     # The machine's users have no accounts, and its sshd is not part of pykcm.

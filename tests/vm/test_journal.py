@@ -13,7 +13,7 @@ from . import machine, stored
 from .clients import LabelledClient
 from .readme import commands_of
 
-_README = Path(__file__).parents[2] / "README.md"
+_DOCUMENT = Path(__file__).parents[2] / "docs/operations.md"
 
 
 def _found(*matches: str) -> list[dict[str, str]]:
@@ -47,8 +47,8 @@ def test_what_a_user_did(client_as: Callable[..., LabelledClient]) -> None:
 
     refused = _found("KCM_UID=1000", "KCM_RESULT=FCC_NOFILE")
     assert {entry["KCM_CCACHE"] for entry in refused} >= {"1000:nothing"}
-    # The command that README has for that.
-    command = commands_of(_README, "Debugging")[-1].splitlines()[-1]
+    # The document's command for that.
+    command = commands_of(_DOCUMENT, "Debugging")[-1].splitlines()[-1]
     assert "KCM_RESULT=FCC_NOFILE" in command
     assert "1000:nothing" in machine.shell(command)
 

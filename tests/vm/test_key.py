@@ -1,4 +1,4 @@
-"""The key by README's commands: a credential that systemd decrypts, also without the right one."""
+"""The key by the documents' commands: a credential that systemd decrypts, also without the right one."""
 
 import shutil
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from . import machine
 from .clients import LabelledClient
 from .readme import commands_of
 
-_README = Path(__file__).parents[2] / "README.md"
+_DOCUMENTS = Path(__file__).parents[2] / "docs"
 _CREDENTIAL = Path("/etc/credstore.encrypted/pykcm.key")
 _NO_SERVER = "klist: No KCM server found while resolving ccache\n"
 _KEY_FILE = machine.STATE / "key"
@@ -24,8 +24,8 @@ def user(client_as: Callable[..., LabelledClient]) -> LabelledClient:
 
 
 def _make_credential() -> None:
-    """Make the credential by README's commands, before the first start."""
-    machine.shell(commands_of(_README, "The key")[0])
+    """Make the credential by the documents' commands, before the first start."""
+    machine.shell(commands_of(_DOCUMENTS / "key-and-backup.md", "The key")[0])
 
 
 def _restart_until_given_up() -> None:
@@ -41,8 +41,8 @@ def _restart_until_given_up() -> None:
 
 
 def _start_again() -> None:
-    """Run README's commands for the time after the cause was removed."""
-    machine.shell(commands_of(_README, "When it does not start")[1])
+    """Run the document's commands for the time after the cause was removed."""
+    machine.shell(commands_of(_DOCUMENTS / "operations.md", "When it does not start")[1])
 
 
 def test_credential_at_the_first_start(user: LabelledClient) -> None:
@@ -58,11 +58,11 @@ def test_credential_at_the_first_start(user: LabelledClient) -> None:
 
 
 def test_key_file_becomes_a_credential(user: LabelledClient) -> None:
-    """README's commands move the key into a credential; the tickets remain, and the file is removed."""
+    """The document's commands move the key into a credential; the tickets remain, and the file is removed."""
     user.kinit("alice")
     listed = user.klist()
     key = _KEY_FILE.read_bytes()
-    machine.shell(commands_of(_README, "The key")[1])
+    machine.shell(commands_of(_DOCUMENTS / "key-and-backup.md", "The key")[1])
     assert not _KEY_FILE.exists()
     assert user.klist() == listed
     machine.run("systemctl", "restart", machine.SERVICE)
@@ -86,7 +86,7 @@ def test_missing_credential_is_refused(user: LabelledClient) -> None:
 
 
 def test_wrong_credential_is_refused(user: LabelledClient) -> None:
-    """The daemon does not start, logs why, and keeps the database; README's commands begin a new one."""
+    """The daemon does not start, logs why, and keeps the database; documented commands begin a new one."""
     _make_credential()
     user.kinit("alice")
     machine.run("systemctl", "stop", machine.SERVICE)
@@ -97,7 +97,7 @@ def test_wrong_credential_is_refused(user: LabelledClient) -> None:
     assert f"{database}: " in machine.journal()
     assert user.run("klist")[1:] == (1, _NO_SERVER)
     assert database.read_bytes() == before
-    machine.shell(commands_of(_README, "When it does not start")[0])
+    machine.shell(commands_of(_DOCUMENTS / "operations.md", "When it does not start")[0])
     _start_again()
     assert user.klist_all() == []
     user.kinit("alice")

@@ -1,4 +1,4 @@
-"""A new key, and a backup, by README's commands: with the service's sandbox and the policy module."""
+"""A new key, and a backup, by the document's commands: with the service's sandbox and the policy module."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -10,7 +10,7 @@ from . import machine
 from .clients import LabelledClient
 from .readme import commands_of
 
-_README = Path(__file__).parents[2] / "README.md"
+_DOCUMENT = Path(__file__).parents[2] / "docs/key-and-backup.md"
 _CREDENTIAL = Path("/etc/credstore.encrypted/pykcm.key")
 _DATABASE = machine.STATE / "pykcm.db"
 _KEY_FILE = machine.STATE / "key"
@@ -31,7 +31,7 @@ def test_rekey_replaces_the_key_file(user: LabelledClient) -> None:
     listed = user.klist()
     pid = machine.main_pid()
     old_key, old_database = _KEY_FILE.read_bytes(), _DATABASE.read_bytes()
-    machine.shell(commands_of(_README, "Another key")[0])
+    machine.shell(commands_of(_DOCUMENT, "Another key")[0])
     assert machine.main_pid() == pid
     assert _KEY_FILE.read_bytes() != old_key
     assert _DATABASE.read_bytes()[:16] != old_database[:16], "the salt, and so all pages, are others"
@@ -43,10 +43,10 @@ def test_rekey_replaces_the_key_file(user: LabelledClient) -> None:
 
 def test_rekey_with_a_credential(user: LabelledClient) -> None:
     """The old credential works until the new one replaces it; then only the new one works."""
-    machine.shell(commands_of(_README, "The key")[0])
+    machine.shell(commands_of(_DOCUMENT, "The key")[0])
     user.kinit("alice")
     listed = user.klist()
-    make_key, rekey, put, restart, shred = commands_of(_README, "Another key")[1].splitlines()
+    make_key, rekey, put, restart, shred = commands_of(_DOCUMENT, "Another key")[1].splitlines()
     machine.shell(f"{make_key}\n{rekey}")
     assert _SUCCESSOR.exists()
     machine.run("systemctl", "restart", machine.SERVICE)
@@ -62,7 +62,7 @@ def test_restored_backup_has_its_tickets(user: LabelledClient, tmp_path: Path) -
     user.kinit("alice")
     listed = user.klist_all()
     file = tmp_path / "backup"
-    backup, restore = commands_of(_README, "Backups")
+    backup, restore = commands_of(_DOCUMENT, "Backups")
     machine.shell(backup.replace("FILE", str(file)))
     assert file.stat().st_mode & 0o777 == 0o600
     user.kinit("bob")

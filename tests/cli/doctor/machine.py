@@ -64,7 +64,7 @@ class Machine:
         self.folder("/run/systemd/system")
 
     def installed(self) -> None:
-        """Add systemd and pykcm's units, as README installs them."""
+        """Add systemd and pykcm's units, as docs/install.md installs them."""
         self.has_systemd()
         self.users["pykcm"] = 990
         running = {"LoadState": "loaded", "UnitFileState": "enabled", "ActiveState": "active"}

@@ -39,7 +39,7 @@ def test_units_are_skipped_if_systemctl_is_silent(
 
 @pytest.mark.parametrize("check", ALL)
 def test_installed_units_are_ok(machine: Machine, check: Callable[[Environment], Result]) -> None:
-    """The units are installed as README says."""
+    """The units are installed as docs/install.md says."""
     machine.installed()
     result = check(machine.environment())
     assert result.level is Level.OK, result
