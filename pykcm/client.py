@@ -99,6 +99,13 @@ class KcmClient:
     def store(self, name: bytes, credential: bytes) -> None:
         self._ask(Opcode.STORE, name, credential)
 
+    def renew(self, name: bytes, present: bytes, renewed: bytes) -> None:
+        """Replace a TGT by the one that it was renewed to; raises CC_NOTFOUND if it is no longer there.
+
+        Only pykcm has this operation.
+        """
+        self._ask(Opcode.RENEW, name, present, renewed)
+
     def retrieve(self, name: bytes, match_flags: int, tag: Tag) -> bytes:
         """Return the first credential that matches; for `match_flags` see protocol.tag.Match."""
         reply: bytes = self._ask(Opcode.RETRIEVE, name, match_flags, tag)

@@ -180,12 +180,14 @@ class Collection(CCacheLookup):
 
     def store(self, ccache: CCache, credential: Credential) -> None:
         """Replace the stored credential that equals this one where it stands, else add it at the end."""
-        credentials = ccache.credentials
-        uuid = credentials.uuid_of_equal(credential)
-        replaced = None if uuid is None else credentials.get(uuid)
+        self.store_at(ccache, ccache.credentials.uuid_of_equal(credential), credential)
+
+    def store_at(self, ccache: CCache, uuid: bytes | None, credential: Credential) -> None:
+        """Replace the stored credential of this UUID where it stands; None: add it at the end."""
+        replaced = None if uuid is None else ccache.credentials.get(uuid)
         wanted = self._room.wanted_for_credential(ccache, credential, replaced)
         plan = self._plan(ccache.name, wanted, eviction.service_tickets(ccache, uuid))
-        latest_end = credentials.latest_end
+        latest_end = ccache.credentials.latest_end
         self._put(ccache, uuid or os.urandom(UUID_SIZE), credential, replaced)
         if plan is not eviction.NOTHING:
             self.make_room(plan, ccache)

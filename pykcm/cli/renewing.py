@@ -23,7 +23,7 @@ from pykcm.control.messages import ControlError, ErrorCode
 from pykcm.protocol.codes import Code, KcmError
 from pykcm.protocol.credential import Credential, parse_stored_credential
 from pykcm.protocol.principal import Principal
-from pykcm.protocol.tag import Match, Tag
+from pykcm.protocol.tag import Tag
 from pykcm.protocol.text import printable
 from pykcm.protocol.wire import U32, pack_data
 
@@ -47,7 +47,7 @@ def renew_command(context: click.Context, ccache: bytes | None, switch: str | No
         name = kcm.get_default_cache() if ccache is None else ccache
         with naming_ccache(name), _named_errors():
             if switch is None:
-                _renew(kcm, name)
+                renew_tgt(kcm, name)
                 print_line(f"renewed {format_ccache(name)}")
             else:
                 _set_renewal(kcm, name, is_on=switch == "on")
@@ -79,7 +79,8 @@ def _setting(client: Principal, value: bytes) -> bytes:
     return client.pack() + SETTING.pack() + empty + pack_data(value) + U32.pack(0)
 
 
-def _renew(kcm: KcmClient, name: bytes) -> None:
+def renew_tgt(kcm: KcmClient, name: bytes) -> None:
+    """Renew the TGT; raises ControlError, KcmError."""
     principal = kcm.get_principal(name)
     old = _tgt(kcm, name, principal)
     if old is None:
@@ -98,17 +99,15 @@ def _renew(kcm: KcmClient, name: bytes) -> None:
     reason = "there is none" if new is None else why_no_renewal(old, new)
     if new is None or reason:
         raise ControlError(ErrorCode.INTERNAL, f"kinit has renewed nothing: {reason}")
-    now = _tgt(kcm, name, principal)
-    if now is None or now.blob != old.blob:
-        raise ControlError(ErrorCode.INTERNAL, "its TGT was replaced meanwhile, and stays")
-    kcm.store(name, new.blob)
-    if new.equality != old.equality:
-        # The old one was not replaced, because its session key is of another type.
-        kcm.remove_cred(
-            name,
-            Match.KEYTYPE | Match.TIMES_EXACT,
-            Tag(server=old.server, enctype=old.enctype, times=old.times),
-        )
+    try:
+        kcm.renew(name, old.blob, new.blob)
+    except KcmError as error:
+        if error.code == Code.CC_NOTFOUND:
+            raise ControlError(ErrorCode.INTERNAL, "its TGT was replaced meanwhile, and stays") from None
+        if error.code == Code.FCC_INTERNAL:
+            why = "the KCM server is not pykcm, or has to be restarted after an update"
+            raise ControlError(ErrorCode.UNSUPPORTED, why) from None
+        raise
 
 
 def _tgt(kcm: KcmClient, name: bytes, principal: Principal) -> Credential | None:

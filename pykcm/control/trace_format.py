@@ -19,6 +19,7 @@ from pykcm.protocol.messages import (
     NAME,
     OFFSET,
     PAYLOAD,
+    PRESENT,
     PRINCIPAL,
     TAG,
     UUID,
@@ -95,6 +96,8 @@ def _argument(opcode: int, field: Field, value: Any) -> dict[str, Any]:
         return {"principal": principal_text(value)}
     if field is CREDENTIAL:
         return _credential(value)
+    if field is PRESENT:
+        return {}
     if field is CREDENTIALS:
         return {"credentials": len(value)}
     if field is TAG:

@@ -12,7 +12,7 @@ from pykcm.protocol.framing import HEADER_SIZE, Frame, Pieces
 from pykcm.protocol.opcodes import Opcode
 from pykcm.protocol.principal import Principal, read_principal
 from pykcm.protocol.tag import Tag, read_tag
-from pykcm.protocol.wire import I32, U32, UUID_SIZE, FormatError, Reader, pack_name
+from pykcm.protocol.wire import I32, U32, UUID_SIZE, FormatError, Reader, pack_data, pack_name
 
 # The limits of one REPLACE: more credentials than any client sends at once, and for each of them more
 # components, addresses and authdata than tickets have. All clients wait while a REPLACE is read: this many
@@ -100,6 +100,8 @@ UUIDS = Field(_read_uuids, b"".join)
 OFFSET = Field(_read_i32, I32.pack)
 FLAGS = Field(Reader.u32, U32.pack)
 TAG = Field(read_tag, Tag.pack)
+# The bytes of the credential that has to be in the ccache.
+PRESENT = Field(Reader.data, pack_data)
 CREDENTIAL = Field(_read_blob, _pack_blob)
 CREDENTIALS = Field(_read_credentials, pack_blobs)
 BLOB = Field(Reader.rest, _pack_blob)
@@ -128,6 +130,7 @@ ARGUMENTS: dict[int, tuple[Field, ...]] = {
     Opcode.SET_KDC_OFFSET: (NAME, OFFSET),
     Opcode.GET_CRED_LIST: (NAME,),
     Opcode.REPLACE: (NAME, OFFSET, PRINCIPAL, CREDENTIALS),
+    Opcode.RENEW: (NAME, PRESENT, CREDENTIAL),
 }
 
 # The payload of a successful reply; None: there is none.

@@ -4,7 +4,7 @@ from enum import IntEnum
 
 
 class Opcode(IntEnum):
-    """The numbers of operations on the wire; those from 13001 are MIT's extensions."""
+    """The numbers of operations on the wire; those from 13001 are MIT's extensions, 28001 is pykcm's."""
 
     NOOP = 0
     GET_NAME = 1
@@ -37,3 +37,4 @@ class Opcode(IntEnum):
     GET_NTLM_USER_LIST = 28
     GET_CRED_LIST = 13001
     REPLACE = 13002
+    RENEW = 28001

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from pykcm.ccaches.ccache import uid_in
 from pykcm.ccaches.collection import move
+from pykcm.ccaches.renewal import why_no_renewal
 from pykcm.peer.access import Access
 from pykcm.peer.identity import Peer
 from pykcm.protocol.codes import Code, KcmError
@@ -134,6 +135,19 @@ def set_flags(context: Context, name: bytes, flags: int) -> bytes:
 
 def store(context: Context, name: bytes, credential: Credential) -> bytes:
     context.collection.store(context.changeable(name), credential)
+    return NOTHING
+
+
+def renew(context: Context, name: bytes, present: bytes, renewed: Credential) -> bytes:
+    """Replace a TGT, if the ccache still holds exactly that one: a kinit at the same time is not undone."""
+    ccache = context.changeable(name)
+    found = next((each for each in ccache.credentials.tgts() if each[1].blob == present), None)
+    if found is None:
+        raise KcmError(Code.CC_NOTFOUND, "the ccache no longer holds the TGT that was renewed")
+    reason = why_no_renewal(found[1], renewed)
+    if reason or ccache.credentials.uuid_of_equal(renewed) not in {None, found[0]}:
+        raise KcmError(Code.CC_FORMAT, reason or "the ccache has another TGT that equals the renewed one")
+    context.collection.store_at(ccache, found[0], renewed)
     return NOTHING
 
 
@@ -307,6 +321,7 @@ OPERATIONS = _table([
     (Opcode.SET_KDC_OFFSET, named_to_change, set_kdc_offset, _CHANGES),
     (Opcode.GET_CRED_LIST, named_to_read, get_cred_list, _READS),
     (Opcode.REPLACE, named_to_change, replace, _CHANGES),
+    (Opcode.RENEW, named_to_change, renew, _CHANGES),
     *[
         (opcode, no_collection, not_supported, _READS)
         for opcode in (

@@ -81,6 +81,7 @@ REQUESTS: dict[Opcode, Case] = {
         name(CCACHE) + i32(-300) + ALICE + blobs([ONE, TWO]),
         [CCACHE, -300, ALICES, [parse_credential(ONE), parse_credential(TWO)]],
     ),
+    Opcode.RENEW: Case(name(CCACHE) + u32(len(ONE)) + ONE + TWO, [CCACHE, ONE, parse_credential(TWO)]),
 }
 
 

@@ -97,4 +97,5 @@ def test_numbers_of_opcodes() -> None:
         "GET_NTLM_USER_LIST": 28,
         "GET_CRED_LIST": 13001,
         "REPLACE": 13002,
+        "RENEW": 28001,
     }

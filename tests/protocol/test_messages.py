@@ -30,7 +30,6 @@ from tests.protocol.bad_input import (
 from tests.protocol.cases import (
     ALICES,
     CCACHE,
-    ONE,
     REPLIES,
     REQUESTS,
     UNSUPPORTED,
@@ -76,7 +75,7 @@ def test_requests_are_packed(opcode: Opcode) -> None:
 def as_given(opcode: Opcode, values: list[Any]) -> tuple[Any, ...]:
     """A client gives credentials as bytes, where the server gets them parsed."""
     *others, last = values or [None]
-    if opcode == Opcode.STORE:
+    if opcode in {Opcode.STORE, Opcode.RENEW}:
         return (*others, last.blob)
     if opcode == Opcode.REPLACE:
         return (*others, [credential.blob for credential in last])
@@ -103,9 +102,9 @@ def test_bytes_after_the_last_argument_are_accepted(opcode: Opcode) -> None:
     packed, values = REQUESTS[opcode]
     for behind in (b"\0", u32(0), b"behind"):
         read = read_arguments(ARGUMENTS[opcode], message(opcode, packed + behind))
-        if opcode == Opcode.STORE:
-            assert read[1].blob == ONE + behind
-            read[1] = values[1]
+        if opcode in {Opcode.STORE, Opcode.RENEW}:
+            assert read[-1].blob == values[-1].blob + behind
+            read[-1] = values[-1]
         assert read == values
 
 

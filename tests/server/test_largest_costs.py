@@ -7,6 +7,7 @@ import asyncio
 
 import pytest
 
+from pykcm.protocol.credential import parse_credential
 from pykcm.protocol.messages import MAX_CREDENTIALS, pack_blobs
 from pykcm.protocol.opcodes import Opcode
 from pykcm.protocol.principal import Principal
@@ -14,7 +15,7 @@ from pykcm.protocol.tag import Match, Tag
 from pykcm.protocol.wire import MAX_PRINCIPAL_SIZE
 from pykcm.server.operations import OPERATIONS, not_supported
 from pykcm.store.sqlcipher.store import SQLCipherStore
-from tests.builders import credential_bytes, peer, principal_bytes
+from tests.builders import ALICE, LAST_SECOND, credential_bytes, data, peer, principal_bytes
 from tests.server.asking import Server, answer, frame, unpack
 from tests.server.largest_costs import (
     CONFIG,
@@ -59,7 +60,13 @@ def largest_requests(uuids: list[bytes]) -> dict[int, bytes]:
         Opcode.GET_CACHE_BY_UUID: uuids[-1],
         Opcode.SET_KDC_OFFSET: NAME + b"\0\0\0\7",
         Opcode.REPLACE: NAME + bytes(4) + principal_bytes(LONGEST) + many,
+        Opcode.RENEW: NAME + data(tgt(last)) + tgt(last, LAST_SECOND, ticket=bytes(16_000)),
     }
+
+
+def tgt(number: int, end: int = LAST_SECOND - 1, ticket: bytes = b"t") -> bytes:
+    """One of many TGTs of one server."""
+    return credential_bytes(enctype=number - 2**15, ticket=ticket, times=(1, 1, end, 0))
 
 
 @pytest.fixture
@@ -84,6 +91,9 @@ def test_operation_costs_at_most_what_is_documented(full: Server, store: SQLCiph
     """At the default limits an operation costs at most what the table says, and not much less."""
     uuids = full.ask_as(UID).get_cache_uuid_list()
     request = largest_requests(uuids)[Opcode[name]]
+    if name == "RENEW":
+        tgts = [parse_credential(tgt(number)) for number in range(CONFIG.max_ccache_credentials)]
+        full.runner.run(full.change(UID, lambda each: each.replace(b"%d:0" % UID, ALICE, 0, tgts, None)))
     answers = []
 
     async def ask() -> None:

@@ -44,6 +44,10 @@ MALFORMED = [
         if OPERATIONS[opcode].names_ccache
         for arguments in (b"", b"1000", b"\xff" * 10)
     ],
+    (Opcode.RENEW, NAME_NUL),
+    (Opcode.RENEW, NAME_NUL + data(TICKET)[:-1]),
+    (Opcode.RENEW, NAME_NUL + data(TICKET)),
+    (Opcode.RENEW, NAME_NUL + data(TICKET) + TICKET[:-1]),
     (Opcode.INITIALIZE, NAME_NUL),
     (Opcode.INITIALIZE, NAME_NUL + b"\0\0\0\1"),
     (Opcode.INITIALIZE, NAME_NUL + principal_bytes(ALICE)[:-1]),

@@ -33,6 +33,7 @@ CHANGES = {
     Opcode.SET_DEFAULT_CACHE: b"",
     Opcode.SET_KDC_OFFSET: bytes(4),
     Opcode.REPLACE: bytes(4) + principal_bytes(BOB) + b"\0\0\0\1" + data(TICKET),
+    Opcode.RENEW: data(TICKET) + TICKET,
 }
 
 

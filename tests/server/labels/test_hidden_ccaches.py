@@ -44,6 +44,7 @@ ABOUT_ONE = {
     Opcode.GET_KDC_OFFSET: b"",
     Opcode.SET_KDC_OFFSET: bytes(4),
     Opcode.GET_CRED_LIST: b"",
+    Opcode.RENEW: data(TICKET) + TICKET,
 }
 
 
