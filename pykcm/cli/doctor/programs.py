@@ -7,7 +7,11 @@ from pykcm.cli.doctor.environment import Environment
 from pykcm.cli.doctor.results import Check, Result, ok, warning
 
 # Samba's own Heimdal, as distributions other than Fedora's relatives build it.
-_SAMBA = ("usr/lib/*/samba/libkrb5-samba4.so.26*", "usr/lib*/samba/libkrb5-samba4.so.26*")
+_SAMBA = tuple(
+    f"{folder}/samba/libkrb5-{name}.so*"
+    for folder in ("usr/lib*", "usr/lib/*")
+    for name in ("samba4", "private-samba")
+)
 _JAVA = ("usr/lib/jvm/*/bin/java",)
 
 _SSHD = ("etc/ssh/sshd_config", "etc/ssh/sshd_config.d/*.conf")
@@ -16,8 +20,8 @@ _SSHD_STORES = re.compile(
 )
 
 _PAM = ("etc/pam.d/*",)
-# pam_krb5's settings of the place, other than KCM:.
-_PAM_PLACE = re.compile(r"^[^#\n]*\bpam_krb5\.so\b[^#\n]*?\s(ccache(?:_dir)?=(?!KCM:)\S+)", re.MULTILINE)
+# pam_krb5's settings of the place, other than KCM: with a name: pam_krb5 fills plain KCM: as root.
+_PAM_PLACE = re.compile(r"^[^#\n]*\bpam_krb5\.so\b[^#\n]*?\s(ccache(?:_dir)?=(?!KCM:\S)\S+)", re.MULTILINE)
 
 
 def other_libraries(environment: Environment) -> Result:
@@ -39,7 +43,10 @@ def logins(environment: Environment) -> Result:
         "`pykcmctl import` moves to KCM"
         for name, match in _matches(environment, _SSHD, _SSHD_STORES)
     ]
-    found += [f"{name} gives pam_krb5 {match[1]}" for name, match in _matches(environment, _PAM, _PAM_PLACE)]
+    found += [
+        f"{name} gives pam_krb5 {match[1]}: use ccache=KCM:%u:%p"
+        for name, match in _matches(environment, _PAM, _PAM_PLACE)
+    ]
     return warning("; ".join(found)) if found else ok("no setting of sshd or pam_krb5 puts tickets elsewhere")
 
 

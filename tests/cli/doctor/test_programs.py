@@ -13,6 +13,8 @@ from .machine import Machine
     [
         ("/usr/lib/x86_64-linux-gnu/samba/libkrb5-samba4.so.26.0.0", "Samba"),
         ("/usr/lib64/samba/libkrb5-samba4.so.26", "Samba"),
+        ("/usr/lib/x86_64-linux-gnu/samba/libkrb5-samba4.so.0", "Samba"),
+        ("/usr/lib/x86_64-linux-gnu/samba/libkrb5-private-samba.so.26", "Samba"),
         ("/usr/lib/jvm/java-17-openjdk-amd64/bin/java", "Java"),
     ],
 )
@@ -38,7 +40,12 @@ def test_programs_with_other_libraries_are_named(machine: Machine, path: str, na
         ),
         ("/etc/pam.d/common-auth", "auth optional pam_krb5.so ccache_dir=/srv", "ccache_dir=/srv"),
         ("/etc/pam.d/common-auth", "auth optional pam_krb5.so minimum_uid=1000", None),
-        ("/etc/pam.d/common-auth", "auth optional pam_krb5.so ccache=KCM:", None),
+        (
+            "/etc/pam.d/common-auth",
+            "auth optional pam_krb5.so ccache=KCM: minimum_uid=1000",
+            "use ccache=KCM:%u:%p",
+        ),
+        ("/etc/pam.d/common-auth", "auth optional pam_krb5.so ccache=KCM:", "use ccache=KCM:%u:%p"),
         ("/etc/pam.d/common-auth", "# auth optional pam_krb5.so ccache=FILE:/x", None),
     ],
 )
