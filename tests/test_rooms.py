@@ -53,6 +53,8 @@ ALLOWED: dict[str, set[str]] = {
         *("config", "control.frames", "control.messages", "peer.identity", "protocol.text", "protocol.wire"),
         *("sockets.systemd", *COMMON),
     },
+    # For applications' tests: it starts pykcmd as a program, and imports nothing of the daemon.
+    "testing": {"client", "cli.client"},
     "client": {"protocol", "sockets.connecting"},
     "config": set(),
     "logs": {"protocol.text"},
@@ -125,6 +127,19 @@ def test_no_permission_is_unused(room: str) -> None:
 def test_every_room_has_its_rule() -> None:
     """No package of pykcm is without a line in the table."""
     assert {name.partition(".")[0] for name in NAMES if "." in name} <= set(ALLOWED)
+
+
+def test_pytest_is_imported_by_the_plugin_alone() -> None:
+    """No program of pykcm needs pytest; only pytest itself imports the plugin."""
+    using = {
+        name
+        for name, tree in NAMES.items()
+        for node in ast.walk(tree)
+        if (isinstance(node, ast.Import) and any(each.name == "pytest" for each in node.names))
+        or (isinstance(node, ast.ImportFrom) and str(node.module).partition(".")[0] in {"pytest", "_pytest"})
+    }
+    assert using == {"testing.plugin"}
+    assert not [name for name in NAMES if "testing.plugin" in IMPORTS[name]]
 
 
 def test_no_import_goes_in_circles() -> None:

@@ -5,7 +5,6 @@ for each principal. Debian's KDC has only the db2 backend: it issues S4U2Self an
 no S4U2Proxy tickets.
 """
 
-import os
 import shutil
 import socket
 import subprocess
@@ -13,6 +12,12 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
+
+from pykcm.testing.clock import find_libfaketime
+from pykcm.testing.guarded import SYSTEM_PATH
+from pykcm.testing.guarded import missing_programs as programs_missing
+
+__all__ = ["SYSTEM_PATH", "find_libfaketime"]
 
 REALM = "PYKCM.TEST"
 PASSWORDS = {"alice": "alice's password", "bob": "bob's password", "carol": "carol's password"}
@@ -22,9 +27,6 @@ DELEGATE = "HTTP/gateway.pykcm.test"
 
 TICKET_LIFETIME = "10h"
 RENEWABLE_LIFETIME = "7d"
-
-# On Debian, the administrator's programs are not in the PATH of ordinary users.
-SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 _KRB5_CONF = """\
 [libdefaults]
@@ -213,12 +215,6 @@ def other_clock(offset: int) -> dict[str, str]:
     return {"LD_PRELOAD": library, "FAKETIME": f"{offset:+d}", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
 
 
-def find_libfaketime() -> str | None:
-    """The library of Debian's package; None if it is not installed."""
-    return next(map(str, sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))), None)
-
-
 def missing_programs() -> list[str]:
     """The programs of a KDC that are missing on this machine."""
-    needed = ("krb5kdc", "kdb5_util", "kadmin.local")
-    return [name for name in needed if shutil.which(name, path=SYSTEM_PATH + os.pathsep + os.defpath) is None]
+    return programs_missing(("krb5kdc", "kdb5_util", "kadmin.local"))

@@ -1,0 +1,145 @@
+"""Programs that end with this process, however it ends, and their temporary folders."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import unittest
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+# With this variable, a missing program is an error: a test run that must not be skipped sets it.
+_REQUIRED = "PYKCM_TESTING_REQUIRED"
+
+# On Debian, the administrator's programs are not in the PATH of ordinary users.
+SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+# In seconds; long enough for a loaded machine.
+_PATIENCE = 30.0
+_INTERVAL = 0.004
+
+# In bytes: the path of a Unix socket has at most 107, and KRB5_CONFIG separates its paths by colons.
+_LONGEST_FOLDER = 80
+_PLAIN_PATH = re.compile(r"[\w/.+@-]+", re.ASCII)
+
+# $1 is the folder. The first line of standard input ends the program. If the input ends without a line, the
+# process that has started it is dead: then the folder is removed as well.
+_GUARD = """
+exec 3<&0 </dev/null
+folder=$1
+shift
+"$@" 3<&- &
+program=$!
+(
+    read -r line <&3 || : >"$folder/abandoned"
+    kill "$program"
+) &
+guard=$!
+wait "$program"
+status=$?
+kill "$guard" 2>/dev/null
+[ ! -e "$folder/abandoned" ] || rm -rf -- "$folder"
+exit "$status"
+"""
+
+
+class KerberosMissingError(unittest.SkipTest):
+    """A program is missing that the tests need; pytest and unittest skip the test for this reason."""
+
+
+class NotStartedError(Exception):
+    """A program ended before it served, or never did; the message has its output."""
+
+
+def report_missing(reason: str) -> None:
+    """Raise KerberosMissingError, or NotStartedError with PYKCM_TESTING_REQUIRED=1."""
+    if os.environ.get(_REQUIRED, "0") not in {"", "0"}:
+        raise NotStartedError(f"{reason} ({_REQUIRED} is set)")
+    raise KerberosMissingError(reason)
+
+
+def find_program(name: str) -> str | None:
+    """The path of a program, also of one for administrators; None if it is not installed."""
+    return shutil.which(name, path=f"{os.environ.get('PATH', '')}:{SYSTEM_PATH}")
+
+
+def missing_programs(names: Sequence[str]) -> list[str]:
+    return [name for name in names if find_program(name) is None]
+
+
+def temporary_folder() -> Path:
+    """Make a folder with a short path, which needs no quotes in configuration files."""
+    folder = Path(tempfile.mkdtemp(prefix="pykcm-"))
+    if len(bytes(folder)) > _LONGEST_FOLDER or not _PLAIN_PATH.fullmatch(str(folder)):
+        folder.rmdir()
+        folder = Path(tempfile.mkdtemp(prefix="pykcm-", dir="/tmp"))
+    if os.geteuid() == 0:
+        # Root's tests may run programs as other users.
+        folder.chmod(0o755)
+    return folder
+
+
+class Guarded:
+    """A program that a shell starts, and ends when this process ends or says so.
+
+    Its output is appended to `log_path`. If this process is killed, `folder` is removed.
+    """
+
+    def __init__(
+        self, command: Sequence[str], folder: Path, log_path: Path, environment: Mapping[str, str]
+    ) -> None:
+        self._name = Path(command[0]).name
+        self._log_path = log_path
+        self._logged = log_path.stat().st_size if log_path.exists() else 0
+        with log_path.open("ab") as log:
+            # In a session of its own, so that Ctrl-C in a terminal does not end it before the tests.
+            self._process = subprocess.Popen(  # noqa: S603 - its words are the caller's
+                ["/bin/sh", "-c", _GUARD, "pykcm-testing", str(folder), *command],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                env=dict(environment),
+                cwd=folder,
+                start_new_session=True,
+            )
+
+    @property
+    def is_running(self) -> bool:
+        return self._process.poll() is None
+
+    @property
+    def output(self) -> str:
+        """The output since the start."""
+        return self._log_path.read_bytes()[self._logged :].decode(errors="backslashreplace")
+
+    def wait_until(self, is_ready: Callable[[], bool]) -> None:
+        """Wait until the program serves. Otherwise stop it, and raise NotStartedError."""
+        deadline = time.monotonic() + _PATIENCE
+        while not is_ready():
+            # Waiting for the end of the process ends at once if the program cannot start.
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(_INTERVAL)
+                status = self.stop()
+                raise NotStartedError(f"{self._name} ended with status {status}:\n{self.output}")
+            if time.monotonic() > deadline:
+                self.stop()
+                raise NotStartedError(f"{self._name} does not answer:\n{self.output}")
+
+    def stop(self) -> int:
+        """End the program; returns its exit status."""
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):
+            self._process.stdin.write(b"stop\n")
+            self._process.stdin.flush()
+        try:
+            return self._process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            return self._process.wait()
+        finally:
+            with suppress(BrokenPipeError):
+                self._process.stdin.close()

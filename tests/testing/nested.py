@@ -1,0 +1,46 @@
+"""pytest as a process of another project, which has pykcm installed."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+LIMIT = 100.0
+
+
+class Outcome(NamedTuple):
+    """What a run of pytest printed."""
+
+    status: int
+    output: str
+
+    @property
+    def passed(self) -> int:
+        return self._count("passed")
+
+    @property
+    def skipped(self) -> int:
+        return self._count("skipped")
+
+    def _count(self, word: str) -> int:
+        found = re.search(rf"(\d+) {word}", self.output.splitlines()[-1])
+        return int(found[1]) if found else 0
+
+
+def run_pytest(folder: Path, source: str, *options: str, **variables: str) -> Outcome:
+    """Run a module of tests in a folder of its own."""
+    (folder / "test_application.py").write_text(source)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:anyio", "-rs", *options],
+        cwd=folder,
+        env=os.environ | variables,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        timeout=LIMIT,
+    )
+    return Outcome(done.returncode, done.stdout)
