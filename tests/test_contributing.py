@@ -78,6 +78,12 @@ def test_lists_name_every_place(title: str, example: str, others: set[str]) -> N
     assert [path for path in sorted(places) if f"`{path}`" not in text] == []
 
 
+def test_every_script_is_described() -> None:
+    """CONTRIBUTING.md names each program in scripts/."""
+    programs = {path.name for path in (ROOT / "scripts").iterdir() if path.is_file() and not path.suffix}
+    assert {name for name in programs if f"`scripts/{name}`" not in CONTRIBUTING.read_text()} == set()
+
+
 def test_table_of_tests_names_commands() -> None:
     """Each command in the table of durations names a script, and tests that exist."""
     rows = re.findall(r"^\| `([^` ]+)([^`\n]*)`.* \|$", section("How long the tests take"), re.MULTILINE)
