@@ -14,6 +14,10 @@ from pykcm.cli.output import print_line, print_text, shell_quote
 
 SOCKETS = ("pykcm.socket", "pykcm-control.socket")
 
+# An administrator may have enabled them.
+_OPTIONAL_UNITS = ("pykcm-metrics.socket", "pykcm-renew.service")
+_SERVICES = ("pykcm.service", "pykcm-metrics.service", "pykcm-renew.service")
+
 # The first line of each file that setup writes. Other files of these names are left alone.
 MARK = "# Written by `pykcmctl setup`, which overwrites and removes it.\n"
 
@@ -97,7 +101,7 @@ class Setup:
             self.command("systemd-tmpfiles", "--create", "pykcm.conf"),
         ]
         if self.is_live():
-            found += [("systemctl", "daemon-reload"), ("systemctl", "try-restart", "pykcm.service")]
+            found += [("systemctl", "daemon-reload"), ("systemctl", "try-restart", *_SERVICES)]
         if other is None:
             found.append(
                 self.command("systemctl", "enable", *(["--now"] if self.is_live() else []), *SOCKETS)
@@ -107,10 +111,9 @@ class Setup:
     def undo_commands(self) -> list[tuple[str, ...]]:
         """The commands that precede the removal of the files."""
         now = ["--now"] if self.is_live() else []
-        found = [self.command("systemctl", "disable", *now, *SOCKETS, "pykcm-metrics.socket")]
+        found = [self.command("systemctl", "disable", *now, *SOCKETS, *_OPTIONAL_UNITS)]
         if self.is_live():
-            stopped = ("pykcm.service", "pykcm-metrics.service", "pykcm-audit.socket", "pykcm-audit.service")
-            found.append(("systemctl", "stop", *stopped))
+            found.append(("systemctl", "stop", *_SERVICES, "pykcm-audit.socket", "pykcm-audit.service"))
         return found
 
 

@@ -111,7 +111,28 @@ def test_undo_removes_all_that_apply_made(setup: Setup, run: Recorder) -> None:
     run.calls.clear()
     undo(setup, run)
     assert files_in(setup.root) == {"var/lib/pykcm/key"}
-    assert run.calls == [("systemctl", f"--root={setup.root}", "disable", *SOCKETS, "pykcm-metrics.socket")]
+    optional = ("pykcm-metrics.socket", "pykcm-renew.service")
+    assert run.calls == [("systemctl", f"--root={setup.root}", "disable", *SOCKETS, *optional)]
+
+
+def test_undo_ends_every_unit(setup: Setup, run: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a running system each unit that setup installs is stopped: none keeps running without its file."""
+    monkeypatch.setattr(Setup, "is_live", lambda _: True)
+    apply(setup, run)
+    run.calls.clear()
+    undo(setup, run)
+    ended = {word for argv in run.calls if "stop" in argv or "--now" in argv for word in argv}
+    assert {path.name for path in setup.files() if path.suffix in {".service", ".socket"}} <= ended
+
+
+def test_second_apply_restarts_services_and_no_socket(
+    setup: Setup, run: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After an upgrade the services that run get the new program, and clients find the same socket."""
+    monkeypatch.setattr(Setup, "is_live", lambda _: True)
+    apply(setup, run)
+    (restarted,) = (argv for argv in run.calls if "try-restart" in argv)
+    assert {"pykcm.service", "pykcm-metrics.service", "pykcm-renew.service"} == set(restarted[2:])
 
 
 def test_undo_without_setup_changes_nothing(setup: Setup, run: Recorder) -> None:
