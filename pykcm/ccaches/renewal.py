@@ -4,7 +4,7 @@ A user who wants no renewal of a ccache puts a configuration entry of libkrb5 in
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from pykcm.ccaches.ccache import CCache
@@ -115,10 +115,27 @@ def _renewable(ccache: CCache) -> Iterator[RenewableTgt]:
 
 def is_renewal_off(ccache: CCache) -> bool:
     """Whether the ccache's user wants no renewal of it."""
-    return any(
-        credential.equality.server == SETTING.identity and credential.ticket.strip().lower() in _OFF
-        for credential in ccache.credentials.of_server(_SETTING_NAME)
-    )
+    return any(map(_is_off, ccache.credentials.of_server(_SETTING_NAME)))
+
+
+def _is_off(credential: Credential) -> bool:
+    return credential.equality.server == SETTING.identity and credential.ticket.strip().lower() in _OFF
+
+
+def with_setting_of(
+    present: CCache | None, principal: Principal, credentials: Sequence[Credential]
+) -> Sequence[Credential]:
+    """Add the entry of a user who wants no renewal to new contents of the ccache, as a kinit sends them.
+
+    The user has said it about the ccache, and not about one TGT. It ends with the ccache, with another
+    principal, or with an entry among the new contents.
+    """
+    if present is None or present.principal.identity != principal.identity:
+        return credentials
+    if any(each.equality.server == SETTING.identity for each in credentials):
+        return credentials
+    kept = next(filter(_is_off, present.credentials.of_server(_SETTING_NAME)), None)
+    return credentials if kept is None else [*credentials, kept]
 
 
 def _matters(server: Identity) -> bool:

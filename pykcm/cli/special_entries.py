@@ -17,6 +17,7 @@ _KEYS = {
         "Delegation",
         "a service uses these tickets for the principal (S4U2Proxy)",
     ),
+    "pykcm_renewal": ("Renewal", "pykcm-renew leaves this ccache alone (pykcmctl renew --off)"),
     "refresh_time": ("Renewal", "a client keytab renews these tickets"),
     "start_realm": ("Realm", "requests begin in another realm than the principal's"),
     "time-offset": ("KDC offset", "Heimdal keeps it in an entry of its own"),

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from pykcm.ccaches.ccache import uid_in
 from pykcm.ccaches.collection import move
-from pykcm.ccaches.renewal import why_no_renewal
+from pykcm.ccaches.renewal import why_no_renewal, with_setting_of
 from pykcm.peer.access import Access
 from pykcm.peer.identity import Peer
 from pykcm.protocol.codes import Code, KcmError
@@ -76,17 +76,15 @@ def set_default_cache(context: Context, name: bytes) -> bytes:
 
 
 def initialize(context: Context, name: bytes, principal: Principal) -> bytes:
-    context.check_creatable(name, context.collection)
-    ccache = context.collection.initialize(name, principal, context.peer.label)
-    context.note_filled(ccache, context.collection, context.peer.label)
-    return NOTHING
+    return replace(context, name, 0, principal, [])
 
 
 def replace(
     context: Context, name: bytes, kdc_offset: int, principal: Principal, credentials: list[Credential]
 ) -> bytes:
     context.check_creatable(name, context.collection)
-    ccache = context.collection.replace(name, principal, kdc_offset, credentials, context.peer.label)
+    contents = with_setting_of(context.collection.get(name), principal, credentials)
+    ccache = context.collection.replace(name, principal, kdc_offset, contents, context.peer.label)
     context.note_filled(ccache, context.collection, context.peer.label)
     return NOTHING
 

@@ -56,7 +56,7 @@ def test_failed_renewal_says_what_kinit_says(
 
 
 def test_user_leaves_a_ccache_out(pykcmd: Pykcmd, ctl: Pykcmctl, mit: MitClient, several_uids: None) -> None:
-    """The setting is an entry that klist does not show, and that libkrb5 keeps; --on removes it."""
+    """The setting is an entry that klist does not show, and that libkrb5 and kinit keep; --on removes it."""
     mit.kinit("alice")
     before, listed = blobs(pykcmd), mit.klist()
     assert run_as(mit, pykcmd, "renew", "--off").status == 0
@@ -68,5 +68,7 @@ def test_user_leaves_a_ccache_out(pykcmd: Pykcmd, ctl: Pykcmctl, mit: MitClient,
     assert setting in blobs(pykcmd)
     assert mit.klist() != listed
     assert "pykcm_renewal" in mit.run("klist", "-C").output
+    mit.kinit("alice")
+    assert setting in blobs(pykcmd)
     assert run_as(mit, pykcmd, "renew", "--on").status == 0
     assert setting not in blobs(pykcmd)
