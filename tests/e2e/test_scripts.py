@@ -53,7 +53,7 @@ def printed_commands(checkout: Path) -> Iterator[list[str]]:
     ) as process:
         try:
             assert process.stdout is not None
-            lines = []
+            lines: list[str] = []
             while "Serving credential caches" not in (line := process.stdout.readline()):
                 assert line, lines
                 lines.append(line)
