@@ -20,7 +20,10 @@ SHARE = ROOT / "build" / "share"
 
 # Folders that are installed as they are, and documents.
 _FOLDERS = ("systemd", "krb5.conf.d", "selinux", "monitoring")
-_DOCUMENTS = ("README.md", "CHANGELOG.md", "LICENSE", "docs", "bench/results.md")
+_DOCUMENTS = (
+    *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "LICENSE"),
+    *("docs", "bench/results.md"),
+)
 
 # Imported by generate.py, by Sphinx's configuration and by pykcmctl.
 _GENERATOR_NEEDS = ["sphinx>=8", "click>=8.1", "msgspec>=0.18", "cbor2>=5.6.5"]
