@@ -171,19 +171,31 @@ REMOVED = {
     ),
 }
 
-_RENEWAL = "an option of sssd for the tickets that it requests: pykcm requests none. Delete it"
+_OF_LIBKRB5 = "an option of sssd: kinit and pykcm-renew use krb5.conf. Delete it, and set {} of krb5.conf"
 _SSSDS = "an option of sssd that has no meaning here: delete it"
+_SSSDS_LOGIN = "an option of sssd for logins: keep it in sssd.conf, and delete it here"
 _SSSDS_LOG = 'an option of sssd: use log_level = "debug"'
 
 # Options of sssd.conf that do not exist here, and what to do instead.
 OF_SSSD = {
-    **dict.fromkeys(
-        (
-            *("tgt_renewal_inherit", "krb5_renewable_lifetime"),
-            *("krb5_lifetime", "krb5_validate", "krb5_canonicalize"),
-        ),
-        _RENEWAL,
+    "tgt_renewal_inherit": (
+        "an option of sssd: here no domain has options for renewal. Delete it; tgt_renewal, renew_at, "
+        "krb5_renew_interval and krb5_auth_timeout are for all TGTs"
     ),
+    "krb5_renewable_lifetime": _OF_LIBKRB5.format("renew_lifetime = 7d in [libdefaults]"),
+    "krb5_lifetime": _OF_LIBKRB5.format("ticket_lifetime = 10h in [libdefaults]"),
+    "krb5_canonicalize": _OF_LIBKRB5.format("canonicalize = true in [libdefaults]"),
+    **dict.fromkeys(
+        ("krb5_server", "krb5_backup_server"), _OF_LIBKRB5.format("kdc of the realm in [realms]")
+    ),
+    "krb5_realm": _OF_LIBKRB5.format("default_realm in [libdefaults]"),
+    "krb5_use_kdcinfo": (
+        "an option of sssd.conf, where it belongs: pykcm-renew finds the KDCs that SSSD has found. Delete it"
+    ),
+    "krb5_ccname_template": (
+        "an option of sssd: set default_ccache_name = KCM: in [libdefaults] of krb5.conf. Delete it"
+    ),
+    **dict.fromkeys(("krb5_validate", "krb5_store_password_if_offline", "krb5_keytab"), _SSSDS_LOGIN),
     **dict.fromkeys(("debug", "debug_level", "debug_to_files", "debug_backtrace_enabled"), _SSSDS_LOG),
     **dict.fromkeys(("debug_timestamps", "debug_microseconds", "containers_nest_level", "command"), _SSSDS),
     **dict.fromkeys(("services", "domains", "timeout", "offline_timeout", "reconnection_retries"), _SSSDS),

@@ -93,7 +93,7 @@ async def _run(config: Config, control_path: str, spawner: Spawner) -> None:
         if not stopped.done():
             stopped.set_exception(SpawnerError("the process that forks workers has ended"))
 
-    on_signals((signal.SIGTERM, signal.SIGINT), stop)
+    on_signals((signal.SIGTERM, signal.SIGINT, signal.SIGHUP), stop)
     # The spawner sends no more: the socket is readable when it has ended.
     loop.add_reader(spawner.fileno(), fail)
     session = Session(

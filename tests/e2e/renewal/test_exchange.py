@@ -235,6 +235,61 @@ def test_answer_that_cannot_be_read(kdc: Kdc, tmp_path: Path, answer: bytes) -> 
     assert (error.reason, error.again) == ("kdc", True)
 
 
+@pytest.mark.parametrize(
+    ("code", "reason", "again", "words"),
+    [
+        (18, "locked", True, "Client's credentials have been revoked"),
+        (20, "revoked", False, "TGT has been revoked"),
+        (23, "locked", True, "Password has expired"),
+        (29, "unreachable", True, "A service is not available that is required to process the request"),
+        (32, "expired", False, "Ticket expired"),
+        (60, "kdc", True, "Generic error (see e-text)"),
+    ],
+)
+def test_error_of_a_kdc(kdc: Kdc, tmp_path: Path, code: int, reason: str, again: bool, words: str) -> None:
+    """Each error that a KDC sends has its reason, and libkrb5's words for it."""
+    tgt = tgt_of(kdc, tmp_path, "-r", "1d")
+    with (
+        answering_with(krb_error(code)) as port,
+        renewing(kdc.krb5_conf("udp_preference_limit = 1", port=port), tmp_path) as renew,
+    ):
+        error = failure(renew, tgt)
+    assert (error.reason, error.again, error.message) == (reason, again, words)
+
+
+def krb_error(code: int) -> bytes:
+    """A KRB-ERROR of RFC 4120 with this code."""
+    service = der(0xA0, der(0x02, b"\2")) + der(
+        0xA1, der(0x30, der(0x1B, b"krbtgt") + der(0x1B, REALM.encode()))
+    )
+    fields = {
+        0: der(0x02, b"\5"),
+        1: der(0x02, b"\x1e"),
+        4: der(0x18, time.strftime("%Y%m%d%H%M%SZ", time.gmtime()).encode()),
+        5: der(0x02, b"\0"),
+        6: der(0x02, bytes([code])),
+        9: der(0x1B, REALM.encode()),
+        10: der(0x30, service),
+    }
+    return der(0x7E, der(0x30, b"".join(der(0xA0 + number, each) for number, each in fields.items())))
+
+
+def der(tag: int, value: bytes) -> bytes:
+    assert len(value) < 128
+    return bytes([tag, len(value)]) + value
+
+
+def test_mits_kdc_renews_tgts_of_locked_principals(tmp_path: Path) -> None:
+    """MIT's KDC looks at the TGT alone: one of a locked principal is renewed."""
+    with Kdc() as kdc, renewing(kdc.krb5_conf(), tmp_path) as renew:
+        tgt = tgt_of(kdc, tmp_path, "-r", "1d")
+        kdc.admin("modprinc -allow_tix alice", "modprinc -expire yesterday alice")
+        assert renew(tgt)
+        kdc.admin(f"cpw -randkey krbtgt/{REALM}")
+        error = failure(renew, tgt)
+    assert (error.reason, error.again) == ("kdc", True)
+
+
 @contextmanager
 def answering_with(answer: bytes) -> Iterator[int]:
     """The port of a KDC that gives this answer to each request, over TCP."""

@@ -1,5 +1,6 @@
 """Renewal goes on after the KDC, the daemon or pykcm-renew has stopped, or was killed."""
 
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -130,6 +131,65 @@ def test_program_without_a_daemon(stopped_pykcmd: Pykcmd, kdc: Kdc, folder: Path
             store(daemon, USER, CCACHE, with_times(new_tgt(kdc, folder, "-r", "1d"), -100, 60))
             wait_until(lambda: is_renewed(daemon))
         assert program.stop() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_signal_ends_the_program_in_order(pykcmd: Pykcmd, renew: PykcmRenew, number: signal.Signals) -> None:
+    """After a signal the program ends with status 0, names the sender, and another one can follow it."""
+    renew.start()
+    assert renew.process is not None
+    renew.process.send_signal(number)
+    assert renew.process.wait(20) == 0
+    assert f"stopping: {number.name} from process" in renew.log
+    renew.start()
+
+
+def test_second_program_waits_for_the_first(
+    pykcmd: Pykcmd, renew: PykcmRenew, kdc: Kdc, folder: Path, proxy: SlowKdc
+) -> None:
+    """Of two programs one renews; the other one says so once, and goes on when the first one ends."""
+    renew.start()
+    with watched_program(PykcmRenew(pykcmd, renew.krb5_conf)) as second:
+        second.log_path = folder / "second.log"
+        second.log_path.touch()
+        second.launch()
+        refusal = "no TGT is renewed meanwhile: busy: another client renews TGTs already"
+        wait_until(lambda: refusal in second.log)
+        renew.kill()
+        wait_until(lambda: "ready:" in second.log)
+        assert second.log.count(refusal) == 1
+        store(pykcmd, USER, CCACHE, with_times(new_tgt(kdc, folder, "-l", "1h", "-r", "1d"), -100, 60))
+        wait_until(lambda: is_renewed(pykcmd))
+
+
+def test_failing_kdc_is_not_flooded_after_a_restart(
+    pykcmd: Pykcmd, renew: PykcmRenew, kdc: Kdc, folder: Path, proxy: SlowKdc
+) -> None:
+    """The daemon forgets failures when it ends; all TGTs are tried again then, few at a time."""
+    pykcmd.stop()
+    pykcmd.configure("max_realm_renewals = 3\nkrb5_auth_timeout = 0.3\n")
+    pykcmd.start()
+    tgt = new_tgt(kdc, folder, "-l", "1h", "-r", "1d")
+    for number in range(30):
+        store(pykcmd, USER, f"{USER}:{number}", with_times(tgt, -1000, 600))
+    proxy.gate.clear()
+    renew.start()
+    (spawner,) = children(renew.pid)
+    most = 0
+
+    def have_failed(number: int) -> bool:
+        nonlocal most
+        most = max(most, len(children(spawner)))
+        return renew.log.count("the daemon's answer: failed") >= number
+
+    for _ in range(3):
+        failures = renew.log.count("the daemon's answer: failed")
+        wait_until(lambda: have_failed(failures + 6))  # noqa: B023
+        pykcmd.restart()
+    # Those of the daemon that has ended may not have been removed yet.
+    assert 1 <= most <= 2 * 3
+    proxy.gate.set()
+    wait_until(lambda: all(is_renewed(pykcmd, f"{USER}:{number}") for number in range(30)))
 
 
 def test_no_process_stays(pykcmd: Pykcmd, renew: PykcmRenew, proxy: SlowKdc, kdc: Kdc, folder: Path) -> None:
