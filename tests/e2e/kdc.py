@@ -121,6 +121,11 @@ class Kdc:
             self._process.communicate()
             self._process = None
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def set_clock(self, offset: int) -> None:
         """Set the clock for the next start."""
         self.clock = other_clock(offset) if offset else {}
