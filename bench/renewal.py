@@ -111,8 +111,8 @@ def measure_renewal(folder: Path, effort: Effort) -> str:
     about = (
         f"{number:,} ccaches of {number // _CCACHES_OF_A_UID:,} users, whose TGTs are due when pykcm-renew "
         "starts, and MIT's KDC on the same machine. At most 16 renewals at a time (`max_realm_renewals`). "
-        f"The KDC shares the machine's {os.cpu_count()} cores with the others. It stands for a fake one, which "
-        "would need the keys and the encryption of a real one as well; its CPU time is shown."
+        f"The KDC shares the machine's {os.cpu_count()} cores with the others. It stands for a fake one, "
+        "which would need the keys and the encryption of a real one as well; its CPU time is shown."
     )
     return f"{markdown_table(['renewal', 'figure'], lines)}\n{paragraph(about)}\n"
 
