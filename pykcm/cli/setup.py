@@ -3,123 +3,25 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import sysconfig
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
 import click
 
+from pykcm.cli.installation import SAVED, SOCKETS, Run, Setup, is_changed, read
 from pykcm.cli.output import print_line, print_text, shell_quote
 
-SOCKETS = ("pykcm.socket", "pykcm-control.socket")
-
-# An administrator may have enabled them.
-_OPTIONAL_UNITS = ("pykcm-metrics.socket", "pykcm-renew.service")
-_SERVICES = ("pykcm.service", "pykcm-metrics.service", "pykcm-renew.service")
-
-# The first line of each file that setup writes. Other files of these names are left alone.
-MARK = "# Written by `pykcmctl setup`, which overwrites and removes it.\n"
-
-_PACKAGED_UNITS = ("usr/lib/systemd/system", "lib/systemd/system")
-_OTHER_SERVERS = ("sssd-kcm.socket", "heimdal-kcm.service")
-
-Run = Callable[[Sequence[str]], bool]
+_HINT = (
+    "krb5.conf does not include the snippet: put `includedir /etc/krb5.conf.d/` at its top, or set "
+    "KRB5CCNAME=KCM:"
+)
 
 
-@dataclass(frozen=True)
-class Setup:
-    """The system at `root`, and the environment at `prefix` whose programs the units start."""
-
-    root: Path
-    prefix: Path
-
-    def files(self) -> dict[Path, str]:
-        """Every file with its content. Raises ClickException if the environment lacks one."""
-        share = self.prefix / "share" / "pykcm"
-        units = share / "systemd"
-        made = {
-            "etc/sysusers.d/pykcm.conf": units / "pykcm.sysusers",
-            "etc/tmpfiles.d/pykcm.conf": units / "pykcm.tmpfiles",
-            "etc/krb5.conf.d/pykcm_default_ccache": share / "krb5.conf.d" / "kcm_default_ccache",
-        }
-        for unit in sorted((*units.glob("*.socket"), *units.glob("*.service"))):
-            made[f"etc/systemd/system/{unit.name}"] = unit
-        try:
-            texts = {name: source.read_text(encoding="utf-8") for name, source in made.items()}
-        except FileNotFoundError as error:
-            raise click.ClickException(
-                f"{error.filename} is missing: install pykcm with pip, and run that environment's pykcmctl"
-            ) from None
-        programs = self.prefix / "bin"
-        return {
-            self.root / name: MARK + text.replace("ExecStart=/usr/bin/", f"ExecStart={programs}/")
-            for name, text in texts.items()
-        }
-
-    @property
-    def link(self) -> Path:
-        """The link by which root finds pykcmctl."""
-        return self.root / "usr/local/bin/pykcmctl"
-
-    def is_live(self) -> bool:
-        """Whether systemd runs this system."""
-        return (self.root / "run/systemd/system").is_dir() and self.root == Path("/")
-
-    def command(self, name: str, *arguments: str) -> tuple[str, ...]:
-        return (name, *([] if self.root == Path("/") else [f"--root={self.root}"]), *arguments)
-
-    def refusals(self) -> Iterator[str]:
-        """Why the files cannot be installed."""
-        for units in _PACKAGED_UNITS:
-            if (self.root / units / "pykcm.socket").exists():
-                yield "pykcm's package is installed, which has users and units already: remove one of the two"
-                break
-        for path in self.files():
-            if path.exists() and not is_ours(path):
-                yield f"{path} exists, and is not from `pykcmctl setup`: move it away"
-        if self.link.exists() and not self._is_our_link():
-            yield f"{self.link} exists, and is another program: move it away"
-        for folder in (self.prefix, *self.prefix.parents):
-            if not folder.stat().st_mode & 0o001:
-                yield f"users cannot enter {folder}: install pykcm elsewhere, for example in /opt/pykcm"
-
-    def _is_our_link(self) -> bool:
-        return self.link.is_symlink() and self.link.readlink() == self.prefix / "bin" / "pykcmctl"
-
-    def other_server(self, run: Run) -> str | None:
-        """The unit of another KCM server that is enabled."""
-        enabled = (
-            unit for unit in _OTHER_SERVERS if run(self.command("systemctl", "--quiet", "is-enabled", unit))
-        )
-        return next(enabled, None)
-
-    def commands(self, other: str | None) -> list[tuple[str, ...]]:
-        """The commands that follow the files. With another server, the sockets are left out."""
-        found = [
-            self.command("systemd-sysusers", "pykcm.conf"),
-            self.command("systemd-tmpfiles", "--create", "pykcm.conf"),
-        ]
-        if self.is_live():
-            found += [("systemctl", "daemon-reload"), ("systemctl", "try-restart", *_SERVICES)]
-        if other is None:
-            found.append(
-                self.command("systemctl", "enable", *(["--now"] if self.is_live() else []), *SOCKETS)
-            )
-        return found
-
-    def undo_commands(self) -> list[tuple[str, ...]]:
-        """The commands that precede the removal of the files."""
-        now = ["--now"] if self.is_live() else []
-        found = [self.command("systemctl", "disable", *now, *SOCKETS, *_OPTIONAL_UNITS)]
-        if self.is_live():
-            found.append(("systemctl", "stop", *_SERVICES, "pykcm-audit.socket", "pykcm-audit.service"))
-        return found
-
-
-def is_ours(path: Path) -> bool:
-    with path.open(encoding="utf-8", errors="replace") as file:
-        return file.readline() == MARK
+class _NotPermittedError(click.ClickException):
+    exit_code = 4  # as in pykcm.cli.main
 
 
 def run_command(argv: Sequence[str]) -> bool:
@@ -133,58 +35,116 @@ def run_command(argv: Sequence[str]) -> bool:
 def apply(setup: Setup, run: Run) -> None:
     """Write the files and run the commands.
 
-    Raises ClickException, before anything is changed or when a command fails.
+    Raises ClickException, before anything is changed or when a step fails.
     """
+    _require_root(setup)
     refusals = list(setup.refusals())
+    for reason in refusals:
+        print_line(f"problem: {reason}", err=True)
     if refusals:
-        raise click.ClickException("nothing has been changed: " + "; ".join(refusals))
-    for path, text in setup.files().items():
+        raise click.ClickException("nothing has been changed: solve the problems above")
+    try:
+        _write_files(setup)
+    except OSError as error:
+        raise click.ClickException(
+            f"{error.filename}: cannot be written: {error.strerror}. {_after_failure(setup)}"
+        ) from None
+    other = setup.other_server(run)
+    for argv in setup.commands(other):
+        if not _run(argv, run):
+            raise click.ClickException(f"{_failed(argv)}. {_after_failure(setup)}")
+    if other is not None:
+        print_text(_notice(other), err=True)
+    elif not setup.includes_snippet():
+        print_line(_HINT, err=True)
+
+
+def _require_root(setup: Setup) -> None:
+    if setup.root == Path("/") and os.geteuid() != 0:
+        raise _NotPermittedError("nothing has been changed: only root can do this: try sudo")
+
+
+def _write_files(setup: Setup) -> None:
+    files = setup.files()
+    for path in setup.installed():
+        if path not in files or is_changed(path):
+            _put_away(path)
+    for path, text in files.items():
+        if path.exists() and read(path) == text:
+            print_line(f"{path} is up to date")
+            continue
         path.parent.mkdir(parents=True, exist_ok=True)
         _write(path, text)
         print_line(f"wrote {path}")
-    if not setup.link.is_symlink():
-        setup.link.parent.mkdir(parents=True, exist_ok=True)
-        setup.link.symlink_to(setup.prefix / "bin" / "pykcmctl")
+    if not setup.is_linked():
+        setup.make_link()
         print_line(f"linked {setup.link}")
-    other = setup.other_server(run)
-    for argv in setup.commands(other):
-        _run(argv, run)
-    if other is not None:
-        print_text(_notice(other), err=True)
 
 
 def undo(setup: Setup, run: Run) -> None:
-    """Disable the units and remove the files that setup has written; tickets, key and users stay."""
-    present = [path for path in setup.files() if path.exists() and is_ours(path)]
-    if any(path.suffix == ".socket" for path in present):
-        for argv in setup.undo_commands():
-            _run(argv, run)
-    for path in present:
-        path.unlink()
-        print_line(f"removed {path}")
-    if setup.link.is_symlink() and setup.link.readlink() == setup.prefix / "bin" / "pykcmctl":
-        setup.link.unlink()
-        print_line(f"removed {setup.link}")
-    if present and setup.is_live():
-        _run(("systemctl", "daemon-reload"), run)
-    print_line("The tickets and their key in /var/lib/pykcm stay, and so do the users.")
+    """Disable the units and remove the files that setup has written; tickets, key and users stay.
+
+    A step that fails does not keep the others from being done; raises ClickException at the end.
+    """
+    _require_root(setup)
+    present = setup.installed()
+    failures = [_failed(argv) for argv in setup.undo_commands() if not _run(argv, run)]
+    try:
+        for path in present:
+            _put_away(path)
+        if setup.is_linked():
+            setup.link.unlink()
+            print_line(f"removed {setup.link}")
+    except OSError as error:
+        failures.append(f"{error.filename}: cannot be removed: {error.strerror}")
+    if present and setup.is_live() and not _run(("systemctl", "daemon-reload"), run):
+        failures.append(_failed(("systemctl", "daemon-reload")))
+    state = setup.root / "var/lib/pykcm"
+    if state.exists():
+        print_line("The tickets, their key and the users stay. To delete the tickets and the key:")
+        print_line(f"    rm -r {shell_quote(str(state))}")
+    if failures:
+        raise click.ClickException("; ".join(failures))
 
 
 def show(setup: Setup, run: Run) -> None:
     """Print what apply() would do."""
     for reason in setup.refusals():
         print_line(f"problem: {reason}", err=True)
-    for path, text in setup.files().items():
-        is_current = path.exists() and path.read_text(encoding="utf-8", errors="replace") == text
+    files = setup.files()
+    for path in setup.installed():
+        if path not in files or is_changed(path):
+            print_line(f"would {'save' if is_changed(path) else 'remove'} {path}")
+    for path, text in files.items():
+        is_current = path.is_file() and read(path) == text
         print_line(f"{path} is up to date" if is_current else f"would write {path}")
-    if not setup.link.is_symlink():
-        print_line(f"would link {setup.link} to {setup.prefix / 'bin' / 'pykcmctl'}")
+    if not setup.is_linked():
+        print_line(f"would link {setup.link}")
     other = setup.other_server(run)
     for argv in setup.commands(other):
         print_line(f"would run {' '.join(map(shell_quote, argv))}")
     if other is not None:
         print_text(_notice(other), err=True)
-    print_line("Nothing has been changed. To do it: pykcmctl setup --apply")
+    elif not setup.includes_snippet():
+        print_line(_HINT, err=True)
+    print_line(f"Nothing has been changed. To do it: {_setup_command(setup)} --apply")
+
+
+def _setup_command(setup: Setup) -> str:
+    """The command without --apply or --undo."""
+    words = [str(setup.prefix / "bin" / "pykcmctl"), "setup"]
+    if setup.root != Path("/"):
+        words.append(f"--root={setup.root}")
+    return " ".join(map(shell_quote, words))
+
+
+def _after_failure(setup: Setup) -> str:
+    command = _setup_command(setup)
+    return f"Some steps are done: run `{command} --apply` again, or take them back with `{command} --undo`"
+
+
+def _failed(argv: Sequence[str]) -> str:
+    return f"`{' '.join(map(shell_quote, argv))}` has failed: see its message"
 
 
 def _notice(other: str) -> str:
@@ -196,12 +156,33 @@ def _notice(other: str) -> str:
     )
 
 
+def _put_away(path: Path) -> None:
+    """Remove a file of setup's. With changes of the user's it gets another name, which nothing reads."""
+    if not is_changed(path):
+        path.unlink()
+        print_line(f"removed {path}")
+        return
+    saved = path.with_name(path.name + SAVED)
+    number = 1
+    while os.path.lexists(saved):
+        number += 1
+        saved = path.with_name(f"{path.name}{SAVED}{number}")
+    path.rename(saved)
+    print_line(f"{path} has been changed: kept as {saved}")
+
+
 def _write(path: Path, text: str) -> None:
+    """Replace the file as a whole. A failure leaves no incomplete one."""
     new = path.with_name(f".{path.name}.new")
     file: TextIO
-    with open(new, "w", encoding="utf-8", opener=_open_readable) as file:
-        file.write(text)
-    new.replace(path)
+    try:
+        with open(new, "w", encoding="utf-8", opener=_open_readable) as file:
+            file.write(text)
+        new.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            new.unlink()
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def _open_readable(path: str, flags: int) -> int:
@@ -211,11 +192,18 @@ def _open_readable(path: str, flags: int) -> int:
     return descriptor
 
 
-def _run(argv: Sequence[str], run: Run) -> None:
-    text = " ".join(map(shell_quote, argv))
+def _run(argv: Sequence[str], run: Run) -> bool:
     if not run(argv):
-        raise click.ClickException(f"`{text}` has failed: see its message, and run the command again")
-    print_line(f"ran {text}")
+        return False
+    print_line(f"ran {' '.join(map(shell_quote, argv))}")
+    return True
+
+
+def _libraries() -> tuple[Path, ...]:
+    """Python and every installed library of this environment."""
+    folders = {sysconfig.get_path(name) for name in ("purelib", "platlib")}
+    installed = (path for folder in folders for path in Path(folder).iterdir())
+    return (Path(sys.executable), Path(os.__file__), *sorted(installed))
 
 
 @click.command("setup")
@@ -238,7 +226,7 @@ def setup_command(*, wants_apply: bool, wants_undo: bool, root: Path) -> None:
     """
     if wants_apply and wants_undo:
         raise click.UsageError("--apply and --undo exclude each other")
-    setup = Setup(root.resolve(), Path(sys.prefix))
+    setup = Setup(root.resolve(), Path(sysconfig.get_path("data")), () if wants_undo else _libraries())
     task = apply if wants_apply else undo if wants_undo else show
     task(setup, run_command)
 

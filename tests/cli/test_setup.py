@@ -1,32 +1,44 @@
 """pykcmctl setup: it prints its plan, carries it out, and removes it again."""
 
+import errno
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
 from click.testing import CliRunner
 
 from pykcm.cli import main
-from pykcm.cli.setup import MARK, SOCKETS, Setup, apply, show, undo
+from pykcm.cli.installation import MARK, SOCKETS, Setup
+from pykcm.cli.setup import apply, show, undo
 
 ROOT = Path(__file__).parents[2]
 
 
+PREFIX = Path("/opt/pykcm")
+
+
 class Recorder:
-    """Takes the place of systemd's commands. The units in `enabled` are enabled."""
+    """Takes the place of systemd's commands. A command with the word `failing` fails."""
 
     def __init__(self) -> None:
         self.enabled: set[str] = set()
+        self.active: set[str] = set()
+        self.failing = ""
         self.calls: list[tuple[str, ...]] = []
 
     def __call__(self, argv: Sequence[str]) -> bool:
         if "is-enabled" in argv:
             return argv[-1] in self.enabled
+        if "is-active" in argv:
+            return argv[-1] in self.active
         self.calls.append(tuple(argv))
-        return True
+        return self.failing not in argv
 
 
 @pytest.fixture
@@ -45,19 +57,26 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture
 def setup(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Setup:
-    """An empty system, and an environment with what the wheel installs."""
-    prefix = folder / "venv"
+    """An empty system, except an environment with what the wheel installs."""
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    return make_setup(folder / "root", PREFIX, monkeypatch)
+
+
+def make_setup(root: Path, prefix: Path, monkeypatch: pytest.MonkeyPatch) -> Setup:
+    environment = root / prefix.relative_to("/")
     for name in ("systemd", "krb5.conf.d"):
-        shutil.copytree(ROOT / name, prefix / "share" / "pykcm" / name)
-    (prefix / "bin").mkdir()
-    (prefix / "bin" / "pykcmctl").touch()
-    (folder / "root").mkdir()
-    monkeypatch.setattr("sys.prefix", str(prefix))
-    return Setup(folder / "root", prefix)
+        shutil.copytree(ROOT / name, environment / "share" / "pykcm" / name)
+    (environment / "bin").mkdir()
+    for program in ("pykcmctl", "pykcmd"):
+        (environment / "bin" / program).touch()
+    monkeypatch.setattr("sysconfig.get_path", lambda _: str(environment))
+    return Setup(root, environment)
 
 
 def files_in(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
+    """The files except those of the environment."""
+    found = (path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir())
+    return {str(path) for path in found if path.parts[0] != "opt"}
 
 
 def test_plan_changes_nothing(setup: Setup, run: Recorder, capsys: pytest.CaptureFixture[str]) -> None:
@@ -77,9 +96,9 @@ def test_apply_installs_every_unit_with_paths_of_environment(setup: Setup, run: 
     units = {path.name for path in (ROOT / "systemd").iterdir() if path.suffix in {".service", ".socket"}}
     folder = setup.root / "etc/systemd/system"
     assert {path.name for path in folder.iterdir()} == units
-    assert f"ExecStart={setup.prefix}/bin/pykcmd\n" in (folder / "pykcm.service").read_text()
+    assert f"ExecStart={PREFIX}/bin/pykcmd\n" in (folder / "pykcm.service").read_text()
     assert not [path for path in folder.iterdir() if "/usr/bin/" in path.read_text()]
-    assert (setup.root / "usr/local/bin/pykcmctl").readlink() == setup.prefix / "bin/pykcmctl"
+    assert (setup.root / "usr/local/bin/pykcmctl").readlink() == PREFIX / "bin/pykcmctl"
 
 
 def test_apply_makes_users_before_sockets_are_enabled(setup: Setup, run: Recorder) -> None:
@@ -102,8 +121,10 @@ def test_apply_again_changes_nothing(setup: Setup, run: Recorder) -> None:
     assert {mode & 0o777 for _, mode in before.values()} == {0o644}
 
 
-def test_undo_removes_all_that_apply_made(setup: Setup, run: Recorder) -> None:
-    """After --undo no file is left, and the sockets are disabled; the state folder stays."""
+def test_undo_removes_all_that_apply_made(
+    setup: Setup, run: Recorder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After --undo no file is left, and no unit is enabled; the state folder stays, and a line says so."""
     state = setup.root / "var/lib/pykcm"
     state.mkdir(parents=True)
     (state / "key").touch()
@@ -111,28 +132,25 @@ def test_undo_removes_all_that_apply_made(setup: Setup, run: Recorder) -> None:
     run.calls.clear()
     undo(setup, run)
     assert files_in(setup.root) == {"var/lib/pykcm/key"}
-    optional = ("pykcm-metrics.socket", "pykcm-renew.service")
-    assert run.calls == [("systemctl", f"--root={setup.root}", "disable", *SOCKETS, *optional)]
+    ((program, option, command, *units),) = run.calls
+    assert (program, option, command) == ("systemctl", f"--root={setup.root}", "disable")
+    installable = {path.name for path in (ROOT / "systemd").glob("*.*") if "[Install]" in read(path)}
+    assert set(units) == installable >= {*SOCKETS, "pykcm-metrics.socket", "pykcm-renew.service"}
+    output = capsys.readouterr().out
+    assert "The tickets, their key and the users stay." in output
+    assert f"    rm -r {state}\n" in output
 
 
-def test_undo_ends_every_unit(setup: Setup, run: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a running system each unit that setup installs is stopped: none keeps running without its file."""
-    monkeypatch.setattr(Setup, "is_live", lambda _: True)
+def read(path: Path) -> str:
+    return path.read_text() if path.is_file() else ""
+
+
+def test_undo_after_environment_is_gone_removes_all(setup: Setup, run: Recorder) -> None:
+    """Neither the units in the environment nor its programs are needed to remove the files."""
     apply(setup, run)
-    run.calls.clear()
+    shutil.rmtree(setup.prefix)
     undo(setup, run)
-    ended = {word for argv in run.calls if "stop" in argv or "--now" in argv for word in argv}
-    assert {path.name for path in setup.files() if path.suffix in {".service", ".socket"}} <= ended
-
-
-def test_second_apply_restarts_services_and_no_socket(
-    setup: Setup, run: Recorder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """After an upgrade the services that run get the new program, and clients find the same socket."""
-    monkeypatch.setattr(Setup, "is_live", lambda _: True)
-    apply(setup, run)
-    (restarted,) = (argv for argv in run.calls if "try-restart" in argv)
-    assert {"pykcm.service", "pykcm-metrics.service", "pykcm-renew.service"} == set(restarted[2:])
+    assert files_in(setup.root) == set()
 
 
 def test_undo_without_setup_changes_nothing(setup: Setup, run: Recorder) -> None:
@@ -145,30 +163,238 @@ def test_undo_without_setup_changes_nothing(setup: Setup, run: Recorder) -> None
 
 
 @pytest.mark.parametrize("name", ["etc/systemd/system/pykcm.service", "usr/local/bin/pykcmctl"])
-def test_files_of_others_are_not_overwritten(setup: Setup, run: Recorder, name: str) -> None:
-    """A file that is not from setup stops it before anything is changed."""
+@pytest.mark.parametrize("kind", ["file", "folder", "link"])
+def test_files_of_others_are_not_overwritten(
+    setup: Setup, run: Recorder, name: str, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file that is not from setup stops it before anything is changed; a masked unit is a link."""
     path = setup.root / name
     path.parent.mkdir(parents=True)
-    path.write_text("an administrator's\n")
-    with pytest.raises(click.ClickException, match=r"nothing has been changed.*move it away"):
+    if kind == "file":
+        path.write_text("an administrator's\n")
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("/dev/nowhere")
+    with pytest.raises(click.ClickException, match="nothing has been changed"):
         apply(setup, run)
-    assert (files_in(setup.root), run.calls) == ({name}, [])
+    assert "move it away" in capsys.readouterr().err
+    assert files_in(setup.root) == ({name} if kind != "folder" else set())
+    assert run.calls == []
+    undo(setup, run)
+    assert os.path.lexists(path)
 
 
-def test_setup_beside_package_is_refused(setup: Setup, run: Recorder) -> None:
+@pytest.mark.parametrize("task", [apply, undo])
+def test_changed_file_is_kept_under_another_name(
+    setup: Setup, run: Recorder, task: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither --apply nor --undo deletes what an administrator has written into a unit, not even twice."""
+    apply(setup, run)
+    unit = setup.root / "etc/systemd/system/pykcm.service"
+    texts = [unit.read_text() + f"# change {number}\n" for number in (1, 2)]
+    for text in texts:
+        apply(setup, run)
+        unit.write_text(text)
+        task(setup, run)
+    saved = [unit.with_name(f"{unit.name}.saved"), unit.with_name(f"{unit.name}.saved2")]
+    assert [path.read_text() for path in saved] == texts
+    assert f"{unit} has been changed: kept as {saved[1]}\n" in capsys.readouterr().out
+
+
+def test_plan_names_changed_file(setup: Setup, run: Recorder, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without an option, setup says that it would save the file."""
+    apply(setup, run)
+    unit = setup.root / "etc/systemd/system/pykcm.service"
+    unit.write_text(unit.read_text() + "# change\n")
+    capsys.readouterr()
+    show(setup, run)
+    assert f"would save {unit}\n" in capsys.readouterr().out
+
+
+def test_apply_removes_files_of_another_version(setup: Setup, run: Recorder) -> None:
+    """A unit that a new version does not have does not stay."""
+    apply(setup, run)
+    (setup.prefix / "share/pykcm/systemd/pykcm-audit.socket").unlink()
+    apply(setup, run)
+    assert not (setup.root / "etc/systemd/system/pykcm-audit.socket").exists()
+    assert (setup.root / "etc/systemd/system/pykcm-audit.service").exists()
+
+
+def test_link_to_removed_environment_is_replaced(
+    setup: Setup, run: Recorder, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pykcm has moved to another folder: the units and the link follow."""
+    apply(setup, run)
+    shutil.rmtree(setup.prefix)
+    moved = make_setup(setup.root, Path("/opt/other"), monkeypatch)
+    apply(moved, run)
+    assert moved.link.readlink() == Path("/opt/other/bin/pykcmctl")
+    assert (
+        "ExecStart=/opt/other/bin/pykcmd\n" in (setup.root / "etc/systemd/system/pykcm.service").read_text()
+    )
+
+
+def test_setup_beside_package_is_refused(
+    setup: Setup, run: Recorder, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Units in /etc would hide those of the package."""
     path = setup.root / "usr/lib/systemd/system/pykcm.socket"
     path.parent.mkdir(parents=True)
     path.touch()
-    with pytest.raises(click.ClickException, match="package is installed"):
+    with pytest.raises(click.ClickException, match="nothing has been changed"):
         apply(setup, run)
+    assert "problem: pykcm's package is installed" in capsys.readouterr().err
 
 
-def test_environment_that_users_cannot_enter_is_refused(setup: Setup, run: Recorder) -> None:
+def refused(setup: Setup) -> str:
+    return "\n".join(setup.refusals())
+
+
+def test_environment_that_users_cannot_enter_is_refused(setup: Setup) -> None:
     """The daemon's user could not read the program."""
     setup.prefix.chmod(0o700)
-    with pytest.raises(click.ClickException, match="users cannot enter"):
+    assert f"users cannot enter {setup.prefix}: install" in refused(setup)
+
+
+def test_folder_that_users_cannot_enter_is_named_once(setup: Setup) -> None:
+    """Pip under a strict umask: of all folders in it, the first one is named, with the remedy."""
+    folders = [setup.prefix / name for name in ("lib", "lib/python3", "lib/python3/site-packages")]
+    for folder in folders:
+        folder.mkdir()
+        folder.chmod(0o700)
+    reasons = [*replace(setup, needed=(folders[2], folders[2] / "..")).refusals()]
+    assert reasons == [f"users cannot enter {folders[0]}: install pykcm again with `umask 022`"]
+
+
+def test_library_that_users_cannot_read_is_refused(setup: Setup) -> None:
+    """Pip under a strict umask installs libraries for root alone."""
+    library = setup.prefix / "library.py"
+    library.touch(0o600)
+    library.chmod(0o600)
+    assert f"users cannot read {library}: install pykcm again with `umask 022`" in refused(
+        replace(setup, needed=(library,))
+    )
+
+
+@pytest.mark.parametrize("prefix", ["/home/me/venv", "/root/venv", "/tmp/venv"])
+def test_environment_that_services_do_not_see_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, setup: Setup, prefix: str
+) -> None:
+    """The units have ProtectHome= and PrivateTmp=; the program would be missing for them."""
+    made = make_setup(folder / "other", Path(prefix), monkeypatch)
+    assert f"{prefix}: services do not see /{prefix.split('/')[1]}: install" in refused(made)
+
+
+def test_python_that_services_do_not_see_is_refused(
+    setup: Setup, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The interpreter of an environment may be elsewhere than the environment."""
+    python = setup.root / "root/.local/python3"
+    python.parent.mkdir(parents=True)
+    python.touch()
+    assert "/root/.local/python3: services do not see /root" in refused(replace(setup, needed=(python,)))
+
+
+def test_environment_outside_of_root_is_refused(setup: Setup, run: Recorder) -> None:
+    """With --root, the units' programs must be in that system."""
+    shutil.move(setup.prefix, setup.root.with_name("environment"))
+    outside = replace(setup, prefix=setup.root.with_name("environment"))
+    assert "pykcmd is missing: install pykcm in that system, at the same path" in refused(outside)
+
+
+def test_missing_systemd_is_refused(
+    setup: Setup, run: Recorder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without systemd nothing is written."""
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    with pytest.raises(click.ClickException, match="nothing has been changed"):
         apply(setup, run)
+    assert "problem: systemctl is missing: setup is for hosts with systemd\n" in capsys.readouterr().err
+    assert (files_in(setup.root), run.calls) == (set(), [])
+
+
+@pytest.mark.parametrize("task", [apply, undo])
+def test_user_without_rights_is_refused(
+    setup: Setup, run: Recorder, monkeypatch: pytest.MonkeyPatch, task: Any
+) -> None:
+    """Only root may change this system: the exit status is that of other commands without permission."""
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    with pytest.raises(click.ClickException, match="only root can do this: try sudo") as refusal:
+        task(replace(setup, root=Path("/")), run)
+    assert (refusal.value.exit_code, run.calls) == (4, [])
+
+
+@pytest.mark.parametrize(
+    ("prefix", "program"),
+    [
+        ("/opt/my env", '"/opt/my env/bin/pykcmd"'),
+        ("/opt/100%", "/opt/100%%/bin/pykcmd"),
+        ('/opt/a"b\\c', '"/opt/a\\"b\\\\c/bin/pykcmd"'),
+    ],
+)
+def test_unusual_paths_are_quoted_in_units(
+    setup: Setup, folder: Path, run: Recorder, monkeypatch: pytest.MonkeyPatch, prefix: str, program: str
+) -> None:
+    """Systemd would split a path with spaces, and take % for a specifier."""
+    made = make_setup(folder / "other", Path(prefix), monkeypatch)
+    apply(made, run)
+    units = made.root / "etc/systemd/system"
+    assert f"\nExecStart={program}\n" in (units / "pykcm.service").read_text()
+    assert (
+        f"\nExecStart={program.replace('pykcmd', 'pykcmctl')} metrics"
+        in (units / "pykcm-metrics.service").read_text()
+    )
+
+
+def test_unprintable_path_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch, setup: Setup) -> None:
+    """A newline would end the line of the unit."""
+    assert "units cannot have the path" in refused(
+        make_setup(folder / "other", Path("/opt/a\nb"), monkeypatch)
+    )
+
+
+def test_full_disk_leaves_no_incomplete_file(
+    setup: Setup, run: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error says how to go on; --undo takes the finished steps back."""
+
+    def full(self: Path, target: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(self))
+
+    write = Path.replace
+    monkeypatch.setattr(
+        Path, "replace", lambda self, to: (full if to.suffix == ".service" else write)(self, to)
+    )
+    with pytest.raises(
+        click.ClickException, match=r"pykcm-audit\.service: cannot be written: No space"
+    ) as error:
+        apply(setup, run)
+    assert f"pykcmctl setup --root={setup.root} --apply` again" in str(error.value)
+    assert not [name for name in files_in(setup.root) if name.endswith((".new", ".service"))]
+    monkeypatch.undo()
+    undo(setup, run)
+    assert files_in(setup.root) == set()
+
+
+def test_undo_goes_on_after_a_failed_command(setup: Setup, run: Recorder) -> None:
+    """The files are removed, and the failure is reported at the end."""
+    apply(setup, run)
+    run.failing = "disable"
+    with pytest.raises(click.ClickException, match=r"systemctl .* disable .* has failed"):
+        undo(setup, run)
+    assert files_in(setup.root) == set()
+
+
+@pytest.mark.parametrize("line", ["includedir /etc/krb5.conf.d/", "includedir  /etc/krb5.conf.d", ""])
+def test_missing_include_is_mentioned(
+    setup: Setup, run: Recorder, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Debian's krb5.conf does not include the folder of the snippet."""
+    (setup.root / "etc").mkdir(exist_ok=True)
+    (setup.root / "etc/krb5.conf").write_text(f"{line}\n[libdefaults]\n")
+    apply(setup, run)
+    assert ("put `includedir /etc/krb5.conf.d/`" in capsys.readouterr().err) == (not line)
 
 
 def test_environment_without_units_is_refused(setup: Setup, run: Recorder) -> None:
@@ -189,10 +415,49 @@ def test_other_server_keeps_its_socket(
     assert f"systemctl mask {other}" in capsys.readouterr().err
 
 
-def test_failed_command_is_reported(setup: Setup) -> None:
-    """A command that fails ends setup with its name."""
-    with pytest.raises(click.ClickException, match=r"systemd-sysusers .* has failed"):
-        apply(setup, lambda _: False)
+@pytest.fixture
+def live_setup(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> Setup:
+    """The same, as if systemd ran this system."""
+    monkeypatch.setattr(Setup, "is_live", lambda _: True)
+    return setup
+
+
+def test_other_server_that_only_runs_keeps_its_socket(
+    live_setup: Setup, run: Recorder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A server that was started by hand and is not enabled is not replaced either."""
+    run.active.add("sssd-kcm.socket")
+    apply(live_setup, run)
+    assert not [argv for argv in run.calls if "enable" in argv]
+    assert "sssd-kcm.socket, goes on serving" in capsys.readouterr().err
+
+
+def test_second_apply_restarts_services_and_no_socket(live_setup: Setup, run: Recorder) -> None:
+    """After an upgrade the services that run get the new program, and clients find the same socket."""
+    apply(live_setup, run)
+    (restarted,) = (argv for argv in run.calls if "try-restart" in argv)
+    assert {"pykcm.service", "pykcm-metrics.service", "pykcm-renew.service"} == set(restarted[2:])
+
+
+def test_undo_stops_sockets_before_services(live_setup: Setup, run: Recorder) -> None:
+    """A socket would start its service again."""
+    apply(live_setup, run)
+    run.calls.clear()
+    undo(live_setup, run)
+    (stop,) = (argv for argv in run.calls if argv[:2] == ("systemctl", "stop"))
+    kinds = [name.rpartition(".")[2] for name in stop[2:]]
+    assert kinds == sorted(kinds, reverse=True)
+    assert set(stop[2:]) == {
+        path.name for path in (ROOT / "systemd").iterdir() if path.suffix in {".service", ".socket"}
+    }
+    assert run.calls[-1] == ("systemctl", "daemon-reload")
+
+
+def test_failed_command_is_reported(setup: Setup, run: Recorder) -> None:
+    """A command that fails ends setup with its name, and the two ways to go on."""
+    run.failing = "systemd-sysusers"
+    with pytest.raises(click.ClickException, match=r"systemd-sysusers .* has failed.* again, or .*--undo"):
+        apply(setup, run)
 
 
 def test_command_line_prints_plan_by_default(setup: Setup) -> None:
