@@ -4,7 +4,9 @@ They see the machine's /usr, /dev and /proc, their own files, and the folders th
 is the machine's, because the KDC is there.
 """
 
+import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,9 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .clients import HeimdalClient, MitClient, heimdal_program
+from .conftest import client_files
 from .daemon import LIMIT, ROOT, Pykcmd, effective_uid
+from .kdc import Kdc
 
 RANGE = 65536
+
+# The UID on the host of root in a container, where nothing else is said.
+BASE = 100000
+
+SOCKET_INSIDE = Path("/run/kcm/kcm.sock")
+# In the order of a client's arguments: socket, krb5.conf, keytab and trace.
+PATHS_INSIDE = (SOCKET_INSIDE, Path("/etc/krb5.conf"), Path("/etc/krb5.keytab"), Path("/etc/krb5.trace"))
 
 # The mounts are made before the user namespace, because its root could not reach every source.
 _ENTER = """
@@ -106,6 +117,37 @@ class HeimdalInside(HeimdalClient):
     def argv(self, command: tuple[str, ...]) -> list[str]:
         program, *arguments = command
         return [*self.container.inside(self.uid), *heimdal_program(program), *arguments]
+
+
+class Containers:
+    """Makes containers with a configured Kerberos, and the folder of the socket at /run/kcm."""
+
+    def __init__(self, kdc: Kdc, folder: Path, socket_folder: Path, at_end: contextlib.ExitStack) -> None:
+        self._kdc = kdc
+        self._folder = folder
+        self._socket_folder = socket_folder
+        self._at_end = at_end
+        self._count = 0
+
+    def new(self, base: int = BASE, folders: dict[str, Path] | None = None) -> Container:
+        self._count += 1
+        root = self._folder / f"container{self._count}"
+        container = Container(root, base, {str(SOCKET_INSIDE.parent): self._socket_folder} | (folders or {}))
+        self._at_end.callback(container.close)
+        client_files(self._kdc, container.path("/etc"), SOCKET_INSIDE)
+        shutil.copy(self._kdc.keytab, container.path("/etc/krb5.keytab"))
+        # The only path that Heimdal's clients know.
+        container.path("/run/.heim_org.h5l.kcm-socket").symlink_to(SOCKET_INSIDE)
+        return container
+
+    def mit(self, uid: int = 0, base: int = BASE) -> MitInside:
+        """MIT's clients in a new container."""
+        return mit_in(self.new(base), uid)
+
+
+def mit_in(container: Container, uid: int = 0) -> MitInside:
+    """MIT's clients as this UID of the container."""
+    return MitInside(uid, *PATHS_INSIDE, container)
 
 
 class PykcmdInside(Pykcmd):

@@ -6,7 +6,6 @@ A container is a user namespace with a mapped range of UIDs, and its own view of
 import contextlib
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,12 +16,15 @@ from .conftest import client_files, started, watched
 from .daemon import COMMAND, Pykcmd
 from .kdc import REALM, Kdc
 from .namespaces import (
+    BASE,
+    PATHS_INSIDE,
     RANGE,
-    Container,
+    SOCKET_INSIDE,
+    Containers,
     HeimdalInside,
-    MitInside,
     PykcmdInside,
     interpreter_folders,
+    mit_in,
     why_no_containers,
 )
 
@@ -31,17 +33,12 @@ ALICE = f"alice@{REALM}"
 BOB = f"bob@{REALM}"
 SERVICE = "host/server.pykcm.test"
 
-# The UIDs on the host of root in most containers, and of root in some others.
-BASE = 100000
+# The UID on the host of root in some containers; in most it is BASE.
 OTHER_BASE = 200000
 
 # An ordinary user of a container, and the user of a daemon in a container.
 USER = 1000
 DAEMON = 998
-
-_SOCKET_INSIDE = Path("/run/kcm/kcm.sock")
-# In the order of a client's arguments: socket, krb5.conf, keytab and trace.
-_PATHS_INSIDE = (_SOCKET_INSIDE, Path("/etc/krb5.conf"), Path("/etc/krb5.keytab"), Path("/etc/krb5.trace"))
 
 OVERFLOW = int(Path("/proc/sys/kernel/overflowuid").read_text())
 STRANGER = (
@@ -63,37 +60,6 @@ def socket_folder(folder: Path) -> Path:
     socket_folder = folder / "kcm"
     socket_folder.mkdir()
     return socket_folder
-
-
-class Containers:
-    """Makes containers with a configured Kerberos, and the folder of the socket at /run/kcm."""
-
-    def __init__(self, kdc: Kdc, folder: Path, socket_folder: Path, at_end: contextlib.ExitStack) -> None:
-        self._kdc = kdc
-        self._folder = folder
-        self._socket_folder = socket_folder
-        self._at_end = at_end
-        self._count = 0
-
-    def new(self, base: int = BASE, folders: dict[str, Path] | None = None) -> Container:
-        self._count += 1
-        root = self._folder / f"container{self._count}"
-        container = Container(root, base, {str(_SOCKET_INSIDE.parent): self._socket_folder} | (folders or {}))
-        self._at_end.callback(container.close)
-        client_files(self._kdc, container.path("/etc"), _SOCKET_INSIDE)
-        shutil.copy(self._kdc.keytab, container.path("/etc/krb5.keytab"))
-        # The only path that Heimdal's clients know.
-        container.path("/run/.heim_org.h5l.kcm-socket").symlink_to(_SOCKET_INSIDE)
-        return container
-
-    def mit(self, uid: int = 0, base: int = BASE) -> MitInside:
-        """MIT's clients in a new container."""
-        return mit_in(self.new(base), uid)
-
-
-def mit_in(container: Container, uid: int = 0) -> MitInside:
-    """MIT's clients as this UID of the container."""
-    return MitInside(uid, *_PATHS_INSIDE, container)
 
 
 @pytest.fixture
@@ -194,7 +160,7 @@ def test_containers_find_restarted_daemon(containers: Containers, host_pykcmd: P
 def test_heimdal_in_container_uses_a_link(containers: Containers) -> None:
     """It shares tickets with MIT's clients in another container."""
     container = containers.new(folders=interpreter_folders())
-    heimdal = HeimdalInside(0, *_PATHS_INSIDE, container)
+    heimdal = HeimdalInside(0, *PATHS_INSIDE, container)
     heimdal.kinit("alice")
     listed = containers.mit().klist()
     assert re.fullmatch(rf"KCM:{BASE}:\w+", listed.ccache)
@@ -212,7 +178,7 @@ def place_inside(containers: Containers, folder: Path, socket_folder: Path) -> C
         daemon_folder = folder / "daemon"
         daemon_folder.mkdir()
         container = containers.new(folders={str(daemon_folder): daemon_folder} | interpreter_folders())
-        daemon = PykcmdInside(daemon_folder, container, uid, _SOCKET_INSIDE)
+        daemon = PykcmdInside(daemon_folder, container, uid, SOCKET_INSIDE)
         daemon.socket_path = socket_folder / "kcm.sock"
         for path in (daemon_folder, socket_folder):
             os.chown(path, BASE + uid, BASE + uid)
