@@ -27,7 +27,9 @@ class _NotPermittedError(click.ClickException):
 def run_command(argv: Sequence[str]) -> bool:
     """Run a program whose output goes to the user; whether it has succeeded."""
     try:
-        return subprocess.run(argv, check=False, stdin=subprocess.DEVNULL).returncode == 0  # noqa: S603
+        # is-enabled complains about a unit that does not exist, which is the usual case.
+        error = subprocess.DEVNULL if "is-enabled" in argv else None
+        return subprocess.run(argv, check=False, stdin=subprocess.DEVNULL, stderr=error).returncode == 0  # noqa: S603
     except FileNotFoundError:
         return False
 

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from pykcm.cli import main
 from pykcm.cli.installation import MARK, SOCKETS, Setup
-from pykcm.cli.setup import apply, show, undo
+from pykcm.cli.setup import apply, run_command, show, undo
 
 ROOT = Path(__file__).parents[2]
 
@@ -472,3 +472,9 @@ def test_command_line_prints_plan_by_default(setup: Setup) -> None:
 def test_files_are_marked(setup: Setup) -> None:
     """Each file says that setup overwrites it."""
     assert all(text.startswith(MARK) for text in setup.files().values())
+
+
+def test_question_for_another_server_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    """Systemctl complains about a unit that does not exist, which is the usual case."""
+    assert not run_command(("sh", "-c", "echo no such unit >&2; exit 1", "is-enabled"))
+    assert capfd.readouterr() == ("", "")

@@ -52,7 +52,7 @@ def test_installation_is_good(kdc: Kdc, pykcm: None) -> None:
         assert found.pop(name) == "skipped"
     assert set(found.values()) == {"ok"}, checks
     assert checks["SELinux"]["text"].startswith("enforcing")
-    assert checks["default_ccache_name"]["text"].startswith("KCM: (/etc/krb5.conf.d/kcm_default_ccache:")
+    assert checks["default_ccache_name"]["text"].startswith("KCM: (/etc/krb5.conf.d/pykcm_default_ccache:")
 
 
 def test_ordinary_user_skips_checks_for_root(kdc: Kdc, pykcm: None) -> None:

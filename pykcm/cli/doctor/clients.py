@@ -12,7 +12,8 @@ from pykcm.config import DEFAULT_SOCKET
 
 _PLAIN = "KCM:"
 _FOLDER = "/etc/krb5.conf.d"
-_SNIPPET = f"{_FOLDER}/kcm_default_ccache"
+# The file that makes KCM the default: by its own name, and as packages and `pykcmctl setup` install it.
+_SNIPPETS = (f"{_FOLDER}/kcm_default_ccache", f"{_FOLDER}/pykcm_default_ccache")
 _MAIN = "/etc/krb5.conf"
 
 # It may stand in the remedies of several checks: the second time it changes nothing.
@@ -115,7 +116,7 @@ def default_ccache(environment: Environment) -> Result:
     if setting is None:
         return failed(
             "default_ccache_name is not set: programs keep their tickets in libkrb5's built-in default",
-            *_add(environment, _SNIPPET, "default_ccache_name", _PLAIN),
+            *_add(environment, _snippet_of(environment), "default_ccache_name", _PLAIN),
         )
     place = f"{setting.file}:{setting.line}"
     if setting.value == _PLAIN:
@@ -145,11 +146,17 @@ def snippet(environment: Environment) -> Result:
     """Check that krb5.conf includes pykcm's file in /etc/krb5.conf.d."""
     if environment.variables.get("KRB5_CONFIG"):
         return skipped("KRB5_CONFIG names other files")
-    if not environment.path(_SNIPPET).exists():
-        return ok(f"{_SNIPPET} is not installed: see default_ccache_name")
-    if _SNIPPET not in environment.profile.files:
-        return failed(f"{_SNIPPET} exists, but {_MAIN} does not include it", *_missing_include(environment))
-    return ok(f"{_MAIN} includes {_SNIPPET}")
+    file = _snippet_of(environment)
+    if not environment.path(file).exists():
+        return ok(f"{file} is not installed: see default_ccache_name")
+    if file not in environment.profile.files:
+        return failed(f"{file} exists, but {_MAIN} does not include it", *_missing_include(environment))
+    return ok(f"{_MAIN} includes {file}")
+
+
+def _snippet_of(environment: Environment) -> str:
+    """The file that makes KCM the default and is installed, or its own name."""
+    return next((file for file in _SNIPPETS if environment.path(file).exists()), _SNIPPETS[0])
 
 
 def _missing_include(environment: Environment) -> tuple[str, ...]:

@@ -116,13 +116,27 @@ def test_first_value_wins(machine: Machine) -> None:
     assert "/etc/krb5.conf:2" in result.text
 
 
+# As packages and `pykcmctl setup` install the file.
+INSTALLED = "/etc/krb5.conf.d/pykcm_default_ccache"
+
+
+@pytest.mark.parametrize("file", [SNIPPET, INSTALLED])
 @pytest.mark.usefixtures("mount_namespaces")
-def test_file_that_is_not_included_fails(machine: Machine) -> None:
+def test_file_that_is_not_included_fails(machine: Machine, file: str) -> None:
     """The remedy includes the folder with pykcm's file."""
     machine.write("/etc/krb5.conf", "[libdefaults]\n")
-    machine.write(SNIPPET, PLAIN)
+    machine.write(file, PLAIN)
     check_after_remedy(machine, clients.snippet)
     assert clients.default_ccache(machine.environment()).level is Level.OK
+
+
+@pytest.mark.usefixtures("mount_namespaces")
+def test_missing_default_is_added_to_the_installed_file(machine: Machine) -> None:
+    """No second file appears beside the one that is installed and not included."""
+    machine.write("/etc/krb5.conf", "[libdefaults]\n")
+    machine.write(INSTALLED, PLAIN)
+    check_after_remedy(machine, clients.default_ccache)
+    assert not machine.path(SNIPPET).exists()
 
 
 def test_missing_file_is_ok(machine: Machine) -> None:
