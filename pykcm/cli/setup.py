@@ -11,6 +11,7 @@ from typing import TextIO
 
 import click
 
+import pykcm
 from pykcm.cli.installation import SAVED, SOCKETS, Run, Setup, is_changed, read
 from pykcm.cli.output import print_line, print_text, shell_quote
 
@@ -202,10 +203,10 @@ def _run(argv: Sequence[str], run: Run) -> bool:
 
 
 def _libraries() -> tuple[Path, ...]:
-    """Python and every installed library of this environment."""
+    """Python, every installed library of this environment, and pykcm, which may be a checkout."""
     folders = {sysconfig.get_path(name) for name in ("purelib", "platlib")}
-    installed = (path for folder in folders for path in Path(folder).iterdir())
-    return (Path(sys.executable), Path(os.__file__), *sorted(installed))
+    installed = sorted(path for folder in folders for path in Path(folder).iterdir())
+    return (Path(sys.executable), Path(os.__file__), *installed, Path(pykcm.__file__).parent)
 
 
 @click.command("setup")

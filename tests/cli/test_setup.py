@@ -13,6 +13,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+import pykcm
 from pykcm.cli import main
 from pykcm.cli.installation import MARK, SOCKETS, Setup
 from pykcm.cli.setup import apply, run_command, show, undo
@@ -294,6 +295,14 @@ def test_python_that_services_do_not_see_is_refused(
     python.parent.mkdir(parents=True)
     python.touch()
     assert "/root/.local/python3: services do not see /root" in refused(replace(setup, needed=(python,)))
+
+
+def test_program_in_checkout_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Users must be able to read a checkout that is installed with `pip install --editable`."""
+    checked: list[Setup] = []
+    monkeypatch.setattr("pykcm.cli.setup.show", lambda setup, _: checked.append(setup))
+    assert CliRunner().invoke(main.cli, ["setup"]).exit_code == 0
+    assert Path(pykcm.__file__).parent in checked[0].needed
 
 
 def test_environment_outside_of_root_is_refused(setup: Setup, run: Recorder) -> None:
