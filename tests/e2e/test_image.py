@@ -23,9 +23,12 @@ from .namespaces import BASE, Containers, why_no_containers
 from .podman import Podman, why_no_podman
 from .waiting import wait_until
 
+yaml = pytest.importorskip("yaml", reason="PyYAML is missing")
+
 IMAGE = os.environ.get("PYKCM_IMAGE")
 DOCUMENT = ROOT / "docs/containers.md"
 SECTION = "podman with the key in a secret"
+MANIFEST = ROOT / "packaging/kubernetes/pykcm.yaml"
 ALICE = Listed("KCM:0", f"alice@{REALM}", [f"krbtgt/{REALM}"])
 DAEMON = 998
 
@@ -155,6 +158,40 @@ def test_stop_ends_daemon_at_once(podman: Podman, recipe: list[str]) -> None:
     """SIGTERM ends it with status 0; podman does not have to kill it."""
     podman.run("stop", "--time=60", "kcm")
     assert inspected(podman, "{{.State.ExitCode}}") == "0"
+
+
+def test_container_of_the_manifest_serves(podman: Podman, kdc: Kdc, folder: Path) -> None:
+    """It serves with the arguments, user and volumes of packaging/kubernetes, as fsGroup leaves them."""
+    (kcm,) = yaml.safe_load(MANIFEST.read_text())["spec"]["template"]["spec"]["initContainers"]
+    context = kcm["securityContext"]
+    gid = BASE + context["runAsGroup"]
+    options = ["--name=kcm", f"--user={context['runAsUser']}:{context['runAsGroup']}", "--read-only"]
+    for mount in kcm["volumeMounts"]:
+        volume = folder / mount["name"]
+        volume.mkdir()
+        if mount["name"] == "key":
+            key = volume / "pykcm.key"
+            key.write_bytes(b"k" * 32)
+            os.chown(key, BASE, gid)
+            key.chmod(0o440)
+        os.chown(volume, BASE, gid)
+        volume.chmod(0o2775)
+        options.append(f"--volume={volume}:{mount['mountPath']}")
+    namespace = [f"--uidmap=0:{BASE}:65536", "--network=none", "--cap-drop=all"]
+    podman.run("run", "--detach", *options, *namespace, "localhost/pykcm", *kcm["args"])
+    try:
+        wait_until(lambda: serves(podman))
+        podman.run("exec", "kcm", *kcm["startupProbe"]["exec"]["command"])
+        with ExitStack() as at_end:
+            client = Containers(kdc, folder, folder / "socket", at_end).mit(1000)
+            client.kinit("bob")
+            assert client.klist().ccache == "KCM:1000"
+        (state,) = (path for path in (folder / "state").iterdir())
+        assert state.stat().st_mode & 0o777 == 0o700
+        assert not list(state.glob("key*"))
+    finally:
+        print(podman.run("logs", "kcm"))  # noqa: T201 - shown by pytest if the test fails
+        podman.remove_containers()
 
 
 def test_health_check_fails_without_an_answer(podman: Podman, recipe: list[str]) -> None:
