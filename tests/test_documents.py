@@ -12,7 +12,7 @@ import pytest
 
 from pykcm import command_line
 from pykcm.cli import main
-from pykcm.config import OPTIONS
+from pykcm.config import OF_SSSD, OPTIONS
 from pykcm.renew import program as renewal
 
 ROOT = Path(__file__).parents[1]
@@ -208,3 +208,13 @@ def test_wrong_options_are_found() -> None:
     """A mistake in the name of an option, and an option that was renamed, are found."""
     text = "`max_uid_ccache` `max_uid_ccaches` `renew_at = 0.5` `max_ccache_bytes = 1`"
     assert wrong_options(text) == ["max_ccache_bytes", "max_uid_ccache"]
+
+
+def test_every_option_of_sssd_kcm_is_explained() -> None:
+    """The table in docs/moving.md names options that exist here or that pykcmd --check knows as sssd's."""
+    text = (ROOT / "docs/moving.md").read_text()
+    table = text.partition("| sssd.conf | pykcm.toml |")[2].partition("\n\n")[0]
+    rows = [row.split(" | ")[0] for row in table.splitlines()[2:]]
+    named = {name for cell in rows for name in re.findall(r"`(\w+)`", cell)}
+    assert named >= {"max_uid_ccaches", "ccache_storage", "debug_level"}
+    assert named <= {*OPTIONS, *OF_SSSD}
