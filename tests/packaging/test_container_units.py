@@ -1,5 +1,6 @@
 """The Kubernetes manifest and the units of Quadlet agree with the image and with pykcm's options."""
 
+import fnmatch
 import os
 import re
 import shutil
@@ -51,6 +52,21 @@ def health_check() -> list[str]:
     found = re.search(r"HEALTHCHECK .* CMD (\[.*\])", CONTAINERFILE)
     assert found is not None
     return list(yaml.safe_load(found[1]))
+
+
+def test_build_has_every_file_of_the_wheel() -> None:
+    """The build of the image gets every file that packaging/backend.py puts into the wheel."""
+    lines = (PACKAGING.parent / ".containerignore").read_text().splitlines()
+    ignored = [line for line in lines if not line.startswith("#")]
+    backend = (PACKAGING / "backend.py").read_text()
+    names = [
+        name
+        for found in re.findall(r"^_(?:FOLDERS|DOCUMENTS) = \((.*?)\)$", backend, re.MULTILINE | re.DOTALL)
+        for name in re.findall(r'"(.*?)"', found)
+    ]
+    assert {"systemd", "README.md"} <= set(names)
+    needed = [*names, "pyproject.toml", "pykcm", "packaging", "man"]
+    assert not [name for name in needed if any(fnmatch.fnmatch(name, pattern) for pattern in ignored)]
 
 
 def test_selector_finds_pods(manifest: dict[str, Any]) -> None:
