@@ -116,10 +116,14 @@ class LimitedLog:
 
         `about` is a UID, an SELinux context, or None for lines about neither. `fields` go to the journal.
         """
-        if not LINE_COUNTS.count(self, level, about):
+        if not self.counts(level, about):
             return False
         self.log.log(level, message, *args, extra=fields, exc_info=with_traceback, stacklevel=2)
         return True
+
+    def counts(self, level: int, about: int | str | None) -> bool:
+        """Count one more line, which the caller logs; returns whether it may be logged."""
+        return LINE_COUNTS.count(self, level, about)
 
 
 class _Key(NamedTuple):

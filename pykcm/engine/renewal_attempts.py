@@ -139,14 +139,15 @@ def log_failure(attempt: Attempt, failure: Failure, now: float) -> None:
     then = "no further attempt"
     if tgt.due is not None:
         then = f"next attempt in {max(1, round(tgt.due - now))} s"
-    is_of_realm = failure.reason in _ABOUT_REALM
-    (_OF_REALM if is_of_realm else _FAILURES).write(
-        logging.WARNING,
-        f"realm {escape(tgt.realm)}" if is_of_realm else tgt.uid,
+    if not _FAILURES.counts(logging.WARNING, tgt.uid):
+        return
+    if failure.reason in _ABOUT_REALM and not _OF_REALM.counts(logging.WARNING, f"realm {escape(tgt.realm)}"):
+        return
+    log.warning(
         "UID %d: KCM:%s: TGT of %s not renewed: %s: %s%s; it ends at %s; %s",
         *(tgt.uid, name, attempt.principal, failure.reason, tgt.last_message, code),
         *(_time_text(tgt.end), then),
-        fields={"KCM_UID": tgt.uid, "KCM_CCACHE": name, "KCM_REASON": failure.reason},
+        extra={"KCM_UID": tgt.uid, "KCM_CCACHE": name, "KCM_REASON": failure.reason},
     )
 
 

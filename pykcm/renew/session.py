@@ -18,7 +18,8 @@ from pykcm.renew.pool import Pool
 
 log = logging.getLogger(__name__)
 
-# Lines a minute about one UID; and about one realm, whose KDC may fail for thousands of TGTs.
+# Lines a minute about one UID; and about one realm, whose KDC may fail for thousands of TGTs. A user may have
+# TGTs of many realms: both limits apply.
 _RENEWED = LimitedLog(log, "renewed TGTs", 10)
 _FAILED = LimitedLog(log, "failed renewals", 10)
 _OF_KDC = LimitedLog(log, "failed renewals", 3)
@@ -232,12 +233,11 @@ def _log_result(tgt: Tgt, outcome: _Outcome, answer: Answer) -> None:
         level = logging.INFO if answer.result in {"renewed", "changed"} else logging.WARNING
         _RENEWED.write(level, tgt.uid, "%s %s", name, words)
         return
-    lines, about = (
-        (_OF_KDC, f"realm {escape(tgt.realm)}") if outcome.reason in _OF_REALM else (_FAILED, tgt.uid)
-    )
-    lines.write(
-        logging.WARNING,
-        about,
+    if not _FAILED.counts(logging.WARNING, tgt.uid):
+        return
+    if outcome.reason in _OF_REALM and not _OF_KDC.counts(logging.WARNING, f"realm {escape(tgt.realm)}"):
+        return
+    log.warning(
         "%s was not renewed (%s): %s%s; %s",
         name,
         outcome.reason,

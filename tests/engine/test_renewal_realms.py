@@ -5,6 +5,7 @@ import pytest
 from pykcm.engine import renewal_queue
 from pykcm.engine.renewal_attempts import Failure
 from pykcm.engine.renewal_queue import Realms
+from tests.builders import principal
 from tests.engine.queued_tgts import queue_of, taken
 from tests.engine.queued_tgts import tgt as queued
 from tests.engine.renewing import NOW, Client, Host, tgt
@@ -102,3 +103,18 @@ async def test_dead_kdc_has_few_lines_a_minute(caplog: pytest.LogCaptureFixture)
     lines = [each.getMessage() for each in caplog.records if "not renewed" in each.getMessage()]
     assert len(lines) == 3
     assert host.renewals.failures["timeout"] >= 39
+
+
+async def test_user_with_many_realms_has_few_lines_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    """A user chooses the names of realms, and gets no more lines with many of them."""
+    host = Host(most=100)
+    for number in range(60):
+        realm = f"krbtgt/R{number}@R{number}"
+        await host.fill(b"%d" % number, tgt(server=principal(realm), client=principal(f"a@R{number}")))
+    async with Client(host.renewals) as client:
+        await host.at(NOW + 50, client)
+        for count in range(60):
+            await host.renewals.hand_back(client.offers[count].id, Failure("unreachable"))
+            await host.at(NOW + 50, client)
+    lines = [each.getMessage() for each in caplog.records if "not renewed" in each.getMessage()]
+    assert len(lines) == 10
