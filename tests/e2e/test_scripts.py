@@ -4,13 +4,14 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from .daemon import LIMIT, ROOT
+from tests.checkout import make_checkout
+
+from .daemon import LIMIT
 
 _NEEDED = ("krb5kdc", "kadmin.local", "kinit", "klist", "kvno", "kswitch", "kdestroy")
 
@@ -22,14 +23,7 @@ def checkout(tmp_path: Path) -> Path:
     missing = [program for program in _NEEDED if shutil.which(program, path=path) is None]
     if missing:
         pytest.skip(f"{', '.join(missing)}: not installed")
-    scripts = tmp_path / "scripts"
-    scripts.mkdir()
-    for name in ("demo", "run", "environment.sh"):
-        shutil.copy(ROOT / "scripts" / name, scripts)
-    (scripts / "bootstrap").write_text("#!/bin/sh\n")
-    (scripts / "bootstrap").chmod(0o755)
-    (tmp_path / ".venv").symlink_to(sys.prefix)
-    return tmp_path
+    return make_checkout(tmp_path, ["demo", "run"])
 
 
 def test_demo_shows_what_an_administrator_sees(checkout: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from pykcm import config
 from pykcm.cli import main
+from tests.checkout import make_checkout
 
 # Sphinx needs 6 seconds of CPU time, and other tests run meanwhile.
 pytestmark = pytest.mark.timeout(400)
@@ -45,10 +46,9 @@ class Page(HTMLParser):
             self.loaded.append(target)
 
 
-def build(root: Path, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Make the HTML in the same way as scripts/docs."""
+def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, str(root / "man/website.py"), str(folder)],
+        command,
         check=False,
         capture_output=True,
         text=True,
@@ -59,12 +59,33 @@ def build(root: Path, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_checkout(tmp_path_factory.mktemp("checkout"), ["docs"], ["man"])
+
+
+@pytest.fixture(scope="module")
+def site(checkout: Path) -> Path:
+    """The HTML in the default folder."""
     pytest.importorskip("myst_parser")
-    folder = tmp_path_factory.mktemp("site")
-    done = build(ROOT, folder)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    done = run(checkout / "scripts/docs")
+    folder = checkout / "build/docs"
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"docs: {folder}/index.html\n", "")
     return folder
+
+
+def test_other_files_are_kept(checkout: Path, tmp_path: Path) -> None:
+    """A folder with other files is refused, and they are kept."""
+    (tmp_path / "letter").touch()
+    done = run(checkout / "scripts/docs", tmp_path)
+    assert done.returncode == 1
+    assert "has other files" in done.stderr
+    assert (tmp_path / "letter").exists()
+
+
+def test_help_names_the_default_folder(checkout: Path) -> None:
+    done = run(checkout / "scripts/docs", "--help")
+    assert done.returncode == 0
+    assert "the default is ./build/docs" in done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +174,7 @@ def test_broken_links_are_errors(tmp_path: Path) -> None:
         (tmp_path / "docs" / path).touch()
     (tmp_path / "CHANGELOG.md").write_text("# Changes\n")
     (tmp_path / "README.md").write_text("# pykcm\n[a](CHANGELOG.md#missing-heading) [b](docs/missing.md)\n")
-    done = build(tmp_path, tmp_path / "site")
+    done = run(sys.executable, tmp_path / "man/website.py", tmp_path / "site")
     assert done.returncode == 1
     assert "missing-heading" in done.stderr
     assert "docs/missing.md" in done.stderr
