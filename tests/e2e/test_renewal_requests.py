@@ -177,22 +177,15 @@ def test_renewal_may_be_switched_off(stopped_pykcmd: Pykcmd) -> None:
     assert stopped_pykcmd.stop() == 0
 
 
-@pytest.fixture
-def renewal_folder(stopped_pykcmd: Pykcmd) -> Path:
-    """The folder of RuntimeDirectory=, here open to every user."""
-    folder = stopped_pykcmd.folder / "pykcm-renew"
-    folder.mkdir()
-    return folder
-
-
-def test_renewal_user_may_make_only_its_two_requests(
-    several_uids: None, stopped_pykcmd: Pykcmd, renewal_folder: Path
-) -> None:
+def test_renewal_user_may_make_only_its_two_requests(several_uids: None, stopped_pykcmd: Pykcmd) -> None:
     """The user of the option renewal_user gets TGTs that are due, and nothing else of the daemon."""
     stopped_pykcmd.command = (sys.executable, "-c", _WITH_USER)
     stopped_pykcmd.configure('renewal_user = "renewer"\n')
-    path = renewal_folder / "control.sock"
-    stopped_pykcmd.start(environment={"RUNTIME_DIRECTORY": f"/run/other:{renewal_folder}"})
+    # The folder of RuntimeDirectory=, here open to every user.
+    runtime = stopped_pykcmd.folder / "pykcm-renew"
+    runtime.mkdir()
+    path = runtime / "control.sock"
+    stopped_pykcmd.start(environment={"RUNTIME_DIRECTORY": f"/run/other:{runtime}"})
     # The unit's SupplementaryGroups=.
     path.chmod(0o666)
     store(stopped_pykcmd, tgt(*DUE))
