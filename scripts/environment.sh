@@ -21,3 +21,28 @@ names_tests() {
     done
     return 1
 }
+
+# Makes a virtual environment in which pip has installed what the arguments say. It is
+# kept until the interpreter, pyproject.toml or these arguments change.
+#
+# make_venv FOLDER INTERPRETER CONSTRAINTS PIP-ARGUMENTS...
+make_venv() {
+    local venv=$1 python=$2 constraints=$3 state
+    shift 3
+    state=$(
+        "$python" -c 'import sys; print(sys.version, sys.executable)' &&
+            printf '%s\n' "$constraints" "$@" && cat pyproject.toml
+    )
+    [[ ! -f $venv/stamp || $(<"$venv/stamp") != "$state" ]] || return 0
+    printf '%s: making %s\n' "${0##*/}" "$venv" >&2
+    rm -rf "$venv"
+    "$python" -m venv "$venv"
+    printf '%s\n' "$constraints" >"$venv/constraints"
+    "$venv/bin/python" -m pip --quiet --quiet --disable-pip-version-check install \
+        --constraint "$venv/constraints" "$@" >&2
+    printf '%s\n' "$state" >"$venv/stamp"
+}
+
+# What the tests of the packages protocol to cli import, besides pykcm.
+# shellcheck disable=SC2034 # used by the scripts that source this file
+test_tools=(anyio hypothesis prometheus-client pytest pytest-timeout pytest-xdist)
