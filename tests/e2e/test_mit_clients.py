@@ -2,6 +2,7 @@
 
 import os
 import re
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -45,7 +46,9 @@ def test_klist_s_distinguishes_valid_and_expired(mit: MitClient, pykcmd: Pykcmd)
     assert mit.run("klist", "-s")[1:] == (0, "")
     with effective_uid(USER), KcmClient(pykcmd.socket_path) as kcm:
         name = kcm.get_default_cache()
-        expired = [lasting_until(1_000_000_000, blob) for blob in kcm.get_cred_list(name)]
+        # Not longer ago than expired_retention: the daemon would remove it.
+        ended = int(time.time()) - 60
+        expired = [lasting_until(ended, blob) for blob in kcm.get_cred_list(name)]
         kcm.replace(name, 0, kcm.get_principal(name), expired)
     assert mit.run("klist", "-s")[1:] == (1, "")
     assert mit.klist_l() == [(ALICE, f"{OWN} (Expired)")]
