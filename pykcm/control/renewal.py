@@ -1,5 +1,7 @@
 """The requests renewals and renewed: TGTs that are due go to pykcm-renew, and come back renewed."""
 
+import asyncio
+from collections import deque
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
 
@@ -10,9 +12,13 @@ from pykcm.control.frames import FrameError, FrameType, FrameTypeError
 from pykcm.control.messages import ControlError, ErrorCode
 from pykcm.control.records import principal_text
 from pykcm.engine.renewal_attempts import ID_SIZE, BusyError, Failure, Offer
+from pykcm.engine.renewals import Renewals
 
 # In bytes: the largest frame with the result of a renewal.
 LARGEST_RESULT = 1024 * 1024
+
+# Results that are written at the same time; each has at most LARGEST_RESULT bytes in memory.
+_MOST_AT_A_TIME = 16
 
 # In seconds: the end of a client that was killed is noticed within a second.
 _PATIENCE = 2.0
@@ -96,25 +102,61 @@ def _item(offer: Offer) -> dict[str, Any]:
 
 
 async def take_renewed(call: Call) -> AsyncIterator[dict[str, Any]]:
-    """Yield what became of each result that the client sends behind its request."""
+    """Yield what became of each result that the client sends behind its request, in the same order.
+
+    Results are written together where they come together: each one alone would wait for a sync of the disk.
+    """
     renewals = call.administration.renewals.start()
-    while (frame := await call.receive()) is not None:
-        result = _read(frame)
-        given: bytes | Failure
-        if result.failure is None:
-            assert result.credential is not None
-            given = result.credential
-        else:
-            failure = result.failure
-            given = Failure(failure.reason, failure.message, failure.code, failure.again)
-        handed_back = await renewals.hand_back(result.id, given)
-        yield {
-            "renewed": {
-                "id": result.id,
-                "result": handed_back.result,
-                "next_attempt": handed_back.next_attempt,
-            }
+    receiving: asyncio.Task[bytes | None] | None = asyncio.create_task(_receive(call))
+    writing: deque[asyncio.Task[dict[str, Any]]] = deque()
+    error: ControlError | None = None
+    try:
+        while receiving is not None or writing:
+            takes_more = receiving is not None and len(writing) < _MOST_AT_A_TIME
+            waited = [*([receiving] if takes_more else ()), *list(writing)[:1]]
+            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+            if writing and writing[0].done():
+                yield await writing.popleft()
+            elif receiving is not None and receiving.done():
+                try:
+                    frame = await receiving
+                    result = None if frame is None else _read(frame)
+                except ControlError as refused:
+                    # The results before this one are answered first.
+                    result, error = None, refused
+                receiving = None
+                if result is not None:
+                    writing.append(asyncio.create_task(_hand_back(renewals, result)))
+                    receiving = asyncio.create_task(_receive(call))
+    finally:
+        tasks = [*([] if receiving is None else [receiving]), *writing]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    if error is not None:
+        raise error
+
+
+async def _receive(call: Call) -> bytes | None:
+    return await call.receive()
+
+
+async def _hand_back(renewals: Renewals, result: Result) -> dict[str, Any]:
+    given: bytes | Failure
+    if result.failure is None:
+        assert result.credential is not None
+        given = result.credential
+    else:
+        failure = result.failure
+        given = Failure(failure.reason, failure.message, failure.code, failure.again)
+    handed_back = await renewals.hand_back(result.id, given)
+    return {
+        "renewed": {
+            "id": result.id,
+            "result": handed_back.result,
+            "next_attempt": handed_back.next_attempt,
         }
+    }
 
 
 def _read(frame: bytes) -> Result:
