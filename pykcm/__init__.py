@@ -1,3 +1,3 @@
 """pykcm: a credential-cache server (KCM) for Kerberos."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
