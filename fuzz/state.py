@@ -56,7 +56,7 @@ def restore_secrets(data: bytes) -> None:
     listed = list(collection)
     assert {id(collection.get(ccache.name)) for ccache in listed} == set(map(id, listed))
     assert all(collection.by_uuid(ccache.uuid) is ccache for ccache in listed)
-    assert collection.size == sum(ccache.size for ccache in listed)
+    assert collection.use.size == sum(ccache.size for ccache in listed)
     assert not collection.take_changes()
     # The collection is written and restored again.
     changes: list[Change] = [DefaultChanged(Defaults(collection.default_name), NOTHING_CHOSEN)]

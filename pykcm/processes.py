@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from struct import Struct
 
+from pykcm.logs import User
 from pykcm.protocol.text import escape
 
 log = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ def describe_signal(received: bytes) -> str:
         return f"{name} from the kernel (Ctrl+C, or the terminal was closed)"
     if not pid:
         return f"{name} from an unknown process (outside the container?)"
-    return f"{name} from {describe_process(pid)} of UID {uid}"
+    return f"{name} from {describe_process(pid)} of {User(uid)}"
 
 
 def _signalfd(numbers: Sequence[signal.Signals]) -> int:

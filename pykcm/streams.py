@@ -12,7 +12,7 @@ import sys
 from contextlib import suppress
 from typing import Any, TextIO
 
-_STDOUT, _STDERR = 1, 2
+_STDIN, _STDOUT, _STDERR = 0, 1, 2
 
 
 class _Output(io.FileIO):
@@ -55,6 +55,9 @@ class _Messages(io.FileIO):
 def open_standard_streams() -> None:
     """Open closed standard streams, and replace sys.stdout and sys.stderr by streams that handle failures."""
     occupy_standard_descriptors()
+    if sys.stdin is None:
+        # It was closed. Programs may read it, and then find its end.
+        sys.stdin = open(_STDIN, encoding="utf-8", closefd=False)  # noqa: SIM115
     # A stream that was already replaced, for example by a test, stays.
     if sys.stdout is sys.__stdout__:
         sys.stdout = _opened(_Output(), sys.stdout)
@@ -99,5 +102,7 @@ def end_output(program: str) -> bool:
         return True
     # EPIPE is not an error: the reader has read as much as it wanted.
     if error.errno != errno.EPIPE:
-        sys.stderr.write(f"{program}: cannot write to stdout: {error.strerror}\n")
+        sys.stderr.write(
+            f"{program}: stdout: {error.strerror}; the output is incomplete: repeat the command\n"
+        )
     return False

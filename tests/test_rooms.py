@@ -58,7 +58,7 @@ ALLOWED: dict[str, set[str]] = {
     "client": {"protocol", "sockets.connecting"},
     "config": set(),
     "logs": {"protocol.text"},
-    "processes": {"protocol.text"},
+    "processes": {"logs", "protocol.text"},
     "streams": set(),
 }
 

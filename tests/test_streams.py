@@ -89,7 +89,9 @@ def test_failing_stdout_fails_the_command(command: list[str], kind: str, variabl
     program = "pykcmd" if command[2] == "pykcm" else "pykcmctl"
     error = ERRORS[kind]
     status = 0 if kind == NO_READER and program == "pykcmctl" else 1
-    message = "" if error is None else f"{program}: cannot write to stdout: {error}\n"
+    message = (
+        "" if error is None else f"{program}: stdout: {error}; the output is incomplete: repeat the command\n"
+    )
     assert run(command, variables, stdout=kind) == (status, message)
     assert run(command, variables, stdout=kind, stderr=kind) == (status, "")
 

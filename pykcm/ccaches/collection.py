@@ -31,7 +31,7 @@ from pykcm.ccaches.changes import (
 from pykcm.ccaches.defaults import NOTHING_CHOSEN, Defaults, Follows
 from pykcm.ccaches.expiry import empty_expires
 from pykcm.ccaches.lookup import CCacheLookup
-from pykcm.ccaches.quotas import NO_LIMITS, CCacheCount, Quotas
+from pykcm.ccaches.quotas import NO_LIMITS, CCacheCount, Quotas, Use
 from pykcm.protocol.codes import Code, KcmError
 from pykcm.protocol.credential import Credential
 from pykcm.protocol.principal import Principal
@@ -57,7 +57,7 @@ class Collection(CCacheLookup):
         removal_clock: Clock | None = None,
     ) -> None:
         super().__init__(uid, clock, removal_clock or clock)
-        self._room = eviction.Room(uid, quotas, ccache_count or CCacheCount())
+        self._room = eviction.Room(quotas, ccache_count or CCacheCount())
         self._changes: list[Change] = []
 
     @property
@@ -96,14 +96,14 @@ class Collection(CCacheLookup):
         return self._room.ccache_count
 
     @property
-    def size(self) -> int:
-        """Bytes of all its ccaches, as quotas count them."""
-        return self._room.size
+    def use(self) -> Use:
+        """Its use of the quotas that a UID has."""
+        return Use(len(self) + len(self.unavailable), self._room.size, self._room.credentials)
 
     @property
     def footprint(self) -> int:
         """About how many bytes of memory it takes up."""
-        return self.size + _OVERHEAD * (1 + len(self._defaults.by_range))
+        return self._room.size + _OVERHEAD * (1 + len(self._defaults.by_range))
 
     # Defaults
 

@@ -143,12 +143,11 @@ class Room:
     `size` is in bytes; `credentials` is their number.
     """
 
-    def __init__(self, uid: int, quotas: Quotas, ccache_count: CCacheCount) -> None:
+    def __init__(self, quotas: Quotas, ccache_count: CCacheCount) -> None:
         self.quotas = quotas
         self.ccache_count = ccache_count
         self.size = 0
         self.credentials = 0
-        self._uid = uid
 
     def is_enough(self, wanted: Wanted) -> bool:
         """Whether there may be what is wanted, and nothing has to go."""
@@ -228,7 +227,7 @@ class Room:
                 "max_ccaches": "all users together",
                 "max_ccache_size": f"ccache KCM:{escape(name)}",
                 "max_ccache_credentials": f"ccache KCM:{escape(name)}",
-            }.get(plan.lacking, f"UID {self._uid}")
+            }.get(plan.lacking, f"the owner of KCM:{escape(name)}")
             excess = quota_excess(
                 plan.lacking, getattr(wanted, plan.lacking), getattr(self.quotas, plan.lacking)
             )

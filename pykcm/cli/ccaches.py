@@ -40,7 +40,7 @@ def destroy_command(
         raise click.UsageError("give exactly one of CCACHE, --user and --expired")
     if not yes:
         if not sys.stdin.isatty():
-            raise click.UsageError("no terminal to ask for confirmation on: give --yes")
+            raise click.UsageError("nobody can confirm it, because stdin is no terminal; give --yes")
         question = _question(client, ccache, uid, expired=expired)
         if question is None:
             print_line("nothing to destroy", err=True)
@@ -83,7 +83,7 @@ def _content(client: ControlClient, name: bytes) -> str:
         with naming_ccache(name):
             *_, found = [item["ccache"] for item in client.ask("show", name=name) if "ccache" in item]
     except ControlError as error:
-        if error.code == ErrorCode.NOT_FOUND:
+        if error.code != ErrorCode.STORE:
             raise
         # A damaged one can be destroyed.
         return f"{format_ccache(name)}, which cannot be read"

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from pykcm.cli.names import format_user
 from pykcm.control.frames import FrameError, FrameReader, FrameType, FrameTypeError, encode
 from pykcm.control.messages import LARGEST_MESSAGE, ControlError, ErrorCode, request
 from pykcm.peer.identity import ROOT, listener_of, uid_of
@@ -226,7 +227,7 @@ def check_listener(sock: socket.socket, path: str, daemon_uid: int | None = None
     process = f"process {pid}" if pid else "a process outside of this container"
     raise ControlError(
         ErrorCode.PERMISSION,
-        f"{process} of UID {uid} listens at {escape_path(path)}; this user is neither root nor "
+        f"{process} of {format_user(uid)} listens at {escape_path(path)}; this user is neither root nor "
         f"{_DAEMON_USER} nor you, and nothing was sent. If the daemon runs as this user, give --daemon-user",
     )
 

@@ -72,7 +72,7 @@ def _write(
     is_plain: bool,
     force: bool,
 ) -> None:
-    attempt = f"cannot write {'stdout' if file == files.STANDARD else file}"
+    attempt = f"{'stdout' if file == files.STANDARD else file}: cannot be written"
     with files.report_file_errors(attempt), files.open_output(file, force=force) as target:
         passphrase = "" if recipients or is_plain else get_passphrase(passphrase_file, is_new=True)
         counted = show_progress(records, records.expected, "exporting")

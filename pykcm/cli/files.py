@@ -71,7 +71,7 @@ def reason_of(error: OSError) -> str:
 
 @contextmanager
 def report_file_errors(attempt: str, path: str | None = None) -> Iterator[None]:
-    """Turn errors of files into one-line ClickExceptions; `attempt` introduces an OSError ("cannot read X").
+    """Turn errors of files into one-line ClickExceptions; `attempt` introduces an OSError.
 
     `path`: the file that errors of its contents name.
     Errors of the connection to the daemon and of stdout pass.
@@ -97,13 +97,14 @@ def open_output(path: str, *, force: bool) -> Iterator[BinaryIO]:
             yield file
         return
     if sys.stdout.isatty():
-        raise FileError("an export is binary and not printed on a terminal: name a file, or use a pipe")
+        raise FileError("stdout: an export is binary, and stdout is a terminal; name a file, or use a pipe")
     try:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
     except BrokenPipeError:
         raise FileError(
-            "stdout: its reader has ended before the end of the export; what it has is incomplete"
+            "stdout: its reader has ended before the end of the export; what it has is incomplete: repeat "
+            "the command"
         ) from None
 
 
@@ -131,7 +132,7 @@ def open_new_file(target: Path, *, force: bool) -> Iterator[BinaryIO]:
     except _NameTakenError:
         _remove(hidden)
         raise FileError(
-            f"another program has created {target} meanwhile: nothing was written; try again"
+            f"{target}: another program has created it meanwhile, and nothing was written; try again"
         ) from None
     except BaseException:
         _remove(hidden)
@@ -223,9 +224,9 @@ def check_not_taken(target: Path, *, force: bool) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISREG(status.st_mode):
-        raise FileError(f"{target} exists and is not a regular file: name another one")
+        raise FileError(f"{target}: exists, and is not a regular file; name another one")
     if not force:
-        raise FileError(f"{target} exists: name another file, or overwrite it with --force")
+        raise FileError(f"{target}: exists; name another file, or overwrite it with --force")
 
 
 @contextmanager
@@ -246,14 +247,14 @@ def read_key_file(path: str) -> str:
     with Path(path).open("rb") as file:
         status = os.fstat(file.fileno())
         if stat.S_ISREG(status.st_mode) and stat.S_IMODE(status.st_mode) & 0o077:
-            raise FileError(f"{path} can be read by users other than its owner: chmod 0600 it")
+            raise FileError(f"{path}: users other than its owner can read it; chmod 0600 it")
         content = file.read(_LARGEST_KEY_FILE + 1)
     if len(content) > _LARGEST_KEY_FILE:
-        raise FileError(f"{path} is too large for a passphrase or a key: name the right file")
+        raise FileError(f"{path}: is too large for a passphrase or a key; name the right file")
     try:
         return content.decode()
     except UnicodeDecodeError:
-        raise FileError(f"{path} is not a text file: name the file with the passphrase or key") from None
+        raise FileError(f"{path}: is not a text file; name the file with the passphrase or key") from None
 
 
 class UserFile(NamedTuple):
@@ -285,7 +286,7 @@ def read_user_file(name: str, folder: int, patience: float = 0.0) -> UserFile:
         raise
     with open(descriptor, "rb", buffering=0) as file:  # noqa: PTH123
         if status.st_size == 0:
-            raise FileError("the file is empty: no ccache has been stored in it")
+            raise FileError("the file is empty; get a ticket with kinit first, or name another file")
         if status.st_nlink != 1:
             raise FileError(f"{name} has {status.st_nlink} hard links, and any user may have made them")
         if status.st_size > LARGEST_CCACHE_FILE:
@@ -298,10 +299,10 @@ def read_user_file(name: str, folder: int, patience: float = 0.0) -> UserFile:
 
 
 _KINDS = {
-    stat.S_IFLNK: "a symbolic link, which is not followed: name the file that it leads to",
-    stat.S_IFDIR: "a folder, not a file: name it with DIR:",
+    stat.S_IFLNK: "a symbolic link, which is not followed; name the file that it leads to",
+    stat.S_IFDIR: "a folder, not a file; name it with DIR:",
     stat.S_IFIFO: "a pipe, not a file",
-    stat.S_IFSOCK: "a socket, not a file: name a KCM server's with KCM:",
+    stat.S_IFSOCK: "a socket, not a file; name a KCM server's with KCM:",
     stat.S_IFCHR: "a device, not a file",
     stat.S_IFBLK: "a device, not a file",
 }
@@ -322,7 +323,7 @@ def _lock(file: io.FileIO, name: str, patience: float) -> None:
             fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() >= deadline:
-                raise FileInUseError(f"{name} is locked by another process: try again later") from None
+                raise FileInUseError(f"{name} is locked by another process; try again later") from None
             # A lock with a deadline can only be tried again; pykcmctl has no event loop to block.
             time.sleep(RETRY_INTERVAL)
         else:

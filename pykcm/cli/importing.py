@@ -112,9 +112,9 @@ def import_command(
     kind, colon, path = source.partition(":")
     if colon and kind in {"FILE", "DIR", "KCM"}:
         if identities or passphrase_file:
-            raise click.UsageError("only exports are encrypted: leave out --identity and --passphrase-file")
+            raise click.UsageError("only exports are encrypted; leave out --identity and --passphrase-file")
         if not path:
-            raise click.UsageError(f"{kind}: needs a path: write {kind}:PATH")
+            raise click.UsageError(f"{kind}: has no path; write {kind}:PATH")
     if colon and kind == "FILE":
         try:
             record = from_file(path, uid, LOCK_TIMEOUT)
@@ -143,7 +143,7 @@ def _read_server(client: ControlClient, path: str, uid: int | None) -> Iterator[
         uids = uids_of_server(path) if uid is None else {uid}
     except (OSError, KcmError) as error:
         raise click.ClickException(
-            f"KCM:{path}: cannot read its ccaches: "
+            f"KCM:{path}: its ccaches cannot be read: "
             f"{(error.strerror or reason_of(error)) if isinstance(error, OSError) else error}; "
             "check that a KCM server runs there"
         ) from None
@@ -168,7 +168,7 @@ def _check_other_server(client: ControlClient, path: str, uid: int, uuid: bytes)
     """Compare a UUID with the daemon's: two servers never share one."""
     if any(item["ccache"]["uuid"] == uuid for item in client.ask("list", uid=uid) if "ccache" in item):
         raise click.ClickException(
-            f"KCM:{path} is the socket of pykcm itself: name the socket of the other server"
+            f"KCM:{path}: is the socket of pykcm itself; name the socket of the other server"
         )
 
 
@@ -189,7 +189,7 @@ def _import_export(
             "KCM: with a path"
         )
     with ExitStack() as at_end:
-        with report_file_errors(f"cannot read {path}", path):
+        with report_file_errors(f"{path}: cannot be read", path):
             file = at_end.enter_context(open_seekable(path))
             beginning = file.read(2)
         if beginning in _CCACHE_FILES:
@@ -203,7 +203,7 @@ def _import_export(
 def _read_records(export: EncryptedFile, path: str, uid: int | None) -> Iterator[CCacheRecord]:
     """The records of this UID, or all. Damage is reported at its place, a missing end at the end."""
     reader = ArchiveReader()
-    with report_file_errors(f"cannot read {path}", path):
+    with report_file_errors(f"{path}: cannot be read", path):
         for piece in export.pieces():
             for record in reader.feed(piece):
                 if uid is None or record.uid == uid:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import click
 
+from pykcm.ccaches.quotas import NEAR_SHARE
 from pykcm.cli.client import Answer, ControlClient
 from pykcm.cli.list_columns import (
     COLUMNS,
@@ -22,7 +23,7 @@ from pykcm.cli.list_columns import (
     renewal_json,
     states_of,
 )
-from pykcm.cli.names import user_name
+from pykcm.cli.names import format_ccache, user_name
 from pykcm.cli.output import (
     fetch_first,
     format_count,
@@ -34,12 +35,11 @@ from pykcm.cli.output import (
 from pykcm.cli.parameters import UidType
 from pykcm.cli.tables import print_table, table_lines
 
-# The shares of a quota from which its use is mentioned, and from which the next ticket may be refused.
-_MENTIONED_SHARE = 0.8
+# The share of a quota from which the next ticket may be refused.
 _FULL_SHARE = 0.95
 
-# How many users near a quota are named.
-_USERS_NAMED = 10
+# How many users and ccaches near a quota are named.
+_USES_NAMED = 10
 
 # In seconds: how often --watch asks again.
 _WATCH_INTERVAL = 2.0
@@ -140,11 +140,11 @@ def list_command(
     """
     if context.args:
         raise click.UsageError(
-            f"unexpected argument {context.args[0]!r}: for the ccaches of one user give --user "
+            f"unexpected argument {context.args[0]!r}; for the ccaches of one user give --user "
             f"{context.args[0]}, for one ccache `pykcmctl show`"
         )
     if watch and (as_json or not is_terminal()):
-        raise click.UsageError("--watch needs a terminal: for a pipe use `pykcmctl watch`")
+        raise click.UsageError("--watch needs a terminal; for a pipe use `pykcmctl watch`")
     names = columns or (WIDE_COLUMNS if wide else DEFAULT_COLUMNS)
     if label and "label" not in names:
         names = (*names, "label")
@@ -181,7 +181,7 @@ class _Listing:
         self.fields = [column.field for column in self._columns]
         self._answer: Answer | None = None
         self._number = 0
-        self._uses: list[dict[str, int]] = []
+        self._uses: list[tuple[float, str]] = []
 
     def rows(self) -> Iterator[Row]:
         """Ask the daemon; an early error is raised before the first row."""
@@ -204,11 +204,21 @@ class _Listing:
         for row in self.rows():
             yield [column.cell(row, style) for column in self._columns]
 
-    def _keep_use(self, use: dict[str, int]) -> None:
-        if _quota_share(use) >= _MENTIONED_SHARE:
-            self._uses.append(use)
-            self._uses.sort(key=_quota_share, reverse=True)
-            del self._uses[_USERS_NAMED:]
+    def _keep_use(self, use: dict[str, Any]) -> None:
+        """Keep the use of quotas by a user and by their ccaches, where it is worth a line."""
+        user = user_name(use["uid"]) or str(use["uid"])
+        found: list[tuple[str, dict[str, Any], tuple[_Quota, ...]]] = [(user, use, _USER_QUOTAS)]
+        # A daemon of an earlier version does not send near_ccaches.
+        found += [
+            (f"{format_ccache(each['name'])} of {user}", each, _CCACHE_QUOTAS)
+            for each in use.get("near_ccaches", ())
+        ]
+        for subject, amounts, quotas in found:
+            if (share := max(_share(amounts, quota) for quota in quotas)) >= NEAR_SHARE:
+                texts = ", ".join(_quota_texts(amounts, quotas))
+                self._uses.append((share, f"{subject} has used {share:.0%} of a quota: {texts}"))
+        self._uses.sort(key=lambda each: each[0], reverse=True)
+        del self._uses[_USES_NAMED:]
 
     def totals(self) -> Iterator[str]:
         """Lines about all rows, for a terminal."""
@@ -224,15 +234,13 @@ class _Listing:
             yield f"{format_count(total, 'ccache')} of {users}, {format_size(summary['size'])}"
 
     def quota_lines(self) -> Iterator[str]:
-        """A line for each user near a quota, and for all users together."""
+        """A line for each user and ccache near a quota, and for all users together."""
         assert self._answer is not None
-        shares = [_quota_share(use) for use in self._uses]
-        for use in self._uses:
-            yield f"{user_name(use['uid']) or use['uid']} has used {_quota_share(use):.0%} of a quota: " + (
-                ", ".join(_quota_texts(use))
-            )
+        shares = [share for share, _ in self._uses]
+        for _, line in self._uses:
+            yield line
         number, most = (self._answer.summary.get(key, 0) for key in ("all_ccaches", "max_ccaches"))
-        if most and number >= _MENTIONED_SHARE * most:
+        if most and number >= NEAR_SHARE * most:
             shares.append(number / most)
             yield (
                 f"all users together have used {number / most:.0%} of a quota: {number} of {most} ccaches "
@@ -257,32 +265,40 @@ def _sorted(rows: Iterable[Row], sort: str) -> list[Row]:
     return known + [row for row in rows if key(row) is None]
 
 
-# The keys of a use and its limit, and the option of the limit.
-_QUOTAS = (
-    ("ccaches", "max_ccaches", "max_uid_ccaches"),
-    ("size", "max_size", "max_uid_size"),
-    ("credentials", "max_credentials", "max_uid_credentials"),
+class _Quota(NamedTuple):
+    """The keys of an amount and of its limit, and the option of the limit."""
+
+    used: str
+    limit: str
+    option: str
+
+
+_USER_QUOTAS = (
+    _Quota("ccaches", "max_ccaches", "max_uid_ccaches"),
+    _Quota("size", "max_size", "max_uid_size"),
+    _Quota("credentials", "max_credentials", "max_uid_credentials"),
+)
+_CCACHE_QUOTAS = (
+    _Quota("size", "max_size", "max_ccache_size"),
+    _Quota("credentials", "max_credentials", "max_ccache_credentials"),
 )
 
 
-def _share(use: dict[str, int], used: str, limit: str) -> float:
-    return use[used] / use[limit] if use.get(limit) else 0.0
+def _share(amounts: dict[str, Any], quota: _Quota) -> float:
+    limit = amounts.get(quota.limit)
+    return amounts[quota.used] / limit if limit else 0.0
 
 
-def _quota_share(use: dict[str, int]) -> float:
-    """The used share of a user's quotas, of the one that is used most."""
-    return max(_share(use, used, limit) for used, limit, _ in _QUOTAS)
-
-
-def _quota_texts(use: dict[str, int]) -> Iterator[str]:
-    for used, limit, option in _QUOTAS:
-        if _share(use, used, limit) >= _MENTIONED_SHARE:
-            amounts = (
-                f"{format_size(use[used])} of {format_size(use[limit])}"
-                if used == "size"
-                else f"{use[used]} of {use[limit]} {used}"
+def _quota_texts(amounts: dict[str, Any], quotas: Sequence[_Quota]) -> Iterator[str]:
+    for quota in quotas:
+        if _share(amounts, quota) >= NEAR_SHARE:
+            used, limit = amounts[quota.used], amounts[quota.limit]
+            text = (
+                f"{format_size(used)} of {format_size(limit)}"
+                if quota.used == "size"
+                else f"{used} of {limit} {quota.used}"
             )
-            yield f"{amounts} ({option})"
+            yield f"{text} ({quota.option})"
 
 
 def _watch(listing: _Listing, *, header: bool, shortens: bool, has_dates: bool) -> None:

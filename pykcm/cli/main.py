@@ -5,6 +5,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -167,7 +168,10 @@ def main() -> NoReturn:
         print_line("aborted", err=True)
         status = EXIT_FAILED
     except ControlError as error:
-        print_text(f"pykcmctl: {error.message}", err=True)
+        is_refusal = error.code == ErrorCode.PERMISSION and ": " not in error.message
+        # The daemon refuses the caller, and not for one object.
+        text = f"{_run.path}: {error.message}; try sudo" if is_refusal else error.message
+        print_text(f"pykcmctl: {text}", err=True)
         status = (
             _CODES.get(ErrorCode(error.code), EXIT_FAILED) if error.code in list(ErrorCode) else EXIT_FAILED
         )
@@ -227,6 +231,8 @@ def _as_part(message: str) -> str:
     """A message of click as the second part of one of ours."""
     message = " ".join(message.split("\n")).replace("\t", "")
     message = re.sub(r"^Got unexpected extra arguments? \((.*)\)$", r"unexpected argument '\1'", message)
+    # Versions of click differ: "Did you mean 'a'?", "(Did you mean one of: 'a', 'b'?)".
+    message = re.sub(r"\. \((Did you mean) (?:one of: )?(.*\?)\)$", r". \1 \2", message)
     for following in ("Did you mean", "Choose from"):
         message = message.replace(f". {following}", f"; {following.lower()}")
     if not message.startswith(_OPTION_OR_NAME):
@@ -249,20 +255,24 @@ def _report_os_error(error: OSError) -> int:
         return EXIT_FAILED
     if isinstance(error, ConnectionError) and error.errno in {errno.ECONNRESET, None}:
         print_line(
-            "pykcmctl: the connection ended before the end of the reply. Changes made until then remain: see "
-            "`pykcmctl list` and `journalctl -u pykcm.service`. Or the process that listens is not pykcmd",
+            f"pykcmctl: {_run.path}: the connection ended before the end of the reply; changes made until "
+            "then remain: see `pykcmctl list` and `journalctl -u pykcm.service`. Or the process that listens "
+            "is not pykcmd",
             err=True,
         )
         return EXIT_NO_DAEMON
     if error.errno in {errno.ENOENT, errno.ECONNREFUSED}:
+        is_other = error.errno == errno.ECONNREFUSED and not Path(_run.path).is_socket()
         print_line(
-            f"pykcmctl: {_run.path}: no daemon answers: {error.strerror or error}; start it with `systemctl "
-            "start pykcm-control.socket`, or name its control socket with --socket",
+            f"pykcmctl: {_run.path}: is not a socket; name the daemon's control socket with --socket"
+            if is_other
+            else f"pykcmctl: {_run.path}: no daemon answers: {error.strerror or error}; start it with "
+            "`systemctl start pykcm-control.socket`, or name its control socket with --socket",
             err=True,
         )
         return EXIT_NO_DAEMON
     if error.errno in {errno.EACCES, errno.EPERM}:
-        print_line("pykcmctl: only root may use the control socket: try sudo", err=True)
+        print_line(f"pykcmctl: {_run.path}: only root may use the control socket; try sudo", err=True)
         return EXIT_PERMISSION
     print_line(
         f"pykcmctl: {_run.path}: cannot be used as the control socket: {error.strerror or error}; check "

@@ -15,6 +15,7 @@ import click
 
 from pykcm.cli import files
 from pykcm.cli.client import ControlClient
+from pykcm.cli.names import format_user
 from pykcm.cli.output import format_size, print_json, print_line, print_text, shell_quote
 from pykcm.control.messages import ControlError, ErrorCode
 from pykcm.store.disk import CREDENTIAL, KEY_SIZE, NEXT
@@ -41,9 +42,9 @@ def backup_command(client: ControlClient, file: Path, *, force: bool, as_json: b
     """
     if str(file) == "-":
         raise click.UsageError(
-            "a backup cannot go to stdout, because it is read back and checked: name a file"
+            "a backup cannot go to stdout, because it is read back and checked; name a file"
         )
-    attempt = f"cannot write {file}"
+    attempt = f"{file}: cannot be written"
     with files.report_file_errors(attempt):
         files.check_not_taken(file, force=force)
     answer = client.ask("backup")
@@ -56,7 +57,7 @@ def backup_command(client: ControlClient, file: Path, *, force: bool, as_json: b
                 _receive(copy, items, size)
                 if copy.tell() != size or _digest(copy) != answer.summary["sha256"]:
                     raise click.ClickException(
-                        f"{file} differs from what the daemon sent and was not kept: check the disk"
+                        f"{file}: differs from what the daemon sent, and was not kept; check the disk"
                     )
     finally:
         answer.close()
@@ -105,7 +106,7 @@ class _SlowedUids:
                 self._reported.add(uid)
                 if sys.stderr.isatty():
                     print_line(err=True)  # below the progress bar
-                print_line(f"UID {uid} writes a lot: its changes wait for the copy", err=True)
+                print_line(f"{format_user(uid)} writes a lot: its changes wait for the copy", err=True)
 
 
 def _digest(file: BinaryIO) -> bytes:
@@ -220,7 +221,7 @@ def _print_steps_of_all_hosts(summary: dict[str, Any]) -> None:
 
 def _read_key(path: Path) -> bytes:
     """The key in the file; raises ClickException."""
-    with files.report_file_errors(f"cannot read the key from {path}"), path.open("rb") as file:
+    with files.report_file_errors(f"{path}: the key cannot be read"), path.open("rb") as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise files.FileError(f"{path} is not a regular file: name the file with the key")
@@ -228,7 +229,7 @@ def _read_key(path: Path) -> bytes:
             raise files.FileError(f"{path} can be read by users other than its owner: chmod 0600 it")
         key = file.read(KEY_SIZE + 1)
     if len(key) != KEY_SIZE:
-        raise click.ClickException(f"{path} is not a key: it needs exactly {KEY_SIZE} raw bytes")
+        raise click.ClickException(f"{path}: is not a key; name a file of exactly {KEY_SIZE} raw bytes")
     return key
 
 

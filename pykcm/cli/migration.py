@@ -13,6 +13,7 @@ from pykcm.cli.client import ControlClient
 from pykcm.cli.files import reason_of
 from pykcm.cli.folders import match_files
 from pykcm.cli.importing import ImportOptions, ReadResult, from_other_server, import_ccaches, import_options
+from pykcm.cli.names import format_user
 from pykcm.cli.parameters import UidType
 from pykcm.cli.profile import ProfileError, read_profile
 from pykcm.cli.sources import SourceError, from_file, from_folder, retry_locked, uids_of_server
@@ -98,7 +99,7 @@ def _check_server(source_socket: str) -> None:
             return
     except OSError as error:
         raise click.ClickException(
-            f"no KCM server answers at {source_socket} ({error.strerror or error}): start the other server "
+            f"{source_socket}: no KCM server answers: {error.strerror or error}; start the other server "
             "there, or name its socket with --source-socket"
         ) from None
 
@@ -116,8 +117,8 @@ def _select_uids(origin: str, source_socket: str, uids: tuple[int, ...]) -> list
         return sorted(uids_of_server(source_socket))
     except (OSError, KcmError) as error:
         raise click.ClickException(
-            f"the server at {source_socket} does not list its users "
-            f"({reason_of(error) if isinstance(error, OSError) else error}): name them with --uid"
+            f"{source_socket}: the server does not list its users: "
+            f"{reason_of(error) if isinstance(error, OSError) else error}; name them with --uid"
         ) from None
 
 
@@ -173,7 +174,7 @@ def _read_files(patterns: list[str], uids: set[int]) -> Iterator[ReadResult]:
     for uid, owner in owners.items():
         if owner.left_out:
             yield SourceError(
-                f"files of UID {uid}",
+                f"files of {format_user(uid)}",
                 uid,
                 f"{owner.left_out} more files are left out: the limit for one user is {_MAX_USER_FILES} "
                 f"files and {_MAX_USER_SECONDS:.0f} s; import them with `pykcmctl import`",

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 from pykcm.cli.output import shell_quote
 from pykcm.control.messages import ControlError, ErrorCode
+from pykcm.peer.identity import ROOT
+from pykcm.peer.names import owner_of
 from pykcm.protocol.text import escape, printable
 
 PREFIX = "KCM:"
@@ -54,10 +56,16 @@ def naming_ccache(name: bytes) -> Iterator[None]:
 
 
 def _advice(name: bytes) -> str:
+    if os.geteuid() != ROOT:
+        return "for the names of yours: `pykcmctl list --wide`"
     text = escape(name)
-    if text.isdigit() or _is_user(name):
-        return f"for the ccaches of this user: pykcmctl list --user {text}"
-    return "for the names of all: pykcmctl list --wide"
+    if "@" in text:
+        return f"for the ccaches of this principal: `pykcmctl list --principal {shell_quote(text)}`"
+    owner = owner_of(name)
+    if _is_user(name) or owner is not None:
+        user = text if owner is None else user_name(owner) or owner
+        return f"for the ccaches of this user: `pykcmctl list --wide --user {user}`"
+    return "for the names of all: `pykcmctl list --wide`"
 
 
 def _is_user(name: bytes) -> bool:

@@ -8,8 +8,10 @@ import codecs
 import io
 import json
 import os
+import re
 import shlex
 import sys
+import textwrap
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -34,6 +36,13 @@ _GAP, _EDGES = 3, 2
 _SMALL_GAP = 1
 
 _KIB = 1024
+
+# The beginning of messages, below which their further lines begin.
+_PROGRAM = "pykcmctl: "
+# Stands for a space at which no line ends. printable() leaves no such character in a message.
+_KEPT_SPACE = "\0"
+# Columns: a narrower terminal wraps lines itself; one without a size is taken to be as usual.
+_SMALLEST_TERMINAL, _USUAL_TERMINAL = 40, 80
 
 # In seconds.
 _MINUTE, _HOUR, _DAY, _YEAR = 60, 3600, 86400, 365 * 86400
@@ -64,21 +73,54 @@ def never_fail_to_encode() -> None:
 
 
 def print_line(text: str = "", *, styled: str = "", err: bool = False) -> None:
-    """Print exactly one line. `styled` is a prefix from click.style() that is not escaped."""
-    click.echo(styled + printable(text), err=err)
+    """Print one line. `styled` is a prefix from click.style() that is not escaped.
+
+    A message on a terminal has as many lines as it needs: the terminal would break it within words.
+    """
+    line = printable(text)
+    click.echo(styled + (_wrapped(line) if err and sys.stderr.isatty() else line), err=err)
+
+
+def _wrapped(message: str) -> str:
+    """The message in lines that fit the terminal: further ones are indented, and no command is broken."""
+    if message.startswith(" "):
+        # A command below a message, which is copied.
+        return message
+    indent = " " * len(_PROGRAM) if message.startswith(_PROGRAM) else "  "
+    lines = textwrap.wrap(
+        re.sub("`[^`]*`", lambda command: command[0].replace(" ", _KEPT_SPACE), message),
+        max(_error_width(), _SMALLEST_TERMINAL),
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return "\n".join(lines).replace(_KEPT_SPACE, " ")
+
+
+def _error_width() -> int:
+    """The columns of the terminal of stderr; shutil's function asks about stdout, which may be a pipe."""
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isdecimal() and int(columns):
+        return int(columns)
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or _USUAL_TERMINAL
+    except OSError:
+        return _USUAL_TERMINAL
 
 
 def styled(text: str, **style: bool | str | None) -> str:
-    """The text in this style of click.style(), unless NO_COLOR is set (https://no-color.org).
+    """The text in this style of click.style(), unless NO_COLOR (https://no-color.org) or TERM=dumb is set.
 
     click.echo() leaves styles out where stdout is no terminal.
     """
-    return text if os.environ.get("NO_COLOR") else click.style(text, **style)  # type: ignore[arg-type]
+    is_plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return text if is_plain else click.style(text, **style)  # type: ignore[arg-type]
 
 
 def print_text(text: str, *, err: bool = False) -> None:
     """Print several lines. Names in the text must be escaped already: a newline in one adds a line."""
-    click.echo("\n".join(map(printable, text.split("\n"))), err=err)
+    for line in text.split("\n"):
+        print_line(line, err=err)
 
 
 def print_rows(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> None:

@@ -17,25 +17,27 @@ passphrase_file_option = click.option(
 def get_passphrase(path: str | None, *, is_new: bool) -> str:
     """The first line of the file; without a file, ask on the terminal, twice for a new passphrase."""
     if path is not None:
-        with report_file_errors(f"cannot read the passphrase from {path}"):
+        with report_file_errors(f"{path}: the passphrase cannot be read"):
             passphrase = read_key_file(path).partition("\n")[0].removesuffix("\r")
         if not passphrase:
             raise click.ClickException(f"{path}: the first line is empty; write the passphrase there")
         return passphrase
     if not sys.stdin.isatty():
-        raise click.UsageError("no terminal to ask for the passphrase on: give --passphrase-file")
+        raise click.UsageError(
+            "nobody can type the passphrase, because stdin is no terminal; give --passphrase-file"
+        )
     try:
         answer: str = click.prompt("Passphrase", hide_input=True, confirmation_prompt=is_new, err=True)
         answer.encode()
     except UnicodeError:
         raise click.ClickException(
-            "the passphrase is not UTF-8: compare the terminal's encoding with `locale charmap`"
+            "passphrase: is not UTF-8; compare the terminal's encoding with `locale charmap`"
         ) from None
     return answer
 
 
 def get_recipients(keys: Sequence[str]) -> list[Any]:
-    with report_file_errors("cannot use --recipient"):
+    with report_file_errors("--recipient: cannot be used"):
         return [parse_recipient(key) for key in keys]
 
 
@@ -44,21 +46,21 @@ def unlock(file: EncryptedFile, identity_files: Sequence[str], passphrase_file: 
     if not file.needs:
         if identity_files or passphrase_file:
             raise click.ClickException(
-                "the file is not encrypted: leave out --identity and --passphrase-file if you trust it"
+                "the file is not encrypted; leave out --identity and --passphrase-file if you trust it"
             )
         return
     if file.needs == "identity":
         if not identity_files:
-            raise click.ClickException("the file is encrypted for a key: give --identity")
+            raise click.ClickException("the file is encrypted for a key; give --identity")
         file.unlock([key for path in identity_files for key in _read_identities(path)])
         return
     passphrase = get_passphrase(passphrase_file, is_new=False)
-    with report_file_errors("cannot read the export"):
+    with report_file_errors("the export cannot be read"):
         file.unlock_with_passphrase(passphrase)
 
 
 def _read_identities(path: str) -> list[Any]:
-    with report_file_errors(f"cannot read the key from {path}"):
+    with report_file_errors(f"{path}: the key cannot be read"):
         text = read_key_file(path)
         try:
             return parse_identities(text)

@@ -132,13 +132,18 @@ def _run_kinit(ccache: bytes, shown_as: str) -> None:
         )
     except FileNotFoundError:
         raise ControlError(
-            ErrorCode.UNSUPPORTED, "there is no kinit: install krb5-user or heimdal-clients"
+            ErrorCode.UNSUPPORTED, "kinit: there is no such program; install krb5-user or heimdal-clients"
         ) from None
     except subprocess.TimeoutExpired:
-        raise ControlError(ErrorCode.INTERNAL, f"kinit did not end within {_PATIENCE:g} s") from None
+        raise ControlError(
+            ErrorCode.INTERNAL,
+            f"{shown_as}: kinit did not end within {_PATIENCE:g} s; check that the KDC answers",
+        ) from None
     if done.returncode:
         words = printable(done.stderr.decode(errors="replace").strip()) or f"exit status {done.returncode}"
-        raise ControlError(ErrorCode.INTERNAL, f"{shown_as}: {words}")
+        raise ControlError(
+            ErrorCode.INTERNAL, f"{shown_as}: {words}; if that stays, get a new ticket with kinit"
+        )
 
 
 COMMANDS = (renew_command,)

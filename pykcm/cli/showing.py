@@ -52,7 +52,7 @@ def show_command(
     Flags are the letters of `klist -f`. Times are by this machine's clock.
     """
     if with_secrets and not as_json:
-        raise click.UsageError("--with-secrets prints JSON: give --json as well")
+        raise click.UsageError("--with-secrets prints JSON; give --json as well")
     with naming_ccache(ccache):
         head, credentials = _fetch(client.ask("show", name=ccache, payload=with_secrets))
     if with_secrets:

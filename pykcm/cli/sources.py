@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from pykcm.cli.files import LOCK_TIMEOUT, RETRY_INTERVAL, FileError, FileInUseError, read_user_file, reason_of
 from pykcm.cli.folders import Folder, open_folder
+from pykcm.cli.names import format_user
 from pykcm.client import KcmClient
 from pykcm.control.records import CCacheRecord, PrincipalRecord
 from pykcm.peer.identity import ROOT
@@ -70,7 +71,7 @@ def from_folder(path: str, uid: int | None = None) -> Iterator[CCacheRecord | So
             if uid is None:
                 uid = folder.uid
             elif folder.uid not in {uid, ROOT}:
-                reason = f"the folder belongs to UID {folder.uid}, not to {uid} or root"
+                reason = f"the folder belongs to {format_user(folder.uid)}, not to {format_user(uid)} or root"
                 yield UnreadableFolderError(location, uid, reason)
                 return
             primary = _primary_name(folder)
@@ -114,7 +115,7 @@ def _from_member(path: str, name: str, location: str, uid: int, *, is_default: b
     try:
         with open_folder(path) as folder:
             if folder.uid not in {uid, ROOT}:
-                raise SourceError(location, uid, f"the folder belongs to UID {folder.uid} now")
+                raise SourceError(location, uid, f"the folder belongs to {format_user(folder.uid)} now")
             return _from_file(name, member, uid, folder, is_default=is_default)
     except FileInUseError as error:
         retry = partial(_from_member, path, name, location, uid, is_default=is_default)
@@ -186,7 +187,7 @@ def _from_file(
         _check_owner(location, owner, uid, folder)
         file = parse_ccache_file(content)
     except FormatError as error:
-        raise SourceError(location, uid, error.reason) from None
+        raise SourceError(location, uid, f"{error.reason}; name the right file") from None
     except FileInUseError:
         raise
     except FileError as error:
@@ -222,7 +223,9 @@ def _check_owner(location: str, owner: int, uid: int | None, folder: Folder) -> 
         return
     if owner != ROOT:
         raise SourceError(
-            location, uid, f"the file belongs to UID {owner}: it cannot become a ccache of UID {uid}"
+            location,
+            uid,
+            f"the file belongs to {format_user(owner)}: it cannot become a ccache of {format_user(uid)}",
         )
     if not folder.is_trusted:
         # A user may have moved root's file into the folder.
@@ -230,7 +233,7 @@ def _check_owner(location: str, owner: int, uid: int | None, folder: Folder) -> 
             location,
             uid,
             "the file belongs to root, but others can put files into its folder: it cannot become a ccache "
-            f"of UID {uid}",
+            f"of {format_user(uid)}",
         )
 
 

@@ -89,7 +89,7 @@ def stats_command(client: ControlClient, interval: float | None, *, watch: bool,
         time.sleep(interval)
         stats = _ask(client)
         if stats["started"] != earlier["started"]:
-            raise click.ClickException("the daemon was restarted during the interval: try again")
+            raise click.ClickException("stats: the daemon was restarted during the interval; try again")
         seconds = stats["time"] - earlier["time"]
         stats = since(stats, earlier)
     if as_json:
@@ -205,7 +205,7 @@ _STATES = {
     *("client", "known", "due", "trying", "next_due"),
     *("away_since", "last_seen", "connections_open"),
 }
-_STATE_GROUPS = {"queues"}
+_STATE_GROUPS = {"near_quotas", "queues"}
 
 
 def since(now: Any, earlier: Any) -> Any:
@@ -319,6 +319,8 @@ def _other_rows(stats: Stats, seconds: float) -> Iterator[list[str]]:
     yield row("requests waiting for other users'", queues["waiting_for_turn"])
     yield row("large requests waiting", None, format_size(queues["request_bytes"]))
     yield row("replies not read by clients", None, format_size(queues["reply_bytes"]))
+    for option, number in stats.get("near_quotas", {}).items():
+        yield row(f"users near {option}", number)
     yield from _renewal_rows(stats.get("renewals"))
     for kind in ("ccaches", "tickets"):
         for reason, number in stats[f"removed_{kind}"].items():

@@ -166,7 +166,7 @@ async def _copy(source: Store, target: Store) -> "list[Moved]":
                 show(len(found))
     except StoreError as error:
         raise click.ClickException(
-            f"the copy was interrupted: {error.reason}; repeat the command when the cause is gone"
+            f"store copy: was interrupted: {error.reason}; repeat the command when the cause is gone"
         ) from None
     return found
 
@@ -182,7 +182,8 @@ def _shared(file: Path | None) -> Config:
     config = load_config(file)
     if config.store != "postgresql":
         raise click.ClickException(
-            f'the configuration has store = "{config.store}": this command is for "postgresql"'
+            f'store: the configuration has store = "{config.store}"; set store = "postgresql" first, as '
+            "pykcm.toml(5) describes"
         )
     return config
 
@@ -194,7 +195,7 @@ def _errors() -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         raise click.ClickException(
-            f'the shared store needs {error.name}: pip install "pykcm[postgresql]"'
+            f'store: {error.name} is missing; pip install "pykcm[postgresql]"'
         ) from None
     except (ConfigError, StoreUnusableError) as error:
         raise click.ClickException(str(error)) from None

@@ -103,9 +103,14 @@ def _line(cells: Sequence[str], fields: Sequence[Field], widths: Sequence[int], 
     padded = []
     for cell, field, width in zip(cells, fields, widths, strict=True):
         text = shorten(cell, width)
-        spaces = " " * (width - _cells(text))
-        padded.append(spaces + text if field.is_number else text + spaces)
+        padded.append(pad(text, width, right=field.is_number))
     return (" " * gap).join(padded).rstrip()
+
+
+def pad(text: str, width: int, *, right: bool = False) -> str:
+    """The text with spaces after it (`right`: before it), so that it takes at least `width` cells."""
+    spaces = " " * (width - _cells(text))
+    return spaces + text if right else text + spaces
 
 
 def shorten(text: str, width: int) -> str:

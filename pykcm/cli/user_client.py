@@ -134,7 +134,8 @@ class UserClient:
 
     def _watch(self, arguments: dict[str, Any], summary: dict[str, Any]) -> Iterator[Any]:
         self._own(msgspec.convert(_given(arguments), WatchArguments))
-        yield from watch_collection(self.path)
+        for item in watch_collection(self.path):
+            yield item | {"uid": self.uid}
 
     def _read(
         self, request: Callable[[Call], AsyncIterator[Any]], wanted: Any, summary: dict[str, Any]
@@ -161,7 +162,7 @@ class UserClient:
         if wanted.uid not in {None, self.uid}:
             raise ControlError(
                 ErrorCode.PERMISSION,
-                f"{format_user(wanted.uid)}: only root may see and change other users' ccaches: try sudo",
+                f"{format_user(wanted.uid)}: only root may see and change other users' ccaches; try sudo",
             )
         return msgspec.structs.replace(wanted, uid=self.uid)
 
@@ -172,8 +173,8 @@ class UserClient:
         if owner != self.uid:
             raise ControlError(
                 ErrorCode.PERMISSION,
-                f"{format_ccache(name)}: belongs to {format_user(owner)}; only root may see and change "
-                "other users' ccaches: try sudo",
+                f"{format_ccache(name)}: belongs to {format_user(owner)}, and only root may see and change "
+                "other users' ccaches; try sudo",
             )
 
 

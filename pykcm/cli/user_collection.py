@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
 from pykcm.ccaches.ccache import CCache
@@ -42,6 +43,11 @@ def connected(path: str) -> Iterator[KcmClient]:
     except OSError as error:
         if isinstance(error, NoKcmServerError) or error.filename:
             raise
+        if Path(path).exists() and not Path(path).is_socket():
+            raise NoKcmServerError(
+                f"{escape_path(path)}: is not a socket; set kcm_socket in krb5.conf or --kcm-socket to the "
+                "KCM socket"
+            ) from None
         raise NoKcmServerError(
             f"{escape_path(path)}: no KCM server answers: {error.strerror or error}; start it with "
             "`systemctl start pykcm.socket`, or set kcm_socket in krb5.conf or --kcm-socket to its socket"

@@ -24,6 +24,7 @@ from pykcm.cli.output import (
     print_line,
 )
 from pykcm.cli.parameters import CCacheType, UidType
+from pykcm.cli.tables import pad
 from pykcm.processes import program_of
 from pykcm.protocol.opcodes import Opcode
 from pykcm.protocol.text import escape, printable
@@ -41,6 +42,7 @@ _EXIT_NO_DAEMON = 3
 _OPERATION_WIDTH = max(len(opcode.name) for opcode in Opcode)
 _CODE_WIDTH = len("FCC_INTERNAL")
 _USER_WIDTH, _PROGRAM_WIDTH = 8, 14
+_EVENT_WIDTH, _CCACHE_WIDTH = len("destroyed"), len("KCM:1000:12345")
 
 # Processes whose programs are remembered after their end, and for how long, in seconds.
 _MOST_PROGRAMS = 1024
@@ -161,8 +163,11 @@ def _fitted(line: str) -> list[str]:
     )
 
 
-def _announce(request: str, wanted: dict[str, Any]) -> None:
-    """Say on a terminal what the command waits for: it may print nothing for a long time."""
+def _announce(request: str, wanted: dict[str, Any], uid: int | None) -> None:
+    """Say on a terminal what the command waits for: it may print nothing for a long time.
+
+    `uid`: the user whose events arrive, or None for all.
+    """
     if not sys.stderr.isatty():
         return
     subject = "changes of ccaches" if request == "watch" else "requests"
@@ -172,7 +177,7 @@ def _announce(request: str, wanted: dict[str, Any]) -> None:
         subject += f" {wanted['operation']}"
     if "ccache" in wanted:
         subject += f" for {format_ccache(wanted['ccache'])}"
-    users = "all users" if wanted["uid"] is None else format_user(wanted["uid"])
+    users = "all users" if uid is None else format_user(uid)
     print_line(f"Waiting for {subject} of {users}. End with Ctrl-C.", err=True)
 
 
@@ -185,7 +190,7 @@ def _items(client: ControlClient, request: str, wanted: dict[str, Any], *, recon
                     yield item
                     continue
                 # The first item of a reply: from now on, all events are received.
-                _announce(request, wanted)
+                _announce(request, wanted, item.get("uid", wanted["uid"]))
                 has_begun = True
                 if is_disconnected:
                     is_disconnected = False
@@ -235,8 +240,8 @@ def _event_line(item: Item) -> str:
     if "lost" in item:
         return _lost_line(item)
     parts = [_clock(item["time"]), _user(item["uid"]), item["event"]]
-    if "ccache" in item:
-        parts.append(format_ccache(item["ccache"]))
+    parts.append(format_ccache(item["ccache"]) if "ccache" in item else "")
+    parts = _aligned(parts) if is_terminal() else list(filter(None, parts))
     if "principal" in item:
         parts.append(item["principal"])
     if "server" in item:
@@ -247,7 +252,13 @@ def _event_line(item: Item) -> str:
         parts.append(f"{item['tickets']} service tickets")
     if "reason" in item:
         parts.append(f"({item['reason']}{': ' + item['detail'] if 'detail' in item else ''})")
-    return "  ".join(parts)
+    return "  ".join(parts).rstrip()
+
+
+def _aligned(parts: list[str]) -> list[str]:
+    """The parts with the widths of their columns. A name that is longer shifts the rest of its line only."""
+    widths = (0, _USER_WIDTH, _EVENT_WIDTH, _CCACHE_WIDTH)
+    return [pad(printable(part), width) for part, width in zip(parts, widths, strict=True)]
 
 
 def _exchange_line(item: Item) -> str:
@@ -255,7 +266,8 @@ def _exchange_line(item: Item) -> str:
         return _lost_line(item)
     process = f"{_program(item) or 'process'}[{item['pid'] or '?'}]"
     line = (
-        f"{_clock(item['time'])} {_user(item['uid']):<{_USER_WIDTH}} {process:<{_PROGRAM_WIDTH}} "
+        f"{_clock(item['time'])} {pad(printable(_user(item['uid'])), _USER_WIDTH)} "
+        f"{pad(process, _PROGRAM_WIDTH)} "
         f"{item['operation']:<{_OPERATION_WIDTH}} {item['code']:<{_CODE_WIDTH}} "
         f"{format_duration(item['duration']):>8} "
         f"{format_ccache(item['ccache']) if 'ccache' in item else '-'}"

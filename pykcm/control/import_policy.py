@@ -16,6 +16,7 @@ from pykcm.control.frames import FrameError, FrameType, FrameTypeError
 from pykcm.control.listing import tgt_of
 from pykcm.control.records import HEADER, LARGEST_RECORD, CCacheHeader, principal_text
 from pykcm.control.snapshots import unconstrained_default
+from pykcm.logs import User
 from pykcm.peer.labels import LabelError, parse_label
 from pykcm.peer.names import MAX_NAME, collection_of
 from pykcm.protocol.codes import KcmError
@@ -161,7 +162,7 @@ def _check(record: CCacheHeader) -> None:
         if not 0 < len(name) <= MAX_NAME or 0 in name:
             raise ImportRefusedError("its name is not valid", record)
         if collection_of(name) != record.uid:
-            raise ImportRefusedError(f"its name does not belong to UID {record.uid}", record)
+            raise ImportRefusedError(f"its name does not belong to {User(record.uid)}", record)
     elif record.uid == 2**32 - 1:
         raise ImportRefusedError("its UID is not valid", record)
     principal = record.principal.principal

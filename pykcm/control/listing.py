@@ -1,7 +1,7 @@
 """The requests list and show: the ccaches of all UIDs, and the contents of one ccache."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -10,6 +10,7 @@ import msgspec
 from pykcm.ccaches.ccache import CCache
 from pykcm.ccaches.collection import Collection
 from pykcm.ccaches.expiry import is_ticket
+from pykcm.ccaches.quotas import NEAR_SHARE
 from pykcm.config import Config
 from pykcm.control.calls import Call
 from pykcm.control.messages import ControlError, ErrorCode
@@ -88,7 +89,25 @@ def _use(snapshot: CollectionSnapshot, config: Config) -> dict[str, Any]:
         "credentials": sum(len(ccache.credentials) for ccache in snapshot.ccaches),
         "max_credentials": config.max_uid_credentials,
         "missing_default": snapshot.missing_default,
+        "near_ccaches": [*_near_ccaches(snapshot, config)],
     }
+
+
+def _near_ccaches(snapshot: CollectionSnapshot, config: Config) -> Iterator[dict[str, Any]]:
+    """Yield the use of the ccaches that are near a quota of a single ccache."""
+    most_bytes, most_credentials = config.max_ccache_size * 1024, config.max_ccache_credentials
+    for ccache in snapshot.ccaches:
+        number = len(ccache.credentials)
+        if (most_bytes and ccache.size >= NEAR_SHARE * most_bytes) or (
+            most_credentials and number >= NEAR_SHARE * most_credentials
+        ):
+            yield {
+                "name": ccache.name,
+                "size": ccache.size,
+                "max_size": most_bytes,
+                "credentials": number,
+                "max_credentials": most_credentials,
+            }
 
 
 def _row(ccache: CCacheSnapshot) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pykcm.control.calls import Call
 from pykcm.control.listing import visible
 from pykcm.control.messages import ControlError, ErrorCode
 from pykcm.control.records import Uid
+from pykcm.logs import User
 from pykcm.peer.names import collection_of
 
 log = logging.getLogger(__name__)
@@ -127,7 +128,7 @@ class SwitchArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 async def switch(call: Call) -> None:
     wanted: SwitchArguments = call.arguments
     if collection_of(wanted.name) != wanted.uid:
-        raise ControlError(ErrorCode.ARGUMENTS, f"the ccache does not belong to UID {wanted.uid}")
+        raise ControlError(ErrorCode.ARGUMENTS, f"the ccache does not belong to {User(wanted.uid)}")
     await call.change(wanted.uid, lambda collection: _switch(collection, wanted.name, call))
 
 

@@ -37,6 +37,7 @@ def _families(stats: Mapping[str, Any]) -> Iterator[str]:
     yield from _cache(stats["cache"])
     yield from _connections(stats["connections"])
     yield from _queues(stats["queues"])
+    yield from _near_quotas(stats["near_quotas"])
     if stats["renewals"] is not None:
         yield from _renewals(stats["renewals"])
     for name, what in (("ccaches", "Ccaches"), ("tickets", "Service tickets")):
@@ -144,6 +145,13 @@ def _queues(queues: Mapping[str, Any]) -> Iterator[str]:
         queues["reply_bytes"],
         "bytes",
     )
+
+
+def _near_quotas(numbers: Mapping[str, int]) -> Iterator[str]:
+    help_ = "Users who use 80 % or more of a quota, of those whose ccaches were read since the start."
+    yield from _head("pykcm_users_near_quota", "gauge", help_)
+    for quota, number in numbers.items():
+        yield _sample("pykcm_users_near_quota", {"quota": quota}, number)
 
 
 def _renewals(renewals: Mapping[str, Any]) -> Iterator[str]:

@@ -80,6 +80,7 @@ async def gather(administration: Administration) -> dict[str, Any]:
             "request_bytes": connections.request_memory,
             "reply_bytes": connections.reply_memory,
         },
+        "near_quotas": dict(collection_cache.users_near_quotas.numbers),
         "renewals": None
         if administration.renewals.current is None
         else administration.renewals.current.statistics(),

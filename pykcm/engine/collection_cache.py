@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from itertools import chain
 
 from pykcm.ccaches.collection import Clock, Collection
-from pykcm.ccaches.quotas import CCacheCount, Quotas
+from pykcm.ccaches.quotas import CCacheCount, Quotas, UsersNearQuotas
 from pykcm.engine.persistence import restoring
 from pykcm.engine.slices import Slices
 from pykcm.store.interface import Store
@@ -38,6 +38,8 @@ class CollectionCache:
     ) -> None:
         self._store = store
         self._quotas = quotas
+        # A UID that was near a quota counts when its collection is no longer in the cache as well.
+        self.users_near_quotas = UsersNearQuotas(quotas)
         self._cache_size = cache_size
         self._clock = clock
         self._removal_clock = removal_clock or clock
@@ -162,7 +164,8 @@ class CollectionCache:
             self._ccache_count.total = None
 
     def weigh(self, collection: Collection) -> None:
-        """Note the size of a collection that was changed."""
+        """Note the size of a collection that was changed, and its use of quotas."""
+        self.users_near_quotas.note(collection.uid, collection.use)
         footprint = collection.footprint
         self._footprint += footprint - self._footprints.get(collection.uid, 0)
         self._footprints[collection.uid] = footprint

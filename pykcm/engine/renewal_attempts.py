@@ -12,7 +12,7 @@ from typing import NamedTuple
 from pykcm.ccaches.renewal import Schedule, is_renewal_off
 from pykcm.engine.engine import Collections
 from pykcm.engine.renewal_queue import Tgt
-from pykcm.logs import LimitedLog
+from pykcm.logs import LimitedLog, User
 from pykcm.protocol.credential import Credential
 from pykcm.protocol.principal import Principal
 from pykcm.protocol.text import escape
@@ -127,8 +127,8 @@ def log_renewal(attempt: Attempt, new: Credential) -> None:
     _RENEWED.write(
         logging.INFO,
         tgt.uid,
-        "UID %d: KCM:%s: TGT of %s renewed until %s",
-        *(tgt.uid, name, attempt.principal, _time_text(new.endtime - attempt.offer.kdc_offset)),
+        "%s: KCM:%s: TGT of %s renewed until %s",
+        *(User(tgt.uid), name, attempt.principal, _time_text(new.endtime - attempt.offer.kdc_offset)),
         fields={"KCM_UID": tgt.uid, "KCM_CCACHE": name},
     )
 
@@ -144,8 +144,8 @@ def log_failure(attempt: Attempt, failure: Failure, now: float) -> None:
     if failure.reason in _ABOUT_REALM and not _OF_REALM.counts(logging.WARNING, f"realm {escape(tgt.realm)}"):
         return
     log.warning(
-        "UID %d: KCM:%s: TGT of %s not renewed: %s: %s%s; it ends at %s; %s",
-        *(tgt.uid, name, attempt.principal, failure.reason, tgt.last_message, code),
+        "%s: KCM:%s: TGT of %s not renewed: %s: %s%s; it ends at %s; %s",
+        *(User(tgt.uid), name, attempt.principal, failure.reason, tgt.last_message, code),
         *(_time_text(tgt.end), then),
         extra={"KCM_UID": tgt.uid, "KCM_CCACHE": name, "KCM_REASON": failure.reason},
     )

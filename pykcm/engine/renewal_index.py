@@ -18,7 +18,7 @@ from pykcm.ccaches.changes import (
 from pykcm.ccaches.renewal import RenewableTgt, Schedule, ccaches_with_other_tgts, renewable_tgts
 from pykcm.engine.engine import Collections, Engine
 from pykcm.engine.renewal_queue import RenewalQueue, Tgt
-from pykcm.logs import LimitedLog
+from pykcm.logs import LimitedLog, User
 from pykcm.store.interface import StoreError
 
 log = logging.getLogger(__name__)
@@ -160,8 +160,8 @@ class RenewalIndex:
             _FAULTS.write(
                 logging.ERROR,
                 uid,
-                "UID %d: its TGTs are not renewed by an error in pykcm",
-                uid,
+                "%s: its TGTs are not renewed by an error in pykcm",
+                User(uid),
                 fields={"KCM_UID": uid},
                 with_traceback=True,
             )

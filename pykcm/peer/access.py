@@ -66,7 +66,7 @@ class Access:
         owner = owner_of(name)
         if owner is None:
             raise KcmError(Code.CC_BADNAME, "the name belongs to no UID, and only root may use such a name")
-        raise KcmError(refusal, f"the name belongs to UID {owner}")
+        raise KcmError(refusal, "the name belongs to another user")
 
     def lists_all(self, peer: Peer) -> bool:
         """Whether the peer's list of ccaches is everyone's."""

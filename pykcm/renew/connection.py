@@ -9,6 +9,7 @@ import msgspec
 
 from pykcm.control.frames import FrameError, FrameType, FrameTypeError, encode
 from pykcm.control.messages import LARGEST_FRAME, ControlError, ErrorCode, request
+from pykcm.logs import User
 from pykcm.peer.identity import ROOT, listener_of, uid_of
 from pykcm.protocol.text import escape_path, printable
 from pykcm.protocol.wire import U32
@@ -143,5 +144,5 @@ def _check_listener(writer: asyncio.StreamWriter, path: str) -> None:
     if uid not in {ROOT, os.geteuid(), uid_of(_DAEMON_USER)}:
         raise ControlError(
             ErrorCode.PERMISSION,
-            f"a process of UID {uid} listens at {escape_path(path)}, and not root or {_DAEMON_USER}",
+            f"a process of {User(uid)} listens at {escape_path(path)}, and not root or {_DAEMON_USER}",
         )

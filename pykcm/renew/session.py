@@ -10,7 +10,7 @@ from contextlib import aclosing, closing
 from typing import Any
 
 from pykcm.control.messages import ControlError, ErrorCode
-from pykcm.logs import LimitedLog
+from pykcm.logs import LimitedLog, User
 from pykcm.protocol.text import escape, escape_path
 from pykcm.renew.connection import Answer, Connection, Limits, Tgt
 from pykcm.renew.failures import RenewalError, kdc_code
@@ -222,7 +222,7 @@ def _frame_of(number: bytes, outcome: _Outcome) -> dict[str, object]:
 
 
 def _log_result(tgt: Tgt, outcome: _Outcome, answer: Answer) -> None:
-    name = f"KCM:{escape(tgt.ccache)} of UID {tgt.uid}: the TGT of {tgt.client}"
+    name = f"KCM:{escape(tgt.ccache)} of {User(tgt.uid)}: the TGT of {tgt.client}"
     log.debug("%s: the daemon's answer: %s", name, answer.result)
     if isinstance(outcome, bytes):
         words = {

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from struct import Struct
 
+from pykcm.logs import User
 from pykcm.processes import describe_process
 from pykcm.sockets.passed import ListenError
 
@@ -121,8 +122,8 @@ def _listening(probe: socket.socket) -> str:
     """Describe the process that called listen(), as the kernel remembers it. It may be systemd."""
     pid, uid, _ = _UCRED.unpack(probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
     if pid:
-        return f"{describe_process(pid)} of UID {uid}"
-    return f"another server of UID {uid}, out of sight (in a container?),"
+        return f"{describe_process(pid)} of {User(uid)}"
+    return f"another server of {User(uid)}, out of sight (in a container?),"
 
 
 def folder_of_others(

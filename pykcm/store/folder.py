@@ -6,6 +6,7 @@ import os
 import stat
 from pathlib import Path
 
+from pykcm.logs import User
 from pykcm.processes import describe_process
 from pykcm.store.disk import sync_folder
 from pykcm.store.interface import StoreUnusableError
@@ -21,8 +22,8 @@ class StateFolder:
             status = path.stat()
             if status.st_uid != os.geteuid():
                 raise StoreUnusableError(
-                    f"{path}: the state folder belongs to UID {status.st_uid}, not to the daemon's "
-                    f"{os.geteuid()}; chown it, or choose another state_dir"
+                    f"{path}: the state folder belongs to {User(status.st_uid)}, not to the daemon's "
+                    f"{User(os.geteuid())}; chown it, or choose another state_dir"
                 )
             mode = stat.S_IMODE(status.st_mode)
             if mode & 0o077:

@@ -8,6 +8,7 @@ import stat
 from pathlib import Path
 from typing import NamedTuple
 
+from pykcm.logs import User
 from pykcm.store.disk import CREDENTIAL, KEY_SIZE, NEXT, sync_folder
 from pykcm.store.interface import StoreUnusableError
 
@@ -114,8 +115,8 @@ def _check_private(path: Path, status: os.stat_result, *, any_owner: bool) -> No
         )
     if status.st_uid not in {os.geteuid(), 0} and not (any_owner and os.geteuid() == 0):
         raise StoreUnusableError(
-            f"{path}: the key belongs to UID {status.st_uid}, not to the daemon's {os.geteuid()}; chown it, "
-            "and think about a new key"
+            f"{path}: the key belongs to {User(status.st_uid)}, not to the daemon's {User(os.geteuid())}; "
+            "chown it, and think about a new key"
         )
 
 

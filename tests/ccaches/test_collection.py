@@ -291,9 +291,9 @@ def test_copy_is_independent(collection: Collection) -> None:
     collection.take_changes()
     copied = collection.copy()
     assert contents(copied) == contents(collection)
-    assert (copied.default_name, copied.size, copied.footprint) == (
+    assert (copied.default_name, copied.use, copied.footprint) == (
         collection.default_name,
-        collection.size,
+        collection.use,
         collection.footprint,
     )
     assert copied.take_changes() == []

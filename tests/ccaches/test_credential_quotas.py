@@ -51,7 +51,8 @@ def test_store_at_the_limit_evicts_the_oldest_ticket(option: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "owner"), [("max_ccache_credentials", "ccache KCM:1000"), ("max_uid_credentials", "UID 1000")]
+    ("option", "owner"),
+    [("max_ccache_credentials", "ccache KCM:1000"), ("max_uid_credentials", "the owner of KCM:1000")],
 )
 def test_too_many_credentials_are_refused(option: str, owner: str) -> None:
     """A REPLACE beyond the number, or a STORE into a ccache of TGTs only, is EDQUOT."""
@@ -74,7 +75,7 @@ def test_number_of_all_credentials_of_a_uid() -> None:
         collection,
         lambda: collection.replace(b"1000:b", ALICE, 0, [credential()], None),
         "max_uid_credentials",
-        "UID 1000",
+        "the owner of KCM:1000",
     )
     collection.destroy(b"1000:a")
     collection.replace(b"1000:b", ALICE, 0, [credential()], None)

@@ -200,7 +200,7 @@ def test_evictions_agree_with_a_model(quotas: Quotas, sequence: list[tuple[str, 
         assert there == {
             name: [entry.credential.blob for entry in mine] for name, mine in model.ccaches.items()
         }
-        assert collection.size == model.size()
+        assert collection.use.size == model.size()
         assert ccache_count.total == len(there)
 
 

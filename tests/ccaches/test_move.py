@@ -64,7 +64,7 @@ def test_move_records_few_changes(collection: Collection) -> None:
     assert existing(collection, b"1000").credentials is credentials
     assert len(collection.take_changes()) == 2
     size = existing(collection, b"1000").size
-    assert collection.size == size
+    assert collection.use.size == size
 
 
 @pytest.mark.parametrize("others", [[], [b"1000:other"]], ids=["alone", "beside-others"])

@@ -63,12 +63,18 @@ def test_size_of_a_collection_at_the_limit() -> None:
     other = collection.initialize(b"1000:other", ALICE, None)
     collection.take_changes()
     assert_refused(
-        collection, lambda: collection.store(other, credential_of_size(301)), "max_uid_size", "UID 1000"
+        collection,
+        lambda: collection.store(other, credential_of_size(301)),
+        "max_uid_size",
+        "the owner of KCM:1000",
     )
     collection.store(other, credential_of_size(300))
     collection.take_changes()
     assert_refused(
-        collection, lambda: collection.initialize(b"1000:third", ALICE, None), "max_uid_size", "UID 1000"
+        collection,
+        lambda: collection.initialize(b"1000:third", ALICE, None),
+        "max_uid_size",
+        "the owner of KCM:1000",
     )
     collection.destroy(b"1000")
     collection.store(other, credential_of_size(200, HTTP))
@@ -86,7 +92,7 @@ def test_longer_principal_counts() -> None:
         collection,
         lambda: collection.initialize(b"1000", principal("alice/xy"), None),
         "max_uid_size",
-        "UID 1000",
+        "the owner of KCM:1000",
     )
 
 
@@ -97,7 +103,10 @@ def test_restored_ccaches_count() -> None:
     collection.restore(list(collection_of_sizes(200, quotas=Quotas())))
     ccache = existing(collection, b"1000")
     assert_refused(
-        collection, lambda: collection.store(ccache, credential_of_size(301)), "max_uid_size", "UID 1000"
+        collection,
+        lambda: collection.store(ccache, credential_of_size(301)),
+        "max_uid_size",
+        "the owner of KCM:1000",
     )
     collection.store(ccache, credential_of_size(300))
 
@@ -180,7 +189,7 @@ def test_replace_needs_room_for_the_difference() -> None:
         collection,
         lambda: collection.replace(b"1000:new", ALICE, 0, [credential_of_size(200)], None),
         "max_uid_size",
-        "UID 1000",
+        "the owner of KCM:1000",
     )
 
 
@@ -201,7 +210,7 @@ def test_number_of_ccaches_of_a_uid_at_the_limit() -> None:
         lambda: collection.initialize(b"1000:b", ALICE, None),
         lambda: collection.replace(b"1000:b", ALICE, 0, [credential()], None),
     ):
-        assert_refused(collection, attempt, "max_uid_ccaches", "UID 1000")
+        assert_refused(collection, attempt, "max_uid_ccaches", "the owner of KCM:1000")
     collection.initialize(b"1000:a", ALICE, None)
     collection.replace(b"1000:a", ALICE, 0, [credential()], None)
     collection.destroy(b"1000")
@@ -214,7 +223,10 @@ def test_unavailable_ccaches_count() -> None:
     collection = Collection(1000, Clock(), Quotas(max_uid_ccaches=1))
     collection.unavailable[b"1000:broken"] = bytes(16)
     assert_refused(
-        collection, lambda: collection.initialize(b"1000", ALICE, None), "max_uid_ccaches", "UID 1000"
+        collection,
+        lambda: collection.initialize(b"1000", ALICE, None),
+        "max_uid_ccaches",
+        "the owner of KCM:1000",
     )
     collection.destroy(b"1000:broken")
     collection.initialize(b"1000", ALICE, None)
@@ -294,7 +306,9 @@ def test_move_to_another_uid_needs_room_there(option: str, quotas: Quotas) -> No
     target.initialize(b"2000", ALICE, None)
     target.take_changes()
     before = contents(source)
-    assert_refused(target, lambda: move(source, b"1000", target, b"2000:new"), option, "2000")
+    assert_refused(
+        target, lambda: move(source, b"1000", target, b"2000:new"), option, "the owner of KCM:2000:new"
+    )
     assert contents(source) == before
     assert source.take_changes() == []
 
@@ -318,7 +332,7 @@ def test_collection_from_the_store_counts() -> None:
         collection,
         lambda: collection.store(ccache, credential_of_size(201, HTTP)),
         "max_uid_size",
-        "UID 1000",
+        "the owner of KCM:1000",
     )
 
 
@@ -328,13 +342,16 @@ KIB = 1024
 @pytest.mark.parametrize(
     ("quotas", "reason"),
     [
-        (Quotas(max_uid_ccaches=1), "max_uid_ccaches reached by UID 1000: 1 of 1"),
+        (Quotas(max_uid_ccaches=1), r"max_uid_ccaches reached by the owner of KCM:1000:\xff: 1 of 1"),
         (Quotas(max_ccaches=7), "max_ccaches reached by all users together: 7 of 7"),
         (
             Quotas(max_ccache_size=4 * KIB),
             r"max_ccache_size reached by ccache KCM:1000:\xff: 6 KiB needed, 4 KiB allowed",
         ),
-        (Quotas(max_uid_size=5 * KIB), "max_uid_size reached by UID 1000: 6 KiB needed, 5 KiB allowed"),
+        (
+            Quotas(max_uid_size=5 * KIB),
+            r"max_uid_size reached by the owner of KCM:1000:\xff: 6 KiB needed, 5 KiB allowed",
+        ),
     ],
 )
 def test_refusal_names_the_limit_and_the_amount(quotas: Quotas, reason: str) -> None:

@@ -96,7 +96,7 @@ class UnderTightQuotas(RuleBasedStateMachine):
         ccaches = list(self.collection)
         sizes = [sum(len(c.blob) for c in ccache.credentials) + PRINCIPAL_SIZE for ccache in ccaches]
         assert [ccache.size for ccache in ccaches] == sizes
-        assert self.collection.size == sum(sizes)
+        assert self.collection.use.size == sum(sizes)
         assert self.collection._room.credentials == sum(len(ccache.credentials) for ccache in ccaches)
         assert self.collection._by_uuid == {ccache.uuid: ccache for ccache in ccaches}
         assert self.ccache_count.total == len(ccaches)

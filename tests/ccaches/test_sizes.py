@@ -64,7 +64,7 @@ def test_size_of_credentials_is_near_their_memory(variant: str) -> None:
         return collection
 
     memory, collection = memory_of(fill)
-    assert 0.9 * memory <= collection.size <= 1.5 * memory, collection.size / memory
+    assert 0.9 * memory <= collection.use.size <= 1.5 * memory, collection.use.size / memory
 
 
 def test_size_of_a_ccache_includes_its_objects() -> None:
@@ -82,4 +82,4 @@ def test_size_of_a_ccache_includes_its_objects() -> None:
         return collection
 
     memory, collection = memory_of(fill)
-    assert 0.8 * memory <= collection.size <= 1.5 * memory, collection.size / memory
+    assert 0.8 * memory <= collection.use.size <= 1.5 * memory, collection.use.size / memory

@@ -117,7 +117,7 @@ def test_file_that_appears_meanwhile_is_kept(
     done = write(tmp_path, str(place / "file"))
     assert (place / "file").read_text() == "another's"
     assert done.exit_code == 1
-    assert f"another program has created {place}" in done.output
+    assert f"{place}/file: another program has created it meanwhile" in done.output
     assert [path.name for path in place.iterdir()] == ["file"]
 
 
@@ -210,7 +210,7 @@ def test_file_that_appears_meanwhile_is_kept_without_links(
     monkeypatch.setattr(files, "check_not_taken", lambda *_, **__: None)
     done = write(tmp_path, str(place / "file"))
     assert (place / "file").read_text() == "another's"
-    assert f"another program has created {place}" in done.output
+    assert f"{place}/file: another program has created it meanwhile" in done.output
     assert [path.name for path in place.iterdir()] == ["file"]
 
 

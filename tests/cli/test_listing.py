@@ -37,7 +37,7 @@ def row(uid: int = 1000, **changes: Any) -> dict[str, Any]:
     } | changes
 
 
-def use(uid: int = 1000, **changes: int) -> dict[str, int]:
+def use(uid: int = 1000, **changes: Any) -> dict[str, Any]:
     none = {"ccaches": 1, "size": 10, "credentials": 1}
     limits = {"max_ccaches": 100, "max_size": 10000, "max_credentials": 1000}
     return {"uid": uid} | none | limits | changes
@@ -124,12 +124,17 @@ def test_one_long_name_does_not_shorten_the_others(run: List, monkeypatch: pytes
 
 
 @pytest.mark.usefixtures("on_terminal")
-@pytest.mark.parametrize("value", ["", "1"])
-def test_no_color_leaves_styles_out(run: List, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+@pytest.mark.parametrize(
+    ("term", "value", "is_plain"), [("xterm", "", False), ("xterm", "1", True), ("dumb", "", True)]
+)
+def test_no_color_and_dumb_terminals_leave_styles_out(
+    run: List, monkeypatch: pytest.MonkeyPatch, term: str, value: str, is_plain: bool
+) -> None:
     """An empty NO_COLOR is not set, as https://no-color.org says."""
+    monkeypatch.setenv("TERM", term)
     monkeypatch.setenv("NO_COLOR", value)
     monkeypatch.setattr("click.echo", lambda text="", **_: print(text))  # noqa: T201
-    assert ("\x1b" in run(rows=[row()]).stdout) is not bool(value)
+    assert ("\x1b" in run(rows=[row()]).stdout) is not is_plain
 
 
 @pytest.mark.usefixtures("on_terminal")
@@ -246,6 +251,15 @@ def test_quotas_in_use_are_named_with_their_options(run: List) -> None:
         rows=[row()], uses=[use(4_000_000_000, ccaches=100, size=8000, credentials=1)]
     ).stderr.splitlines()
     assert line.endswith(": 100 of 100 ccaches (max_uid_ccaches), 7.8 KiB of 9.8 KiB (max_uid_size)")
+
+
+def test_quota_of_a_single_ccache_is_named_with_the_ccache(run: List) -> None:
+    """The user has room, and a kinit into this ccache may be refused."""
+    near = {"name": b"4000000000:x", "size": 100, "max_size": 0, "credentials": 96, "max_credentials": 100}
+    first, second = run(rows=[row()], uses=[use(4_000_000_000, near_ccaches=[near])]).stderr.splitlines()
+    assert first.startswith("KCM:4000000000:x of 4000000000 has used 96% of a quota: ")
+    assert first.endswith(": 96 of 100 credentials (max_ccache_credentials)")
+    assert 'kinit says "Disk quota exceeded"' in second
 
 
 def test_quota_of_all_users_together_is_mentioned(run: List) -> None:

@@ -49,7 +49,7 @@ def test_help_shows_the_whole_summary_of_each_command() -> None:
     ("name", "status", "message"),
     [
         ("missing", 3, "/missing: no daemon answers: No such file or directory; start it"),
-        ("file", 3, "/file: no daemon answers: Connection refused; start it"),
+        ("file", 3, "/file: is not a socket; name the daemon's control socket with --socket"),
         ("x" * 200, 1, ": cannot be used as the control socket: AF_UNIX path too long; check --socket"),
         (
             "file/below",
@@ -72,9 +72,10 @@ def test_unusable_socket_is_explained(tmp_path: Path, name: str, status: int, me
     [
         (["lst"], "no such command 'lst'; did you mean 'list'?", "pykcmctl [OPTIONS]"),
         (["list", "--foo"], "list: no such option '--foo'", "pykcmctl list"),
+        (["list", "--sorts"], "list: no such option '--sorts'; did you mean '", "pykcmctl list"),
         (
             ["list", "alice"],
-            "list: unexpected argument 'alice': for the ccaches of one user give --user",
+            "list: unexpected argument 'alice'; for the ccaches of one user give --user",
             "pykcmctl list",
         ),
         (["show"], "show: missing argument 'CCACHE'", "pykcmctl show"),

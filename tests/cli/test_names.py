@@ -1,9 +1,12 @@
 """Names of users and ccaches, as pykcmctl prints and accepts them."""
 
+import os
+
 import pytest
 
-from pykcm.cli.names import format_ccache, format_user
+from pykcm.cli.names import format_ccache, format_user, naming_ccache
 from pykcm.cli.parameters import CCacheType
+from pykcm.control.messages import ControlError, ErrorCode
 
 NOBODYS = 3_999_999_999
 
@@ -36,3 +39,25 @@ def test_shown_name_is_accepted(name: bytes) -> None:
 def test_raw_name_is_accepted(name: bytes) -> None:
     """Names are also accepted in the form that the user's own programs take."""
     assert CCacheType().convert(name.decode(errors="surrogateescape"), None, None) == name
+
+
+@pytest.mark.parametrize(
+    ("uid", "name", "hint"),
+    [
+        (0, b"root", "list --wide --user root`"),
+        (0, b"0:x", "list --wide --user root`"),
+        (0, b"%d:x" % NOBODYS, f"list --wide --user {NOBODYS}`"),
+        (0, b"alice@PYKCM.TEST", "list --principal alice@PYKCM.TEST`"),
+        (0, b"no such user", "list --wide`"),
+        (1000, b"root", "list --wide`"),
+    ],
+)
+def test_missing_ccache_hints_at_the_list_that_has_it(
+    uid: int, name: bytes, hint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An ordinary user may list their own ccaches only, and is not told to list another user's."""
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+    with pytest.raises(ControlError) as caught, naming_ccache(name):
+        raise ControlError(ErrorCode.NOT_FOUND, "there is no such ccache")
+    assert caught.value.message.startswith(f"{format_ccache(name)}: no such ccache; for the ")
+    assert caught.value.message.endswith(hint)

@@ -3,7 +3,7 @@
 import pytest
 
 from pykcm.cli import output
-from pykcm.cli.output import Column, print_rows
+from pykcm.cli.output import Column, print_line, print_rows
 
 NAME = "KCM:1000:a16056df"
 COLUMNS = [
@@ -48,3 +48,27 @@ def test_wide_terminal_folds_nothing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert any(all(cell in line for cell in ROW) for line in table(140, monkeypatch, capsys))
+
+
+LONG = "pykcmctl: /run/x: no daemon answers: it has ended; start it with `systemctl start pykcm.socket` now"
+
+
+def test_message_is_one_line_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+    print_line(LONG, err=True)
+    assert capsys.readouterr().err == f"{LONG}\n"
+
+
+@pytest.mark.parametrize("width", [40, 60, 80])
+def test_message_on_a_terminal_breaks_no_word_and_no_command(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Further lines are indented below the message, and a command of several words stays in one line."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    print_line(LONG, err=True)
+    first, *others = capsys.readouterr().err.splitlines()
+    assert others
+    assert max(map(len, [first, *others])) <= max(width, len("          `systemctl start pykcm.socket`"))
+    assert all(line.startswith(" " * len("pykcmctl: ")) for line in others)
+    assert " ".join([first, *(line.strip() for line in others)]) == LONG
+    assert any("`systemctl start pykcm.socket`" in line for line in others)

@@ -409,7 +409,7 @@ def test_missing_include_is_mentioned(
 def test_environment_without_units_is_refused(setup: Setup, run: Recorder) -> None:
     """The message names the missing file."""
     (setup.prefix / "share/pykcm/systemd/pykcm.sysusers").unlink()
-    with pytest.raises(click.ClickException, match=r"pykcm\.sysusers is missing"):
+    with pytest.raises(click.ClickException, match=r"pykcm\.sysusers: is missing"):
         show(setup, run)
 
 

@@ -43,18 +43,21 @@ def test_other_kinds_of_files_are_refused(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "link").symlink_to(tmp_path / "cc")
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     for link in ("link", "dangling"):
-        wanted = "a symbolic link, which is not followed: name the file that it leads to"
+        wanted = "a symbolic link, which is not followed; name the file that it leads to"
         assert refused(tmp_path / link) == wanted
     os.mkfifo(tmp_path / "pipe")
     assert refused(tmp_path / "pipe") == "a pipe, not a file"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "socket"))
-    assert refused(tmp_path / "socket") == "a socket, not a file: name a KCM server's with KCM:"
+    assert refused(tmp_path / "socket") == "a socket, not a file; name a KCM server's with KCM:"
     (tmp_path / "folder").mkdir()
-    assert refused(tmp_path / "folder") == "a folder, not a file: name it with DIR:"
+    assert refused(tmp_path / "folder") == "a folder, not a file; name it with DIR:"
     assert refused(Path("/dev/null")) == "a device, not a file"
     (tmp_path / "empty").touch()
-    assert refused(tmp_path / "empty") == "the file is empty: no ccache has been stored in it"
+    assert (
+        refused(tmp_path / "empty")
+        == "the file is empty; get a ticket with kinit first, or name another file"
+    )
     assert "No such file" in refused(tmp_path / "none")
     os.link(tmp_path / "cc", tmp_path / "second")
     assert "2 hard links" in refused(tmp_path / "cc")
@@ -116,7 +119,10 @@ def test_primary_ccache_is_first_and_default(tmp_path: Path) -> None:
         (ALICE, False),
     ]
     (error,) = (each for each in found if isinstance(each, SourceError))
-    assert (error.location, error.reason) == (f"DIR:{tmp_path}/tktc", "not a ccache file")
+    assert (error.location, error.reason) == (
+        f"DIR:{tmp_path}/tktc",
+        "not a ccache file; name the right file",
+    )
 
 
 @pytest.mark.parametrize("primary", ["../tkt", "tkt/../x", "", "x" * 5000])

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pykcm.cli import watching
-from pykcm.cli.watching import _announce, _exchange_line
+from pykcm.cli.watching import _announce, _event_line, _exchange_line
 from pykcm.processes import program_of
 from pykcm.protocol.opcodes import Opcode
 
@@ -29,6 +29,28 @@ def test_columns_hold_for_every_operation(code: str) -> None:
         _exchange_line(EXCHANGE | {"operation": each.name, "code": code}).index("123.4 µs") for each in Opcode
     }
     assert len(ends) == 1
+
+
+EVENTS: list[dict[str, Any]] = [
+    {"event": "destroyed", "ccache": b"1000:12345", "principal": "alice@PYKCM.TEST"},
+    {"event": "created", "ccache": b"1000", "principal": "alice@PYKCM.TEST"},
+    {"event": "refused", "reason": "quota", "principal": "alice@PYKCM.TEST"},
+]
+
+
+def test_columns_of_events_hold_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Users, events and ccaches of usual lengths begin in the same columns; so does what follows them."""
+    items = [{"time": 1000.0, "uid": uid} | each for uid in (0, 4_000_000) for each in EVENTS]
+    piped = [_event_line(item) for item in items]
+    assert all(
+        line.split("  ")[1:3] == [watching._user(item["uid"]), item["event"]]
+        for line, item in zip(piped, items, strict=True)
+    )
+    monkeypatch.setattr(watching, "is_terminal", lambda: True)
+    lines = [_event_line(item) for item in items]
+    assert len({line.index("alice@") for line in lines}) == 1
+    assert len({line.index(item["event"]) for line, item in zip(lines, items, strict=True)}) == 1
+    assert len({line.index("KCM:") for line in lines if "KCM:" in line}) == 1
 
 
 def test_line_has_user_program_and_pid() -> None:
@@ -55,6 +77,7 @@ def test_program_is_read_here_if_the_daemon_cannot() -> None:
     ("request_", "wanted", "text"),
     [
         ("watch", {}, "changes of ccaches of all users"),
+        ("watch", {"uid": 0}, "changes of ccaches of root (UID 0)"),
         ("trace", {"errors": True, "operation": "STORE"}, "failing requests STORE of all users"),
         ("trace", {"ccache": b"1:x"}, "requests for KCM:1:x of all users"),
     ],
@@ -66,10 +89,10 @@ def test_subject_is_announced_only_on_a_terminal(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    _announce(request_, {"uid": None} | wanted)
+    _announce(request_, wanted, wanted.get("uid"))
     assert capsys.readouterr().err == ""
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-    _announce(request_, {"uid": None} | wanted)
+    _announce(request_, wanted, wanted.get("uid"))
     assert capsys.readouterr().err == f"Waiting for {text}. End with Ctrl-C.\n"
 
 

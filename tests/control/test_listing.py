@@ -146,10 +146,28 @@ def test_list_is_ordered_by_uid_with_use_and_totals(server: Server, control: Con
         "credentials": 0,
         "max_credentials": 8192,
         "missing_default": None,
+        "near_ccaches": [],
     }
     assert control.summary == {"users": 3, "ccaches": 4, "size": 4 * size}
     assert names(control, uid=1000) == [b"1000:b", b"1000:a"]
     assert names(control, uid=3000) == []
+
+
+def test_ccaches_near_their_own_quota_are_named(server: Server, control: Controlling) -> None:
+    """By default a ccache may have 4 MiB."""
+    client = server.ask_as(1000)
+    large = credential_bytes(service(1), ticket=bytes(3_400_000))
+    client.initialize(b"1000:small", ALICE)
+    client.replace(b"1000:large", 0, ALICE, [large])
+    [near] = control.ask("list")[-1]["user"]["near_ccaches"]
+    assert near["size"] > len(large)
+    assert near == {
+        "name": b"1000:large",
+        "size": near["size"],
+        "max_size": 4096 * 1024,
+        "credentials": 1,
+        "max_credentials": 2048,
+    }
 
 
 def test_chosen_default_is_marked(server: Server, control: Controlling) -> None:

@@ -76,6 +76,7 @@ def test_stats_counts_by_name(server: Server, control: Controlling) -> None:
     assert answer["commits"]["batches"] == [0, 3]
     assert (answer["cache"]["misses"], answer["cache"]["collections"]) == (2, 2)
     assert answer["removed_ccaches"] == {"max_uid_ccaches": 1}
+    assert answer["near_quotas"] == {"max_uid_ccaches": 1}
     assert (answer["watchers"], answer["tracers"]) == (0, 0)
 
 
@@ -153,6 +154,7 @@ def test_prometheus_parses_the_text(server: Server, control: Controlling) -> Non
     assert read["pykcm_healthy"] == {(): 1}
     assert read["pykcm_build_info"] == {(("version", __version__),): 1}
     assert read["pykcm_ccaches_removed_total"] == {(("reason", "max_uid_ccaches"),): 1}
+    assert read["pykcm_users_near_quota"] == {(("quota", "max_uid_ccaches"),): 1}
     assert read["pykcm_requests_waiting"] == {(("queue", "lane"),): 0, (("queue", "turn"),): 0}
 
 
@@ -214,6 +216,7 @@ def test_since_subtracts_counters_and_keeps_states() -> None:
         "ccaches": 5,
         "operations": {"STORE": {"count": 3, "errors": {"EIO": 1}, "buckets": [0, 3], "longest": 9.0}},
         "queues": {"lanes": 3},
+        "near_quotas": {"max_uid_size": 3},
         "cache": {"hits": 5, "size": 100},
     }
     now = {
@@ -225,6 +228,7 @@ def test_since_subtracts_counters_and_keeps_states() -> None:
             "NOOP": {"count": 1, "errors": {}, "buckets": [1], "longest": 1.0},
         },
         "queues": {"lanes": 1},
+        "near_quotas": {"max_uid_size": 1},
         "cache": {"hits": 9, "size": 50},
     }
     assert since(now, earlier) == {
@@ -236,6 +240,7 @@ def test_since_subtracts_counters_and_keeps_states() -> None:
             "NOOP": {"count": 1, "errors": {}, "buckets": [1]},
         },
         "queues": {"lanes": 1},
+        "near_quotas": {"max_uid_size": 1},
         "cache": {"hits": 4, "size": 50},
     }
 

@@ -95,7 +95,7 @@ def test_watch_with_uid_has_no_events_of_others(server: Server, control: Control
         "uid": 2000,
         "ccache": b"1000",
         "reason": "permission",
-        "detail": "the name belongs to UID 1000",
+        "detail": "the name belongs to another user",
     }
 
 

@@ -76,14 +76,14 @@ def prometheus(folder: Path, scraped: int) -> Iterator[Prometheus]:
 def panels() -> dict[str, list[str]]:
     """The expressions of each panel by its title, with values for Grafana's variables.
 
-    Panels below the heading "Shared store" are left out: the daemon has the other store.
+    Panels below "Shared store" and "Renewals" are left out: the daemon has neither.
     """
     found: dict[str, list[str]] = {}
     heading = ""
     for panel in json.loads((MONITORING / "grafana-dashboard.json").read_text())["panels"]:
         if panel["type"] == "row":
             heading = panel["title"]
-        elif heading != "Shared store":
+        elif heading not in {"Shared store", "Renewals"}:
             found[panel["title"]] = [
                 target["expr"].replace("$__rate_interval", _INTERVAL).replace("$instance", ".*")
                 for target in panel["targets"]

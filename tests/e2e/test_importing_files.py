@@ -50,7 +50,7 @@ def test_unusable_file_is_named(ctl: Pykcmctl, folder: Path) -> None:
     (folder / "text").write_text("no ccache")
     for name, reason in (
         ("nothing", "No such file or directory; check the path"),
-        ("text", "not a ccache file"),
+        ("text", "not a ccache file; name the right file"),
     ):
         said = ctl.run("import", f"FILE:{folder}/{name}")
         assert said == (1, "", f"pykcmctl: FILE:{folder}/{name}: {reason}\n")
@@ -91,7 +91,7 @@ def test_unreadable_files_of_folder_are_reported(users_folder: Path, mit: MitCli
             *("tktbroken", "tktdangling", "tktempty", "tktfolder", "tktlarge", "tktlink", "tktpipe")
         ]
         assert {reasons["tktlink"], reasons["tktdangling"]} == {
-            "a symbolic link, which is not followed: name the file that it leads to"
+            "a symbolic link, which is not followed; name the file that it leads to"
         }
         assert "empty" in reasons["tktempty"]
         assert "too large" in reasons["tktlarge"]
@@ -125,7 +125,7 @@ def test_source_without_path_is_wrong_usage(ctl: Pykcmctl) -> None:
     for kind in ("FILE", "DIR", "KCM"):
         said = ctl.run("import", f"{kind}:")
         assert said.status == 2
-        assert f"{kind}: needs a path: write {kind}:PATH" in said.errors
+        assert f"{kind}: has no path; write {kind}:PATH" in said.errors
 
 
 def test_migrate_imports_files_of_all_users(

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pykcm.client import KcmClient
+from pykcm.logs import User
 from tests.builders import ALICE
 
 from .daemon import LIMIT, Pykcmd
@@ -57,7 +58,7 @@ def test_used_socket_is_refused(pykcmd: Pykcmd, second: Pykcmd) -> None:
     second.socket_path = pykcmd.socket_path
     inode = pykcmd.socket_path.stat().st_ino
     message = refusal(second)
-    assert f"{pykcmd.socket_path}: {holder(pykcmd)} of UID {os.geteuid()} listens there" in message
+    assert f"{pykcmd.socket_path}: {holder(pykcmd)} of {User(os.geteuid())} listens there" in message
     assert "stop it first, or choose another path" in message
     assert not second.state_dir.exists()
     assert pykcmd.socket_path.stat().st_ino == inode

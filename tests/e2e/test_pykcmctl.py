@@ -221,9 +221,9 @@ def test_other_users_are_refused(
         return capsys.readouterr().err
 
     assert pykcmd.control_path.stat().st_mode & 0o777 == 0o600
-    assert said() == "pykcmctl: only root may use the control socket: try sudo\n"
+    assert said() == f"pykcmctl: {pykcmd.control_path}: only root may use the control socket; try sudo\n"
     pykcmd.control_path.chmod(0o666)
-    assert said() == "pykcmctl: only root may use it\n"
+    assert said() == f"pykcmctl: {pykcmd.control_path}: only root may use it; try sudo\n"
     assert f"control socket: {format_user(USER)} refused" in pykcmd.log
 
 

@@ -328,6 +328,9 @@ def test_missing_kcm_server_has_its_exit_status(pykcmd: Pykcmd, user_ctl: UserCt
     said = user_ctl.run("list")
     assert said.status == 3
     assert "/nonexistent/kcm: no KCM server answers" in said.errors
+    said = user_ctl.run("--kcm-socket", "/etc/passwd", "list")
+    assert said.status == 3
+    assert said.errors.startswith("pykcmctl: /etc/passwd: is not a socket; set kcm_socket")
     assert user_ctl.run("--kcm-socket", str(pykcmd.socket_path), "list").status == 0
 
 

@@ -48,8 +48,11 @@ def output_to(ctl: Pykcmctl, arguments: list[str], redirection: str) -> tuple[in
 @pytest.mark.parametrize(
     ("redirection", "complaints"),
     [
-        (">/dev/full", ["pykcmctl: cannot write to stdout: No space left on device"]),
-        (">&-", ["pykcmctl: cannot write to stdout: Bad file descriptor"]),
+        (
+            ">/dev/full",
+            ["pykcmctl: stdout: No space left on device; the output is incomplete: repeat the command"],
+        ),
+        (">&-", ["pykcmctl: stdout: Bad file descriptor; the output is incomplete: repeat the command"]),
     ],
 )
 def test_unwritable_output_fails_the_command(
@@ -59,6 +62,25 @@ def test_unwritable_output_fails_the_command(
     mit_as(USER).kinit("alice")
     for arguments in PRINTING:
         assert output_to(ctl, arguments, redirection) == (1, complaints), arguments
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        (["destroy", "--user", str(USER)], 2),
+        (["import", "-"], 1),
+        (["import", "--passphrase-file", "/dev/stdin", "-"], 1),
+        (["export", "/tmp/never-written"], 2),
+        (["rekey", "--new-key", "/dev/stdin"], 1),
+        (["list"], 0),
+    ],
+)
+def test_closed_stdin_is_an_empty_one(ctl: Pykcmctl, arguments: list[str], status: int) -> None:
+    """A command that reads stdin says what it needs, in one line; others do not notice."""
+    found, messages = output_to(ctl, arguments, "<&-")
+    assert not any("Traceback" in line for line in messages), messages
+    assert found == status
+    assert len(messages) == (status != 0), messages
 
 
 def test_closed_pipe_ends_showing_commands_with_0(mit_as: Callable[[int], MitClient], ctl: Pykcmctl) -> None:
@@ -103,7 +125,10 @@ def test_watch_ends_when_output_fails(pykcmd: Pykcmd, ctl: Pykcmctl, command: st
         if following.poll() is None:
             following.kill()
         _, said = following.communicate()
-    assert (following.returncode, said) == (1, "pykcmctl: cannot write to stdout: No space left on device\n")
+    assert (following.returncode, said) == (
+        1,
+        "pykcmctl: stdout: No space left on device; the output is incomplete: repeat the command\n",
+    )
 
 
 @pytest.mark.parametrize("redirection", ["2>/dev/full", "2>&-"])

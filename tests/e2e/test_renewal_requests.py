@@ -14,6 +14,7 @@ import pytest
 from pykcm.cli.client import Answer, ControlClient
 from pykcm.client import KcmClient
 from pykcm.control.messages import ControlError
+from pykcm.logs import User
 from pykcm.protocol.credential import Credential, parse_credential
 from tests.builders import ALICE, HTTP, TGS, configuration, credential_bytes, ticket
 
@@ -92,7 +93,7 @@ def test_due_tgt_is_offered_and_replaced(pykcmd: Pykcmd, ctl: Pykcmctl) -> None:
         assert stored(pykcmd) == [config, new, service]
         event = watch.until(event="stored")[-1]
         assert (event["ccache"], event["renewed"]) == (f"KCM:{UID}", True)
-    assert f"UID {UID}: KCM:{UID}: TGT of {ALICE} renewed until" in pykcmd.log
+    assert f"{User(UID)}: KCM:{UID}: TGT of {ALICE} renewed until" in pykcmd.log
 
 
 def test_failure_is_logged_and_tried_again(pykcmd: Pykcmd) -> None:
@@ -108,7 +109,9 @@ def test_failure_is_logged_and_tried_again(pykcmd: Pykcmd) -> None:
         again = next(items)["tgt"]
         assert again["id"] != first["id"]
         assert again["credential"] == first["credential"]
-    line = f"UID {UID}: KCM:{UID}: TGT of {ALICE} not renewed: locked: Client's credentials have been revoked"
+    line = (
+        f"{User(UID)}: KCM:{UID}: TGT of {ALICE} not renewed: locked: Client's credentials have been revoked"
+    )
     assert line in pykcmd.log
     assert "\x1b" not in pykcmd.log
 

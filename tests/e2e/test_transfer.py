@@ -268,7 +268,7 @@ def test_import_stops_at_quota(
     assert said.status == 1
     lines = [line.split("\t") for line in said.output.splitlines()]
     assert [line[0] for line in lines] == expected
-    assert lines[3][-1] == f"max_uid_ccaches reached by UID {USER}: 3 of 3"
+    assert lines[3][-1] == f"max_uid_ccaches reached by the owner of {lines[3][1]}: 3 of 3"
     assert contents(other_pykcmd, USER) == contents(pykcmd, USER)[:3]
     assert contents(other_pykcmd, OTHER) == contents(pykcmd, OTHER)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from pykcm.logs import User
 from pykcm.sockets.bound_socket import BoundSocket
 from pykcm.sockets.passed import ListenError
 from tests.processes import in_child
@@ -88,7 +89,7 @@ def test_socket_of_a_running_server_is_left_alone(path: Path, bound: BoundSocket
     message = refusal(path)
     assert str(path) in message
     assert f"process {os.getpid()} (" in message
-    assert f"of UID {os.getuid()} listens there" in message
+    assert f"of {User(os.getuid())} listens there" in message
     assert is_served(path)
     assert bound.socket.fileno() >= 0
 

@@ -10,6 +10,7 @@ from pykcm.cli.doctor.environment import Environment
 from pykcm.cli.doctor.results import Check, Result, failed, ok, skipped, warning
 from pykcm.cli.doctor.systemd import CONTROL_SOCKET, KCM_SOCKET
 from pykcm.cli.doctor.units import start_commands
+from pykcm.cli.names import format_user
 from pykcm.cli.output import shell_quote
 from pykcm.config import DEFAULT_CONTROL_SOCKET, DEFAULT_SOCKET
 from pykcm.peer.identity import listener_of
@@ -34,8 +35,8 @@ class Listener(NamedTuple):
 
     def __str__(self) -> str:
         if not self.pid:
-            return f"a process of UID {self.uid} outside of this container"
-        return f"{describe_process(self.pid)} of UID {self.uid}"
+            return f"a process of {format_user(self.uid)} outside of this container"
+        return f"{describe_process(self.pid)} of {format_user(self.uid)}"
 
 
 def find_listener(path: Path) -> Listener:
@@ -148,7 +149,7 @@ def control_socket(environment: Environment) -> Result:
         )
     if status.st_uid not in {0, environment.service_uid}:
         return warning(
-            f"{name} belongs to UID {status.st_uid}, not to root", f"chown root: {shell_quote(name)}"
+            f"{name} belongs to {format_user(status.st_uid)}, not to root", f"chown root: {shell_quote(name)}"
         )
     folder = folder_of_others(os.fspath(environment.path(name)), {0, status.st_uid}, top=environment.root)
     if folder is not None:

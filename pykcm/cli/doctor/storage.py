@@ -8,6 +8,7 @@ from pykcm.cli.doctor.environment import Environment
 from pykcm.cli.doctor.results import Check, Result, failed, ok, skipped, warning
 from pykcm.cli.doctor.systemd import SERVICE
 from pykcm.cli.maintenance import NEW_KEY
+from pykcm.cli.names import format_user
 from pykcm.cli.output import shell_quote
 from pykcm.config import Config
 from pykcm.store.disk import CREDENTIAL, DATABASE, KEY, KEY_SIZE, PENDING_KEY
@@ -48,11 +49,11 @@ def state_folder(environment: Environment) -> Result:
         )
     owner = environment.service_uid
     if owner is None:
-        return ok(f"{name}: only UID {status.st_uid} has access (mode {mode:04o})")
+        return ok(f"{name}: only {format_user(status.st_uid)} has access (mode {mode:04o})")
     user = environment.unit(SERVICE).user
     if status.st_uid != owner:
         return failed(
-            f"{name} belongs to UID {status.st_uid}, not to {user}: the daemon refuses to start",
+            f"{name} belongs to {format_user(status.st_uid)}, not to {user}: the daemon refuses to start",
             f"chown -R {user}: {shell_quote(name)}",
         )
     foreign = [each.name for each in sorted(folder.iterdir()) if each.lstat().st_uid not in {owner, 0}]
@@ -126,7 +127,7 @@ def _key_file_result(environment: Environment, config: Config, name: str, file: 
     if environment.service_uid is not None and status.st_uid not in {environment.service_uid, 0}:
         user = environment.unit(SERVICE).user
         return failed(
-            f"{name} belongs to UID {status.st_uid}, not to {user}: the daemon refuses to start",
+            f"{name} belongs to {format_user(status.st_uid)}, not to {user}: the daemon refuses to start",
             f"chown {user}: {shell_quote(name)}",
         )
     if config.store != "postgresql" and Path(name).parent == Path(config.state_dir):

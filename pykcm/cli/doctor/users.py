@@ -98,8 +98,14 @@ def quota_result(listing: Listing) -> Result:
         return ok("no user is at a quota")
     named = _some([f"{option} of {format_user(uid)}" for uid, option in full])
     return warning(
-        f'at a quota: {named}; kinit may say "Disk quota exceeded"', f"pykcmctl list --user {full[0][0]}"
+        f'at a quota: {named}; kinit may say "Disk quota exceeded"',
+        f"pykcmctl list --user {_named_user(full[0][0])}",
     )
+
+
+def _named_user(uid: int) -> str:
+    """The user as an option of a command names them."""
+    return shell_quote(user_name(uid) or str(uid))
 
 
 def accounts(environment: Environment) -> Result:
@@ -142,7 +148,7 @@ def default_result(listing: Listing) -> Result:
     switch = f"pykcmctl switch --uid {uid} {shell_quote(format_ccache(wanted))}" if wanted else ""
     return warning(
         f"the chosen default does not exist: {named}; {consequence}",
-        f"pykcmctl list --user {uid}",
+        f"pykcmctl list --user {_named_user(uid)}",
         *filter(None, [switch]),
     )
 

@@ -88,6 +88,7 @@ def test_no_color_is_respected(monkeypatch: pytest.MonkeyPatch, no_color: str, i
     """An empty NO_COLOR counts as none."""
     printed = []
     monkeypatch.setattr(report, "print_line", lambda text="", *, styled="": printed.append(styled + text))
+    monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("NO_COLOR", no_color)
     print_report(FINDINGS, quiet=False, verbose=True)
     assert any("\x1b" in line for line in printed) == is_coloured

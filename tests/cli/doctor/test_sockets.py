@@ -13,6 +13,7 @@ import pytest
 
 from pykcm.cli.doctor import sockets
 from pykcm.cli.doctor.results import Level
+from pykcm.cli.names import format_user
 from pykcm.config import DEFAULT_SOCKET
 from tests.full_queue import connect_to_full_queue, full_queue
 
@@ -36,7 +37,7 @@ def test_listener_is_named(machine: Machine) -> None:
     result = sockets.kcm_socket(machine.environment())
     assert result.level is Level.OK, result
     assert f"process {os.getpid()} (" in result.text
-    assert f"of UID {os.geteuid()} listens" in result.text
+    assert f"of {format_user(os.geteuid())} listens" in result.text
 
 
 def test_listener_is_found_when_queue_was_full(machine: Machine) -> None:
