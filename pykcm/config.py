@@ -195,10 +195,20 @@ OF_SSSD = {
     "krb5_ccname_template": (
         "an option of sssd: set default_ccache_name = KCM: in [libdefaults] of krb5.conf. Delete it"
     ),
-    **dict.fromkeys(("krb5_validate", "krb5_store_password_if_offline", "krb5_keytab"), _SSSDS_LOGIN),
+    "krb5_ccachedir": "an option of sssd that KCM: has no use for: delete it",
+    **dict.fromkeys(
+        (
+            *("krb5_validate", "krb5_store_password_if_offline", "krb5_keytab", "krb5_map_user"),
+            *("krb5_use_fast", "krb5_fast_principal", "krb5_fast_use_anonymous_pkinit"),
+            *("krb5_use_enterprise_principal", "krb5_use_subdomain_realm", "krb5_confd_path"),
+            *("krb5_kpasswd", "krb5_backup_kpasswd", "krb5_kdcinfo_lookahead"),
+        ),
+        _SSSDS_LOGIN,
+    ),
     **dict.fromkeys(("debug", "debug_level", "debug_to_files", "debug_backtrace_enabled"), _SSSDS_LOG),
     **dict.fromkeys(("debug_timestamps", "debug_microseconds", "containers_nest_level", "command"), _SSSDS),
-    **dict.fromkeys(("services", "domains", "timeout", "offline_timeout", "reconnection_retries"), _SSSDS),
+    **dict.fromkeys(("config_file_version", "services", "domains"), _SSSDS),
+    **dict.fromkeys(("timeout", "offline_timeout", "reconnection_retries"), _SSSDS),
     "ccache_storage": 'an option of sssd: use store = "sqlcipher" or "memory"',
     "client_idle_timeout": (
         "an option of sssd: here an idle connection is closed when max_connections or max_uid_connections is "
@@ -328,6 +338,8 @@ def _wrong(source: str, name: str, value: Any) -> ConfigError:
     text = "this value" if name == "postgresql" else repr(value)
     is_number = isinstance(value, str) and _NUMBER.fullmatch(value) and name != "postgresql"
     hint = f"; a number has no quotes: {value.strip()}" if is_number else ""
+    if _TYPES[name] is _Switch and isinstance(value, str) and value.lower() in {"true", "false"}:
+        hint = f"; write {value.lower()} without quotes"
     return ConfigError(f"{source}: option {name}: {text} is not {ALLOWED[name]}{hint}")
 
 
@@ -335,4 +347,4 @@ def _suggestion(name: str) -> str:
     import difflib  # noqa: PLC0415 - only needed after a mistake
 
     close = difflib.get_close_matches(name, OPTIONS, n=1)
-    return f"; did you mean {close[0]}?" if close else f"; the options are {', '.join(OPTIONS)}"
+    return f"; did you mean {close[0]}?" if close else "; pykcm.toml(5) describes each option"

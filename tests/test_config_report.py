@@ -27,6 +27,14 @@ def check(file: Path) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
+def test_truth_value_in_quotes_has_a_hint(file: Path) -> None:
+    """sssd.conf has "True". A number is not hinted to be a truth value."""
+    file.write_text('tgt_renewal = "True"\nmax_ccaches = "true"\n')
+    first, second = mistakes(file)
+    assert first.endswith("; write true without quotes")
+    assert "without quotes" not in second
+
+
 def test_all_mistakes_of_all_files_are_reported(file: Path) -> None:
     """Each mistake is one line with file, line and option; a file that is not TOML hides no other."""
     file.write_text('max_ccaches = "5"\n\nnonsense = 1\n[kcm]\nmax_uid_ccaches = 1\n')

@@ -83,7 +83,7 @@ class Setup:
             texts = {name: source.read_text(encoding="utf-8") for name, source in made.items()}
         except FileNotFoundError as error:
             raise click.ClickException(
-                f"{error.filename} is missing: install pykcm with pip in a virtual environment, and run the "
+                f"{error.filename}: is missing; install pykcm with pip in a virtual environment, and run the "
                 "pykcmctl of that environment"
             ) from None
         return {self.root / name: _marked(self._with_programs(text)) for name, text in texts.items()}

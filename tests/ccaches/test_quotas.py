@@ -306,9 +306,7 @@ def test_move_to_another_uid_needs_room_there(option: str, quotas: Quotas) -> No
     target.initialize(b"2000", ALICE, None)
     target.take_changes()
     before = contents(source)
-    assert_refused(
-        target, lambda: move(source, b"1000", target, b"2000:new"), option, "the owner of KCM:2000:new"
-    )
+    assert_refused(target, lambda: move(source, b"1000", target, b"2000:new"), option, "KCM:2000:new")
     assert contents(source) == before
     assert source.take_changes() == []
 
