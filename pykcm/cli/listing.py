@@ -206,13 +206,13 @@ class _Listing:
 
     def _keep_use(self, use: dict[str, Any]) -> None:
         """Keep the use of quotas by a user and by their ccaches, where it is worth a line."""
+        # A daemon of an earlier version does not send near_ccaches.
+        near = use.get("near_ccaches", ())
+        if not near and max(_share(use, quota) for quota in _USER_QUOTAS) < NEAR_SHARE:
+            return
         user = user_name(use["uid"]) or str(use["uid"])
         found: list[tuple[str, dict[str, Any], tuple[_Quota, ...]]] = [(user, use, _USER_QUOTAS)]
-        # A daemon of an earlier version does not send near_ccaches.
-        found += [
-            (f"{format_ccache(each['name'])} of {user}", each, _CCACHE_QUOTAS)
-            for each in use.get("near_ccaches", ())
-        ]
+        found += [(f"{format_ccache(each['name'])} of {user}", each, _CCACHE_QUOTAS) for each in near]
         for subject, amounts, quotas in found:
             if (share := max(_share(amounts, quota) for quota in quotas)) >= NEAR_SHARE:
                 texts = ", ".join(_quota_texts(amounts, quotas))

@@ -297,9 +297,10 @@ def test_missing_ccache_is_named(mit_as: Callable[[int], MitClient], ctl: Pykcmc
         ["destroy", "--yes"],
     ):
         for name, advice in (
-            ("9999", "pykcmctl list --user 9999"),
-            ("root", "pykcmctl list --user root"),
-            ("9999:x", "pykcmctl list --wide"),
+            ("9999", "`pykcmctl list --wide --user 9999`"),
+            ("root", "`pykcmctl list --wide --user root`"),
+            ("9999:x", "`pykcmctl list --wide --user 9999`"),
+            ("x", "`pykcmctl list --wide`"),
         ):
             said = ctl.run(*arguments, f"KCM:{name}")
             assert said.status == 5, said

@@ -153,7 +153,7 @@ def test_passphrase_is_asked_on_terminal(pykcmd: Pykcmd, ctl: Pykcmctl, private_
     # An export is never written to a terminal.
     status, screen = on_terminal(ctl.argv("export", "--plain", "-"))
     assert status == 1
-    assert "not printed on a terminal" in screen
+    assert "an export is binary, and stdout is a terminal" in screen
 
 
 def test_export_through_a_pipe(
@@ -268,7 +268,7 @@ def test_import_stops_at_quota(
     assert said.status == 1
     lines = [line.split("\t") for line in said.output.splitlines()]
     assert [line[0] for line in lines] == expected
-    assert lines[3][-1] == f"max_uid_ccaches reached by the owner of {lines[3][1]}: 3 of 3"
+    assert lines[3][-1] == f"max_uid_ccaches reached by the owner of KCM:{USER}:3: 3 of 3"
     assert contents(other_pykcmd, USER) == contents(pykcmd, USER)[:3]
     assert contents(other_pykcmd, OTHER) == contents(pykcmd, OTHER)
 
