@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from pykcm.client import KcmClient
+from pykcm.logs import User
 
 from .activation import launch_with, listening
 from .clients import MitClient
@@ -47,7 +48,7 @@ def test_daemon_stops_with_connected_clients(pykcmd: Pykcmd, number: signal.Sign
         assert idle.is_closed()
         assert half.is_closed()
     assert not pykcmd.socket_path.exists()
-    sender = f"process {os.getpid()} ({comm()}) of UID {os.geteuid()}"
+    sender = f"process {os.getpid()} ({comm()}) of {User(os.geteuid())}"
     assert f"\npykcmd: info: stopping: {number.name} from {sender}\n" in pykcmd.log
 
 

@@ -275,7 +275,7 @@ def test_other_stores_are_refused(administrator: Administrator) -> None:
     administrator.config.write_text('store = "sqlcipher"\n')
     for command in ("init", "check", "upgrade"):
         done = administrator.run(command)
-        assert (done.exit_code, 'this command is for "postgresql"' in done.output) == (1, True)
+        assert (done.exit_code, 'set store = "postgresql" first' in done.output) == (1, True)
 
 
 def test_connection_string_without_its_store_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
@@ -301,7 +301,7 @@ def test_root_may_check_with_the_daemons_key(administrator: Administrator) -> No
     administrator.init()
     os.chown(administrator.key_file, 65534, 65534)
     assert administrator.failures() == []
-    assert "belongs to UID 65534" in administrator.refusal()
+    assert "(UID 65534)" in administrator.refusal()
 
 
 def test_incomplete_schema_is_named(administrator: Administrator) -> None:
