@@ -11,6 +11,7 @@ import unittest
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Self
 
 # With this variable, a missing program is an error: a test run that must not be skipped sets it.
 _REQUIRED = "PYKCM_TESTING_REQUIRED"
@@ -143,3 +144,57 @@ class Guarded:
         finally:
             with suppress(BrokenPipeError):
                 self._process.stdin.close()
+
+
+class ThrowAway:
+    """A server in a temporary folder: a context manager that starts it, and removes the folder at the end."""
+
+    def __init__(self, log_name: str) -> None:
+        self.folder = temporary_folder()
+        self.krb5_conf = self.folder / "krb5.conf"
+        self.log_path = self.folder / log_name
+        self._process: Guarded | None = None
+
+    def __enter__(self) -> Self:
+        try:
+            self._enter()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _enter(self) -> None:
+        self.start()
+
+    def close(self) -> None:
+        """End the server, and remove its folder with all keys."""
+        self.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def start(self) -> None:
+        """Start the server, and wait until it answers; raises NotStartedError."""
+        if not self.is_running:
+            # It may have ended by itself.
+            self.stop()
+            self._process = self._started()
+
+    def _started(self) -> Guarded:
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        """End the server, as if it could not be reached; `start` starts it again."""
+        if self._process is not None:
+            self._process.stop()
+            self._process = None
+
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.is_running
+
+    @property
+    def log(self) -> str:
+        """The server's log lines."""
+        return self.log_path.read_text(errors="backslashreplace") if self.log_path.exists() else ""

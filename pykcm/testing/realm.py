@@ -1,7 +1,6 @@
 """A realm for tests: an MIT KDC with a database of its own, on an address of this machine alone."""
 
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,10 +15,10 @@ from pykcm.testing.guarded import (
     SYSTEM_PATH,
     Guarded,
     NotStartedError,
+    ThrowAway,
     find_program,
     missing_programs,
     report_missing,
-    temporary_folder,
 )
 from pykcm.testing.realm_files import free_address, kdc_conf, krb5_conf, quoted
 
@@ -39,7 +38,7 @@ class RealmError(Exception):
     """A command of the realm failed; the message has its output."""
 
 
-class Realm:
+class Realm(ThrowAway):
     """A KDC for one realm, with principals and keytabs, without root.
 
     It begins with `users` (see `password`) and `services`, whose keys are in `keytab`. `ticket_life` and
@@ -64,15 +63,12 @@ class Realm:
             report_missing(f"no Kerberos realm for tests: {', '.join(missing)} missing (install {PACKAGES})")
         self.name = name
         self.clock_offset = 0.0
-        self.folder = temporary_folder()
-        self.krb5_conf = self.folder / "krb5.conf"
+        super().__init__("kdc.log")
         self.keytab = self.folder / "services.keytab"
         self.client_keytab = self.folder / "client.keytab"
-        self.log_path = self.folder / "kdc.log"
         self._database = self.folder / "database"
         self._libdefaults = libdefaults
         self._others: list[Realm] = []
-        self._process: Guarded | None = None
         self._passwords: dict[str, str] = {}
         self._users = users
         self._services = services
@@ -80,22 +76,9 @@ class Realm:
         self._is_changed = False
         self.address = free_address()
 
-    def __enter__(self) -> Self:
-        try:
-            self._create()
-            self._start_anywhere()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End the KDC, and remove its folder with all keys."""
-        self.stop()
-        shutil.rmtree(self.folder, ignore_errors=True)
+    def _enter(self) -> None:
+        self._create()
+        self._start_anywhere()
 
     def _create(self) -> None:
         self._database.mkdir()
@@ -136,11 +119,6 @@ class Realm:
     def environment(self) -> dict[str, str]:
         """The variables with which a child process uses this realm, and a ccache in a file."""
         return environment_of(self)
-
-    @property
-    def log(self) -> str:
-        """The log lines of the KDC, one for each request."""
-        return self.log_path.read_text(errors="backslashreplace") if self.log_path.exists() else ""
 
     def principal(self, name: str) -> str:
         """Return the name with the realm: `alice@EXAMPLE.TEST` for `alice`."""
@@ -282,22 +260,7 @@ class Realm:
 
     # The KDC
 
-    @property
-    def is_running(self) -> bool:
-        return self._process is not None and self._process.is_running
-
-    def stop(self) -> None:
-        """End the KDC, as if it could not be reached; `start` starts it again."""
-        if self._process is not None:
-            self._process.stop()
-            self._process = None
-
-    def start(self) -> None:
-        """Start the KDC, and wait until it listens; raises NotStartedError."""
-        if self.is_running:
-            return
-        # It may have ended by itself.
-        self.stop()
+    def _started(self) -> Guarded:
         program = find_program("krb5kdc")
         assert program is not None
         output = self.folder / "krb5kdc.output"
@@ -305,7 +268,7 @@ class Realm:
         process = Guarded([program, "-n", "-r", self.name], self.folder, output, environment)
         # It prints this when its sockets are bound.
         process.wait_until(lambda: "starting" in process.output)
-        self._process = process
+        return process
 
     def _start_anywhere(self) -> None:
         for _ in range(_ATTEMPTS - 1):

@@ -7,12 +7,11 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Self
 
 import pykcm
 from pykcm.client import KcmClient
 from pykcm.testing.environment import environment_of
-from pykcm.testing.guarded import Guarded, temporary_folder
+from pykcm.testing.guarded import Guarded, ThrowAway
 
 # The daemon can import what the tests can, which may be in folders that only their interpreter knows.
 _PROGRAM = """
@@ -36,7 +35,7 @@ _KRB5_CONF = """\
 Option = str | int | float | bool
 
 
-class KcmServer:
+class KcmServer(ThrowAway):
     """A KCM server in a folder of its own, without root and without a port.
 
     `options` are those of pykcm.toml(5): `KcmServer(max_uid_ccaches=4)`. The ccaches are in the daemon's
@@ -47,13 +46,10 @@ class KcmServer:
     takes_precedence = True
 
     def __init__(self, *, store: str = "memory", **options: Option) -> None:
-        self.folder = temporary_folder()
+        super().__init__("pykcmd.log")
         self.socket_path = self.folder / "kcm.sock"
         self.control_path = self.folder / "control.sock"
-        self.log_path = self.folder / "pykcmd.log"
-        self.krb5_conf = self.folder / "krb5.conf"
         self._config = self.folder / "pykcm.toml"
-        self._process: Guarded | None = None
         self.variables: Mapping[str, str] = MappingProxyType({"KRB5CCNAME": "KCM:"})
         self.krb5_conf.write_text(_KRB5_CONF.format(socket=self.socket_path))
         (self.folder / "state").mkdir(mode=0o700)
@@ -67,33 +63,12 @@ class KcmServer:
         # Strings, numbers and booleans are written in TOML as in JSON.
         self._config.write_text("".join(f"{name} = {json.dumps(each)}\n" for name, each in chosen.items()))
 
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End the daemon, and remove its folder."""
-        self.stop()
-        shutil.rmtree(self.folder, ignore_errors=True)
-
     @property
     def environment(self) -> dict[str, str]:
         """The variables with which a child process uses this server, without a realm."""
         return environment_of(self)
 
-    def start(self) -> None:
-        """Start the daemon, and wait until it answers; raises NotStartedError."""
-        if self.is_running:
-            return
-        # It may have ended by itself.
-        self.stop()
+    def _started(self) -> Guarded:
         environment = {
             name: value
             for name, value in os.environ.items()
@@ -103,7 +78,7 @@ class KcmServer:
         command = [sys.executable, "-c", _PROGRAM, paths, "--config", str(self._config)]
         process = Guarded(command, self.folder, self.log_path, environment)
         process.wait_until(self._answers)
-        self._process = process
+        return process
 
     def _answers(self) -> bool:
         try:
@@ -112,21 +87,6 @@ class KcmServer:
         except OSError:
             return False
         return True
-
-    def stop(self) -> None:
-        """End the daemon, as if the host had no KCM server; `start` starts it again."""
-        if self._process is not None:
-            self._process.stop()
-            self._process = None
-
-    @property
-    def is_running(self) -> bool:
-        return self._process is not None and self._process.is_running
-
-    @property
-    def log(self) -> str:
-        """The log lines of the daemon."""
-        return self.log_path.read_text(errors="backslashreplace") if self.log_path.exists() else ""
 
     def ccache(self, name: str = "", uid: int | None = None) -> str:
         """Return the name of a ccache for KRB5CCNAME: the user's first one, or one more with this name."""
