@@ -39,7 +39,7 @@ def _is_sdist() -> bool:
 def _source_date() -> str:
     """SOURCE_DATE_EPOCH, or the date of the last commit: two builds of one commit are equal."""
     date = os.environ.get("SOURCE_DATE_EPOCH")
-    if not date and (ROOT / ".git").exists():
+    if not date and (ROOT / ".git").exists() and shutil.which("git"):
         command = ["git", "-C", str(ROOT), "log", "-1", "--format=%ct"]
         date = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
     return date or _DEFAULT_DATE
@@ -50,6 +50,11 @@ def _generate() -> None:
     os.environ["SOURCE_DATE_EPOCH"] = _source_date()
     if _is_sdist():
         return
+    if not os.access(ROOT, os.W_OK):
+        message = (
+            f"cannot build in {ROOT}: you may not write there; build it as its owner, or in a copy of yours"
+        )
+        raise SystemExit(message)
     shutil.rmtree(GENERATED, ignore_errors=True)
     # In a process of its own: the package that is built is not imported by its backend.
     subprocess.run([sys.executable, str(ROOT / "packaging" / "generate.py"), str(GENERATED)], check=True)

@@ -1,6 +1,7 @@
 """The wheel and the sdist are complete, and two builds of one commit have the same bytes."""
 
 import email
+import importlib
 import os
 import re
 import subprocess
@@ -154,3 +155,22 @@ def test_two_builds_have_the_same_bytes(built: Build, tmp_path: Path) -> None:
         os.umask(previous)
     for first in (built.sdist, built.wheel):
         assert (tmp_path / "out" / first.name).read_bytes() == first.read_bytes(), first.name
+
+
+def test_checkout_is_built_without_git(tmp_path: Path) -> None:
+    """A clone on a host without git gives a wheel."""
+    tree = copy_checkout(tmp_path / "checkout")
+    (tree / ".git").mkdir()
+    (tmp_path / "bin").mkdir()
+    build(tree, tmp_path / "out", "wheel", PATH=str(tmp_path / "bin"), SOURCE_DATE_EPOCH="")
+    assert list((tmp_path / "out").glob("*.whl"))
+
+
+def test_checkout_of_another_user_is_not_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user who may not write to the checkout reads why no wheel is built."""
+    monkeypatch.syspath_prepend(str(ROOT / "packaging"))
+    backend = importlib.import_module("backend")
+    monkeypatch.setattr(backend, "ROOT", tmp_path)
+    monkeypatch.setattr(backend.os, "access", lambda path, _mode: path != tmp_path)
+    with pytest.raises(SystemExit, match=f"cannot build in {tmp_path}: .* its owner"):
+        backend.build_wheel(str(tmp_path / "out"))

@@ -128,7 +128,17 @@ def start_commands(environment: Environment, name: str) -> tuple[str, ...]:
         return (f"systemctl restart {name}",)
     if environment.units and environment.daemon_is_here:
         return _install(environment, name)
-    return (shell_quote("pykcmd" if shutil.which("pykcmd") else _installed("pykcmd")),)
+    program = shell_quote("pykcmd" if shutil.which("pykcmd") else _installed("pykcmd"))
+    return (*_own_state_folder(environment), program)
+
+
+def _own_state_folder(environment: Environment) -> tuple[str, ...]:
+    """Root's daemon refuses a state folder of the user pykcm: the command that gives it to root."""
+    config = environment.config
+    folder = environment.path(config.state_dir)
+    if environment.uid != 0 or config.store != "sqlcipher" or not folder.exists() or not folder.stat().st_uid:
+        return ()
+    return (f"chown -R root: {shell_quote(config.state_dir)}",)
 
 
 def service_unit(environment: Environment) -> Result:

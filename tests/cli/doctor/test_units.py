@@ -1,6 +1,7 @@
 """The doctor's checks of systemd's units, of the daemon's configuration and of SELinux."""
 
 import json
+import os
 import subprocess
 from collections.abc import Callable
 
@@ -250,3 +251,23 @@ def test_missing_units_are_installed_with_their_user_and_program(
     assert units.start_commands(machine.environment(), "pykcm.socket") == expected
     machine.write("/usr/bin/pykcmd", "", 0o755)
     assert not [each for each in units.kcm_socket_unit(machine.environment()).remedy if "printf" in each]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_daemon_started_by_hand_gets_the_folder_of_the_service(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without systemd root starts pykcmd, which refuses a folder that `setup` made for the user pykcm."""
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+
+    def commands(uid: int = 0) -> tuple[str, ...]:
+        return units.start_commands(machine.environment(uid=uid), "pykcm.socket")
+
+    assert commands() == ("pykcmd",)
+    folder = machine.folder("/var/lib/pykcm", 0o700)
+    assert commands() == ("pykcmd",)
+    os.chown(folder, 996, 996)
+    assert commands() == ("chown -R root: /var/lib/pykcm", "pykcmd")
+    assert commands(uid=1000) == ("pykcmd",)
+    machine.write("/etc/pykcm/pykcm.toml", 'store = "memory"')
+    assert commands() == ("pykcmd",)
