@@ -151,9 +151,15 @@ in_namespaces() {
     shift
     work=$(mktemp -d "${TMPDIR:-/tmp}/pykcm-chroot.XXXXXX")
     chmod 0755 "$work"
-    # What needs this machine's network or tools comes first.
+    # What needs this machine's network or tools comes first. It sets `needless` if that is all.
+    local needless=''
     if declare -F before_namespaces >/dev/null; then
         before_namespaces "$@"
+    fi
+    if [[ -n $needless ]]; then
+        remove_work
+        work=''
+        return
     fi
     unshare --mount --pid --fork --kill-child -- "$script" --inside "$work" "$@" &
     child=$!
