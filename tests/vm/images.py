@@ -11,7 +11,7 @@ DAEMON_UID = 998
 
 _TAR = Path("/var/tmp/image.tar")
 
-_PROGRAM = "/opt/pykcm/bin/pykcmd"
+_PROGRAM = "/usr/bin/pykcmd"
 # The same without the label that it has on the host: no image's file has that.
 _UNLABELLED_PROGRAM = "/usr/local/bin/pykcmd"
 
@@ -20,7 +20,7 @@ _CONTAINERS_CONF = f"""\
 [containers]
 netns = "host"
 log_driver = "k8s-file"
-volumes = ["/usr:/usr:ro", "/opt/pykcm:/opt/pykcm:ro", "{_UNLABELLED_PROGRAM}:{_PROGRAM}:ro"]
+volumes = ["/usr:/usr:ro", "{_UNLABELLED_PROGRAM}:{_PROGRAM}:ro"]
 [engine]
 events_logger = "none"
 cgroup_manager = "cgroupfs"
@@ -42,7 +42,7 @@ def make_images(krb5_conf: str, keytab: Path) -> None:
             "etc/passwd": f"pykcm:x:{DAEMON_UID}:{DAEMON_UID}::/:/bin/sh\n".encode(),
             "etc/selinux/config": Path("/etc/selinux/config").read_bytes(),
         },
-        'CMD ["/opt/pykcm/bin/pykcmd","--socket-path=/run/kcm/kcm.sock"]',
+        'CMD ["/usr/bin/pykcmd","--socket-path=/run/kcm/kcm.sock"]',
         "USER pykcm",
     )
 

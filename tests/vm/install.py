@@ -1,29 +1,20 @@
-"""Installs pykcm and its policy module in the virtual machine, by the commands of the documents."""
+"""Installs pykcm's packages in the virtual machine, as users do: with apt."""
 
-import re
-import sys
+import subprocess
 from pathlib import Path
 
 from . import machine
-from .readme import commands_of
 
-# The project, or what the tests need of it.
-_PAYLOAD = Path(__file__).parents[2]
-
-# "pip install", with any options, of the checkout.
-_CHECKOUT = re.compile(r"(pip install.*) \.$", re.MULTILINE)
+_PACKAGES = Path(__file__).parents[2] / "packages"
+_SERVICES = ("pykcm.socket", "pykcm-control.socket", "pykcm-renew.service")
 
 if __name__ == "__main__":
-    (wheel,) = _PAYLOAD.glob("wheel/*.whl")
-    document = _PAYLOAD / "docs" / "install.md"
-    installs = 0
-    for commands in (commands_of(document, "A virtual environment")[0], *commands_of(document, "By hand")):
-        # The wheel was built of the checkout. Its dependencies are installed, and there is no network.
-        offline, number = _CHECKOUT.subn(rf"\1 --no-index {wheel}", commands)
-        installs += number
-        # The steps by hand do what the last command does, so that they are tested.
-        machine.shell(offline.replace("/opt/pykcm/bin/pykcmctl setup --apply\n", ""))
-    if not installs:
-        sys.exit("install: docs/install.md does not install the checkout")
-    for commands in commands_of(_PAYLOAD / "docs" / "selinux.md", "The policy module"):
-        machine.shell(commands)
+    # Everything that they depend on is there: the machine has no network.
+    files = map(str, sorted(_PACKAGES.glob("*.deb")))
+    # It may take longer than what a test waits for.
+    subprocess.run(["apt-get", "install", "--yes", "--no-install-recommends", *files], check=True)
+    for unit in _SERVICES:
+        for state in ("is-enabled", "is-active"):
+            machine.run("systemctl", state, unit)
+    # The tests of renewal start it.
+    machine.run("systemctl", "disable", "--now", "pykcm-renew.service")

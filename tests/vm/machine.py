@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -46,7 +47,7 @@ except ControlError as error:
 
 def refusal(control_socket: str, request: str, *prefix: str) -> str:
     """The daemon's answer to a request over a control socket, made by the command that is the prefix."""
-    return run(*prefix, "/opt/pykcm/bin/python", "-c", _ASK, control_socket, request)
+    return run(*prefix, sys.executable, "-c", _ASK, control_socket, request)
 
 
 def run(*command: str) -> str:
@@ -104,7 +105,7 @@ def denials(*options: str) -> str:
 
 def doctor(*wrapper: str) -> dict[str, dict[str, Any]]:
     """Run pykcmctl doctor, and return its results by the name of the check."""
-    done = attempt(*wrapper, "/opt/pykcm/bin/pykcmctl", "doctor", "--json")
+    done = attempt(*wrapper, "pykcmctl", "doctor", "--json")
     checks = {each["check"]: each for each in json.loads(done.stdout)}
     assert done.returncode == any(each["outcome"] == "failed" for each in checks.values())
     return checks

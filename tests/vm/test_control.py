@@ -12,7 +12,7 @@ from .clients import LabelledClient
 
 CONTROL = Path("/run/pykcm/control.sock")
 CONTROL_UNIT = "pykcm-control.socket"
-PYKCMCTL = "/opt/pykcm/bin/pykcmctl"
+PYKCMCTL = "/usr/bin/pykcmctl"
 USER, OTHER = 1000, 1001
 ONE, TWO = "s0:c1,c2", "s0:c3,c4"
 

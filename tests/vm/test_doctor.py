@@ -41,7 +41,7 @@ def sssd_kcm() -> Iterator[None]:
 
 
 def test_installation_is_good(kdc: Kdc, pykcm: None) -> None:
-    """After the documents' commands all checks are good, and labels are used."""
+    """After the installation all checks are good, and labels are used."""
     checks = doctor()
     assert "systemd listens for pykcm.socket" in checks["socket"]["text"]
     # Its round trip has started the daemon.

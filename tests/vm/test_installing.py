@@ -1,4 +1,4 @@
-"""pykcm, installed by the documents' commands: its processes, users and privileges."""
+"""pykcm, installed from its packages: its processes, users and privileges."""
 
 import pwd
 import re
@@ -19,7 +19,7 @@ def test_first_kinit_starts_the_service(client_as: Callable[..., LabelledClient]
 
 
 def test_socket_is_enabled_and_for_everyone(pykcm: None) -> None:
-    """The commands have enabled the socket for each boot; everyone may connect to it."""
+    """The package has enabled the socket for each boot; everyone may connect to it."""
     assert machine.run("systemctl", "is-enabled", machine.SOCKET_UNIT) == "enabled\n"
     status = machine.SOCKET.stat()
     assert (status.st_uid, status.st_gid, status.st_mode & 0o7777) == (0, 0, 0o666)

@@ -20,7 +20,7 @@ _HTTP_SOCKET = "/run/pykcm-metrics.sock"
 _PORT = 9464
 
 _CONTROL = "/run/pykcm-metrics/control.sock"
-_PYKCMCTL = ("/opt/pykcm/bin/pykcmctl", "--socket", _CONTROL)
+_PYKCMCTL = ("/usr/bin/pykcmctl", "--socket", _CONTROL)
 _AS_METRICS = ("setpriv", "--reuid=pykcm-metrics", "--regid=pykcm-metrics")
 
 

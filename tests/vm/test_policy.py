@@ -24,7 +24,7 @@ TGT = "krbtgt/PYKCM.TEST"
 SERVICE = "host/server.pykcm.test"
 
 CONFIG = Path("/etc/pykcm/pykcm.toml")
-PROGRAM = Path("/opt/pykcm/bin/pykcmd")
+PROGRAM = Path("/usr/bin/pykcmd")
 CREDENTIAL = Path("/etc/credstore.encrypted/pykcm.key")
 
 ClientAs = Callable[..., LabelledClient]

@@ -190,7 +190,7 @@ def test_rekey_with_credentials(
     _encrypt("pykcm.key.next", tmp_path / "new")
     machine.run("systemctl", "restart", machine.SERVICE)
     assert user.klist() == listed
-    said = machine.run("/opt/pykcm/bin/pykcmctl", "rekey")
+    said = machine.run("/usr/bin/pykcmctl", "rekey")
     assert "All rows in the database are sealed with the new key" in said
     assert user.klist() == listed
     machine.shell("\n".join(re.findall(r"^    (.+)$", said, re.MULTILINE)))

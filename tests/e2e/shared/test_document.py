@@ -43,7 +43,7 @@ class Machine:
 
     def run(self, line: str, programs: Path, first: "Machine") -> None:
         """Run a line of the document."""
-        line = line.replace("/opt/pykcm/share/pykcm/", f"{ROOT}/")
+        line = line.replace("/usr/share/doc/pykcm-postgresql/examples/", f"{ROOT}/systemd/pykcm.service.d/")
         line = re.sub(r"(?<=[ :>=\"])/etc\b", f"{self.folder}/etc", line)
         line = re.sub(
             rf"host={re.escape(DATABASE_SERVER)}",
