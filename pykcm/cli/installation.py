@@ -12,6 +12,7 @@ import click
 SOCKETS = ("pykcm.socket", "pykcm-control.socket")
 
 # After an upgrade they have another version of the program.
+_ENFORCE = "sys/fs/selinux/enforce"
 _SERVICES = ("pykcm.service", "pykcm-metrics.service", "pykcm-renew.service")
 
 # The first line of each file that setup writes. Other files of these names are left alone.
@@ -181,7 +182,11 @@ class Setup:
 
     def commands(self, other: str | None) -> list[tuple[str, ...]]:
         """The commands that follow the files. With another server, the sockets are left out."""
-        found = [
+        found = []
+        if self.is_live() and (self.root / _ENFORCE).exists():
+            # systemd's programs may not read files that have the label of the process that wrote them.
+            found.append(("restorecon", *map(str, self.files())))
+        found += [
             self.command("systemd-sysusers", "pykcm.conf"),
             self.command("systemd-tmpfiles", "--create", "pykcm.conf"),
         ]

@@ -113,6 +113,19 @@ def test_apply_makes_users_before_sockets_are_enabled(setup: Setup, run: Recorde
     ]
 
 
+def test_apply_labels_files_before_systemd_reads_them(
+    setup: Setup, run: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With SELinux the files get the labels of their places first: systemd-sysusers may read them then."""
+    enforce = setup.root / "sys/fs/selinux/enforce"
+    enforce.parent.mkdir(parents=True)
+    enforce.touch()
+    monkeypatch.setattr(Setup, "is_live", lambda _: True)
+    apply(setup, run)
+    assert run.calls[0] == ("restorecon", *map(str, setup.files()))
+    assert run.calls[1][0] == "systemd-sysusers"
+
+
 def test_apply_again_changes_nothing(setup: Setup, run: Recorder) -> None:
     """A second run writes the same files, also under a strict umask."""
     apply(setup, run)
