@@ -4,6 +4,8 @@ import pwd
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from . import machine
 from .clients import LabelledClient
 from .readme import commands_of
@@ -12,6 +14,8 @@ _PAYLOAD = Path(__file__).parents[2]
 _PREFIX = "/opt/pykcm"
 
 
+# pip and systemd take minutes in an emulated processor.
+@pytest.mark.timeout(1500)
 def test_environment_replaces_the_package(client_as: Callable[..., LabelledClient]) -> None:
     """After a purge no unit is left; `pykcmctl setup` installs what the package did, and removes it."""
     user = client_as(1000)
