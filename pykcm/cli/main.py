@@ -46,6 +46,9 @@ EXIT_NOT_FOUND = 5
 # A message that begins with one of these begins with a name, which keeps its case.
 _OPTION_OR_NAME = ("-", "KCM", "FILE", "DIR", "%")
 
+# The name is quoted as repr() does it.
+_UNKNOWN_COMMAND = re.compile(r"""No such command ('[^']*'|"[^"]*")""")
+
 # Commands that only show something: if the reader of a pipe has seen enough, they have done their work.
 _SHOWING = {"list", "show", "stats", "metrics", "watch", "trace", "doctor", "completion", "store check", ""}
 
@@ -221,20 +224,37 @@ def _show(error: click.ClickException) -> None:
         names = [opt for opt in error.param.opts if opt.startswith("-")]
         text = f"{names[0] if names else error.param.human_readable_name}: {_as_part(error.message)}"
     else:
-        text = _as_part(error.format_message())
+        text = _unknown_word(error) or _as_part(error.format_message())
     print_line(f"pykcmctl: {command}{text}", err=True)
     if context is not None and not is_bad_value:
         print_text(f"{context.get_usage()}\nExamples and options: {path} --help", err=True)
+
+
+def _unknown_word(error: click.UsageError) -> str:
+    """Name an unknown command or option, and similar ones; empty for other errors.
+
+    The texts of click's versions differ, and click 8.1, which Debian has, suggests no command.
+    """
+    import difflib  # noqa: PLC0415 - only needed after a mistake
+
+    command = _UNKNOWN_COMMAND.match(error.message)
+    if isinstance(error, click.NoSuchOption):
+        text = f"no such option '{error.option_name}'"
+        similar = sorted(error.possibilities or ())
+    elif command is not None and error.ctx is not None and isinstance(error.ctx.command, click.Group):
+        text = f"no such command {command[1]}"
+        similar = difflib.get_close_matches(command[1][1:-1], error.ctx.command.list_commands(error.ctx))
+    else:
+        return ""
+    names = ", ".join(f"'{each}'" for each in similar)
+    return f"{text}; did you mean {names}?" if names else text
 
 
 def _as_part(message: str) -> str:
     """A message of click as the second part of one of ours."""
     message = " ".join(message.split("\n")).replace("\t", "")
     message = re.sub(r"^Got unexpected extra arguments? \((.*)\)$", r"unexpected argument '\1'", message)
-    # Versions of click differ: "Did you mean 'a'?", "(Did you mean one of: 'a', 'b'?)".
-    message = re.sub(r"\. \((Did you mean) (?:one of: )?(.*\?)\)$", r". \1 \2", message)
-    for following in ("Did you mean", "Choose from"):
-        message = message.replace(f". {following}", f"; {following.lower()}")
+    message = message.replace(". Choose from", "; choose from")
     if not message.startswith(_OPTION_OR_NAME):
         message = message[:1].lower() + message[1:]
     return message.removesuffix(".")

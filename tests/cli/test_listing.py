@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from pykcm.cli import listing, tables
 from pykcm.cli.main import cli
 from pykcm.cli.output import format_expiry
 from tests.cli.answers import answering, items
+from tests.cli.runner import separate_runner
 
 NOW = 1_795_000_000
 
@@ -66,7 +67,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> List:
             *found, ccaches=len(rows), users=len({each["uid"] for each in rows}), size=1, **summary or {}
         )
         with answering(tmp_path / "control.sock", *answer) as client:
-            return CliRunner().invoke(cli, ["--socket", str(client.path), "list", *arguments])
+            return separate_runner().invoke(cli, ["--socket", str(client.path), "list", *arguments])
 
     return run_list
 

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from pykcm.cli.examples import EXAMPLES
 from pykcm.cli.main import cli
+from tests.cli.runner import separate_runner
 
 # The names of all commands, with those of groups.
 NAMES = {
@@ -72,7 +73,13 @@ def test_unusable_socket_is_explained(tmp_path: Path, name: str, status: int, me
     [
         (["lst"], "no such command 'lst'; did you mean 'list'?", "pykcmctl [OPTIONS]"),
         (["list", "--foo"], "list: no such option '--foo'", "pykcmctl list"),
-        (["list", "--sorts"], "list: no such option '--sorts'; did you mean '", "pykcmctl list"),
+        (["zzz"], "no such command 'zzz'", "pykcmctl [OPTIONS]"),
+        (
+            ["list", "--sorts"],
+            "list: no such option '--sorts'; did you mean '--json', '--sort', '--user'?",
+            "pykcmctl list",
+        ),
+        (["list", "--principa"], "list: no such option '--principa'; did you mean '", "pykcmctl list"),
         (
             ["list", "alice"],
             "list: unexpected argument 'alice'; for the ccaches of one user give --user",
@@ -151,7 +158,7 @@ def test_file_that_is_no_export_is_named(tmp_path: Path, content: bytes) -> None
 
 @pytest.mark.parametrize("source", ["KEYRING:persistent:0", "MEMORY:x", "API:x"])
 def test_type_that_cannot_be_imported_is_named(source: str) -> None:
-    result = CliRunner().invoke(cli, ["import", source])
+    result = separate_runner().invoke(cli, ["import", source])
     assert result.exit_code == 1
     assert f"{source}: ccaches of the type {source.partition(':')[0]} cannot be imported" in result.stderr
 
