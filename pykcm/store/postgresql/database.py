@@ -242,6 +242,7 @@ class Database:
     async def open(self) -> Connection:
         """A new connection, which the caller closes; raises StoreError after `close`, psycopg.Error."""
         self._check_open()
+        cancellations = number_of_cancellations()
         connection = await Connection.connect(self._conninfo, autocommit=True)
         self._connected += 1
         milliseconds = int(self.timeout * 1000)
@@ -249,6 +250,7 @@ class Database:
         try:
             self._check_open()
             await connection.execute(_SETTINGS, {name: str(limit) for name, limit in limits.items()})
+            check_cancelled(cancellations)
             self._check_open()
         except BaseException:
             connection.pgconn.finish()
@@ -289,13 +291,17 @@ class Database:
         begun = monotonic()
         limit = _Limit(connection)
         timer = asyncio.get_running_loop().call_at(end, limit.expire)
+        cancellations = number_of_cancellations()
         try:
-            return await function(connection.psycopg())
+            result = await function(connection.psycopg())
+            check_cancelled(cancellations)
         except asyncio.CancelledError:
             connection.finish()
             raise
         except psycopg.Error as error:
             raise self._failure(TimeoutError() if limit.is_over else error, begun) from error
+        else:
+            return result
         finally:
             timer.cancel()
             if limit.is_over:
@@ -343,6 +349,22 @@ class _Limit:
     def expire(self) -> None:
         self.is_over = True
         self._connection.cut()
+
+
+def number_of_cancellations() -> int:
+    """How often this task was cancelled."""
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()
+
+
+def check_cancelled(before: int) -> None:
+    """Raise CancelledError if this task was cancelled since `number_of_cancellations` returned `before`.
+
+    psycopg's calls can return as if nothing had happened: earlier versions use wait_for, which in Python 3.11
+    swallows a cancellation that comes together with the answer.
+    """
+    if number_of_cancellations() > before:
+        raise asyncio.CancelledError
 
 
 def _with_limits(conninfo: str, timeout: float) -> tuple[str, int]:

@@ -19,7 +19,7 @@ from time import monotonic
 import psycopg
 
 from pykcm.store.interface import StoreError
-from pykcm.store.postgresql.database import Database
+from pykcm.store.postgresql.database import Database, check_cancelled, number_of_cancellations
 from pykcm.store.postgresql.freshness import LookUp, StrictFreshness
 from pykcm.store.postgresql.pipelined_connection import Connection, PipelinedConnection
 from pykcm.store.postgresql.schema import VERSION, VERSION_OF_SCHEMA
@@ -68,7 +68,6 @@ class NotifiedFreshness(StrictFreshness):
         self._last = self._first = 0
         self._valid_until = 0.0
         self._task: asyncio.Task[None] | None = None
-        self._is_closed = False
         # Whether the log says that this host does not listen.
         self._is_logged = False
 
@@ -122,12 +121,11 @@ class NotifiedFreshness(StrictFreshness):
             self._note(uid, version)
 
     async def _run(self) -> None:
-        # wait_for can swallow the cancellation of this task.
-        while not self._is_closed:
+        while True:
             try:
                 await self._listen()
             except (psycopg.Error, StoreError, TimeoutError, OSError) as error:
-                if not (self._is_logged or self._is_closed):
+                if not self._is_logged:
                     self._is_logged = True
                     log.warning(
                         "%s: no notifications: %s; each request asks the database meanwhile",
@@ -156,6 +154,7 @@ class NotifiedFreshness(StrictFreshness):
         async with asyncio.timeout(self._database.timeout):
             opened = await self._database.open()
         connection = PipelinedConnection(opened, lambda _: ended.set(), self._take)
+        cancellations = number_of_cancellations()
         try:
             async with asyncio.timeout(self._database.timeout):
                 await _check_schema(connection, self._database.name)
@@ -163,9 +162,10 @@ class NotifiedFreshness(StrictFreshness):
                 await opened.execute(_LISTEN)
                 await opened.execute(_ASK_FOR_NOTIFICATIONS)
             await self._wait_for_earlier_transactions(opened)
+            check_cancelled(cancellations)
             self._begin_again()
             asked = monotonic()
-            while not (ended.is_set() or self._is_closed):
+            while not ended.is_set():
                 begun = monotonic()
                 # Those notified before the question come before its answer.
                 await _check_schema(connection, self._database.name)
@@ -174,7 +174,8 @@ class NotifiedFreshness(StrictFreshness):
                     self._is_logged = False
                     log.info("%s: notifications come again", self._database.name)
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(ended.wait(), _HEARTBEAT)
+                    async with asyncio.timeout(_HEARTBEAT):
+                        await ended.wait()
                 if monotonic() - asked > _HOUR:
                     asked = monotonic()
                     await connection.execute([(_ASK_FOR_NOTIFICATIONS, {})], loop.time() + BOUND)
@@ -189,17 +190,18 @@ class NotifiedFreshness(StrictFreshness):
 
     async def _wait_for_earlier_transactions(self, connection: Connection) -> None:
         """Wait until those are over that did not see that this host listens."""
+        cancellations = number_of_cancellations()
         cursor = await connection.execute(_NEXT_TRANSACTION)
         [next_transaction] = await cursor.fetchone() or ("0",)
         while True:
             cursor = await connection.execute(_ARE_EARLIER_ONES_OVER, (next_transaction,))
             [are_over] = await cursor.fetchone() or (False,)
+            check_cancelled(cancellations)
             if are_over:
                 break
             await asyncio.sleep(_PAUSE / 10)
 
     def close(self) -> None:
-        self._is_closed = True
         if self._task is not None:
             self._task.cancel()
 

@@ -12,9 +12,13 @@ import pytest
 from pykcm.store.interface import StoreError
 from pykcm.store.postgresql.database import Database, Rows
 from pykcm.store.postgresql.failures import LostAnswerError
+from pykcm.store.postgresql.listener import NotifiedFreshness
 from pykcm.store.postgresql.pipelined_connection import Connection
 from pykcm.store.postgresql.prepared import Statement
-from tests.server.waiting import until
+from pykcm.store.postgresql.sealing import Sealer
+from pykcm.store.postgresql.store import PostgreSQLStore
+from tests.server.waiting import LIMIT, until
+from tests.store.postgresql.conftest import KEY
 
 _QUICK: Statement = ("SELECT 1", {})
 _SLOW: Statement = ("SELECT pg_sleep(60)", {})
@@ -135,3 +139,43 @@ def test_store_is_closed_after_the_event_loop(conninfo: str) -> None:
 
     asyncio.run(begin()).close()
     waits.clear()
+
+
+async def _swallow_a_cancellation(*_: object, **__: object) -> None:
+    """Return as psycopg's calls may when their task is cancelled."""
+    try:
+        await asyncio.Event().wait()
+    except asyncio.CancelledError:
+        return
+
+
+async def test_cancellation_that_a_call_swallowed_is_not_lost(database: Database) -> None:
+    """A call is cancelled also where psycopg has returned as if it were not."""
+    call = asyncio.create_task(database.call(_swallow_a_cancellation))
+    await until(lambda: database.statistics()["connections_open"] == 1)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert database.statistics()["connections_open"] == 0
+
+
+async def test_listener_ends_where_a_call_swallowed_its_cancellation(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host ceases to listen when it is told to, also while psycopg opens the connection."""
+    freshness = NotifiedFreshness(database, PostgreSQLStore(database, Sealer([KEY])))
+    opens = asyncio.Event()
+
+    async def execute(*_: object, **__: object) -> None:
+        opens.set()
+        await _swallow_a_cancellation()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(psycopg.AsyncConnection, "execute", execute)
+        tasks = asyncio.all_tasks()
+        freshness.begin()
+        await opens.wait()
+        [listener] = asyncio.all_tasks() - tasks
+        freshness.close()
+        await asyncio.wait([listener], timeout=LIMIT)
+    assert listener.cancelled()
