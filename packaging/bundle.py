@@ -25,7 +25,7 @@ PRIVATE = "usr/lib/pykcm"
 # SPDX's names of licences that older metadata has as a text or not at all.
 _LICENCES = {"sqlcipher3": "Zlib", "krb5": "MIT"}
 
-# What is kept of the components in a wheel's own list.
+# The fields that the SBOM takes over from the components in a wheel's own list.
 _KEPT = ("type", "name", "version", "purl", "hashes", "licenses")
 
 Component = dict[str, Any]

@@ -11,7 +11,7 @@ from pykcm.cli.user_collection import connected, read_collection
 from pykcm.control.listing import tgt_of
 from pykcm.control.records import principal_text
 
-# In seconds. KCM has no events.
+# In seconds, between two readings.
 _INTERVAL = 2.0
 
 
@@ -20,6 +20,7 @@ def watch_collection(path: str) -> Iterator[Any]:
     before = _read(path)
     yield {"watching": True}
     while True:
+        # KCM has no events to wait for.
         time.sleep(_INTERVAL)
         after = _read(path)
         yield from differences(before, after)

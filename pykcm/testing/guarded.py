@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 import time
 import unittest
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -146,7 +147,7 @@ class Guarded:
                 self._process.stdin.close()
 
 
-class ThrowAway:
+class ThrowAway(ABC):
     """A server in a temporary folder: a context manager that starts it, and removes the folder at the end."""
 
     def __init__(self, log_name: str) -> None:
@@ -181,8 +182,9 @@ class ThrowAway:
             self.stop()
             self._process = self._started()
 
+    @abstractmethod
     def _started(self) -> Guarded:
-        raise NotImplementedError
+        """Start the server, and wait until it answers; raises NotStartedError."""
 
     def stop(self) -> None:
         """End the server, as if it could not be reached; `start` starts it again."""

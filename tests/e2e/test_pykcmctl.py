@@ -8,7 +8,7 @@ import re
 import signal
 import socket
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from .conftest import OTHER, USER
 from .control import Pykcmctl
 from .credentials import session_key_of, ticket_of
 from .daemon import LIMIT, Pykcmd, effective_uid
+from .host import read
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may use the control socket")
 
@@ -46,21 +47,10 @@ def on_a_terminal(
         ctl.argv(*arguments), stdin=theirs, stdout=theirs, stderr=theirs, env=environment, cwd="/"
     ) as process:
         os.close(theirs)
-        screen = b"".join(read_to_the_end(ours))
+        screen = read(ours)
         status = process.wait(LIMIT)
     os.close(ours)
-    return status, screen.decode()
-
-
-def read_to_the_end(fd: int) -> Iterator[bytes]:
-    while True:
-        try:
-            data = os.read(fd, 65536)
-        except OSError:  # EIO: nobody has the terminal open any more
-            return
-        if not data:
-            return
-        yield data
+    return status, screen
 
 
 def test_list_shows_ccaches_of_all_users(mit_as: Callable[[int], MitClient], ctl: Pykcmctl) -> None:

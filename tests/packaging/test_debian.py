@@ -166,7 +166,7 @@ def test_bundled_wheel_is_listed_with_its_licence(tmp_path: Path) -> None:
 
 
 def test_libraries_inside_wheel_are_listed(tmp_path: Path) -> None:
-    """What a wheel's own list names, such as crates, is listed below it with its licence."""
+    """Libraries in a wheel's own list, such as crates, are listed below the wheel with their licences."""
     crate = {
         "name": "aead",
         "version": "0.5.2",

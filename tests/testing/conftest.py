@@ -1,4 +1,4 @@
-"""What the tests of pykcm.testing need of the machine."""
+"""Fixtures of the tests of pykcm.testing."""
 
 from pathlib import Path
 

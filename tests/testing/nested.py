@@ -11,7 +11,7 @@ LIMIT = 100.0
 
 
 class Outcome(NamedTuple):
-    """What a run of pytest printed."""
+    """The exit status and the output of a run of pytest."""
 
     status: int
     output: str
