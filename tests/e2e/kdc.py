@@ -6,7 +6,6 @@ no S4U2Proxy tickets.
 """
 
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from typing import Self
 from pykcm.testing.clock import find_libfaketime
 from pykcm.testing.guarded import SYSTEM_PATH
 from pykcm.testing.guarded import missing_programs as programs_missing
+from tests.ports import free_port
 
 __all__ = ["SYSTEM_PATH", "find_libfaketime"]
 
@@ -195,22 +195,6 @@ class Kdc:
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)} failed ({done.returncode}):\n{done.stdout}")
         return done.stdout
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that is currently free for TCP and UDP."""
-    while True:
-        with (
-            socket.socket(socket.AF_INET, socket.SOCK_STREAM) as stream,
-            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagram,
-        ):
-            stream.bind(("127.0.0.1", 0))
-            port: int = stream.getsockname()[1]
-            try:
-                datagram.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
 
 
 def other_clock(offset: int) -> dict[str, str]:

@@ -18,11 +18,11 @@ import pytest
 from pykcm.client import KcmClient
 from pykcm.protocol.codes import KcmError
 from tests.builders import ALICE, credential_bytes
+from tests.ports import free_port
 from tests.test_monitoring import MONITORING
 
 from .control import Pykcmctl
 from .daemon import LIMIT, Pykcmd
-from .kdc import free_port
 from .test_metrics import serving
 
 pytestmark = [

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tests.e2e.kdc import free_port
+from tests.ports import free_port
 
 
 class SlowKdc:

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Awaitable
 from typing import Any, TypeVar
 
-from tests.store.postgresql.server import free_port
+from tests.ports import free_port
 
 T = TypeVar("T")
 

@@ -13,7 +13,8 @@ from pykcm.store.postgresql.schema import create
 from pykcm.store.postgresql.sealing import SharedKey
 from tests.disk.mounts import MemoryDisk
 from tests.e2e.waiting import wait_until
-from tests.store.postgresql.server import PostgreSQL, free_port
+from tests.ports import free_port
+from tests.store.postgresql.server import PostgreSQL
 
 ROLE = "pykcm"
 DATABASE = "pykcm"
