@@ -31,6 +31,10 @@ class RawConnection:
     def __exit__(self, *_: object) -> None:
         self._socket.close()
 
+    def fileno(self) -> int:
+        """The number of the descriptor."""
+        return self._socket.fileno()
+
     def send(self, data: bytes) -> None:
         self._socket.sendall(data)
 

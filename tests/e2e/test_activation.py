@@ -1,6 +1,7 @@
 """The daemon under systemd: with listening sockets and notifications."""
 
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from pykcm.client import KcmClient
 from .activation import FIRST_FD, Notifications, launch_with, listening
 from .clients import Listed, MitClient
 from .conftest import USER
-from .daemon import Pykcmd
+from .daemon import LIMIT, Pykcmd
 from .kdc import REALM
 from .raw import RawConnection, request
 
@@ -166,14 +167,16 @@ def test_wrong_kind_of_socket_is_refused(
 def test_idle_daemon_ends(stopped_pykcmd: Pykcmd, listener: socket.socket, mit: MitClient) -> None:
     """It ends after responder_idle_timeout, and another one serves the next client."""
     stopped_pykcmd.configure('responder_idle_timeout = "1s"\n')
-    launch_with(stopped_pykcmd, [listener])
-    mit.kinit("alice")
+    # The open connections keep the daemons running meanwhile.
+    with RawConnection(stopped_pykcmd.socket_path, USER):
+        launch_with(stopped_pykcmd, [listener])
+        mit.kinit("alice")
     assert stopped_pykcmd.wait() == 0
     with RawConnection(stopped_pykcmd.socket_path, USER) as waiting:
         waiting.send(request(NOOP))
         launch_with(stopped_pykcmd, [listener])
         assert waiting.reply() == (0, b"")
-    assert mit.klist() == ALICES
+        assert mit.klist() == ALICES
     assert stopped_pykcmd.wait() == 0
 
 
@@ -190,8 +193,8 @@ def _runs_on(daemon: Pykcmd, seconds: float) -> bool:
 def test_open_connection_keeps_the_daemon(stopped_pykcmd: Pykcmd, listener: socket.socket) -> None:
     """The idle time begins when the last connection closes."""
     stopped_pykcmd.configure("responder_idle_timeout = 0.2\n")
-    launch_with(stopped_pykcmd, [listener])
     with KcmClient(stopped_pykcmd.socket_path) as kcm:
+        launch_with(stopped_pykcmd, [listener])
         kcm.noop()
         assert _runs_on(stopped_pykcmd, 0.8)
         kcm.noop()
@@ -223,14 +226,27 @@ def test_client_at_the_end_of_idle_time_is_served(stopped_pykcmd: Pykcmd, listen
     """A client that connects in that moment is answered by this daemon or the next one."""
     stopped_pykcmd.command = (sys.executable, "-c", _BUSY_UNTIL_IDLE)
     stopped_pykcmd.configure("responder_idle_timeout = 0.2\n")
-    launch_with(stopped_pykcmd, [listener])
-    assert stopped_pykcmd.answers()
+    with RawConnection(stopped_pykcmd.socket_path, USER) as first:
+        launch_with(stopped_pykcmd, [listener])
+        assert first.ask(NOOP) == 0
     with RawConnection(stopped_pykcmd.socket_path, USER) as late:
+        late.send(request(NOOP))
         (stopped_pykcmd.folder / "go on").touch()
-        if not _runs_on(stopped_pykcmd, 1):
+        if not _is_answered_by(stopped_pykcmd, late):
             launch_with(stopped_pykcmd, [listener])
-        assert late.ask(NOOP) == 0
+        assert late.reply() == (0, b"")
     assert stopped_pykcmd.wait() == 0
+
+
+def _is_answered_by(daemon: Pykcmd, connection: RawConnection) -> bool:
+    """Wait until the daemon answers or ends; returns whether it has answered."""
+    process = os.pidfd_open(daemon.pid)
+    try:
+        readable, _, _ = select.select([connection.fileno(), process], [], [], LIMIT)
+    finally:
+        os.close(process)
+    assert readable
+    return connection.fileno() in readable
 
 
 @pytest.mark.parametrize(

@@ -152,7 +152,7 @@ def test_daemon_that_doubts_the_clock_does_not_end_when_idle(
         daemon.control_path.chmod(0o600)
         environment = {"LISTEN_FDNAMES": "kcm:control", **other_clock(AHEAD)}
         launch_with(daemon, [kcm, control], environment=environment)
-        wait_until(lambda: daemon.log.count("idle, but the clock is in doubt") == 2)
+        wait_until(lambda: daemon.log.count("idle, but the clock is in doubt") >= 2)
         assert daemon.running
         _reap(daemon, "--trust-clock")
         assert daemon.wait() == 0

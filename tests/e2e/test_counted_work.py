@@ -39,8 +39,9 @@ def lasting(server: Principal) -> bytes:
 
 @pytest.fixture
 def quiet(stopped_pykcmd: Pykcmd) -> Pykcmd:
-    """A daemon that does not log each request."""
-    stopped_pykcmd.start("--log-level", "info")
+    """A daemon that does not log each request, and has no work of its own."""
+    stopped_pykcmd.configure("reap_interval = 0\n")
+    stopped_pykcmd.start_settled("--log-level", "info")
     return stopped_pykcmd
 
 

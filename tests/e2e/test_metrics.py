@@ -9,21 +9,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
+from pykcm.client import KcmClient
 from tests.control.parsing import parsed
+from tests.ports import free_port
 
 from .activation import Notifications, launch_with, listening
 from .clients import MitClient
 from .conftest import OTHER, started
 from .control import Pykcmctl
 from .daemon import LIMIT, ROOT, Pykcmd
-from .kdc import free_port
 from .sandbox import only_unix_sockets
-from .waiting import wait_until
 
 Address = str | tuple[str, int]
 
@@ -358,11 +358,16 @@ def test_scrapes_neither_keep_an_idle_daemon_running_nor_start_it(
         # Its imports may take longer than the daemon's idle time.
         assert scraper.stdout is not None
         assert scraper.stdout.readline() == "ready\n"
-        launch_with(stopped_pykcmd, [listener], environment={"RUNTIME_DIRECTORY": str(metrics_folder)})
-        wait_until(path.exists)
-        path.chmod(0o666)
-        answers, _ = scraper.communicate("\n", timeout=LIMIT)
-        assert int(answers) > 0
+        # The open connection keeps the daemon running until the first scrape.
+        with KcmClient(stopped_pykcmd.socket_path, timeout=LIMIT) as kcm:
+            launch_with(stopped_pykcmd, [listener], environment={"RUNTIME_DIRECTORY": str(metrics_folder)})
+            kcm.noop()
+            path.chmod(0o666)
+            assert scraper.stdin is not None
+            scraper.stdin.write("\n")
+            scraper.stdin.flush()
+            assert scraper.stdout.readline() == "answered\n"
+        assert scraper.wait(LIMIT) == 0
         assert stopped_pykcmd.wait() == 0
         with serving(stopped_pykcmd.folder, Pykcmctl(path).argv("metrics", "--listen", f"unix:{path}-http")):
             status, text = get(f"{path}-http", "/metrics")
@@ -371,7 +376,7 @@ def test_scrapes_neither_keep_an_idle_daemon_running_nor_start_it(
 
 
 def scrape(path: str) -> None:
-    """Ask the daemon as pykcm-metrics until it has ended, and print the number of answers.
+    """Ask the daemon as pykcm-metrics until it has ended, and say when it has answered for the first time.
 
     It begins when it gets a line.
     """
@@ -382,12 +387,11 @@ def scrape(path: str) -> None:
     os.setuid(OTHER)
     print("ready", flush=True)  # noqa: T201
     sys.stdin.readline()
-    answers = 0
-    try:
+    assert list(ControlClient(path).ask("stats"))
+    print("answered", flush=True)  # noqa: T201
+    with suppress(OSError):
         while list(ControlClient(path).ask("stats")):
-            answers += 1
-    except OSError:
-        print(answers)  # noqa: T201
+            pass
 
 
 def test_user_of_a_daemon_started_by_hand_may_make_every_request(

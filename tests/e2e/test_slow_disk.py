@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from pykcm.protocol.opcodes import Opcode
-from pykcm.store.clock_reading import CLOCK
 from tests.builders import ALICE, credential_bytes, principal_bytes, service
 from tests.disk.faults import Call, Faults
 
@@ -70,11 +69,7 @@ class SlowDisk:
                 client.send(replace(uid, CREDENTIALS))
                 assert client.reply() == (0, b"")
         assert self.daemon.stop() == 0
-        clock = self.daemon.state_dir / CLOCK
-        earlier = clock.stat().st_mtime_ns
-        self.daemon.start(environment=self.faults.environment)
-        # The next sync of the clock's thread is an hour later.
-        wait_until(lambda: clock.stat().st_mtime_ns != earlier)
+        self.daemon.start_settled(environment=self.faults.environment)
         self._reader = self._connections.enter_context(self.connect(OTHER))
         self.read(self._reader, OTHER)
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from pykcm.client import KcmClient
 from tests.e2e.activation import launch_with, listening
 from tests.e2e.clients import Listed
 from tests.e2e.conftest import USER, public_folder, watched
@@ -87,10 +88,13 @@ def test_idle_daemon_ends_and_nothing_is_lost(server: Server, mit_of: MitOf) -> 
     with public_folder() as folder, watched(Host(folder / "host", by_socket(server))) as host:
         host.connect_to(by_socket(server), 'responder_idle_timeout = "1s"\n')
         with listening(host.socket_path) as listener:
-            launch_with(host, [listener])
-            mit_of(host).kinit("alice")
+            # The open connections keep the daemons running meanwhile.
+            with KcmClient(host.socket_path):
+                launch_with(host, [listener])
+                mit_of(host).kinit("alice")
             assert host.wait() == 0
             assert "stopping: idle for 1 s" in host.log
-            launch_with(host, [listener])
-            assert mit_of(host).klist() == ALICES
+            with KcmClient(host.socket_path):
+                launch_with(host, [listener])
+                assert mit_of(host).klist() == ALICES
             assert host.wait() == 0
