@@ -11,7 +11,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 # In seconds, for a loaded machine. A wait that reaches it has failed.
-LIMIT = 20.0
+LIMIT = 60.0
 
 
 @contextmanager

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 DENIED = b"avc:  denied  { read } for  scontext=u:r:t:s0:c1 tcontext=u:r:t:s0:c2 tclass=file permissive=0"
 
 # In seconds, for a loaded machine. A wait that reaches it has failed.
-LIMIT = 20.0
+LIMIT = 60.0
 
 
 @pytest.fixture

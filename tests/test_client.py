@@ -71,10 +71,10 @@ def path(tmp_path: Path) -> Iterator[Path]:
 
     thread = threading.Thread(target=asyncio.run, args=(serve(),))
     thread.start()
-    assert serving.wait(20)
+    assert serving.wait(60)
     yield path
     stop[0]()
-    thread.join(20)
+    thread.join(60)
     assert not thread.is_alive()
 
 
@@ -203,7 +203,7 @@ def connected(folder: Path) -> Iterator[tuple[KcmClient, socket.socket]]:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
         listener.listen()
-        with KcmClient(path, timeout=20) as client:
+        with KcmClient(path, timeout=60) as client:
             accepted, _ = listener.accept()
             with accepted:
                 yield client, accepted
@@ -236,7 +236,7 @@ def test_reply_of_the_maximum_length_is_accepted(tmp_path: Path) -> None:
         sending = threading.Thread(target=accepted.sendall, args=(reply,))
         sending.start()
         assert len(client.call(Opcode.NOOP)) == MAX_REPLY_SIZE - 4
-        sending.join(20)
+        sending.join(60)
 
 
 def test_silent_server_is_a_timeout(tmp_path: Path) -> None:

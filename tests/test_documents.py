@@ -49,7 +49,7 @@ def test_spelling_is_checked(tmp_path: Path, text: str, status: int) -> None:
     document = tmp_path / "document.md"
     document.write_text(text)
     command = [sys.executable, "-m", "codespell_lib", "--toml", str(ROOT / "pyproject.toml"), str(document)]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=30, cwd=ROOT)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60, cwd=ROOT)
     assert done.returncode == status, done.stdout + done.stderr
 
 

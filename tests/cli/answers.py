@@ -34,7 +34,7 @@ def answering(path: Path, *messages: object, at_end: bool = False) -> Iterator[C
         finally:
             with socket.socket(socket.AF_UNIX) as last:
                 last.connect(str(path))
-            thread.join(20)
+            thread.join(60)
             path.unlink()
 
 

@@ -37,7 +37,7 @@ def test_answer_of_other_server_is_an_error(tmp_path: Path, answer: bytes, messa
         sending.start()
         with pytest.raises(ControlError, match=message):
             list(asked)
-        sending.join(20)
+        sending.join(60)
 
 
 def send_all(server: socket.socket, answer: bytes) -> None:

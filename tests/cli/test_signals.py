@@ -46,12 +46,12 @@ def test_interrupted_export_leaves_nothing(
                 server, _ = listening.accept()
                 with server:
                     server.sendall(encode({"item": {"count": 1}}))
-                    deadline = time.monotonic() + 30
+                    deadline = time.monotonic() + 60
                     while not has_begun(exporting, folder):
                         assert time.monotonic() < deadline
                         time.sleep(0.01)
                     exporting.send_signal(number)
-                    assert exporting.wait(30) == (-number if number == signal.SIGKILL else 128 + number)
+                    assert exporting.wait(60) == (-number if number == signal.SIGKILL else 128 + number)
             finally:
                 exporting.kill()
     assert list(folder.iterdir()) == []
@@ -76,7 +76,7 @@ def test_export_fails_when_daemon_ends(tmp_path: Path, option: str) -> None:
                 server, _ = listening.accept()
                 with server:
                     server.sendall(encode({"item": {"count": 1}}))
-                _, errors = exporting.communicate(timeout=30)
+                _, errors = exporting.communicate(timeout=60)
             finally:
                 exporting.kill()
     assert (exporting.returncode, b"the connection ended before the end of the reply" in errors) == (

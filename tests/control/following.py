@@ -31,7 +31,7 @@ class Following:
         return self._runner.run(self._next())
 
     async def _next(self) -> dict[str, Any]:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             return cast("dict[str, Any]", as_sent(await anext(self._items)))
 
     def take(self, count: int) -> list[dict[str, Any]]:

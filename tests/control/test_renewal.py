@@ -28,7 +28,7 @@ def answer(server: Server, control: Controlling) -> dict[str, Any]:
 
     async def renew() -> None:
         async with Client(renewals) as client:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while len(client.offers) < 3:  # noqa: ASYNC110 - any condition
                     await asyncio.sleep(0.001)
             one, two, three = client.offers

@@ -74,7 +74,7 @@ async def test_results_are_written_together_and_answered_in_order() -> None:
     """A result does not wait for the one before it; at most so many are written at the same time."""
     most = renewal._MOST_AT_A_TIME
     renewals = FakeRenewals(most)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         numbers, _ = await answers_of(call_with(renewals, *map(frame, range(3 * most))))
     assert numbers == list(range(3 * most))
     assert renewals.most == most

@@ -16,7 +16,7 @@ from pykcm.client import KcmClient
 ROOT = Path(__file__).parents[2]
 
 # In seconds, for a loaded machine. A wait that reaches it has failed.
-LIMIT = 20.0
+LIMIT = 60.0
 
 ENVIRONMENT = {
     "PATH": os.environ["PATH"],

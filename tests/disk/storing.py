@@ -67,7 +67,7 @@ class Storing:
         """Close the store in order."""
         assert self._process.stdin is not None
         self._process.stdin.close()
-        assert self._process.wait(20) == 0
+        assert self._process.wait(60) == 0
 
     def _ask(self, *words: object) -> Any:
         assert self._process.stdin is not None

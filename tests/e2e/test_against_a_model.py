@@ -63,7 +63,7 @@ def run_with_ends(driver: Driver, operations: int, between: int) -> None:
 
 
 @several_uids
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_persistent_store_answers_as_the_model_across_kills_and_restarts(stopped_pykcmd: Pykcmd) -> None:
     """Every answer is the model's, and no SIGKILL or restart loses an acknowledged change."""
     with driver_of(stopped_pykcmd, SEED) as driver:
@@ -72,7 +72,7 @@ def test_persistent_store_answers_as_the_model_across_kills_and_restarts(stopped
 
 
 @several_uids
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_memory_store_answers_as_the_model_and_is_empty_after_each_start(folder: Path) -> None:
     """Every answer is the model's, and after a SIGKILL or a restart nothing is left."""
     with watched(Pykcmd(folder, store="memory")) as daemon, driver_of(daemon, SEED) as driver:

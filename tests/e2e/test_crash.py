@@ -40,7 +40,7 @@ def crashes(stopped_pykcmd: Pykcmd, faults_library: Path) -> Iterator[Crashes]:
 
 
 @pytest.mark.parametrize("durability", ["full", "normal"])
-@pytest.mark.timeout(120 + 2 * KILLS)
+@pytest.mark.timeout(300 + 4 * KILLS)
 def test_kill_at_any_moment_loses_nothing(crashes: Crashes, durability: str) -> None:
     """The next daemon has all acknowledged changes, and every ccache is complete."""
     daemon, rng = crashes.daemon, crashes.rng

@@ -245,7 +245,7 @@ def test_socket_of_running_daemon_is_not_taken(pykcmd: Pykcmd, mit: MitClient) -
     inode = pykcmd.socket_path.stat().st_ino
     process = second.launch()
     try:
-        assert process.wait(20) > 0
+        assert process.wait(60) > 0
     finally:
         second.end()
     assert str(pykcmd.socket_path) in pykcmd.log
@@ -329,6 +329,6 @@ def test_version_is_printed(stopped_pykcmd: Pykcmd) -> None:
     from pykcm import __version__
 
     process = stopped_pykcmd.launch("--version")
-    assert process.wait(20) == 0
+    assert process.wait(60) == 0
     assert __version__ in stopped_pykcmd.log
     assert not stopped_pykcmd.socket_path.exists()

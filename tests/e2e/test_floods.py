@@ -18,6 +18,9 @@ from .waiting import wait_until
 
 MIB = 1 << 20
 
+# In seconds, for 200 requests on a loaded machine. They take some 0.2 s without the load.
+TOGETHER = 20.0
+
 # Descriptors of the database, the listening socket, the event loop and a client of the test; and two of the
 # write-ahead log, which the store opens to look at its length and to extend it.
 FEW = 5 + 2
@@ -44,7 +47,7 @@ def test_another_users_clients_work_during_a_flood(
             begin = time.monotonic()
             for _ in range(200):
                 assert kcm.get_principal(name).components == (b"alice",)
-            assert time.monotonic() - begin < LIMIT
+            assert time.monotonic() - begin < TOGETHER
         assert other.klist() == listed
         other.kvno("host/server.pykcm.test")
         assert pykcmd.descriptors <= min(connections, 256) + before + FEW

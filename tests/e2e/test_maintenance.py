@@ -147,7 +147,7 @@ def write_much(kcm: KcmClient, uid: int, has_ended: threading.Event) -> int:
     raise AssertionError
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("number", [1, 8])
 def test_busy_users_wait_and_are_named(crashes: Crashes, ctl: Pykcmctl, number: int) -> None:
     """Users who write all the time wait for a backup and a rekey; other users do not wait."""
@@ -179,7 +179,7 @@ def test_busy_users_wait_and_are_named(crashes: Crashes, ctl: Pykcmctl, number: 
     assert not crashes.refusals
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("call", "most"), [(Call.WRITE, 900), (Call.SYNC, 60), (Call.OPEN, 25), (Call.UNLINK, 9)]
 )

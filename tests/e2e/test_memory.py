@@ -105,7 +105,7 @@ def _operate(daemon: Pykcmd, count: int, chance: random.Random) -> None:
                 kind(kcm, chance.choice(_names(uid)), chance)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_memory_does_not_grow_with_operations(several_uids: None, stopped_pykcmd: Pykcmd) -> None:
     """After 60,000 operations for 100 UIDs the daemon is hardly larger than after 20,000.
 

@@ -202,7 +202,7 @@ async def test_attempt_without_a_result_ends_by_itself() -> None:
     await host.fill(b"1000", tgt())
     async with Client(host.renewals) as client:
         await host.at(NOW + 50, client)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while host.renewals.trying:  # noqa: ASYNC110 - any condition
                 await asyncio.sleep(0.001)
         assert dict(host.renewals.failures) == {"lost": 1}
@@ -368,7 +368,7 @@ async def test_search_reads_each_collection_once_and_keeps_none() -> None:
         await host.fill(b"%d" % uid, tgt(end=NOW + uid, renew_until=9000), uid=uid)
     fresh = Host(store=host.store)
     async with Client(fresh.renewals) as client:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while fresh.renewals.is_searching:  # noqa: ASYNC110 - any condition
                 await asyncio.sleep(0.001)
         assert len(fresh.renewals.index) == 100

@@ -241,7 +241,7 @@ def in_user_namespace(program: str, *sockets: socket.socket) -> "subprocess.Comp
         capture_output=True,
         text=True,
         check=False,
-        timeout=30,
+        timeout=60,
         cwd=Path(__file__).parents[2],
         pass_fds=fds,
     )

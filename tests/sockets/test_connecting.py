@@ -12,8 +12,6 @@ import pytest
 from pykcm.sockets.connecting import connect
 from tests.full_queue import LIMIT, connect_to_full_queue, full_queue
 
-pytestmark = pytest.mark.timeout(60)
-
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:

@@ -49,7 +49,7 @@ def activate(sockets: Sequence[socket.socket], pid: str = "mine", names: str | N
             capture_output=True,
             text=True,
             check=False,
-            timeout=30,
+            timeout=60,
             cwd=ROOT,
             pass_fds=moved,
             env=os.environ
@@ -145,7 +145,7 @@ def test_impossible_listen_fds_is_refused(number: str) -> None:
         capture_output=True,
         text=True,
         check=True,
-        timeout=30,
+        timeout=60,
         cwd=ROOT,
         env={**os.environ, "LISTEN_FDS": number},
     )
@@ -193,7 +193,7 @@ def notify_socket(
     monkeypatch.setenv("NOTIFY_SOCKET", variable)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiving:
         receiving.bind(address)
-        receiving.settimeout(20)
+        receiving.settimeout(60)
         yield receiving
 
 
@@ -214,7 +214,7 @@ def test_path_in_the_status_is_one_printable_line(
     """A path cannot add a variable to the message, and need not be UTF-8."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiving:
         receiving.bind(str(tmp_path / "notify"))
-        receiving.settimeout(20)
+        receiving.settimeout(60)
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
         Notifier().ready(f"Serving on {path}")
         assert receiving.recv(1000).decode() == f"READY=1\nSTATUS=Serving on {printable(path)}"

@@ -98,7 +98,7 @@ def test_second_daemon_is_refused(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=30,
+        timeout=60,
         cwd=Path(__file__).parents[2],
     )
     assert second.returncode != 0

@@ -121,5 +121,5 @@ class Machine:
         subprocess.run(
             ["unshare", "--mount", "--propagation", "private", "sh", "-euc", script, "sh", self.path("/etc")],
             check=True,
-            timeout=30,
+            timeout=60,
         )

@@ -18,12 +18,13 @@ from pykcm.protocol.credential import Credential, parse_credential
 from pykcm.renew.failures import RenewalError
 from pykcm.renew.pool import Pool
 from pykcm.renew.workers import Spawner, load_libkrb5
-from tests.e2e.kdc import REALM, SYSTEM_PATH, Kdc, find_libfaketime, free_port
+from tests.e2e.kdc import REALM, SYSTEM_PATH, Kdc, find_libfaketime
+from tests.ports import free_port
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
 # In seconds.
-LONG = 30.0
+LONG = 60.0
 
 
 @contextmanager

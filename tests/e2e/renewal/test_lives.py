@@ -38,7 +38,7 @@ def _arguments(kdc: Kdc, folder: Path) -> tuple[Path, Path, Path]:
     return krb5_conf, kdc.keytab, trace
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 def test_ccaches_live_until_the_end_of_their_renewable_lives(kdc: Kdc, heimdal_kdc: Kdc) -> None:
     """A TGT of 6 s is valid until renew-until (60 s), with both KDCs, and kvno gets a ticket with it."""
     with ExitStack() as stack:
@@ -54,7 +54,7 @@ def test_ccaches_live_until_the_end_of_their_renewable_lives(kdc: Kdc, heimdal_k
         assert time.monotonic() - began < RENEWABLE_LIFE
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 @pytest.mark.usefixtures("several_uids")
 def test_many_ccaches_with_a_slow_kdc(kdc: Kdc, stopped_pykcmd: Pykcmd, folder: Path, proxy: SlowKdc) -> None:
     """500 ccaches of 100 users are all renewed before they end, although each answer takes 2 s."""
@@ -89,7 +89,7 @@ def test_ticket_that_ends_first_is_renewed_first(
     ):
         program.start()
         store(daemon, USER, f"{USER}:first", with_times(tgt, -2000, 1000))
-        assert proxy.held.wait(20)
+        assert proxy.held.wait(60)
         for end in ends:
             store(daemon, USER, f"{USER}:{end}", with_times(tgt, -2000, end))
         proxy.gate.set()

@@ -50,7 +50,7 @@ def run_command(daemon: Pykcmd) -> str:
     return "renewed"
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 def test_kinit_beside_the_command_wins(pykcmd: Pykcmd, mit: MitClient, due: bytes) -> None:
     """After kinit the ccache has its TGT, and never the one that the command has renewed."""
     chance = random.Random(1)

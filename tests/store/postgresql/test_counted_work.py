@@ -69,7 +69,7 @@ async def test_versions_of_all_who_wait_are_one_round_trip(relay: Relay, counted
 
 async def test_versions_are_found_by_an_index(counted: PostgreSQLStore) -> None:
     """A look-up reads the rows of its UIDs alone, however many there are."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         plan = await counted.database.call(_plan)
     assert any("collections_pkey" in row for row in plan), plan
 

@@ -110,7 +110,7 @@ async def test_hosts_notify_only_when_one_listens(conninfo: str, shared: Postgre
         for version in (3, 4):
             # The first one after the request to notify, too.
             await commit(shared, 1000, put_ccache(1000, version))
-            [notification] = other.notifies(timeout=5, stop_after=1)
+            [notification] = other.notifies(timeout=60, stop_after=1)
             assert notification.payload == f"1000 {version}"
 
 
@@ -170,5 +170,5 @@ async def test_first_commit_of_a_host_notifies_in_its_transaction(
 
         monkeypatch.setattr(host, "_query", ended)
         assert await host.commit([entry({1000: 0}, put_ccache(1000, 1))]) == [Committed({1000: 1})]
-        [notification] = other.notifies(timeout=5, stop_after=1)
+        [notification] = other.notifies(timeout=60, stop_after=1)
         assert notification.payload == "1000 1"

@@ -17,7 +17,7 @@ NEW = tgt(NOW + 50, NOW + 150, ticket=b"renewed")
 
 
 async def wait_for(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 - any condition at all
             await asyncio.sleep(0.01)
 

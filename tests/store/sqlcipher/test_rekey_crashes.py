@@ -54,7 +54,7 @@ async def disturb_each_call(
     return statuses
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: call.name.lower())
 async def test_kill_before_each_call_loses_nothing(
     tmp_path: Path, state: Path, faults_library: Path, call: Call
@@ -68,7 +68,7 @@ async def test_kill_before_each_call_loses_nothing(
     assert len(killed) >= 5
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: call.name.lower())
 async def test_failure_of_each_call_loses_nothing(
     tmp_path: Path, state: Path, faults_library: Path, call: Call
@@ -93,7 +93,7 @@ def recorded(tmp_path: Path) -> list[Event]:
     return list(read_record(record, folder))
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 async def test_power_cut_loses_nothing(tmp_path: Path, recorded: list[Event]) -> None:
     """Wherever power is lost, and whatever the disk keeps, all acknowledged secrets are there."""
     disk = DiskFolder()
