@@ -20,6 +20,9 @@ LARGEST_RESULT = 1024 * 1024
 # Results that are written at the same time; each has at most LARGEST_RESULT bytes in memory.
 _MOST_AT_A_TIME = 16
 
+# In seconds: a client that reads nothing of its offers for so long has failed.
+_PATIENCE_WITH_A_READER = 60.0
+
 # In seconds: the end of a client that was killed is noticed within a second.
 _PATIENCE = 2.0
 
@@ -69,6 +72,7 @@ async def offer_renewals(call: Call) -> AsyncIterator[dict[str, Any]]:
         raise ControlError(ErrorCode.UNSUPPORTED, "TGTs are not renewed here (tgt_renewal = false)")
     renewals = call.administration.renewals.start()
     access = call.administration.access
+    call.patience = _PATIENCE_WITH_A_READER
     await renewals.wait_until_free(_PATIENCE)
     try:
         with renewals.connected(lambda label: access.may_use(call.peer, label)) as offers:

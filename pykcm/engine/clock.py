@@ -31,6 +31,9 @@ _KEPT_EVERY = 3600
 # In seconds: the client whose request started the daemon is served first.
 _WAIT_AT_START = 1.0
 
+# In seconds: a clock that is adjusted moves by less between two readings.
+_SMALLEST_STEP = 2.0
+
 # The reading of an earlier run, if it is not known: every clock has moved since.
 UNKNOWN = 0.0
 
@@ -58,6 +61,27 @@ class _Reading(NamedTuple):
     def at(self, steady: float) -> float:
         """The clock's time at another moment, if nobody has set it in between."""
         return self.wall + steady - self.steady
+
+
+class ClockSteps:
+    """Notices that the clock was set, or that the machine has slept. `steady` is a clock that nobody sets."""
+
+    def __init__(self, wall: Clock = time.time, steady: Clock = time.monotonic) -> None:
+        self._wall = wall
+        self._steady = steady
+        self._last = _Reading(wall(), steady())
+
+    def is_set(self) -> bool:
+        """Whether the clock was set since the last call, or since the last `accept`."""
+        now = _Reading(self._wall(), self._steady())
+        if abs(now.moved_since(self._last)) >= _SMALLEST_STEP:
+            return True
+        self._last = now
+        return False
+
+    def accept(self) -> None:
+        """Take the clock as it is now."""
+        self._last = _Reading(self._wall(), self._steady())
 
 
 class CheckedClock:

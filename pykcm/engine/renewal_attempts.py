@@ -2,12 +2,13 @@
 
 import asyncio
 import logging
+import os
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pykcm.ccaches.renewal import Schedule, is_renewal_off
 from pykcm.engine.engine import Collections
@@ -35,6 +36,12 @@ _ABOUT_REALM = _NO_ANSWER | {"clock"}
 
 # In seconds: how long an attempt may take in addition to the KDC's time.
 _PATIENCE = 60.0
+
+# In seconds: the pause after a first failure, and the longest one.
+PAUSE = 1.0
+_LONGEST_PAUSE = 3600.0
+# The pause is at most this part of the time until the TGT ends.
+_PART_OF_REST = 0.25
 
 
 class Replacement(Enum):
@@ -78,6 +85,15 @@ class Offer(NamedTuple):
     end: int
     renew_until: int
 
+    @classmethod
+    def of(cls, tgt: Tgt, found: "Found", now: float) -> "Offer":
+        """A new attempt."""
+        offset = found.kdc_offset
+        return cls(
+            *(os.urandom(ID_SIZE), tgt.uid, found.name, found.credential, tgt.realm, offset),
+            *(now if tgt.due is None else tgt.due, tgt.end, found.credential.times.renew_till - offset),
+        )
+
 
 class Failure(NamedTuple):
     """Why an attempt failed; not `again`: this TGT can never be renewed."""
@@ -93,6 +109,13 @@ def answers_of(reason: str) -> bool | None:
     if reason in _NO_ANSWER:
         return False
     return True if reason in _ANSWER else None
+
+
+def next_attempt(now: float, end: float, failures: int, jitter: float) -> float | None:
+    """When a TGT that ends at `end` is tried again after so many failures; None: it ends before."""
+    pause = min(PAUSE * 2 ** min(failures - 1, 20), _LONGEST_PAUSE, _PART_OF_REST * (end - now))
+    at = now + max(pause, PAUSE) * (1 + 0.1 * jitter)
+    return at if at < end else None
 
 
 class HandedBack(NamedTuple):
@@ -113,9 +136,24 @@ class Found(NamedTuple):
 
 
 @dataclass(eq=False)
+class Client:
+    """The client, and its offers that it has not taken yet.
+
+    `is_silent`: an attempt has ended without a result, and no result has come since.
+    """
+
+    may_renew: Callable[[str | None], bool]
+    is_silent: bool = False
+    offers: deque[Offer] = field(default_factory=deque)
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)
+    tasks: set[asyncio.Task[Any]] = field(default_factory=set)
+
+
+@dataclass(eq=False)
 class Attempt:
     """An attempt that a client makes."""
 
+    client: Client
     tgt: Tgt
     offer: Offer
     principal: Principal
@@ -163,16 +201,6 @@ def find_tgt(tgt: Tgt, collections: Collections) -> Found | None:
     if credential is None or hash(credential.blob) != tgt.digest:
         return None
     return Found(ccache.name, ccache.label, credential, ccache.kdc_offset, ccache.principal)
-
-
-@dataclass(eq=False)
-class Client:
-    """The client, and its offers that it has not taken yet."""
-
-    may_renew: Callable[[str | None], bool]
-    offers: deque[Offer] = field(default_factory=deque)
-    arrived: asyncio.Event = field(default_factory=asyncio.Event)
-    tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
 
 def replace_tgt(

@@ -92,6 +92,25 @@ class RenewalIndex:
     def _left(self, tgt: Tgt) -> Iterator[Tgt]:
         return (each for each in self.of_ccache(tgt.uid, tgt.ccache).values() if each is not tgt)
 
+    async def reschedule(self) -> None:
+        """Have each TGT due as if it had never been tried, except those that can never be renewed.
+
+        The clock was set: by the old one, TGTs had seemed expired, or had to wait.
+        """
+        tgts = [
+            tgt
+            for of_uid in self._by_uid.values()
+            for of_ccache in of_uid.values()
+            for tgt in of_ccache.values()
+        ]
+        for number, tgt in enumerate(tgts, 1):
+            if not tgt.is_final and self.is_known(tgt) and not self._queue.is_tried(tgt):
+                self._queue.discard(tgt)
+                tgt.due = tgt.first_due
+                self._queue.put(tgt)
+            if not number % _AT_A_TIME:
+                await asyncio.sleep(0)
+
     # Called by the engine
 
     def committed(self, uid: int, changes: Iterable[Change]) -> None:
@@ -125,6 +144,17 @@ class RenewalIndex:
         self._by_uid.clear()
         self._to_read.clear()
         self._is_outdated = True
+
+    async def search(self) -> None:
+        """Have the collections of all users read."""
+        uids = None
+        while uids is None:
+            try:
+                uids = await self._engine.store.uids()
+            except StoreError as error:
+                log.error("TGTs that can be renewed are searched for later: %s", error)  # noqa: TRY400
+                await asyncio.sleep(_AGAIN_AFTER)
+        self.read_again(uids)
 
     async def run(self) -> NoReturn:
         """Read the collections that have to be read, until cancelled."""

@@ -68,9 +68,9 @@ class OrderedQueue(Generic[T]):
 class Tgt:
     """One TGT that can be renewed, in a ccache. Times are in seconds since the epoch.
 
-    `ccache` and `uuid`: of the ccache and of the credential. `digest`: of the credential. `due`: when it is
-    due, or next tried; None: never. `failures`: in a row. The last attempt ended at `last_time` with
-    `last_result`, and `last_message` has the reason.
+    `ccache` and `uuid`: of the ccache and of the credential. `digest`: of the credential. `first_due`: when
+    it is due, if no attempt fails. `due`: when it is due, or next tried; None: never. `is_final`: it can
+    never be renewed. `failures`: in a row.
     """
 
     uid: int
@@ -79,12 +79,21 @@ class Tgt:
     digest: int
     realm: bytes
     end: int
-    due: float | None
+    first_due: float
+    due: float | None = None
+    is_final: bool = False
     failures: int = 0
     losses: int = 0
     last_time: float | None = None
     last_result: str = ""
     last_message: str = ""
+
+    def __post_init__(self) -> None:
+        self.due = self.first_due
+
+    def note(self, time: float, result: str, message: str = "") -> None:
+        """Note how an attempt has ended."""
+        self.last_time, self.last_result, self.last_message = time, result, message
 
 
 class Realms:
@@ -198,7 +207,8 @@ class RenewalQueue:
         # TGTs that wait for an attempt of their realm or their ccache to end.
         self._of_full_realms: dict[bytes, OrderedQueue[Tgt]] = {}
         self._of_busy_ccaches: defaultdict[tuple[int, bytes], dict[Tgt, None]] = defaultdict(dict)
-        self._busy_ccaches: set[tuple[int, bytes]] = set()
+        # The TGT that is being tried.
+        self._busy_ccaches: dict[tuple[int, bytes], Tgt] = {}
 
     @property
     def trying(self) -> int:
@@ -222,6 +232,10 @@ class RenewalQueue:
         """Add a TGT, which waits until it is due; it is not being tried."""
         if tgt.due is not None:
             self._waiting.put(tgt, tgt.due)
+
+    def is_tried(self, tgt: Tgt) -> bool:
+        """Whether an attempt is in progress."""
+        return self._busy_ccaches.get((tgt.uid, tgt.ccache)) is tgt
 
     def discard(self, tgt: Tgt) -> None:
         """Remove a TGT. An attempt in progress goes on."""
@@ -272,7 +286,7 @@ class RenewalQueue:
         return self._ready if first is not None and first <= of_others else self._ready_of_others
 
     def _begin(self, tgt: Tgt) -> None:
-        self._busy_ccaches.add((tgt.uid, tgt.ccache))
+        self._busy_ccaches[tgt.uid, tgt.ccache] = tgt
         if not self.realms.answers(tgt.realm):
             self._tried_of_others.add(tgt)
         self._tried_by_uid[tgt.uid] += 1
@@ -281,7 +295,7 @@ class RenewalQueue:
 
     def end(self, tgt: Tgt) -> None:
         """End an attempt. The TGT is not in the queue until it is put there again."""
-        self._busy_ccaches.discard((tgt.uid, tgt.ccache))
+        self._busy_ccaches.pop((tgt.uid, tgt.ccache), None)
         self._tried_of_others.discard(tgt)
         _count_down(self._tried_by_uid, tgt.uid)
         _count_down(self._tried_by_realm, tgt.realm)

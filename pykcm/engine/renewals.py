@@ -6,19 +6,19 @@ replaces the old one only if the ccache still holds exactly that one.
 
 import asyncio
 import logging
-import os
 import random
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 from pykcm.ccaches.renewal import ENDS_NO_LATER, why_no_renewal
+from pykcm.engine.clock import ClockSteps
 from pykcm.engine.engine import Engine, to_the_end
 from pykcm.engine.renewal_attempts import (
-    ID_SIZE,
+    PAUSE,
     Attempt,
     BusyError,
     Client,
@@ -32,6 +32,7 @@ from pykcm.engine.renewal_attempts import (
     find_tgt,
     log_failure,
     log_renewal,
+    next_attempt,
     replace_tgt,
 )
 from pykcm.engine.renewal_index import RenewalIndex
@@ -45,12 +46,6 @@ from pykcm.store.interface import StoreError
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-# In seconds: the pause after a first failure, and the longest one.
-_PAUSE = 1.0
-_LONGEST_PAUSE = 3600.0
-# The pause is at most this part of the time until the TGT ends.
-_PART_OF_REST = 0.25
 
 # In seconds: how long the client may take to read its offers when the daemon ends.
 _PATIENCE_AT_END = 1.0
@@ -75,10 +70,12 @@ class Renewals:
         settings: Settings = Settings(),  # noqa: B008 - it cannot be changed
         clock: Callable[[], float] = time.time,
         jitter: Callable[[], float] = random.random,
+        steady: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
         self._settings = settings
         self._clock = clock
+        self._clock_steps = ClockSteps(clock, steady)
         self._jitter = jitter
         self._queue = RenewalQueue(settings.most, settings.most_of_realm)
         self.index = RenewalIndex(engine, self._queue, settings.schedule, self._wake, jitter)
@@ -144,40 +141,55 @@ class Renewals:
 
     async def wait_until_free(self, patience: float) -> None:
         """Wait until there is no client, but at most so many seconds: it may just have been killed."""
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(patience):
                 await self._has_no_client.wait()
-        except TimeoutError:
-            pass
 
     @contextmanager
     def connected(self, may_renew: Callable[[str | None], bool]) -> Iterator[AsyncIterator[Offer]]:
         """Within it, there is a client, which takes the offers; raises BusyError if there is another one.
 
+        A client that gave no result in time gives way to the next one: its offers end with BusyError.
         `may_renew`: whether the client may read and change ccaches of this SELinux label. When the client
         has gone, its attempts end, and their TGTs are due again at once. There are no more offers after
         `finish`.
         """
         if self._client is not None:
-            raise BusyError
+            if not self._client.is_silent:
+                raise BusyError
+            log.warning("another client renews TGTs now, because the one before it gave no result in time")
+            self._leave(self._client)
         client = self._client = Client(may_renew)
         self._has_no_client.clear()
-        lease = self._begin()
+        client.tasks.update(self._begin())
         try:
             yield self._offers(client)
         finally:
-            self._client = None
-            self._has_no_client.set()
-            for task in [*client.tasks, *lease]:
-                task.cancel()
-            for attempt in list(self._attempts.values()):
-                self._lose(attempt)
+            self._leave(client)
+
+    def _leave(self, client: Client) -> None:
+        """End all attempts of the client, if it has not gone before."""
+        if self._client is not client:
+            return
+        self._client = None
+        self._has_no_client.set()
+        client.offers.clear()
+        client.arrived.set()
+        for task in client.tasks:
+            task.cancel()
+        for attempt in list(self._attempts.values()):
+            self._lose(attempt)
 
     async def _offers(self, client: Client) -> AsyncIterator[Offer]:
         while not self._is_ending:
             while client.offers:
                 yield client.offers.popleft()
+            if self._client is not client:
+                raise BusyError
             client.arrived.clear()
+            if self._clock_steps.is_set():
+                await self.index.reschedule()
+                self._clock_steps.accept()
             self._fill(client)
             if not client.offers:
                 await self._wait(client)
@@ -199,7 +211,7 @@ class Renewals:
             self._engine.report_changes_to(self.index)
             self._start(self.index.run())
             if self._sharing is None:
-                self._searching = self._start(self._search())
+                self._searching = self._start(self.index.search())
         if self._sharing is None:
             return []
         self.index.is_active = False
@@ -220,16 +232,6 @@ class Renewals:
         self.index.is_active = False
         self.index.clear()
 
-    async def _search(self) -> None:
-        uids = None
-        while uids is None:
-            try:
-                uids = await self._engine.store.uids()
-            except StoreError as error:
-                log.error("TGTs that can be renewed are searched for later: %s", error)  # noqa: TRY400
-                await asyncio.sleep(_PAUSE)
-        self.index.read_again(uids)
-
     def _wake(self) -> None:
         if self._client is not None:
             self._client.arrived.set()
@@ -237,11 +239,9 @@ class Renewals:
     async def _wait(self, client: Client) -> None:
         due = self._queue.next_due
         pause = _LONGEST_WAIT if due is None else min(_LONGEST_WAIT, max(0.0, due - self._clock()))
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(pause):
                 await client.arrived.wait()
-        except TimeoutError:
-            pass
 
     # Attempts
 
@@ -250,43 +250,43 @@ class Renewals:
         while (tgt := self._queue.take(self._clock())) is not None:
             task = asyncio.create_task(self._offer(client, tgt))
             client.tasks.add(task)
-            task.add_done_callback(client.tasks.discard)
+            task.add_done_callback(partial(self._after_offer, client, tgt))
 
-    async def _offer(self, client: Client, tgt: Tgt) -> None:
-        """Offer a TGT to the client, if its ccache still holds it."""
-        is_offered = False
+    async def _offer(self, client: Client, tgt: Tgt) -> bool:
+        """Offer a TGT to the client, if its ccache still holds it; returns whether it was offered."""
+        if tgt.end <= self._clock():
+            tgt.due = None
+            return False
         try:
-            if tgt.end <= self._clock():
-                tgt.due = None
-                return
             found = await self._engine.read((tgt.uid,), partial(find_tgt, tgt))
-            if not self.index.is_known(tgt):
-                return
-            if found is None or not client.may_renew(found.label):
-                self.index.remove(tgt)
-                if found is None:
-                    self.index.read_again((tgt.uid,))
-                return
-            self._attempt(client, tgt, found)
-            is_offered = True
         except StoreError:
-            tgt.due = self._clock() + _PAUSE
-        finally:
-            if not is_offered:
-                self._queue.end(tgt)
-                self._put_back(tgt)
-                self._wake()
+            tgt.due = self._clock() + PAUSE
+            return False
+        if self.index.is_known(tgt) and found is not None and client.may_renew(found.label):
+            self._attempt(client, tgt, found)
+            return True
+        if self.index.is_known(tgt):
+            self.index.remove(tgt)
+            if found is None:
+                self.index.read_again((tgt.uid,))
+        return False
+
+    def _after_offer(self, client: Client, tgt: Tgt, task: asyncio.Task[bool]) -> None:
+        """Put a TGT back that was not offered. The task may have been cancelled before its first step."""
+        client.tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is None and not task.cancelled() and task.result():
+            return
+        if error is not None:
+            log.error("a TGT was not offered by an error in pykcm", exc_info=error)
+            tgt.failures += 1
+            tgt.due = self._next_attempt(tgt, tgt.failures)
+        self._end(tgt)
 
     def _attempt(self, client: Client, tgt: Tgt, found: Found) -> None:
-        times = found.credential.times
-        offer = Offer(
-            *(os.urandom(ID_SIZE), tgt.uid, found.name, found.credential, tgt.realm, found.kdc_offset),
-            *(self._clock() if tgt.due is None else tgt.due, tgt.end, times.renew_till - found.kdc_offset),
-        )
-        loop = asyncio.get_running_loop()
-        attempt = Attempt(
-            tgt, offer, found.principal, loop.call_later(self._settings.patience, self._give_up, offer.id)
-        )
+        offer = Offer.of(tgt, found, self._clock())
+        timer = asyncio.get_running_loop().call_later(self._settings.patience, self._give_up, offer.id)
+        attempt = Attempt(client, tgt, offer, found.principal, timer)
         self._attempts[offer.id] = attempt
         client.offers.append(offer)
         client.arrived.set()
@@ -316,19 +316,23 @@ class Renewals:
         tgt = attempt.tgt
         self.failures["lost"] += 1
         tgt.losses += 1
+        tgt.note(self._clock(), "lost", "pykcm-renew ended during the attempt")
         tgt.due = self._clock() if tgt.losses == 1 else self._next_attempt(tgt, tgt.losses - 1)
         self._end(tgt)
 
     def _give_up(self, id_: bytes) -> None:
         attempt = self._take(id_)
-        if attempt is not None:
-            self._fail(attempt, Failure("lost", "pykcm-renew gave no result in time"))
+        if attempt is None:
+            return
+        client = attempt.client
+        client.is_silent = True
+        if attempt.offer in client.offers:
+            # The client has not even read it.
+            client.offers.remove(attempt.offer)
+        self._fail(attempt, Failure("lost", "pykcm-renew gave no result in time"))
 
     def _next_attempt(self, tgt: Tgt, failures: int) -> float | None:
-        now = self._clock()
-        pause = min(_PAUSE * 2 ** min(failures - 1, 20), _LONGEST_PAUSE, _PART_OF_REST * (tgt.end - now))
-        at = now + max(pause, _PAUSE) * (1 + 0.1 * self._jitter())
-        return at if at < tgt.end else None
+        return next_attempt(self._clock(), tgt.end, failures, self._jitter())
 
     # Results
 
@@ -337,6 +341,7 @@ class Renewals:
         attempt = self._take(id_)
         if attempt is None:
             return HandedBack("unknown")
+        attempt.client.is_silent = False
         if isinstance(result, Failure):
             return HandedBack("failed", self._fail(attempt, result))
         try:
@@ -370,7 +375,10 @@ class Renewals:
             return HandedBack("refused", self._fail(attempt, failure))
         if replacement is Replacement.DONE:
             self.renewed += 1
-            self._note_renewed(attempt, new)
+            stored = self.index.of_ccache(tgt.uid, tgt.ccache).get(tgt.uuid)
+            if stored is not None:
+                stored.note(self._clock(), "renewed")
+            log_renewal(attempt, new)
         else:
             self.unchanged += 1
             # The index may be wrong about this ccache.
@@ -379,20 +387,13 @@ class Renewals:
         self._end(tgt, answers=True)
         return HandedBack(replacement.value)
 
-    def _note_renewed(self, attempt: Attempt, new: Credential) -> None:
-        tgt = attempt.tgt
-        now = self.index.of_ccache(tgt.uid, tgt.ccache).get(tgt.uuid)
-        if now is not None:
-            now.last_time, now.last_result = self._clock(), "renewed"
-        log_renewal(attempt, new)
-
     def _fail(self, attempt: Attempt, failure: Failure) -> float | None:
         """Note a failure, and return when the next attempt is."""
         tgt = attempt.tgt
         self.failures[failure.reason] += 1
         tgt.failures += 1
-        tgt.last_time, tgt.last_result = self._clock(), failure.reason
-        tgt.last_message = printable(failure.message)
+        tgt.note(self._clock(), failure.reason, printable(failure.message))
+        tgt.is_final = not failure.again
         tgt.due = self._next_attempt(tgt, tgt.failures) if failure.again else None
         log_failure(attempt, failure, self._clock())
         self._end(tgt, answers_of(failure.reason))

@@ -49,8 +49,10 @@ class Session:
         self._control_path = control_path
         self._kcm_path = kcm_path
         self._make_pool = make_pool
-        # When to start a daemon that does not run. At first nobody knows what is due.
+        # When to start a daemon that does not run, by the clock. At first nobody knows what is due.
         self._wake_at = 0.0
+        # Not before this time of the event loop's clock, which nobody sets.
+        self._wakes_again = 0.0
         self._between_wakes = _RETRY
         self._complaint = ""
 
@@ -71,7 +73,8 @@ class Session:
             except OSError as error:
                 log.debug("the connection to the daemon ended: %s", error.strerror or error)
                 # It may have been killed, and what it knew of due TGTs with it.
-                self._wake_at = time.time() + self._between_wakes
+                self._wake_at = 0.0
+                self._wakes_again = asyncio.get_running_loop().time() + self._between_wakes
             await asyncio.sleep(pause)
 
     async def _serve(self) -> None:
@@ -107,9 +110,10 @@ class Session:
 
     async def _start_daemon_if_due(self) -> None:
         """Start the daemon if a TGT is due: its socket unit starts it when a client connects."""
-        if time.time() < self._wake_at:
+        now = asyncio.get_running_loop().time()
+        if time.time() < self._wake_at or now < self._wakes_again:
             return
-        self._wake_at = time.time() + self._between_wakes
+        self._wakes_again = now + self._between_wakes
         self._between_wakes = min(2 * self._between_wakes, _MOST_SECONDS_BETWEEN_WAKES)
         try:
             async with asyncio.timeout(_WAKE):

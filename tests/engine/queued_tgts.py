@@ -3,9 +3,7 @@
 from pykcm.engine.renewal_queue import RenewalQueue, Tgt
 
 
-def tgt(
-    end: int, uid: int = 1, *, due: float | None = 0, realm: bytes = b"R", ccache: bytes | None = None
-) -> Tgt:
+def tgt(end: int, uid: int = 1, *, due: float = 0, realm: bytes = b"R", ccache: bytes | None = None) -> Tgt:
     """A TGT in a ccache of its own."""
     return Tgt(uid, b"%d" % end if ccache is None else ccache, b"u%d" % end, 0, realm, end, due)
 

@@ -94,7 +94,12 @@ class Host:
         self.store = store or MemoryStore()
         self.engine = Engine(self.store, CollectionCache(self.store, NO_LIMITS, clock=self.clock))
         settings = Settings(Schedule(0.5, interval), most, most_of_realm)
-        self.renewals = Renewals(self.engine, settings, self.clock, lambda: 0.0)
+        # By how much the clock was set: else it has passed.
+        self.set_by = 0.0
+        self.renewals = Renewals(self.engine, settings, self.clock, lambda: 0.0, self._steady)
+
+    def _steady(self) -> float:
+        return self.clock() - self.set_by
 
     async def change(self, function: Callable[[Collection], object], uid: int = UID) -> None:
         await self.engine.change((uid,), lambda collections: function(collections[uid]))

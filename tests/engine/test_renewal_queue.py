@@ -11,7 +11,9 @@ from tests.engine.queued_tgts import queue_of, taken, tgt
 
 def test_tgt_waits_until_it_is_due() -> None:
     """A TGT is taken when it is due, and not before; one that is never due is not taken."""
-    queue = queue_of(tgt(20, due=5), tgt(30, due=None))
+    never = tgt(30)
+    never.due = None
+    queue = queue_of(tgt(20, due=5), never)
     assert queue.take(4.9) is None
     assert queue.next_due == 5
     assert taken(queue, 5) == [20]

@@ -301,3 +301,30 @@ async def test_killed_daemon_is_started_again(
         client, _ = await asyncio.wait_for(asyncio.get_running_loop().sock_accept(kcm_socket), LONG)
         client.close()
         await daemon.start()
+
+
+async def test_daemon_is_started_again_after_the_clock_was_set_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pause between two attempts to start the daemon does not last for the error of the clock."""
+    now = 2_000_000.0
+    monkeypatch.setattr("pykcm.renew.session.time.time", lambda: now)
+    path = tmp_path / "kcm.sock"
+    connected = asyncio.Event()
+
+    def accept(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connected.set()
+        writer.close()
+
+    async with await asyncio.start_unix_server(accept, path):
+        session = Session(str(tmp_path / "none"), str(path), lambda _: FakePool())
+        session._between_wakes = 0.0
+        await session._start_daemon_if_due()
+        async with asyncio.timeout(20):
+            await connected.wait()
+        connected.clear()
+        now -= 86400
+        session._between_wakes = 0.0
+        await session._start_daemon_if_due()
+        async with asyncio.timeout(20):
+            await connected.wait()
