@@ -74,7 +74,7 @@ def failure(renew: Callable[..., bytes], *arguments: object) -> RenewalError:
 def test_tgt_is_renewed(each_kdc: Kdc, tmp_path: Path) -> None:
     """The renewed TGT is of the same client and server, valid for longer, and renewable once more."""
     with renewing(each_kdc.krb5_conf(), tmp_path) as renew:
-        old = parse_credential(tgt_of(each_kdc, tmp_path, "-l", "10s", "-r", "60s"))
+        old = parse_credential(tgt_of(each_kdc, tmp_path, "-l", "10m", "-r", "1h"))
         while time.time() < old.issued + 1:
             time.sleep(0.01)
         new = parse_credential(renew(old.blob))
@@ -86,7 +86,7 @@ def test_tgt_is_renewed(each_kdc: Kdc, tmp_path: Path) -> None:
 def test_ticket_that_is_not_renewable_is_refused(each_kdc: Kdc, tmp_path: Path) -> None:
     """The KDC's refusal is final."""
     with renewing(each_kdc.krb5_conf(), tmp_path) as renew:
-        error = failure(renew, tgt_of(each_kdc, tmp_path, "-l", "10s"))
+        error = failure(renew, tgt_of(each_kdc, tmp_path, "-l", "10m"))
     assert (error.reason, error.again, error.code) == ("not-renewable", False, -1765328371)
     assert error.message.startswith("KDC can't fulfill requested option")
 

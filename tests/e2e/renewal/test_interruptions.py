@@ -31,7 +31,7 @@ def test_kdc_that_was_away(pykcmd: Pykcmd, folder: Path) -> None:
         tgt = new_tgt(kdc, folder, "-l", "1h", "-r", "1d")
         kdc.stop()
         program.start()
-        store(pykcmd, USER, CCACHE, with_times(tgt, -100, 60))
+        store(pykcmd, USER, CCACHE, with_times(tgt, -1000, 600))
         wait_until(lambda: program.log.count("was not renewed (unreachable): Cannot contact any KDC") >= 2)
         assert "; the next attempt is at " in program.log
         kdc.start()
@@ -48,7 +48,7 @@ def test_final_refusal_is_not_repeated(pykcmd: Pykcmd, kdc: Kdc, renew: PykcmRen
     assert "(not-renewable): KDC can't fulfill requested option (Kerberos error 13)" in line
     assert "; there is no further attempt, and it ends at " in line
     # Another one is renewed meanwhile, and the first one is not tried again.
-    store(pykcmd, USER, f"{USER}:good", with_times(new_tgt(kdc, folder, "-l", "1h", "-r", "1d"), -100, 60))
+    store(pykcmd, USER, f"{USER}:good", with_times(new_tgt(kdc, folder, "-l", "1h", "-r", "1d"), -1000, 600))
     wait_until(lambda: is_renewed(pykcmd, f"{USER}:good"))
     assert renew.log.count("was not renewed") == 1
 
@@ -113,12 +113,12 @@ def test_renewal_goes_on_after_a_restart(
     ):
         program.start()
         proxy.gate.clear()
-        store(daemon, USER, CCACHE, with_times(tgt, -100, 60))
+        store(daemon, USER, CCACHE, with_times(tgt, -1000, 600))
         assert proxy.held.wait(60)
         disturb(daemon, program)
         proxy.gate.set()
         wait_until(lambda: is_renewed(daemon))
-        store(daemon, USER, f"{USER}:later", with_times(tgt, -100, 60))
+        store(daemon, USER, f"{USER}:later", with_times(tgt, -1000, 600))
         wait_until(lambda: is_renewed(daemon, f"{USER}:later"))
 
 
@@ -128,7 +128,7 @@ def test_program_without_a_daemon(stopped_pykcmd: Pykcmd, kdc: Kdc, folder: Path
         program.launch()
         wait_until(lambda: "the daemon does not run" in program.log)
         with started(stopped_pykcmd) as daemon:
-            store(daemon, USER, CCACHE, with_times(new_tgt(kdc, folder, "-r", "1d"), -100, 60))
+            store(daemon, USER, CCACHE, with_times(new_tgt(kdc, folder, "-r", "1d"), -1000, 600))
             wait_until(lambda: is_renewed(daemon))
         assert program.stop() == 0
 
@@ -158,7 +158,7 @@ def test_second_program_waits_for_the_first(
         renew.kill()
         wait_until(lambda: "ready:" in second.log)
         assert second.log.count(refusal) == 1
-        store(pykcmd, USER, CCACHE, with_times(new_tgt(kdc, folder, "-l", "1h", "-r", "1d"), -100, 60))
+        store(pykcmd, USER, CCACHE, with_times(new_tgt(kdc, folder, "-l", "1h", "-r", "1d"), -1000, 600))
         wait_until(lambda: is_renewed(pykcmd))
 
 
@@ -188,19 +188,25 @@ def test_failing_kdc_is_not_flooded_after_a_restart(
         pykcmd.restart()
     # Those of the daemon that has ended may not have been removed yet.
     assert 1 <= most <= 2 * 3
+    # From here on an answer may take longer: a loaded machine would fail some attempts again.
+    assert renew.stop() == 0
+    pykcmd.stop()
+    pykcmd.configure("max_realm_renewals = 3\n")
+    pykcmd.start()
     proxy.gate.set()
+    renew.start()
     wait_until(lambda: all(is_renewed(pykcmd, f"{USER}:{number}") for number in range(30)))
 
 
 def test_no_process_stays(pykcmd: Pykcmd, renew: PykcmRenew, proxy: SlowKdc, kdc: Kdc, folder: Path) -> None:
     """When the program stops or is killed in an attempt, its spawner and workers end as well."""
     tgt = new_tgt(kdc, folder, "-l", "1h", "-r", "1d")
-    pykcmd.configure("krb5_auth_timeout = 0.5\n")
+    pykcmd.configure("krb5_auth_timeout = 5\n")
     for end in (renew.stop, renew.kill):
         proxy.gate.clear()
         proxy.held.clear()
         renew.start()
-        store(pykcmd, USER, CCACHE, with_times(tgt, -100, 60))
+        store(pykcmd, USER, CCACHE, with_times(tgt, -1000, 600))
         assert proxy.held.wait(60)
         (spawner,) = children(renew.pid)
         processes = [spawner, *children(spawner)]

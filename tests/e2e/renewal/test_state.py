@@ -37,7 +37,7 @@ def test_state_of_a_ccache_is_shown(pykcmd: Pykcmd, ctl: Pykcmctl, folder: Path)
         assert (state["last_message"], state["next_attempt"]) == ("KDC can't fulfill requested option", None)
 
         kdc.stop()
-        store(pykcmd, USER, f"{USER}", with_times(tgt, -100, 60))
+        store(pykcmd, USER, f"{USER}", with_times(tgt, -1000, 600))
         wait_until(lambda: renewal_state(ctl)["last_result"] == "unreachable")
         assert renewal_state(ctl)["last_message"] == f"Cannot contact any KDC for realm '{REALM}'"
         assert "Cannot contact any KDC" in ctl.run("show", CCACHE).output

@@ -44,7 +44,7 @@ def with_times(blob: bytes, begin: float, end: float) -> bytes:
 
 def as_renewable(blob: bytes) -> bytes:
     """The credential that is due, and has the flag of a renewable one beside its ticket."""
-    credential = parse_credential(with_times(blob, -100, 60))
+    credential = parse_credential(with_times(blob, -1000, 600))
     times = credential.times
     old = TIMES_AND_FLAGS.pack(*times, credential.is_skey, credential.flags)
     changed = times._replace(renew_till=times.endtime + 3600)

@@ -52,7 +52,7 @@ def test_another_host_renews_when_one_is_killed(
     tgt = new_tgt(kdc, hosts[0].folder, "-l", "1h", "-r", "1d")
     for number, host in enumerate(hosts):
         name = f"{USER}:{number}"
-        store(host, USER, name, with_times(tgt, -100, 60))
+        store(host, USER, name, with_times(tgt, -1000, 600))
         wait_until(lambda host=host, name=name: is_renewed(host, name))  # type: ignore[misc]
     wait_until(lambda: renewed_by(programs) == [3, 0, 0])
 
@@ -67,7 +67,7 @@ def test_another_host_renews_when_one_is_killed(
 
     hosts[0].start()
     programs[0].start()
-    store(hosts[0], USER, f"{USER}:back", with_times(tgt, -100, 60))
+    store(hosts[0], USER, f"{USER}:back", with_times(tgt, -1000, 600))
     wait_until(lambda: is_renewed(hosts[0], f"{USER}:back"))
     wait_until(lambda: sorted(renewed_by(programs)) == [0, 2, 3])
 
