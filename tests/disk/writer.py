@@ -3,9 +3,11 @@
 It reports each request and each reply over a pipe.
 """
 
+import fcntl
 import os
 import struct
 import sys
+import termios
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,6 +42,13 @@ class Writer:
             finally:
                 os._exit(status)
         os.close(reports)
+
+    @property
+    def answers(self) -> int:
+        """The number of replies that the client has reported so far."""
+        unread = bytearray(4)
+        fcntl.ioctl(self._reports, termios.FIONREAD, unread)
+        return int.from_bytes(unread, sys.byteorder) // _REPORT.size // 2
 
     def end(self, history: History) -> tuple[int, set[int]]:
         """After the end of the server, add the reports to the history of the ccache.
