@@ -68,15 +68,16 @@ def test_reads_go_on_from_memory_and_then_fail(
     stack: ExitStack, server: Server, start_host: StartHost
 ) -> None:
     """For `stale_reads` after the database was last seen a collection in memory is shown, then ETIMEDOUT."""
-    host = start_host("stale_reads = 3\nstore_timeout = 1\n")
+    host = start_host("stale_reads = 10\nstore_timeout = 4\n")
     kcm = connect(stack, host.socket_path)
+    # The database is seen after this moment.
+    begun = time.monotonic()
     kcm.replace(_NAME, 0, ALICE, [credential_bytes()])
     server.stop("immediate")
-    begun = time.monotonic()
     assert kcm.get_cred_list(_NAME) == [credential_bytes()]
     assert kcm.get_principal(_NAME) == ALICE
     wait_until(lambda: code_of(lambda: kcm.get_principal(_NAME)))
-    assert time.monotonic() - begun > 2.5
+    assert time.monotonic() - begun >= 10
     assert code_of(kcm.get_cache_uuid_list) == errno.ETIMEDOUT
     server.start()
     wait_until(lambda: _BACK in host.log)
@@ -87,7 +88,7 @@ def test_collection_that_is_not_in_memory_cannot_be_read(
     stack: ExitStack, server: Server, start_host: StartHost
 ) -> None:
     """Of a user whose ccaches the host has not read nothing can be shown: ETIMEDOUT, not an empty list."""
-    host = start_host("stale_reads = 600\nstore_timeout = 1\n")
+    host = start_host("stale_reads = 600\nstore_timeout = 4\n")
     connect(stack, host.socket_path).initialize(_NAME, ALICE)
     host.restart()
     kcm = connect(stack, host.socket_path)
@@ -171,7 +172,7 @@ def test_host_starts_while_the_database_is_away(
 ) -> None:
     """It says so, refuses requests until the database is back, and then serves by itself."""
     server.stop()
-    host = start_host("stale_reads = 600\nstore_timeout = 0.5\n")
+    host = start_host("stale_reads = 600\nstore_timeout = 4\n")
     assert "the database cannot be reached" in host.log
     kcm = connect(stack, host.socket_path)
     assert code_of(kcm.get_cache_uuid_list) == errno.ETIMEDOUT
@@ -206,7 +207,7 @@ def test_change_of_unknown_outcome_is_not_hidden_by_memory(
     """While the database is away, the user's reads fail instead of showing the state before; others go on."""
     proxy = Proxy(server.port)
     stack.callback(proxy.close)
-    host = start_host("stale_reads = 600\nstore_timeout = 2\n", proxy.port)
+    host = start_host("stale_reads = 600\nstore_timeout = 4\n", proxy.port)
     kcm, other = (connect(stack, host.socket_path, uid) for uid in (USER, OTHER))
     kcm.initialize(_NAME, ALICE)
     other.initialize(b"%d" % OTHER, ALICE)
