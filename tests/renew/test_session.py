@@ -257,7 +257,8 @@ async def test_daemon_is_started_when_a_tgt_is_due(
         await daemon.stop()
         client, _ = await asyncio.wait_for(asyncio.get_running_loop().sock_accept(kcm_socket), LONG)
         client.close()
-        assert time.time() >= due
+        # The two clocks of a machine do not run at exactly the same speed.
+        assert time.time() >= due - 0.01
         await daemon.start()
         await daemon.next_renewals()
 

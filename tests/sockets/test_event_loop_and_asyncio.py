@@ -68,8 +68,8 @@ def test_timers_are_called_while_readers_are_always_ready(
         calls += 1
 
     loop.add_reader(other.fileno(), ready)
-    loop.run_until_complete(asyncio.sleep(0.01))
-    assert calls > 10
+    while calls <= 10:
+        loop.run_until_complete(asyncio.sleep(0.01))
 
 
 def test_threads_and_signals_wake_the_loop(loop: EventLoop) -> None:

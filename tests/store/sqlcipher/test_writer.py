@@ -162,21 +162,24 @@ async def test_a_timeout_around_a_commit_is_told_as_a_timeout(
     store: SQLCipherStore, held: HeldCommits
 ) -> None:
     """The cancellation that is put off still counts as that of the timeout."""
+    limit = asyncio.timeout(None)
 
-    async def open_gate() -> None:
+    async def end_the_time() -> None:
         await until(lambda: held.threads)
-        await asyncio.sleep(0.01)
+        limit.reschedule(asyncio.get_running_loop().time())
+        await until(limit.expired)
+        await settle()
         held.gate.set()
 
     async def commit() -> None:
-        async with asyncio.timeout(0.001):
+        async with limit:
             await commit_changes(store, [put(1)])
             await asyncio.sleep(LIMIT)
 
-    opening = asyncio.ensure_future(open_gate())
+    ending = asyncio.ensure_future(end_the_time())
     with pytest.raises(TimeoutError):
         await commit()
-    await opening
+    await ending
     assert await numbers(store) == [0, 1]
 
 
