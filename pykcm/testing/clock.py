@@ -1,5 +1,6 @@
 """Another clock for a program, by libfaketime."""
 
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -8,6 +9,9 @@ from pykcm.testing.guarded import report_missing
 _NAME = "libfaketime.so.1"
 # Of Debian, Fedora and others.
 _FOLDERS = ("*/faketime", "faketime", "../lib64/faketime", "../local/lib/faketime")
+
+
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - its own files, by its program's PID
 
 
 @cache
@@ -29,3 +33,10 @@ def faketime(offset: float) -> dict[str, str]:
         report_missing("no other clock: libfaketime is missing (install the package faketime)")
     assert library is not None
     return {"LD_PRELOAD": library, "FAKETIME": f"{offset:+.3f}", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+
+
+def remove_clock(pid: int) -> None:
+    """Remove the shared memory of libfaketime that a program leaves behind if a signal ends it."""
+    for name in (f"faketime_shm_{pid}", f"sem.faketime_sem_{pid}"):
+        with suppress(FileNotFoundError, PermissionError):
+            (_SHARED_MEMORY / name).unlink()

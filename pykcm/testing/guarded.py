@@ -1,50 +1,43 @@
-"""Programs that end with this process, however it ends, and their temporary folders."""
+"""Programs that end with this process, however it ends."""
 
 import os
-import re
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
 import unittest
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Self
+
+from pykcm.testing.folder import SYSTEM_PATH, TemporaryFolder
 
 # With this variable, a missing program is an error: a test run that must not be skipped sets it.
 _REQUIRED = "PYKCM_TESTING_REQUIRED"
-
-# On Debian, the administrator's programs are not in the PATH of ordinary users.
-SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 # In seconds; long enough for a loaded machine.
 _PATIENCE = 30.0
 _INTERVAL = 0.004
 
-# In bytes: the path of a Unix socket has at most 107, and KRB5_CONFIG separates its paths by colons.
-_LONGEST_FOLDER = 80
-_PLAIN_PATH = re.compile(r"[\w/.+@-]+", re.ASCII)
-
-# $1 is the folder. The first line of standard input ends the program. If the input ends without a line, the
-# process that has started it is dead: then the folder is removed as well.
+# The first line of standard input ends the program, and so does the end of the input: then the process that
+# has started it is dead. libfaketime leaves its shared memory behind if a program ends by a signal.
 _GUARD = """
 exec 3<&0 </dev/null
-folder=$1
-shift
 "$@" 3<&- &
 program=$!
 (
-    read -r line <&3 || : >"$folder/abandoned"
+    read -r line <&3
     kill "$program"
 ) &
 guard=$!
 wait "$program"
 status=$?
 kill "$guard" 2>/dev/null
-[ ! -e "$folder/abandoned" ] || rm -rf -- "$folder"
+[ ! -e "/dev/shm/faketime_shm_$program" ] ||
+    rm -f "/dev/shm/faketime_shm_$program" "/dev/shm/sem.faketime_sem_$program" 2>/dev/null
 exit "$status"
 """
 
@@ -73,39 +66,35 @@ def missing_programs(names: Sequence[str]) -> list[str]:
     return [name for name in names if find_program(name) is None]
 
 
-def temporary_folder() -> Path:
-    """Make a folder with a short path, which needs no quotes in configuration files."""
-    folder = Path(tempfile.mkdtemp(prefix="pykcm-"))
-    if len(bytes(folder)) > _LONGEST_FOLDER or not _PLAIN_PATH.fullmatch(str(folder)):
-        folder.rmdir()
-        folder = Path(tempfile.mkdtemp(prefix="pykcm-", dir="/tmp"))
-    if os.geteuid() == 0:
-        # Root's tests may run programs as other users.
-        folder.chmod(0o755)
-    return folder
-
-
 class Guarded:
     """A program that a shell starts, and ends when this process ends or says so.
 
-    Its output is appended to `log_path`. If this process is killed, `folder` is removed.
+    Its output is appended to `log_path`. `variables` are set for the program alone: a shell with libfaketime
+    would leave shared memory behind.
     """
 
     def __init__(
-        self, command: Sequence[str], folder: Path, log_path: Path, environment: Mapping[str, str]
+        self,
+        command: Sequence[str],
+        folder: TemporaryFolder,
+        log_path: Path,
+        environment: Mapping[str, str],
+        variables: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self._name = Path(command[0]).name
         self._log_path = log_path
         self._logged = log_path.stat().st_size if log_path.exists() else 0
+        settings = ["/usr/bin/env", *map("=".join, variables.items())] if variables else []
         with log_path.open("ab") as log:
             # In a session of its own, so that Ctrl-C in a terminal does not end it before the tests.
             self._process = subprocess.Popen(  # noqa: S603 - its words are the caller's
-                ["/bin/sh", "-c", _GUARD, "pykcm-testing", str(folder), *command],
+                ["/bin/sh", "-c", _GUARD, "pykcm-testing", *settings, *command],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
                 env=dict(environment),
-                cwd=folder,
+                cwd=folder.path,
+                pass_fds=[folder.lease],
                 start_new_session=True,
             )
 
@@ -151,7 +140,8 @@ class ThrowAway(ABC):
     """A server in a temporary folder: a context manager that starts it, and removes the folder at the end."""
 
     def __init__(self, log_name: str) -> None:
-        self.folder = temporary_folder()
+        self.temporary_folder = TemporaryFolder()
+        self.folder = self.temporary_folder.path
         self.krb5_conf = self.folder / "krb5.conf"
         self.log_path = self.folder / log_name
         self._process: Guarded | None = None
@@ -173,7 +163,7 @@ class ThrowAway(ABC):
     def close(self) -> None:
         """End the server, and remove its folder with all keys."""
         self.stop()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self.temporary_folder.remove()
 
     def start(self) -> None:
         """Start the server, and wait until it answers; raises NotStartedError."""

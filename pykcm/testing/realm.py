@@ -9,10 +9,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Self
 
-from pykcm.testing.clock import faketime
+from pykcm.testing.clock import faketime, remove_clock
 from pykcm.testing.environment import environment_for, environment_of
+from pykcm.testing.folder import SYSTEM_PATH
 from pykcm.testing.guarded import (
-    SYSTEM_PATH,
     Guarded,
     NotStartedError,
     ThrowAway,
@@ -111,6 +111,7 @@ class Realm(ThrowAway):
             "KRB5CCNAME": f"FILE:{self.folder}/ccache",
             "KRB5_KTNAME": f"FILE:{self.keytab}",
             "KRB5_CLIENT_KTNAME": f"FILE:{self.client_keytab}",
+            "KRB5RCACHENAME": "dfl:",
             "KRB5RCACHEDIR": str(self.folder),
             "GSS_USE_PROXY": "no",
         }
@@ -264,8 +265,9 @@ class Realm(ThrowAway):
         program = find_program("krb5kdc")
         assert program is not None
         output = self.folder / "krb5kdc.output"
-        environment = self._environment | faketime(self.clock_offset)
-        process = Guarded([program, "-n", "-r", self.name], self.folder, output, environment)
+        command = [program, "-n", "-r", self.name]
+        clock = faketime(self.clock_offset)
+        process = Guarded(command, self.temporary_folder, output, self._environment, clock)
         # It prints this when its sockets are bound.
         process.wait_until(lambda: "starting" in process.output)
         return process
@@ -318,20 +320,29 @@ class Realm(ThrowAway):
     ) -> str:
         program = find_program(name)
         assert program is not None
-        done = subprocess.run(  # noqa: S603 - options are the test's
+        process = subprocess.Popen(  # noqa: S603 - options are the test's
             [program, *arguments],
-            input=stdin,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             encoding="utf-8",
             errors="backslashreplace",
             env={**(environment or self._environment), "LC_ALL": "C"},
-            check=False,
-            timeout=_PATIENCE,
+            pass_fds=[self.temporary_folder.lease],
         )
-        if done.returncode:
-            raise RealmError(f"{name} {' '.join(arguments)} failed ({done.returncode}):\n{done.stdout}")
-        return done.stdout
+        with process:
+            try:
+                output, _ = process.communicate(stdin, _PATIENCE)
+            except BaseException:
+                process.kill()
+                raise
+            finally:
+                process.wait()
+                if process.returncode < 0:
+                    remove_clock(process.pid)
+        if process.returncode:
+            raise RealmError(f"{name} {' '.join(arguments)} failed ({process.returncode}):\n{output}")
+        return output
 
 
 def _seconds(time: Seconds) -> float:

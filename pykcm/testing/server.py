@@ -76,7 +76,7 @@ class KcmServer(ThrowAway):
         }
         paths = ":".join([str(Path(pykcm.__file__).parents[1]), *filter(None, sys.path)])
         command = [sys.executable, "-c", _PROGRAM, paths, "--config", str(self._config)]
-        process = Guarded(command, self.folder, self.log_path, environment)
+        process = Guarded(command, self.temporary_folder, self.log_path, environment)
         process.wait_until(self._answers)
         return process
 

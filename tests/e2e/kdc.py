@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Self
 
 from pykcm.testing.clock import find_libfaketime
-from pykcm.testing.guarded import SYSTEM_PATH
+from pykcm.testing.folder import SYSTEM_PATH
 from pykcm.testing.guarded import missing_programs as programs_missing
 from tests.ports import free_port
 

@@ -4,6 +4,8 @@ import os
 import re
 import subprocess
 import sys
+import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,3 +46,25 @@ def run_pytest(folder: Path, source: str, *options: str, **variables: str) -> Ou
         timeout=LIMIT,
     )
     return Outcome(done.returncode, done.stdout)
+
+
+def processes_in(folders: Iterable[str]) -> list[Path]:
+    """The processes whose command line names one of the folders."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_text(errors="replace")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if any(folder in words for folder in folders):
+            found.append(path)
+    return found
+
+
+def wait_until_gone(folder: str) -> None:
+    """Wait until the folder is removed, and no process names it in its command line."""
+    deadline = time.monotonic() + LIMIT
+    while Path(folder).exists() or processes_in([folder]):
+        assert time.monotonic() < deadline, folder
+        # Nobody's children: nothing reports their end.
+        time.sleep(0.01)

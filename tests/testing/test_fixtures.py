@@ -3,14 +3,13 @@
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from pykcm.testing.guarded import missing_programs
 from pykcm.testing.realm import PROGRAMS
-from tests.testing.nested import run_pytest
+from tests.testing.nested import run_pytest, wait_until_gone
 
 needs_kdc = pytest.mark.skipif(bool(missing_programs(PROGRAMS)), reason="no KDC here")
 
@@ -20,7 +19,7 @@ _SESSION = 1.0
 ENVIRONMENT = """
 import os
 
-NAMES = ("KRB5_CONFIG", "KRB5CCNAME", "KRB5_KTNAME", "KRB5_CLIENT_KTNAME", "KRB5RCACHEDIR")
+NAMES = ("KRB5_CONFIG", "KRB5CCNAME", "KRB5_KTNAME", "KRB5_CLIENT_KTNAME", "KRB5RCACHENAME", "KRB5RCACHEDIR")
 BEFORE = {name: os.environ.get(name) for name in NAMES}
 
 def own(krb5_realm):
@@ -246,24 +245,8 @@ def test_servers_end_with_a_killed_pytest(tmp_path: Path) -> None:
     assert outcome.status == -9, outcome.output
     folders = (tmp_path / "folders").read_text().split()
     assert len(folders) == 2
-    deadline = time.monotonic() + 60
-    while any(Path(folder).exists() for folder in folders) or processes_in(folders):
-        assert time.monotonic() < deadline, folders
-        # The servers are nobody's children any more: nothing tells of their end.
-        time.sleep(0.01)
-
-
-def processes_in(folders: list[str]) -> list[Path]:
-    """The processes whose command line names one of the folders."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_text(errors="replace")
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if any(folder in words for folder in folders):
-            found.append(path)
-    return found
+    for folder in folders:
+        wait_until_gone(folder)
 
 
 TIMED = """

@@ -34,6 +34,23 @@ def test_context_has_the_user_of_this_test(krb5_realm: Realm, kcm_server: KcmSer
     assert str(exchange(initiator()).initiator_name) == f"{user}@EXAMPLE.TEST"
 
 
+@pytest.fixture
+def developer_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Variables of libkrb5 that a developer may have, and that no test can use."""
+    for name in ("KRB5_CONFIG", "KRB5_KTNAME", "KRB5_CLIENT_KTNAME", "KRB5_KDC_PROFILE", "KRB5RCACHEDIR"):
+        monkeypatch.setenv(name, "/nonexistent/of-the-developer")
+    for name in ("KRB5CCNAME", "KRB5RCACHENAME", "KRB5RCACHETYPE"):
+        monkeypatch.setenv(name, "unknown:")
+
+
+def test_developer_settings_do_not_count(
+    developer_settings: None, krb5_realm: Realm, kcm_server: KcmServer
+) -> None:
+    """A client and a service of the tests work with any settings of Kerberos around them."""
+    krb5_realm.kinit("alice")
+    assert str(exchange(initiator()).initiator_name) == "alice@EXAMPLE.TEST"
+
+
 def test_password_and_client_keytab(krb5_realm: Realm, kcm_server: KcmServer) -> None:
     """GSSAPI gets tickets by itself with a password, or with keys of the client keytab."""
     name = gssapi.Name("alice@EXAMPLE.TEST", gssapi.NameType.kerberos_principal)
