@@ -27,6 +27,15 @@ _UNITS = "etc/systemd/system"
 _SNIPPET = "etc/krb5.conf.d/pykcm_default_ccache"
 _FOLDERS = ("etc/sysusers.d", "etc/tmpfiles.d", "etc/krb5.conf.d", _UNITS)
 
+# The files of an environment that have links below /usr/local, where shells and man look for them.
+_LINKED_PROGRAM = "bin/pykcmctl"
+_LINKED_PAGES = (
+    "share/man/man*/pykcm*",
+    "share/bash-completion/completions/pykcmctl",
+    "share/zsh/site-functions/_pykcmctl",
+    "share/fish/vendor_completions.d/pykcmctl.fish",
+)
+
 _PACKAGED_UNITS = ("usr/lib/systemd/system", "lib/systemd/system")
 _OTHER_SERVERS = ("sssd-kcm.socket", "heimdal-kcm.service")
 _PROGRAMS = ("systemctl", "systemd-sysusers", "systemd-tmpfiles")
@@ -63,11 +72,33 @@ class Setup:
     @property
     def link(self) -> Path:
         """The link by which root finds pykcmctl."""
-        return self.root / "usr/local/bin/pykcmctl"
+        return self.root / "usr/local" / _LINKED_PROGRAM
 
-    @property
-    def _link_target(self) -> Path:
-        return self.programs / "pykcmctl"
+    def links(self) -> dict[Path, Path]:
+        """Every link with its target: pykcmctl, the man pages and the completions."""
+        pages = (path for pattern in _LINKED_PAGES for path in sorted(self.prefix.glob(pattern)))
+        names = (Path(_LINKED_PROGRAM), *(path.relative_to(self.prefix) for path in pages))
+        environment = self.programs.parent
+        links = {self.root / "usr/local" / name: environment / name for name in names}
+        # With pip's files in /usr/local, they need no links.
+        return {} if self.root / environment.relative_to("/") == self.root / "usr/local" else links
+
+    def made_links(self) -> list[Path]:
+        """The links of this or another version of setup into this environment, in order."""
+        local = self.root / "usr/local"
+        # A glob without a wildcard finds no link to a missing file.
+        patterns = (_LINKED_PROGRAM, *_LINKED_PAGES)
+        found = (path for each in patterns for path in (sorted(local.glob(each)) or [local / each]))
+        environment = self.programs.parent
+        return [path for path in found if path.is_symlink() and path.readlink().is_relative_to(environment)]
+
+    def missing_links(self) -> dict[Path, Path]:
+        """The links that are to be made. Files of others at these paths are left alone."""
+        return {
+            link: target
+            for link, target in self.links().items()
+            if not os.path.lexists(link) or (self._is_replaceable(link) and link.readlink() != target)
+        }
 
     def files(self) -> dict[Path, str]:
         """Every file with its content. Raises ClickException if the environment lacks one."""
@@ -122,8 +153,9 @@ class Setup:
         for path in self.files():
             if os.path.lexists(path) and not is_ours(path):
                 yield f"{path} exists, and is not from `pykcmctl setup`: move it away"
-        if os.path.lexists(self.link) and not self._may_replace_link():
-            yield f"{self.link} exists, and is another program: move it away"
+        link = self.link
+        if link in self.links() and os.path.lexists(link) and not self._is_replaceable(link):
+            yield f"{link} exists, and is another program: move it away"
         yield from self._why_unusable()
 
     def _why_unusable(self) -> Iterator[str]:
@@ -154,21 +186,14 @@ class Setup:
         if not mode & 0o004:
             yield f"users cannot read {path}: {remedy}"
 
-    def _may_replace_link(self) -> bool:
-        """Whether the link is from setup, of this environment or of one that is no longer there."""
-        if not self.link.is_symlink():
+    def _is_replaceable(self, link: Path) -> bool:
+        """Whether it is a link of setup's, into this environment or into one that is no longer there."""
+        if not link.is_symlink():
             return False
-        target = self.link.readlink()
-        is_gone = target.name == "pykcmctl" and not os.path.lexists(self.root / str(target).lstrip("/"))
-        return self.is_linked() or is_gone
-
-    def is_linked(self) -> bool:
-        return self.link.is_symlink() and self.link.readlink() == self._link_target
-
-    def make_link(self) -> None:
-        self.link.parent.mkdir(parents=True, exist_ok=True)
-        self.link.unlink(missing_ok=True)
-        self.link.symlink_to(self._link_target)
+        target = link.readlink()
+        if target.is_relative_to(self.programs.parent):
+            return True
+        return target.name == link.name and not os.path.lexists(self.root / str(target).lstrip("/"))
 
     def other_server(self, run: Run) -> str | None:
         """The unit of another KCM server that is enabled or runs."""

@@ -76,12 +76,17 @@ def _write_files(setup: Setup) -> None:
         if path.exists() and read(path) == text:
             print_line(f"{path} is up to date")
             continue
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent)
         _write(path, text)
         print_line(f"wrote {path}")
-    if not setup.is_linked():
-        setup.make_link()
-        print_line(f"linked {setup.link}")
+    for link in set(setup.made_links()) - set(setup.links()):
+        link.unlink()
+        print_line(f"removed {link}")
+    for link, target in setup.missing_links().items():
+        _make_folder(link.parent)
+        link.unlink(missing_ok=True)
+        link.symlink_to(target)
+        print_line(f"linked {link}")
 
 
 def undo(setup: Setup, run: Run) -> None:
@@ -95,9 +100,9 @@ def undo(setup: Setup, run: Run) -> None:
     try:
         for path in present:
             _put_away(path)
-        if setup.is_linked():
-            setup.link.unlink()
-            print_line(f"removed {setup.link}")
+        for link in setup.made_links():
+            link.unlink()
+            print_line(f"removed {link}")
     except OSError as error:
         failures.append(f"{error.filename}: cannot be removed: {error.strerror}")
     if present and setup.is_live() and not _run(("systemctl", "daemon-reload"), run):
@@ -112,7 +117,8 @@ def undo(setup: Setup, run: Run) -> None:
 
 def show(setup: Setup, run: Run) -> None:
     """Print what apply() would do."""
-    for reason in setup.refusals():
+    refusals = list(setup.refusals())
+    for reason in refusals:
         print_line(f"problem: {reason}", err=True)
     files = setup.files()
     for path in setup.installed():
@@ -121,8 +127,8 @@ def show(setup: Setup, run: Run) -> None:
     for path, text in files.items():
         is_current = path.is_file() and read(path) == text
         print_line(f"{path} is up to date" if is_current else f"would write {path}")
-    if not setup.is_linked():
-        print_line(f"would link {setup.link}")
+    for link in setup.missing_links():
+        print_line(f"would link {link}")
     other = setup.other_server(run)
     for argv in setup.commands(other):
         print_line(f"would run {' '.join(map(shell_quote, argv))}")
@@ -130,7 +136,8 @@ def show(setup: Setup, run: Run) -> None:
         print_text(_notice(other), err=True)
     elif not setup.includes_snippet():
         print_line(_HINT, err=True)
-    print_line(f"Nothing has been changed. To do it: {_setup_command(setup)} --apply")
+    remedy = "Solve the problems above, and run" if refusals else "To do it:"
+    print_line(f"Nothing has been changed. {remedy} {_setup_command(setup)} --apply")
 
 
 def _setup_command(setup: Setup) -> str:
@@ -172,6 +179,14 @@ def _put_away(path: Path) -> None:
         saved = path.with_name(f"{path.name}{SAVED}{number}")
     path.rename(saved)
     print_line(f"{path} has been changed: kept as {saved}")
+
+
+def _make_folder(path: Path) -> None:
+    """Make a folder and its parents, which everyone may read, whatever the umask."""
+    for folder in (*reversed(path.parents), path):
+        if not folder.exists():
+            folder.mkdir()
+            folder.chmod(0o755)
 
 
 def _write(path: Path, text: str) -> None:

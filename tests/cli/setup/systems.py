@@ -12,6 +12,15 @@ ROOT = Path(__file__).parents[3]
 
 PREFIX = Path("/opt/pykcm")
 
+# Of the files that the wheel installs, those that man and the shells read.
+PAGES = (
+    "share/man/man5/pykcm.toml.5",
+    "share/man/man8/pykcmctl.8",
+    "share/bash-completion/completions/pykcmctl",
+    "share/zsh/site-functions/_pykcmctl",
+    "share/fish/vendor_completions.d/pykcmctl.fish",
+)
+
 
 class Recorder:
     """Takes the place of systemd's commands. A command with the word `failing` fails."""
@@ -35,6 +44,9 @@ def make_setup(root: Path, prefix: Path, monkeypatch: pytest.MonkeyPatch) -> Set
     environment = root / prefix.relative_to("/")
     for name in ("systemd", "krb5.conf.d"):
         shutil.copytree(ROOT / name, environment / "share" / "pykcm" / name)
+    for page in PAGES:
+        (environment / page).parent.mkdir(parents=True, exist_ok=True)
+        (environment / page).touch()
     (environment / "bin").mkdir()
     for program in ("pykcmctl", "pykcmd"):
         (environment / "bin" / program).touch()

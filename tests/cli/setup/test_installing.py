@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from pykcm.cli import main
 from pykcm.cli.installation import MARK, SOCKETS, Setup
 from pykcm.cli.setup import apply, run_command, show, undo
-from tests.cli.setup.systems import PREFIX, ROOT, Recorder, files_in, make_setup, read
+from tests.cli.setup.systems import PAGES, PREFIX, ROOT, Recorder, files_in, make_setup, read
 
 
 def test_plan_changes_nothing(setup: Setup, run: Recorder, capsys: pytest.CaptureFixture[str]) -> None:
@@ -36,6 +36,72 @@ def test_apply_installs_every_unit_with_paths_of_environment(setup: Setup, run: 
     assert f"ExecStart={PREFIX}/bin/pykcmd\n" in (folder / "pykcm.service").read_text()
     assert not [path for path in folder.iterdir() if "/usr/bin/" in path.read_text()]
     assert (setup.root / "usr/local/bin/pykcmctl").readlink() == PREFIX / "bin/pykcmctl"
+
+
+def test_apply_links_man_pages_and_completions(setup: Setup, run: Recorder) -> None:
+    """Links below /usr/local lead man and the shells to the pages of the environment."""
+    (setup.prefix / "share/man/man8/other.8").touch()
+    apply(setup, run)
+    local = setup.root / "usr/local"
+    links = {str(path.relative_to(local)): path.readlink() for path in local.rglob("*") if path.is_symlink()}
+    assert links == {name: PREFIX / name for name in ("bin/pykcmctl", *PAGES)}
+
+
+def test_page_of_another_is_kept(setup: Setup, run: Recorder) -> None:
+    """A completion that the administrator has written stays, and setup does the rest."""
+    page = setup.root / "usr/local/share/zsh/site-functions/_pykcmctl"
+    page.parent.mkdir(parents=True)
+    page.write_text("of the administrator")
+    apply(setup, run)
+    assert (setup.root / "usr/local/share/man/man8/pykcmctl.8").is_symlink()
+    undo(setup, run)
+    assert files_in(setup.root) == {str(page.relative_to(setup.root))}
+    assert page.read_text() == "of the administrator"
+
+
+def test_link_to_page_of_another_version_is_removed(setup: Setup, run: Recorder) -> None:
+    """If a version has no longer a man page, its link goes."""
+    apply(setup, run)
+    (setup.prefix / "share/man/man5/pykcm.toml.5").unlink()
+    apply(setup, run)
+    assert not os.path.lexists(setup.root / "usr/local/share/man/man5/pykcm.toml.5")
+
+
+def test_environment_in_usr_local_needs_no_links(
+    setup: Setup, folder: Path, run: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With pip's files in /usr/local, setup neither refuses nor replaces or removes them."""
+    made = make_setup(folder / "other", Path("/usr/local"), monkeypatch)
+    before = files_in(made.root)
+    apply(made, run)
+    assert "ExecStart=/usr/local/bin/pykcmd\n" in read(made.root / "etc/systemd/system/pykcm.service")
+    undo(made, run)
+    assert files_in(made.root) == before
+
+
+def test_folders_can_be_read_under_any_umask(setup: Setup, run: Recorder) -> None:
+    """Everyone can enter the folders that setup makes: libkrb5 reads one of them for each user."""
+    umask = os.umask(0o077)
+    try:
+        apply(setup, run)
+    finally:
+        os.umask(umask)
+    for path in (*setup.files(), *setup.links()):
+        below = [each for each in path.parents if each.is_relative_to(setup.root) and each != setup.root]
+        assert {oct(each.stat().st_mode & 0o777) for each in below} == {"0o755"}
+
+
+def test_plan_with_problems_asks_for_their_solution(
+    setup: Setup, run: Recorder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The last line does not advise a command that would be refused."""
+    show(setup, run)
+    assert capsys.readouterr().out.endswith(
+        f"To do it: {setup.prefix}/bin/pykcmctl setup --root={setup.root} --apply\n"
+    )
+    (setup.prefix / "bin/pykcmd").unlink()
+    show(setup, run)
+    assert "\nNothing has been changed. Solve the problems above, and run " in capsys.readouterr().out
 
 
 def test_apply_makes_users_before_sockets_are_enabled(setup: Setup, run: Recorder) -> None:
