@@ -193,6 +193,8 @@ def ccache_file(folder: Path, uid: int, endtime: int = TIMES[2]) -> Path:
     tmp.mkdir(exist_ok=True)
     tmp.chmod(0o1777)
     path = tmp / f"krb5cc_{uid}_x"
+    # With fs.protected_regular, root may not write to another user's file in such a folder.
+    path.unlink(missing_ok=True)
     path.write_bytes(file_bytes(tgt(endtime), principal=ALICE))
     path.chmod(0o600)
     os.chown(path, uid, uid)
