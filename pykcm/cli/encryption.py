@@ -14,6 +14,7 @@ import io
 import queue
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO, Self
 
@@ -30,6 +31,14 @@ _LONGEST_BEGINNING = 256
 
 # scrypt takes 2^(10 + work factor) bytes of memory: 1 GiB here, and about 3 s. age itself chooses 18 to 20.
 LARGEST_WORK_FACTOR = 20
+
+# age measures this machine for about a millisecond, and counts the time of other programs as well: on a busy
+# machine it chooses too small a factor, and refuses factors that do not take long.
+USUAL_WORK_FACTOR = 17
+_ENCRYPTING_TRIES = 3
+_DECRYPTING_TRIES = 20
+# In seconds. A process that has slept gets the processor for a while.
+_BREAK = 0.1
 
 # In bytes; a file that `age -p` encrypted is decrypted in memory.
 LARGEST_IN_MEMORY = 64 * 1024 * 1024
@@ -89,11 +98,25 @@ def encrypt_for(recipients: Sequence[Any], pieces: Iterator[bytes], write: Write
 def encrypt_with_passphrase(passphrase: str, pieces: Iterator[bytes], write: Write) -> None:
     """Encrypt the pieces with a new key, and the key with the passphrase; raises as encrypt_for() does."""
     key = _age().x25519.Identity.generate()
-    encrypted_key = _age().passphrase.encrypt(str(key).encode(), passphrase)
-    # age measures this machine: an export that import refuses must not be made.
-    _check_work_factor(encrypted_key)
+    encrypted_key = _encrypt_with_passphrase(str(key).encode(), passphrase)
     write(b"pykcm-export/1 passphrase %d\n" % len(encrypted_key) + encrypted_key)
     encrypt_for([key.to_public()], pieces, write)
+
+
+def _encrypt_with_passphrase(content: bytes, passphrase: str) -> bytes:
+    """Encrypt with a usual work factor if age chooses one, else with the largest that import accepts."""
+    made: dict[int, bytes] = {}
+    for _ in range(_ENCRYPTING_TRIES):
+        encrypted: bytes = _age().passphrase.encrypt(content, passphrase)
+        factor = _work_factor(encrypted)
+        made[factor] = encrypted
+        if USUAL_WORK_FACTOR <= factor <= LARGEST_WORK_FACTOR:
+            break
+        time.sleep(_BREAK)
+    factor = max((each for each in made if each <= LARGEST_WORK_FACTOR), default=max(made))
+    # An export that import refuses must not be made.
+    _check_work_factor(made[factor])
+    return made[factor]
 
 
 def _check_work_factor(encrypted: bytes) -> None:
@@ -101,15 +124,20 @@ def _check_work_factor(encrypted: bytes) -> None:
 
     The author of the file has chosen the work factor, which the header has in plain text.
     """
-    header = _SCRYPT_HEADER.match(encrypted)
-    if header is None:
-        raise EncryptionError("the file is damaged: its age header is not one for a passphrase")
-    factor = int(header[1])
+    factor = _work_factor(encrypted)
     if factor > LARGEST_WORK_FACTOR:
         raise EncryptionError(
             f"the work factor of the passphrase is {factor}, and {LARGEST_WORK_FACTOR} is the limit, because "
             "a larger one takes too much memory: export with --recipient instead"
         )
+
+
+def _work_factor(encrypted: bytes) -> int:
+    """Raises EncryptionError."""
+    header = _SCRYPT_HEADER.match(encrypted)
+    if header is None:
+        raise EncryptionError("the file is damaged: its age header is not one for a passphrase")
+    return int(header[1])
 
 
 class EncryptedFile:
@@ -175,11 +203,20 @@ class EncryptedFile:
 
 def _decrypt_with_passphrase(encrypted: bytes, passphrase: str) -> bytes:
     _check_work_factor(encrypted)
-    try:
-        decrypted: bytes = _age().passphrase.decrypt(encrypted, passphrase)
-    except _age().DecryptError:
-        raise EncryptionError("wrong passphrase, or the file is damaged") from None
-    return decrypted
+    for _ in range(_DECRYPTING_TRIES):
+        try:
+            decrypted: bytes = _age().passphrase.decrypt(encrypted, passphrase)
+        except _age().DecryptError as error:
+            # age has no class of its own for this error. It comes before the passphrase is tried.
+            if not str(error).startswith("Excessive work"):
+                raise EncryptionError("wrong passphrase, or the file is damaged") from None
+        else:
+            return decrypted
+        time.sleep(_BREAK)
+    raise EncryptionError(
+        f"the passphrase was not tried: age expects its work factor of {_work_factor(encrypted)} to take too long "
+        "on this machine, which is busy or slow; repeat the command later, or use another machine"
+    )
 
 
 class _Source:

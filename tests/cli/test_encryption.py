@@ -5,6 +5,7 @@ import os
 import re
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pyrage
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from pykcm.cli import encryption
 from pykcm.cli.encryption import (
     LARGEST_WORK_FACTOR,
+    USUAL_WORK_FACTOR,
     EncryptedFile,
     EncryptionError,
     encrypt_for,
@@ -73,7 +75,8 @@ def test_passphrase_decrypts(encrypted_with_passphrase: bytes) -> None:
     assert b"".join(file.pieces()) == CONTENT
     line, _, rest = encrypted_with_passphrase.partition(b"\n")
     size = int(line.split()[-1])
-    key = pyrage.passphrase.decrypt(rest[:size], "Päß").decode()
+    # With pyrage alone, and tries for a busy machine.
+    key = encryption._decrypt_with_passphrase(rest[:size], "Päß").decode()
     assert pyrage.decrypt(rest[size:], [pyrage.x25519.Identity.from_str(key)]) == CONTENT
     with pytest.raises(EncryptionError, match="wrong passphrase"):
         EncryptedFile(io.BytesIO(encrypted_with_passphrase)).unlock_with_passphrase("Paß")
@@ -116,7 +119,7 @@ def test_large_work_factor_is_refused(
 ) -> None:
     """A file whose passphrase would take gigabytes of memory is refused before age tries it."""
     for content in (encrypted_with_passphrase, age_passphrase_file):
-        changed = re.sub(rb"(-> scrypt \S+ )\d+", rb"\g<1>%d" % factor, content, count=1)
+        changed = with_factor(content, factor)
         with pytest.raises(EncryptionError, match=f"work factor of the passphrase is {factor}"):
             EncryptedFile(io.BytesIO(changed)).unlock_with_passphrase("Päß")
 
@@ -150,13 +153,104 @@ def test_unusual_header_is_refused(
         EncryptedFile(io.BytesIO(content)).unlock_with_passphrase("Päß")
 
 
+def key_part(encrypted_with_passphrase: bytes) -> bytes:
+    """The key of an export, as the passphrase encrypts it."""
+    line, _, rest = encrypted_with_passphrase.partition(b"\n")
+    return rest[: int(line.split()[-1])]
+
+
+def with_factor(content: bytes, factor: int) -> bytes:
+    return re.sub(rb"(-> scrypt \S+ )\d+", rb"\g<1>%d" % factor, content, count=1)
+
+
+@pytest.fixture
+def refusal(encrypted_with_passphrase: bytes) -> pyrage.DecryptError:
+    """The error of age itself about a work factor that takes too long."""
+    with pytest.raises(pyrage.DecryptError) as caught:
+        pyrage.passphrase.decrypt(with_factor(key_part(encrypted_with_passphrase), 60), "Päß")
+    return caught.value
+
+
+@pytest.fixture
+def breaks(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The breaks between the tries, which take no time."""
+    made: list[float] = []
+    monkeypatch.setattr("pykcm.cli.encryption.time.sleep", made.append)
+    return made
+
+
+def test_busy_machine_tries_the_passphrase_again(
+    encrypted_with_passphrase: bytes,
+    refusal: pyrage.DecryptError,
+    breaks: list[float],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a busy machine age refuses work factors that do not take long: the right passphrase is accepted."""
+    decrypt = pyrage.passphrase.decrypt
+    refusals = [refusal] * 5
+
+    def on_busy_machine(*arguments: Any) -> Any:
+        if refusals:
+            raise refusals.pop()
+        return decrypt(*arguments)
+
+    monkeypatch.setattr(pyrage.passphrase, "decrypt", on_busy_machine)
+    file = EncryptedFile(io.BytesIO(encrypted_with_passphrase))
+    file.unlock_with_passphrase("Päß")
+    assert b"".join(file.pieces()) == CONTENT
+    assert len(breaks) >= 5
+
+
+def test_passphrase_that_was_not_tried_is_not_called_wrong(
+    encrypted_with_passphrase: bytes,
+    refusal: pyrage.DecryptError,
+    breaks: list[float],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a machine that is too slow the error gives the cause and what to do."""
+
+    def refuse(*_: object) -> None:
+        raise refusal
+
+    monkeypatch.setattr(pyrage.passphrase, "decrypt", refuse)
+    with pytest.raises(
+        EncryptionError, match=r"was not tried: .* work factor of \d+ .* repeat the command later"
+    ):
+        EncryptedFile(io.BytesIO(encrypted_with_passphrase)).unlock_with_passphrase("Päß")
+    assert 1 <= sum(breaks) <= 5
+
+
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [
+        ([USUAL_WORK_FACTOR], USUAL_WORK_FACTOR),
+        ([LARGEST_WORK_FACTOR], LARGEST_WORK_FACTOR),
+        ([12, 14, 18], 18),
+        ([12, 14, 13], 14),
+        ([LARGEST_WORK_FACTOR + 1, 18], 18),
+        ([LARGEST_WORK_FACTOR + 1, 9, LARGEST_WORK_FACTOR + 1], 9),
+    ],
+)
+@pytest.mark.usefixtures("breaks")
+def test_busy_machine_does_not_weaken_the_passphrase(
+    encrypted_with_passphrase: bytes, chosen: list[int], expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where age has chosen an unusual work factor, it is asked again; the largest that import reads is used."""
+    keys = [with_factor(key_part(encrypted_with_passphrase), factor) for factor in chosen]
+    monkeypatch.setattr(pyrage.passphrase, "encrypt", lambda *_: keys.pop(0))
+    out = io.BytesIO()
+    encrypt_with_passphrase("Päß", pieces(), out.write)
+    assert b" %d\n" % expected in key_part(out.getvalue())
+    assert not keys
+
+
+@pytest.mark.usefixtures("breaks")
 def test_export_with_large_work_factor_is_not_written(
     encrypted_with_passphrase: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a machine for which age chooses a larger work factor than import accepts, export fails."""
     # The key as age encrypted it, because another encryption would take seconds.
-    line, _, rest = encrypted_with_passphrase.partition(b"\n")
-    monkeypatch.setattr(pyrage.passphrase, "encrypt", lambda *_: rest[: int(line.split()[-1])])
+    monkeypatch.setattr(pyrage.passphrase, "encrypt", lambda *_: key_part(encrypted_with_passphrase))
     monkeypatch.setattr(encryption, "LARGEST_WORK_FACTOR", 1)
     out = io.BytesIO()
     with pytest.raises(EncryptionError, match="--recipient"):
