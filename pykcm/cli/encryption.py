@@ -214,8 +214,8 @@ def _decrypt_with_passphrase(encrypted: bytes, passphrase: str) -> bytes:
             return decrypted
         time.sleep(_BREAK)
     raise EncryptionError(
-        f"the passphrase was not tried: age expects its work factor of {_work_factor(encrypted)} to take too long "
-        "on this machine, which is busy or slow; repeat the command later, or use another machine"
+        f"the passphrase was not tried: age expects its work factor of {_work_factor(encrypted)} to take too "
+        "long on this machine, which is busy or slow; repeat the command later, or use another machine"
     )
 
 
