@@ -23,8 +23,9 @@ from bench.report import file_system, markdown_table, paragraph, write_section
 from bench.rounds import FULL, QUICK, Effort, measure
 from bench.shared import measure_shared
 from bench.slow_disk import measure_slow_disk
+from bench.testing import measure_testing
 
-_PARTS = ("goals", "growth", "clients", "fairness", "slow-disk", "shared", "renewal")
+_PARTS = ("goals", "growth", "clients", "fairness", "slow-disk", "shared", "renewal", "testing")
 
 # Fewer rounds than for the other parts: longer ones give the percentiles enough samples.
 _FAIRNESS = dataclasses.replace(FULL, rounds=5, seconds=2.0)
@@ -70,7 +71,8 @@ def _parser() -> argparse.ArgumentParser:
         "fairness: the waits of one user while another floods the daemon, or several attack it (root only); "
         "slow-disk: the waits of readers while others store and each sync takes 20 ms (root only); "
         "shared: hosts that share a store on PostgreSQL (root only); "
-        "renewal: 10,000 TGTs that are due at the same time (root only)",
+        "renewal: 10,000 TGTs that are due at the same time (root only); "
+        "testing: a test session with pykcm.testing",
     )
     parser.add_argument(
         "--quick", action="store_true", help="a short run that shows whether everything works"
@@ -203,6 +205,11 @@ def _renewal(folder: Path, effort: Effort) -> None:
     _finish("Renewal", text, folder, effort, printed=text)
 
 
+def _testing(folder: Path, effort: Effort) -> None:
+    text = measure_testing(folder, effort)
+    _finish("Test sessions", text, folder, effort, printed=text)
+
+
 def _finish(title: str, text: str, folder: Path, effort: Effort, *, printed: str) -> None:
     is_complete = not (effort.is_quick or effort.only)
     path = write_section(title, text, folder, is_complete=is_complete)
@@ -218,6 +225,7 @@ _RUN = {
     "slow-disk": _slow_disk,
     "shared": _shared,
     "renewal": _renewal,
+    "testing": _testing,
 }
 
 

@@ -24,7 +24,7 @@ rounds of each round's median (p50). The state of all servers is on the same fil
 # "Goals that are not met" is written by hand: what the profile shows, and what was tried.
 SECTIONS = (
     *("Against the goals", "Goals that are not met", "How it grows", "Real clients"),
-    *("Fairness", "Slow disk", "Shared store", "Renewal"),
+    *("Fairness", "Slow disk", "Shared store", "Renewal", "Test sessions"),
 )
 
 _LIBRARIES = ("sqlcipher3", "msgspec")
