@@ -235,7 +235,7 @@ def test_passphrase_that_was_not_tried_is_not_called_wrong(
 def test_busy_machine_does_not_weaken_the_passphrase(
     encrypted_with_passphrase: bytes, chosen: list[int], expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where age has chosen an unusual work factor, it is asked again; the largest within the limit is used."""
+    """Where age has chosen an unusual work factor, it is asked again; the largest within the limit counts."""
     keys = [with_factor(key_part(encrypted_with_passphrase), factor) for factor in chosen]
     monkeypatch.setattr(pyrage.passphrase, "encrypt", lambda *_: keys.pop(0))
     out = io.BytesIO()
