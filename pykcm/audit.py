@@ -5,6 +5,11 @@ else, so that the daemon, which has the secrets, needs none. systemd starts the 
 sent a message. It ends when no more messages come.
 """
 
+if __name__ == "__main__":
+    from pykcm.interrupts import end_by_interrupts
+
+    end_by_interrupts()
+
 import errno
 import logging
 import os

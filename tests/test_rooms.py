@@ -19,7 +19,7 @@ MODULES = {
 MOST_LINES = 400
 
 # Small modules that know nothing of the rooms above protocol.
-COMMON = {"logs", "processes", "streams"}
+COMMON = {"interrupts", "logs", "processes", "streams"}
 
 # The modules that each room may import, besides its own. A name includes everything below it.
 # Rooms that handle credentials without opcodes and replies need only some modules of protocol.
@@ -57,6 +57,7 @@ ALLOWED: dict[str, set[str]] = {
     "testing": {"client", "cli.client"},
     "client": {"protocol", "sockets.connecting"},
     "config": set(),
+    "interrupts": set(),
     "logs": {"protocol.text"},
     "processes": {"logs", "protocol.text"},
     "streams": set(),

@@ -1,5 +1,10 @@
 """pykcmctl: the command line, its exit statuses and errors."""
 
+if __name__ == "__main__":
+    from pykcm.interrupts import end_by_interrupts
+
+    end_by_interrupts()
+
 import errno
 import re
 import signal
@@ -35,6 +40,7 @@ from pykcm.cli.output import never_fail_to_encode, print_line, print_text
 from pykcm.cli.parameters import UidType
 from pykcm.config import DEFAULT_CONTROL_SOCKET
 from pykcm.control.messages import ControlError, ErrorCode
+from pykcm.interrupts import Interruptible
 from pykcm.streams import end_output, open_standard_streams, output_error
 
 EXIT_FAILED = 1
@@ -142,7 +148,8 @@ def _complete(command: click.Command, name: str) -> None:
 def _noting(name: str, callback: Callable[..., Any] | None) -> Callable[..., Any]:
     def run(*arguments: Any, **options: Any) -> Any:
         _run.command = name
-        return callback(*arguments, **options) if callback else None
+        with Interruptible():
+            return callback(*arguments, **options) if callback else None
 
     return run
 

@@ -1,5 +1,10 @@
 """The program pykcm-renew: its command line, and its parts put together."""
 
+if __name__ == "__main__":
+    from pykcm.interrupts import end_by_interrupts
+
+    end_by_interrupts()
+
 import argparse
 import asyncio
 import logging

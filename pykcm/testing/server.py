@@ -18,8 +18,8 @@ _PROGRAM = """
 import sys
 sys.path += [path for path in sys.argv.pop(1).split(":") if path not in sys.path]
 sys.argv[0] = "pykcmd"
-from pykcm.__main__ import main
-sys.exit(main())
+from pykcm.programs import pykcmd
+sys.exit(pykcmd())
 """
 
 # A daemon that is started by a test is no service of systemd, and has none of its files.

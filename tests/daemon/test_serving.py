@@ -180,10 +180,10 @@ def test_daemon_loads_neither_openssl_nor_typing_extensions() -> None:
     """The daemon is imported without ssl and typing_extensions; later imports of them still work."""
     program = """
 import sys
-from pykcm.__main__ import main
+from pykcm.programs import pykcmd
 sys.argv[1:] = ["--version"]
 try:
-    main()
+    pykcmd()
 except SystemExit:
     print(*sys.modules)
 import ssl
@@ -211,8 +211,8 @@ def noted(name, call):
 
 gc.freeze = lambda: noted("freeze", freeze)
 gc.enable = lambda: noted("enable", enable)
-from pykcm.__main__ import main
-sys.exit(main())
+from pykcm.programs import pykcmd
+sys.exit(pykcmd())
 """
     daemon.program = ["-c", program]
     daemon.start()
