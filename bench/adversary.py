@@ -108,7 +108,7 @@ class Waits:
     lines: int
     most_lines: int
     done: Counter[str] = field(default_factory=Counter)
-    uncompleted: list[str] = field(default_factory=list)
+    uncompleted: list[BenchError] = field(default_factory=list)
 
     def percentile(self, kind: str, percent: int) -> float:
         seconds = self.seconds[kind]
@@ -235,7 +235,7 @@ class _Administration(_InThread):
     def __init__(self, server: AttackedPykcm, commands: Sequence[Sequence[str]], seconds: float) -> None:
         super().__init__()
         self.done: Counter[str] = Counter()
-        self.uncompleted: list[str] = []
+        self.uncompleted: list[BenchError] = []
         # Set when each command has run once.
         self.ran_once = threading.Event()
         self._server = server
@@ -252,7 +252,7 @@ class _Administration(_InThread):
                         [*_PYKCMCTL, "--socket", self._server.control_path, *words], timeout=_COMMAND_TIMEOUT
                     )
                 except BenchError as error:
-                    self.uncompleted.append(str(error))
+                    self.uncompleted.append(error)
                 else:
                     self.done[command[0]] += 1
                 if command == self._commands[-1]:
@@ -330,7 +330,7 @@ def _line(variation: Variation, waits: Waits) -> list[str]:
     if waits.failed:
         kept += " (" + ", ".join(f"{reason}: {count} x" for reason, count in waits.failed.items()) + ")"
     if waits.uncompleted:
-        kept += f" (pykcmctl failed {len(waits.uncompleted)} x: {waits.uncompleted[0].splitlines()[-1]})"
+        kept += f" (pykcmctl failed {len(waits.uncompleted)} x: {str(waits.uncompleted[0]).splitlines()[-1]})"
     times = [_times(waits, kind) for kind in ("held", "new", "klist")]
     log = f"{waits.lines} ({waits.most_lines})"
     commands = ", ".join(f"{command} {count}" for command, count in waits.done.items()) or "-"

@@ -23,6 +23,10 @@ class BenchError(Exception):
     """A figure cannot be measured; the message names it and the reason."""
 
 
+class LateError(BenchError):
+    """A program had not ended in time."""
+
+
 def say(message: str) -> None:
     """Write a message to the standard error."""
     sys.stderr.write(f"bench: {message}\n")
@@ -61,13 +65,13 @@ def output_of(
     cwd: Path | None = None,
     timeout: float | None = None,
 ) -> str:
-    """Return the stdout of a program that must succeed; raises BenchError with its stderr."""
+    """Return the stdout of a program that must succeed; raises BenchError with its stderr, or LateError."""
     try:
         done = finish(command, env=env, cwd=cwd, timeout=timeout)
     except OSError as error:
         raise BenchError(f"{command[0]} cannot be started: {error.strerror}") from error
     except subprocess.TimeoutExpired as error:
-        raise BenchError(f"{command[0]} had not ended after {error.timeout:.0f} s") from error
+        raise LateError(f"{command[0]} had not ended after {error.timeout:.0f} s") from error
     if done.returncode:
         words = " ".join(str(word) for word in command)
         raise BenchError(f"{words}: exit status {done.returncode}\n{done.stderr.strip()}")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.adversary import PROMISED, PROMISED_SIZE, measure_variation
+from bench.processes import LateError
 from bench.variations import VARIATIONS, Variation
 from pykcm.protocol.opcodes import Opcode
 
@@ -62,15 +63,18 @@ def test_another_user_is_served(folder: Path, variation: Variation) -> None:
     for attempt in range(_ATTEMPTS):
         waits = measure_variation(folder / f"attacked{attempt}", variation, seconds=0.5)
         assert waits.failed == {}
-        assert waits.uncompleted == []
+        assert [error for error in waits.uncompleted if not isinstance(error, LateError)] == []
         assert waits.size <= PROMISED_SIZE
         assert waits.has_few_lines
         for kind in PROMISED:
             assert max(waits.seconds[kind]) <= LONGEST, kind
         late = [kind for kind, promised in PROMISED.items() if waits.percentile(kind, 50) > promised]
+        late += map(str, waits.uncompleted)
         if not late:
             return
-    pytest.fail(f"in each of {_ATTEMPTS} runs half of the waits were longer than promised: {late}")
+    pytest.fail(
+        f"in each of {_ATTEMPTS} runs half of the waits were too long, or pykcmctl took too long: {late}"
+    )
 
 
 def test_time_while_the_daemon_was_stopped_does_not_count(stopped_pykcmd: Pykcmd) -> None:
