@@ -13,6 +13,23 @@ unset variable
 
 export LC_ALL=C.UTF-8
 
+# Tests, chroots and images have processes of other users, which read these files.
+umask 022
+
+# A bare container, or cron, may set no HOME.
+if [[ -z ${HOME-} ]]; then
+    HOME=$(getent passwd "$EUID" | cut --delimiter=: --fields=6) || true
+    export HOME
+fi
+
+# Prints the folder for files that are kept between runs; several checkouts use it. If it cannot
+# be written to, it is a folder of this checkout, in which the calling script is.
+cache_folder() {
+    local folder=${XDG_CACHE_HOME:-$HOME/.cache}/pykcm
+    { mkdir -p "$folder" && [[ -w $folder ]]; } 2>/dev/null || folder=$PWD/.cache/pykcm
+    printf '%s\n' "$folder"
+}
+
 # Succeeds if the arguments for pytest name tests, and not only options.
 names_tests() {
     local argument

@@ -21,8 +21,9 @@ def clean_environment() -> None:
     """Remove the machine's settings from the environment of this process and of its children.
 
     A variable such as PYTHONUNBUFFERED changes Python's behaviour, and may hide a fault of the program. An
-    ignored signal does not end a program.
+    ignored signal does not end a program. With a strict umask other users cannot read the files of a test.
     """
+    os.umask(0o022)
     for name in [name for name in os.environ if name.startswith("PYTHON")]:
         del os.environ[name]
     os.environ |= {"LC_ALL": "C.UTF-8", "TZ": "UTC"}
