@@ -21,6 +21,25 @@ fail() {
     exit 1
 }
 
+# Prints a command's output only if it fails.
+quietly() {
+    "$@" >"$work/log" 2>&1 </dev/null || {
+        tail -n 40 "$work/log" >&2
+        return 1
+    }
+}
+
+# Runs a command up to three times, because a network may fail for a moment.
+repeatedly() {
+    local attempt
+    for attempt in 1 2; do
+        "$@" && return
+        say "failed, and is run again: $*"
+        sleep "$((5 * attempt))"
+    done
+    "$@"
+}
+
 # Prints the sites of this machine's apt sources that have Debian's packages; the
 # argument is the label of the archive.
 apt_sites() {
@@ -46,17 +65,19 @@ take_along() {
     done
 }
 
+# What a failed attempt has left is removed: debootstrap would stumble over it.
+run_debootstrap() {
+    rm -rf --one-file-system "$tree"
+    quietly debootstrap --variant=minbase --cache-dir="$cache/apt-$release" "$release" "$tree" "$@"
+}
+
 make_tree() {
     local release=$1 mirror security
     mirror=$(apt_sites Debian | head -n 1)
     security=$(apt_sites Debian-Security | head -n 1)
     mkdir -p "$cache/apt-$release" "$cache/pip"
     say "making a minimal installation of $release"
-    debootstrap --variant=minbase --cache-dir="$cache/apt-$release" "$release" "$tree" ${mirror:+"$mirror"} \
-        >"$work/debootstrap.log" 2>&1 || {
-        tail -n 20 "$work/debootstrap.log" >&2
-        fail "debootstrap failed"
-    }
+    repeatedly run_debootstrap ${mirror:+"$mirror"} || fail "debootstrap failed"
     if [[ -n $mirror ]]; then
         echo "deb $mirror $release-updates main" >>"$tree/etc/apt/sources.list"
     fi
@@ -173,6 +194,6 @@ in_namespaces() {
 install_debootstrap() {
     command -v debootstrap >/dev/null && return
     say "installing debootstrap"
-    { apt-get -qq update && apt-get -qq install --yes --no-install-recommends debootstrap; } >/dev/null ||
+    { repeatedly apt-get -qq update && repeatedly apt-get -qq install --yes --no-install-recommends debootstrap; } >/dev/null ||
         fail "debootstrap is missing, and cannot be installed: apt-get install debootstrap"
 }
