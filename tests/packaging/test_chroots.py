@@ -29,6 +29,16 @@ fi
 [[ -z $PACKAGES ]] || { echo 'E: Sub-process /usr/bin/dpkg returned an error code (1)'; exit 100; }
 """
 
+# A debootstrap that fails once, leaves a file, and accepts none that is left.
+DEBOOTSTRAP = """\
+#!/bin/bash
+[[ ! -e $4/left ]] || exit 2
+mkdir -p "$4"
+touch "$4/left"
+echo run >>"$WORK/runs"
+(($(wc -l <"$WORK/runs") > 1))
+"""
+
 
 def bash(script: str, work: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -40,6 +50,11 @@ def bash(script: str, work: Path, **variables: str) -> subprocess.CompletedProce
         check=False,
         timeout=60,
     )
+
+
+def write_program(path: Path, text: str) -> None:
+    path.write_text(text)
+    path.chmod(0o755)
 
 
 @pytest.mark.parametrize(
@@ -54,6 +69,20 @@ def test_command_is_repeated_until_it_succeeds(tmp_path: Path, failures: str, ru
     assert (done.stdout, printed) == ("", [f"output {i + 1}" for i in range(min(runs, int(failures)))])
 
 
+def test_second_installation_begins_with_nothing(tmp_path: Path) -> None:
+    """What a failed debootstrap has left is removed before the next attempt."""
+    write_program(tmp_path / "debootstrap", DEBOOTSTRAP)
+    done = bash(
+        "source scripts/chroots.sh\nsleep() { :; }\ntree=$work/tree release=trixie cache=$work\n"
+        "repeatedly run_debootstrap",
+        tmp_path,
+        PATH=f"{tmp_path}:{os.environ['PATH']}",
+        WORK=str(tmp_path),
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "runs").read_text() == "run\n" * 2
+
+
 @pytest.mark.parametrize(
     ("downloads", "packages", "runs", "status"),
     [("0", "", 1, 0), ("2", "", 3, 0), ("3", "", 3, 1), ("0", "fail", 1, 1), ("1", "fail", 2, 1)],
@@ -62,9 +91,7 @@ def test_failed_package_is_not_installed_again(
     tmp_path: Path, downloads: str, packages: str, runs: int, status: int
 ) -> None:
     """The test of the packages repeats downloads alone: a second attempt would hide a package's mistake."""
-    apt_get = tmp_path / "apt-get"
-    apt_get.write_text(APT_GET)
-    apt_get.chmod(0o755)
+    write_program(tmp_path / "apt-get", APT_GET)
     text = (ROOT / "packaging/chroot-test").read_text()
     # The functions come before the first command that does something.
     functions = text[: text.index("\ntrap ")].replace("/recorder/", f"{tmp_path}/")
