@@ -31,6 +31,7 @@ from pykcm.cli import (
     store,
     watching,
 )
+from pykcm.cli.advice import how_to_start, log_of_daemon, state_of_daemon
 from pykcm.cli.client import NoKcmServerError
 from pykcm.cli.doctor import command as doctor
 from pykcm.cli.either_socket import EitherSocketClient
@@ -207,8 +208,8 @@ def _output_status() -> int:
 
 def _report_silence() -> None:
     print_line(
-        "pykcmctl: the daemon has not answered yet; still waiting. Give up with Ctrl-C; "
-        "`systemctl status pykcm.service` shows what the daemon does",
+        "pykcmctl: the daemon has not answered yet; still waiting. Give up with Ctrl-C, and see "
+        f"{state_of_daemon()}",
         err=True,
     )
 
@@ -283,8 +284,8 @@ def _report_os_error(error: OSError) -> int:
     if isinstance(error, ConnectionError) and error.errno in {errno.ECONNRESET, None}:
         print_line(
             f"pykcmctl: {_run.path}: the connection ended before the end of the reply; changes made until "
-            "then remain: see `pykcmctl list` and `journalctl -u pykcm.service`. Or the process that listens "
-            "is not pykcmd",
+            f"then remain: see `pykcmctl list` and {log_of_daemon()}. Or the process that "
+            "listens is not pykcmd",
             err=True,
         )
         return EXIT_NO_DAEMON
@@ -293,8 +294,8 @@ def _report_os_error(error: OSError) -> int:
         print_line(
             f"pykcmctl: {_run.path}: is not a socket; name the daemon's control socket with --socket"
             if is_other
-            else f"pykcmctl: {_run.path}: no daemon answers: {error.strerror or error}; start it with "
-            "`systemctl start pykcm-control.socket`, or name its control socket with --socket",
+            else f"pykcmctl: {_run.path}: no daemon answers: {error.strerror or error}; "
+            f"{how_to_start('pykcm-control.socket')}, or name its control socket with --socket",
             err=True,
         )
         return EXIT_NO_DAEMON

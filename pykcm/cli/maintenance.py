@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 import click
 
 from pykcm.cli import files
+from pykcm.cli.advice import how_to_restart
 from pykcm.cli.client import ControlClient
 from pykcm.cli.names import format_user
 from pykcm.cli.output import format_size, print_json, print_line, print_text, shell_quote
@@ -193,7 +194,7 @@ def _print_next_steps(summary: dict[str, Any], new_key: Path | None) -> None:
         print_text(
             "The database has the new key. Now replace the old key at its source. Until the daemon was "
             f"started with the new key, it accepts both:\n\n    {place}\n"
-            f"    systemctl restart pykcm.service\n    shred -u {file}\n",
+            f"    {how_to_restart()}\n    shred -u {file}\n",
             err=True,
         )
     print_line("Backups that were made before need the old key.", err=True)
@@ -214,7 +215,7 @@ def _print_steps_of_all_hosts(summary: dict[str, Any]) -> None:
     print_text(
         "A host that can write its key file replaces the old key by itself, when it next reaps. On others, "
         f"put the new key into the place of the old one:\n\n    {step}\n"
-        "    systemctl restart pykcm.service\n\nBackups of the database from before need the old key.",
+        f"    {how_to_restart()}\n\nBackups of the database from before need the old key.",
         err=True,
     )
 

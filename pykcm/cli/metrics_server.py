@@ -19,6 +19,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+from pykcm.cli.advice import state_of_daemon
 from pykcm.control.messages import ControlError
 from pykcm.control.openmetrics import CONTENT_TYPE, openmetrics
 from pykcm.logs import LINE_COUNTS, LimitedLog
@@ -227,7 +228,7 @@ def _why_down(error: OSError) -> str:
         case FileNotFoundError() | ConnectionRefusedError():
             return (
                 f"pykcmd does not run: its control socket cannot be reached ({error.strerror}). Its first "
-                "client starts it; see `systemctl status pykcm.service`"
+                f"client starts it; see {state_of_daemon()}"
             )
         case PermissionError():
             return f"pykcmd's control socket cannot be reached ({error.strerror}): see docs/metrics.md"

@@ -6,6 +6,7 @@ import pwd
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from pykcm.cli.advice import log_of_daemon
 from pykcm.cli.output import shell_quote
 from pykcm.control.messages import ControlError, ErrorCode
 from pykcm.peer.identity import ROOT
@@ -44,7 +45,7 @@ def naming_ccache(name: bytes) -> Iterator[None]:
             message = f"{format_ccache(name)}: no such ccache; {_advice(name)}"
         elif error.code == ErrorCode.STORE:
             reason = error.message.removeprefix("EIO: ")
-            advice = "see `journalctl -u pykcm.service`"
+            advice = f"see {log_of_daemon()}"
             if "secrets cannot be read" in reason:
                 advice += f"; `pykcmctl destroy {shell_quote(format_ccache(name))}` removes it"
             message = f"{format_ccache(name)}: {reason}; {advice}"

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 from pykcm.ccaches.ccache import CCache
 from pykcm.ccaches.collection import Collection
 from pykcm.ccaches.defaults import Defaults
+from pykcm.cli.advice import how_to_start
 from pykcm.cli.client import NoKcmServerError
 from pykcm.client import KcmClient
 from pykcm.config import Config
@@ -49,8 +50,8 @@ def connected(path: str) -> Iterator[KcmClient]:
                 "KCM socket"
             ) from None
         raise NoKcmServerError(
-            f"{escape_path(path)}: no KCM server answers: {error.strerror or error}; start it with "
-            "`systemctl start pykcm.socket`, or set kcm_socket in krb5.conf or --kcm-socket to its socket"
+            f"{escape_path(path)}: no KCM server answers: {error.strerror or error}; "
+            f"{how_to_start('pykcm.socket')}, or set kcm_socket in krb5.conf or --kcm-socket to its socket"
         ) from None
 
 

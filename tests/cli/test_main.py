@@ -49,7 +49,7 @@ def test_help_shows_the_whole_summary_of_each_command() -> None:
 @pytest.mark.parametrize(
     ("name", "status", "message"),
     [
-        ("missing", 3, "/missing: no daemon answers: No such file or directory; start it"),
+        ("missing", 3, "/missing: no daemon answers: No such file or directory; start "),
         ("file", 3, "/file: is not a socket; name the daemon's control socket with --socket"),
         ("x" * 200, 1, ": cannot be used as the control socket: AF_UNIX path too long; check --socket"),
         (
