@@ -13,6 +13,9 @@ unset variable
 
 export LC_ALL=C.UTF-8
 
+# A file that is opened later must not become the stdin of programs.
+[[ -e /dev/fd/0 ]] || exec </dev/null
+
 # Tests, chroots and images have processes of other users, which read these files.
 umask 022
 

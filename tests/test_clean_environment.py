@@ -43,7 +43,7 @@ def test_this_process_has_a_clean_environment() -> None:
     assert os.environ["TZ"] == "UTC"
 
 
-def in_script(commands: str, cwd: Path, **variables: str) -> list[str]:
+def in_script(commands: str, cwd: Path, prefix: str = "umask 077;", **variables: str) -> list[str]:
     """The lines that a script prints with these commands after it has sourced scripts/environment.sh."""
     return subprocess.run(
         [
@@ -51,7 +51,7 @@ def in_script(commands: str, cwd: Path, **variables: str) -> list[str]:
             "-euo",
             "pipefail",
             "-c",
-            f"umask 077; source '{ROOT}/scripts/environment.sh'; {commands}",
+            f"{prefix} source '{ROOT}/scripts/environment.sh'; {commands}",
         ],
         stdout=subprocess.PIPE,
         text=True,
@@ -65,6 +65,11 @@ def test_scripts_run_without_home(tmp_path: Path) -> None:
     """A script that has neither HOME nor a locale gets both, and a umask with which others can read files."""
     home = pwd.getpwuid(os.geteuid()).pw_dir
     assert in_script('echo "$HOME" "$LC_ALL" "$(umask)"', tmp_path) == [f"{home} C.UTF-8 0022"]
+
+
+def test_scripts_run_with_closed_stdin(tmp_path: Path) -> None:
+    """A script that is started without stdin reads its end."""
+    assert in_script("readlink /proc/self/fd/0; cat", tmp_path, prefix="exec <&-;") == ["/dev/null"]
 
 
 def test_caches_are_in_the_checkout_without_a_home_for_them(tmp_path: Path) -> None:

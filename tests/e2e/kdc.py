@@ -86,7 +86,8 @@ class Kdc:
 
     def __init__(self, clock_offset: int = 0, port: int | None = None) -> None:
         self.set_clock(clock_offset)
-        self.folder = Path(tempfile.mkdtemp(prefix="pykcm-kdc-"))
+        # Other users may not enter the folder that TMPDIR names.
+        self.folder = Path(tempfile.mkdtemp(prefix="pykcm-kdc-", dir="/tmp"))
         self.folder.chmod(0o755)
         self.keytab = self.folder / "all.keytab"
         self.port = port or free_port()

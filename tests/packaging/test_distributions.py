@@ -123,7 +123,11 @@ def test_sdist_has_every_file_of_the_checkout(built: Build) -> None:
     with tarfile.open(built.sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     listed = subprocess.run(
-        ["git", "-C", str(ROOT), "ls-files"], capture_output=True, text=True, check=False
+        # The checkout may be another user's.
+        ["git", "-c", f"safe.directory={ROOT}", "-C", str(ROOT), "ls-files"],
+        capture_output=True,
+        text=True,
+        check=False,
     ).stdout.split()
     if not listed:
         pytest.skip("this is no checkout of git")

@@ -96,7 +96,8 @@ def test_fork_leaves_the_folder() -> None:
 
 def test_folder_that_cannot_be_made_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """The error says why."""
-    monkeypatch.setattr(tempfile, "tempdir", "/nonexistent")
+    # Nobody can make a folder there.
+    monkeypatch.setattr(tempfile, "tempdir", "/proc/missing")
     with pytest.raises(OSError, match="No such file or directory"):
         TemporaryFolder()
 
