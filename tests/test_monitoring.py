@@ -26,10 +26,15 @@ def expressions() -> list[str]:
     ]
 
 
-def promtool(*arguments: str) -> None:
+def prometheus_program(name: str) -> str | None:
+    """The path of a program of Debian's package prometheus."""
     # scripts/bootstrap unpacks it next to the interpreter.
     folders = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    program = shutil.which("promtool", path=folders)
+    return shutil.which(name, path=folders)
+
+
+def promtool(*arguments: str) -> None:
+    program = prometheus_program("promtool")
     if program is None:
         pytest.skip("promtool is missing: it is in Debian's package prometheus")
     run = subprocess.run(

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import time
 import urllib.error
@@ -19,15 +18,17 @@ from pykcm.client import KcmClient
 from pykcm.protocol.codes import KcmError
 from tests.builders import ALICE, credential_bytes
 from tests.ports import free_port
-from tests.test_monitoring import MONITORING
+from tests.test_monitoring import MONITORING, prometheus_program
 
 from .control import Pykcmctl
 from .daemon import LIMIT, Pykcmd
 from .test_metrics import serving
 
+PROMETHEUS = prometheus_program("prometheus")
+
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="only root may use the control socket"),
-    pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is missing"),
+    pytest.mark.skipif(PROMETHEUS is None, reason="prometheus is missing"),
 ]
 
 # Rates need two scrapes in which a series exists.
@@ -48,8 +49,9 @@ class Prometheus:
         }
         # JSON is YAML.
         (folder / "prometheus.yml").write_text(json.dumps(config))
+        assert PROMETHEUS is not None
         self.argv = [
-            "prometheus",
+            PROMETHEUS,
             f"--config.file={folder / 'prometheus.yml'}",
             f"--storage.tsdb.path={folder / 'tsdb'}",
             f"--web.listen-address=127.0.0.1:{self.port}",
