@@ -20,7 +20,7 @@ from pykcm import __version__
 from pykcm.ccaches.quotas import Quotas
 from pykcm.command_line import parser
 from pykcm.config import DEFAULT_CONTROL_SOCKET, DEFAULT_SOCKET, Config, ConfigError, load_config
-from pykcm.control.calls import Administration, RenewalsOnDemand
+from pykcm.control.administration import Administration, RenewalsOnDemand
 from pykcm.control.control_socket import ControlSocket
 from pykcm.engine.clock import ClockKeeper
 from pykcm.engine.collection_cache import CollectionCache

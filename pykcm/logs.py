@@ -7,7 +7,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
+
+import msgspec
 
 from pykcm.protocol.text import printable
 
@@ -126,7 +128,7 @@ class LimitedLog:
         return LINE_COUNTS.count(self, level, about)
 
 
-class _Key(NamedTuple):
+class _Key(msgspec.Struct, frozen=True):
     # Compared by identity: the code makes a fixed number of them.
     lines: LimitedLog
     about: int | str | None

@@ -5,7 +5,7 @@ import resource
 import sys
 
 from pykcm.config import Config
-from pykcm.control.calls import MOST_CONNECTIONS
+from pykcm.control.administration import MOST_CONNECTIONS
 from pykcm.protocol.framing import MAX_REPLY_SIZE
 from pykcm.server.connections import Limits
 

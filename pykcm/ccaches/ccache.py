@@ -1,7 +1,8 @@
 """One ccache: its principal, KDC offset, label and credentials."""
 
 import os
-from dataclasses import dataclass, field, replace
+
+import msgspec
 
 from pykcm.ccaches.credentials import Credentials
 from pykcm.ccaches.expiry import EMPTY_LIFETIME, expiry
@@ -30,13 +31,13 @@ def uid_in(uuid: bytes) -> int:
     return int.from_bytes(uuid[:_UID_SIZE])
 
 
-@dataclass(slots=True, eq=False)
-class CCache:
+class CCache(msgspec.Struct, eq=False):
     """A ccache that has been initialised.
 
     `uuid`: 16 bytes, the same as long as the ccache has this name. `name`: any bytes except NUL. `label`: the
     SELinux label of the peer that created it, None without SELinux. `kdc_offset`: the KDC's clock minus the
     client's, in seconds. `empty_expires`: the value of `expires` while there are no tickets.
+    `packed_principal` is always that of `principal`.
     """
 
     uuid: bytes
@@ -45,15 +46,15 @@ class CCache:
     label: str | None = None
     kdc_offset: int = 0
     empty_expires: int | None = None
-    credentials: Credentials = field(default_factory=Credentials)
-    packed_principal: bytes = field(init=False, repr=False)
+    credentials: Credentials = msgspec.field(default_factory=Credentials)
+    packed_principal: bytes = b""
 
     def __post_init__(self) -> None:
         self.packed_principal = self.principal.pack()
 
     def copy(self) -> "CCache":
         """Return an independent copy. The credentials are shared, because they never change."""
-        return replace(self, credentials=self.credentials.copy())
+        return msgspec.structs.replace(self, credentials=self.credentials.copy())
 
     @property
     def size(self) -> int:

@@ -5,7 +5,9 @@ overwritten ccache or a replaced credential is in the change as it was before.
 """
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from pykcm.ccaches.defaults import Defaults
 from pykcm.protocol.credential import Credential
@@ -19,14 +21,14 @@ if TYPE_CHECKING:
 EXPIRED = "expired_retention"
 
 
-class DefaultChanged(NamedTuple):
+class DefaultChanged(msgspec.Struct, frozen=True):
     """The chosen defaults are now `defaults`; they were `before`."""
 
     defaults: Defaults
     before: Defaults
 
 
-class CCacheCreated(NamedTuple):
+class CCacheCreated(msgspec.Struct, frozen=True):
     """A ccache is new. Its first credentials follow as CredentialWritten.
 
     `moved_from`: the name that its contents had until now (CCacheMoved follows); None: they are new.
@@ -36,7 +38,7 @@ class CCacheCreated(NamedTuple):
     moved_from: bytes | None = None
 
 
-class CCacheReplaced(NamedTuple):
+class CCacheReplaced(msgspec.Struct, frozen=True):
     """A ccache has new contents, in place of those of `overwritten`, and the same name and UUID.
 
     Its new credentials follow as CredentialWritten. The old ones that none of them takes the place of follow
@@ -55,27 +57,27 @@ class CCacheReplaced(NamedTuple):
         return is_same and old is not None and new is not None and old < new
 
 
-class KdcOffsetChanged(NamedTuple):
+class KdcOffsetChanged(msgspec.Struct, frozen=True):
     """The KDC offset of a ccache was `before`, in seconds."""
 
     ccache: "CCache"
     before: int
 
 
-class LabelChanged(NamedTuple):
+class LabelChanged(msgspec.Struct, frozen=True):
     """The SELinux label of a ccache was `before`."""
 
     ccache: "CCache"
     before: str | None
 
 
-class ExpiryChanged(NamedTuple):
+class ExpiryChanged(msgspec.Struct, frozen=True):
     """The expiry of a ccache has changed, because its tickets have."""
 
     ccache: "CCache"
 
 
-class CCacheRemoved(NamedTuple):
+class CCacheRemoved(msgspec.Struct, frozen=True):
     """A ccache was removed with its credentials; `was_last`: the collection has no other.
 
     `ccache` is None where its secrets could not be read. `reason`: the option that demanded the removal (an
@@ -90,7 +92,7 @@ class CCacheRemoved(NamedTuple):
     reason: str = ""
 
 
-class CCacheMoved(NamedTuple):
+class CCacheMoved(msgspec.Struct, frozen=True):
     """A ccache was moved. Its credentials are now those of `target`, in the collection of `uid`.
 
     `overwritten`: the ccache that had the name of `target` before, if there was one; its credentials are
@@ -104,20 +106,20 @@ class CCacheMoved(NamedTuple):
     was_last: bool
 
 
-class CredentialsCleared(NamedTuple):
+class CredentialsCleared(msgspec.Struct, frozen=True):
     """All credentials of the overwritten contents were removed: the new contents have none."""
 
     ccache: "CCache"
 
 
-class OldCredentialRemoved(NamedTuple):
+class OldCredentialRemoved(msgspec.Struct, frozen=True):
     """One credential of the overwritten contents was removed: the new contents have fewer."""
 
     ccache: "CCache"
     uuid: bytes
 
 
-class CredentialWritten(NamedTuple):
+class CredentialWritten(msgspec.Struct, frozen=True):
     """A credential of new contents, at the end or in place of an old one with the same UUID."""
 
     ccache: "CCache"
@@ -125,7 +127,7 @@ class CredentialWritten(NamedTuple):
     credential: Credential
 
 
-class CredentialStored(NamedTuple):
+class CredentialStored(msgspec.Struct, frozen=True):
     """A STORE: the credential is new at the end, or has replaced its equal, which had the same UUID."""
 
     ccache: "CCache"
@@ -143,7 +145,7 @@ class CredentialStored(NamedTuple):
         )
 
 
-class CredentialRemoved(NamedTuple):
+class CredentialRemoved(msgspec.Struct, frozen=True):
     """One credential was removed. `reason`: the option that demanded the eviction; "": it was requested."""
 
     ccache: "CCache"
@@ -199,7 +201,7 @@ def added_ccaches(changes: Iterable[Change]) -> int:
     return added
 
 
-class Removal(NamedTuple):
+class Removal(msgspec.Struct, frozen=True):
     """A removal that no client requested: of a ccache, or of some of its service tickets.
 
     `reason` is the option that demanded it; `service_tickets` is their number, None where the ccache itself
@@ -222,7 +224,7 @@ def removals_in(changes: Iterable[Change]) -> list[Removal]:
             case CredentialRemoved(ccache=ccache, reason=reason) if reason:
                 last = removals[-1] if removals else None
                 number = 1
-                if last is not None and last.service_tickets and last[:2] == (ccache.name, reason):
+                if last and last.service_tickets and (last.ccache, last.reason) == (ccache.name, reason):
                     number += last.service_tickets
                     removals.pop()
                 removals.append(Removal(ccache.name, reason, number))

@@ -9,6 +9,8 @@ read. The default may name it, because sshd sets the default before it creates t
 import os
 from collections.abc import Callable, Iterable, Sequence
 
+import msgspec
+
 from pykcm.ccaches import eviction
 from pykcm.ccaches.ccache import CCache, new_ccache_uuid
 from pykcm.ccaches.changes import (
@@ -76,7 +78,7 @@ class Collection(CCacheLookup):
             self._insert(ccache)
             self._room.count_in(ccache)
         shared = None if defaults.shared == self.own_name else defaults.shared
-        self._defaults = defaults._replace(shared=shared)
+        self._defaults = msgspec.structs.replace(defaults, shared=shared)
 
     def copy(self, ccache_count: CCacheCount | None = None) -> "Collection":
         """Return a copy, on which a change can be tried: the copy records nothing for the store.

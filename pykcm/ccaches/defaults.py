@@ -4,7 +4,9 @@ All peers of a UID share one default. Peers at higher SELinux levels may have on
 """
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple, Self
+from typing import Self
+
+import msgspec
 
 from pykcm.ccaches.ccache import CCache
 
@@ -18,7 +20,7 @@ Follows = Callable[[str | None], bool]
 MayUse = Callable[[str | None], bool]
 
 
-class Defaults(NamedTuple):
+class Defaults(msgspec.Struct, frozen=True):
     """Names, whether or not ccaches have them.
 
     `shared`: None for the collection's own name. `by_range`: pairs of a peer's SELinux range and the name,
@@ -36,7 +38,7 @@ class Defaults(NamedTuple):
 
     def with_shared(self, name: bytes | None) -> Self:
         """Return these with the shared default set."""
-        return self._replace(shared=name, destroyed=self.destroyed - {None})
+        return msgspec.structs.replace(self, shared=name, destroyed=self.destroyed - {None})
 
     def with_range(self, range_: str, name: bytes, exists: Callable[[bytes], bool]) -> Self:
         """Return these with the default of one range set; `exists` tells which ccaches there are.
@@ -46,21 +48,21 @@ class Defaults(NamedTuple):
         destroyed = self.destroyed - {range_}
         if self.of_range(range_) is not None:
             by_range = tuple((each, name if each == range_ else old) for each, old in self.by_range)
-            return self._replace(by_range=by_range, destroyed=destroyed)
+            return msgspec.structs.replace(self, by_range=by_range, destroyed=destroyed)
         kept = list(self.by_range)
         if len(kept) >= MAX_RANGES:
             forgotten = next((entry for entry in kept if not exists(entry[1])), kept[0])
             kept.remove(forgotten)
             destroyed -= {forgotten[0]}
-        return self._replace(by_range=(*kept, (range_, name)), destroyed=destroyed)
+        return msgspec.structs.replace(self, by_range=(*kept, (range_, name)), destroyed=destroyed)
 
     def with_destroyed(self, range_: str | None) -> Self:
         """Return these with one marked as destroyed by its user."""
-        return self._replace(destroyed=self.destroyed | {range_})
+        return msgspec.structs.replace(self, destroyed=self.destroyed | {range_})
 
     def without_destroyed(self, ranges: Iterable[str | None]) -> Self:
         """Return these without the marks of these ranges."""
-        return self._replace(destroyed=self.destroyed.difference(ranges))
+        return msgspec.structs.replace(self, destroyed=self.destroyed.difference(ranges))
 
     def after_creation(self, name: bytes, own_name: bytes) -> Self:
         """Return these after a ccache of this name was created; `own_name` is the collection's."""
@@ -79,7 +81,8 @@ class Defaults(NamedTuple):
         shared = own_name if self.shared is None else self.shared
         if shared == old and follows(None):
             shared = new
-        return self._replace(
+        return msgspec.structs.replace(
+            self,
             shared=None if shared == own_name else shared,
             by_range=tuple(
                 (range_, new if name == old and follows(range_) else name) for range_, name in self.by_range

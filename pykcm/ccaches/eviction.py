@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from operator import itemgetter
 from typing import NamedTuple
 
+import msgspec
+
 from pykcm.ccaches.ccache import CCache
 from pykcm.ccaches.quotas import CCacheCount, Quotas, quota_excess
 from pykcm.protocol.codes import KcmError
@@ -29,14 +31,14 @@ class Wanted(NamedTuple):
     max_uid_credentials: int = 0
 
 
-class Ticket(NamedTuple):
+class Ticket(msgspec.Struct, frozen=True):
     """A service ticket that may be removed, with its size in bytes."""
 
     uuid: bytes
     size: int
 
 
-class Plan(NamedTuple):
+class Plan(msgspec.Struct, frozen=True):
     """The planned removals: ccaches, each with the option that demands it, and service tickets by UUID.
 
     `lacking`: an option whose limit would still be exceeded; "" if the plan suffices.

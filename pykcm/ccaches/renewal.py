@@ -5,7 +5,8 @@ A user who wants no renewal of a ccache puts a configuration entry of libkrb5 in
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+
+import msgspec
 
 from pykcm.ccaches.ccache import CCache
 from pykcm.ccaches.changes import (
@@ -51,14 +52,14 @@ ENDS_NO_LATER = "it does not end later"
 _GROWTH = 16 * 1024
 
 
-class Schedule(NamedTuple):
+class Schedule(msgspec.Struct, frozen=True):
     """Options: the share of a TGT's life after which it is due, and the interval of renewals; 0: none."""
 
     renew_at: float = 0.5
     interval: float = 0.0
 
 
-class RenewableTgt(NamedTuple):
+class RenewableTgt(msgspec.Struct, frozen=True):
     """A TGT that can be renewed. Times are in seconds since the epoch, by this machine's clock.
 
     `uuid`: the credential's. `realm`: whose KDC renews it.

@@ -4,7 +4,6 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
@@ -15,7 +14,8 @@ from pykcm.cli.advice import how_to_start
 from pykcm.cli.client import NoKcmServerError
 from pykcm.client import KcmClient
 from pykcm.config import Config
-from pykcm.control.calls import Administration, Call
+from pykcm.control.administration import Administration
+from pykcm.control.calls import Call
 from pykcm.peer.access import Access
 from pykcm.peer.identity import Peer
 from pykcm.protocol.codes import Code, KcmError
@@ -123,11 +123,10 @@ class _Parts(NamedTuple):
     renewals: _NoRenewals = _NoRenewals()
 
 
-@dataclass
-class UserCall(Call):
+class UserCall(Call, kw_only=True):
     """A request that reads a collection of this process."""
 
-    collection: Collection = field(kw_only=True)
+    collection: Collection
 
     async def read(self, uid: int, function: Callable[[Collection], T]) -> T:
         return function(self.collection)

@@ -1,79 +1,17 @@
-"""One request in progress, and the parts of the daemon that requests use."""
+"""One request of the control socket in progress."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
+
+import msgspec
 
 from pykcm.ccaches.collection import Collection
-from pykcm.config import Config
+from pykcm.control.administration import Administration
 from pykcm.control.messages import ControlError, ErrorCode
-from pykcm.engine.clock import ClockKeeper
-from pykcm.engine.engine import Engine, to_the_end
-from pykcm.engine.reaper import Reaper
-from pykcm.peer.access import Access
+from pykcm.engine.engine import to_the_end
 from pykcm.peer.identity import Peer
-from pykcm.server.connections import Connections
-from pykcm.server.dispatcher import Dispatcher
-from pykcm.server.fair_queue import FairQueue
-from pykcm.store.copies import Copies
-from pykcm.store.interface import Store
-
-if TYPE_CHECKING:
-    from pykcm.engine.renewals import Renewals
-
-# The most open connections of the control socket, and the most of each user who is not an administrator.
-MOST_CONNECTIONS = 64
-MOST_CONNECTIONS_OF_OTHERS = 16
 
 T = TypeVar("T")
-
-
-class RenewalsOnDemand:
-    """Makes the renewals when the first client asks for them: most daemons end without one."""
-
-    def __init__(self, engine: Engine, config: Config) -> None:
-        self._engine = engine
-        self._config = config
-        self.current: Renewals | None = None
-
-    def start(self) -> "Renewals":
-        if self.current is None:
-            from pykcm.engine.renewal_attempts import settings_of  # noqa: PLC0415
-            from pykcm.engine.renewals import Renewals  # noqa: PLC0415
-
-            config = self._config
-            settings = settings_of(
-                *(config.renew_at, config.krb5_renew_interval, config.krb5_auth_timeout),
-                *(config.max_renewals, config.max_realm_renewals),
-            )
-            self.current = Renewals(self._engine, settings)
-        return self.current
-
-    @property
-    def are_needed(self) -> bool:
-        """Whether an idle daemon has to wait for a renewal."""
-        return self.current is not None and self.current.is_needed
-
-    async def finish(self) -> None:
-        """Tell the client when the next TGT is due, and stop."""
-        if self.current is not None:
-            await self.current.finish()
-
-
-class Administration(NamedTuple):
-    """The parts of the daemon that requests use; `copies` is None if the store has none."""
-
-    config: Config
-    engine: Engine
-    dispatcher: Dispatcher
-    store: Store
-    copies: Copies | None
-    access: Access
-    reaper: Reaper
-    connections: Connections
-    fair_queue: FairQueue
-    clock_keeper: ClockKeeper
-    renewals: RenewalsOnDemand
 
 
 async def no_frames() -> bytes | None:
@@ -81,8 +19,7 @@ async def no_frames() -> bytes | None:
     return None
 
 
-@dataclass
-class Call:
+class Call(msgspec.Struct):
     """One request: the peer, the arguments, and the `summary`, which goes with the end.
 
     `receive` returns the body of the next frame that the client sends behind its request, or None at the end
@@ -94,7 +31,7 @@ class Call:
     peer: Peer
     arguments: Any
     receive: Callable[[], Awaitable[bytes | None]] = no_frames
-    summary: dict[str, Any] = field(default_factory=dict)
+    summary: dict[str, Any] = {}
     patience: float | None = None
 
     async def read(self, uid: int, function: Callable[[Collection], T]) -> T:

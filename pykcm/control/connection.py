@@ -8,12 +8,8 @@ import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any, cast
 
-from pykcm.control.calls import (
-    MOST_CONNECTIONS,
-    MOST_CONNECTIONS_OF_OTHERS,
-    Administration,
-    Call,
-)
+from pykcm.control.administration import MOST_CONNECTIONS, MOST_CONNECTIONS_OF_OTHERS, Administration
+from pykcm.control.calls import Call
 from pykcm.control.frames import FrameError, FrameReader, encode
 from pykcm.control.messages import (
     LARGEST_FRAME,

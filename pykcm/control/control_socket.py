@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from pykcm.control.calls import Administration
+from pykcm.control.administration import Administration
 from pykcm.peer.access import RequestAccess
 from pykcm.peer.identity import ROOT, Kernel
 from pykcm.sockets.bound_socket import folder_of_others

@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 
 from pykcm import __version__
-from pykcm.control.calls import Administration, Call
+from pykcm.control.administration import Administration
+from pykcm.control.calls import Call
 from pykcm.engine.committer import Durations
 from pykcm.protocol.codes import name_of
 from pykcm.protocol.opcodes import Opcode

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from pykcm.control.calls import MOST_CONNECTIONS, Administration, Call
+from pykcm.control.administration import MOST_CONNECTIONS, Administration
+from pykcm.control.calls import Call
 from pykcm.control.messages import ControlError, ErrorCode
 from pykcm.control.records import Uid
 from pykcm.peer.identity import Peer

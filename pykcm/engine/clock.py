@@ -13,6 +13,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
+import msgspec
+
 from pykcm.ccaches.collection import Clock
 from pykcm.store.clock_reading import CLOCK, last_written, read_clock_reading, write_clock_reading
 from pykcm.store.disk import DATABASE, WAL
@@ -48,7 +50,7 @@ class Doubt(NamedTuple):
     left: int
 
 
-class _Reading(NamedTuple):
+class _Reading(msgspec.Struct, frozen=True):
     """The clock (seconds since the epoch) and a clock that nobody sets (seconds), read at the same time."""
 
     wall: float

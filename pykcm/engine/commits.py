@@ -123,17 +123,17 @@ class Commits:
                 for each in changed:
                     self.note_dropped(each.collection.uid)
         if is_committed:
-            for collection, changes in changed:
-                if not self.note_durable(collection.uid, changes, events):
-                    self._collection_cache.drop(collection.uid)
+            for each in changed:
+                if not self.note_durable(each.collection.uid, each.changes, events):
+                    self._collection_cache.drop(each.collection.uid)
                 events = []
         return is_committed
 
     def _drop(self, changed: Sequence[Changed]) -> None:
         """Drop collections from the cache that differ from the store."""
-        for collection, changes in changed:
-            self._collection_cache.drop(collection.uid)
-            self._collection_cache.take_back(added_ccaches(changes))
+        for each in changed:
+            self._collection_cache.drop(each.collection.uid)
+            self._collection_cache.take_back(added_ccaches(each.changes))
 
     def entry(
         self,

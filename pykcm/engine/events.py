@@ -4,7 +4,8 @@ import errno
 import time
 from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
-from typing import NamedTuple
+
+import msgspec
 
 from pykcm.ccaches.changes import (
     EXPIRED,
@@ -39,7 +40,7 @@ class Kind(StrEnum):
     REFUSED = "refused"
 
 
-class Event(NamedTuple):
+class Event(msgspec.Struct, frozen=True):
     """One thing that has happened, `time` seconds since the epoch.
 
     `uid`: the collection's; for a refusal, the client's. `label` decides who may see the event. `reason`: the
@@ -61,7 +62,7 @@ class Event(NamedTuple):
     is_renewed: bool = False
 
 
-class Changed(NamedTuple):
+class Changed(msgspec.Struct, frozen=True):
     """A collection, and the changes that one request made in it."""
 
     collection: Collection
@@ -92,8 +93,9 @@ class Watch:
         """
         now = time.time()
         events: list[Event] = []
-        for collection, changes in changed:
-            events += events_of(now, collection, changes)
+        for each in changed:
+            collection = each.collection
+            events += events_of(now, collection, each.changes)
             default = self._default_of(collection)
             if default != defaults_before[collection.uid]:
                 events.append(_default_event(now, collection, None, default))
@@ -103,7 +105,7 @@ class Watch:
         """Report events of changes that are durable now."""
         now = time.time()
         for event in events:
-            self._report(event._replace(time=now))
+            self._report(msgspec.structs.replace(event, time=now))
 
     def refused(self, uid: int, label: str | None, name: bytes, error: KcmError) -> None:
         """Report a request that was refused for a quota or a permission; other errors are not reported."""

@@ -184,11 +184,11 @@ class RemoteChanges(Watch):
     ) -> list[_OwnChange]:
         """The effects of this host's changes, which `committed` notes."""
         own = []
-        for collection, changes in changed:
-            uid = collection.uid
+        for each in changed:
+            uid = each.collection.uid
             self._made[uid] += 1
-            effects = [_effect(change) for change in changes]
-            default = self._default_of(collection)
+            effects = [_effect(change) for change in each.changes]
+            default = self._default_of(each.collection)
             if default != defaults_before[uid]:
                 effects.append(partial(_set_default, default))
             own.append(_OwnChange(uid, self._made[uid], effects))

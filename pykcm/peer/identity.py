@@ -6,6 +6,8 @@ from pathlib import Path
 from struct import Struct
 from typing import NamedTuple
 
+import msgspec
+
 from pykcm.peer.labels import LabelError, parse_label
 
 ROOT = 0
@@ -44,7 +46,7 @@ class Peer(NamedTuple):
     label: str | None
 
 
-class Kernel(NamedTuple):
+class Kernel(msgspec.Struct, frozen=True):
     """The kernel's settings that concern all peers.
 
     `overflow_uid`: stands for every UID that is not mapped in the daemon's user namespace. None: all UIDs are
@@ -61,7 +63,7 @@ def read_kernel(proc: Path = Path("/proc"), sys: Path = Path("/sys")) -> Kernel:
     """Raises KernelUnreadableError."""
     has_selinux = (sys / "fs/selinux/enforce").exists()
     try:
-        knows_selinux = "selinuxfs" in (proc / "filesystems").read_text(encoding="ascii").split()
+        knows_selinux = "selinuxfs" in (proc / "filesystems").read_text(encoding="utf-8").split()
         return Kernel(has_selinux, _overflow_uid(proc), knows_selinux and not has_selinux)
     except OSError as error:
         raise KernelUnreadableError(f"peers cannot be identified: {error}") from error
@@ -69,14 +71,14 @@ def read_kernel(proc: Path = Path("/proc"), sys: Path = Path("/sys")) -> Kernel:
 
 def _overflow_uid(proc: Path) -> int | None:
     try:
-        uid_map = (proc / "self/uid_map").read_text(encoding="ascii")
+        uid_map = (proc / "self/uid_map").read_text(encoding="utf-8")
     except FileNotFoundError:
         # The kernel has no user namespaces. A missing status means that this is not a /proc of ours.
         (proc / "self/status").stat()
         return None
     if tuple(uid_map.split()) == _ALL_UIDS:
         return None
-    return int((proc / "sys/kernel/overflowuid").read_text(encoding="ascii"))
+    return int((proc / "sys/kernel/overflowuid").read_text(encoding="utf-8"))
 
 
 def identify(sock: socket.socket, kernel: Kernel) -> Peer:

@@ -7,7 +7,6 @@ Otherwise MIT's client stops reading, and takes the rest for the next reply.
 
 from struct import Struct
 from sys import getsizeof
-from typing import NamedTuple
 
 import msgspec
 
@@ -132,7 +131,7 @@ def pack_request(opcode: int, arguments: bytes) -> bytes:
     return _LENGTH_AND_VERSION.pack(HEADER_SIZE + len(arguments), MAJOR, MINOR, opcode) + arguments
 
 
-class Pieces(NamedTuple):
+class Pieces(msgspec.Struct, frozen=True):
     """Bytes that are sent without being joined; `size`: their total."""
 
     size: int

@@ -5,7 +5,9 @@ clients (Heimdal's) add bytes after the last field; these are ignored.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
+
+import msgspec
 
 from pykcm.protocol.credential import Credential, parse_credential, read_credential
 from pykcm.protocol.framing import HEADER_SIZE, Frame, Pieces
@@ -21,7 +23,7 @@ MAX_CREDENTIALS = 1024
 MAX_ELEMENTS = 16 * MAX_CREDENTIALS
 
 
-class Field(NamedTuple):
+class Field(msgspec.Struct, frozen=True):
     """The reader and the writer of a value."""
 
     read: Callable[[Reader], Any]

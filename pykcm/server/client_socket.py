@@ -10,7 +10,9 @@ import socket
 from fcntl import ioctl
 from struct import Struct
 from termios import FIONREAD
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from pykcm.engine.stepping import step
 from pykcm.logs import LimitedLog, User
@@ -57,7 +59,7 @@ _IDLE, _RECEIVING, _REQUESTED, _SENDING, _CLOSED = (
 )
 
 
-class Parts(NamedTuple):
+class Parts(msgspec.Struct, frozen=True):
     """The parts that all client sockets share; `max_request` in bytes."""
 
     loop: "AbstractEventLoop"

@@ -4,7 +4,9 @@ import asyncio
 import logging
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, Protocol
+from typing import Protocol
+
+import msgspec
 
 from pykcm.logs import LimitedLog, User
 from pykcm.peer.identity import ROOT
@@ -28,7 +30,7 @@ _STATE_NAMES = {
 _REMEMBERED_PROCESSES = 4096
 
 
-class Limits(NamedTuple):
+class Limits(msgspec.Struct, frozen=True):
     """Limits for each UID and for all together; 0: no limit.
 
     `bytes` and `uid_bytes`: of requests that wait or are incomplete. `unread` and `uid_unread`: bytes of

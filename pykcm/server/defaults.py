@@ -10,7 +10,8 @@ Collection.current_default), except for a process that is about to fill it, and 
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+
+import msgspec
 
 from pykcm.ccaches.collection import Collection
 from pykcm.engine.engine import CollectionNeededError
@@ -23,7 +24,7 @@ class ChangeNeededError(Exception):
     """The operation is called again as one that changes the collection."""
 
 
-class _Chosen(NamedTuple):
+class _Chosen(msgspec.Struct, frozen=True):
     """A chosen default, of a range or (None) the shared one."""
 
     name: bytes

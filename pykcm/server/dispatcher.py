@@ -6,11 +6,12 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from time import perf_counter_ns
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
+
+import msgspec
 
 from pykcm.engine.committer import Durations
 from pykcm.engine.engine import CollectionNeededError, Collections, Engine
@@ -58,7 +59,7 @@ class Statistics:
         self.store_errors = 0
 
 
-class Exchange(NamedTuple):
+class Exchange(msgspec.Struct, frozen=True):
     """One request and its reply, as tracers get them. It holds keys and tickets.
 
     `operation` is None if the opcode is unknown. `arguments` is empty if they cannot be decoded. `duration`
@@ -75,8 +76,7 @@ class Exchange(NamedTuple):
     duration: int
 
 
-@dataclass(slots=True)
-class _Request:
+class _Request(msgspec.Struct):
     """A request that waits.
 
     `begun`: when it came, in nanoseconds of perf_counter_ns. `session_before`: the session's state before the

@@ -6,7 +6,9 @@ errors as KcmError. It neither waits nor knows the store: the collection records
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
+
+import msgspec
 
 from pykcm.ccaches.ccache import uid_in
 from pykcm.ccaches.collection import move
@@ -256,7 +258,7 @@ def by_uuid(access: Access, peer: Peer, uuid: bytes) -> tuple[int, ...]:
 Scope = Callable[..., tuple[int, ...]]
 
 
-class Operation(NamedTuple):
+class Operation(msgspec.Struct, frozen=True):
     """The implementation of an opcode.
 
     `scope`: checks the name, and returns the UIDs whose collections the operation needs. `changes`: whether

@@ -7,7 +7,9 @@ database's own backups.
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
+
+import msgspec
 
 
 class StoreBusyError(Exception):
@@ -18,7 +20,7 @@ class UnsupportedError(Exception):
     """The store cannot do this, or not in this way; the message says what to do instead."""
 
 
-class Copied(NamedTuple):
+class Copied(msgspec.Struct, frozen=True):
     """The progress of a copy, in bytes, or in UIDs of a shared store.
 
     `slowed`: the UIDs whose commits have waited for it.
@@ -29,7 +31,7 @@ class Copied(NamedTuple):
     slowed: tuple[int, ...] = ()
 
 
-class Rekeyed(NamedTuple):
+class Rekeyed(msgspec.Struct, frozen=True):
     """The end of a change of keys.
 
     `key`: the file that holds the new key. If `is_pending`, the administrator has to put the new key into
@@ -68,7 +70,7 @@ class Backup(Protocol):
         """Yield the copy in pieces, and check it before the end; raises StoreError."""
 
 
-class Copies(NamedTuple):
+class Copies(msgspec.Struct, frozen=True):
     """Makes copies of a store while it is in use, one at a time.
 
     `backup` raises StoreError, StoreBusyError.

@@ -5,6 +5,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
+import msgspec
+
 from pykcm.protocol.codes import KcmError
 from pykcm.store.tree import Expired, Secret, SecretChange
 
@@ -49,31 +51,31 @@ class Entry(NamedTuple):
     changes_tgts: bool = False
 
 
-class Committed(NamedTuple):
+class Committed(msgspec.Struct, frozen=True):
     """The changes are durable; `versions` has the new version of each UID in the entry's `bases`."""
 
     versions: Mapping[int, int] = MappingProxyType({})
 
 
-class Conflict(NamedTuple):
+class Conflict(msgspec.Struct, frozen=True):
     """The store made no change: these UIDs have other versions than those in the entry's `bases`."""
 
     uids: tuple[int, ...]
 
 
-class Refused(NamedTuple):
+class Refused(msgspec.Struct, frozen=True):
     """The store made no change and will make none, because of this error."""
 
     error: StoreError
 
 
-class Unknown(NamedTuple):
+class Unknown(msgspec.Struct, frozen=True):
     """It is unknown whether the store made the changes; Store.outcome finds out."""
 
     error: StoreError
 
 
-class Blocked(NamedTuple):
+class Blocked(msgspec.Struct, frozen=True):
     """The store made no change, because another host's transaction is in the way: try it again.
 
     `pause`: seconds until then. After enough attempts the store refuses the entry.

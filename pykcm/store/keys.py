@@ -6,14 +6,15 @@ A key beside the data protects only copies and backups that do not include it.
 import os
 import stat
 from pathlib import Path
-from typing import NamedTuple
+
+import msgspec
 
 from pykcm.logs import User
 from pykcm.store.disk import CREDENTIAL, KEY_SIZE, NEXT, sync_folder
 from pykcm.store.interface import StoreUnusableError
 
 
-class Key(NamedTuple):
+class Key(msgspec.Struct, frozen=True):
     """A key and its file, `source`; `is_new`: this start has created the key."""
 
     raw: bytes

@@ -15,6 +15,8 @@ import re
 from functools import lru_cache
 from typing import NamedTuple
 
+import msgspec
+
 _ROOT = "/kcm/persistent/"
 _CCACHES = "/ccaches"
 
@@ -56,20 +58,20 @@ class Put(NamedTuple):
         return f"<Put {self.container}/{self.name}>"
 
 
-class Delete(NamedTuple):
+class Delete(msgspec.Struct, frozen=True):
     """Delete a secret."""
 
     container: str
     name: str
 
 
-class DeleteContainer(NamedTuple):
+class DeleteContainer(msgspec.Struct, frozen=True):
     """Delete a container with everything in it, except the containers below it."""
 
     container: str
 
 
-class RenameContainer(NamedTuple):
+class RenameContainer(msgspec.Struct, frozen=True):
     """Give a container with everything in it, except the containers below it, another path.
 
     No container may have the new path. A missing container stays missing. Both paths are those of ccaches'

@@ -9,7 +9,8 @@ from msgspec.msgpack import decode as unpackb
 from msgspec.msgpack import encode as packb
 
 from pykcm.config import Config
-from pykcm.control.calls import Administration, Call, RenewalsOnDemand
+from pykcm.control.administration import Administration, RenewalsOnDemand
+from pykcm.control.calls import Call
 from pykcm.control.messages import read_arguments
 from pykcm.control.requests import REQUESTS
 from pykcm.engine.clock import ClockKeeper

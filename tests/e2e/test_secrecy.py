@@ -36,6 +36,7 @@ SECRETS = {
 
 # An operation with a bug, whose exception contains all of its arguments.
 BUGGY = """
+import msgspec
 from pykcm.daemon import main
 from pykcm.server import operations
 from pykcm.protocol.opcodes import Opcode
@@ -50,7 +51,7 @@ def buggy(turn, name, *arguments):
     values = [turn, ccache, credential, credential.equality, tag, ccache.credentials.packed, frame]
     assert not values, values
 operations.Frame = __import__("pykcm.protocol.framing", fromlist=["Frame"]).Frame
-operations.OPERATIONS[Opcode.SET_KDC_OFFSET] = found._replace(run=buggy)
+operations.OPERATIONS[Opcode.SET_KDC_OFFSET] = msgspec.structs.replace(found, run=buggy)
 raise SystemExit(main())
 """
 

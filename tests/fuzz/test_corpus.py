@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from fuzz.__main__ import main
 from fuzz.targets import CORPUS, TARGETS
@@ -105,7 +106,7 @@ def _failing_operation(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ZeroDivisionError
 
     found = operations.OPERATIONS[Opcode.GET_PRINCIPAL]
-    monkeypatch.setitem(operations.OPERATIONS, Opcode.GET_PRINCIPAL, found._replace(run=broken))
+    monkeypatch.setitem(operations.OPERATIONS, Opcode.GET_PRINCIPAL, replace(found, run=broken))
 
 
 MISTAKES = {

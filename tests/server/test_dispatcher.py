@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from pykcm.protocol.codes import Code
 from pykcm.protocol.opcodes import Opcode
@@ -243,7 +244,7 @@ def with_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ZeroDivisionError
 
     for opcode, function in [(Opcode.NOOP, noop), (Opcode.STORE, store)]:
-        monkeypatch.setitem(OPERATIONS, opcode, OPERATIONS[opcode]._replace(run=function))
+        monkeypatch.setitem(OPERATIONS, opcode, replace(OPERATIONS[opcode], run=function))
 
 
 @pytest.mark.usefixtures("with_a_bug")

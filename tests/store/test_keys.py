@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from pykcm.store.disk import CREDENTIAL, KEY_SIZE
 from pykcm.store.interface import StoreUnusableError
@@ -56,7 +57,7 @@ def test_first_start_creates_a_private_key(key_file: Path) -> None:
     assert key_file.read_bytes() == key.raw
     assert [path.name for path in key_file.parent.iterdir()] == ["key"]
     for may_create in (True, False):
-        assert load_key(key_file, may_create=may_create) == key._replace(is_new=False)
+        assert load_key(key_file, may_create=may_create) == replace(key, is_new=False)
 
 
 def test_two_installations_have_different_keys(tmp_path: Path) -> None:

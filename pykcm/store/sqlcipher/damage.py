@@ -7,8 +7,9 @@ import logging
 import os
 from pathlib import Path
 from struct import Struct, iter_unpack
-from typing import Any, NamedTuple
+from typing import Any
 
+import msgspec
 from sqlcipher3 import dbapi2 as sqlcipher
 
 from pykcm.store.sqlcipher.database import PAGE_SIZE, wal_of
@@ -33,7 +34,7 @@ _MOST_FRAMES = 1_000_000
 _Sums = tuple[int, int]
 
 
-class Commits(NamedTuple):
+class Commits(msgspec.Struct, frozen=True):
     """The last frame of each commit in a write-ahead log, as numbers from 1.
 
     `is_readable`: whether SQLite finds a commit. It removes a write-ahead log in which it finds none.

@@ -6,7 +6,8 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+
+import msgspec
 
 from pykcm.logs import User
 from pykcm.store.tree import Put, SecretChange, uid_of_container
@@ -33,7 +34,7 @@ def weight_of(change: SecretChange) -> int:
     return _CHANGE + (len(change.value) if isinstance(change, Put) else 0)
 
 
-class _Waiting(NamedTuple):
+class _Waiting(msgspec.Struct, frozen=True):
     future: "asyncio.Future[None]"
     uid: int
     size: int
