@@ -221,8 +221,9 @@ OF_SSSD = {
 }
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_NUMBER = re.compile(r"\s*-?\d+\s*", re.ASCII)
-_DURATION = re.compile(r"(\d{1,12})([smhd])", re.ASCII)
+# Compiled when an option first needs them.
+_NUMBER = r"\s*-?[0-9]+\s*"
+_DURATION = r"([0-9]{1,12})([smhd])"
 
 
 def load_config(file: Path | None = None, overrides: dict[str, Any] | None = None) -> Config:
@@ -319,7 +320,7 @@ def _duration(source: str, name: str, value: Any) -> Any:
     """Convert "90s", "10m", "24h" or "7d" to seconds; other values stay as they are."""
     if not isinstance(value, str):
         return value
-    match = _DURATION.fullmatch(value)
+    match = re.fullmatch(_DURATION, value)
     if match is None:
         raise _wrong(source, name, value)
     return int(match[1]) * _UNITS[match[2]]
@@ -336,7 +337,7 @@ def _convert(source: str, options: dict[str, Any]) -> Config:
 def _wrong(source: str, name: str, value: Any) -> ConfigError:
     # A connection string may hold a password.
     text = "this value" if name == "postgresql" else repr(value)
-    is_number = isinstance(value, str) and _NUMBER.fullmatch(value) and name != "postgresql"
+    is_number = isinstance(value, str) and re.fullmatch(_NUMBER, value, re.ASCII) and name != "postgresql"
     hint = f"; a number has no quotes: {value.strip()}" if is_number else ""
     if _TYPES[name] is _Switch and isinstance(value, str) and value.lower() in {"true", "false"}:
         hint = f"; write {value.lower()} without quotes"

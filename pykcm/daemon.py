@@ -18,7 +18,7 @@ from typing import NoReturn
 
 from pykcm import __version__
 from pykcm.ccaches.quotas import Quotas
-from pykcm.command_line import parser
+from pykcm.command_line import read_options
 from pykcm.config import DEFAULT_CONTROL_SOCKET, DEFAULT_SOCKET, Config, ConfigError, load_config
 from pykcm.control.administration import Administration, RenewalsOnDemand
 from pykcm.control.control_socket import ControlSocket
@@ -80,7 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run pykcmd; returns its exit status."""
     open_standard_streams()
     try:
-        options = parser().parse_args(arguments)
+        options = read_options(arguments)
     except SystemExit as end:
         # After --help, --version or a usage error.
         if end_output("pykcmd"):

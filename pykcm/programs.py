@@ -18,12 +18,9 @@ def pykcmd() -> int:
 
     # A start makes hardly any garbage: looking for it takes 9 ms of 110. The daemon looks once it serves.
     gc.disable()
-    # asyncio imports ssl where it can be imported. The daemon has only Unix sockets, and OpenSSL's libraries
-    # take 4 MiB of memory and 5 ms.
-    _import_without("ssl", "asyncio")
-    # msgspec prefers typing_extensions where it is installed, for what `typing` has as well: 6 ms of 113.
-    _import_without("typing_extensions", "msgspec")
+    from pykcm.libraries import import_libraries  # noqa: PLC0415
 
+    import_libraries()
     from pykcm import daemon  # noqa: PLC0415
 
     return daemon.main()
@@ -43,17 +40,3 @@ def pykcm_audit() -> int:
     from pykcm.audit import main  # noqa: PLC0415
 
     return main()
-
-
-def _import_without(hidden: str, name: str) -> None:
-    """Import a module, and make its import of another one fail, unless that is imported already."""
-    import sys  # noqa: PLC0415
-
-    if hidden in sys.modules:
-        __import__(name)
-        return
-    sys.modules[hidden] = None  # type: ignore[assignment]
-    try:
-        __import__(name)
-    finally:
-        del sys.modules[hidden]

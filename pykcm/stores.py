@@ -10,7 +10,6 @@ from pykcm.config import Config
 from pykcm.engine.clock import ClockKeeper, open_clock
 from pykcm.store.copies import Backup, Copied, Copies, Rekeyed
 from pykcm.store.interface import Store, StoreUnusableError
-from pykcm.store.memory import MemoryStore
 
 if TYPE_CHECKING:
     from pykcm.store.sqlcipher.store import SQLCipherStore
@@ -29,6 +28,8 @@ def open_store(config: Config, at_end: ExitStack) -> tuple[Store, Copies | None,
     store: Store
     copies = None
     if config.store == "memory":
+        from pykcm.store.memory import MemoryStore  # noqa: PLC0415 - other stores do not need it
+
         store = MemoryStore()
         clock_keeper = open_clock()
     elif config.store == "postgresql":

@@ -2,21 +2,23 @@
 
 import re
 from functools import lru_cache
-from typing import NamedTuple
+
+import msgspec
 
 # The lowest level of the policies. Ccaches that were stored without a label count as created there.
 SYSTEM_LOW = "s0"
 
 _PART = r"[^:\s\x00-\x1f]+"
 _LEVEL = r"[^-\s\x00-\x1f]+"
-_CONTEXT = re.compile(rf"({_PART}:{_PART}:{_PART})(?::({_LEVEL})(-{_LEVEL})?)?")
+# Compiled when it is first used: most kernels have no SELinux.
+_CONTEXT = rf"({_PART}:{_PART}:{_PART})(?::({_LEVEL})(-{_LEVEL})?)?"
 
 
 class LabelError(ValueError):
     """A label is not an SELinux context."""
 
 
-class SecurityContext(NamedTuple):
+class SecurityContext(msgspec.Struct, frozen=True):
     """The parts of a label; the range may contain colons (`s0-s0:c0.c1023`).
 
     `domain`: user, role and type, with the colons between them. `level`: the low level of the range, at which
@@ -31,7 +33,7 @@ class SecurityContext(NamedTuple):
 @lru_cache(1024)
 def parse_label(label: str) -> SecurityContext:
     """Raises LabelError."""
-    match = _CONTEXT.fullmatch(label)
+    match = re.fullmatch(_CONTEXT, label)
     if match is None:
         raise LabelError("not an SELinux context")
     domain, low, high = match.groups()

@@ -20,7 +20,8 @@ _LOSSES = LimitedLog(log, "messages that did not reach the audit log", 1)
 _LEVELS = {0: logging.ERROR, 1: logging.WARNING, 2: logging.INFO, 4: logging.INFO, 5: logging.INFO}
 AVC = 3
 
-_AVC_MESSAGE = re.compile(rb"avc: +(denied|granted) .* scontext=(\S+) tcontext=(\S+) ")
+# Compiled when it is first used: most kernels have no SELinux.
+_AVC_MESSAGE = rb"avc: +(denied|granted) .* scontext=(\S+) tcontext=(\S+) "
 
 # selinux_set_callback(3): this callback gets the messages, which otherwise go to standard error.
 _CB_LOG = 0
@@ -54,7 +55,7 @@ class Reporter:
 
     def _report_avc(self, message: bytes) -> None:
         fields, level, source = {}, logging.WARNING, ""
-        if found := _AVC_MESSAGE.match(message):
+        if found := re.match(_AVC_MESSAGE, message):
             result, source, target = map(escape, found.groups())
             fields = {"KCM_AVC": result, "KCM_SCONTEXT": source, "KCM_TCONTEXT": target}
             if result == "granted":

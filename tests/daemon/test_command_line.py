@@ -5,6 +5,7 @@ import re
 import pytest
 
 from pykcm import __version__
+from pykcm.command_line import Options, _ordinary_options, parser
 
 from .conftest import Daemon, end
 
@@ -42,6 +43,35 @@ def test_wrong_options_are_usage_errors(daemon: Daemon, options: list[str]) -> N
     assert "usage: pykcmd" in done.stderr
     assert done.stdout == ""
     assert not daemon.state_dir.exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--store", "memory", "--log-level", "debug"],
+        ["--config", "a b/c", "--socket-path", "x", "--state-dir", "/s", "--control-socket-path", "c"],
+        ["--state-dir", "first", "--state-dir", "last"],
+    ],
+    ids=" ".join,
+)
+def test_ordinary_options_are_read_as_by_the_parser(arguments: list[str]) -> None:
+    """Options of an ordinary start are read without argparse, and have the values that it gives them."""
+    assert _ordinary_options(arguments) == parser().parse_args(arguments, Options())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(["--check"], ["--check", "--show-config"], ["--version"], ["--help", "x"], ["serve", "now"]),
+        *(["--store=memory"], ["--sto", "memory"], ["--store", "oracle"], ["--config"], ["--config", ""]),
+        *(["--socket-path", "--check"], ["--", "x"], ["--config", "x", "--check"]),
+    ],
+    ids=" ".join,
+)
+def test_other_options_are_left_to_the_parser(arguments: list[str]) -> None:
+    """Flags, mistakes and other ways to write an option are read by argparse."""
+    assert _ordinary_options(arguments) is None
 
 
 def test_options_override_the_configuration(daemon: Daemon) -> None:

@@ -18,6 +18,7 @@ from pykcm.daemon import _start_reaping
 from pykcm.engine.collection_cache import CollectionCache
 from pykcm.engine.engine import Engine
 from pykcm.engine.reaper import Reaper
+from pykcm.protocol.codes import KcmError
 from pykcm.store.memory import MemoryStore
 from tests.builders import ALICE, ticket
 
@@ -195,6 +196,74 @@ assert find_spec("typing_extensions") is None or __import__("typing_extensions")
     ).stdout
     assert "asyncio" in loaded.split()
     assert not {"ssl", "_ssl", "_hashlib", "typing_extensions"} & set(loaded.split())
+
+
+# Modules that a start must not need. Some are imported by a function of the daemon, others by the libraries.
+NEEDED_LATER = {
+    *("argparse", "ast", "asyncio.sslproto", "asyncio.staggered", "dataclasses", "dis", "gettext", "inspect"),
+    *("ipaddress", "locale", "msgspec.inspect", "textwrap", "tokenize"),
+    *("pykcm.control.calls", "pykcm.control.connection", "pykcm.control.messages", "pykcm.engine.renewals"),
+    "pykcm.store.memory",
+}
+
+# Of pykcm alone. Each named tuple is compiled at the start, and takes as long as six msgspec.Structs.
+MOST_MODULES = 100
+MOST_NAMED_TUPLES = 16
+
+
+def test_first_reply_needs_few_modules_and_named_tuples(daemon: Daemon) -> None:
+    """A daemon that has read a user's ccaches and replied has not imported what is needed later."""
+    program = """
+import atexit, collections, sys
+from pathlib import Path
+made, namedtuple = [], collections.namedtuple
+
+def counted(name, *arguments, module=None, **options):
+    made.append(f"{module}.{name}")
+    return namedtuple(name, *arguments, module=module, **options)
+
+collections.namedtuple = counted
+before = set(sys.modules)
+atexit.register(lambda: Path("modules").write_text(" ".join(sys.modules.keys() - before)))
+atexit.register(lambda: Path("tuples").write_text(" ".join(made)))
+from pykcm.programs import pykcmd
+sys.exit(pykcmd())
+"""
+    daemon.program = ["-c", program]
+    process = daemon.start()
+    with KcmClient(daemon.socket_path, LIMIT) as kcm:
+        name = kcm.get_default_cache()
+        with pytest.raises(KcmError):
+            kcm.get_principal(name)
+    assert end(process) == 0
+    modules = set((daemon.folder / "modules").read_text().split())
+    assert NEEDED_LATER & modules == set()
+    assert len([each for each in modules if each.startswith("pykcm.")]) <= MOST_MODULES
+    tuples = (daemon.folder / "tuples").read_text().split()
+    assert len([each for each in tuples if each.startswith("pykcm.")]) <= MOST_NAMED_TUPLES
+
+
+def test_modules_that_are_needed_later_are_imported_then() -> None:
+    """Functions of the libraries work that need a module whose import a start puts off."""
+    program = """
+import sys
+from pykcm.programs import pykcmd
+sys.argv[1:] = ["--version"]
+try:
+    pykcmd()
+except SystemExit:
+    assert not {"inspect", "ipaddress", "msgspec.inspect"} & sys.modules.keys()
+import asyncio, linecache, msgspec, pathlib, urllib.parse
+assert asyncio.iscoroutinefunction(asyncio.sleep)
+assert msgspec.inspect.type_info(int) == msgspec.inspect.IntType()
+assert pathlib.PureWindowsPath("C:/a/b").name == "b"
+assert urllib.parse.urlsplit("http://[::1]/").hostname == "::1"
+assert linecache.getline(asyncio.__file__, 1)
+import inspect
+assert not inspect.signature(pykcmd).parameters
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_garbage_is_collected_once_the_daemon_serves(daemon: Daemon) -> None:
