@@ -2,11 +2,14 @@
 
 import os
 import signal
+import stat
 import sys
+import tempfile
 import threading
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 
 _THREADS = "/proc/self/task"
 
@@ -24,6 +27,12 @@ def clean_environment() -> None:
     ignored signal does not end a program. With a strict umask other users cannot read the files of a test.
     """
     os.umask(0o022)
+    temporary = Path(tempfile.gettempdir())
+    if not all(folder.stat().st_mode & stat.S_IXOTH for folder in (temporary, *temporary.parents)):
+        # Programs that tests start as other users cannot enter it.
+        for name in ("TMPDIR", "TEMP", "TMP"):
+            os.environ.pop(name, None)
+        tempfile.tempdir = None
     for name in [name for name in os.environ if name.startswith("PYTHON")]:
         del os.environ[name]
     os.environ |= {"LC_ALL": "C.UTF-8", "TZ": "UTC"}

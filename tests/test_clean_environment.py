@@ -23,9 +23,19 @@ subprocess.run([sys.executable, "-c", seen], check=True)
 """
 
 
-def test_programs_start_in_a_clean_environment() -> None:
-    """A program gets neither Python's variables, nor the machine's time zone, umask and ignored signals."""
-    of_machine = {"PYTHONUNBUFFERED": "1", "PYTHONOPTIMIZE": "2", "TZ": "Asia/Kolkata", "LC_ALL": "C"}
+def test_programs_start_in_a_clean_environment(tmp_path: Path) -> None:
+    """A program gets neither Python's variables, nor the machine's time zone, umask and ignored signals.
+
+    It does not get a folder for temporary files that only this user may enter.
+    """
+    tmp_path.chmod(0o700)
+    of_machine = {
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONOPTIMIZE": "2",
+        "TZ": "Asia/Kolkata",
+        "LC_ALL": "C",
+        "TMPDIR": str(tmp_path),
+    }
     printed = subprocess.run(
         ["/bin/sh", "-c", "umask 077; trap '' INT HUP; exec \"$@\"", "sh", sys.executable, "-c", _PROGRAM],
         stdout=subprocess.PIPE,
