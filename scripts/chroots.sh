@@ -65,7 +65,7 @@ take_along() {
     done
 }
 
-# What a failed attempt has left is removed: debootstrap would stumble over it.
+# Removes the remains of a failed attempt, over which debootstrap would stumble.
 run_debootstrap() {
     rm -rf --one-file-system "$tree"
     quietly debootstrap --variant=minbase --cache-dir="$cache/apt-$release" "$release" "$tree" "$@"

@@ -112,6 +112,7 @@ def _encrypt_with_passphrase(content: bytes, passphrase: str) -> bytes:
         made[factor] = encrypted
         if USUAL_WORK_FACTOR <= factor <= LARGEST_WORK_FACTOR:
             break
+        # age measures the machine again in the next attempt.
         time.sleep(_BREAK)
     factor = max((each for each in made if each <= LARGEST_WORK_FACTOR), default=max(made))
     # An export that import refuses must not be made.
@@ -212,6 +213,7 @@ def _decrypt_with_passphrase(encrypted: bytes, passphrase: str) -> bytes:
                 raise EncryptionError("wrong passphrase, or the file is damaged") from None
         else:
             return decrypted
+        # Nothing tells when the machine is less busy.
         time.sleep(_BREAK)
     raise EncryptionError(
         f"the passphrase was not tried: age expects its work factor of {_work_factor(encrypted)} to take too "

@@ -22,7 +22,7 @@ from tests.test_monitoring import MONITORING, prometheus_program
 
 from .control import Pykcmctl
 from .daemon import LIMIT, Pykcmd
-from .test_metrics import serving
+from .serving_metrics import serving
 
 PROMETHEUS = prometheus_program("prometheus")
 

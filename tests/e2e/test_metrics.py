@@ -8,24 +8,19 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from pykcm.client import KcmClient
 from tests.control.parsing import parsed
 from tests.ports import free_port
 
-from .activation import Notifications, launch_with, listening
 from .clients import MitClient
-from .conftest import OTHER, started
 from .control import Pykcmctl
 from .daemon import LIMIT, ROOT, Pykcmd
 from .sandbox import only_unix_sockets
-
-Address = str | tuple[str, int]
+from .serving_metrics import Address, get, serving
 
 # Run before pykcmctl and as its process: the socket goes to descriptor 3, as systemd passes it.
 _PASS_SOCKET = """
@@ -34,56 +29,6 @@ os.dup2(int(sys.argv[1]), 3)
 os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1"}
 os.execv(sys.argv[2], sys.argv[2:])
 """
-
-# pykcmd on a host that has the user pykcm-metrics.
-_WITH_USER = f"""
-import pwd, sys, types
-pwd.getpwnam = lambda name: {{"pykcm-metrics": types.SimpleNamespace(pw_uid={OTHER})}}[name]
-from pykcm.daemon import main
-sys.exit(main())
-"""
-
-
-def get(address: Address, target: str) -> tuple[int, str]:
-    """The status and body of a page."""
-    family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as sock:
-        sock.settimeout(LIMIT)
-        sock.connect(address)
-        sock.sendall(f"GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
-        answer = b"".join(iter(lambda: sock.recv(1 << 16), b""))
-    head, _, body = answer.decode().partition("\r\n\r\n")
-    return int(head.split()[1]), body
-
-
-@contextmanager
-def serving(
-    folder: Path, argv: Sequence[str], wrapper: Sequence[str] = (), pass_fds: Sequence[int] = ()
-) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that serves metrics; it is ready, and SIGTERM ends it in order."""
-    notifications = Notifications(folder / "metrics-notify")
-    process = subprocess.Popen(
-        [*wrapper, *argv],
-        env={
-            "PATH": os.environ["PATH"],
-            "LC_ALL": "C.UTF-8",
-            "PYTHONPATH": str(ROOT),
-            "NOTIFY_SOCKET": str(notifications.path),
-        },
-        cwd="/",
-        pass_fds=pass_fds,
-    )
-    try:
-        assert notifications.next()["READY"] == "1"
-        yield process
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(LIMIT) == 0
-        assert notifications.next()["STOPPING"] == "1"
-    finally:
-        process.kill()
-        process.wait(LIMIT)
-        notifications.close()
-        notifications.path.unlink()
 
 
 @pytest.fixture
@@ -271,132 +216,3 @@ def test_address_that_is_not_loopback_is_wrong_usage(ctl: Pykcmctl) -> None:
     said = ctl.run("metrics", "--listen", "0.0.0.0:9464")
     assert said.status == 2
     assert '"127.0.0.1:PORT"' in said.errors
-
-
-# As the units have it
-
-
-@pytest.fixture
-def metrics_folder(stopped_pykcmd: Pykcmd) -> Path:
-    """The folder of RuntimeDirectory=, here open to every user."""
-    folder = stopped_pykcmd.folder / "pykcm-metrics"
-    folder.mkdir()
-    return folder
-
-
-def test_metrics_user_may_only_request_stats(
-    several_uids: None, stopped_pykcmd: Pykcmd, metrics_folder: Path
-) -> None:
-    """Only that user and root may use the socket for pykcm-metrics.service."""
-    stopped_pykcmd.command = (sys.executable, "-c", _WITH_USER)
-    path = metrics_folder / "control.sock"
-    with started_with(stopped_pykcmd, metrics_folder):
-        assert stat.S_IMODE(path.stat().st_mode) == 0o660
-        # The unit's SupplementaryGroups=.
-        path.chmod(0o666)
-        program = "import sys; from tests.e2e.test_metrics import ask; ask(sys.argv[1:])"
-        for uid, request, said in (
-            (OTHER, "stats", "answered"),
-            (OTHER, "list", "permission: only root may make the request 'list' (this user may make: stats)"),
-            (OTHER, "export", "permission: only root may make the request 'export'"),
-            (OTHER + 1, "stats", "permission: only root may use it"),
-            (0, "list", "answered"),
-        ):
-            done = subprocess.run(
-                [sys.executable, "-c", program, str(path), request, str(uid)],
-                capture_output=True,
-                text=True,
-                check=True,
-                cwd=ROOT,
-                timeout=LIMIT,
-            )
-            assert done.stdout.startswith(said), (uid, request)
-    assert not path.exists()
-
-
-def ask(arguments: list[str]) -> None:
-    """Make a request as the given UID; the process changes to it after its imports."""
-    from pykcm.cli.client import ControlClient
-    from pykcm.control.messages import ControlError
-
-    path, name, uid = arguments
-    os.setgroups([])
-    os.setgid(int(uid))
-    os.setuid(int(uid))
-    try:
-        list(ControlClient(path).ask(name))
-        print("answered")  # noqa: T201
-    except ControlError as error:
-        print(f"{error.code}: {error.message}")  # noqa: T201
-
-
-@contextmanager
-def started_with(daemon: Pykcmd, metrics_folder: Path) -> Iterator[None]:
-    daemon.start(environment={"RUNTIME_DIRECTORY": f"/run/other:{metrics_folder}"})
-    yield
-    assert daemon.stop() == 0
-
-
-def test_scrapes_neither_keep_an_idle_daemon_running_nor_start_it(
-    several_uids: None, stopped_pykcmd: Pykcmd, metrics_folder: Path
-) -> None:
-    """The daemon ends although it is scraped all the time; then the status is 503."""
-    path = metrics_folder / "control.sock"
-    stopped_pykcmd.command = (sys.executable, "-c", _WITH_USER)
-    stopped_pykcmd.configure("responder_idle_timeout = 1\n")
-    program = "import sys; from tests.e2e.test_metrics import scrape; scrape(sys.argv[1])"
-    with (
-        listening(stopped_pykcmd.socket_path) as listener,
-        subprocess.Popen(
-            [sys.executable, "-c", program, str(path)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-        ) as scraper,
-    ):
-        # Its imports may take longer than the daemon's idle time.
-        assert scraper.stdout is not None
-        assert scraper.stdout.readline() == "ready\n"
-        # The open connection keeps the daemon running until the first scrape.
-        with KcmClient(stopped_pykcmd.socket_path, timeout=LIMIT) as kcm:
-            launch_with(stopped_pykcmd, [listener], environment={"RUNTIME_DIRECTORY": str(metrics_folder)})
-            kcm.noop()
-            path.chmod(0o666)
-            assert scraper.stdin is not None
-            scraper.stdin.write("\n")
-            scraper.stdin.flush()
-            assert scraper.stdout.readline() == "answered\n"
-        assert scraper.wait(LIMIT) == 0
-        assert stopped_pykcmd.wait() == 0
-        with serving(stopped_pykcmd.folder, Pykcmctl(path).argv("metrics", "--listen", f"unix:{path}-http")):
-            status, text = get(f"{path}-http", "/metrics")
-            assert status == 503
-            assert "Its first client starts it" in text
-
-
-def scrape(path: str) -> None:
-    """Ask the daemon as pykcm-metrics until it has ended, and say when it has answered for the first time.
-
-    It begins when it gets a line.
-    """
-    from pykcm.cli.client import ControlClient
-
-    os.setgroups([])
-    os.setgid(OTHER)
-    os.setuid(OTHER)
-    print("ready", flush=True)  # noqa: T201
-    sys.stdin.readline()
-    assert list(ControlClient(path).ask("stats"))
-    print("answered", flush=True)  # noqa: T201
-    with suppress(OSError):
-        while list(ControlClient(path).ask("stats")):
-            pass
-
-
-def test_user_of_a_daemon_started_by_hand_may_make_every_request(
-    stopped_pykcmd: Pykcmd, metrics_folder: Path
-) -> None:
-    """The user who has started it need not be root."""
-    with started(stopped_pykcmd):
-        assert Pykcmctl(stopped_pykcmd.control_path).json("list") == []

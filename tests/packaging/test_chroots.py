@@ -70,7 +70,7 @@ def test_command_is_repeated_until_it_succeeds(tmp_path: Path, failures: str, ru
 
 
 def test_second_installation_begins_with_nothing(tmp_path: Path) -> None:
-    """What a failed debootstrap has left is removed before the next attempt."""
+    """The remains of a failed debootstrap are removed before the next attempt."""
     write_program(tmp_path / "debootstrap", DEBOOTSTRAP)
     done = bash(
         "source scripts/chroots.sh\nsleep() { :; }\ntree=$work/tree release=trixie cache=$work\n"
