@@ -15,41 +15,66 @@ from typing import Any, TextIO
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
 
 
-class _Output(io.FileIO):
+class _Stream(io.BufferedWriter):
+    """A standard stream.
+
+    Errors are handled here and not below the buffer: a signal handler can end a method at any line with an
+    exception, and then BufferedWriter alone knows whether the bytes were written.
+    """
+
+    def __init__(self, fd: int) -> None:
+        super().__init__(io.FileIO(fd, "w", closefd=False))
+        self.error: OSError | None = None
+
+
+class _Output(_Stream):
     """stdout. The first error is raised and kept, because a caller may ignore it, as argparse does.
 
     Later output is discarded: otherwise Python, which flushes its buffers at the end, exits with status 120.
     """
 
-    def __init__(self) -> None:
-        super().__init__(_STDOUT, "w", closefd=False)
-        self.error: OSError | None = None
-
     def write(self, data: Any) -> int:
-        if self.error is not None:
-            return memoryview(data).nbytes
-        try:
-            # None: another process with this pipe or terminal made it nonblocking.
-            while (written := super().write(data)) is None:
-                select.select([], [_STDOUT], [])
-        except OSError as error:
-            self.error = error
-            raise
-        return written
+        remaining = memoryview(data)
+        size = remaining.nbytes
+        while self.error is None:
+            try:
+                super().write(remaining)
+                break
+            except BlockingIOError as full:
+                remaining = remaining[full.characters_written :]
+                self._wait()
+            except OSError as error:
+                self.error = error
+                raise
+        return size
+
+    def flush(self) -> None:
+        while self.error is None:
+            try:
+                super().flush()
+                return
+            except BlockingIOError:
+                self._wait()
+            except OSError as error:
+                self.error = error
+                raise
+
+    def _wait(self) -> None:
+        # Another process with this pipe or terminal made it nonblocking.
+        select.select([], [self], [])
 
 
-class _Messages(io.FileIO):
+class _Messages(_Stream):
     """stderr. A message that cannot be written is discarded."""
-
-    def __init__(self) -> None:
-        super().__init__(_STDERR, "w", closefd=False)
 
     def write(self, data: Any) -> int:
         with suppress(OSError):
-            written: int | None = super().write(data)
-            if written is not None:
-                return written
+            super().write(data)
         return memoryview(data).nbytes
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            super().flush()
 
 
 def open_standard_streams() -> None:
@@ -60,9 +85,9 @@ def open_standard_streams() -> None:
         sys.stdin = open(_STDIN, encoding="utf-8", closefd=False)  # noqa: SIM115
     # A stream that was already replaced, for example by a test, stays.
     if sys.stdout is sys.__stdout__:
-        sys.stdout = _opened(_Output(), sys.stdout)
+        sys.stdout = _opened(_Output(_STDOUT), sys.stdout)
     if sys.stderr is sys.__stderr__:
-        sys.stderr = _opened(_Messages(), sys.stderr)
+        sys.stderr = _opened(_Messages(_STDERR), sys.stderr)
         sys.stderr.reconfigure(line_buffering=True)
 
 
@@ -77,20 +102,20 @@ def occupy_standard_descriptors() -> None:
     os.close(fd)
 
 
-def _opened(raw: io.FileIO, before: TextIO | None) -> io.TextIOWrapper:
+def _opened(stream: _Stream, before: TextIO | None) -> io.TextIOWrapper:
     return io.TextIOWrapper(
-        io.BufferedWriter(raw),
+        stream,
         encoding=getattr(before, "encoding", None) or "utf-8",
         errors=getattr(before, "errors", None) or "backslashreplace",
-        line_buffering=raw.isatty(),
+        line_buffering=stream.isatty(),
     )
 
 
 def output_error() -> OSError | None:
     """Return the first error of stdout, or None."""
     # After an EPIPE, click has wrapped the stream.
-    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
-    return raw.error if isinstance(raw, _Output) else None
+    stream = getattr(sys.stdout, "buffer", None)
+    return stream.error if isinstance(stream, _Output) else None
 
 
 def end_output(program: str) -> bool:

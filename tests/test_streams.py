@@ -140,6 +140,39 @@ def test_nonblocking_pipe_gets_all_output() -> None:
     assert (process.returncode, message, len(taken)) == (0, b"", 1_000_000)
 
 
+# The kernel sends SIGINT as soon as the pipe has data: while Python writes.
+_INTERRUPTED = """
+import fcntl, os, signal, sys
+from pykcm.streams import end_output, open_standard_streams
+reading, writing = os.pipe()
+fcntl.fcntl(reading, fcntl.F_SETOWN, os.getpid())
+fcntl.fcntl(reading, fcntl.F_SETSIG, signal.SIGINT)
+fcntl.fcntl(reading, fcntl.F_SETFL, os.O_ASYNC)
+os.dup2(writing, int(sys.argv[1]))
+os.close(writing)
+open_standard_streams()
+stream = sys.stdout if sys.argv[1] == "1" else sys.stderr
+signal.signal(signal.SIGINT, signal.default_int_handler)
+try:
+    stream.write("a line\\n")
+    stream.flush()
+except KeyboardInterrupt:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    stream.write("the end\\n")
+    stream.flush()
+end_output("test")
+os.close(int(sys.argv[1]))
+with open(reading) as pipe, open(sys.argv[2], "w") as found:
+    found.write(pipe.read())
+"""
+
+
+@pytest.mark.parametrize("fd", ["1", "2"])
+def test_signal_while_a_line_is_written_does_not_repeat_it(tmp_path: Path, fd: str) -> None:
+    subprocess.run([sys.executable, "-c", _INTERRUPTED, fd, str(tmp_path / "found")], check=True, cwd=ROOT)
+    assert (tmp_path / "found").read_text() == "a line\nthe end\n"
+
+
 def fill_level(pipe: int) -> int:
     """Return the number of bytes in the pipe."""
     waiting = fcntl.ioctl(pipe, termios.FIONREAD, bytes(4))
