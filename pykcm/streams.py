@@ -52,7 +52,7 @@ class _Output(_Stream):
         while self.error is None:
             try:
                 super().flush()
-                return
+                break
             except BlockingIOError:
                 self._wait()
             except OSError as error:
