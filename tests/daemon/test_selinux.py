@@ -46,8 +46,8 @@ def test_start_is_refused_without_access_to_the_policy(daemon: Daemon, binding: 
 def test_clients_without_a_label_are_refused(daemon: Daemon) -> None:
     """If the kernel has SELinux, a client whose label cannot be read is not served."""
     daemon.program = ["-c", WITH_SELINUX.format(binding="Binding()", has_selinux=True)]
-    process = daemon.start(until=lambda each: "Serving" in each.log)
-    assert "separated by SELinux level" in daemon.log
+    # The last line of the start.
+    process = daemon.start(until=lambda each: "separated by SELinux level" in each.log)
     assert not daemon.serves()
     assert "connection refused: its SELinux label" in daemon.log
     assert end(process) == 0
