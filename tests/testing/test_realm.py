@@ -226,10 +226,12 @@ def test_kinit_without_a_block_leaves_the_developers_ccache(
 def test_taken_port_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     """If another process has taken the port, the realm gets another one."""
     with socket.socket() as taken, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagram:
-        taken.bind(("127.0.0.1", 0))
+        first = free_address()
+        host, _, port = first.partition(":")
+        taken.bind((host, int(port)))
         taken.listen()
-        datagram.bind(taken.getsockname())
-        addresses = [f"127.0.0.1:{taken.getsockname()[1]}", free_address()]
+        datagram.bind((host, int(port)))
+        addresses = [first, free_address()]
         monkeypatch.setattr("pykcm.testing.realm.free_address", lambda: addresses.pop(0))
         with Realm() as realm:
             realm.kinit("alice")

@@ -13,6 +13,7 @@ from pykcm.client import KcmClient
 from pykcm.testing import KcmServer, NotStartedError
 from tests.builders import ALICE, BOB, credential_bytes, refused
 from tests.e2e.daemon import effective_uid
+from tests.testing.nested import processes_in
 
 NAME = b"%d" % os.geteuid()
 
@@ -85,9 +86,8 @@ def test_crashed_server_is_started_again(kcm_server: KcmServer) -> None:
     """After a crash, clear() gives the next test a running server."""
     (pid,) = (
         int(path.parent.name)
-        for path in Path("/proc").glob("[0-9]*/cmdline")
-        if path.read_bytes().endswith(b"\0--config\0%b\0" % bytes(kcm_server.folder / "pykcm.toml"))
-        and b"/sh" not in path.read_bytes()
+        for path in processes_in([f"--config\0{kcm_server.folder / 'pykcm.toml'}\0"])
+        if path.with_name("comm").read_text() != "sh\n"
     )
     os.kill(pid, signal.SIGKILL)
     assert kcm_server._process is not None
