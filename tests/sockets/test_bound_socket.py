@@ -110,8 +110,10 @@ def test_socket_of_a_busy_server_is_left_alone(path: Path) -> None:
             client.close()
 
 
-def test_servers_that_start_together_take_turns(path: Path) -> None:
+def test_servers_that_start_together_take_turns(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of two servers that start together, the second one sees that the first one listens."""
+    # Neither starts without the lock, however slow this machine is. They look for it each 0.2 s.
+    monkeypatch.setattr("pykcm.sockets.bound_socket._PATIENCE", 20.0)
     in_child(lambda: BoundSocket(path))
     folder = os.open(path.parent, os.O_RDONLY)
     fcntl.flock(folder, fcntl.LOCK_EX)

@@ -1,5 +1,6 @@
 """Sockets from LISTEN_FDS, and state sent to NOTIFY_SOCKET, without systemd-python."""
 
+import fcntl
 import os
 import socket
 import subprocess
@@ -40,8 +41,8 @@ else:
 def activate(sockets: Sequence[socket.socket], pid: str = "mine", names: str | None = None) -> list[str]:
     """The output of a process that is started as systemd starts a service with these sockets."""
     # The shell puts the descriptors where sd_listen_fds(3) expects them. High numbers first, so that none is
-    # overwritten before it is moved.
-    moved = [os.dup2(each.fileno(), 100 + number) for number, each in enumerate(sockets)]
+    # overwritten before it is moved. Unused ones: this process may have many open files.
+    moved = [fcntl.fcntl(each, fcntl.F_DUPFD_CLOEXEC, 100) for each in sockets]
     redirections = " ".join(f"{FIRST_FD + number}<&{fd}" for number, fd in enumerate(moved))
     try:
         done = subprocess.run(
