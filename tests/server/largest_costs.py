@@ -4,8 +4,11 @@ docs/reliability.md has tables of these costs. Calls of functions are counted, a
 SQLite's machine: no clock and no other program disturbs that.
 """
 
+import gc
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import NamedTuple, Self
@@ -77,14 +80,32 @@ def documented(names: str) -> dict[str, Cost]:
     }
 
 
+@contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    """Let no garbage collection begin in this context.
+
+    Its calls would be counted: of functions that libraries add to `gc.callbacks`, as hypothesis does, and of
+    finalizers of objects of earlier tests. Earlier tests also decide when a collection begins.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
 class CostCounter:
     """Counts what is done in its context."""
 
     def __init__(self, store: SQLCipherStore) -> None:
         self._store = store
         self._calls = self._instructions = 0
+        self._at_end = ExitStack()
 
     def __enter__(self) -> Self:
+        self._at_end.enter_context(no_garbage_collection())
         self._store._db.set_progress_handler(self._count_instructions, _INSTRUCTIONS)
         sys.setprofile(self._count_call)
         return self
@@ -92,6 +113,7 @@ class CostCounter:
     def __exit__(self, *_: object) -> None:
         sys.setprofile(None)
         self._store._db.set_progress_handler(None, _INSTRUCTIONS)
+        self._at_end.close()
 
     def _count_call(self, frame: FrameType, event: str, _: object) -> None:
         self._calls += event in {"call", "c_call"}

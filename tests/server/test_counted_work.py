@@ -32,6 +32,7 @@ from tests.builders import (
 )
 from tests.peer.mcs import CONTAINER_1, CONTAINER_2, Mcs
 from tests.server.asking import Asking, Server
+from tests.server.largest_costs import no_garbage_collection
 from tests.server.listening import request
 
 pytestmark = pytest.mark.parametrize("store", ["sqlcipher"], indirect=True)
@@ -246,11 +247,12 @@ class OneClient:
             nonlocal calls
             calls += event == "call"
 
-        sys.setprofile(count)
-        try:
-            self.read()
-        finally:
-            sys.setprofile(None)
+        with no_garbage_collection():
+            sys.setprofile(count)
+            try:
+                self.read()
+            finally:
+                sys.setprofile(None)
         assert self.client.recv(1 << 16)[8:12] == bytes(4)
         return calls
 
