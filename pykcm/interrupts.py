@@ -1,10 +1,11 @@
-"""SIGINT (Ctrl+C) while modules are imported, which takes most of a start.
+"""Signals that end a program: SIGINT (Ctrl+C) while modules are imported, and all of them in a command.
 
-Python's handler would show a traceback. This module imports nothing, and is imported first.
+Importing takes most of a start, and Python's handler would show a traceback. This module imports nothing, and
+is imported first.
 """
 
 # The module `signal` imports others.
-from _signal import SIG_DFL, SIGINT, default_int_handler, getsignal, signal
+from _signal import SIG_DFL, SIGHUP, SIGINT, SIGTERM, default_int_handler, getsignal, signal
 
 
 def end_by_interrupts() -> None:
@@ -16,17 +17,50 @@ def end_by_interrupts() -> None:
         signal(SIGINT, SIG_DFL)
 
 
-class Interruptible:
-    """A context manager that lets SIGINT raise KeyboardInterrupt, so that a command cleans up.
+def exit_by_signal(number: int, _: object) -> None:
+    """Handle a signal: raise SystemExit with the status that a shell reports for a process it has ended."""
+    raise SystemExit(128 + number)
 
-    It changes nothing where end_by_interrupts() was not called.
+
+# The handlers outside of commands. A signal with another handler, or an ignored one, stays as it is.
+_BEFORE = {SIGINT: SIG_DFL, SIGTERM: exit_by_signal, SIGHUP: exit_by_signal}
+
+
+class Interruptible:
+    """A context manager in which a signal ends a command by an exception, so that the command cleans up.
+
+    SIGINT raises KeyboardInterrupt, and the others SystemExit. Later signals do nothing until the end of the
+    context: they would end the cleanup. `raised` is the exception.
     """
 
-    def __enter__(self) -> None:
-        self._before = getsignal(SIGINT)
-        if self._before == SIG_DFL:
-            signal(SIGINT, default_int_handler)
+    raised: BaseException | None = None
+
+    def __enter__(self) -> "Interruptible":  # noqa: PYI034 - typing would be imported
+        self.raised = None
+        self._numbers = [number for number, handler in _BEFORE.items() if getsignal(number) == handler]
+        for number in self._numbers:
+            signal(number, self._end)
+        return self
 
     def __exit__(self, *_: object) -> None:
-        if self._before == SIG_DFL:
-            signal(SIGINT, SIG_DFL)
+        for number in self._numbers:
+            signal(number, _BEFORE[number])
+
+    def raise_again(self) -> None:
+        """Raise the exception again if a signal has come, because foreign code may have caught it."""
+        if self.raised is not None:
+            raise self.raised
+
+    def _end(self, number: int, _: object) -> None:
+        for each in self._numbers:
+            signal(each, _ignore)
+        self.raised = KeyboardInterrupt() if number == SIGINT else SystemExit(128 + number)
+        raise self.raised
+
+
+# Unlike SIG_IGN, child processes do not inherit this.
+def _ignore(_: int, __: object) -> None: ...
+
+
+# Of the command that runs in this process.
+command = Interruptible()

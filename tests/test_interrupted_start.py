@@ -125,4 +125,4 @@ def test_interrupted_command_cleans_up(tmp_path: Path) -> None:
                 assert connection.recv(1)
                 process.send_signal(signal.SIGINT)
                 _, messages = process.communicate()
-    assert (process.returncode, messages) == (1, "\naborted\n")
+    assert (process.returncode, messages) == (128 + signal.SIGINT, "\naborted\n")

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO, Self
 
+from pykcm import interrupts
 from pykcm.cli.files import FileError
 
 _AGE = b"age-encryption.org/v1\n"
@@ -89,7 +90,10 @@ def encrypt_for(recipients: Sequence[Any], pieces: Iterator[bytes], write: Write
     try:
         _age().encrypt_io(source, target, list(recipients))
     except _age().EncryptError as error:
+        # A signal that comes while age works raises its exception as the first thing in read() or write().
+        interrupts.command.raise_again()
         raise source.error or target.error or error from None
+    interrupts.command.raise_again()
     # age does not report an error of the last write.
     if target.error is not None:
         raise target.error

@@ -225,29 +225,48 @@ def import_ccaches(
     On a terminal, only results that need attention are printed, unless `shows_all` is given.
     """
     totals: Counter[str] = Counter()
-    results = fetch_first(
-        _counted(show_progress(_results(client, found, options), total, "importing"), totals)
-    )
-    if as_json:
-        print_json_array(results)
-    else:
-        shows_all = shows_all or not is_terminal()
-        printed = (each for each in results if shows_all or each["result"] not in _GOOD_RESULTS)
-        print_rows(
-            [
-                Column("Result"),
-                Column("User"),
-                Column("UID", is_number=True),
-                Column("Ccache"),
-                Column("Principal"),
-                Column("Reason"),
-            ],
-            map(_row, printed),
+    try:
+        results = fetch_first(
+            _counted(show_progress(_results(client, found, options), total, "importing"), totals)
         )
-    counts = ", ".join(f"{count} {result}" for result, count in sorted(totals.items())) or "nothing found"
-    print_line(f"{'dry run, nothing has changed: ' if options.dry_run else ''}{counts}", err=True)
+        if as_json:
+            print_json_array(results)
+        else:
+            shows_all = shows_all or not is_terminal()
+            _print_results(each for each in results if shows_all or each["result"] not in _GOOD_RESULTS)
+    except (KeyboardInterrupt, SystemExit):
+        # The daemon may have imported more, whose results have not come.
+        print_line(
+            f"{_start_of_summary(options)}interrupted after: {_format_totals(totals) or 'no result'}; "
+            "repeat the command: ccaches that are complete stay",
+            err=True,
+        )
+        raise
+    print_line(f"{_start_of_summary(options)}{_format_totals(totals) or 'nothing found'}", err=True)
     if any(totals[result] for result in _BAD_RESULTS):
         raise click.exceptions.Exit(1)
+
+
+def _start_of_summary(options: ImportOptions) -> str:
+    return "dry run, nothing has changed: " if options.dry_run else ""
+
+
+def _format_totals(totals: Counter[str]) -> str:
+    return ", ".join(f"{count} {result}" for result, count in sorted(totals.items()))
+
+
+def _print_results(results: Iterable[dict[str, Any]]) -> None:
+    print_rows(
+        [
+            Column("Result"),
+            Column("User"),
+            Column("UID", is_number=True),
+            Column("Ccache"),
+            Column("Principal"),
+            Column("Reason"),
+        ],
+        map(_row, results),
+    )
 
 
 def _results(

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import click
 
-from pykcm import __version__
+from pykcm import __version__, interrupts
 from pykcm.cli import (
     ccaches,
     completion,
@@ -37,11 +37,10 @@ from pykcm.cli.doctor import command as doctor
 from pykcm.cli.either_socket import EitherSocketClient
 from pykcm.cli.examples import help_text
 from pykcm.cli.files import reason_of
-from pykcm.cli.output import never_fail_to_encode, print_line, print_text
+from pykcm.cli.output import never_fail_to_encode, print_line, print_text, show_cursor
 from pykcm.cli.parameters import UidType
 from pykcm.config import DEFAULT_CONTROL_SOCKET
 from pykcm.control.messages import ControlError, ErrorCode
-from pykcm.interrupts import Interruptible
 from pykcm.streams import end_output, open_standard_streams, output_error
 
 EXIT_FAILED = 1
@@ -49,6 +48,8 @@ EXIT_USAGE = 2
 EXIT_NO_DAEMON = 3
 EXIT_PERMISSION = 4
 EXIT_NOT_FOUND = 5
+# As the shell reports a program that SIGINT has ended.
+EXIT_INTERRUPTED = 128 + signal.SIGINT
 
 # A message that begins with one of these begins with a name, which keeps its case.
 _OPTION_OR_NAME = ("-", "KCM", "FILE", "DIR", "%")
@@ -149,8 +150,13 @@ def _complete(command: click.Command, name: str) -> None:
 def _noting(name: str, callback: Callable[..., Any] | None) -> Callable[..., Any]:
     def run(*arguments: Any, **options: Any) -> Any:
         _run.command = name
-        with Interruptible():
-            return callback(*arguments, **options) if callback else None
+        try:
+            with interrupts.command:
+                return callback(*arguments, **options) if callback else None
+        except BaseException:
+            if interrupts.command.raised is not None:
+                show_cursor()
+            raise
 
     return run
 
@@ -166,7 +172,7 @@ def main() -> NoReturn:
     for number in (signal.SIGTERM, signal.SIGHUP):
         # Clean up: an unfinished export already holds tickets.
         if signal.getsignal(number) == signal.SIG_DFL:
-            signal.signal(number, _exit_by_signal)
+            signal.signal(number, interrupts.exit_by_signal)
     open_standard_streams()
     never_fail_to_encode()
     try:
@@ -177,7 +183,8 @@ def main() -> NoReturn:
         status = error.exit_code
     except click.Abort:
         print_line("aborted", err=True)
-        status = EXIT_FAILED
+        # Otherwise a prompt found the end of stdin.
+        status = EXIT_FAILED if interrupts.command.raised is None else EXIT_INTERRUPTED
     except ControlError as error:
         is_refusal = error.code == ErrorCode.PERMISSION and ": " not in error.message
         # The daemon refuses the caller, and not for one object.
@@ -266,11 +273,6 @@ def _as_part(message: str) -> str:
     if not message.startswith(_OPTION_OR_NAME):
         message = message[:1].lower() + message[1:]
     return message.removesuffix(".")
-
-
-def _exit_by_signal(number: int, _: object) -> NoReturn:
-    # The status that a shell reports for a process that a signal has ended.
-    sys.exit(128 + number)
 
 
 def _report_os_error(error: OSError) -> int:

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import click
 
 from pykcm.cli import files
-from pykcm.cli.advice import how_to_restart
+from pykcm.cli.advice import how_to_restart, log_of_daemon
 from pykcm.cli.client import ControlClient
 from pykcm.cli.names import format_user
 from pykcm.cli.output import format_size, print_json, print_line, print_text, shell_quote
@@ -156,6 +156,14 @@ def rekey_command(client: ControlClient, new_key: Path | None, *, as_json: bool)
                 f"\n\n    (umask 077; head -c {KEY_SIZE} /dev/urandom >{NEW_KEY})"
                 f"\n    pykcmctl rekey --new-key {NEW_KEY}"
             )
+        raise
+    except (KeyboardInterrupt, SystemExit):
+        keep = "" if new_key is None else f"; keep {new_key} until then"
+        print_line(
+            "rekey: interrupted: the database has either the new key or the old one, and is complete; if the "
+            f"daemon's log names no new key, repeat the command: see {log_of_daemon()}{keep}",
+            err=True,
+        )
         raise
     finally:
         answer.close()

@@ -130,8 +130,16 @@ def print_rows(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> None
         for row in remaining:
             click.echo("\t".join(map(printable, row)))
         return
-    while batch := [[*map(printable, row)] for row in islice(remaining, _ROWS_PER_TABLE)]:
-        _print_table(columns, batch)
+    is_complete = True
+    while is_complete:
+        batch: list[list[str]] = []
+        try:
+            batch.extend([*map(printable, row)] for row in islice(remaining, _ROWS_PER_TABLE))
+        finally:
+            # Also the rows that came before an error or a signal.
+            if batch:
+                _print_table(columns, batch)
+        is_complete = len(batch) == _ROWS_PER_TABLE
 
 
 def _print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
@@ -192,6 +200,12 @@ def show_progress(items: Iterable[_T], total: int | None, description: str) -> I
         for item in items:
             yield item
             progress.advance(task)
+
+
+def show_cursor() -> None:
+    """Undo what a progress bar does first, if a signal came before the bar could put it back itself."""
+    if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+        click.echo("\033[?25h", nl=False, err=True)
 
 
 def print_json(value: Any, indent: int | None = 2) -> None:

@@ -148,9 +148,9 @@ def _setup_command(setup: Setup) -> str:
     return " ".join(map(shell_quote, words))
 
 
-def _after_failure(setup: Setup) -> str:
+def _after_failure(setup: Setup, state: str = "Some steps are done") -> str:
     command = _setup_command(setup)
-    return f"Some steps are done: run `{command} --apply` again, or take them back with `{command} --undo`"
+    return f"{state}: run `{command} --apply` again, or take them back with `{command} --undo`"
 
 
 def _failed(argv: Sequence[str]) -> str:
@@ -185,8 +185,11 @@ def _make_folder(path: Path) -> None:
     """Make a folder and its parents, which everyone may read, whatever the umask."""
     for folder in (*reversed(path.parents), path):
         if not folder.exists():
-            folder.mkdir()
-            folder.chmod(0o755)
+            before = os.umask(0o022)
+            try:
+                folder.mkdir(0o755)
+            finally:
+                os.umask(before)
 
 
 def _write(path: Path, text: str) -> None:
@@ -197,10 +200,12 @@ def _write(path: Path, text: str) -> None:
         with open(new, "w", encoding="utf-8", opener=_open_readable) as file:
             file.write(text)
         new.replace(path)
-    except OSError as error:
+    except BaseException as error:
         with suppress(OSError):
             new.unlink()
-        raise OSError(error.errno, error.strerror, str(path)) from None
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        raise
 
 
 def _open_readable(path: str, flags: int) -> int:
@@ -246,7 +251,12 @@ def setup_command(*, wants_apply: bool, wants_undo: bool, root: Path) -> None:
         raise click.UsageError("--apply and --undo exclude each other")
     setup = Setup(root.resolve(), Path(sysconfig.get_path("data")), () if wants_undo else _libraries())
     task = apply if wants_apply else undo if wants_undo else show
-    task(setup, run_command)
+    try:
+        task(setup, run_command)
+    except (KeyboardInterrupt, SystemExit):
+        if wants_apply or wants_undo:
+            print_line(f"setup: interrupted. {_after_failure(setup, 'Some steps may be done')}", err=True)
+        raise
 
 
 COMMANDS = (setup_command,)

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pykcm import interrupts
 from pykcm.cli.maintenance import progress_bar
 from pykcm.cli.names import user_name
-from pykcm.cli.output import print_json, print_line, print_text
+from pykcm.cli.output import format_count, print_json, print_line, print_text
 from pykcm.config import Config, ConfigError, load_config
 from pykcm.store.interface import Store, StoreError, StoreUnusableError
 
@@ -157,9 +158,10 @@ _LEFT_OUT = {
 async def _copy(source: Store, target: Store) -> "list[Moved]":
     from pykcm.store.moving import copy_secrets  # noqa: PLC0415 - rarely needed
 
+    found: list[Moved] = []
+    uids: list[int] = []
     try:
         uids = await source.uids()
-        found = []
         with progress_bar("Copying", len(uids)) as show:
             async for moved in copy_secrets(source, target, uids):
                 found.append(moved)
@@ -168,6 +170,16 @@ async def _copy(source: Store, target: Store) -> "list[Moved]":
         raise click.ClickException(
             f"store copy: was interrupted: {error.reason}; repeat the command when the cause is gone"
         ) from None
+    except BaseException:
+        if interrupts.command.raised is not None:
+            ccaches = sum(each.ccaches for each in found if each.result == "copied")
+            print_line(
+                "store copy: interrupted: at least "
+                f"{format_count(ccaches, 'ccache')} copied, {len(found)} of "
+                f"{format_count(len(uids), 'user')} done; repeat the command to go on",
+                err=True,
+            )
+        raise
     return found
 
 

@@ -1,5 +1,7 @@
 """Tables on terminals of different widths."""
 
+from collections.abc import Iterator
+
 import pytest
 
 from pykcm.cli import output
@@ -72,3 +74,18 @@ def test_message_on_a_terminal_breaks_no_word_and_no_command(
     assert all(line.startswith(" " * len("pykcmctl: ")) for line in others)
     assert " ".join([first, *(line.strip() for line in others)]) == LONG
     assert any("`systemctl start pykcm.socket`" in line for line in others)
+
+
+def test_rows_before_an_error_are_printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Tables are printed for many rows at once."""
+
+    def rows() -> Iterator[list[str]]:
+        yield ROW
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(output, "is_terminal", lambda: True)
+    with pytest.raises(KeyboardInterrupt):
+        print_rows(COLUMNS, rows())
+    assert ROW[0] in capsys.readouterr().out
