@@ -5,7 +5,6 @@ import re
 import shutil
 import signal
 import subprocess
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from pykcm.protocol.principal import Principal
 from tests.builders import ALICE, TGS, service, ticket
 from tests.e2e.daemon import LIMIT, Pykcmd, effective_uid
 from tests.e2e.raw import request
+from tests.e2e.waiting import wait_until
 
 NAME = b"%d:work" % os.geteuid()
 ROUNDS = 200
@@ -46,26 +46,39 @@ def quiet(stopped_pykcmd: Pykcmd) -> Pykcmd:
 
 
 class Trace:
-    """The daemon's system calls while strace is attached."""
+    """The daemon's system calls from now on, until end()."""
 
     def __init__(self, pykcmd: Pykcmd, file: Path) -> None:
         assert pykcmd.process is not None
         self._file = file
+        self._file.touch()
         self._strace = subprocess.Popen(
             ["strace", "-f", "-qq", "-s", "0", "-o", str(file), "-p", str(pykcmd.process.pid)],
             stdin=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        status = Path(f"/proc/{pykcmd.process.pid}/status")
-        deadline = time.monotonic() + LIMIT
-        while f"TracerPid:\t{self._strace.pid}\n" not in status.read_text():
-            assert self._strace.poll() is None, "strace may not trace here"
-            assert time.monotonic() < deadline
+        # Open until the end: its last call must not be recorded.
+        self._client = KcmClient(pykcmd.socket_path)
+        # strace attaches to one thread after the other, and records calls when it is attached to all.
+        wait_until(self._has_begun)
+        # No other reply has this length.
+        size = 12 + len(self._client.get_default_cache() + bytes(1))
+        last = re.compile(rf"sendto.* = {size}$", re.MULTILINE)
+        wait_until(lambda: last.search(self._file.read_text()))
+        match = last.search(self._file.read_text())
+        assert match is not None
+        self._begin = match.end()
+
+    def _has_begun(self) -> bool:
+        assert self._strace.poll() is None, "strace may not trace here"
+        self._client.noop()
+        return "sendto" in self._file.read_text()
 
     def end(self) -> list[str]:
         self._strace.send_signal(signal.SIGINT)
         self._strace.wait(LIMIT)
-        return self._file.read_text().splitlines()
+        self._client.close()
+        return self._file.read_text()[self._begin :].splitlines()
 
 
 def calls(lines: list[str]) -> Counter[str]:
