@@ -35,6 +35,7 @@ class Followed:
             env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "PYTHONPATH": str(ROOT), "TZ": "UTC"},
             cwd="/",
         )
+        self._threads: list[threading.Thread] = []
         self._lines = self._reader(self.process.stdout)
         self._errors = self._reader(self.process.stderr)
         deadline = time.monotonic() + LIMIT
@@ -48,6 +49,9 @@ class Followed:
     ) -> None:
         self.process.kill()
         self.process.wait(LIMIT)
+        # They still read what the process has printed.
+        for thread in self._threads:
+            thread.join()
         for stream in (self.process.stdout, self.process.stderr):
             assert stream is not None
             stream.close()
@@ -56,8 +60,7 @@ class Followed:
         count: int = self._pykcmctl.json("stats")[_COUNTS[self._command]]
         return count
 
-    @staticmethod
-    def _reader(stream: IO[str] | None) -> "queue.Queue[str]":
+    def _reader(self, stream: IO[str] | None) -> "queue.Queue[str]":
         """A queue of the lines, which a thread reads as they are printed."""
         assert stream is not None
         lines: queue.Queue[str] = queue.Queue()
@@ -66,7 +69,8 @@ class Followed:
             for line in stream:
                 lines.put(line)
 
-        threading.Thread(target=read, daemon=True).start()
+        self._threads.append(threading.Thread(target=read, daemon=True))
+        self._threads[-1].start()
         return lines
 
     def line(self) -> str:
