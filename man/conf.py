@@ -21,6 +21,7 @@ man_make_section_directory = True
 man_pages = [
     ("pykcmd.8", "pykcmd", "keeps the credential caches of Kerberos (a KCM server)", "", 8),
     ("pykcm-renew.8", "pykcm-renew", "renews the Kerberos tickets that pykcmd keeps", "", 8),
+    ("pykcm-audit.8", "pykcm-audit", "writes SELinux denials of pykcmd to the audit log", "", 8),
     ("pykcmctl.8", "pykcmctl", "administers pykcm", "", 8),
     ("pykcm.toml.5", "pykcm.toml", "configuration of pykcmd", "", 5),
     ("pykcm.7", "pykcm", "a credential-cache server for Kerberos", "", 7),

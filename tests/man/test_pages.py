@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,16 @@ from typing import Any
 import click
 import pytest
 
-from pykcm import command_line
+from pykcm import audit, command_line
 from pykcm.cli import main
 from pykcm.config import ALLOWED, OPTIONS, Config, load_config
 from pykcm.renew import program as renewal
 
 ROOT = Path(__file__).parents[2]
-PAGES = ["man8/pykcmd.8", "man8/pykcmctl.8", "man8/pykcm-renew.8", "man5/pykcm.toml.5", "man7/pykcm.7"]
+PAGES = [
+    *("man8/pykcmd.8", "man8/pykcmctl.8", "man8/pykcm-renew.8", "man8/pykcm-audit.8"),
+    *("man5/pykcm.toml.5", "man7/pykcm.7"),
+]
 
 COMMANDS = dict(main.cli.commands)
 WITH_JSON = sorted(
@@ -138,6 +142,22 @@ def test_page_has_every_option(
     options = [opt for action in made()._actions for opt in action.option_strings]
     assert "--config" in options
     assert [opt for opt in options if not re.search(rf"^ +(.*, )?{opt}\b", text, re.MULTILINE)] == []
+
+
+def test_every_program_has_a_page(pages: Path) -> None:
+    """Packages for Debian and Fedora are checked for this."""
+    programs = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    assert {path.stem for path in (pages / "man8").iterdir()} == set(programs)
+
+
+def test_audit_page_has_every_option_and_exit_status(pages: Path) -> None:
+    text = text_of(pages / "man8/pykcm-audit.8")
+    for option in re.findall(r"--?\w+", audit._HELP.partition("\n")[0].replace("pykcm-audit", "")):
+        assert re.search(rf"^ +(.*, )?{option}\b", text, re.MULTILINE), option
+    found = re.search(r"^EXIT STATUS\n(.*?)^\S", text, re.MULTILINE | re.DOTALL)
+    assert found is not None
+    statuses = {value for name, value in vars(audit).items() if name.startswith("EXIT_")} | {0}
+    assert {int(number) for number in re.findall(r"^ {7}(\d) ", found[1], re.MULTILINE)} == statuses
 
 
 def test_configuration_page_has_every_option(pages: Path) -> None:

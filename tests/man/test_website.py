@@ -24,7 +24,10 @@ ROOT = Path(__file__).parents[2]
 
 # The documents that have a page. Those of docs/ are added.
 DOCUMENTS = {"README", "CHANGELOG", "CONTRIBUTING", "SECURITY", "bench/results"}
-PAGES = {"man/pykcmd.8", "man/pykcm-renew.8", "man/pykcmctl.8", "man/pykcm.toml.5", "man/pykcm.7"}
+PAGES = {
+    *("man/pykcmd.8", "man/pykcmctl.8", "man/pykcm-renew.8", "man/pykcm-audit.8"),
+    *("man/pykcm.toml.5", "man/pykcm.7"),
+}
 
 
 class Page(HTMLParser):
