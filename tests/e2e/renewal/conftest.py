@@ -13,6 +13,9 @@ from tests.e2e.kdc import Kdc
 from .program import PykcmRenew
 from .slow_kdc import SlowKdc, slow_kdc
 
+# For tests that hold requests at the KDC's proxy, or delay them: no attempt ends meanwhile.
+PATIENT = "krb5_auth_timeout = 60\n"
+
 
 @pytest.fixture(scope="session", autouse=True)
 def krb5_package() -> None:

@@ -13,7 +13,7 @@ from tests.e2e.daemon import Pykcmd
 from tests.e2e.kdc import SERVICES, Kdc
 from tests.e2e.waiting import wait_until
 
-from .conftest import renewal_conf, watched_program
+from .conftest import PATIENT, renewal_conf, watched_program
 from .program import PykcmRenew
 from .slow_kdc import SlowKdc
 from .tickets import load, new_tgt, store, with_times
@@ -58,7 +58,7 @@ def test_ccaches_live_until_the_end_of_their_renewable_lives(kdc: Kdc, heimdal_k
 @pytest.mark.usefixtures("several_uids")
 def test_many_ccaches_with_a_slow_kdc(kdc: Kdc, stopped_pykcmd: Pykcmd, folder: Path, proxy: SlowKdc) -> None:
     """500 ccaches of 100 users are all renewed before they end, although each answer takes 2 s."""
-    stopped_pykcmd.configure("max_renewals = 100\nmax_realm_renewals = 100\n")
+    stopped_pykcmd.configure(f"max_renewals = 100\nmax_realm_renewals = 100\n{PATIENT}")
     proxy.delay = 2.0
     tgt = new_tgt(kdc, folder, "-l", "1h", "-r", "1d")
     places = [(20000 + number // 5, f"{20000 + number // 5}:{number % 5}") for number in range(500)]
@@ -83,7 +83,7 @@ def test_ticket_that_ends_first_is_renewed_first(
     kdc: Kdc, stopped_pykcmd: Pykcmd, folder: Path, proxy: SlowKdc
 ) -> None:
     """Of the TGTs that are due, the one that ends first is next, whenever it came."""
-    stopped_pykcmd.configure("max_renewals = 1\n")
+    stopped_pykcmd.configure(f"max_renewals = 1\n{PATIENT}")
     tgt = new_tgt(kdc, folder, "-l", "1h", "-r", "1d")
     proxy.gate.clear()
     ends = [500, 200, 400, 100, 300]

@@ -17,6 +17,7 @@ from tests.e2e.daemon import Pykcmd, effective_uid
 from tests.e2e.kdc import Kdc
 from tests.e2e.waiting import wait_until
 
+from .conftest import PATIENT
 from .program import PykcmRenew
 from .slow_kdc import SlowKdc
 from .tickets import load, new_tgt, store, with_times
@@ -74,6 +75,8 @@ class Race:
 @pytest.fixture
 def race(pykcmd: Pykcmd, renew: PykcmRenew, proxy: SlowKdc, kdc: Kdc, folder: Path) -> Race:
     """A daemon and a pykcm-renew, and TGTs that are due."""
+    # pykcm-renew reads it.
+    pykcmd.configure(PATIENT)
     renew.start()
     return Race(pykcmd, renew, proxy, new_tgt(kdc, folder, "-l", "1h", "-r", "1d"))
 
