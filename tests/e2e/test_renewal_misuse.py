@@ -22,11 +22,14 @@ from .daemon import LIMIT, Pykcmd, memory_in
 from .test_renewal_requests import DUE, NAME, UID, hand_back, renewing, store, stored, tgt
 from .waiting import wait_until
 
-# pykcmd with attempts that end after a second without a result, instead of after a minute.
+# pykcmd with attempts that end after a second without a result, instead of after a minute. While the file
+# `patient` exists in its folder, attempts do not end.
 _IMPATIENT = """
-import sys
-from pykcm.engine import renewal_attempts
+import os, sys
+from pykcm.engine import renewal_attempts, renewals
 renewal_attempts._PATIENCE = 0.0
+give_up = renewals.Renewals._give_up
+renewals.Renewals._give_up = lambda self, id_: os.path.exists("patient") or give_up(self, id_)
 from pykcm.daemon import main
 sys.exit(main())
 """
@@ -36,12 +39,17 @@ CCACHE = f"KCM:{UID}"
 
 @pytest.fixture
 def impatient(stopped_pykcmd: Pykcmd) -> Iterator[Pykcmd]:
-    """A daemon whose attempts end soon."""
+    """A daemon whose attempts end soon, until `make_patient`."""
     stopped_pykcmd.command = (sys.executable, "-c", _IMPATIENT)
     stopped_pykcmd.configure("krb5_auth_timeout = 1\n")
     stopped_pykcmd.start()
     yield stopped_pykcmd
     assert stopped_pykcmd.stop() == 0
+
+
+def make_patient(daemon: Pykcmd) -> None:
+    """Let attempts go on from here: a loaded machine may take longer than a second for a result."""
+    (daemon.folder / "patient").touch()
 
 
 def ask_and_read_nothing(path: Path) -> socket.socket:
@@ -74,6 +82,7 @@ def test_client_that_never_answers_is_replaced(impatient: Pykcmd) -> None:
         assert state["last_message"] == "pykcm-renew gave no result in time"
         assert state["failures"] >= 1
         assert "lost: pykcm-renew gave no result in time" in " ".join(ctl.run("show", CCACHE).output.split())
+        make_patient(impatient)
         with renewing(impatient.control_path) as (_, others):
             offer = next(others)["tgt"]
             late = hand_back(impatient.control_path, {"id": lost["id"], "credential": tgt(0, 5000).blob})
@@ -97,6 +106,7 @@ def test_client_that_reads_nothing_is_replaced(impatient: Pykcmd) -> None:
         store(impatient, large, name=NAME + b":%d" % number)
     with ask_and_read_nothing(impatient.control_path):
         wait_until(lambda: renewals(ctl)["failures"].get("lost", 0) >= 4)
+        make_patient(impatient)
         before = memory_of(impatient)
         with renewing(impatient.control_path) as (_, items):
             offer = next(items)["tgt"]
