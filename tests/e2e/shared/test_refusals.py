@@ -94,7 +94,7 @@ def test_host_with_another_key_that_started_before_the_database_changes_nothing(
     """Without a look at the database it starts, but reads and writes nothing of the others'."""
     before = rows(server)
     server.stop()
-    other = stack.enter_context(started(make_host(raw_key=_OTHER_KEY, options="store_timeout = 0.5\n")))
+    other = stack.enter_context(started(make_host(raw_key=_OTHER_KEY, options="store_timeout = 20\n")))
     server.start()
     with effective_uid(USER), KcmClient(other.socket_path) as kcm_of_other:
         wait_until(lambda: code_of(kcm_of_other.get_cache_uuid_list) not in (0, errno.ETIMEDOUT))
