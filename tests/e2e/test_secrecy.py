@@ -14,6 +14,7 @@ import pytest
 from pykcm.client import KcmClient
 from pykcm.protocol.codes import KcmError
 from pykcm.protocol.tag import Match, Tag
+from pykcm.store.clock_reading import CLOCK
 from tests.builders import ALICE, credential_bytes, data, principal_bytes, service
 
 from .conftest import USER, public_folder
@@ -21,6 +22,7 @@ from .daemon import ROOT, Pykcmd, effective_uid
 from .database import key_file, open_database
 from .raw import RawConnection
 from .traces import files_below, forms_of, process_files, traces
+from .waiting import wait_until
 
 STORE, REPLACE, CC_FORMAT = 6, 13002, -1765328185
 NAME = b"%d" % USER
@@ -83,7 +85,11 @@ def daemon(folder: Path, private_tmp: Path) -> Iterator[Pykcmd]:
 
 
 def start(daemon: Pykcmd, private_tmp: Path) -> None:
+    clock = daemon.state_dir / CLOCK
+    clock.unlink(missing_ok=True)
     daemon.start(environment={"TMPDIR": str(private_tmp), "TMP": str(private_tmp), "TEMP": str(private_tmp)})
+    # From here on no file disappears while the test reads all of them: the daemon has renamed its last one.
+    wait_until(clock.exists)
 
 
 @contextlib.contextmanager

@@ -86,6 +86,8 @@ def test_daemon_needs_no_privileges(unprivileged_pykcmd: Pykcmd, mit_as: Callabl
     assert root.klist(ccache=f"KCM:{OTHER}").principal == f"bob@{REALM}"
     assert other.run("klist", ccache=OWN)[1:] == (1, f"klist: Credentials cache '{OWN}' not found\n")
     assert unprivileged_pykcmd.socket_path.stat().st_uid == DAEMON
+    # Killed, it leaves all files as they are: while it runs, it replaces one of them.
+    unprivileged_pykcmd.kill()
     files = list(unprivileged_pykcmd.state_dir.iterdir())
     assert {(path.stat().st_uid, path.stat().st_mode & 0o077) for path in files} == {(DAEMON, 0)}
 
