@@ -175,8 +175,12 @@ def offset_tag(seconds: int) -> bytes:
     return file_tag(1, pack(">ii", seconds, 250_000))
 
 
+# PIDs end at 2**22 (PID_MAX_LIMIT): trace finds no program, whichever processes there are.
+PID_OF_NOBODY = 2**22 + 4711
+
+
 def peer(uid: int) -> Peer:
-    return Peer(uid=uid, gid=uid, pid=4711, label=None)
+    return Peer(uid=uid, gid=uid, pid=PID_OF_NOBODY, label=None)
 
 
 @contextmanager

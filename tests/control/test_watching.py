@@ -20,6 +20,7 @@ from tests.builders import (
     ALICE,
     BOB,
     HTTP,
+    PID_OF_NOBODY,
     TGS,
     configuration,
     credential_bytes,
@@ -149,7 +150,7 @@ def test_trace_reports_each_request_with_its_reply(
     with refused(Code.CC_NOTFOUND):
         alice.retrieve(b"1000", match_flags, Tag(client=ALICE, server=TGS, enctype=18))
     assert alice.retrieve(b"1000", 0, Tag(server=HTTP)) == blob
-    asked_by = {"uid": 1000, "pid": 4711}
+    asked_by = {"uid": 1000, "pid": PID_OF_NOBODY}
     initialized, stored, not_found, found = map(bare, following.take(4))
     assert initialized == asked_by | {
         "operation": "INITIALIZE",
