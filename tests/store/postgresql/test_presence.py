@@ -190,7 +190,7 @@ async def test_call_that_is_not_answered_ends_in_time(mortal: PostgreSQL, store:
 async def test_end_of_a_silent_call_leaves_its_descriptor_to_others(mortal: PostgreSQL) -> None:
     """The socket of a call without an answer is closed, and the next client may have its descriptor."""
     loop = asyncio.get_running_loop()
-    database = Database(mortal.conninfo, 0.3)
+    database = Database(mortal.conninfo, LIMIT)
     ours, theirs = socket.socketpair()
     answered = asyncio.Event()
 
@@ -215,8 +215,10 @@ async def test_end_of_a_silent_call_leaves_its_descriptor_to_others(mortal: Post
     stopped: list[int] = []
     taken: list[int] = []
     try:
+        # The connection has more time than the call.
+        await database.transact([("SELECT 1", {})])
         with pytest.raises(LostAnswerError):
-            await database.call(ask)
+            await database.call(ask, end=loop.time() + 0.3)
         await until(lambda: taken)
         theirs.send(b"x")
         async with asyncio.timeout(LIMIT):
