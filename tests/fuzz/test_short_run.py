@@ -22,7 +22,6 @@ def fuzz(*options: str) -> "subprocess.CompletedProcess[str]":
         capture_output=True,
         text=True,
         check=False,
-        timeout=100,
     )
 
 
