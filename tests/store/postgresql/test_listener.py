@@ -28,7 +28,7 @@ async def relay(conninfo: str) -> AsyncIterator[Relay]:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """The listener's clock, which stands still: only a notification or a lost connection ends what is known."""
+    """The listener's clock. It stands still: only notifications and lost connections end what is known."""
     clock = Clock(monotonic())
     monkeypatch.setattr("pykcm.store.postgresql.listener.monotonic", clock)
     return clock
