@@ -105,9 +105,6 @@ def main(arguments: list[str] | None = None) -> int:
         config = load_config(options.config, overrides)
         set_level(config.log_level)
         return _run(config)
-    except _StopDuringStart as stop:
-        log.info("stopping before the start is complete: %s", stop.signal.name)
-        return 0
     except (
         DumpsError,
         ConfigError,
@@ -221,17 +218,9 @@ def _load_policy(config: Config, kernel: Kernel) -> Policy | None:
     return load_policy(reporter.report)
 
 
-class _StopDuringStart(SystemExit):
-    """A signal ends the start."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(0)
-        self.signal = signal.Signals(number)
-
-
 def _stop_during_start(number: int, frame: FrameType | None) -> NoReturn:
-    # It does not log: the signal may have come while a line is written, and the stream takes no second one.
-    raise _StopDuringStart(number)
+    log.info("stopping before the start is complete: %s", signal.Signals(number).name)
+    raise SystemExit(0)
 
 
 async def _serve(
