@@ -105,6 +105,9 @@ def main(arguments: list[str] | None = None) -> int:
         config = load_config(options.config, overrides)
         set_level(config.log_level)
         return _run(config)
+    except _StopDuringStart as stop:
+        log.info("stopping before the start is complete: %s", stop.signal.name)
+        return 0
     except (
         DumpsError,
         ConfigError,
@@ -218,9 +221,17 @@ def _load_policy(config: Config, kernel: Kernel) -> Policy | None:
     return load_policy(reporter.report)
 
 
+class _StopDuringStart(SystemExit):
+    """A signal ends the start."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(0)
+        self.signal = signal.Signals(number)
+
+
 def _stop_during_start(number: int, frame: FrameType | None) -> NoReturn:
-    log.info("stopping before the start is complete: %s", signal.Signals(number).name)
-    raise SystemExit(0)
+    # It does not log: the signal may have come while a line is written, and the stream takes no second one.
+    raise _StopDuringStart(number)
 
 
 async def _serve(

@@ -75,6 +75,34 @@ def test_sigterm_closes_connections_in_order(daemon: Daemon) -> None:
             kcm.noop()
 
 
+def test_sigterm_while_the_start_writes_a_line(daemon: Daemon) -> None:
+    """SIGTERM during the start ends the daemon in order, also in the middle of a line of its log."""
+    daemon.program = [
+        "-c",
+        """
+import io, os, signal, sys
+
+class Interrupted(io.FileIO):
+    is_first = True
+
+    def write(self, data):
+        size = super().write(data)
+        if self.is_first:
+            self.is_first = False
+            os.kill(os.getpid(), signal.SIGTERM)
+        return size
+
+io.FileIO = Interrupted
+from pykcm.programs import pykcmd
+sys.exit(pykcmd())
+""",
+    ]
+    done = daemon.run()
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+    assert done.stderr.endswith("pykcmd: info: stopping before the start is complete: SIGTERM\n")
+    assert not daemon.socket_path.exists()
+
+
 LISTENING = """
 import os, sys
 os.environ["LISTEN_PID"] = str(os.getpid())
