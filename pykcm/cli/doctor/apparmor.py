@@ -48,7 +48,7 @@ def apparmor(environment: Environment) -> Result:
     named = ", ".join(kept_away[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
     return warning(
         f"AppArmor keeps programs from {socket}: these profiles in {_POLICY} do not allow it: {named}",
-        *_remedy(policy, socket),
+        *_remedy(environment, policy, socket),
     )
 
 
@@ -128,14 +128,19 @@ def _matches(pattern: str, path: str) -> bool:
         return False
 
 
-def _remedy(policy: Path, socket: str) -> tuple[str, ...]:
+def _remedy(environment: Environment, policy: Path, socket: str) -> tuple[str, ...]:
     """The commands that add the socket to the abstraction, in its folder if it includes that."""
     abstraction = policy / _ABSTRACTION
     folder = f"{_POLICY}/{_ABSTRACTION}.d"
+    reload = (
+        "systemctl reload apparmor.service"
+        if environment.has_systemd
+        else f"apparmor_parser --replace {_POLICY}"
+    )
     line = f"printf '  %s rw,\\n' {shell_quote(socket)}"
     if f"{_ABSTRACTION}.d" in _INCLUDE.findall(abstraction.read_text(encoding="utf-8", errors="replace")):
-        return f"mkdir -p {folder}", f"{line} >{folder}/pykcm", "systemctl reload apparmor.service"
-    return f"{line} >>{_POLICY}/{_ABSTRACTION}", "systemctl reload apparmor.service"
+        return f"mkdir -p {folder}", f"{line} >{folder}/pykcm", reload
+    return f"{line} >>{_POLICY}/{_ABSTRACTION}", reload
 
 
 CHECKS = (Check("AppArmor", apparmor),)

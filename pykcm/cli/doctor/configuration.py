@@ -27,7 +27,7 @@ def configuration(environment: Environment) -> Result:
             f"{error}: the daemon refuses to start",
             # A mistake of all files together names none.
             f"${{EDITOR:-vi}} {shell_quote(file if file.startswith('/') else str(files[0]))}",
-            "systemctl restart pykcm.service",
+            environment.restart_command,
         )
     if environment.service_uid is not None:
         unreadable = [str(file) for file in files if not _readable(environment, file.stat())]

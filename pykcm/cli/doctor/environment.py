@@ -91,6 +91,16 @@ class Environment:
     def has_systemd(self) -> bool:
         return self.path("/run/systemd/system").is_dir()
 
+    @property
+    def restart_command(self) -> str:
+        """The command that restarts the daemon; a comment where systemd does not start it."""
+        return f"systemctl restart {SERVICE}" if self.has_systemd else "# restart pykcmd"
+
+    @property
+    def log_command(self) -> str:
+        """The command that shows the end of the daemon's log; a comment where that is not in the journal."""
+        return f"journalctl -u {SERVICE} -n 20" if self.has_systemd else "# read the log of pykcmd"
+
     @cached_property
     def units(self) -> Mapping[str, Unit]:
         """Units by name; empty if systemd does not run or answer. Without D-Bus, it answers only to root."""
@@ -144,6 +154,8 @@ class Environment:
 
         Raises PermissionError if that is unknown.
         """
+        if not self.has_systemd:
+            return None
         for folder in _CREDENTIAL_STORES:
             file = f"{folder}/{name}"
             try:

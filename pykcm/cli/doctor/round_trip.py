@@ -27,8 +27,6 @@ _REALM = b"DOCTOR.INVALID"
 _CLIENT = Principal(1, _REALM, (b"pykcmctl-doctor",))
 _SERVER = Principal(2, _REALM, (b"throw-away",))
 
-_LOG = "journalctl -u pykcm.service -n 20"
-
 
 def round_trip(environment: Environment) -> Result:
     """Check that a stored credential can be read and destroyed."""
@@ -45,11 +43,13 @@ def round_trip(environment: Environment) -> Result:
                 return warning(
                     f"not tried: this user has {ccaches} ccaches, as many as are allowed", "klist -l"
                 )
-            return _try_round_trip(kcm)
+            return _try_round_trip(environment, kcm)
     except KcmError as error:
-        return failed(f"the server refuses a request: {error}", _LOG)
+        return failed(f"the server refuses a request: {error}", environment.log_command)
     except OSError as error:
-        return failed(f"{environment.client_socket}: no answer: {error.strerror or error}", _LOG)
+        return failed(
+            f"{environment.client_socket}: no answer: {error.strerror or error}", environment.log_command
+        )
 
 
 def _ccache_limit(environment: Environment) -> int | None:
@@ -58,14 +58,14 @@ def _ccache_limit(environment: Environment) -> int | None:
     return None if config.root_lists_all and environment.uid == ROOT else config.max_uid_ccaches
 
 
-def _try_round_trip(kcm: KcmClient) -> Result:
+def _try_round_trip(environment: Environment, kcm: KcmClient) -> Result:
     before = _collection(kcm)
     credential = _credential()
     with _temporary_ccache(kcm) as name:
         kcm.store(name, credential)
         read = kcm.get_cred_list(name)
     if read != [credential]:
-        return failed("the credential that was read is not the one that was stored", _LOG)
+        return failed("the credential that was read is not the one that was stored", environment.log_command)
     if _collection(kcm) != before:
         # Other processes of this user may have changed the collection.
         return warning("the user's ccaches or their default changed during the check", "klist -l")

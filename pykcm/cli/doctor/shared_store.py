@@ -12,7 +12,6 @@ from pykcm.peer.identity import ROOT
 from pykcm.store.interface import StoreUnusableError
 
 _CHECK = "pykcmctl store check"
-_LOG = "journalctl -u pykcm.service -n 20"
 
 # In seconds.
 _PATIENCE = 10.0
@@ -32,7 +31,11 @@ def shared_store(environment: Environment) -> Result:
             'pip install "pykcm[postgresql]"',
         )
     result = None
-    with_credentials = f"{keyring.WITH_CREDENTIALS} {_CHECK}"
+    with_credentials = (
+        f"{keyring.WITH_CREDENTIALS} {_CHECK}"
+        if environment.has_systemd
+        else f"{_CHECK}  # as the user who runs pykcmd"
+    )
     try:
         missing = _missing_credentials(environment, credentials.credential_names(config))
         if not missing:
@@ -47,11 +50,13 @@ def shared_store(environment: Environment) -> Result:
     is_reached, reason = _ask_daemon(environment)
     if result is None:
         if reason:
-            return failed(f"the daemon does not reach the database: {reason}", _LOG)
+            return failed(f"the daemon does not reach the database: {reason}", environment.log_command)
         text = f"for the checks with the service's credentials ({', '.join(missing)}): {with_credentials}"
         return ok(f"the daemon reaches the database; {text}") if is_reached else skipped(text)
     if reason and result.level is not Level.FAILED:
-        return failed(f"this command reaches the database, but the daemon does not: {reason}", _LOG)
+        return failed(
+            f"this command reaches the database, but the daemon does not: {reason}", environment.log_command
+        )
     return result
 
 

@@ -81,7 +81,7 @@ def key_source(environment: Environment) -> Result:
             f"{name} exists as well; delete it only when neither the database nor a backup needs it",
             # Nothing is deleted: the file may hold the only key of the database or of an older backup.
             f"mv {shell_quote(name)} {shell_quote(f'{name}.unused')}",
-            f"systemctl restart {SERVICE}",
+            environment.restart_command,
             f"systemctl is-active {SERVICE} || mv {shell_quote(f'{name}.unused')} {shell_quote(name)}",
         )
     if not _exists(file):
@@ -157,7 +157,7 @@ def pending_rekey(environment: Environment) -> Result:
     return warning(
         f"{pending_key} exists: the last rekey has not ended, as the new key has not replaced the old one",
         *place,
-        f"systemctl restart {SERVICE}",
+        environment.restart_command,
     )
 
 

@@ -64,7 +64,7 @@ def _ask(environment: Environment) -> Result | Listing:
             else:
                 found.ccaches.append(item["ccache"])
     except ControlError as error:
-        return failed(f"the ccaches cannot be listed: {error.message}", "journalctl -u pykcm.service -n 20")
+        return failed(f"the ccaches cannot be listed: {error.message}", environment.log_command)
     except OSError as error:
         return skipped(
             f"{environment.control_path}: no answer ({error.strerror or error}): see control socket"
@@ -162,16 +162,18 @@ def _longest_valid(ccaches: Sequence[dict[str, Any]], uid: int) -> bytes | None:
 def damage(environment: Environment) -> Result:
     """Check that the secrets of each ccache can be read."""
     listing = _listing(environment)
-    return listing if isinstance(listing, Result) else damage_result(listing)
+    return listing if isinstance(listing, Result) else damage_result(environment, listing)
 
 
-def damage_result(listing: Listing) -> Result:
+def damage_result(environment: Environment, listing: Listing) -> Result:
     damaged = [format_ccache(row["name"]) for row in listing.ccaches if row["principal"] is None]
     if not damaged:
         return ok(f"{format_count(len(listing.ccaches), 'ccache')} can be read")
     return failed(
         f"cannot be read: {_some(damaged)}; their users need new tickets",
-        "journalctl -u pykcm.service | grep 'cannot be read'",
+        "journalctl -u pykcm.service | grep 'cannot be read'"
+        if environment.has_systemd
+        else "# look for 'cannot be read' in the log of pykcmd",
         *[f"pykcmctl destroy --yes {shell_quote(name)}" for name in damaged[:_MOST_NAMED]],
     )
 

@@ -45,7 +45,9 @@ def test_remedy_allows_the_socket(confined: Machine, additions: str, monkeypatch
     """The commands work also where the abstraction has no folder for additions, and twice."""
     confined.write(f"{FOLDER}/abstractions/kerberosclient", f"  /etc/krb5.conf r,\n{additions}")
     *commands, reload = apparmor(confined.environment()).remedy
-    assert reload == "systemctl reload apparmor.service"
+    assert reload == f"apparmor_parser --replace {FOLDER}"
+    confined.has_systemd()
+    assert apparmor(confined.environment()).remedy[-1] == "systemctl reload apparmor.service"
     confined.do([*commands, *commands])
     assert apparmor(confined.environment()).level is Level.OK
 

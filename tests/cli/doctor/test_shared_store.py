@@ -65,6 +65,7 @@ def test_database_that_is_away_fails(administrator: Administrator) -> None:
 def test_missing_key_fails_and_none_is_promised(administrator: Administrator, machine: Machine) -> None:
     """Without a key both checks fail; a systemd credential, which only the daemon has, is no failure."""
     administrator.key_file.unlink()
+    machine.has_systemd()
     machine.folder("/var/lib/pykcm", 0o700)
     environment = environment_of(administrator, machine.environment().root)
     assert shared_store.shared_store(environment).level is Level.FAILED
@@ -78,6 +79,7 @@ def test_key_file_is_not_used_where_the_daemon_has_a_credential(
     administrator: Administrator, machine: Machine
 ) -> None:
     """The daemon takes the credential first: an old key file, or no password here, is no failure."""
+    machine.has_systemd()
     machine.write("/etc/credstore.encrypted/pykcm.pgpass", "", 0o600)
     result = shared_store.shared_store(environment_of(administrator, machine.root))
     assert result.level is Level.SKIPPED
@@ -93,6 +95,7 @@ def test_daemon_that_does_not_reach_the_database_fails(
 ) -> None:
     """The unit's sandbox or the policy may keep the daemon from a database that this command reaches."""
     administrator.init()
+    machine.has_systemd()
     if has_credential:
         machine.write("/etc/credstore.encrypted/pykcm.key", RAW, 0o600)
     with answering(machine, {"away_since": 1.0, "reason": "Permission denied"}):
@@ -108,6 +111,7 @@ def test_database_that_only_the_daemon_reaches_is_a_warning(
     administrator: Administrator, machine: Machine
 ) -> None:
     """The role may be that of the service's user; the remedy checks as this user."""
+    machine.has_systemd()
     administrator.configure(f"{administrator.role} user=nobody-such")
     with answering(machine, {"away_since": None, "reason": ""}):
         result = shared_store.shared_store(environment_of(administrator, machine.root))

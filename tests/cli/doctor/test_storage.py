@@ -102,6 +102,7 @@ def test_missing_key_of_database_fails(state: Machine) -> None:
 
 def test_key_file_next_to_credential_is_a_warning(state: Machine) -> None:
     """With a systemd credential no key file is needed."""
+    state.has_systemd()
     state.write(CREDENTIAL, b"encrypted", 0o600)
     result = storage.key_source(state.environment())
     assert result.level is Level.WARNING
@@ -163,6 +164,7 @@ def test_unfinished_rekey_is_a_warning(
     state: Machine, configuration: str, credential: bool, remedy: str
 ) -> None:
     """The remedy puts the new key where the old one is."""
+    state.has_systemd()
     state.write("/etc/pykcm/pykcm.toml", configuration)
     if credential:
         state.write(CREDENTIAL, b"", 0o600)
@@ -176,6 +178,7 @@ def test_unfinished_rekey_is_a_warning(
 
 def test_remedies_quote_configured_paths(machine: Machine) -> None:
     """Each path is one word of the commands, whatever characters are in it."""
+    machine.has_systemd()
     state, key = f"/srv/{ODD}", f"/etc/{ODD}"
     machine.write("/etc/pykcm/pykcm.toml", f"state_dir = {json.dumps(state)}\nkey_file = {json.dumps(key)}\n")
     machine.write(f"{state}/pykcm.db", b"", 0o600)
@@ -208,3 +211,10 @@ def test_chown_remedies_quote_paths(machine: Machine) -> None:
     os.chown(folder, 990, 990)
     os.chown(database, 991, 991)
     assert words(storage.state_folder(machine.environment())) == [["chown", "-R", "pykcm:", state]]
+
+
+def test_credential_is_not_used_without_systemd(state: Machine) -> None:
+    """Nothing gives it to the daemon: the key file must stay."""
+    state.write(CREDENTIAL, b"encrypted", 0o600)
+    result = storage.key_source(state.environment())
+    assert (result.level, "the key file" in result.text) == (Level.OK, True)

@@ -91,12 +91,16 @@ def test_default_that_names_nothing_is_named() -> None:
     assert damaged.remedy == ("pykcmctl list --user 4000000",)
 
 
-def test_damaged_ccache_is_named() -> None:
-    assert users.damage_result(listing({})).level is Level.OK
-    result = users.damage_result(listing({}, {"name": b"1:a b", "principal": None}))
+def test_damaged_ccache_is_named(machine: Machine) -> None:
+    environment = machine.environment()
+    assert users.damage_result(environment, listing({})).level is Level.OK
+    result = users.damage_result(environment, listing({}, {"name": b"1:a b", "principal": None}))
     assert result.level is Level.FAILED
     assert "KCM:1:a b" in result.text
-    assert result.remedy[-1] == "pykcmctl destroy --yes 'KCM:1:a b'"
+    assert result.remedy == (
+        "# look for 'cannot be read' in the log of pykcmd",
+        "pykcmctl destroy --yes 'KCM:1:a b'",
+    )
 
 
 @pytest.mark.parametrize(
