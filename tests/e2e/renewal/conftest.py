@@ -9,9 +9,12 @@ import pytest
 from tests.e2e.daemon import Pykcmd
 from tests.e2e.heimdal_kdc import HeimdalKdc, why_no_heimdal_kdc
 from tests.e2e.kdc import Kdc
+from tests.renew.conftest import room_for_workers
 
 from .program import PykcmRenew
 from .slow_kdc import SlowKdc, slow_kdc
+
+__all__ = ["room_for_workers"]
 
 # For tests that hold requests at the KDC's proxy, or delay them: no attempt ends meanwhile.
 PATIENT = "krb5_auth_timeout = 60\n"
