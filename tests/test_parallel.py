@@ -9,22 +9,47 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-HOOKS = "from tests.parallel import *"
+HOOKS = """
+import time
+from pathlib import Path
+import pytest
+from tests.parallel import *
+
+FOLDER = Path(__file__).parent
+ALONE_HAS_BEGUN = FOLDER / "alone has begun"
+
+def wait_until(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+class Late:
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_protocol(self, item):
+        # Before the hook of tests.parallel: one worker may be far ahead of the other one.
+        if item.originalname == "test_with_others":
+            wait_until(ALONE_HAS_BEGUN.exists)
+        return (yield)
+
+def pytest_configure(config):
+    config.pluginmanager.register(Late())
+"""
 
 TESTS = """
 import os, time
-from pathlib import Path
+from contextlib import contextmanager
 import pytest
+from conftest import ALONE_HAS_BEGUN, FOLDER, wait_until
 
-FOLDER = Path(__file__).parent
+HAVE_MET = FOLDER / "two have met"
 
-def run_for_a_while():
+@contextmanager
+def running():
     mine = FOLDER / "running" / str(os.getpid())
     mine.touch()
-    time.sleep(0.01)
-    found = len(list(mine.parent.iterdir()))
+    yield lambda: len(list(mine.parent.iterdir()))
     mine.unlink()
-    return found
 
 @pytest.fixture(autouse=True)
 def name_is_written(request):
@@ -34,8 +59,10 @@ def name_is_written(request):
 @pytest.mark.parametrize("number", range(30))
 def test_with_others(number):
     print("\\udcff")
-    found = run_for_a_while()
-    (FOLDER / "most").open("a").write(f"{found}\\n")
+    with running() as count:
+        # The first ones of both workers wait for each other.
+        wait_until(lambda: HAVE_MET.exists() or count() == 2)
+        HAVE_MET.touch()
 
 @pytest.mark.timeout(300)
 def test_long():
@@ -44,7 +71,10 @@ def test_long():
 @pytest.mark.alone
 @pytest.mark.parametrize("number", range(10))
 def test_alone(number):
-    assert run_for_a_while() == 1
+    ALONE_HAS_BEGUN.touch()
+    with running() as count:
+        time.sleep(0.01)
+        assert count() == 1
 """
 
 
@@ -77,7 +107,7 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_alone_runs_while_no_other_test_does(suite: Path) -> None:
     """Tests run in parallel, except those marked `alone`."""
     # Each test marked `alone` has found no other one running.
-    assert "2" in (suite / "most").read_text().split()
+    assert (suite / "two have met").exists()
 
 
 def test_alone_and_long_tests_run_first(suite: Path) -> None:
