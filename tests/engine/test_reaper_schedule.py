@@ -114,6 +114,8 @@ async def test_reaper_waits_in_the_uid_queue(server: Server) -> None:
     assert await server.store.uids() == [1000]
 
 
+# While a database answers, the event loop is free anyway, and the database decides whom it answers first.
+@EMBEDDED_STORES
 async def test_requests_are_served_between_two_uids(server: Server) -> None:
     """A request is answered before the reaper has finished all UIDs."""
     await fill_in_loop(server, *range(1000, 1020))
