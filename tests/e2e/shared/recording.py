@@ -205,14 +205,21 @@ class _Calls:
 
 
 def read_everything(path: Path, client: int, uid: int, host: int) -> list[Recorded]:
-    """All ccaches of the random operations, as one host shows them; the caller's effective UID is `uid`."""
+    """All ccaches of the random operations, as one host shows them; the caller's effective UID is `uid`.
+
+    A moment after a disturbance a host may not have found its database again: it is asked until it has.
+    """
     recorded = []
+    deadline = time.monotonic() + _PATIENCE
     with KcmClient(path, _PATIENCE) as kcm:
         for operation in readings(uid):
-            begin = time.monotonic_ns()
-            try:
-                answer = Answer(0, kcm.call(operation.opcode, operation.arguments))
-            except KcmError as error:
-                answer = Answer(error.code, b"")
+            answer = Answer(_UNKNOWN, b"")
+            while answer.code == _UNKNOWN:
+                assert time.monotonic() < deadline, f"host {host} does not find its database"
+                begin = time.monotonic_ns()
+                try:
+                    answer = Answer(0, kcm.call(operation.opcode, operation.arguments))
+                except KcmError as error:
+                    answer = Answer(error.code, b"")
             recorded.append(Recorded(host, Call(client, begin, time.monotonic_ns(), operation, answer)))
     return recorded
