@@ -82,7 +82,7 @@ def check_command(context: click.Context, file: Path | None, *, as_json: bool) -
         config = _shared(file)
         keys = opening.key_files(config, is_command=True).read()
         with opening.connect(config) as connection:
-            found = list(checks.findings(connection, [key.id for key in keys], time.time()))
+            found = list(checks.findings(connection, [key.id for key in keys], time.time))
     if as_json:
         print_json([finding._asdict() for finding in found])
     else:

@@ -73,7 +73,7 @@ def _check(config: Config) -> Result:
 
     keys = opening.key_files(config, is_command=True).read()
     with opening.connect(config) as connection:
-        found = list(checks.findings(connection, [key.id for key in keys], time.time()))
+        found = list(checks.findings(connection, [key.id for key in keys], time.time))
     wrong = [finding for finding in found if finding.way_out]
     text = "; ".join(f"{each.subject}: {each.state}: {each.way_out}" for each in wrong)
     if any(finding.is_fatal for finding in wrong):

@@ -80,7 +80,7 @@ def open_store(config: Config) -> PostgreSQLStore:
     try:
         timeout = ceil(config.store_timeout)
         with closing(psycopg.connect(conninfo, autocommit=True, connect_timeout=timeout)) as connection:
-            found = list(findings(connection, [key.id for key in keys], time()))
+            found = list(findings(connection, [key.id for key in keys], time))
         _look(database.name, found)
         clock_agrees = any(each.subject == CLOCK and not each.way_out for each in found)
     except psycopg.OperationalError as error:

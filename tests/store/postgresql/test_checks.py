@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from pykcm.config import Config, load_config
 from pykcm.store.postgresql.checks import Finding, findings
 from pykcm.store.postgresql.opening import open_store
 from pykcm.store.postgresql.sealing import SharedKey
+from tests.builders import Clock
 from tests.store.postgresql.administrator import ROLE, Administrator, administrator
 from tests.store.postgresql.conftest import KEY
 
@@ -156,12 +158,27 @@ def test_clock_that_is_off_is_a_warning(administrator: Administrator) -> None:
     administrator.init()
     with psycopg.connect(administrator.role, autocommit=True) as connection:
 
-        def clock(now: float) -> Finding:
-            return next(each for each in findings(connection, [KEY.id], now) if each.subject == "clock")
+        def check(clock: Callable[[], float]) -> Finding:
+            return next(each for each in findings(connection, [KEY.id], clock) if each.subject == "clock")
 
-        assert not clock(time.time()).way_out
-        assert "+100" in clock(time.time() - 100).state
-        assert "synchronize" in clock(time.time() + 100).way_out
+        assert check(time.time) == Finding("clock", "the database's differs by +0.0 s")
+        begun = time.time()
+        behind = check(lambda: 0.0)
+        assert begun - 1 < float(behind.state.split()[-2]) < time.time() + 1
+        assert "synchronize" in behind.way_out
+        assert "synchronize" in check(lambda: time.time() + 100).way_out
+
+
+def test_duration_of_the_checks_is_no_difference_of_clocks(administrator: Administrator) -> None:
+    """Over a slow connection all checks together may take longer than clocks may differ."""
+    administrator.init()
+    clock = Clock(time.time() - 100)
+    with psycopg.connect(administrator.role, autocommit=True) as connection:
+        for finding in findings(connection, [KEY.id], clock):
+            # The database's clock was right all the time.
+            clock.now = time.time()
+            if finding.subject == "clock":
+                assert not finding.way_out
 
 
 def test_clock_that_agrees_is_believed(
