@@ -121,11 +121,12 @@ class Guarded:
                 raise NotStartedError(f"{self._name} does not answer:\n{self.output}")
 
     def stop(self) -> int:
-        """End the program; returns its exit status."""
+        """End the program, which may have ended already; returns its exit status."""
         assert self._process.stdin is not None
-        with suppress(BrokenPipeError):
-            self._process.stdin.write(b"stop\n")
-            self._process.stdin.flush()
+        if not self._process.stdin.closed:
+            with suppress(BrokenPipeError):
+                self._process.stdin.write(b"stop\n")
+                self._process.stdin.flush()
         try:
             return self._process.wait(_PATIENCE)
         except subprocess.TimeoutExpired:
@@ -170,11 +171,22 @@ class ThrowAway(ABC):
         if not self.is_running:
             # It may have ended by itself.
             self.stop()
-            self._process = self._started()
+            # Before the wait, which Ctrl-C may end: then close() ends the server.
+            self._process = self._launched()
+            self._process.wait_until(self._serves)
 
     @abstractmethod
-    def _started(self) -> Guarded:
-        """Start the server, and wait until it answers; raises NotStartedError."""
+    def _launched(self) -> Guarded:
+        """Start the server."""
+
+    @abstractmethod
+    def _serves(self) -> bool:
+        """Whether the server that was started last answers."""
+
+    @property
+    def _output(self) -> str:
+        """The output of the server since its last start."""
+        return "" if self._process is None else self._process.output
 
     def stop(self) -> None:
         """End the server, as if it could not be reached; `start` starts it again."""

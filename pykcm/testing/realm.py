@@ -261,16 +261,17 @@ class Realm(ThrowAway):
 
     # The KDC
 
-    def _started(self) -> Guarded:
+    def _launched(self) -> Guarded:
         program = find_program("krb5kdc")
         assert program is not None
         output = self.folder / "krb5kdc.output"
         command = [program, "-n", "-r", self.name]
         clock = faketime(self.clock_offset)
-        process = Guarded(command, self.temporary_folder, output, self._environment, clock)
+        return Guarded(command, self.temporary_folder, output, self._environment, clock)
+
+    def _serves(self) -> bool:
         # It prints this when its sockets are bound.
-        process.wait_until(lambda: "starting" in process.output)
-        return process
+        return "starting" in self._output
 
     def _start_anywhere(self) -> None:
         for _ in range(_ATTEMPTS - 1):

@@ -68,7 +68,7 @@ class KcmServer(ThrowAway):
         """The variables with which a child process uses this server, without a realm."""
         return environment_of(self)
 
-    def _started(self) -> Guarded:
+    def _launched(self) -> Guarded:
         environment = {
             name: value
             for name, value in os.environ.items()
@@ -76,11 +76,9 @@ class KcmServer(ThrowAway):
         }
         paths = ":".join([str(Path(pykcm.__file__).parents[1]), *filter(None, sys.path)])
         command = [sys.executable, "-c", _PROGRAM, paths, "--config", str(self._config)]
-        process = Guarded(command, self.temporary_folder, self.log_path, environment)
-        process.wait_until(self._answers)
-        return process
+        return Guarded(command, self.temporary_folder, self.log_path, environment)
 
-    def _answers(self) -> bool:
+    def _serves(self) -> bool:
         try:
             with KcmClient(self.socket_path) as kcm:
                 kcm.noop()

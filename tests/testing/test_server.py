@@ -11,6 +11,7 @@ import pytest
 
 from pykcm.client import KcmClient
 from pykcm.testing import KcmServer, NotStartedError
+from pykcm.testing.guarded import Guarded
 from tests.builders import ALICE, BOB, credential_bytes, refused
 from tests.e2e.daemon import effective_uid
 from tests.testing.nested import processes_in
@@ -135,3 +136,19 @@ def test_services_variables_do_not_reach_the_server(monkeypatch: pytest.MonkeyPa
     with KcmServer() as server:
         assert names_in(server) == ([], NAME)
         assert "warning" not in server.log
+
+
+def test_interrupted_start_ends_the_daemon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while the tests wait for the daemon: it ends before its folder is removed."""
+    launched: list[Guarded] = []
+
+    def interrupt(process: Guarded, _: object) -> None:
+        launched.append(process)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Guarded, "wait_until", interrupt)
+    server = KcmServer()
+    with pytest.raises(KeyboardInterrupt):
+        server.__enter__()
+    assert not launched[0].is_running
+    assert not server.folder.exists()
