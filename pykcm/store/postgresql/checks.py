@@ -188,9 +188,9 @@ def _settings(connection: psycopg.Connection[Any]) -> Iterator[Finding]:
 
 def _clock(connection: psycopg.Connection[Any], clock: Callable[[], float]) -> Finding:
     begun = clock()
-    shown = float(_one(connection, "SELECT extract(epoch FROM clock_timestamp())"))
+    time = float(_one(connection, "SELECT extract(epoch FROM clock_timestamp())"))
     # The answer may take long: any time from the question to the answer agrees.
-    difference = shown - min(max(shown, begun), clock())
+    difference = time - min(max(time, begun), clock())
     state = f"the database's differs by {difference:+.1f} s"
     if abs(difference) > _MOST_CLOCK_DIFFERENCE:
         return Finding(CLOCK, state, "synchronize the clocks of the database and of this host")
