@@ -14,6 +14,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import chain, islice
 from typing import Any, NamedTuple, TypeVar
@@ -43,6 +44,8 @@ _PROGRAM = "pykcmctl: "
 _KEPT_SPACE = "\0"
 # Columns: a narrower terminal wraps lines itself; one without a size is taken to be as usual.
 _SMALLEST_TERMINAL, _USUAL_TERMINAL = 40, 80
+
+_STDERR = 2
 
 # In seconds.
 _MINUTE, _HOUR, _DAY, _YEAR = 60, 3600, 86400, 365 * 86400
@@ -204,8 +207,10 @@ def show_progress(items: Iterable[_T], total: int | None, description: str) -> I
 
 def show_cursor() -> None:
     """Undo what a progress bar does first, if a signal came before the bar could put it back itself."""
-    if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
-        click.echo("\033[?25h", nl=False, err=True)
+    # rich may have put an object in place of sys.stderr that knows no terminal. Nothing is buffered in it.
+    if os.isatty(_STDERR) and os.environ.get("TERM") != "dumb":
+        with suppress(OSError):
+            os.write(_STDERR, b"\033[?25h")
 
 
 def print_json(value: Any, indent: int | None = 2) -> None:
