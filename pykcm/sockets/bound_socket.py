@@ -80,7 +80,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
     try:
         end = time.monotonic() + _PATIENCE
         while not _lock(fd) and time.monotonic() < end:
-            # The event loop does not run yet: no client has to wait.
+            # A lock with a deadline can only be tried again. The loop does not run yet: no client waits.
             time.sleep(_PATIENCE / 100)
         yield
     finally:

@@ -1,6 +1,5 @@
 """The socket on which pykcm-metrics asks the daemon for statistics, as the units have it."""
 
-import os
 import stat
 import subprocess
 import sys
@@ -16,15 +15,8 @@ from .activation import launch_with, listening
 from .conftest import OTHER, started
 from .control import Pykcmctl
 from .daemon import LIMIT, ROOT, Pykcmd
+from .service_users import ask_as, become, pykcmd_with
 from .serving_metrics import get, serving
-
-# pykcmd on a host that has the user pykcm-metrics.
-_WITH_USER = f"""
-import pwd, sys, types
-pwd.getpwnam = lambda name: {{"pykcm-metrics": types.SimpleNamespace(pw_uid={OTHER})}}[name]
-from pykcm.daemon import main
-sys.exit(main())
-"""
 
 
 @pytest.fixture
@@ -39,13 +31,12 @@ def test_metrics_user_may_only_request_stats(
     several_uids: None, stopped_pykcmd: Pykcmd, metrics_folder: Path
 ) -> None:
     """Only that user and root may use the socket for pykcm-metrics.service."""
-    stopped_pykcmd.command = (sys.executable, "-c", _WITH_USER)
+    stopped_pykcmd.command = pykcmd_with("pykcm-metrics")
     path = metrics_folder / "control.sock"
     with started_with(stopped_pykcmd, metrics_folder):
         assert stat.S_IMODE(path.stat().st_mode) == 0o660
         # The unit's SupplementaryGroups=.
         path.chmod(0o666)
-        program = "import sys; from tests.e2e.test_metrics_socket import ask; ask(sys.argv[1:])"
         for uid, request, said in (
             (OTHER, "stats", "answered"),
             (OTHER, "list", "permission: only root may make the request 'list' (this user may make: stats)"),
@@ -53,32 +44,8 @@ def test_metrics_user_may_only_request_stats(
             (OTHER + 1, "stats", "permission: only root may use it"),
             (0, "list", "answered"),
         ):
-            done = subprocess.run(
-                [sys.executable, "-c", program, str(path), request, str(uid)],
-                capture_output=True,
-                text=True,
-                check=True,
-                cwd=ROOT,
-                timeout=LIMIT,
-            )
-            assert done.stdout.startswith(said), (uid, request)
+            assert ask_as(uid, path, request).startswith(said), (uid, request)
     assert not path.exists()
-
-
-def ask(arguments: list[str]) -> None:
-    """Make a request as the given UID; the process changes to it after its imports."""
-    from pykcm.cli.client import ControlClient
-    from pykcm.control.messages import ControlError
-
-    path, name, uid = arguments
-    os.setgroups([])
-    os.setgid(int(uid))
-    os.setuid(int(uid))
-    try:
-        list(ControlClient(path).ask(name))
-        print("answered")  # noqa: T201
-    except ControlError as error:
-        print(f"{error.code}: {error.message}")  # noqa: T201
 
 
 @contextmanager
@@ -93,7 +60,7 @@ def test_scrapes_neither_keep_an_idle_daemon_running_nor_start_it(
 ) -> None:
     """The daemon ends although it is scraped all the time; then the status is 503."""
     path = metrics_folder / "control.sock"
-    stopped_pykcmd.command = (sys.executable, "-c", _WITH_USER)
+    stopped_pykcmd.command = pykcmd_with("pykcm-metrics")
     stopped_pykcmd.configure("responder_idle_timeout = 1\n")
     program = "import sys; from tests.e2e.test_metrics_socket import scrape; scrape(sys.argv[1])"
     with (
@@ -133,9 +100,7 @@ def scrape(path: str) -> None:
     """
     from pykcm.cli.client import ControlClient
 
-    os.setgroups([])
-    os.setgid(OTHER)
-    os.setuid(OTHER)
+    become(OTHER)
     print("ready", flush=True)  # noqa: T201
     sys.stdin.readline()
     assert list(ControlClient(path).ask("stats"))

@@ -23,18 +23,11 @@ from .conftest import OTHER
 from .control import Pykcmctl
 from .daemon import LIMIT, ROOT, Pykcmd
 from .following import Followed
+from .service_users import ask_as, pykcmd_with
 
 # The tests' own UID: its clients are those of the daemon's user.
 UID = os.geteuid()
 NAME = b"%d" % UID
-
-# pykcmd on a host that has the user of the option renewal_user.
-_WITH_USER = f"""
-import pwd, sys, types
-pwd.getpwnam = lambda name: {{"renewer": types.SimpleNamespace(pw_uid={OTHER})}}[name]
-from pykcm.daemon import main
-sys.exit(main())
-"""
 
 
 def tgt(begins_in: int, ends_in: int, ticket: bytes = b"ticket") -> Credential:
@@ -182,7 +175,7 @@ def test_renewal_may_be_switched_off(stopped_pykcmd: Pykcmd) -> None:
 
 def test_renewal_user_may_make_only_its_two_requests(several_uids: None, stopped_pykcmd: Pykcmd) -> None:
     """The user of the option renewal_user gets TGTs that are due, and nothing else of the daemon."""
-    stopped_pykcmd.command = (sys.executable, "-c", _WITH_USER)
+    stopped_pykcmd.command = pykcmd_with("renewer")
     stopped_pykcmd.configure('renewal_user = "renewer"\n')
     # The folder of RuntimeDirectory=, here open to every user.
     runtime = stopped_pykcmd.folder / "pykcm-renew"
@@ -192,38 +185,18 @@ def test_renewal_user_may_make_only_its_two_requests(several_uids: None, stopped
     # The unit's SupplementaryGroups=.
     path.chmod(0o666)
     store(stopped_pykcmd, tgt(*DUE))
-    program = "import sys; from tests.e2e.test_renewal_requests import ask; ask(sys.argv[1:])"
     allowed = "permission: only root may make the request '{}' (this user may make: renewals, renewed)"
     for uid, request, said in (
-        (OTHER, "renewals", "{'renewals': "),
+        (OTHER, "renewals", "answered {'renewals': "),
         (OTHER, "renewed", "answered"),
         *((OTHER, name, allowed.format(name)) for name in ("list", "show", "destroy", "export", "stats")),
         (OTHER + 1, "renewals", "permission: only root may use it"),
-        (0, "renewals", "{'renewals': "),
+        (0, "renewals", "answered {'renewals': "),
     ):
-        done = subprocess.run(
-            [sys.executable, "-c", program, str(path), request, str(uid)],
-            capture_output=True,
-            text=True,
-            check=True,
-            cwd=ROOT,
-            timeout=LIMIT,
-        )
-        assert done.stdout.startswith(said), (uid, request, done.stdout)
+        output = ask_as(uid, path, request)
+        assert output.startswith(said), (uid, request, output)
     assert stopped_pykcmd.stop() == 0
     assert not path.exists()
-
-
-def ask(arguments: list[str]) -> None:
-    """Make a request as the given UID; the process changes to it after its imports."""
-    path, name, uid = arguments
-    os.setgroups([])
-    os.setgid(int(uid))
-    os.setuid(int(uid))
-    try:
-        print(next(iter(ControlClient(path, patience=LIMIT).ask(name)), "answered"))  # noqa: T201
-    except ControlError as error:
-        print(f"{error.code}: {error.message}")  # noqa: T201
 
 
 def test_idle_daemon_tells_when_the_next_tgt_is_due(stopped_pykcmd: Pykcmd) -> None:

@@ -3,7 +3,6 @@
 import errno
 import os
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from click.testing import CliRunner
 
 from pykcm.cli import main
 from pykcm.cli.installation import MARK, SOCKETS, Setup
-from pykcm.cli.setup import apply, run_command, setup_command, show, undo
+from pykcm.cli.setup import apply, run_command, show, undo
 from tests.cli.setup.systems import PAGES, PREFIX, ROOT, Recorder, files_in, make_setup, read
 
 
@@ -380,32 +379,3 @@ def test_question_for_another_server_prints_nothing(capfd: pytest.CaptureFixture
     """Systemctl complains about a unit that does not exist, which is the usual case."""
     assert not run_command(("sh", "-c", "echo no such unit >&2; exit 1", "is-enabled"))
     assert capfd.readouterr() == ("", "")
-
-
-def test_interrupted_setup_says_what_to_do(
-    setup: Setup, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def interrupt(argv: Sequence[str]) -> bool:
-        if "is-enabled" in argv:
-            return False
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("pykcm.cli.setup.run_command", interrupt)
-    assert setup_command.callback is not None
-    with pytest.raises(KeyboardInterrupt):
-        setup_command.callback(wants_apply=True, wants_undo=False, root=setup.root)
-    assert "setup: interrupted. Some steps may be done: run `" in capsys.readouterr().err
-
-
-def test_interrupted_setup_leaves_no_unfinished_file(
-    setup: Setup, run: Recorder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A signal comes before the rename of a new file."""
-
-    def interrupt(path: Path, target: Path) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("pathlib.Path.replace", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        apply(setup, run)
-    assert files_in(setup.root) == set()
